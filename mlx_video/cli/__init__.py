@@ -1,0 +1,1 @@
+"""What both commands share at the terminal: argument types, progress, error text. Knows no model."""

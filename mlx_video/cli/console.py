@@ -1,0 +1,153 @@
+"""Progress, summaries, error text and exit codes; the only module that writes to the terminal."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, TextIO
+
+from mlx_video.errors import MLXVideoError, RequestError
+from mlx_video.events import (
+    BytesWritten,
+    Event,
+    FileWritten,
+    FramesDecoded,
+    Notice,
+    StageFinished,
+    StageStarted,
+    StepFinished,
+)
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+EXIT_DONE, EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+GB = 1e9
+
+
+class Console:
+    """Shows events on stderr: bars on a terminal, plain lines elsewhere. Results go to stdout."""
+
+    def __init__(self, stream: TextIO | None = None, *, is_quiet: bool = False) -> None:
+        self.stream = stream or sys.stderr
+        self.is_quiet = is_quiet
+        self.bar: tqdm | None = None
+        self.bar_key = ""
+
+    def __enter__(self) -> Console:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close_bar()
+
+    def show(self, event: Event) -> None:
+        """Show one event; the paths of finished files go to stdout."""
+        if isinstance(event, FileWritten):
+            self.close_bar()
+            print(event.path, flush=True)
+        elif not self.is_quiet:
+            self.show_progress(event)
+
+    def show_progress(self, event: Event) -> None:
+        """Show one event on stderr; finished files are not mentioned."""
+        match event:
+            case Notice(text):
+                self.write_line(text)
+            case StageStarted(stage):
+                self.close_bar()
+                if not self.stream.isatty():
+                    self.write_line(f"{stage} ...")
+            case StageFinished(stage, wall_seconds, peak_bytes):
+                self.close_bar()
+                self.write_line(f"{stage}: {wall_seconds:.1f} s, peak memory {peak_bytes / GB:.2f} GB")
+            case StepFinished(index, total):
+                self.advance("steps", index + 1, total, unit="step")
+            case FramesDecoded(done, total):
+                self.advance("frames", done, total, unit="frame")
+            case BytesWritten(component, done, total):
+                self.advance(component, done, total, unit="B")
+
+    def write_line(self, text: str) -> None:
+        """Print a line without tearing a bar apart."""
+        if self.bar is not None:
+            self.bar.write(text, file=self.stream)
+        else:
+            print(text, file=self.stream, flush=True)
+
+    def advance(self, key: str, done: int, total: int, *, unit: str) -> None:
+        """Move the bar called `key` to `done` of `total`, opening it first if need be."""
+        if not self.stream.isatty():
+            return
+        if self.bar is None or self.bar_key != key:
+            self.close_bar()
+            self.bar, self.bar_key = self._open_bar(key, total, unit), key
+        self.bar.update(done - self.bar.n)
+        self.bar.refresh()
+
+    def _open_bar(self, key: str, total: int, unit: str) -> tqdm:
+        from tqdm import tqdm
+
+        return tqdm(
+            total=total,
+            desc=key,
+            unit=unit,
+            unit_scale=unit == "B",
+            file=self.stream,
+            leave=False,
+            dynamic_ncols=True,
+        )
+
+    def close_bar(self) -> None:
+        """Take the bar off the screen, if there is one."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+    def show_error(self, text: str) -> None:
+        """Print an error on stderr, also when quiet."""
+        self.close_bar()
+        print(f"error: {text}", file=self.stream, flush=True)
+
+
+def run_command(build_events: Callable[[argparse.Namespace], Iterator[Event]], args: argparse.Namespace) -> int:
+    """Run a pipeline, show its events, and turn whatever happens into an exit code.
+
+    Args:
+        build_events: makes the pipeline from the parsed arguments; may raise like the pipeline itself.
+        args: with `debug` and `quiet`.
+
+    Returns:
+        0 done, 1 a known error, 2 a wrong option, 130 interrupted.
+    """
+    with Console(is_quiet=args.quiet) as console:
+        try:
+            for event in build_events(args):
+                console.show(event)
+        except KeyboardInterrupt:
+            console.show_error("interrupted; unfinished files were removed.")
+            return EXIT_INTERRUPTED
+        except Exception as error:
+            if args.debug:
+                traceback.print_exc(file=console.stream)
+            console.show_error(describe_error(error))
+            return EXIT_USAGE if isinstance(error, RequestError) else EXIT_ERROR
+    return EXIT_DONE
+
+
+def describe_error(error: Exception) -> str:
+    """The text a user sees; options appear as flags."""
+    if isinstance(error, RequestError):
+        return f"--{error.field.replace('_', '-')} {error.message}"
+    if isinstance(error, MLXVideoError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"{error.filename or 'output'}: the disk is full. Free some space and run again."
+    if isinstance(error, OSError):
+        return f"{error.filename or 'file'}: {error.strerror or error}. Check the path and its permissions."
+    return f"unexpected {type(error).__name__}: {error}. Run again with --debug and report the traceback."

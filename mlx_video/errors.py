@@ -1,0 +1,45 @@
+"""The exceptions that a user of mlx-video can meet."""
+
+from __future__ import annotations
+
+
+class MLXVideoError(Exception):
+    """Base of every error with a message meant for the user: what happened, where, what to do."""
+
+
+class CheckpointError(MLXVideoError):
+    """A weight file or a model folder is missing, damaged, or not what it should be."""
+
+
+class ConfigError(MLXVideoError):
+    """A config.json cannot be read, or contradicts the weights beside it."""
+
+
+class RequestError(MLXVideoError):
+    """An option has a value that cannot be honoured.
+
+    Args:
+        field: the option's name as a parameter (``num_frames``); the command line shows it as a flag.
+        message: the rest of the sentence, without the option's name.
+    """
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.message = message
+
+
+class AdapterError(MLXVideoError):
+    """A LoRA file is damaged or does not fit the model."""
+
+
+class MemoryBudgetError(MLXVideoError):
+    """A run needs more memory than the machine or the user's limit allows."""
+
+
+class MediaError(MLXVideoError):
+    """An image, video or sound file cannot be read or written."""
+
+
+class NonFiniteError(MLXVideoError):
+    """The latents stopped being finite numbers; going on would end in a black video."""

@@ -1,0 +1,112 @@
+"""Progress and errors at the terminal."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import io
+
+import mlx.core as mx
+import pytest
+
+from mlx_video.cli.arguments import guide_scale
+from mlx_video.cli.console import Console, run_command
+from mlx_video.errors import CheckpointError, RequestError
+from mlx_video.events import (
+    BytesWritten,
+    FileWritten,
+    FramesDecoded,
+    Notice,
+    StageFinished,
+    StageStarted,
+    StepFinished,
+)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def run(build_events, **options) -> int:
+    return run_command(build_events, argparse.Namespace(**({"debug": False, "quiet": False} | options)))
+
+
+def failing(error: BaseException):
+    def build_events(_):
+        yield Notice("begin")
+        raise error
+
+    return build_events
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (CheckpointError("vae.safetensors: not found"), 1, "error: vae.safetensors: not found"),
+        (RequestError("num_frames", "80: must be 4n+1."), 2, "error: --num-frames 80: must be 4n+1."),
+        (KeyboardInterrupt(), 130, "error: interrupted"),
+        (OSError(errno.ENOSPC, "No space left", "a.mp4"), 1, "error: a.mp4: the disk is full"),
+        (PermissionError(errno.EACCES, "Permission denied", "a.mp4"), 1, "error: a.mp4: Permission denied"),
+        (ZeroDivisionError("oops"), 1, "error: unexpected ZeroDivisionError: oops. Run again with --debug"),
+    ],
+)
+def test_errors_become_exit_codes_and_one_line(capsys, error: BaseException, code: int, text: str):
+    assert run(failing(error)) == code
+    captured = capsys.readouterr()
+    assert text in captured.err
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+
+
+def test_debug_adds_the_traceback(capsys):
+    assert run(failing(CheckpointError("broken")), debug=True) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_only_results_go_to_stdout(capsys, tmp_path):
+    events = [
+        Notice("size adjusted"),
+        StageStarted("denoise"),
+        StepFinished(0, 2, 999.0, 0.1, mx.zeros(1)),
+        StageFinished("denoise", 12.34, 3_200_000_000),
+        FileWritten(tmp_path / "a.mp4"),
+    ]
+    assert run(lambda _: iter(events)) == 0
+    captured = capsys.readouterr()
+    assert captured.out == f"{tmp_path / 'a.mp4'}\n"
+    assert "size adjusted" in captured.err
+    assert "denoise: 12.3 s, peak memory 3.20 GB" in captured.err
+
+
+def test_quiet_shows_errors_only(capsys):
+    assert run(failing(CheckpointError("broken")), quiet=True) == 1
+    assert capsys.readouterr().err == "error: broken\n"
+
+
+def test_a_terminal_gets_a_bar_for_steps_frames_and_bytes():
+    stream = Terminal()
+    with Console(stream) as console:
+        for event in (
+            StepFinished(4, 10, 500.0, 0.1, mx.zeros(1)),
+            FramesDecoded(9, 17),
+            BytesWritten("vae", 1_000_000, 2_000_000),
+        ):
+            console.show(event)
+    shown = stream.getvalue()
+    assert "steps:" in shown
+    assert "5/10" in shown
+    assert "frames:" in shown
+    assert "vae:" in shown
+    assert "1.00M/2.00M" in shown
+
+
+@pytest.mark.parametrize(("text", "value"), [("5", 5.0), ("3,4", (3.0, 4.0)), ("3.5,3.5", (3.5, 3.5))])
+def test_a_guide_scale_is_one_number_or_two(text: str, value: object):
+    assert guide_scale(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "high", "1,2,3", "1,"])
+def test_anything_else_is_no_guide_scale(text: str):
+    with pytest.raises(argparse.ArgumentTypeError, match="neither a number nor two"):
+        guide_scale(text)

@@ -1,0 +1,124 @@
+"""config.json of a converted folder: ours, other tools', and damaged ones."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlx_video.config import (
+    DEFAULT_NEGATIVE_PROMPT,
+    ModelConfig,
+    QuantizationConfig,
+    SamplingDefaults,
+    TextEncoderConfig,
+    TransformerConfig,
+    VAEConfig,
+    config_from_json,
+    config_to_json,
+    read_config_file,
+)
+from mlx_video.errors import ConfigError
+
+T2V = ModelConfig("wan2.1-t2v-1.3b", "2.1", TransformerConfig(dim=1536, ffn_dim=8960, num_heads=12, num_layers=30))
+
+# What another converter writes for Wan2.1 T2V-1.3B: every shared key, in its order.
+FOREIGN = {
+    "model_type": "t2v", "model_version": "2.1", "patch_size": [1, 2, 2], "text_len": 512, "in_dim": 16,
+    "dim": 1536, "ffn_dim": 8960, "freq_dim": 256, "text_dim": 4096, "out_dim": 16, "num_heads": 12,
+    "num_layers": 30, "window_size": [-1, -1], "qk_norm": True, "cross_attn_norm": True, "eps": 1e-06,
+    "vae_stride": [4, 8, 8], "vae_z_dim": 16, "dual_model": False, "boundary": 0.0, "sample_shift": 5.0,
+    "sample_steps": 50, "sample_guide_scale": 5.0, "num_train_timesteps": 1000, "sample_fps": 16,
+    "frame_num": 81, "sample_neg_prompt": DEFAULT_NEGATIVE_PROMPT, "max_area": 0, "t5_vocab_size": 256384,
+    "t5_dim": 4096, "t5_dim_attn": 4096, "t5_dim_ffn": 10240, "t5_num_heads": 64, "t5_num_layers": 24,
+    "t5_num_buckets": 32,
+}  # fmt: skip
+
+
+def test_our_file_holds_every_shared_key_in_the_shared_order():
+    ours = config_to_json(T2V)
+    assert [key for key in ours if key != "mlx_video"] == list(FOREIGN)
+    assert {key: ours[key] for key in FOREIGN} == FOREIGN
+
+
+def test_another_tools_file_is_read_as_it_is():
+    config = config_from_json(FOREIGN | {"sample_steps": 40, "a_key_of_a_fork": 1})
+    assert config.transformer == T2V.transformer
+    assert config.sampling.steps == 40
+    assert config.quantization is None
+
+
+@given(
+    heads=st.integers(1, 8),
+    head_dim=st.integers(2, 64),
+    layers=st.integers(1, 50),
+    steps=st.integers(1, 99),
+    bits=st.sampled_from([None, 4, 8]),
+    prompt=st.text(max_size=20),
+)
+@settings(deadline=None, max_examples=25)
+def test_every_config_survives_the_file(heads, head_dim, layers, steps, bits, prompt):
+    config = ModelConfig(
+        "wan2.1-t2v",
+        "2.1",
+        TransformerConfig(dim=heads * head_dim, ffn_dim=7, num_heads=heads, num_layers=layers, text_len=64),
+        TextEncoderConfig(vocab_size=53, num_layers=2),
+        sampling=SamplingDefaults(steps=steps, negative_prompt=prompt, width=64, height=48),
+        quantization=bits and QuantizationConfig(bits, 32),
+    )
+    assert config_from_json(json.loads(json.dumps(config_to_json(config)))) == config
+
+
+def test_quantization_is_the_last_key():
+    data = config_to_json(replace(T2V, quantization=QuantizationConfig(4, 64)))
+    assert list(data)[-1] == "quantization"
+    assert data["quantization"] == {"group_size": 64, "bits": 4}
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"dim": "wide"}, "'dim' is 'wide', which is no int"),
+        ({"dim": 1.5}, "'dim' is 1.5, which is no int"),
+        ({"sample_guide_scale": [1, 2, 3]}, "neither a number nor \\[low, high\\]"),
+        ({"quantization": {"bits": 4}}, "names no bits and group_size"),
+        ({"num_heads": 7}, "dim 1536 is no multiple of num_heads 7"),
+        ({"vae_z_dim": 48}, "vae_z_dim is 48; this version reads VAEs of 16"),
+    ],
+)
+def test_a_wrong_value_is_named(change: dict, text: str):
+    with pytest.raises(ConfigError, match=text):
+        config_from_json(FOREIGN | change)
+
+
+def test_a_missing_key_is_named():
+    data = {key: value for key, value in FOREIGN.items() if key != "dim"}
+    with pytest.raises(ConfigError, match="folder/config.json: the key 'dim' is missing"):
+        config_from_json(data, where="folder/config.json")
+
+
+def test_an_unknown_key_in_our_own_file_is_an_error():
+    data = config_to_json(T2V) | {"sample_stepps": 3}
+    with pytest.raises(ConfigError, match="unknown key 'sample_stepps'"):
+        config_from_json(data)
+
+
+def test_statistics_that_do_not_fit_the_channels_are_refused():
+    with pytest.raises(ConfigError, match="48 latent channels, but 16 means"):
+        VAEConfig(z_dim=48)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [(None, "not found"), (b"{", "not readable as JSON"), (b"[1]", "holds list"), (b"\xff", "not readable")],
+)
+def test_a_file_that_is_no_json_object_is_refused(tmp_path: Path, content: bytes | None, text: str):
+    path = tmp_path / "config.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=text):
+        read_config_file(path)

@@ -1,0 +1,65 @@
+"""Requests are checked when they are constructed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mlx_video.errors import RequestError
+from mlx_video.request import ConvertRequest, GenerateRequest
+
+
+@pytest.mark.parametrize(
+    ("options", "field", "text"),
+    [
+        ({"steps": 0}, "steps", "0: must be between 1 and 1000"),
+        ({"steps": 1001}, "steps", "1001: must be between 1 and 1000"),
+        ({"shift": 0.0}, "shift", "must be a positive number"),
+        ({"shift": float("nan")}, "shift", "must be a positive number"),
+        ({"width": 0}, "width", "0: must be at least 1"),
+        ({"num_frames": -3}, "num_frames", "-3: must be at least 1"),
+        ({"trim_first_frames": -1}, "trim_first_frames", "must be at least 0"),
+        ({"seed": 2**63}, "seed", "must be below 2\\*\\*63"),
+        ({"guide_scale": -1.0}, "guide_scale", "at least 0"),
+        ({"guide_scale": float("inf")}, "guide_scale", "at least 0"),
+        ({"guide_scale": (1.0, 2.0, 3.0)}, "guide_scale", "one number of at least 0, or two"),
+        ({"scheduler": "ddim"}, "scheduler", "'ddim' is not one of unipc, dpm\\+\\+, euler"),
+        ({"noise": "numpy"}, "noise", "not one of torch, mlx"),
+        ({"tiling": "big"}, "tiling", "not one of auto"),
+    ],
+)
+def test_a_wrong_option_is_refused_by_name_and_value(options: dict, field: str, text: str):
+    with pytest.raises(RequestError, match=text) as caught:
+        GenerateRequest("a cat", **options)
+    assert caught.value.field == field
+
+
+def test_a_negative_seed_becomes_a_random_one_that_is_recorded():
+    seeds = {GenerateRequest("a cat").seed for _ in range(8)}
+    assert len(seeds) > 1
+    assert all(0 <= seed < 2**31 for seed in seeds)
+
+
+def test_a_given_seed_is_kept():
+    assert GenerateRequest("a cat", seed=2**63 - 1).seed == 2**63 - 1
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"bits": 3}, "bits"),
+        ({"group_size": 16}, "group_size"),
+        ({"dtype": "int8"}, "dtype"),
+        ({"model_version": "3"}, "model_version"),
+    ],
+)
+def test_a_wrong_conversion_option_is_refused(options: dict, field: str):
+    with pytest.raises(RequestError, match="is not one of") as caught:
+        ConvertRequest(Path("in"), Path("out"), **options)
+    assert caught.value.field == field
+
+
+def test_converting_a_folder_into_itself_is_refused(tmp_path: Path):
+    with pytest.raises(RequestError, match="is the checkpoint folder itself"):
+        ConvertRequest(tmp_path, tmp_path / ".." / tmp_path.name)
