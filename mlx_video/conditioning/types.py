@@ -1,0 +1,22 @@
+"""What the transformer is told besides the noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+
+@dataclass(frozen=True, slots=True)
+class Conditioning:
+    """Everything that stays the same over all steps of one run.
+
+    Attributes:
+        context: text features of the prompt, [n, text_dim].
+        negative_context: those of the negative prompt; None when guidance needs no negative pass.
+        concat_latents: channels put behind the noisy latents, [C, T, H, W]; None for text-to-video.
+    """
+
+    context: mx.array
+    negative_context: mx.array | None = None
+    concat_latents: mx.array | None = None

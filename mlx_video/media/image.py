@@ -1,0 +1,88 @@
+"""Single pictures: a folder of numbered lossless frames."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mlx_video.media.embedded_settings import settings_to_text, title_of
+from mlx_video.media.frame_writer import FrameWriter
+from mlx_video.media.whole_file import check_folder, written_whole
+
+if TYPE_CHECKING:
+    from PIL.PngImagePlugin import PngInfo
+
+_FRAME_NAME = re.compile(r"frame_(\d{5,})\.png")
+
+
+class FrameFolderWriter(FrameWriter):
+    """Writes `frame_00000.png`, `frame_00001.png`, … as frames arrive, without loss.
+
+    Every picture is complete or absent, and those written before an interruption stay. `close` removes the
+    higher-numbered frames that a longer run left in the same folder.
+
+    Args:
+        folder: is created.
+        width: pixels.
+        height: pixels.
+        metadata: the run's settings, in each picture as text chunks "Title" (prompt) and "Comment" (JSON).
+
+    Raises:
+        MediaError: the folder takes no files.
+    """
+
+    def __init__(self, folder: Path, width: int, height: int, metadata: Mapping[str, str]) -> None:
+        super().__init__(width, height)
+        check_folder(folder)
+        self._folder = folder
+        self._metadata = dict(metadata)
+        self._next = 0
+
+    def _append(self, frames: np.ndarray) -> None:
+        from PIL import Image
+
+        chunks = _text_chunks(self._metadata)
+        for frame in frames:
+            with written_whole(self._folder / f"frame_{self._next:05d}.png") as temporary:
+                Image.fromarray(frame).save(temporary, pnginfo=chunks)
+            self._next += 1
+
+    def _finish(self) -> None:
+        for path in self._folder.iterdir():
+            name = _FRAME_NAME.fullmatch(path.name)
+            if name and int(name[1]) >= self._next:
+                path.unlink()
+
+    def _abandon(self) -> None:
+        """Complete pictures are kept: they are the work done so far."""
+
+
+def save_frames(folder: Path, frames: np.ndarray, metadata: Mapping[str, str]) -> None:
+    """Write frames as numbered lossless PNGs.
+
+    Args:
+        folder: is created.
+        frames: [F, H, W, 3], uint8 RGB.
+        metadata: the run's settings, stored in every picture.
+
+    Raises:
+        MediaError: the folder takes no files, or there are no frames.
+        ValueError: other shape or dtype.
+    """
+    height, width = frames.shape[1:3]
+    with FrameFolderWriter(folder, width, height, metadata) as writer:
+        writer.write(frames)
+
+
+def _text_chunks(metadata: Mapping[str, str]) -> PngInfo:
+    """Text chunks of a PNG; Pillow takes tEXt for Latin-1 and iTXt for everything else."""
+    from PIL.PngImagePlugin import PngInfo
+
+    chunks = PngInfo()
+    chunks.add_text("Title", title_of(metadata))
+    chunks.add_text("Comment", settings_to_text(metadata))
+    return chunks

@@ -1,0 +1,107 @@
+"""Video files: one door for every format, chosen by the name's suffix."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from mlx_video.errors import MediaError, RequestError
+from mlx_video.media.animation import AnimationWriter, read_animation_frames, read_animation_settings
+from mlx_video.media.ffmpeg import check_h264
+from mlx_video.media.frame_writer import FrameWriter
+from mlx_video.media.mp4 import Mp4Writer, read_mp4_frames, read_mp4_settings
+from mlx_video.media.whole_file import check_folder
+
+SUFFIXES = (".mp4", ".gif", ".webp")
+
+
+def check_output(path: Path) -> None:
+    """Make sure, before hours of work, that a video can be written to `path`; creates its folder.
+
+    Raises:
+        MediaError: the folder takes no files, `path` is a folder, or MP4 is asked for and ffmpeg is missing.
+        RequestError: no supported suffix.
+    """
+    suffix = _supported_suffix(path)
+    if path.is_dir():
+        raise MediaError(f"{path}: is a folder, and the video needs this name. Choose another name.")
+    check_folder(path.parent)
+    if suffix == ".mp4":
+        check_h264()
+
+
+def open_video_writer(
+    path: Path, width: int, height: int, fps: float, metadata: Mapping[str, str]
+) -> FrameWriter:
+    """Open a video file that takes frames as they are decoded.
+
+    `.mp4` is encoded on the way (H.264, yuv420p, index in front); `.gif` and `.webp` keep all frames in
+    memory until `close`. The file appears under its name when `close` succeeds; until then an earlier one
+    stays.
+
+    Args:
+        path: final name; its folder is created.
+        width: pixels; even for MP4.
+        height: pixels; even for MP4.
+        fps: frames per second.
+        metadata: the run's settings, stored in the file; "prompt" becomes the title of an MP4.
+
+    Returns:
+        A writer, best used as a context manager.
+
+    Raises:
+        MediaError: the folder takes no files, or ffmpeg cannot be started.
+        RequestError: no supported suffix.
+        ValueError: fps or size is not positive, or the size is odd for MP4.
+    """
+    suffix = _supported_suffix(path)
+    if not (math.isfinite(fps) and fps > 0 and width > 0 and height > 0):
+        raise ValueError(f"{width}x{height} at {fps} fps: all three must be positive.")
+    check_folder(path.parent)
+    writer = Mp4Writer if suffix == ".mp4" else AnimationWriter
+    return writer(path, width, height, fps, metadata)
+
+
+def read_video_metadata(path: Path) -> dict[str, str]:
+    """Read back the settings that `open_video_writer` stored.
+
+    Returns:
+        The settings; empty for a file that another program made.
+
+    Raises:
+        MediaError: the file is missing or damaged.
+        RequestError: no supported suffix.
+    """
+    is_mp4 = _existing_suffix(path) == ".mp4"
+    return read_mp4_settings(path) if is_mp4 else read_animation_settings(path)
+
+
+def read_frames(path: Path) -> np.ndarray:
+    """Decode a whole video.
+
+    Returns:
+        [F, H, W, 3], uint8 RGB.
+
+    Raises:
+        MediaError: the file is missing or damaged.
+        RequestError: no supported suffix.
+    """
+    is_mp4 = _existing_suffix(path) == ".mp4"
+    return read_mp4_frames(path) if is_mp4 else read_animation_frames(path)
+
+
+def _supported_suffix(path: Path) -> str:
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        what = f"{suffix} is no format that can be written" if suffix else "the name has no suffix"
+        raise RequestError("output_path", f"{path}: {what}. Use .mp4, .gif or .webp.")
+    return suffix
+
+
+def _existing_suffix(path: Path) -> str:
+    if not path.is_file():
+        raise MediaError(f"{path}: no such file. Check the path.")
+    return _supported_suffix(path)
