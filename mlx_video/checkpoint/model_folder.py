@@ -1,0 +1,150 @@
+"""Our converted folder: its file names, and opening one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlx_video.checkpoint.folder_layout import (
+    CONFIG_FILE,
+    TEXT_ENCODER_FILE,
+    TOKENIZER_FILES,
+    TOKENIZER_FOLDER,
+    TRANSFORMER_FILES,
+    VAE_ENCODER_FILE,
+    VAE_FILE,
+    Layout,
+    is_tokenizer_folder,
+    read_json_object,
+    recognise_layout,
+)
+from mlx_video.checkpoint.staging import (
+    check_free_space,
+    find_unfinished,
+    is_unfinished_name,
+    staged_folder,
+)
+from mlx_video.errors import CheckpointError, ConfigError
+
+__all__ = [
+    "CONFIG_FILE",
+    "TEXT_ENCODER_FILE",
+    "TOKENIZER_FILES",
+    "TOKENIZER_FOLDER",
+    "TRANSFORMER_FILES",
+    "VAE_ENCODER_FILE",
+    "VAE_FILE",
+    "ModelFolder",
+    "check_free_space",
+    "find_unfinished",
+    "open_model_folder",
+    "staged_folder",
+]
+
+_CONVERT = "python -m mlx_video.convert_wan --checkpoint-dir"
+_CONVERTIBLE: tuple[Layout, ...] = ("original", "original_dual")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """The files of a converted model, all present.
+
+    Attributes:
+        path: the folder.
+        config: config.json as it is written.
+        transformers: "model", or "low_noise" and "high_noise" → the file of that transformer.
+        text_encoder: the UMT5 file.
+        vae: encoder and decoder, or in some foreign folders the decoder alone.
+        vae_encoder: a second file with the encoder, which a few foreign folders have.
+        tokenizer: the folder that holds the tokenizer's files; None where the model has none.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    transformers: Mapping[str, Path]
+    text_encoder: Path
+    vae: Path
+    vae_encoder: Path | None
+    tokenizer: Path | None
+
+
+def open_model_folder(path: Path) -> ModelFolder:
+    """Find every component of a converted model.
+
+    Args:
+        path: a folder made by convert_wan, ours or another's.
+
+    Returns:
+        All files of the model; no weight is read.
+
+    Raises:
+        CheckpointError: the folder is missing, unfinished, not converted, or lacks a file.
+        ConfigError: config.json is no JSON object.
+    """
+    _check_is_converted(path)
+    config = _read_config(path)
+    transformers = {name: path / TRANSFORMER_FILES[name] for name in _transformer_names(path, config)}
+    _check_present(path, (*transformers.values(), path / TEXT_ENCODER_FILE, path / VAE_FILE))
+    vae_encoder = path / VAE_ENCODER_FILE
+    places = (path / TOKENIZER_FOLDER, path)
+    return ModelFolder(
+        path=path,
+        config=config,
+        transformers=transformers,
+        text_encoder=path / TEXT_ENCODER_FILE,
+        vae=path / VAE_FILE,
+        vae_encoder=vae_encoder if vae_encoder.is_file() else None,
+        tokenizer=next((place for place in places if is_tokenizer_folder(place)), None),
+    )
+
+
+def _check_is_converted(path: Path) -> None:
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such folder. {_advice_for_absent(path)}")
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: is a file. Give the folder that convert_wan made.")
+    if is_unfinished_name(path):
+        raise CheckpointError(f"{path}: is an unfinished conversion. Run the conversion again.")
+    layout = recognise_layout(path)
+    if layout in _CONVERTIBLE:
+        raise CheckpointError(f"{path}: is an original checkpoint. Convert it first: {_CONVERT} {path}")
+    if layout != "converted":
+        raise CheckpointError(
+            f"{path}: is no converted model, {TRANSFORMER_FILES['model']} and {CONFIG_FILE} were expected. "
+            f"Give a folder made by: {_CONVERT} <checkpoint>"
+        )
+
+
+def _advice_for_absent(path: Path) -> str:
+    if find_unfinished(path):
+        return "Its conversion was interrupted; run it again."
+    return f"Check the path, or make it with: {_CONVERT} <checkpoint> --output-dir {path}"
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        return read_json_object(path / CONFIG_FILE)
+    except CheckpointError as error:
+        if not (path / CONFIG_FILE).is_file():
+            raise CheckpointError(
+                f"{path / CONFIG_FILE}: not found, it holds the sizes. Copy it there or convert again."
+            ) from error
+        raise ConfigError(str(error)) from error
+
+
+def _transformer_names(path: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
+    experts = tuple(name for name in TRANSFORMER_FILES if name != "model")
+    has_experts = any((path / TRANSFORMER_FILES[name]).is_file() for name in experts)
+    has_model = (path / TRANSFORMER_FILES["model"]).is_file()
+    is_dual = config.get("dual_model", has_experts) if has_model == has_experts else has_experts
+    return experts if is_dual else ("model",)
+
+
+def _check_present(path: Path, files: tuple[Path, ...]) -> None:
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{path}: {', '.join(missing)} not found, the folder is incomplete. Copy it whole."
+        )

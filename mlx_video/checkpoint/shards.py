@@ -1,0 +1,134 @@
+"""Which files hold one original transformer, and whether they are all there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypeGuard
+
+from mlx_video.checkpoint.folder_layout import (
+    ORIGINAL_INDEX,
+    ORIGINAL_STEM,
+    original_weight_files,
+    read_json_object,
+)
+from mlx_video.checkpoint.safetensors_header import read_header
+from mlx_video.errors import CheckpointError
+
+_SHARD = re.compile(r"-(\d+)-of-(\d+)\.safetensors$")
+
+
+def transformer_files(folder: Path) -> tuple[Path, ...]:
+    """Find the weight files of the transformer in a folder and check that none is missing.
+
+    Args:
+        folder: where `diffusion_pytorch_model*.safetensors` lie, with an index or without.
+
+    Returns:
+        The files in shard order. With an index: those it names, after comparing it with their headers.
+
+    Raises:
+        CheckpointError: there are no weights, a shard is absent, or index and shards do not belong together.
+    """
+    if (folder / ORIGINAL_INDEX).is_file():
+        return _files_of_index(folder)
+    files = original_weight_files(folder)
+    if not files:
+        raise CheckpointError(
+            f"{folder}: no transformer found, expected {ORIGINAL_STEM}.safetensors or its shards. "
+            "Download the whole repository, or give the folder that holds these files."
+        )
+    shards = [path for path in files if _SHARD.search(path.name)]
+    if shards != files and len(files) > 1:
+        raise CheckpointError(
+            f"{folder}: {len(files)} transformer files that are not shards of one another "
+            f"({', '.join(path.name for path in files[:3])}). Keep one of them."
+        )
+    _check_numbers(folder, shards)
+    return tuple(files)
+
+
+def _check_numbers(folder: Path, shards: Sequence[Path]) -> None:
+    """Without an index the names alone tell how many shards there are."""
+    numbers = [_shard_number(path) for path in shards]
+    totals = {total for _, total in numbers}
+    if len(totals) > 1:
+        raise CheckpointError(
+            f"{folder}: shards of different sets ({', '.join(f'of {n}' for n in sorted(totals))}). "
+            "Keep the files of one download only."
+        )
+    for total in totals:
+        absent = sorted(set(range(1, total + 1)) - {number for number, _ in numbers})
+        if absent:
+            raise CheckpointError(
+                f"{folder}: shard {absent[0]} of {total} is absent ({len(shards)} of {total} found). "
+                "Fetch it again."
+            )
+
+
+def _shard_number(path: Path) -> tuple[int, int]:
+    match = _SHARD.search(path.name)
+    return (int(match[1]), int(match[2])) if match else (1, 1)
+
+
+def _files_of_index(folder: Path) -> tuple[Path, ...]:
+    index = folder / ORIGINAL_INDEX
+    content = read_json_object(index)
+    weight_map = content.get("weight_map")
+    if not _maps_to_files(weight_map):
+        raise CheckpointError(f"{index}: has no weight_map from tensors to files. Fetch it again.")
+    names = sorted(set(weight_map.values()))
+    for name in names:
+        _check_present(folder, name, weight_map)
+    data_bytes = sum(_check_shard(index, name, weight_map) for name in names)
+    _check_total(index, content.get("metadata"), data_bytes)
+    return tuple(folder / name for name in names)
+
+
+def _maps_to_files(value: object) -> TypeGuard[dict[str, str]]:
+    """Whether every value is the name of a file in the same folder."""
+    return (
+        isinstance(value, dict)
+        and len(value) > 0
+        and all(isinstance(name, str) and name == Path(name).name for name in value.values())
+    )
+
+
+def _check_present(folder: Path, name: str, weight_map: Mapping[str, str]) -> None:
+    if (folder / name).is_file():
+        return
+    missing = [tensor for tensor, file in weight_map.items() if file == name]
+    number, total = _shard_number(folder / name)
+    raise CheckpointError(
+        f"{folder}: {len(missing)} tensors missing, first {missing[0]}. "
+        f"Shard {number} of {total} ({name}) is absent; fetch it again."
+    )
+
+
+def _check_shard(index: Path, name: str, weight_map: Mapping[str, str]) -> int:
+    """Compare one shard's header with the index; returns the bytes of its data."""
+    infos = read_header(index.parent / name).infos
+    mapped = {tensor for tensor, file in weight_map.items() if file == name}
+    lacking, unmapped = sorted(mapped - infos.keys()), sorted(infos.keys() - mapped)
+    if lacking:
+        raise CheckpointError(
+            f"{index.parent / name}: lacks {len(lacking)} tensors that {index.name} maps to it, "
+            f"first {lacking[0]}. It is from another revision; fetch the shards and the index again."
+        )
+    if unmapped:
+        place = weight_map.get(unmapped[0], "no file")
+        raise CheckpointError(
+            f"{index.parent / name}: holds {unmapped[0]}, which {index.name} maps to {place}. "
+            "It is from another revision; fetch the shards and the index again."
+        )
+    return sum(info.nbytes for info in infos.values())
+
+
+def _check_total(index: Path, metadata: object, data_bytes: int) -> None:
+    total = metadata.get("total_size") if isinstance(metadata, dict) else None
+    if total is not None and total != data_bytes:
+        raise CheckpointError(
+            f"{index}: total_size is {total}, the shards hold {data_bytes} bytes. "
+            "The dtypes are from another revision; fetch the shards and the index again."
+        )

@@ -1,0 +1,182 @@
+"""Making a folder that appears whole or not at all, on a disk that has room for it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from mlx_video.checkpoint.file_bytes import describe_two_sizes
+from mlx_video.checkpoint.folder_layout import (
+    CONFIG_FILE,
+    TEXT_ENCODER_FILE,
+    TOKENIZER_FILES,
+    TOKENIZER_FOLDER,
+    TRANSFORMER_FILES,
+    VAE_ENCODER_FILE,
+    VAE_FILE,
+    recognise_layout,
+)
+from mlx_video.errors import CheckpointError
+
+_UNFINISHED = ".unfinished"
+_REPLACED = ".replaced"
+_OUR_NAMES = {
+    CONFIG_FILE,
+    *TRANSFORMER_FILES.values(),
+    TEXT_ENCODER_FILE,
+    VAE_FILE,
+    VAE_ENCODER_FILE,
+    TOKENIZER_FOLDER,
+    *TOKENIZER_FILES,
+}
+# A plan counts tensor data; headers, config and tokenizer come on top.
+_MARGIN = 1.01
+
+
+@contextmanager
+def staged_folder(output: Path) -> Iterator[Path]:
+    """Make a folder under a hidden name and give it its own name when the block ends without exception.
+
+    A leftover of an interrupted run is removed first. An older converted model under the final name stays
+    usable until the last moment. After an exception, Ctrl-C included, nothing new remains.
+
+    Args:
+        output: the folder's final name; absent, empty, or an older converted model.
+
+    Yields:
+        An empty folder beside it, to be filled by the caller.
+
+    Raises:
+        CheckpointError: the name is taken by something else, another run is writing there, or the disk fails.
+    """
+    final = output.resolve()
+    _check_replaceable(output)
+    stage = _sibling(final, _UNFINISHED)
+    descriptor = _make_stage(output, stage)
+    try:
+        yield stage
+        _put_in_place(stage, final)
+    except BaseException:
+        shutil.rmtree(stage, ignore_errors=True)
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def find_unfinished(output: Path) -> Path | None:
+    """What an interrupted run left beside `output`; `staged_folder` would remove it."""
+    stage = _sibling(output.resolve(), _UNFINISHED)
+    return stage if stage.is_dir() else None
+
+
+def is_unfinished_name(path: Path) -> bool:
+    """Whether a folder has the hidden name of a conversion that was not finished."""
+    name = path.resolve().name
+    return name.startswith(".") and name.endswith(_UNFINISHED)
+
+
+def check_free_space(
+    folder: Path,
+    needed_bytes: int,
+    *,
+    free_bytes: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free,
+    advice: str = "Free some space, or write to another disk.",
+) -> None:
+    """Check before writing that a disk has room for the plan and one percent more.
+
+    Args:
+        folder: where the files will go; need not exist yet.
+        needed_bytes: bytes of all files together.
+        free_bytes: tells how many bytes are free on the disk of an existing folder.
+        advice: what the user can do, for the message.
+
+    Raises:
+        CheckpointError: there is not enough room.
+    """
+    existing = next(place for place in (folder.resolve(), *folder.resolve().parents) if place.exists())
+    needed, free = int(needed_bytes * _MARGIN), free_bytes(existing)
+    if free < needed:
+        texts = describe_two_sizes(needed, free)
+        raise CheckpointError(f"{folder}: needs {texts[0]}, {texts[1]} free on {existing}. {advice}")
+
+
+def _sibling(final: Path, ending: str) -> Path:
+    return final.with_name(f".{final.name}{ending}")
+
+
+def _check_replaceable(output: Path) -> None:
+    if not output.exists():
+        return
+    if not output.is_dir():
+        raise CheckpointError(f"{output}: is a file, a folder is to be made there. Choose another name.")
+    names = sorted(entry.name for entry in output.iterdir() if not entry.name.startswith("."))
+    if names and recognise_layout(output) != "converted":
+        raise CheckpointError(
+            f"{output}: is not empty and no converted model (first: {names[0]}). Choose another folder."
+        )
+    foreign = [name for name in names if name not in _OUR_NAMES]
+    if foreign:
+        raise CheckpointError(
+            f"{output}: would be replaced, but holds {foreign[0]}, which is no part of a converted model. "
+            "Move it away, or choose another folder."
+        )
+
+
+def _make_stage(output: Path, stage: Path) -> int:
+    """Make an empty stage that no other run uses; returns the descriptor that holds it."""
+    try:
+        stage.parent.mkdir(parents=True, exist_ok=True)
+        _finish_replacing(output.resolve())
+        if stage.is_dir():
+            os.close(_hold(stage, output))
+            shutil.rmtree(stage)
+        stage.mkdir()
+        return _hold(stage, output)
+    except OSError as error:
+        raise CheckpointError(
+            f"{output}: cannot be made ({error.strerror}). Check that {stage.parent} is a folder of yours."
+        ) from error
+
+
+def _hold(stage: Path, output: Path) -> int:
+    """Lock a stage for as long as the descriptor is open; the system unlocks it when a process dies."""
+    descriptor = os.open(stage, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise CheckpointError(
+            f"{output}: another run is writing this folder ({stage.name}). "
+            "Wait for it, or choose another folder."
+        ) from error
+    except OSError:
+        pass  # some network disks have no locks
+    return descriptor
+
+
+def _put_in_place(stage: Path, final: Path) -> None:
+    replaced = _sibling(final, _REPLACED)
+    try:
+        if final.is_dir() and any(final.iterdir()):
+            final.rename(replaced)
+        stage.rename(final)
+    except OSError as error:
+        _finish_replacing(final)
+        raise CheckpointError(
+            f"{final}: cannot be put in place ({error.strerror}). Remove it, or choose another folder."
+        ) from error
+    with suppress(OSError):
+        shutil.rmtree(replaced)
+
+
+def _finish_replacing(final: Path) -> None:
+    """Bring back or remove the older model that a run was replacing when it ended."""
+    replaced = _sibling(final, _REPLACED)
+    if replaced.is_dir() and final.exists():
+        shutil.rmtree(replaced)
+    elif replaced.is_dir():
+        replaced.rename(final)
