@@ -1,0 +1,152 @@
+"""All variants; finding one by name, and recognising the one that a checkpoint holds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mlx_video.config import ModelConfig, TransformerConfig
+from mlx_video.errors import CheckpointError, ConfigError, RequestError
+from mlx_video.variants import t2v
+from mlx_video.variants.variant import CheckpointFacts, Shapes, Variant
+
+VARIANTS: tuple[Variant, ...] = (t2v.DEMO, t2v.T2V_1_3B, t2v.T2V_14B, t2v.T2V_OTHER)
+
+HEAD_DIM = 128  # of every published transformer; only used where config.json names no num_heads
+
+
+@dataclass(frozen=True, slots=True)
+class Recognition:
+    """A recognised checkpoint: its variant, the config to write, and what the user should know."""
+
+    variant: Variant
+    config: ModelConfig
+    notices: tuple[str, ...]
+
+
+def find_variant(config: ModelConfig) -> Variant:
+    """The variant of a converted folder: by the name in its config, else by its transformer's sizes.
+
+    Raises:
+        ConfigError: neither tells.
+    """
+    for variant in VARIANTS:
+        if variant.name == config.variant:
+            return variant
+    network = config.transformer
+    facts = CheckpointFacts(
+        network.in_dim, network.out_dim, network.dim, network.num_layers, config.is_dual, frozenset()
+    )
+    return _match(facts)
+
+
+def recognise_checkpoint(
+    shapes: Shapes, source_config: Mapping[str, Any], *, is_dual: bool = False, model_version: str = "auto"
+) -> Recognition:
+    """Tell which variant a checkpoint in the original layout is.
+
+    Args:
+        shapes: the transformer's tensors under the Wan original's names.
+        source_config: the checkpoint's config.json.
+        is_dual: whether it has a low-noise and a high-noise transformer.
+        model_version: what the user says it is; "auto" believes the tensors.
+
+    Raises:
+        CheckpointError: no variant of this version fits.
+        ConfigError: config.json contradicts the tensors.
+        RequestError: the user's `model_version` contradicts the tensors.
+    """
+    facts = _read_facts(shapes, is_dual)
+    variant = _match(facts)
+    if model_version not in ("auto", variant.model_version):
+        raise RequestError(
+            "model_version",
+            f"{model_version}: the checkpoint is {variant.title} (version {variant.model_version}): "
+            f"{_describe(facts)}. Leave the option out.",
+        )
+    transformer = _read_transformer_config(shapes, facts, source_config, variant)
+    config = ModelConfig(variant.name, variant.model_version, transformer, sampling=variant.sampling)
+    return Recognition(variant, config, (f"Found {variant.title}: {_describe(facts)}.",))
+
+
+def _match(facts: CheckpointFacts) -> Variant:
+    for variant in VARIANTS:
+        if variant.matches(facts):
+            return variant
+    raise CheckpointError(
+        f"transformer: {_describe(facts)}; no model that this version knows looks like that. "
+        f"Known: {', '.join(variant.title for variant in VARIANTS)}."
+    )
+
+
+def _describe(facts: CheckpointFacts) -> str:
+    kind = "two transformers" if facts.is_dual else "one transformer"
+    channels = f"{facts.in_dim} channels in, {facts.out_dim} out"
+    return f"{kind} of {facts.num_layers} blocks, width {facts.dim}, {channels}"
+
+
+def _read_facts(shapes: Shapes, is_dual: bool) -> CheckpointFacts:
+    """Sizes from the tensors that every transformer of the family has."""
+    try:
+        patch, head = shapes["patch_embedding.weight"], shapes["head.head.weight"]
+    except KeyError as error:
+        raise CheckpointError(
+            f"transformer: tensor {error.args[0]} is missing, so this is no Wan transformer. "
+            "Check that the folder is the whole checkpoint."
+        ) from error
+    if len(patch) != 5:
+        raise CheckpointError(
+            f"transformer: patch_embedding.weight is {list(patch)}, expected [dim, channels, t, h, w]. "
+            "Is the file from another model?"
+        )
+    patch_cells = patch[2] * patch[3] * patch[4]
+    blocks = {int(match[1]) for name in shapes if (match := re.match(r"blocks\.(\d+)\.", name))}
+    return CheckpointFacts(
+        in_dim=patch[1],
+        out_dim=head[0] // patch_cells,
+        dim=patch[0],
+        num_layers=max(blocks, default=-1) + 1,
+        is_dual=is_dual,
+        names=frozenset(shapes),
+    )
+
+
+def _read_transformer_config(
+    shapes: Shapes, facts: CheckpointFacts, source: Mapping[str, Any], variant: Variant
+) -> TransformerConfig:
+    """Sizes from shapes, the rest from config.json; whatever both say must agree."""
+    patch = shapes["patch_embedding.weight"]
+    from_shapes = {
+        "in_dim": facts.in_dim,
+        "out_dim": facts.out_dim,
+        "dim": facts.dim,
+        "num_layers": facts.num_layers,
+        "ffn_dim": _rows(shapes, "blocks.0.ffn.0.weight", 0),
+        "freq_dim": _rows(shapes, "time_embedding.0.weight", 1),
+        "text_dim": _rows(shapes, "text_embedding.0.weight", 1),
+    }
+    for key, size in from_shapes.items():
+        if key in source and source[key] != size:
+            raise ConfigError(
+                f"config.json says {key} {source[key]}, but the transformer's tensors say {size}. "
+                "They belong to different checkpoints; fetch both from the same place."
+            )
+    return TransformerConfig(
+        **from_shapes,
+        num_heads=int(source.get("num_heads", facts.dim // HEAD_DIM)),
+        model_type=variant.model_type,
+        text_len=int(source.get("text_len", 512)),
+        eps=float(source.get("eps", 1e-6)),
+        patch_size=(patch[2], patch[3], patch[4]),
+    )
+
+
+def _rows(shapes: Shapes, name: str, axis: int) -> int:
+    shape = shapes.get(name, ())
+    if len(shape) <= axis:
+        raise CheckpointError(
+            f"transformer: tensor {name} is missing or misshapen ({list(shape)}). Fetch the file again."
+        )
+    return shape[axis]

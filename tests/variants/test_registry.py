@@ -1,0 +1,93 @@
+"""Checkpoints are recognised by what their tensors say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from mlx_video.config import ModelConfig, TransformerConfig
+from mlx_video.errors import CheckpointError, ConfigError, RequestError
+from mlx_video.variants.registry import VARIANTS, find_variant, recognise_checkpoint
+from mlx_video.weights.transformer_names import transformer_tensors
+
+SMALL = TransformerConfig(dim=64, ffn_dim=96, num_heads=2, num_layers=2, text_dim=32)
+OFFICIAL = {
+    "_class_name": "WanModel", "model_type": "t2v", "dim": 64, "ffn_dim": 96, "num_heads": 2, "num_layers": 2,
+    "in_dim": 16, "out_dim": 16, "freq_dim": 256, "text_len": 512, "eps": 1e-06,
+}  # fmt: skip
+
+
+def shapes_of(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
+    return dict(transformer_tensors(config))
+
+
+@pytest.mark.parametrize(
+    ("dim", "layers", "heads", "name"),
+    [
+        (1536, 30, 12, "wan2.1-t2v-1.3b"),
+        (5120, 40, 40, "wan2.1-t2v-14b"),
+        (192, 6, 3, "wan2.1-t2v-demo"),
+        (64, 2, 2, "wan2.1-t2v"),
+    ],
+)
+def test_text_to_video_models_are_told_apart_by_size(dim: int, layers: int, heads: int, name: str):
+    config = replace(SMALL, dim=dim, num_layers=layers, num_heads=heads)
+    found = recognise_checkpoint(shapes_of(config), {"num_heads": heads})
+    assert found.variant.name == name
+    assert found.config.transformer == config
+    assert find_variant(found.config) is found.variant
+
+
+def test_sizes_come_from_tensors_and_the_rest_from_the_config():
+    config = recognise_checkpoint(shapes_of(SMALL), OFFICIAL | {"text_len": 64, "eps": 1e-5}).config
+    assert config.transformer == replace(SMALL, text_len=64, eps=1e-5)
+
+
+def test_without_a_head_count_heads_are_128_wide():
+    config = replace(SMALL, dim=256)
+    assert recognise_checkpoint(shapes_of(config), {}).config.transformer.num_heads == 2
+
+
+@pytest.mark.parametrize("key", ["dim", "ffn_dim", "num_layers", "in_dim", "out_dim", "freq_dim"])
+def test_a_config_that_contradicts_the_tensors_is_refused_with_both_sizes(key: str):
+    wrong = OFFICIAL | {key: OFFICIAL[key] + 2}
+    text = f"config.json says {key} {wrong[key]}, but the transformer's tensors say {OFFICIAL[key]}"
+    with pytest.raises(ConfigError, match=text):
+        recognise_checkpoint(shapes_of(SMALL), wrong)
+
+
+def test_a_version_that_the_tensors_contradict_is_refused():
+    with pytest.raises(RequestError, match="2.2: the checkpoint is Wan2.1 T2V of another size"):
+        recognise_checkpoint(shapes_of(SMALL), OFFICIAL, model_version="2.2")
+    assert recognise_checkpoint(shapes_of(SMALL), OFFICIAL, model_version="2.1")
+
+
+@pytest.mark.parametrize("extra", ["img_emb.proj.0.weight", "vace_patch_embedding.weight"])
+def test_models_with_networks_that_this_version_lacks_are_refused(extra: str):
+    shapes = shapes_of(SMALL) | {extra: (1280,)}
+    with pytest.raises(CheckpointError, match="no model that this version knows"):
+        recognise_checkpoint(shapes, OFFICIAL)
+
+
+def test_a_file_without_a_transformer_is_refused():
+    with pytest.raises(
+        CheckpointError, match=r"patch_embedding.weight is missing, so this is no Wan transformer"
+    ):
+        recognise_checkpoint({"conv1.weight": (1,)}, {})
+
+
+def test_a_flattened_patch_embedding_is_refused():
+    shapes = shapes_of(SMALL) | {"patch_embedding.weight": (64, 64)}
+    with pytest.raises(CheckpointError, match=r"patch_embedding.weight is \[64, 64\]"):
+        recognise_checkpoint(shapes, OFFICIAL)
+
+
+def test_a_folder_of_another_tool_is_found_by_its_sizes():
+    config = ModelConfig("", "2.1", replace(SMALL, dim=1536, num_layers=30, num_heads=12))
+    assert find_variant(config).name == "wan2.1-t2v-1.3b"
+
+
+def test_names_and_titles_are_unique():
+    assert len({variant.name for variant in VARIANTS}) == len(VARIANTS)
+    assert len({variant.title for variant in VARIANTS}) == len(VARIANTS)
