@@ -1,8 +1,8 @@
 """Wan video models on Apple silicon: convert PyTorch checkpoints, make videos.
 
-    from mlx_video import WanPipeline
-    video = WanPipeline.from_pretrained("wan_mlx_model")("a red circle moving left on a black background")
-    video.save("circle.mp4")
+from mlx_video import WanPipeline
+video = WanPipeline.from_pretrained("wan_mlx_model")("a red circle moving left on a black background")
+video.save("circle.mp4")
 """
 
 from __future__ import annotations

@@ -53,6 +53,7 @@ class TransformerConfig:
 
     @property
     def head_dim(self) -> int:
+        """Channels of one attention head."""
         return self.dim // self.num_heads
 
 
@@ -223,7 +224,9 @@ class _ConfigReader:
 
     def __init__(self, data: Mapping[str, Any], where: str) -> None:
         if not isinstance(data, Mapping):
-            raise ConfigError(f"{where}: holds {type(data).__name__}, not an object. Convert the model again.")
+            raise ConfigError(
+                f"{where}: holds {type(data).__name__}, not an object. Convert the model again."
+            )
         self.data, self.where = data, where
         self.taken: set[str] = {"mlx_video", "quantization"}
 
@@ -273,7 +276,9 @@ class _ConfigReader:
     def read_text_encoder(self) -> TextEncoderConfig:
         default = TextEncoderConfig()
         names = ("vocab_size", "dim", "dim_attn", "dim_ffn", "num_heads", "num_layers", "num_buckets")
-        return TextEncoderConfig(**{name: self.take(f"t5_{name}", int, getattr(default, name)) for name in names})
+        return TextEncoderConfig(
+            **{name: self.take(f"t5_{name}", int, getattr(default, name)) for name in names}
+        )
 
     def read_vae(self) -> VAEConfig:
         z_dim = self.take("vae_z_dim", int, 16)
@@ -316,14 +321,16 @@ class _ConfigReader:
         if value is None:
             return None
         if not isinstance(value, Mapping) or not {"bits", "group_size"} <= value.keys():
-            raise ConfigError(f"{self.where}: 'quantization' is {value!r}, which names no bits and group_size.")
+            raise ConfigError(
+                f"{self.where}: 'quantization' is {value!r}, which names no bits and group_size."
+            )
         return QuantizationConfig(bits=int(value["bits"]), group_size=int(value["group_size"]))
 
     def refuse_unknown_keys(self) -> None:
         unknown = sorted(self.data.keys() - self.taken - FOREIGN_KEYS)
         if unknown:
             raise ConfigError(
-                f"{self.where}: unknown key {unknown[0]!r}. It was written by a newer mlx-video, or mistyped; "
+                f"{self.where}: unknown key {unknown[0]!r}. A newer mlx-video wrote it, or it is mistyped; "
                 "update mlx-video or remove the key."
             )
 

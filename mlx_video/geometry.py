@@ -28,6 +28,7 @@ class VideoGeometry:
 
     @property
     def num_tokens(self) -> int:
+        """Length of the transformer's sequence."""
         return self.grid[0] * self.grid[1] * self.grid[2]
 
 

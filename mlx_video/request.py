@@ -84,7 +84,8 @@ class GenerateRequest:
         if len(scales) > 2 or not all(scale is not None and 0 <= scale < float("inf") for scale in scales):
             raise RequestError(
                 "guide_scale",
-                f"{self.guide_scale}: must be one number of at least 0, or two as low,high; the models use 1 to 6.",
+                f"{self.guide_scale}: must be one number of at least 0, or two as low,high. "
+                "The models use 1 to 6.",
             )
 
 

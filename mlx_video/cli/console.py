@@ -115,7 +115,9 @@ class Console:
         print(f"error: {text}", file=self.stream, flush=True)
 
 
-def run_command(build_events: Callable[[argparse.Namespace], Iterator[Event]], args: argparse.Namespace) -> int:
+def run_command(
+    build_events: Callable[[argparse.Namespace], Iterator[Event]], args: argparse.Namespace
+) -> int:
     """Run a pipeline, show its events, and turn whatever happens into an exit code.
 
     Args:

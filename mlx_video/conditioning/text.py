@@ -103,7 +103,7 @@ def encode_prompt(
     Padding would change nothing: the encoder masks it and the rows are cut off again.
 
     Args:
-        encoder: token numbers [1, L], int32 → features [1, L, text_dim].
+        encoder: token numbers [n], int32 → features [n, text_dim].
         tokenizer: of the same model.
         text: as the user wrote it; is cleaned here.
         max_tokens: the model's text_len.
@@ -114,7 +114,7 @@ def encode_prompt(
     Source: Wan2.1 wan/modules/t5.py, T5EncoderModel.__call__.
     """
     numbers = tokenizer.encode(clean_prompt(text), max_tokens)
-    return encoder(mx.array([numbers], dtype=mx.int32))[0]
+    return encoder(mx.array(numbers, dtype=mx.int32))
 
 
 def _read_tokenizer_json(path: Path) -> PromptTokenizer:

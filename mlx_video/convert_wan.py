@@ -1,0 +1,101 @@
+"""python -m mlx_video.convert_wan: an original Wan checkpoint folder into one that MLX reads."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import get_args
+
+from mlx_video.cli.arguments import add_common_options, folder_path
+from mlx_video.cli.console import run_command
+from mlx_video.events import Event
+from mlx_video.request import ConvertRequest, DTypeName, ModelVersion
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mlx_video.convert_wan",
+        description="Convert a Wan2.1 checkpoint folder for MLX, in about one tensor of memory. "
+        "The output folder appears when it is complete.",
+    )
+    parser.add_argument(
+        "--checkpoint-dir", type=folder_path, required=True, help="folder of the downloaded Wan checkpoint"
+    )
+    parser.add_argument(
+        "--output-dir",
+        type=folder_path,
+        default=Path("wan_mlx_model"),
+        help="folder to make (default: wan_mlx_model)",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=get_args(DTypeName),
+        default="bfloat16",
+        help="of transformer and text encoder; the VAE is always float32 (default: bfloat16)",
+    )
+    parser.add_argument(
+        "--model-version",
+        choices=get_args(ModelVersion),
+        default="auto",
+        help="Wan generation; auto tells it from the tensors (default: auto)",
+    )
+    _add_quantization_options(parser)
+    add_common_options(parser)
+    return parser
+
+
+def _add_quantization_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--quantize", action="store_true", help="pack the transformer blocks' linear layers (default: off)"
+    )
+    parser.add_argument(
+        "--bits", type=int, choices=(4, 8), default=4, help="bits of a quantized weight (default: 4)"
+    )
+    parser.add_argument(
+        "--group-size",
+        type=int,
+        choices=(32, 64, 128),
+        default=64,
+        help="weights that share one scale (default: 64)",
+    )
+    parser.add_argument(
+        "--quantize-only",
+        action="store_true",
+        help="--checkpoint-dir is a folder converted earlier; quantize it, keeping its dtype (default: off)",
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: the arguments; those of the process if None.
+
+    Returns:
+        Exit code: 0 done, 1 a known error, 2 a wrong option, 130 interrupted.
+    """
+    return run_command(_convert, build_parser().parse_args(argv))
+
+
+def _convert(args: argparse.Namespace) -> Iterator[Event]:
+    from mlx_video.pipeline.convert import convert
+
+    return convert(
+        ConvertRequest(
+            checkpoint_dir=args.checkpoint_dir,
+            output_dir=args.output_dir,
+            dtype=args.dtype,
+            model_version=args.model_version,
+            quantize=args.quantize or args.quantize_only,
+            bits=args.bits,
+            group_size=args.group_size,
+            quantize_only=args.quantize_only,
+        )
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,222 @@
+"""Make a video from a prompt: `python -m mlx_video.generate_wan`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from mlx_video.cli.arguments import add_common_options, folder_path, guide_scale
+from mlx_video.cli.console import Console, run_command
+from mlx_video.errors import RequestError
+from mlx_video.request import GenerateRequest, NoiseKind, SchedulerName, TilingMode
+
+if TYPE_CHECKING:
+    from mlx_video.events import Event
+
+MODEL_DEFAULT = "default: the model's"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = argparse.ArgumentParser(prog="python -m mlx_video.generate_wan", description=__doc__)
+    model = parser.add_argument_group("model and text")
+    model.add_argument(
+        "--model-dir", type=folder_path, help="converted model folder (default: the demo model)"
+    )
+    model.add_argument("--prompt", help="what the video shows (default with the demo model: its example)")
+    negative = model.add_mutually_exclusive_group()
+    negative.add_argument("--negative-prompt", help=f"what it should not show ({MODEL_DEFAULT})")
+    negative.add_argument(
+        "--no-negative-prompt", action="store_true", help="guide against the empty prompt (default: off)"
+    )
+    _add_size_options(parser.add_argument_group("size"))
+    _add_sampling_options(parser.add_argument_group("sampling"))
+    _add_output_options(parser.add_argument_group("output"))
+    add_common_options(parser)
+    return parser
+
+
+def _add_size_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--width", type=int, help=f"pixels, rounded to a multiple of 16 ({MODEL_DEFAULT})")
+    group.add_argument("--height", type=int, help=f"pixels, rounded to a multiple of 16 ({MODEL_DEFAULT})")
+    group.add_argument("--num-frames", type=int, help=f"frames, 4n+1: 17, 49, 81 ... ({MODEL_DEFAULT})")
+
+
+def _add_sampling_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--steps", type=int, help=f"sampling steps, 1 to 1000 ({MODEL_DEFAULT})")
+    group.add_argument(
+        "--guide-scale",
+        type=guide_scale,
+        help=f"how strongly the prompt steers, or low,high; 1 skips the negative pass ({MODEL_DEFAULT})",
+    )
+    group.add_argument("--shift", type=float, help=f"moves steps towards high noise ({MODEL_DEFAULT})")
+    group.add_argument(
+        "--seed", type=int, default=-1, help="0 to 2**63-1; negative for a random one (default: -1)"
+    )
+    group.add_argument(
+        "--scheduler", choices=get_args(SchedulerName), default="unipc", help="solver (default: unipc)"
+    )
+    group.add_argument(
+        "--noise",
+        choices=get_args(NoiseKind),
+        default="torch",
+        help="torch: the numbers PyTorch draws on a CPU; mlx: MLX's own (default: torch)",
+    )
+
+
+def _add_output_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--output-path",
+        type=folder_path,
+        default=Path("output.mp4"),
+        help=".mp4, .gif or .webp file (default: output.mp4)",
+    )
+    group.add_argument(
+        "--save-frames", type=folder_path, metavar="DIR", help="also write lossless PNGs (default: off)"
+    )
+    group.add_argument(
+        "--save-latents",
+        type=folder_path,
+        metavar="FILE",
+        help="also write the final latents, safetensors (default: off)",
+    )
+    group.add_argument(
+        "--tiling",
+        choices=get_args(TilingMode),
+        default="auto",
+        help="how the VAE saves memory; every choice gives the same video (default: auto)",
+    )
+    group.add_argument(
+        "--no-compile", action="store_true", help="do not fuse operations with mx.compile (default: off)"
+    )
+    group.add_argument(
+        "--trim-first-frames",
+        type=int,
+        default=0,
+        metavar="N",
+        help="drop N frames at the start (default: 0)",
+    )
+    group.add_argument(
+        "--debug-latents", action="store_true", help="print statistics after each step (default: off)"
+    )
+
+
+def build_request(args: argparse.Namespace) -> GenerateRequest:
+    """The request that the parsed options describe.
+
+    Raises:
+        RequestError: a value is out of range, or the prompt is missing.
+    """
+    prompt = args.prompt
+    if prompt is None and args.model_dir is None:
+        from mlx_video.pipeline.demo_model import DEMO_PROMPT
+
+        prompt = DEMO_PROMPT
+    if not prompt:
+        raise RequestError("prompt", "missing: say what the video should show.")
+    same_name = (
+        "width height num_frames steps guide_scale shift seed scheduler noise tiling trim_first_frames "
+        "output_path save_frames save_latents debug_latents"
+    ).split()
+    return GenerateRequest(
+        prompt,
+        negative_prompt="" if args.no_negative_prompt else args.negative_prompt,
+        compile=not args.no_compile,
+        **{name: getattr(args, name) for name in same_name},
+    )
+
+
+def run_events(args: argparse.Namespace) -> Iterator[Event]:
+    """Open the model, then make the video."""
+    request = build_request(args)
+    from mlx_video.checkpoint.model_folder import open_model_folder
+    from mlx_video.config import config_from_json
+    from mlx_video.pipeline.demo_model import convert_demo_model, demo_model_path
+    from mlx_video.pipeline.generate import generate, prepare_run
+
+    if args.model_dir is None:
+        yield from convert_demo_model()
+    model = open_model_folder(args.model_dir or demo_model_path())
+    config = config_from_json(model.config, where=str(model.path / "config.json"))
+    yield from generate(prepare_run(request, model, config))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Returns:
+        0 done, 1 a known error, 2 a wrong option, 130 interrupted.
+    """
+    return run_command(run_events, build_parser().parse_args(argv))
+
+
+def generate_video(
+    model_dir: str | Path,
+    prompt: str,
+    *,
+    negative_prompt: str | None = None,
+    image: str | Path | None = None,
+    width: int | None = None,
+    height: int | None = None,
+    num_frames: int | None = None,
+    steps: int | None = None,
+    guide_scale: float | tuple[float, float] | None = None,
+    shift: float | None = None,
+    seed: int = -1,
+    output_path: str | Path = "output.mp4",
+    scheduler: SchedulerName = "unipc",
+    loras: Sequence[tuple[str, float]] | None = None,
+    loras_high: Sequence[tuple[str, float]] | None = None,
+    loras_low: Sequence[tuple[str, float]] | None = None,
+    tiling: TilingMode = "auto",
+    no_compile: bool = False,
+    trim_first_frames: int = 0,
+    debug_latents: bool = False,
+) -> Path:
+    """Make a video and write it to a file, with progress on stderr.
+
+    Takes the keyword arguments of the function of this name in mlx-video, for programs that call it; new code
+    reads better with `mlx_video.WanPipeline`.
+
+    Returns:
+        The file written.
+
+    Raises:
+        RequestError: an option does not fit the model, or is not supported yet.
+        CheckpointError: the model folder is missing or damaged.
+    """
+    unsupported: dict[str, Any] = {
+        "image": image, "loras": loras, "loras_high": loras_high, "loras_low": loras_low,
+    }  # fmt: skip
+    for name, value in unsupported.items():
+        if value:
+            raise RequestError(name, f"{value!r}: not supported by this version. Leave the option out.")
+    from mlx_video.pipeline.wan_pipeline import WanPipeline
+
+    with Console() as console:
+        WanPipeline.from_pretrained(model_dir)(
+            prompt,
+            on_event=console.show_progress,
+            negative_prompt=negative_prompt,
+            width=width,
+            height=height,
+            num_frames=num_frames,
+            steps=steps,
+            guide_scale=guide_scale,
+            shift=shift,
+            seed=seed,
+            output_path=output_path,
+            scheduler=scheduler,
+            tiling=tiling,
+            compile=not no_compile,
+            trim_first_frames=trim_first_frames,
+            debug_latents=debug_latents,
+        )
+    return Path(output_path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,318 @@
+"""What a conversion will write, decided from headers alone: every tensor of every file, and the config."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mlx_video.checkpoint.model_folder import (
+    CONFIG_FILE,
+    TEXT_ENCODER_FILE,
+    TRANSFORMER_FILES,
+    VAE_ENCODER_FILE,
+    VAE_FILE,
+    ModelFolder,
+    open_model_folder,
+)
+from mlx_video.checkpoint.original_folder import OriginalFolder, open_original_folder
+from mlx_video.checkpoint.safetensors import read_header
+from mlx_video.checkpoint.tensor_source import TensorSource, open_tensors
+from mlx_video.config import (
+    ModelConfig,
+    QuantizationConfig,
+    TextEncoderConfig,
+    config_from_json,
+    config_to_json,
+)
+from mlx_video.errors import CheckpointError, RequestError
+from mlx_video.request import ConvertRequest
+from mlx_video.variants.registry import Recognition, recognise_checkpoint
+from mlx_video.weights import text_encoder_names, transformer_names, vae_names
+from mlx_video.weights.quantize import check_group_size
+from mlx_video.weights.rules import find_prefix, plan_moves, strip_prefix, target_shapes
+from mlx_video.weights.stream import TensorJob, output_infos, plan_jobs
+
+STAGES = {"model": "transformer", "low_noise": "low_noise", "high_noise": "high_noise"}
+DTYPE_SPELLINGS = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """One file to write from tensors.
+
+    Attributes:
+        stage: what the user sees while it is written.
+        file_name: in the converted folder.
+        jobs: every tensor of the file.
+    """
+
+    stage: str
+    file_name: str
+    source: TensorSource
+    jobs: tuple[TensorJob, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the file's tensors."""
+        return sum(info.nbytes for info in output_infos(self.jobs))
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """One file to copy as it is.
+
+    Attributes:
+        stage: what the user sees while it is copied.
+        file_name: in the converted folder.
+    """
+
+    stage: str
+    file_name: str
+    path: Path
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the file."""
+        return self.path.stat().st_size
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that the converted folder will hold, and what to tell the user beforehand.
+
+    Attributes:
+        tokenizer: folder to copy the tokenizer's files from.
+        config: config.json to be written.
+        notices: what the user should know before it begins.
+    """
+
+    components: tuple[Component, ...]
+    copies: tuple[Copy, ...]
+    tokenizer: Path | None
+    config: Mapping[str, Any]
+    notices: tuple[str, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all large files together."""
+        components = sum(component.nbytes for component in self.components)
+        return components + sum(copy.nbytes for copy in self.copies)
+
+
+def plan_conversion(request: ConvertRequest, opened: ExitStack) -> Plan:
+    """Plan the conversion of an original checkpoint folder.
+
+    Args:
+        request: what to convert, into what.
+        opened: keeps the source files open until the plan is carried out.
+
+    Raises:
+        CheckpointError: a component or tensor is missing, unknown, misshapen, or of another model.
+        ConfigError: config.json contradicts the tensors.
+        RequestError: model version or group size do not fit the checkpoint.
+    """
+    folder = open_original_folder(request.checkpoint_dir)
+    transformers = {
+        name: opened.enter_context(open_tensors(paths)) for name, paths in folder.transformers.items()
+    }
+    text_source = opened.enter_context(open_tensors(folder.text_encoder))
+    recognition = _recognise(folder, transformers, request)
+    config = replace(
+        recognition.config,
+        text_encoder=_read_text_encoder(text_source, recognition.config),
+        quantization=_quantization(request),
+    )
+    vae_source = _open_vae(folder, config.transformer.out_dim, opened)
+    return Plan(
+        components=(
+            *(_plan_transformer(name, source, config, request) for name, source in transformers.items()),
+            _plan_text_encoder(text_source, config.text_encoder, request),
+            _plan_vae(vae_source, config),
+        ),
+        copies=(),
+        tokenizer=folder.tokenizer,
+        config=config_to_json(config),
+        notices=recognition.notices,
+    )
+
+
+def _recognise(
+    folder: OriginalFolder, transformers: Mapping[str, TensorSource], request: ConvertRequest
+) -> Recognition:
+    """Tell the variant from the first transformer; the others must then have the same tensors."""
+    name, source = next(iter(transformers.items()))
+    prefix = find_prefix(source.infos, transformer_names.ANCHOR)
+    shapes = {short: info.shape for short, info in strip_prefix(source.infos, prefix).items()}
+    return recognise_checkpoint(
+        shapes,
+        folder.transformer_configs[name],
+        is_dual=len(transformers) > 1,
+        model_version=request.model_version,
+    )
+
+
+def _quantization(request: ConvertRequest) -> QuantizationConfig | None:
+    if request.quantize:
+        return QuantizationConfig(bits=request.bits, group_size=request.group_size)
+    return None
+
+
+def _read_text_encoder(source: TensorSource, config: ModelConfig) -> TextEncoderConfig:
+    prefix = find_prefix(source.infos, text_encoder_names.ANCHOR)
+    infos = strip_prefix(source.infos, prefix)
+    found = text_encoder_names.read_text_encoder_config(infos, label=source.label)
+    if found.dim != config.transformer.text_dim:
+        raise CheckpointError(
+            f"{source.label}: token_embedding.weight is {found.dim} wide, the transformer's "
+            f"text_embedding.0.weight takes {config.transformer.text_dim}. They are of different models; "
+            "fetch both from the same repository."
+        )
+    return found
+
+
+def _open_vae(folder: OriginalFolder, z_dim: int, opened: ExitStack) -> TensorSource:
+    """The VAE whose latents have the transformer's channels; a folder may hold two."""
+    found = []
+    for path in folder.vaes.values():
+        source = opened.enter_context(open_tensors(path))
+        prefix = find_prefix(source.infos, vae_names.ANCHOR)
+        channels = vae_names.read_latent_channels(strip_prefix(source.infos, prefix), label=source.label)
+        if channels == z_dim:
+            return source
+        found.append(f"{path.name} has {channels} latent channels")
+    raise CheckpointError(
+        f"{'; '.join(found)}, the transformer makes {z_dim}. "
+        "Wan2.1 and Wan2.2 A14B models use Wan2.1_VAE.pth."
+    )
+
+
+def _plan_transformer(
+    name: str, source: TensorSource, config: ModelConfig, request: ConvertRequest
+) -> Component:
+    expected = transformer_names.transformer_tensors(config.transformer)
+    prefix = find_prefix(source.infos, transformer_names.ANCHOR)
+    moves = plan_moves(source, transformer_names.WAN_RULES, expected, prefix=prefix)
+    if config.quantization:
+        check_group_size({move.target: move.shape for move in moves}, config.quantization)
+    jobs = plan_jobs(moves, dtype=_stored_dtype(request), quantization=config.quantization)
+    return Component(STAGES[name], TRANSFORMER_FILES[name], source, jobs)
+
+
+def _plan_text_encoder(source: TensorSource, config: TextEncoderConfig, request: ConvertRequest) -> Component:
+    expected = text_encoder_names.text_encoder_tensors(config)
+    prefix = find_prefix(source.infos, text_encoder_names.ANCHOR)
+    moves = plan_moves(source, text_encoder_names.WAN_RULES, expected, prefix=prefix)
+    return Component(
+        "text_encoder", TEXT_ENCODER_FILE, source, plan_jobs(moves, dtype=_stored_dtype(request))
+    )
+
+
+def _plan_vae(source: TensorSource, config: ModelConfig) -> Component:
+    prefix = find_prefix(source.infos, vae_names.ANCHOR)
+    found = vae_names.read_vae_config(strip_prefix(source.infos, prefix), config.vae, label=source.label)
+    # Both halves, always: an encoder missing from the file would be missed at the first image.
+    whole = replace(
+        found,
+        encoder_dim=found.encoder_dim or found.decoder_dim,
+        decoder_dim=found.decoder_dim or found.encoder_dim,
+    )
+    moves = plan_moves(source, vae_names.WAN21_RULES, vae_names.vae_tensors(whole), prefix=prefix)
+    # float32 whatever --dtype says: the decoder loses visible detail in half precision.
+    return Component("vae", VAE_FILE, source, plan_jobs(moves, dtype="F32"))
+
+
+def _stored_dtype(request: ConvertRequest) -> str:
+    return DTYPE_SPELLINGS[request.dtype]
+
+
+def plan_quantization(request: ConvertRequest, opened: ExitStack) -> Plan:
+    """Plan the quantization of a folder that was converted earlier.
+
+    Args:
+        request: what to quantize, into what.
+        opened: keeps the source files open until the plan is carried out.
+
+    Raises:
+        CheckpointError: the folder is incomplete, already quantized, or does not fit its config.json.
+        ConfigError: config.json cannot be read.
+        RequestError: model version or group size do not fit the folder.
+    """
+    folder = open_model_folder(request.checkpoint_dir)
+    config = config_from_json(folder.config, where=str(folder.path / CONFIG_FILE))
+    quantization = QuantizationConfig(bits=request.bits, group_size=request.group_size)
+    _check_version(request, config)
+    sources = {name: opened.enter_context(open_tensors(path)) for name, path in folder.transformers.items()}
+    for source in sources.values():
+        _refuse_quantized(folder, config, source)
+    components = tuple(
+        _plan_requantized(name, source, config, quantization) for name, source in sources.items()
+    )
+    return Plan(
+        components=components,
+        copies=tuple(_copies(folder)),
+        tokenizer=folder.tokenizer,
+        config={**folder.config, "quantization": {"group_size": request.group_size, "bits": request.bits}},
+        notices=tuple(_quantization_notices(request, folder, components)),
+    )
+
+
+def _check_version(request: ConvertRequest, config: ModelConfig) -> None:
+    if request.model_version not in ("auto", config.model_version):
+        raise RequestError(
+            "model_version",
+            f"{request.model_version}: {request.checkpoint_dir} is of version {config.model_version}. "
+            "Leave the option out.",
+        )
+
+
+def _refuse_quantized(folder: ModelFolder, config: ModelConfig, source: TensorSource) -> None:
+    if config.quantization or any(name.endswith(".scales") for name in source.infos):
+        found = f" ({config.quantization.bits} bits)" if config.quantization else ""
+        raise CheckpointError(
+            f"{folder.path}: already quantized{found}; start from a bfloat16 folder, "
+            "or from the original checkpoint."
+        )
+
+
+def _plan_requantized(
+    name: str, source: TensorSource, config: ModelConfig, quantization: QuantizationConfig
+) -> Component:
+    original = transformer_names.transformer_tensors(config.transformer)
+    expected = target_shapes(original, transformer_names.WAN_RULES)
+    moves = plan_moves(source, transformer_names.CONVERTED_RULES, expected)
+    check_group_size(expected, quantization)
+    # The tensors keep their dtype, so that the result is that of converting with --quantize at once.
+    return Component(
+        STAGES[name], TRANSFORMER_FILES[name], source, plan_jobs(moves, quantization=quantization)
+    )
+
+
+def _copies(folder: ModelFolder) -> Iterator[Copy]:
+    files = (
+        ("text_encoder", TEXT_ENCODER_FILE, folder.text_encoder),
+        ("vae", VAE_FILE, folder.vae),
+        ("vae_encoder", VAE_ENCODER_FILE, folder.vae_encoder),
+    )
+    for stage, file_name, path in files:
+        if path is not None:
+            read_header(path)  # a truncated file is refused before anything is written
+            yield Copy(stage, file_name, path)
+
+
+def _quantization_notices(
+    request: ConvertRequest, folder: ModelFolder, components: tuple[Component, ...]
+) -> Iterator[str]:
+    found = {job.dtype for component in components for job in component.jobs}
+    if found != {_stored_dtype(request)}:
+        yield (
+            f"Tensors keep the dtype that {folder.path} has ({', '.join(sorted(found))}); "
+            "--dtype counts for original checkpoints."
+        )
+    if folder.tokenizer is None:
+        yield (
+            f"{folder.path} holds no tokenizer, so neither will {request.output_dir}. "
+            "Copy one into its tokenizer/."
+        )

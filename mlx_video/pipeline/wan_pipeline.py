@@ -1,0 +1,137 @@
+"""The Python interface: open a model folder, call it with a prompt, get a video."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlx_video.checkpoint.model_folder import ModelFolder, open_model_folder
+from mlx_video.config import ModelConfig, config_from_json
+from mlx_video.errors import RequestError
+from mlx_video.events import Event, FileWritten, StepFinished
+from mlx_video.media.clip import Video
+from mlx_video.pipeline.convert import convert
+from mlx_video.pipeline.demo_model import demo_model_folder
+from mlx_video.pipeline.generate import generate, prepare_run
+from mlx_video.request import ConvertRequest, GenerateRequest
+
+EventHandler = Callable[[Event], None]
+
+
+def _ignore(event: Event) -> None:
+    """Show nothing."""
+
+
+class FrameCollector:
+    """Keeps the frames of a run in memory."""
+
+    def __init__(self) -> None:
+        self.pieces: list[np.ndarray] = []
+
+    def write(self, frames: np.ndarray) -> None:
+        """Take uint8 frames [f, H, W, 3]."""
+        self.pieces.append(frames)
+
+    def frames(self) -> np.ndarray:
+        """All frames so far, uint8 [F, H, W, 3]."""
+        return np.concatenate(self.pieces)
+
+
+class WanPipeline:
+    """A converted model, ready to make videos.
+
+    Networks are loaded when a video is made and released as soon as each has done its part, so the object
+    itself holds no weights.
+    """
+
+    def __init__(self, folder: ModelFolder, config: ModelConfig) -> None:
+        self.folder = folder
+        self.config = config
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path | None = None) -> WanPipeline:
+        """Open a converted model folder; None for the demo model that ships with the package.
+
+        Raises:
+            CheckpointError: the folder is missing or incomplete.
+            ConfigError: its config.json cannot be used.
+        """
+        path = demo_model_folder() if folder is None else Path(folder).expanduser()
+        model = open_model_folder(path)
+        return cls(model, config_from_json(model.config, where=str(model.path / "config.json")))
+
+    def __call__(self, prompt: str, *, on_event: EventHandler = _ignore, **options: Any) -> Video:
+        """Make a video.
+
+        Args:
+            prompt: what the video shows.
+            on_event: called with every event of the run (see `mlx_video.events`).
+            **options: the other fields of `mlx_video.request.GenerateRequest`: width, height (pixels),
+                num_frames, steps, guide_scale, shift, seed, scheduler, output_path and so on.
+
+        Returns:
+            The video: `frames` uint8 [F, H, W, 3], `latents` float32 [C, T, H, W].
+
+        Raises:
+            RequestError: an option is unknown or does not fit the model.
+        """
+        run = prepare_run(build_request(prompt, options), self.folder, self.config)
+        collector, latents = FrameCollector(), None
+        for event in generate(run, extra_sinks=[collector]):
+            if isinstance(event, StepFinished):
+                latents = event.latents
+            on_event(event)
+        return Video(collector.frames(), run.plan.fps, latents, run.settings())
+
+
+def build_request(prompt: str, options: dict[str, Any]) -> GenerateRequest:
+    """A request from keyword arguments; strings become paths where a path is meant.
+
+    Raises:
+        RequestError: an option is unknown or has a wrong value.
+    """
+    known = {field.name for field in fields(GenerateRequest)}
+    for name in options:
+        if name not in known:
+            raise RequestError(name, f"unknown option. Known: {', '.join(sorted(known))}.")
+    for name in ("output_path", "save_frames", "save_latents"):
+        if options.get(name) is not None:
+            options[name] = Path(options[name]).expanduser()
+    return GenerateRequest(prompt, **options)
+
+
+def convert_checkpoint(
+    checkpoint_dir: str | Path,
+    output_dir: str | Path = "wan_mlx_model",
+    *,
+    on_event: EventHandler = _ignore,
+    **options: Any,
+) -> Path:
+    """Convert a PyTorch checkpoint folder into a model folder for this package.
+
+    Args:
+        checkpoint_dir: the folder as its authors publish it.
+        output_dir: the folder to make.
+        on_event: called with every event of the conversion.
+        **options: the other fields of `mlx_video.request.ConvertRequest`: dtype, model_version, quantize,
+            bits, group_size, quantize_only.
+
+    Returns:
+        The converted folder.
+
+    Raises:
+        CheckpointError: the checkpoint is incomplete, damaged or of an unknown kind.
+        ConfigError: its config.json contradicts its tensors.
+        RequestError: an option has a wrong value.
+    """
+    request = ConvertRequest(Path(checkpoint_dir).expanduser(), Path(output_dir).expanduser(), **options)
+    written = request.output_dir
+    for event in convert(request):
+        if isinstance(event, FileWritten):
+            written = event.path
+        on_event(event)
+    return written

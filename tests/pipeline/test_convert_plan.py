@@ -1,0 +1,127 @@
+"""Every tensor is accounted for: whichever one is dropped, renamed or reshaped, the error names it."""
+
+import dataclasses
+import shutil
+from contextlib import ExitStack
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlx_video.errors import MLXVideoError
+from mlx_video.pipeline.convert_plan import plan_conversion, plan_quantization
+from mlx_video.request import ConvertRequest
+from tests.fixtures.tiny_checkpoint import TinyCheckpoint, write_tiny_checkpoint, write_transformer
+from tests.fixtures.weight_files import store, write_torch_archive
+
+# Sizes are read from these, so a wrong one shows at the tensors that contradict it, or in config.json.
+TELL_SIZES = {
+    "patch_embedding.weight",
+    "head.head.weight",
+    "text_embedding.0.weight",
+    "time_embedding.0.weight",
+    "blocks.0.ffn.0.weight",
+    "token_embedding.weight",
+    "blocks.0.attn.q.weight",
+    "blocks.0.ffn.fc1.weight",
+    "blocks.0.pos_embedding.embedding.weight",
+    "encoder.conv1.weight",
+    "decoder.head.0.gamma",
+    "conv2.weight",
+}
+COMPONENTS = ("transformer", "text_encoder", "vae")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "Wan2.1-T2V")
+
+
+@pytest.fixture(scope="module")
+def own(tiny, tmp_path_factory):
+    return shutil.copytree(tiny.path, tmp_path_factory.mktemp("own") / "Wan2.1-T2V")
+
+
+def plan(folder):
+    with ExitStack() as opened:
+        return plan_conversion(ConvertRequest(folder, folder / "out"), opened)
+
+
+def write_component(checkpoint, component, arrays):
+    if component == "transformer":
+        write_transformer(checkpoint.path, arrays)
+    else:
+        dtype = "BF16" if component == "text_encoder" else "F32"
+        path = getattr(checkpoint, f"{component}_file")
+        write_torch_archive(path, [store(name, values, dtype) for name, values in arrays.items()])
+
+
+def change(arrays, name, how):
+    rest = {other: values for other, values in arrays.items() if other != name}
+    values = arrays[name]
+    if how == "renamed":
+        rest[f"{name}_2"] = values
+    if how == "reshaped":
+        rest[name] = np.concatenate([values, values[:1]])
+    if how == "flattened":
+        rest[name] = values.reshape(-1, 1)
+    return rest
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_a_changed_tensor_is_named(tiny, own, data):
+    checkpoint: TinyCheckpoint = dataclasses.replace(tiny, path=own)
+    component = data.draw(st.sampled_from(COMPONENTS))
+    arrays = getattr(tiny, component)
+    name = data.draw(st.sampled_from(sorted(arrays)))
+    how = data.draw(st.sampled_from(["dropped", "renamed", "reshaped", "flattened"]))
+    write_component(checkpoint, component, change(arrays, name, how))
+    try:
+        with pytest.raises(MLXVideoError) as caught:
+            plan(own)
+    finally:
+        write_component(checkpoint, component, arrays)
+    assert name in str(caught.value) or name in TELL_SIZES
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_an_added_tensor_is_named(tiny, own, component):
+    checkpoint = dataclasses.replace(tiny, path=own)
+    arrays = getattr(tiny, component)
+    write_component(checkpoint, component, arrays | {"extra.lora_down.weight": np.zeros((4, 2), np.float32)})
+    with pytest.raises(MLXVideoError, match=r"extra.lora_down.weight \[4, 2\]"):
+        plan(own)
+    write_component(checkpoint, component, arrays)
+
+
+def test_half_a_vae_is_refused(tiny, own):
+    checkpoint = dataclasses.replace(tiny, path=own)
+    decoder = {name: values for name, values in tiny.vae.items() if name.startswith(("decoder.", "conv2."))}
+    write_component(checkpoint, "vae", decoder)
+    with pytest.raises(
+        MLXVideoError, match=r"Wan2.1_VAE.pth: \d+ tensors missing, first encoder.conv1.weight"
+    ):
+        plan(own)
+    write_component(checkpoint, "vae", tiny.vae)
+
+
+def test_a_rotary_table_in_the_transformer_is_dropped(tiny, own):
+    checkpoint = dataclasses.replace(tiny, path=own)
+    write_component(checkpoint, "transformer", tiny.transformer | {"freqs": np.zeros((4, 2), np.float32)})
+    names = [job.move.target for job in plan(own).components[0].jobs]
+    assert len(names) == len(tiny.transformer)
+    assert "freqs" not in names
+    write_component(checkpoint, "transformer", tiny.transformer)
+
+
+def test_a_converted_folder_that_does_not_fit_its_config_is_not_quantized(tiny, tmp_path):
+    from mlx_video.pipeline.convert import convert
+
+    list(convert(ConvertRequest(tiny.path, tmp_path / "dense")))
+    config = tmp_path / "dense" / "config.json"
+    config.write_text(config.read_text().replace('"num_layers": 2', '"num_layers": 3'))
+    request = ConvertRequest(tmp_path / "dense", tmp_path / "out", quantize_only=True)
+    with ExitStack() as opened, pytest.raises(MLXVideoError, match=r"27 tensors missing, first blocks\.2\."):
+        plan_quantization(request, opened)

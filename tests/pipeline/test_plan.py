@@ -1,0 +1,97 @@
+"""A request and a config become settled settings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from mlx_video.config import DEFAULT_NEGATIVE_PROMPT, ModelConfig, SamplingDefaults, TransformerConfig
+from mlx_video.errors import RequestError
+from mlx_video.pipeline.plan import describe_run, plan_run
+from mlx_video.request import GenerateRequest
+from mlx_video.variants.registry import find_variant
+
+CONFIG = ModelConfig(
+    "wan2.1-t2v",
+    "2.1",
+    TransformerConfig(dim=64, ffn_dim=96, num_heads=2, num_layers=2),
+    sampling=SamplingDefaults(steps=7, shift=3.0, guide_scale=(4.0, 4.0), num_frames=9, width=48, height=32),
+)
+VARIANT = find_variant(CONFIG)
+
+
+def plan(**options):
+    return plan_run(GenerateRequest(**({"prompt": "a cat"} | options)), CONFIG, VARIANT)
+
+
+def test_defaults_come_from_the_models_config():
+    settled = plan()
+    assert (settled.steps, settled.shift, settled.guide_scale, settled.fps) == (7, 3.0, 4.0, 16)
+    assert settled.geometry.latent_shape == (16, 3, 4, 6)
+    assert settled.negative_prompt == DEFAULT_NEGATIVE_PROMPT
+    assert settled.notices == ()
+
+
+def test_the_request_overrides_the_config():
+    settled = plan(
+        steps=3, shift=8.0, guide_scale=2.0, width=64, height=64, num_frames=5, negative_prompt="dull"
+    )
+    assert (settled.steps, settled.shift, settled.guide_scale) == (3, 8.0, 2.0)
+    assert settled.geometry.latent_shape == (16, 2, 8, 8)
+    assert settled.negative_prompt == "dull"
+
+
+def test_an_empty_negative_prompt_is_not_the_default_one():
+    assert plan(negative_prompt="").negative_prompt == ""
+
+
+def test_guide_scale_one_needs_no_negative_prompt():
+    assert plan(guide_scale=1.0).negative_prompt is None
+
+
+def test_a_size_that_is_no_multiple_of_16_is_rounded_and_reported():
+    settled = plan(width=60, height=41)
+    assert (settled.geometry.width, settled.geometry.height) == (64, 48)
+    assert "Size 60x41 becomes 64x48" in settled.notices[0].text
+
+
+def test_two_different_guide_scales_need_two_transformers():
+    with pytest.raises(RequestError, match="3.0,4.0: two scales are for models with two transformers"):
+        plan(guide_scale=(3.0, 4.0))
+    assert plan(guide_scale=(3.0, 3.0)).guide_scale == 3.0
+
+
+def test_trimming_every_frame_is_refused():
+    with pytest.raises(RequestError, match="9: leaves nothing of 9 frames"):
+        plan(trim_first_frames=9)
+
+
+def test_a_missing_prompt_is_refused():
+    with pytest.raises(RequestError, match="prompt: missing"):
+        plan(prompt="")
+
+
+def test_the_settings_of_a_run_name_everything_that_made_it():
+    request = GenerateRequest("a cat", seed=5)
+    settings = describe_run(request, plan_run(request, CONFIG, VARIANT), "wan2.1-t2v")
+    assert settings["prompt"] == "a cat"
+    assert settings["seed"] == "5"
+    assert settings["model"] == "wan2.1-t2v"
+    assert all(isinstance(value, str) for value in settings.values())
+    assert {
+        "steps",
+        "shift",
+        "guide_scale",
+        "scheduler",
+        "noise",
+        "width",
+        "height",
+        "num_frames",
+    } <= settings.keys()
+
+
+def test_a_wrong_frame_count_is_refused_before_anything_is_loaded():
+    config = replace(CONFIG, sampling=replace(CONFIG.sampling, num_frames=10))
+    with pytest.raises(RequestError, match="Nearest: 9 or 13"):
+        plan_run(GenerateRequest("a cat"), config, VARIANT)

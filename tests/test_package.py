@@ -1,0 +1,105 @@
+"""What a newcomer meets first: the import, the help, the README."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import mlx_video
+from mlx_video import convert_wan, generate_wan
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = {"convert_wan": convert_wan, "generate_wan": generate_wan}
+HEAVY = (
+    "torch",
+    "transformers",
+    "diffusers",
+    "mlx.core",
+    "PIL",
+    "imageio_ffmpeg",
+    "tokenizers",
+    "sentencepiece",
+)
+
+
+def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=True, cwd=ROOT)
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    listing = run_python("-c", "import sys, mlx_video; print(*sys.modules)").stdout.split()
+    assert not set(HEAVY) & set(listing)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_loads_nothing_heavy(command: str):
+    code = (
+        f"import sys, contextlib, mlx_video.{command} as c\n"
+        "with contextlib.suppress(SystemExit): c.main(['--help'])\n"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    assert not set(HEAVY) & set(run_python("-c", code).stderr.split())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments", [("-c", "import mlx_video"), ("-m", "mlx_video.generate_wan", "--help")]
+)
+def test_start_up_takes_no_longer_than_a_bare_interpreter_and_half_a_second(arguments: tuple[str, ...]):
+    def fastest(*command: str) -> float:
+        times = []
+        for _ in range(3):
+            started = time.perf_counter()
+            run_python(*command)
+            times.append(time.perf_counter() - started)
+        return min(times)
+
+    # Generous: a loaded machine must not decide a test. What is loaded is checked above.
+    assert fastest(*arguments) < fastest("-c", "") * 10 + 2.0
+
+
+def test_every_public_name_can_be_had():
+    for name in mlx_video.__all__:
+        assert getattr(mlx_video, name) is not None
+    assert mlx_video.__all__ == sorted(mlx_video.__all__)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="has no attribute 'wan'"):
+        mlx_video.wan  # noqa: B018
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_has_help_with_a_default_and_stands_in_the_readme(command: str):
+    parser = COMMANDS[command].build_parser()
+    for action in parser._actions:
+        flag = action.option_strings[-1]
+        if flag in ("--help", "--version"):
+            continue
+        assert action.help, flag
+        assert "default" in action.help or action.required, f"{flag}: help states no default"
+        assert f"`{flag}" in README, f"{flag} is not in the README"
+
+
+def test_the_readmes_commands_parse():
+    for line in re.findall(r"python -m mlx_video\.(\w+ --.+)$", README, re.MULTILINE):
+        name, *arguments = [part.strip('"') for part in re.findall(r'"[^"]*"|\S+', line)]
+        COMMANDS[name].build_parser().parse_args(arguments)
+
+
+def test_the_readmes_links_lead_somewhere():
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_no_module_of_the_package_imports_torch():
+    for path in (ROOT / "mlx_video").rglob("*.py"):
+        assert not re.search(
+            r"^\s*(import|from) (torch|diffusers)\b", path.read_text(encoding="utf-8"), re.MULTILINE
+        ), path
