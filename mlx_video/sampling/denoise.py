@@ -1,0 +1,63 @@
+"""The sampling loop, a generator: one event for each step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import cast
+
+import mlx.core as mx
+
+from mlx_video.errors import NonFiniteError
+from mlx_video.events import StepFinished
+from mlx_video.sampling.guidance import Velocity
+from mlx_video.sampling.schedule import Schedule
+from mlx_video.sampling.solvers import Solver
+
+
+def denoise(
+    noise: mx.array, schedule: Schedule, solver: Solver, velocity: Velocity, *, start: int = 0
+) -> Iterator[StepFinished]:
+    """Walk latents down the noise levels, one step for each event taken.
+
+    The loop keeps the newest latents and the solver's state, nothing else; a caller that closes the generator
+    or leaves it on an exception loses only the step it was in.
+
+    Args:
+        noise: [C, T, H, W]; the latents at noise level `schedule.sigmas[start]`.
+        schedule: noise levels and timesteps.
+        solver: built for `schedule`; restored beforehand if the run goes on from an earlier one.
+        velocity: what the transformer predicts, guidance included.
+        start: first step to take.
+
+    Yields:
+        One event for each step, its latents float32 and evaluated; the last ones are the result.
+
+    Raises:
+        NonFiniteError: a step produced infinity or NaN.
+    """
+    latents = noise.astype(mx.float32)
+    del noise
+    for index in range(start, schedule.steps):
+        started = time.perf_counter()
+        timestep = float(schedule.timesteps[index])
+        # float32: a solver's coefficients times a velocity in half precision would lose its digits.
+        prediction = velocity(latents, index, timestep).astype(mx.float32)
+        latents = solver.step(index, prediction, latents)
+        del prediction
+        broken = mx.sum(mx.logical_not(mx.isfinite(latents)))
+        mx.eval(latents, broken)  # the solver's state with them: the latents are made from it
+        if count := cast(int, broken.item()):
+            raise NonFiniteError(_describe_failure(schedule, index, count, latents.size))
+        yield StepFinished(index, schedule.steps, timestep, time.perf_counter() - started, latents)
+
+
+def _describe_failure(schedule: Schedule, index: int, broken: int, size: int) -> str:
+    version = mx.__version__  # type: ignore[attr-defined]  # missing from the stubs
+    return (
+        f"step {index + 1} of {schedule.steps} (timestep {schedule.timesteps[index]:g}): "
+        f"{broken:,} of {size:,} latent values are infinite or not a number, so the video would be black. "
+        "Weights in float16 overflow easily: convert with --dtype bfloat16, or float32 to be sure. "
+        f"Quantized weights need mlx 0.32.0 or newer (this is {version}); "
+        "a very high --guide-scale can overflow too."
+    )

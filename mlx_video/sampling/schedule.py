@@ -1,0 +1,82 @@
+"""The noise levels of a run, and the timesteps that the transformer sees at them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mlx_video.errors import RequestError
+from mlx_video.request import SchedulerName
+
+NUM_TRAIN_TIMESTEPS = 1000
+# The highest of the 1000 training levels, kept in float32 by the official scheduler; the others start at 1.
+UNIPC_FIRST_SIGMA = float(np.float32(0.999))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Schedule:
+    """What each step starts from.
+
+    Attributes:
+        sigmas: [steps + 1], float32; noise levels that fall strictly and end at 0.
+        timesteps: [steps]; int64 for "unipc" and "dpm++", float64 for "euler"; 0 to 1000.
+    """
+
+    sigmas: npt.NDArray[np.float32]
+    timesteps: npt.NDArray[np.int64] | npt.NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        self.sigmas.setflags(write=False)
+        self.timesteps.setflags(write=False)
+
+    @property
+    def steps(self) -> int:
+        """Number of velocity predictions."""
+        return len(self.timesteps)
+
+
+def build_schedule(solver: SchedulerName, steps: int, shift: float) -> Schedule:
+    """Space the noise levels evenly, then shift them.
+
+    Args:
+        solver: "unipc" starts just below pure noise, the others at it.
+        steps: number of velocity predictions, at least 1.
+        shift: above 1 spends more steps at high noise.
+
+    Returns:
+        The schedule, computed in float64.
+
+    Raises:
+        RequestError: `steps` or `shift` is out of range, or neighbouring levels are equal in float32.
+
+    Source: Wan2.1 wan/utils/fm_solvers_unipc.py, FlowUniPCMultistepScheduler.set_timesteps;
+    wan/utils/fm_solvers.py, get_sampling_sigmas.
+    """
+    _check(steps, shift)
+    first = UNIPC_FIRST_SIGMA if solver == "unipc" else 1.0
+    levels = shift_sigmas(np.linspace(first, 0.0, steps + 1)[:steps], shift)
+    timesteps = levels * NUM_TRAIN_TIMESTEPS
+    sigmas = np.append(levels, 0.0).astype(np.float32)
+    if not np.all(np.diff(sigmas) < 0):
+        raise RequestError(
+            "shift",
+            f"with shift {shift:g} and {steps} steps, neighbouring noise levels are equal in float32. "
+            "Lower the shift; the models use 3 to 16.",
+        )
+    # The official schedulers cut the timesteps off, from float64: rounding would change what the model sees.
+    return Schedule(sigmas, timesteps if solver == "euler" else timesteps.astype(np.int64))
+
+
+def shift_sigmas(sigmas: npt.NDArray[np.float64], shift: float) -> npt.NDArray[np.float64]:
+    """Move noise levels between 0 and 1 towards 1; the ends stay."""
+    # Level 1 can come out one rounding above itself.
+    return np.minimum(shift * sigmas / (1 + (shift - 1) * sigmas), 1.0)
+
+
+def _check(steps: int, shift: float) -> None:
+    if steps < 1:
+        raise RequestError("steps", f"{steps}: must be at least 1.")
+    if not 0 < shift < float("inf"):
+        raise RequestError("shift", f"{shift}: must be a positive number; the models use 3 to 16.")
