@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from mlx_video.cli.arguments import add_common_options, folder_path, guide_scale
+from mlx_video.cli.arguments import add_common_options, folder_path, parse_guide_scale
 from mlx_video.cli.console import Console, run_command
 from mlx_video.errors import RequestError
 from mlx_video.request import GenerateRequest, NoiseKind, SchedulerName, TilingMode
@@ -49,7 +49,7 @@ def _add_sampling_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--steps", type=int, help=f"sampling steps, 1 to 1000 ({MODEL_DEFAULT})")
     group.add_argument(
         "--guide-scale",
-        type=guide_scale,
+        type=parse_guide_scale,
         help=f"how strongly the prompt steers, or low,high; 1 skips the negative pass ({MODEL_DEFAULT})",
     )
     group.add_argument("--shift", type=float, help=f"moves steps towards high noise ({MODEL_DEFAULT})")
@@ -163,7 +163,7 @@ def generate_video(
     height: int | None = None,
     num_frames: int | None = None,
     steps: int | None = None,
-    guide_scale: float | tuple[float, float] | None = None,
+    guide_scale: float | tuple[float, float] | str | None = None,
     shift: float | None = None,
     seed: int = -1,
     output_path: str | Path = "output.mp4",
@@ -205,7 +205,7 @@ def generate_video(
             height=height,
             num_frames=num_frames,
             steps=steps,
-            guide_scale=guide_scale,
+            guide_scale=_read_guide_scale(guide_scale),
             shift=shift,
             seed=seed,
             output_path=output_path,
@@ -216,6 +216,16 @@ def generate_video(
             debug_latents=debug_latents,
         )
     return Path(output_path)
+
+
+def _read_guide_scale(value: float | tuple[float, float] | str | None) -> float | tuple[float, float] | None:
+    """A guide scale as programs pass it: also as text, "3" or "3,4"."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return parse_guide_scale(value)
+    except argparse.ArgumentTypeError as error:
+        raise RequestError("guide_scale", f"{error}.") from error
 
 
 if __name__ == "__main__":

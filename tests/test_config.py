@@ -24,7 +24,9 @@ from mlx_video.config import (
 )
 from mlx_video.errors import ConfigError
 
-T2V = ModelConfig("wan2.1-t2v-1.3b", "2.1", TransformerConfig(dim=1536, ffn_dim=8960, num_heads=12, num_layers=30))
+T2V = ModelConfig(
+    "wan2.1-t2v-1.3b", "2.1", TransformerConfig(dim=1536, ffn_dim=8960, num_heads=12, num_layers=30)
+)
 
 # What another converter writes for Wan2.1 T2V-1.3B: every shared key, in its order.
 FOREIGN = {
@@ -85,7 +87,7 @@ def test_quantization_is_the_last_key():
         ({"dim": "wide"}, "'dim' is 'wide', which is no int"),
         ({"dim": 1.5}, "'dim' is 1.5, which is no int"),
         ({"sample_guide_scale": [1, 2, 3]}, "neither a number nor \\[low, high\\]"),
-        ({"quantization": {"bits": 4}}, "names no bits and group_size"),
+        ({"quantization": {"bits": 4}}, "without bits or group_size"),
         ({"num_heads": 7}, "dim 1536 is no multiple of num_heads 7"),
         ({"vae_z_dim": 48}, "vae_z_dim is 48; this version reads VAEs of 16"),
     ],

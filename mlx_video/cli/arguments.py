@@ -11,7 +11,7 @@ def folder_path(text: str) -> Path:
     return Path(text).expanduser()
 
 
-def guide_scale(text: str) -> float | tuple[float, float]:
+def parse_guide_scale(text: str) -> float | tuple[float, float]:
     """One number, or two as `low,high`.
 
     Raises:

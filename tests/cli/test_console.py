@@ -9,7 +9,7 @@ import io
 import mlx.core as mx
 import pytest
 
-from mlx_video.cli.arguments import guide_scale
+from mlx_video.cli.arguments import parse_guide_scale
 from mlx_video.cli.console import Console, run_command
 from mlx_video.errors import CheckpointError, RequestError
 from mlx_video.events import (
@@ -103,10 +103,10 @@ def test_a_terminal_gets_a_bar_for_steps_frames_and_bytes():
 
 @pytest.mark.parametrize(("text", "value"), [("5", 5.0), ("3,4", (3.0, 4.0)), ("3.5,3.5", (3.5, 3.5))])
 def test_a_guide_scale_is_one_number_or_two(text: str, value: object):
-    assert guide_scale(text) == value
+    assert parse_guide_scale(text) == value
 
 
 @pytest.mark.parametrize("text", ["", "high", "1,2,3", "1,"])
 def test_anything_else_is_no_guide_scale(text: str):
     with pytest.raises(argparse.ArgumentTypeError, match="neither a number nor two"):
-        guide_scale(text)
+        parse_guide_scale(text)

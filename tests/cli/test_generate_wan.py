@@ -1,0 +1,131 @@
+"""The generate command: options, results, exit codes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mlx_video import RequestError, convert_checkpoint, generate_wan
+from mlx_video.latents.latents_file import load_latents
+from mlx_video.media.video import read_frames, read_video_metadata
+from tests.fixtures.tiny_checkpoint import write_tiny_checkpoint
+
+SIZE = ["--width", "48", "--height", "32", "--num-frames", "5"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("model")
+    checkpoint = write_tiny_checkpoint(root / "original")
+    return convert_checkpoint(checkpoint.path, root / "converted", dtype="float32")
+
+
+def test_the_command_writes_a_video_and_prints_its_path(folder: Path, tmp_path: Path, capsys):
+    output = tmp_path / "cat.mp4"
+    options = ["--prompt", "a cat", "--steps", "2", "--seed", "3", "--output-path", str(output)]
+    assert generate_wan.main(["--model-dir", str(folder), *SIZE, *options]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == f"{output}\n"
+    assert "denoise" in captured.err
+    assert read_frames(output).shape == (5, 32, 48, 3)
+    assert read_video_metadata(output)["seed"] == "3"
+
+
+def test_every_output_option_writes_its_file(folder: Path, tmp_path: Path, capsys):
+    latents, frames = tmp_path / "final.safetensors", tmp_path / "frames"
+    options = ["--prompt", "a cat", "--steps", "1", "--save-latents", str(latents), "--save-frames", str(frames)]
+    more = ["--output-path", str(tmp_path / "a.gif"), "--no-negative-prompt", "--no-compile", "--debug-latents"]
+    assert generate_wan.main(["--model-dir", str(folder), *SIZE, *options, *more]) == 0
+    assert load_latents(latents)[0].shape == (16, 2, 4, 6)
+    assert len(list(frames.iterdir())) == 5
+    assert set(capsys.readouterr().out.split()) == {str(latents), str(frames), str(tmp_path / "a.gif")}
+
+
+def test_a_size_that_must_be_rounded_is_reported(folder: Path, tmp_path: Path, capsys):
+    options = ["--width", "50", "--height", "32", "--num-frames", "1", "--steps", "1", "--prompt", "a cat"]
+    output = ["--output-path", str(tmp_path / "a.mp4")]
+    assert generate_wan.main(["--model-dir", str(folder), *options, *output]) == 0
+    assert "Size 50x32 becomes 48x32" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "text"),
+    [
+        (["--prompt", "a cat", "--num-frames", "80"], 2, "--num-frames 80: must be 4n+1"),
+        (["--prompt", ""], 2, "--prompt missing"),
+        (["--prompt", "a cat", "--steps", "0"], 2, "--steps 0: must be between 1 and 1000"),
+        (["--prompt", "a cat", "--output-path", "a.avi"], 2, "--output-path"),
+        (["--prompt", "a cat", "--guide-scale", "3,4"], 2, "--guide-scale 3.0,4.0: two scales are for models"),
+    ],
+)
+def test_a_wrong_option_is_named_as_the_user_typed_it(folder: Path, capsys, options: list[str], code: int, text: str):
+    assert generate_wan.main(["--model-dir", str(folder), *options]) == code
+    captured = capsys.readouterr()
+    assert text in captured.err
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+
+
+def test_a_missing_model_folder_is_an_error_with_a_message(tmp_path: Path, capsys):
+    assert generate_wan.main(["--model-dir", str(tmp_path / "none"), "--prompt", "a cat"]) == 1
+    assert str(tmp_path / "none") in capsys.readouterr().err
+
+
+def test_an_unconverted_folder_is_an_error_that_names_the_convert_command(tmp_path: Path, capsys):
+    checkpoint = write_tiny_checkpoint(tmp_path / "original")
+    assert generate_wan.main(["--model-dir", str(checkpoint.path), "--prompt", "a cat"]) == 1
+    assert "mlx_video.convert_wan" in capsys.readouterr().err
+
+
+def test_unknown_options_are_a_usage_error(capsys):
+    with pytest.raises(SystemExit) as caught:
+        generate_wan.main(["--propmt", "a cat"])
+    assert caught.value.code == 2
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_with_130_and_leaves_no_file(folder: Path, tmp_path: Path):
+    output = tmp_path / "cat.mp4"
+    options = ["--prompt", "a cat", "--steps", "1000", "--output-path", str(output)]
+    command = [sys.executable, "-m", "mlx_video.generate_wan", "--model-dir", str(folder), *SIZE, *options]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        for line in process.stderr:
+            if line.startswith("denoise"):
+                break
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+    assert process.returncode == 130
+    assert "interrupted" in rest
+    assert "Traceback" not in rest
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_generate_video_takes_the_keyword_arguments_that_programs_use(folder: Path, tmp_path: Path):
+    path = generate_wan.generate_video(
+        model_dir=str(folder), prompt="a cat", negative_prompt="dull", image=None, width=48, height=32,
+        num_frames=5, steps=1, guide_scale="2.0", shift=3.0, seed=4, output_path=str(tmp_path / "a.mp4"),
+        scheduler="euler", loras=None, loras_high=None, loras_low=None, tiling="none", no_compile=True,
+        trim_first_frames=1, debug_latents=False,
+    )  # fmt: skip
+    assert path == tmp_path / "a.mp4"
+    assert len(read_frames(path)) == 4
+    assert read_video_metadata(path)["guide_scale"] == "2.0"
+
+
+def test_a_guide_scale_that_is_no_number_is_refused(folder: Path):
+    with pytest.raises(RequestError, match="neither a number nor two numbers"):
+        generate_wan.generate_video(model_dir=folder, prompt="a cat", guide_scale="high")
+
+
+@pytest.mark.parametrize("name", ["image", "loras", "loras_high", "loras_low"])
+def test_what_this_version_lacks_is_refused_not_ignored(folder: Path, name: str):
+    with pytest.raises(RequestError, match=f"{name}: .*not supported by this version"):
+        generate_wan.generate_video(model_dir=folder, prompt="a cat", **{name: ["x.safetensors"]})
