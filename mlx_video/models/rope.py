@@ -1,0 +1,94 @@
+"""Rotary positions along three axes: time, row and column of a token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_video.geometry import Triple
+from mlx_video.models.elementwise import fused
+
+BASE = 10000.0
+MAX_POSITIONS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class RotaryTable:
+    """Cosines and sines of every token's angles.
+
+    Attributes:
+        cos, sin: [L, 1, D/2], float32; one angle for each pair of channels, the same for all heads.
+    """
+
+    cos: mx.array
+    sin: mx.array
+
+
+def split_axes(head_dim: int) -> Triple:
+    """Channels of a head that turn with time, row and column.
+
+    Source: Wan2.1 wan/modules/model.py, WanModel.freqs.
+    """
+    side = 2 * (head_dim // 6)
+    return head_dim - 2 * side, side, side
+
+
+def token_angles(grid: Triple, head_dim: int) -> np.ndarray:
+    """Angle of every channel pair of every token.
+
+    Args:
+        grid: tokens (t, h, w), at most 1024 along each axis.
+        head_dim: channels of one head, even.
+
+    Returns:
+        [t·h·w, head_dim/2], float64, tokens time-major. Each axis starts anew at frequency 1.
+
+    Raises:
+        ValueError: an axis is longer than the positions that the models were trained with.
+
+    Source: Wan2.1 wan/modules/model.py, rope_params and rope_apply.
+    """
+    if max(grid) > MAX_POSITIONS:
+        raise ValueError(f"token grid {grid}: positions end at {MAX_POSITIONS} along each axis")
+    per_axis = []
+    for axis, channels in enumerate(split_axes(head_dim)):
+        frequencies = BASE ** (-np.arange(0, channels, 2, dtype=np.float64) / channels)
+        angles = np.arange(grid[axis], dtype=np.float64)[:, None] * frequencies
+        shape = [1, 1, 1, angles.shape[1]]
+        shape[axis] = grid[axis]
+        per_axis.append(np.broadcast_to(angles.reshape(shape), (*grid, angles.shape[1])))
+    return np.concatenate(per_axis, axis=-1).reshape(-1, head_dim // 2)
+
+
+def build_rotary_table(grid: Triple, head_dim: int) -> RotaryTable:
+    """The table of one token grid; arguments and errors of :func:`token_angles`."""
+    angles = token_angles(grid, head_dim)[:, None, :]
+    # Rounded once, from float64: MLX has no float64 on a GPU, and float32 angles are off by 3e-5.
+    return RotaryTable(
+        mx.array(np.cos(angles).astype(np.float32)), mx.array(np.sin(angles).astype(np.float32))
+    )
+
+
+def rotate(x: mx.array, table: RotaryTable) -> mx.array:
+    """Turn each pair of neighbouring channels by its token's angle.
+
+    Args:
+        x: [L, N, D], any floating type; computed in float32.
+        table: of L tokens and D channels.
+
+    Returns:
+        [L, N, D] in the type of `x`.
+
+    Source: Wan2.1 wan/modules/model.py, rope_apply.
+    """
+    return _rotate_pairs(x, table.cos, table.sin)
+
+
+@fused
+def _rotate_pairs(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
+    pairs = x.reshape(*x.shape[:-1], -1, 2)
+    even, odd = pairs[..., 0], pairs[..., 1]
+    turned = mx.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
+    return turned.reshape(x.shape).astype(x.dtype)

@@ -1,0 +1,218 @@
+"""One block of the transformer: self-attention, cross-attention and feed-forward under time modulation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_video.config import TransformerConfig
+from mlx_video.models.elementwise import add_gated, add_residual, gelu_tanh
+from mlx_video.models.products import attend, in_pieces, max_rows, merge_heads, project, split_heads
+from mlx_video.models.rope import RotaryTable, rotate
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRun:
+    """Neighbouring tokens of one timestep: tokens `start` to `stop` - 1 use row `row` of the features."""
+
+    start: int
+    stop: int
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
+class TimeFeatures:
+    """What the time path made of the timesteps in use; U of them are distinct.
+
+    Attributes:
+        embedding: [U, D], float32; the head uses it.
+        modulation: [U, 6, D], float32; every block adds its own table to it.
+        runs: cover all tokens in order. One run for a timestep that all tokens share.
+    """
+
+    embedding: mx.array
+    modulation: mx.array
+    runs: tuple[TokenRun, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KeysValues:
+    """Keys and values of one block's cross-attention, [1, N, K, D] each."""
+
+    keys: mx.array
+    values: mx.array
+
+
+def by_timestep(function: Callable[..., mx.array], runs: tuple[TokenRun, ...], *arrays: mx.array) -> mx.array:
+    """Apply a function to the tokens of each run, so that no table is spread over tokens.
+
+    Args:
+        function: takes the run's row of the time features, then its part of each array.
+        runs: cover all tokens in order.
+        arrays: [L, ...] each.
+
+    Returns:
+        [L, ...], the parts joined again.
+    """
+    if len(runs) == 1:
+        return function(runs[0].row, *arrays)
+    parts = [function(run.row, *(array[run.start : run.stop] for array in arrays)) for run in runs]
+    return mx.concatenate(parts)
+
+
+class SelfAttention(nn.Module):
+    """Attention of all tokens to all tokens, queries and keys normalized and turned by position.
+
+    Source: Wan2.1 wan/modules/model.py, WanSelfAttention.
+    """
+
+    def __init__(self, dim: int, num_heads: int, eps: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q = nn.Linear(dim, dim)
+        self.k = nn.Linear(dim, dim)
+        self.v = nn.Linear(dim, dim)
+        self.o = nn.Linear(dim, dim)
+        # Over all heads together, before they are split.
+        self.norm_q = nn.RMSNorm(dim, eps=eps)
+        self.norm_k = nn.RMSNorm(dim, eps=eps)
+
+    @property
+    def scale(self) -> float:
+        """Of the products of queries and keys: one over the root of a head's channels."""
+        return (self.norm_q.weight.size // self.num_heads) ** -0.5
+
+    def __call__(self, x: mx.array, rotary: RotaryTable) -> mx.array:
+        """Mix the tokens.
+
+        Args:
+            x: [L, dim], any floating type.
+            rotary: positions of the L tokens.
+
+        Returns:
+            [L, dim] in the weights' type.
+        """
+        values = project(self.v, x)
+        queries = self._place(self.norm_q(project(self.q, x)), rotary, values.dtype)
+        keys = self._place(self.norm_k(project(self.k, x)), rotary, values.dtype)
+        mixed = attend(queries, keys, split_heads(values, self.num_heads), self.scale)
+        return project(self.o, merge_heads(mixed))
+
+    def _place(self, x: mx.array, rotary: RotaryTable, dtype: mx.Dtype) -> mx.array:
+        heads = x.reshape(x.shape[0], self.num_heads, -1)
+        return rotate(heads, rotary).astype(dtype)[None].swapaxes(1, 2)
+
+
+class CrossAttention(SelfAttention):
+    """Attention of all tokens to the text; no positions, no mask.
+
+    Source: Wan2.1 wan/modules/model.py, WanCrossAttention.
+    """
+
+    def keys_values(self, text: mx.array) -> KeysValues:
+        """What the queries meet; depends on the text alone.
+
+        Args:
+            text: [K, dim].
+        """
+        values = project(self.v, text)
+        keys = self.norm_k(project(self.k, text)).astype(values.dtype)
+        return KeysValues(split_heads(keys, self.num_heads), split_heads(values, self.num_heads))
+
+    def __call__(self, x: mx.array, text: KeysValues) -> mx.array:  # type: ignore[override]
+        """Read the text.
+
+        Args:
+            x: [L, dim], any floating type.
+            text: from :meth:`keys_values`.
+
+        Returns:
+            [L, dim] in the weights' type.
+        """
+        queries = self.norm_q(project(self.q, x)).astype(text.values.dtype)
+        mixed = attend(split_heads(queries, self.num_heads), text.keys, text.values, self.scale)
+        return project(self.o, merge_heads(mixed))
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with a tanh-GELU between them.
+
+    Source: Wan2.1 wan/modules/model.py, WanAttentionBlock.ffn.
+    """
+
+    def __init__(self, dim: int, ffn_dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, ffn_dim)
+        self.fc2 = nn.Linear(ffn_dim, dim)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """[L, dim] in any floating type → [L, dim] in the weights' type."""
+        hidden_dim = self.fc1.bias.size
+        return in_pieces(self._rows, x, max_rows(hidden_dim))
+
+    def _rows(self, x: mx.array) -> mx.array:
+        return project(self.fc2, gelu_tanh(project(self.fc1, x)))
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, cross-attention, feed-forward; each adds to the residual stream.
+
+    Rows of `modulation` plus time features: shift, scale and gate of self-attention, then the same of the
+    feed-forward. Cross-attention has none.
+
+    Source: Wan2.1 wan/modules/model.py, WanAttentionBlock.
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.eps = config.eps
+        self.modulation = mx.zeros((1, 6, config.dim))
+        self.self_attn = SelfAttention(config.dim, config.num_heads, config.eps)
+        self.norm3 = nn.LayerNorm(config.dim, eps=config.eps)
+        self.cross_attn = CrossAttention(config.dim, config.num_heads, config.eps)
+        self.ffn = FeedForward(config.dim, config.ffn_dim)
+
+    def __call__(self, x: mx.array, time: TimeFeatures, rotary: RotaryTable, text: KeysValues) -> mx.array:
+        """Run the block.
+
+        Args:
+            x: residual stream [L, dim]. float32: it drifts in half precision over 40 blocks.
+            time: features of the timesteps in use.
+            rotary: positions of the L tokens.
+            text: this block's keys and values of the text.
+
+        Returns:
+            [L, dim], float32.
+        """
+        table = self.modulation.astype(mx.float32) + time.modulation
+        x = self._add(x, self.self_attn(self._modulate(x, table[:, :2], time), rotary), table[:, 2], time)
+        x = add_residual(x, self.cross_attn(self.norm3(x), text))
+        return self._add(x, self.ffn(self._modulate(x, table[:, 3:5], time)), table[:, 5], time)
+
+    def _modulate(self, x: mx.array, shift_scale: mx.array, time: TimeFeatures) -> mx.array:
+        return modulate(x, shift_scale, time.runs, self.eps)
+
+    def _add(self, x: mx.array, y: mx.array, gates: mx.array, time: TimeFeatures) -> mx.array:
+        return by_timestep(lambda row, *arrays: add_gated(*arrays, gates[row]), time.runs, x, y)
+
+
+def modulate(x: mx.array, shift_scale: mx.array, runs: tuple[TokenRun, ...], eps: float) -> mx.array:
+    """Layer norm, then scale and shift by timestep.
+
+    Args:
+        x: [L, D], float32.
+        shift_scale: [U, 2, D], float32; the result is norm(x)·(1 + scale) + shift.
+        runs: which tokens use which of the U rows.
+        eps: added to the variance.
+
+    Returns:
+        [L, D], float32.
+    """
+
+    def rows(row: int, part: mx.array) -> mx.array:
+        return mx.fast.layer_norm(part, 1 + shift_scale[row, 1], shift_scale[row, 0], eps)
+
+    return by_timestep(rows, runs, x)

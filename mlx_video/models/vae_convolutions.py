@@ -1,0 +1,167 @@
+"""Convolutions over the frames of a stream, as functions of arrays, channels last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+
+from mlx_video.models.elementwise import on_gpu
+
+# With fewer input channels, gathering the neighbours of every pixel costs less than many thin products.
+MIN_CHANNELS_OF_SHIFTED = 32
+
+
+def split_frames(x: mx.array, size: int) -> list[mx.array]:
+    """Cut [B, T, H, W, C] into views of at most `size` frames, in order."""
+    return [x[:, start : start + size] for start in range(0, x.shape[1], size)]
+
+
+def causal_taps(x: mx.array, kept: Sequence[mx.array], count: int) -> list[mx.array]:
+    """What each temporal tap of a causal kernel reads to compute one output frame per frame of `x`.
+
+    Args:
+        x: [B, T, H, W, C], the next frames of a stream.
+        kept: at most count - 1 frames [B, 1, H, W, C] that came before, oldest first.
+        count: taps of the kernel.
+
+    Returns:
+        Arrays [B, T, H, W, C], the oldest tap first, the newest (`x` itself) last. Before a stream's first
+        frame lie zeros: taps that would read nothing else are left out, so a first frame costs one tap.
+    """
+    if x.shape[1] == 1:
+        return [*kept, x]
+    zeros = [mx.zeros_like(x[:, :1])] * (count - 1 - len(kept))
+    window = mx.concatenate([*zeros, *kept, x], axis=1)
+    return [window[:, start : start + x.shape[1]] for start in range(count)]
+
+
+def convolve_taps(taps: Sequence[mx.array], weight: mx.array, bias: mx.array) -> mx.array:
+    """3×3×3 convolution, padded by one pixel, of frames already laid out by tap.
+
+    Args:
+        taps: 1 to 3 arrays [B, T, H, W, C], the newest last; see :func:`causal_taps`.
+        weight: [O, 3, 3, 3, C] (time, rows, columns).
+        bias: [O].
+
+    Returns:
+        [B, T, H, W, O].
+
+    Source: Wan2.1 wan/modules/vae.py, CausalConv3d.
+    """
+    used = weight[:, weight.shape[1] - len(taps) :]
+    if on_gpu() or weight.shape[-1] < MIN_CHANNELS_OF_SHIFTED:
+        return _by_planes(taps, used, bias)
+    return _by_shifted_products(taps, used, bias)
+
+
+def _by_planes(taps: Sequence[mx.array], weight: mx.array, bias: mx.array) -> mx.array:
+    """One 2-D convolution per tap: the frames need not be copied into one window."""
+    total = bias
+    for index, frames in enumerate(taps):
+        total = total + mx.conv2d(frames.flatten(0, 1), weight[:, index], padding=1)
+    return total.reshape(*taps[-1].shape[:-1], -1)
+
+
+def _by_shifted_products(taps: Sequence[mx.array], weight: mx.array, bias: mx.array) -> mx.array:
+    """One matrix product per kernel element, over frames shifted by it.
+
+    MLX's CPU convolution first copies all 27 neighbours of every pixel; in rows of W + 2 pixels, laid end to
+    end, a neighbour is at a fixed distance, so a shift is a view and nothing is copied. The two pixels that
+    follow each row give values that are dropped.
+    """
+    height, width = taps[-1].shape[2:4]
+    row = width + 2
+    kernels = weight.transpose(1, 2, 3, 4, 0)
+    total = bias
+    for frames, kernel in zip(taps, kernels, strict=True):
+        # One more row below: the last shifts run two pixels past the padding.
+        padded = mx.pad(frames.flatten(0, 1), [(0, 0), (1, 2), (1, 1), (0, 0)]).flatten(1, 2)
+        for y in range(3):
+            for x in range(3):
+                start = y * row + x
+                total = mx.addmm(total, padded[:, start : start + height * row], kernel[y, x])
+    return total.reshape(*taps[-1].shape[:3], row, -1)[:, :, :, :width]
+
+
+def multiply_taps(taps: Sequence[mx.array], weight: mx.array, bias: mx.array) -> mx.array:
+    """k×1×1 convolution, as one matrix product per tap.
+
+    Args:
+        taps: 1 to k arrays [B, T, H, W, C], the newest last; missing ones count as zeros.
+        weight: [O, k, 1, 1, C].
+        bias: [O].
+
+    Returns:
+        [B, T, H, W, O].
+    """
+    kernels = weight[:, weight.shape[1] - len(taps) :].squeeze((2, 3)).transpose(1, 2, 0)
+    total = bias
+    for frames, kernel in zip(taps, kernels, strict=True):
+        total = mx.addmm(total, frames, kernel)
+    return total
+
+
+def convolve_doubled(x: mx.array, weight: mx.array, bias: mx.array) -> mx.array:
+    """Double rows and columns by repeating pixels, then convolve 3×3, padded by one pixel.
+
+    The nine neighbours of a doubled pixel are only four pixels of `x`; which ones, depends on whether its row
+    and column are even or odd. So there are four 2×2 kernels over `x`, run as one convolution: 4/9 of the
+    work, and the doubled frames are never written out.
+
+    Args:
+        x: [B, T, H, W, C].
+        weight: [O, 3, 3, C].
+        bias: [O].
+
+    Returns:
+        [B, T, 2H, 2W, O].
+
+    Source: Wan2.1 wan/modules/vae.py, Resample (upsample2d).
+    """
+    batch, frames, height, width, _ = x.shape
+    padded = mx.pad(x.flatten(0, 1), [(0, 0), (1, 1), (1, 1), (0, 0)])
+    phases = mx.conv2d(padded, _phase_kernels(weight)) + mx.tile(bias, 4)
+    top, bottom = (
+        mx.stack([_phase(phases, row, column, height, width) for column in range(2)], axis=3)
+        for row in range(2)
+    )
+    return mx.stack([top, bottom], axis=2).reshape(batch, frames, 2 * height, 2 * width, -1)
+
+
+def _phase_kernels(weight: mx.array) -> mx.array:
+    """[O, 3, 3, C] → [4·O, 2, 2, C]: kernels of (row parity, column parity), column parity faster."""
+    rows = [_halve_kernel(weight, parity, axis=1) for parity in range(2)]
+    return mx.concatenate([_halve_kernel(kernel, parity, axis=2) for kernel in rows for parity in range(2)])
+
+
+def _halve_kernel(weight: mx.array, parity: int, axis: int) -> mx.array:
+    """Three taps on doubled pixels as two on the originals: even (0 | 1+2), odd (0+1 | 2)."""
+    first, middle, last = mx.split(weight, 3, axis=axis)
+    pair = [first + middle, last] if parity else [first, middle + last]
+    return mx.concatenate(pair, axis=axis)
+
+
+def _phase(phases: mx.array, row: int, column: int, height: int, width: int) -> mx.array:
+    """The output pixels of one parity, [N, H, W, O], from [N, H+1, W+1, 4·O]."""
+    channels = phases.shape[-1] // 4
+    start = (2 * row + column) * channels
+    return phases[:, row : row + height, column : column + width, start : start + channels]
+
+
+def convolve_halved(x: mx.array, weight: mx.array, bias: mx.array) -> mx.array:
+    """3×3 convolution at every second pixel; zeros only beyond the right and the lower border.
+
+    Args:
+        x: [B, T, H, W, C], H and W even.
+        weight: [O, 3, 3, C].
+        bias: [O].
+
+    Returns:
+        [B, T, H/2, W/2, O].
+
+    Source: Wan2.1 wan/modules/vae.py, Resample (downsample2d).
+    """
+    padded = mx.pad(x.flatten(0, 1), [(0, 0), (0, 1), (0, 1), (0, 0)])
+    halved = mx.conv2d(padded, weight, stride=2) + bias
+    return halved.reshape(*x.shape[:2], *halved.shape[1:])

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_video.latents.decode import decode_frames, denormalise, to_uint8
+from mlx_video.latents.encode import normalise
+from mlx_video.models.vae_wan21 import WanVAE21
+from tests.models.tiny_vae import TINY, build_vae, largest_difference
+
+
+@pytest.fixture(scope="module")
+def vae() -> WanVAE21:
+    return build_vae(TINY)
+
+
+def draw_latents(frames: int) -> mx.array:
+    return mx.random.normal((16, frames, 2, 3), key=mx.random.key(0))
+
+
+def test_first_piece_has_one_frame_and_the_others_four(vae):
+    pieces = list(decode_frames(vae, draw_latents(4)))
+    assert [piece.shape for piece in pieces] == [(1, 16, 24, 3), *[(4, 16, 24, 3)] * 3]
+    assert all(piece.dtype == mx.float32 for piece in pieces)
+
+
+def test_more_latents_per_push_give_fewer_pieces_and_the_same_frames(vae):
+    latents = draw_latents(5)
+    one, two = list(decode_frames(vae, latents)), list(decode_frames(vae, latents, latents_per_push=2))
+    assert [len(piece) for piece in two] == [5, 8, 4]
+    # Float32 sums in another order.
+    assert largest_difference(mx.concatenate(two), mx.concatenate(one)) <= 1e-5
+
+
+def test_frames_are_clamped_to_the_range_of_pixels(vae):
+    frames = mx.concatenate(list(decode_frames(vae, 30 * draw_latents(2))))
+    assert frames.max().item() == 1.0
+    assert frames.min().item() == -1.0
+
+
+def test_decoding_the_same_latents_twice_gives_the_same_frames(vae):
+    latents = draw_latents(3)
+    runs = [mx.concatenate(list(decode_frames(vae, latents))) for _ in range(2)]
+    assert mx.array_equal(*runs)
+
+
+def test_two_clips_can_be_decoded_in_turns(vae):
+    first, second = draw_latents(3), -draw_latents(3)
+    in_turns = [pieces for pair in zip(decode_frames(vae, first), decode_frames(vae, second), strict=True)
+                for pieces in pair]  # fmt: skip
+    assert mx.array_equal(mx.concatenate(in_turns[::2]), mx.concatenate(list(decode_frames(vae, first))))
+
+
+def test_latents_of_another_shape_are_refused_before_any_work(vae):
+    with pytest.raises(ValueError, match=r"\[48, 1, 2, 3\], expected \[16, T, H, W\]"):
+        decode_frames(vae, mx.zeros((48, 1, 2, 3)))
+    with pytest.raises(ValueError, match="latents_per_push is 0"):
+        decode_frames(vae, draw_latents(1), latents_per_push=0)
+
+
+def test_normalising_undoes_denormalising():
+    latents = mx.random.normal((2, 3, 16), key=mx.random.key(0))
+    # Two roundings of numbers up to about 5.
+    assert mx.allclose(normalise(denormalise(latents, TINY), TINY), latents, atol=2e-6)
+
+
+def test_zero_latents_stand_for_the_means():
+    assert mx.array_equal(denormalise(mx.zeros((16,)), TINY), mx.array(TINY.latent_mean))
+
+
+def test_bytes_are_cut_off_not_rounded():
+    frames = mx.array([-1.0, -0.996, 0.0, 0.999, 1.0])
+    # 127.5 and 254.87 lose their fraction; -0.996 is 0.51 of a step above black.
+    expected = np.array([0, 0, 127, 254, 255], np.uint8)
+    np.testing.assert_array_equal(to_uint8(frames), expected)
+    assert to_uint8(frames).dtype == np.uint8

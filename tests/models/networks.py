@@ -1,0 +1,88 @@
+"""Tiny networks with known weights, and the same weights under the official names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+
+from mlx_video.config import TextEncoderConfig, TransformerConfig
+from mlx_video.models import elementwise, products, text_encoder
+from mlx_video.models.text_encoder import UMT5Encoder
+from mlx_video.models.transformer import WanTransformer
+from mlx_video.weights import text_encoder_names, transformer_names
+from mlx_video.weights.rules import Rule, apply_rules
+from tests.parity.golden import fill, fill_weights
+
+Arrays = dict[str, np.ndarray]
+Network = TypeVar("Network", bound=nn.Module)
+
+TRANSFORMER = TransformerConfig(dim=64, ffn_dim=96, num_heads=2, num_layers=2, text_dim=32)
+TEXT_ENCODER = TextEncoderConfig(vocab_size=300, dim=64, dim_attn=64, dim_ffn=96, num_heads=4, num_layers=2)
+
+LATENT_SIZE = (3, 4, 6)
+NUM_TOKENS = 18
+TIMESTEP = 937.0
+CONTEXT = fill((9, 32), 1001)
+LATENTS = fill((16, *LATENT_SIZE), 1002, 1.7)
+
+
+def transformer_arrays(config: TransformerConfig = TRANSFORMER) -> Arrays:
+    """Weights under the official names."""
+    return fill_weights(transformer_names.transformer_tensors(config))
+
+
+def text_encoder_arrays(config: TextEncoderConfig = TEXT_ENCODER) -> Arrays:
+    """Weights under the official names."""
+    return fill_weights(text_encoder_names.text_encoder_tensors(config))
+
+
+def build_transformer(
+    config: TransformerConfig = TRANSFORMER, dtype: mx.Dtype = mx.float32
+) -> WanTransformer:
+    """Our transformer with the weights of :func:`transformer_arrays`."""
+    return load(WanTransformer(config), transformer_arrays(config), transformer_names.WAN_RULES, dtype)
+
+
+def build_text_encoder(config: TextEncoderConfig = TEXT_ENCODER, dtype: mx.Dtype = mx.float32) -> UMT5Encoder:
+    """Our text encoder with the weights of :func:`text_encoder_arrays`."""
+    return load(UMT5Encoder(config), text_encoder_arrays(config), text_encoder_names.WAN_RULES, dtype)
+
+
+def load(
+    module: Network, arrays: Mapping[str, np.ndarray], rules: Sequence[Rule], dtype: mx.Dtype
+) -> Network:
+    """Rename official arrays and load every one of them."""
+    renamed = []
+    for name, values in arrays.items():
+        target, transform = apply_rules(name, rules)
+        renamed.append((target, transform.apply(mx.array(values)).astype(dtype)))
+    module.load_weights(renamed)
+    return module
+
+
+def run_gpu_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the ways that a GPU would, unfused: products in the weights' type, MLX's attention.
+
+    They run on a CPU, too, if slowly.
+    """
+    monkeypatch.setattr(elementwise, "_compile_choice", False)
+    for module in (elementwise, products, text_encoder):
+        monkeypatch.setattr(module, "on_gpu", lambda: True)
+
+
+def forward(transformer: WanTransformer, timestep: float | mx.array = TIMESTEP, **options) -> np.ndarray:
+    """Velocity of the standard latents under the standard text."""
+    text = transformer.project_text(mx.array(CONTEXT))
+    return np.array(transformer(mx.array(LATENTS), timestep, text, **options))
+
+
+def relative_error(found: np.ndarray | mx.array, expected: np.ndarray | mx.array) -> float:
+    """Largest difference over the largest expected value."""
+    found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
+    assert found.shape == expected.shape
+    return float(np.abs(found - expected).max() / np.abs(expected).max())

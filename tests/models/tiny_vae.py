@@ -1,0 +1,99 @@
+"""Narrow Wan2.1 autoencoders with known weights, and the same weights under the official layout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod, sqrt
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_map
+
+from mlx_video.config import VAEConfig
+from mlx_video.models.vae_stream import StreamState
+from mlx_video.models.vae_wan21 import WanVAE21
+from mlx_video.weights.vae_names import vae_tensors
+
+Arrays = dict[str, np.ndarray]
+
+TINY = VAEConfig(encoder_dim=8, decoder_dim=8)
+# Sums of a few hundred float32 products in another order.
+ROUNDING = 2e-6
+
+
+def wave(count: int, phase: float, slope: float, bend: float) -> np.ndarray:
+    """cos(phase + slope·i + bend·i²) for i below `count`, float64: numbers that anyone can make again."""
+    i = np.arange(count, dtype=np.float64)
+    return np.cos(phase + slope * i + bend * i * i)
+
+
+def probe(shape: tuple[int, ...], phase: float, size: float) -> np.ndarray:
+    """Input of a golden vector, float32, C order."""
+    return (size * wave(prod(shape), phase, 0.61, 0.00023)).astype(np.float32).reshape(shape)
+
+
+def wave_weights(config: VAEConfig) -> Arrays:
+    """Weights of a golden vector, official names and layout, float32."""
+    shapes = vae_tensors(config)
+    arrays = {}
+    for index, name in enumerate(sorted(shapes), 1):
+        shape = shapes[name]
+        values = wave(prod(shape), 1.7 * index, 0.37, 0.00011)
+        if name.endswith("gamma"):
+            values = 1 + 0.25 * values
+        elif name.endswith("bias"):
+            values = 0.1 * values
+        else:
+            values = 1.4 * values / sqrt(prod(shape) / shape[0])
+        arrays[name] = values.astype(np.float32).reshape(shape)
+    return arrays
+
+
+def to_parameters(arrays: Mapping[str, np.ndarray]) -> list[tuple[str, mx.array]]:
+    """Official layout → ours: channels last, norm scales of one axis."""
+
+    def convert(name: str, values: np.ndarray) -> np.ndarray:
+        if name.endswith("gamma"):
+            return values.reshape(-1)
+        return np.moveaxis(values, 1, -1) if values.ndim > 2 else values
+
+    return [(name, mx.array(convert(name, values))) for name, values in arrays.items()]
+
+
+def build_vae(config: VAEConfig = TINY) -> WanVAE21:
+    """A VAE with the weights of :func:`wave_weights`, every one loaded by name and shape."""
+    vae = WanVAE21(config)
+    vae.load_weights(to_parameters(wave_weights(config)))
+    return vae
+
+
+def largest_difference(found: mx.array | np.ndarray, expected: mx.array | np.ndarray) -> float:
+    """Relative to the largest expected value."""
+    found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
+    assert found.shape == expected.shape
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+def draw(*shape: int, seed: int = 0) -> mx.array:
+    return mx.random.normal(shape, key=mx.random.key(seed))
+
+
+def randomise(module: nn.Module) -> nn.Module:
+    mx.random.seed(3)
+    module.update(tree_map(lambda p: 0.3 * mx.random.normal(p.shape), module.parameters()))
+    return module
+
+
+def push_in_parts(layer, x: mx.array, sizes: list[int]) -> mx.array:
+    """Output of a layer that is given `x` in parts of these sizes, one stream."""
+    state, pieces = StreamState(), []
+    for part in mx.split(x, np.cumsum(sizes)[:-1].tolist(), axis=1):
+        piece = layer(part, state)
+        if piece is not None:
+            pieces.append(piece)
+    return mx.concatenate(pieces, axis=1)
+
+
+def push_whole(layer, x: mx.array) -> mx.array:
+    return push_in_parts(layer, x, [x.shape[1]])

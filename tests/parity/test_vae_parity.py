@@ -1,0 +1,226 @@
+"""Every part of the Wan2.1 VAE against the official code, random weights, float32 on the CPU."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+
+from mlx_video.config import VAEConfig
+from mlx_video.latents.decode import decode_frames, denormalise, to_uint8
+from mlx_video.latents.encode import encode_video
+from mlx_video.models.vae_layers import (
+    CausalConv3d,
+    Downsample,
+    FrameAttention,
+    ResidualBlock,
+    RMSNorm,
+    Upsample,
+)
+from mlx_video.models.vae_stream import StreamState
+from mlx_video.models.vae_wan21 import Decoder, Encoder, WanVAE21
+from tests.models.tiny_vae import largest_difference, to_parameters
+from tests.parity.official import wan_module
+
+pytestmark = pytest.mark.parity
+torch = pytest.importorskip("torch")
+
+WIDTH, Z_DIM = 8, 16
+CONFIG = VAEConfig(encoder_dim=WIDTH, decoder_dim=WIDTH)
+SHAPE = {"z_dim": Z_DIM, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_scales": [], "dropout": 0.0}
+# About a hundred float32 roundings: both sides are that far from float64.
+NETWORK = 1e-5
+
+
+@pytest.fixture(scope="module")
+def official():
+    torch.set_num_threads(1)
+    return wan_module("vae2_1")
+
+
+def randomise(module):
+    """Weights of unit gain, norm scales around one, small biases; seeded."""
+    rng = np.random.default_rng(0)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            values = rng.standard_normal(parameter.shape)
+            if name.endswith("gamma"):
+                values = 1 + 0.2 * values
+            elif name.endswith("bias"):
+                values = 0.1 * values
+            else:
+                values = values * (parameter.shape[0] / parameter.numel()) ** 0.5
+            parameter.copy_(torch.tensor(values))
+    return module.eval()
+
+
+def copy_weights(ours: nn.Module, theirs) -> nn.Module:
+    """Load every tensor of the official module, by its own name."""
+    arrays = {name: tensor.detach().numpy() for name, tensor in theirs.state_dict().items()}
+    ours.load_weights(to_parameters(arrays))
+    return ours
+
+
+def draw(*shape: int) -> np.ndarray:
+    """[C, T, H, W] numbers."""
+    return np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+
+
+def to_ours(array: np.ndarray) -> mx.array:
+    return mx.array(np.moveaxis(array, 0, -1))[None]
+
+
+def to_array(tensor) -> np.ndarray:
+    """[1, C, T, H, W] → [1, T, H, W, C]."""
+    return np.moveaxis(tensor.numpy(), 1, -1)
+
+
+@torch.no_grad()
+def run_official(module, array: np.ndarray, sizes: list[int]) -> np.ndarray:
+    """The official module's output for parts of a clip, with its caches carried from one to the next."""
+    caches, pieces = [None] * 40, []
+    for part in torch.split(torch.tensor(array)[None], sizes, dim=2):
+        pieces.append(module(part, caches, [0]))
+    return to_array(torch.cat(pieces, dim=2))
+
+
+def run_ours(layer, array: np.ndarray, sizes: list[int]) -> mx.array:
+    """Our layer's output for parts of a clip, in one stream."""
+    state, pieces = StreamState(), []
+    for part in mx.split(to_ours(array), np.cumsum(sizes)[:-1].tolist(), axis=1):
+        out = layer(part, state)
+        pieces += [out] if isinstance(out, mx.array) else [piece for piece in out or () if piece is not None]
+    return mx.concatenate(pieces, axis=1)
+
+
+# Leaves
+
+
+@pytest.mark.parametrize("channels", [6, 32], ids=["one convolution per tap", "shifted products"])
+def test_causal_convolution(official, channels):
+    theirs = randomise(official.CausalConv3d(channels, 10, 3, padding=1))
+    ours, x = copy_weights(CausalConv3d(channels, 10), theirs), draw(channels, 4, 5, 6)
+    with torch.no_grad():
+        expected = to_array(theirs(torch.tensor(x)[None]))
+    for sizes in ([4], [1, 1, 1, 1], [1, 3]):
+        assert largest_difference(run_ours(ours, x, sizes), expected) <= NETWORK
+
+
+def test_norm(official):
+    theirs, x = randomise(official.RMS_norm(12, images=False)), draw(12, 2, 3, 4)
+    ours = copy_weights(RMSNorm(12), theirs)
+    x[:, 0, 0, 0] = 0  # stays zero
+    x[:, 0, 0, 1] *= 1e-8  # still far above the floor of the norm
+    with torch.no_grad():
+        expected = to_array(theirs(torch.tensor(x)[None]))
+    assert largest_difference(ours(to_ours(x)), expected) <= NETWORK
+
+
+@pytest.mark.parametrize("out_channels", [8, 12], ids=["identity", "shortcut"])
+def test_residual_block(official, out_channels):
+    theirs = randomise(official.ResidualBlock(8, out_channels))
+    ours, x = copy_weights(ResidualBlock(8, out_channels), theirs), draw(8, 5, 4, 3)
+    for sizes in ([1, 1, 1, 1, 1], [1, 4]):
+        assert largest_difference(run_ours(ours, x, sizes), run_official(theirs, x, sizes)) <= NETWORK
+
+
+def test_attention_block(official):
+    theirs = randomise(official.AttentionBlock(16))
+    ours, x = copy_weights(FrameAttention(16), theirs), draw(16, 2, 5, 4)
+    with torch.no_grad():
+        expected = to_array(theirs(torch.tensor(x)[None]))
+    assert largest_difference(ours(to_ours(x), StreamState()), expected) <= NETWORK
+
+
+@pytest.mark.parametrize("mode", ["upsample2d", "upsample3d"])
+@pytest.mark.parametrize("sizes", [[1, 1, 1, 1], [1, 3], [1]], ids=str)
+def test_upsampling(official, mode, sizes):
+    theirs = randomise(official.Resample(8, mode))
+    ours = copy_weights(Upsample(8, 4, doubles_time=mode == "upsample3d"), theirs)
+    x = draw(8, sum(sizes), 3, 4)
+    assert largest_difference(run_ours(ours, x, sizes), run_official(theirs, x, sizes)) <= NETWORK
+
+
+@pytest.mark.parametrize("mode", ["downsample2d", "downsample3d"])
+@pytest.mark.parametrize("sizes", [[1, 2, 2], [1, 4], [1]], ids=str)
+def test_downsampling(official, mode, sizes):
+    theirs = randomise(official.Resample(8, mode))
+    ours = copy_weights(Downsample(8, halves_time=mode == "downsample3d"), theirs)
+    x = draw(8, sum(sizes), 6, 4)
+    assert largest_difference(run_ours(ours, x, sizes), run_official(theirs, x, sizes)) <= NETWORK
+
+
+# Networks
+
+
+@pytest.mark.parametrize("pushes", [[1], [1, 1], [1] * 3, [1, 2], [3], [1] * 5, [2, 2, 1], [5]], ids=str)
+def test_decoder(official, pushes):
+    theirs = randomise(official.Decoder3d(dim=WIDTH, temperal_upsample=[True, True, False], **SHAPE))
+    ours, x = copy_weights(Decoder(WIDTH, Z_DIM), theirs), draw(Z_DIM, sum(pushes), 2, 3)
+    expected = run_official(theirs, x, [1] * sum(pushes))
+    assert largest_difference(run_ours(ours, x, pushes), expected) <= NETWORK
+
+
+@pytest.mark.parametrize("pushes", [[1], [1, 4], [5], [1, 4, 4], [2, 7], [1, 4, 4, 4, 4], [17]], ids=str)
+def test_encoder(official, pushes):
+    theirs = randomise(official.Encoder3d(dim=WIDTH, temperal_downsample=[False, True, True], **SHAPE))
+    ours, x = copy_weights(Encoder(WIDTH, Z_DIM), theirs), draw(3, sum(pushes), 16, 24)
+    expected = run_official(theirs, x, [1] + [4] * (sum(pushes) // 4))
+    assert largest_difference(run_ours(ours, x, pushes), expected) <= NETWORK
+
+
+@pytest.fixture(scope="module")
+def pair(official):
+    """The official VAE and ours, same weights."""
+    shape = SHAPE | {"dim": WIDTH, "temperal_downsample": [False, True, True]}
+    theirs = randomise(official.WanVAE_(**shape))
+    return theirs, copy_weights(WanVAE21(CONFIG), theirs)
+
+
+def official_scale() -> list:
+    return [torch.tensor(CONFIG.latent_mean), 1 / torch.tensor(CONFIG.latent_std)]
+
+
+@torch.no_grad()
+def official_decode(vae, latents: np.ndarray):
+    """[F, H, W, 3], not clamped."""
+    return vae.decode(torch.tensor(latents)[None], official_scale())[0].permute(1, 2, 3, 0)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 5])
+@pytest.mark.parametrize("latents_per_push", [1, 2, 5])
+def test_decoded_clip(pair, frames, latents_per_push):
+    theirs, ours = pair
+    latents = draw(Z_DIM, frames, 2, 3)
+    expected = official_decode(theirs, latents)
+    state, normal = StreamState(), denormalise(to_ours(latents), CONFIG)
+    pushes = [normal[:, start : start + latents_per_push] for start in range(0, frames, latents_per_push)]
+    found = mx.concatenate([frame for push in pushes for frame in ours.decode(push, state)], axis=1)[0]
+    assert found.shape == (4 * frames - 3, 16, 24, 3)
+    assert largest_difference(found, expected.numpy()) <= NETWORK
+
+
+@pytest.mark.parametrize("frames", [1, 3, 21])
+def test_every_decoded_frame_as_bytes(pair, frames):
+    theirs, ours = pair
+    latents = draw(Z_DIM, frames, 2, 1)
+    video = official_decode(theirs, latents).clamp(-1, 1)
+    expected = ((video + 1) / 2 * 255).to(torch.uint8).numpy()
+    found = np.concatenate([to_uint8(piece) for piece in decode_frames(ours, mx.array(latents))])
+    assert found.shape == expected.shape == (4 * frames - 3, 16, 8, 3)
+    per_frame = np.abs(found.astype(int) - expected).max(axis=(1, 2, 3))
+    # A float32 difference may fall on either side of a whole number, never further.
+    assert per_frame.max() <= 1
+    assert expected.std() > 20
+
+
+@pytest.mark.parametrize("latents", [1, 2, 3, 5])
+def test_encoded_clip(pair, latents):
+    theirs, ours = pair
+    frames = np.clip(draw(3, 4 * latents - 3, 16, 24), -1, 1)
+    with torch.no_grad():
+        expected = theirs.encode(torch.tensor(frames)[None], official_scale())[0].numpy()
+    found = encode_video(ours, to_ours(frames)[0])
+    assert found.shape == (Z_DIM, latents, 2, 3)
+    assert largest_difference(found, expected) <= NETWORK
