@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from mlx_video.errors import ConfigError
@@ -45,7 +44,7 @@ class TransformerConfig:
     eps: float = 1e-6
 
     def __post_init__(self) -> None:
-        if self.dim % self.num_heads:
+        if self.num_heads < 1 or self.dim % self.num_heads:
             raise ConfigError(
                 f"transformer: dim {self.dim} is no multiple of num_heads {self.num_heads}. "
                 "Check config.json against the model's page."
@@ -235,20 +234,37 @@ class _ConfigReader:
         value = self.data.get(key, default)
         if value is None:
             raise ConfigError(f"{self.where}: the key {key!r} is missing. Convert the model again.")
-        is_number = kind in (int, float) and isinstance(value, (int, float)) and not isinstance(value, bool)
-        if is_number and (kind is float or value == int(value)):
+        if kind in (int, float) and _is_number(value) and (kind is float or value == int(value)):
             return kind(value)
-        if kind is tuple and isinstance(value, (list, tuple)):
-            return tuple(value)
         if kind in (str, bool) and isinstance(value, kind):
             return value
-        raise ConfigError(f"{self.where}: {key!r} is {value!r}, which is no {kind.__name__}.")
+        raise self.wrong(key, f"{value!r}, which is no {kind.__name__}")
+
+    def take_count(self, key: str, default: int | None = None, *, lowest: int = 1) -> int:
+        """A whole number that cannot be less than `lowest`."""
+        value: int = self.take(key, int, default)
+        if value < lowest:
+            raise self.wrong(key, f"{value}, at least {lowest} is expected")
+        return value
+
+    def take_triple(self, key: str, default: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Three positive whole numbers."""
+        self.taken.add(key)
+        value = self.data.get(key, default)
+        match value:
+            case [int(first), int(second), int(third)] if min(value) > 0:
+                return (first, second, third)
+        raise self.wrong(key, f"{value!r}, which is not three positive whole numbers")
+
+    def wrong(self, key: str, what: str) -> ConfigError:
+        """The error for a value that no converter writes."""
+        return ConfigError(f"{self.where}: {key!r} is {what}. Convert the model again.")
 
     def read(self) -> ModelConfig:
-        extra = self.data.get("mlx_video", {})
+        extra = _ConfigReader(self.data.get("mlx_video", {}), f"{self.where}, 'mlx_video'")
         is_dual = self.take("dual_model", bool, False)
         return ModelConfig(
-            variant=extra.get("variant", ""),
+            variant=extra.take("variant", str, ""),
             model_version=self.take("model_version", str, "2.1"),
             transformer=self.read_transformer(),
             text_encoder=self.read_text_encoder(),
@@ -260,16 +276,16 @@ class _ConfigReader:
 
     def read_transformer(self) -> TransformerConfig:
         names = ("dim", "ffn_dim", "num_heads", "num_layers")
-        required = {name: self.take(name, int) for name in names}
+        required = {name: self.take_count(name) for name in names}
         return TransformerConfig(
             **required,
             model_type=self.take("model_type", str, "t2v"),
-            in_dim=self.take("in_dim", int, 16),
-            out_dim=self.take("out_dim", int, 16),
-            text_dim=self.take("text_dim", int, 4096),
-            text_len=self.take("text_len", int, 512),
-            freq_dim=self.take("freq_dim", int, 256),
-            patch_size=self.take("patch_size", tuple, (1, 2, 2)),
+            in_dim=self.take_count("in_dim", 16),
+            out_dim=self.take_count("out_dim", 16),
+            text_dim=self.take_count("text_dim", 4096),
+            text_len=self.take_count("text_len", 512),
+            freq_dim=self.take_count("freq_dim", 256),
+            patch_size=self.take_triple("patch_size", (1, 2, 2)),
             eps=self.take("eps", float, 1e-6),
         )
 
@@ -277,43 +293,46 @@ class _ConfigReader:
         default = TextEncoderConfig()
         names = ("vocab_size", "dim", "dim_attn", "dim_ffn", "num_heads", "num_layers", "num_buckets")
         return TextEncoderConfig(
-            **{name: self.take(f"t5_{name}", int, getattr(default, name)) for name in names}
+            **{name: self.take_count(f"t5_{name}", getattr(default, name)) for name in names}
         )
 
     def read_vae(self) -> VAEConfig:
         z_dim = self.take("vae_z_dim", int, 16)
-        stride = self.take("vae_stride", tuple, (4, 8, 8))
+        default = VAEConfig()
+        stride = self.take_triple("vae_stride", default.stride)
         if z_dim != len(WAN21_LATENT_MEAN):
             raise ConfigError(
                 f"{self.where}: vae_z_dim is {z_dim}; this version reads VAEs of {len(WAN21_LATENT_MEAN)} "
                 "latent channels (Wan2.1). Wan2.2 TI2V-5B is not supported yet."
             )
-        return VAEConfig(z_dim=z_dim, stride=stride)
+        if stride != default.stride:
+            raise self.wrong(
+                "vae_stride", f"{list(stride)}, VAEs of {z_dim} channels have {list(default.stride)}"
+            )
+        return default
 
-    def read_sampling(self, extra: Mapping[str, Any]) -> SamplingDefaults:
+    def read_sampling(self, extra: _ConfigReader) -> SamplingDefaults:
         default = SamplingDefaults()
         return SamplingDefaults(
-            steps=self.take("sample_steps", int, default.steps),
+            steps=self.take_count("sample_steps", default.steps),
             shift=self.take("sample_shift", float, default.shift),
             guide_scale=self.read_guide_scale(),
             boundary=self.take("boundary", float, default.boundary),
-            fps=self.take("sample_fps", int, default.fps),
-            num_frames=self.take("frame_num", int, default.num_frames),
+            fps=self.take_count("sample_fps", default.fps),
+            num_frames=self.take_count("frame_num", default.num_frames),
             negative_prompt=self.take("sample_neg_prompt", str, default.negative_prompt),
-            num_train_timesteps=self.take("num_train_timesteps", int, default.num_train_timesteps),
-            max_area=self.take("max_area", int, default.max_area),
-            width=extra.get("width", default.width),
-            height=extra.get("height", default.height),
+            num_train_timesteps=self.take_count("num_train_timesteps", default.num_train_timesteps),
+            max_area=self.take_count("max_area", default.max_area, lowest=0),
+            width=extra.take_count("width", default.width),
+            height=extra.take_count("height", default.height),
         )
 
     def read_guide_scale(self) -> tuple[float, float]:
         value = self.data.get("sample_guide_scale", 5.0)
         self.taken.add("sample_guide_scale")
         pair = value if isinstance(value, (list, tuple)) else (value, value)
-        if len(pair) != 2 or not all(isinstance(scale, (int, float)) for scale in pair):
-            raise ConfigError(
-                f"{self.where}: 'sample_guide_scale' is {value!r}, which is neither a number nor [low, high]."
-            )
+        if len(pair) != 2 or not all(_is_number(scale) for scale in pair):
+            raise self.wrong("sample_guide_scale", f"{value!r}, which is neither a number nor [low, high]")
         return float(pair[0]), float(pair[1])
 
     def read_quantization(self) -> QuantizationConfig | None:
@@ -321,10 +340,9 @@ class _ConfigReader:
         if value is None:
             return None
         if not isinstance(value, Mapping) or not {"bits", "group_size"} <= value.keys():
-            raise ConfigError(
-                f"{self.where}: 'quantization' is {value!r}, which names no bits and group_size."
-            )
-        return QuantizationConfig(bits=int(value["bits"]), group_size=int(value["group_size"]))
+            raise self.wrong("quantization", f"{value!r}, without bits or group_size")
+        reader = _ConfigReader(value, f"{self.where}, 'quantization'")
+        return QuantizationConfig(bits=reader.take_count("bits"), group_size=reader.take_count("group_size"))
 
     def refuse_unknown_keys(self) -> None:
         unknown = sorted(self.data.keys() - self.taken - FOREIGN_KEYS)
@@ -335,18 +353,6 @@ class _ConfigReader:
             )
 
 
-def read_config_file(path: Path) -> dict[str, Any]:
-    """Parse a JSON object from a file.
-
-    Raises:
-        ConfigError: the file is missing, no JSON, or no object.
-    """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path} not found. Is {path.parent} the right folder?") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ConfigError(f"{path}: not readable as JSON ({error}). Fetch or convert it again.") from error
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path}: holds {type(data).__name__}, not an object. Fetch or convert it again.")
-    return data
+def _is_number(value: object) -> bool:
+    """Whether a JSON value is a finite number; Python's reader also knows NaN and Infinity."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -115,7 +115,7 @@ def build_request(args: argparse.Namespace) -> GenerateRequest:
         from mlx_video.pipeline.demo_model import DEMO_PROMPT
 
         prompt = DEMO_PROMPT
-    if not prompt:
+    if not (prompt or "").strip():
         raise RequestError("prompt", "missing: say what the video should show.")
     same_name = (
         "width height num_frames steps guide_scale shift seed scheduler noise tiling trim_first_frames "
@@ -132,15 +132,13 @@ def build_request(args: argparse.Namespace) -> GenerateRequest:
 def run_events(args: argparse.Namespace) -> Iterator[Event]:
     """Open the model, then make the video."""
     request = build_request(args)
-    from mlx_video.checkpoint.model_folder import open_model_folder
-    from mlx_video.config import config_from_json
+    from mlx_video.pipeline.components import open_model
     from mlx_video.pipeline.demo_model import convert_demo_model, demo_model_path
     from mlx_video.pipeline.generate import generate, prepare_run
 
     if args.model_dir is None:
         yield from convert_demo_model()
-    model = open_model_folder(args.model_dir or demo_model_path())
-    config = config_from_json(model.config, where=str(model.path / "config.json"))
+    model, config = open_model(args.model_dir or demo_model_path())
     yield from generate(prepare_run(request, model, config))
 
 
@@ -215,7 +213,7 @@ def generate_video(
             trim_first_frames=trim_first_frames,
             debug_latents=debug_latents,
         )
-    return Path(output_path)
+    return Path(output_path).expanduser()
 
 
 def _read_guide_scale(value: float | tuple[float, float] | str | None) -> float | tuple[float, float] | None:

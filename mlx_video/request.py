@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -17,6 +18,14 @@ TilingMode = Literal["auto", "none", "default", "aggressive", "conservative", "s
 
 MAX_STEPS = 1000
 MAX_SEED = 2**63 - 1
+
+_KINDS: dict[str, tuple[type, str]] = {
+    **dict.fromkeys(("prompt", "negative_prompt"), (str, "a text")),
+    **dict.fromkeys(
+        ("width", "height", "num_frames", "steps", "seed", "trim_first_frames"), (Integral, "a whole number")
+    ),
+    "shift": (Real, "a number"),
+}
 
 
 def draw_seed() -> int:
@@ -62,6 +71,7 @@ class GenerateRequest:
     debug_latents: bool = False
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         _check_choice("scheduler", self.scheduler, get_args(SchedulerName))
         _check_choice("noise", self.noise, get_args(NoiseKind))
         _check_choice("tiling", self.tiling, get_args(TilingMode))
@@ -79,9 +89,18 @@ class GenerateRequest:
         if self.seed < 0:
             object.__setattr__(self, "seed", draw_seed())
 
+    def _check_kinds(self) -> None:
+        for option in fields(self):
+            kind, what = _KINDS.get(option.name, (object, "anything"))
+            value = getattr(self, option.name)
+            is_default = value is None and option.default is None
+            if not (is_default or isinstance(value, kind)):
+                raise RequestError(option.name, f"{value!r}: must be {what}.")
+
     def _check_guide_scale(self) -> None:
         scales = self.guide_scale if isinstance(self.guide_scale, tuple) else (self.guide_scale,)
-        if len(scales) > 2 or not all(scale is not None and 0 <= scale < float("inf") for scale in scales):
+        are_usable = all(isinstance(scale, Real) and 0 <= scale < float("inf") for scale in scales)
+        if len(scales) > 2 or not are_usable:
             raise RequestError(
                 "guide_scale",
                 f"{self.guide_scale}: must be one number of at least 0, or two as low,high. "
@@ -115,10 +134,19 @@ class ConvertRequest:
         _check_choice("model_version", self.model_version, get_args(ModelVersion))
         _check_choice("bits", self.bits, (4, 8))
         _check_choice("group_size", self.group_size, (32, 64, 128))
+        if not (self.quantize or self.quantize_only):
+            self._refuse_idle_options()
         if self.checkpoint_dir.resolve() == self.output_dir.resolve():
             raise RequestError(
                 "output_dir", f"{self.output_dir} is the checkpoint folder itself. Choose another folder."
             )
+
+    def _refuse_idle_options(self) -> None:
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if option.name in ("bits", "group_size") and value != option.default:
+                message = f"{value}: counts only with --quantize. Add it, or leave this option out."
+                raise RequestError(option.name, message)
 
 
 def _check_choice(field_name: str, value: object, choices: tuple[object, ...]) -> None:

@@ -27,6 +27,13 @@ from mlx_video.request import ConvertRequest, GenerateRequest
         ({"scheduler": "ddim"}, "scheduler", "'ddim' is not one of unipc, dpm\\+\\+, euler"),
         ({"noise": "numpy"}, "noise", "not one of torch, mlx"),
         ({"tiling": "big"}, "tiling", "not one of auto"),
+        ({"width": "64"}, "width", "'64': must be a whole number"),
+        ({"num_frames": 5.0}, "num_frames", "5.0: must be a whole number"),
+        ({"seed": 1.5}, "seed", "1.5: must be a whole number"),
+        ({"trim_first_frames": None}, "trim_first_frames", "None: must be a whole number"),
+        ({"shift": "3"}, "shift", "'3': must be a number"),
+        ({"guide_scale": [3.0, 3.0]}, "guide_scale", "one number of at least 0, or two"),
+        ({"negative_prompt": 3}, "negative_prompt", "3: must be a text"),
     ],
 )
 def test_a_wrong_option_is_refused_by_name_and_value(options: dict, field: str, text: str):
@@ -58,6 +65,14 @@ def test_a_wrong_conversion_option_is_refused(options: dict, field: str):
     with pytest.raises(RequestError, match="is not one of") as caught:
         ConvertRequest(Path("in"), Path("out"), **options)
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize("options", [{"bits": 8}, {"group_size": 32}])
+def test_an_option_of_quantization_without_quantization_is_refused_not_ignored(options: dict):
+    with pytest.raises(RequestError, match="counts only with --quantize"):
+        ConvertRequest(Path("in"), Path("out"), **options)
+    ConvertRequest(Path("in"), Path("out"), quantize=True, **options)
+    ConvertRequest(Path("in"), Path("out"), quantize_only=True, **options)
 
 
 def test_converting_a_folder_into_itself_is_refused(tmp_path: Path):

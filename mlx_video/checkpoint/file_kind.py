@@ -67,6 +67,17 @@ def refusal(path: Path, kind: FileKind) -> CheckpointError:
     return CheckpointError(f"{path}: {_REFUSALS[kind].format(size=describe_bytes(size), start=shown)}")
 
 
+def refuse_stand_in(path: Path) -> None:
+    """Refuse a small file in whose place lies a Git LFS pointer, an HTML page, or nothing.
+
+    Raises:
+        CheckpointError: it is one of these, or cannot be opened.
+    """
+    kind = recognise(path)
+    if kind in ("lfs_pointer", "html", "empty"):
+        raise refusal(path, kind)
+
+
 def _read_start(path: Path) -> tuple[bytes, int]:
     with open_for_reading(path) as file:
         size = size_of(file)

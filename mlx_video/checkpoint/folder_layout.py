@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from mlx_video.checkpoint.file_kind import recognise, refusal
+from mlx_video.checkpoint.file_kind import refuse_stand_in
 from mlx_video.checkpoint.safetensors_header import read_header
 from mlx_video.errors import CheckpointError
 
@@ -59,15 +59,15 @@ def read_json_object(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is missing, is no JSON object, or is a stand-in such as a Git LFS pointer.
     """
-    kind = recognise(path)
-    if kind in ("lfs_pointer", "html", "empty"):
-        raise refusal(path, kind)
+    refuse_stand_in(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: is no valid JSON ({error}). Download it again.") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: holds a JSON {type(content).__name__}, an object is expected.")
+        raise CheckpointError(
+            f"{path}: holds a JSON {type(content).__name__}, an object is expected. Fetch it again."
+        )
     return content
 
 

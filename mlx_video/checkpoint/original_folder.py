@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlx_video.checkpoint.file_kind import refuse_stand_in
 from mlx_video.checkpoint.folder_layout import (
     CONFIG_FILE,
     EXPERT_FOLDERS,
+    TOKENIZER_FILES,
     Layout,
     is_tokenizer_folder,
     read_json_object,
@@ -82,6 +84,7 @@ def open_original_folder(path: Path) -> OriginalFolder:
     folders = _transformer_folders(path, layout)
     transformers = {name: transformer_files(folder) for name, folder in folders.items()}
     _check_parts(path, folders)
+    _check_tokenizer(path / TOKENIZER_FOLDER)
     return OriginalFolder(
         path=path,
         transformers=transformers,
@@ -134,6 +137,12 @@ def _transformer_folders(path: Path, layout: Layout) -> dict[str, Path]:
                 f"{path}: {folder.name}/ not found beside {other}/. A Wan2.2 A14B model needs both; fetch it."
             )
     return folders
+
+
+def _check_tokenizer(folder: Path) -> None:
+    for file in (folder / name for name in TOKENIZER_FILES):
+        if file.is_file():
+            refuse_stand_in(file)
 
 
 def _check_parts(path: Path, transformer_folders: Mapping[str, Path]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +25,8 @@ from mlx_video.errors import CheckpointError
 
 _UNFINISHED = ".unfinished"
 _REPLACED = ".replaced"
+# What the system itself puts into any folder; everything else hidden is the user's.
+_SYSTEM_NAMES = re.compile(r"\.DS_Store|\.localized|\._.*")
 _OUR_NAMES = {
     CONFIG_FILE,
     *TRANSFORMER_FILES.values(),
@@ -51,7 +54,8 @@ def staged_folder(output: Path) -> Iterator[Path]:
         An empty folder beside it, to be filled by the caller.
 
     Raises:
-        CheckpointError: the name is taken by something else, another run is writing there, or the disk fails.
+        CheckpointError: the name is taken by something else or is the root of a disk, another run is writing
+            there, or the disk fails.
     """
     final = output.resolve()
     _check_replaceable(output)
@@ -105,6 +109,8 @@ def check_free_space(
 
 
 def _sibling(final: Path, ending: str) -> Path:
+    if not final.name:
+        raise CheckpointError(f"{final}: is the root of a disk, which cannot be replaced. Choose a folder.")
     return final.with_name(f".{final.name}{ending}")
 
 
@@ -113,7 +119,7 @@ def _check_replaceable(output: Path) -> None:
         return
     if not output.is_dir():
         raise CheckpointError(f"{output}: is a file, a folder is to be made there. Choose another name.")
-    names = sorted(entry.name for entry in output.iterdir() if not entry.name.startswith("."))
+    names = sorted(entry.name for entry in output.iterdir() if not _SYSTEM_NAMES.fullmatch(entry.name))
     if names and recognise_layout(output) != "converted":
         raise CheckpointError(
             f"{output}: is not empty and no converted model (first: {names[0]}). Choose another folder."

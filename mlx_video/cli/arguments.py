@@ -7,8 +7,17 @@ from pathlib import Path
 
 
 def folder_path(text: str) -> Path:
-    """A path with `~` expanded; whether it exists is checked where it is opened."""
-    return Path(text).expanduser()
+    """A path with `~` expanded; whether it exists is checked where it is opened.
+
+    Raises:
+        argparse.ArgumentTypeError: it begins with the `~` of a user that the system does not know.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} names the home of an unknown user. Write the path from / on, or with a plain ~/."
+        ) from error
 
 
 def parse_guide_scale(text: str) -> float | tuple[float, float]:

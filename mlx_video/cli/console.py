@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
@@ -30,10 +34,13 @@ GB = 1e9
 
 
 class Console:
-    """Shows events on stderr: bars on a terminal, plain lines elsewhere. Results go to stdout."""
+    """Shows events on stderr: bars on a terminal, plain lines elsewhere. Results go to stdout.
+
+    A stream that cannot be written to (a closed terminal, the end of `| head`) never ends the work.
+    """
 
     def __init__(self, stream: TextIO | None = None, *, is_quiet: bool = False) -> None:
-        self.stream = stream or sys.stderr
+        self.stream = stream or sys.stderr or io.StringIO()  # a closed stderr is None
         self.is_quiet = is_quiet
         self.bar: tqdm | None = None
         self.bar_key = ""
@@ -50,12 +57,16 @@ class Console:
         """Show one event; the paths of finished files go to stdout."""
         if isinstance(event, FileWritten):
             self.close_bar()
-            print(event.path, flush=True)
+            _print_result(event.path)
         elif not self.is_quiet:
             self.show_progress(event)
 
     def show_progress(self, event: Event) -> None:
         """Show one event on stderr; finished files are not mentioned."""
+        with suppress(OSError):
+            self._show_on_stream(event)
+
+    def _show_on_stream(self, event: Event) -> None:
         match event:
             case Notice(text):
                 self.write_line(text)
@@ -105,14 +116,30 @@ class Console:
 
     def close_bar(self) -> None:
         """Take the bar off the screen, if there is one."""
-        if self.bar is not None:
-            self.bar.close()
-            self.bar = None
+        bar, self.bar = self.bar, None
+        if bar is not None:
+            with suppress(OSError):
+                bar.close()
 
-    def show_error(self, text: str) -> None:
+    def show_error(self, text: str, *, with_traceback: bool = False) -> None:
         """Print an error on stderr, also when quiet."""
         self.close_bar()
-        print(f"error: {text}", file=self.stream, flush=True)
+        with suppress(OSError):
+            if with_traceback:
+                traceback.print_exc(file=self.stream)
+            print(f"error: {text}", file=self.stream, flush=True)
+
+
+def _print_result(path: Path) -> None:
+    """Print a path on stdout, byte for byte as the system knows it where the encoding cannot spell it."""
+    try:
+        print(path, flush=True)
+    except UnicodeEncodeError:
+        sys.stdout.buffer.write(os.fsencode(path) + b"\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Nobody reads on, and the file is made. Without this Python would complain when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run_command(
@@ -135,9 +162,7 @@ def run_command(
             console.show_error("interrupted; unfinished files were removed.")
             return EXIT_INTERRUPTED
         except Exception as error:
-            if args.debug:
-                traceback.print_exc(file=console.stream)
-            console.show_error(describe_error(error))
+            console.show_error(describe_error(error), with_traceback=args.debug)
             return EXIT_USAGE if isinstance(error, RequestError) else EXIT_ERROR
     return EXIT_DONE
 
@@ -152,4 +177,6 @@ def describe_error(error: Exception) -> str:
         return f"{error.filename or 'output'}: the disk is full. Free some space and run again."
     if isinstance(error, OSError):
         return f"{error.filename or 'file'}: {error.strerror or error}. Check the path and its permissions."
+    if isinstance(error, MemoryError) or "malloc]" in str(error):  # the latter is how MLX reports it
+        return f"not enough memory ({error}). Choose a smaller size or fewer frames, or close other programs."
     return f"unexpected {type(error).__name__}: {error}. Run again with --debug and report the traceback."

@@ -95,6 +95,16 @@ def load_tokenizer(folder: Path, vocab_size: int | None = None) -> PromptTokeniz
     return tokenizer
 
 
+def count_tokens(tokenizer: PromptTokenizer, text: str) -> int:
+    """How many tokens a prompt has, the end token included, if nothing is cut.
+
+    Args:
+        tokenizer: of the model.
+        text: as the user wrote it.
+    """
+    return len(tokenizer.split(clean_prompt(text))) + 1
+
+
 def encode_prompt(
     encoder: Callable[[mx.array], mx.array], tokenizer: PromptTokenizer, text: str, max_tokens: int
 ) -> mx.array:

@@ -13,7 +13,7 @@ from mlx_video.media.animation import AnimationWriter, read_animation_frames, re
 from mlx_video.media.ffmpeg import check_h264
 from mlx_video.media.frame_writer import FrameWriter
 from mlx_video.media.mp4 import Mp4Writer, read_mp4_frames, read_mp4_settings
-from mlx_video.media.whole_file import check_folder
+from mlx_video.media.whole_file import check_file, check_folder
 
 SUFFIXES = (".mp4", ".gif", ".webp")
 
@@ -26,9 +26,7 @@ def check_output(path: Path) -> None:
         RequestError: no supported suffix.
     """
     suffix = _supported_suffix(path)
-    if path.is_dir():
-        raise MediaError(f"{path}: is a folder, and the video needs this name. Choose another name.")
-    check_folder(path.parent)
+    check_file(path)
     if suffix == ".mp4":
         check_h264()
 

@@ -33,6 +33,17 @@ def check_folder(folder: Path) -> None:
         ) from error
 
 
+def check_file(path: Path) -> None:
+    """Make sure that a file of this name can be written; creates its folder.
+
+    Raises:
+        MediaError: the name is a folder's, or the folder above takes no files.
+    """
+    if path.is_dir():
+        raise MediaError(f"{path}: is a folder, and a file needs this name. Choose another name.")
+    check_folder(path.parent)
+
+
 def temporary_sibling(path: Path, suffix: str | None = None) -> Path:
     """Name an unused hidden file in the folder of `path`, so that a rename to `path` stays on one disk.
 

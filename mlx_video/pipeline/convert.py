@@ -10,6 +10,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
+from mlx_video.checkpoint.file_bytes import describe_bytes
 from mlx_video.checkpoint.model_folder import (
     CONFIG_FILE,
     TOKENIZER_FILES,
@@ -68,7 +69,7 @@ def _check_space(plan: Plan, request: ConvertRequest) -> None:
     advice = "Free some space, or write to another disk."
     if not (request.quantize or request.quantize_only):
         smaller = plan.nbytes - _saved_by_quantizing(plan)
-        advice = f"--quantize --bits {SMALLEST.bits} needs {smaller / 1e9:.1f} GB. {advice}"
+        advice = f"--quantize --bits {SMALLEST.bits} needs {describe_bytes(smaller)}. {advice}"
     check_free_space(request.output_dir, plan.nbytes, advice=advice)
 
 

@@ -151,6 +151,7 @@ def _recognise(
         folder.transformer_configs[name],
         is_dual=len(transformers) > 1,
         model_version=request.model_version,
+        label=source.label,
     )
 
 

@@ -13,10 +13,10 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_video.checkpoint.model_folder import ModelFolder
-from mlx_video.conditioning.text import encode_prompt, load_tokenizer
+from mlx_video.conditioning.text import PromptTokenizer, count_tokens, encode_prompt, load_tokenizer
 from mlx_video.conditioning.types import Conditioning
 from mlx_video.config import ModelConfig
-from mlx_video.errors import CheckpointError
+from mlx_video.errors import CheckpointError, RequestError
 from mlx_video.events import (
     Event,
     FileWritten,
@@ -31,11 +31,16 @@ from mlx_video.latents.latents_file import save_latents
 from mlx_video.media.frame_writer import FrameWriter
 from mlx_video.media.image import FrameFolderWriter
 from mlx_video.media.video import check_output, open_video_writer
-from mlx_video.media.whole_file import check_folder
+from mlx_video.media.whole_file import check_file, check_folder
 from mlx_video.memory.residency import release_memory, resident
 from mlx_video.models.elementwise import enable_compile
 from mlx_video.models.transformer import WanTransformer
-from mlx_video.pipeline.components import load_text_encoder, load_transformer, load_vae_decoder
+from mlx_video.pipeline.components import (
+    check_weights,
+    load_text_encoder,
+    load_transformer,
+    load_vae_decoder,
+)
 from mlx_video.pipeline.plan import RunPlan, describe_run, plan_run
 from mlx_video.request import GenerateRequest
 from mlx_video.sampling.denoise import denoise
@@ -71,21 +76,41 @@ class Run:
 
 
 def prepare_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig) -> Run:
-    """Settle the settings and check the outputs, before anything heavy is loaded.
+    """Settle the settings and check files and outputs, before anything heavy is loaded.
 
     Raises:
-        CheckpointError: the folder has no tokenizer.
-        RequestError: the request does not fit the model, or an output name has an unknown ending.
+        CheckpointError: the folder has no tokenizer, or a weight file is damaged.
+        ConfigError: config.json contradicts the files.
+        RequestError: the request does not fit the model, or an output name cannot be used.
         MediaError: an output cannot be written.
     """
     require_tokenizer(model)
+    check_weights(model, config)
+    run = Run(model, config, request, plan_run(request, config, find_variant(config)))
+    check_outputs(request)
+    return run
+
+
+def check_outputs(request: GenerateRequest) -> None:
+    """Make sure that every result can be written; creates their folders.
+
+    Raises:
+        RequestError: two results have the same name, or the video's has an unknown ending.
+        MediaError: a name is a folder's, or a folder takes no files.
+    """
+    owners: dict[Path, str] = {}
+    for name in ("output_path", "save_frames", "save_latents"):
+        path = getattr(request, name)
+        owner = owners.setdefault(path.resolve(), name) if path else name
+        if owner != name:
+            flag = owner.replace("_", "-")
+            raise RequestError(name, f"{path}: --{flag} has the same name. Choose another for one of them.")
     if request.output_path:
         check_output(request.output_path)
     if request.save_frames:
         check_folder(request.save_frames)
     if request.save_latents:
-        check_folder(request.save_latents.parent)
-    return Run(model, config, request, plan_run(request, config, find_variant(config)))
+        check_file(request.save_latents)
 
 
 def generate(run: Run, extra_sinks: Sequence[FrameSink] = ()) -> Iterator[Event]:
@@ -121,9 +146,9 @@ def timed(stage: str, work: Work[Value]) -> Work[Value]:
 
 def encode_texts(run: Run) -> Work[Conditioning]:
     """Encode the prompt and, where guidance needs it, the negative prompt."""
-    yield from ()
     tokenizer = load_tokenizer(require_tokenizer(run.model), run.config.text_encoder.vocab_size)
     text_len = run.config.transformer.text_len
+    yield from report_cut_texts(run.request, tokenizer, text_len)
     with resident(lambda: load_text_encoder(run.model, run.config)) as encoder:
         context = encode_prompt(encoder, tokenizer, run.request.prompt, text_len)
         negative = None
@@ -131,6 +156,16 @@ def encode_texts(run: Run) -> Work[Conditioning]:
             negative = encode_prompt(encoder, tokenizer, run.plan.negative_prompt, text_len)
         mx.eval(context, negative)
     return Conditioning(context, negative)
+
+
+def report_cut_texts(
+    request: GenerateRequest, tokenizer: PromptTokenizer, max_tokens: int
+) -> Iterator[Notice]:
+    """Say so where the end of a text that the user wrote will not be read."""
+    for name, text in (("prompt", request.prompt), ("negative prompt", request.negative_prompt)):
+        count = count_tokens(tokenizer, text or "")
+        if count > max_tokens:
+            yield Notice(f"The {name} has {count} tokens, the model reads {max_tokens}: its end is left out.")
 
 
 def require_tokenizer(model: ModelFolder) -> Path:

@@ -8,6 +8,7 @@ from mlx_video.config import ModelConfig
 from mlx_video.errors import RequestError
 from mlx_video.events import Notice
 from mlx_video.geometry import VideoGeometry, check_num_frames, measure, round_size, size_multiple
+from mlx_video.models.rope import MAX_POSITIONS
 from mlx_video.request import GenerateRequest
 from mlx_video.variants.variant import Variant
 
@@ -60,7 +61,8 @@ def check_inputs(request: GenerateRequest, variant: Variant) -> None:
         RequestError: a required input is missing.
     """
     for name in variant.inputs.required:
-        if not getattr(request, name):
+        value = getattr(request, name)
+        if not value or (isinstance(value, str) and not value.strip()):
             raise RequestError(name, f"missing: {variant.title} needs it.")
 
 
@@ -83,7 +85,18 @@ def _plan_geometry(request: GenerateRequest, config: ModelConfig) -> tuple[Video
         )
         notices = (Notice(text),)
     geometry = measure(width, height, num_frames, z_dim=vae.z_dim, stride=vae.stride, patch_size=patch_size)
+    _check_grid(geometry)
     return geometry, notices
+
+
+def _check_grid(geometry: VideoGeometry) -> None:
+    for name, tokens in zip(("num_frames", "height", "width"), geometry.grid, strict=True):
+        if tokens > MAX_POSITIONS:
+            raise RequestError(
+                name,
+                f"{getattr(geometry, name)}: makes {tokens} tokens along this axis, the models know "
+                f"{MAX_POSITIONS} positions. Choose less.",
+            )
 
 
 def _single_scale(asked: float | tuple[float, float] | None, default: float) -> float:

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from mlx_video.checkpoint.model_folder import ModelFolder, open_model_folder
-from mlx_video.config import ModelConfig, config_from_json
+from mlx_video.checkpoint.model_folder import ModelFolder
+from mlx_video.config import ModelConfig
 from mlx_video.errors import RequestError
 from mlx_video.events import Event, FileWritten, StepFinished
 from mlx_video.media.clip import Video
+from mlx_video.pipeline.components import open_model
 from mlx_video.pipeline.convert import convert
 from mlx_video.pipeline.demo_model import demo_model_folder
 from mlx_video.pipeline.generate import generate, prepare_run
@@ -61,8 +62,7 @@ class WanPipeline:
             ConfigError: its config.json cannot be used.
         """
         path = demo_model_folder() if folder is None else Path(folder).expanduser()
-        model = open_model_folder(path)
-        return cls(model, config_from_json(model.config, where=str(model.path / "config.json")))
+        return cls(*open_model(path))
 
     def __call__(self, prompt: str, *, on_event: EventHandler = _ignore, **options: Any) -> Video:
         """Make a video.

@@ -14,6 +14,14 @@ from mlx_video.variants.variant import CheckpointFacts, Shapes, Variant
 
 VARIANTS: tuple[Variant, ...] = (t2v.DEMO, t2v.T2V_1_3B, t2v.T2V_14B, t2v.T2V_OTHER)
 
+# Sizes that both the tensors and config.json state: config key → (tensor, axis).
+SIZE_TENSORS = {
+    "in_dim": ("patch_embedding.weight", 1),
+    "dim": ("patch_embedding.weight", 0),
+    "ffn_dim": ("blocks.0.ffn.0.weight", 0),
+    "freq_dim": ("time_embedding.0.weight", 1),
+    "text_dim": ("text_embedding.0.weight", 1),
+}
 HEAD_DIM = 128  # of every published transformer; only used where config.json names no num_heads
 
 
@@ -43,7 +51,12 @@ def find_variant(config: ModelConfig) -> Variant:
 
 
 def recognise_checkpoint(
-    shapes: Shapes, source_config: Mapping[str, Any], *, is_dual: bool = False, model_version: str = "auto"
+    shapes: Shapes,
+    source_config: Mapping[str, Any],
+    *,
+    is_dual: bool = False,
+    model_version: str = "auto",
+    label: str = "transformer",
 ) -> Recognition:
     """Tell which variant a checkpoint in the original layout is.
 
@@ -52,13 +65,14 @@ def recognise_checkpoint(
         source_config: the checkpoint's config.json.
         is_dual: whether it has a low-noise and a high-noise transformer.
         model_version: what the user says it is; "auto" believes the tensors.
+        label: names the transformer's file in messages.
 
     Raises:
         CheckpointError: no variant of this version fits.
         ConfigError: config.json contradicts the tensors.
         RequestError: the user's `model_version` contradicts the tensors.
     """
-    facts = _read_facts(shapes, is_dual)
+    facts = _read_facts(shapes, is_dual, label)
     variant = _match(facts)
     if model_version not in ("auto", variant.model_version):
         raise RequestError(
@@ -66,7 +80,7 @@ def recognise_checkpoint(
             f"{model_version}: the checkpoint is {variant.title} (version {variant.model_version}): "
             f"{_describe(facts)}. Leave the option out.",
         )
-    transformer = _read_transformer_config(shapes, facts, source_config, variant)
+    transformer = _read_transformer_config(shapes, facts, source_config, variant, label)
     config = ModelConfig(variant.name, variant.model_version, transformer, sampling=variant.sampling)
     return Recognition(variant, config, (f"Found {variant.title}: {_describe(facts)}.",))
 
@@ -87,18 +101,18 @@ def _describe(facts: CheckpointFacts) -> str:
     return f"{kind} of {facts.num_layers} blocks, width {facts.dim}, {channels}"
 
 
-def _read_facts(shapes: Shapes, is_dual: bool) -> CheckpointFacts:
+def _read_facts(shapes: Shapes, is_dual: bool, label: str) -> CheckpointFacts:
     """Sizes from the tensors that every transformer of the family has."""
     try:
         patch, head = shapes["patch_embedding.weight"], shapes["head.head.weight"]
     except KeyError as error:
         raise CheckpointError(
-            f"transformer: tensor {error.args[0]} is missing, so this is no Wan transformer. "
+            f"{label}: tensor {error.args[0]} is missing, so this is no Wan transformer. "
             "Check that the folder is the whole checkpoint."
         ) from error
     if len(patch) != 5:
         raise CheckpointError(
-            f"transformer: patch_embedding.weight is {list(patch)}, expected [dim, channels, t, h, w]. "
+            f"{label}: patch_embedding.weight is {list(patch)}, expected [dim, channels, t, h, w]. "
             "Is the file from another model?"
         )
     patch_cells = patch[2] * patch[3] * patch[4]
@@ -114,27 +128,21 @@ def _read_facts(shapes: Shapes, is_dual: bool) -> CheckpointFacts:
 
 
 def _read_transformer_config(
-    shapes: Shapes, facts: CheckpointFacts, source: Mapping[str, Any], variant: Variant
+    shapes: Shapes, facts: CheckpointFacts, source: Mapping[str, Any], variant: Variant, label: str
 ) -> TransformerConfig:
     """Sizes from shapes, the rest from config.json; whatever both say must agree."""
     patch = shapes["patch_embedding.weight"]
-    from_shapes = {
-        "in_dim": facts.in_dim,
-        "out_dim": facts.out_dim,
-        "dim": facts.dim,
-        "num_layers": facts.num_layers,
-        "ffn_dim": _rows(shapes, "blocks.0.ffn.0.weight", 0),
-        "freq_dim": _rows(shapes, "time_embedding.0.weight", 1),
-        "text_dim": _rows(shapes, "text_embedding.0.weight", 1),
-    }
-    for key, size in from_shapes.items():
+    sizes = {"num_layers": facts.num_layers, "out_dim": facts.out_dim}
+    for key, (name, axis) in SIZE_TENSORS.items():
+        sizes[key] = _size(shapes, name, axis, label)
+    for key, size in sizes.items():
         if key in source and source[key] != size:
             raise ConfigError(
-                f"config.json says {key} {source[key]}, but the transformer's tensors say {size}. "
+                f"config.json says {key} {source[key]}, but {_evidence(key, shapes, label)} says {size}. "
                 "They belong to different checkpoints; fetch both from the same place."
             )
     return TransformerConfig(
-        **from_shapes,
+        **sizes,
         num_heads=int(source.get("num_heads", facts.dim // HEAD_DIM)),
         model_type=variant.model_type,
         text_len=int(source.get("text_len", 512)),
@@ -143,10 +151,16 @@ def _read_transformer_config(
     )
 
 
-def _rows(shapes: Shapes, name: str, axis: int) -> int:
+def _evidence(key: str, shapes: Shapes, label: str) -> str:
+    """Where in the file a size was read."""
+    name = "head.head.weight" if key == "out_dim" else SIZE_TENSORS.get(key, ("",))[0]
+    return f"{name} {list(shapes[name])} in {label}" if name else f"the number of blocks in {label}"
+
+
+def _size(shapes: Shapes, name: str, axis: int, label: str) -> int:
     shape = shapes.get(name, ())
     if len(shape) <= axis:
         raise CheckpointError(
-            f"transformer: tensor {name} is missing or misshapen ({list(shape)}). Fetch the file again."
+            f"{label}: tensor {name} is missing or misshapen ({list(shape)}). Fetch the file again."
         )
     return shape[axis]

@@ -133,8 +133,19 @@ def strip_prefix(infos: Mapping[str, TensorInfo], prefix: str) -> dict[str, Tens
     """The tensors under their names without `prefix`; each info keeps its full name.
 
     A name that lacks the prefix is kept whole, and so meets the rules as an unknown tensor.
+
+    Raises:
+        CheckpointError: two tensors would get the same name.
     """
-    return {name.removeprefix(prefix): info for name, info in infos.items()}
+    stripped: dict[str, TensorInfo] = {}
+    for name, info in infos.items():
+        other = stripped.setdefault(name.removeprefix(prefix), info)
+        if other is not info:
+            raise CheckpointError(
+                f"{other.name} and {name} are the same tensor of a model, with and without {prefix!r}. "
+                "The file holds two models; use one that holds the Wan model alone."
+            )
+    return stripped
 
 
 def plan_moves(

@@ -97,6 +97,19 @@ def test_all_missing_components_are_named_at_once(tmp_path):
     assert len(refused(tmp_path).splitlines()) == 4
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\n", "tokenizer.json: this is a Git LFS pointer"),
+        (b"<!DOCTYPE html>", "tokenizer.json: is an HTML page"),
+        (b"", "tokenizer.json: is empty"),
+    ],
+)
+def test_a_stand_in_for_the_tokenizer_is_refused(tmp_path, content, message):
+    (original(tmp_path) / "google/umt5-xxl/tokenizer.json").write_bytes(content)
+    assert message in refused(tmp_path)
+
+
 def test_a_sentencepiece_model_alone_is_a_tokenizer(tmp_path):
     (original(tmp_path) / "google/umt5-xxl/tokenizer.json").unlink()
     touch(tmp_path / "google/umt5-xxl/spiece.model")

@@ -92,6 +92,28 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
     assert names(tmp_path / "photos") == ["cat.png"]
 
 
+@pytest.mark.parametrize("name", [".git", ".env"])
+def test_hidden_files_of_the_user_are_files_too(tmp_path, name):
+    touch(tmp_path / "project" / name)
+    assert f"is not empty and no converted model (first: {name})" in refused(tmp_path / "project")
+    touch(converted(tmp_path / "wan") / name)
+    assert f"would be replaced, but holds {name}" in refused(tmp_path / "wan")
+    assert name in names(tmp_path / "wan")
+
+
+def test_what_the_system_hides_in_folders_is_replaced_with_the_model(tmp_path):
+    for name in (".DS_Store", "._config.json"):
+        touch(converted(tmp_path / "wan") / name)
+    fill(tmp_path / "wan")
+    assert names(tmp_path / "wan") == ["deep"]
+
+
+def test_a_disk_is_no_name_for_a_folder():
+    root = Path("/")
+    with pytest.raises(CheckpointError, match="/: is the root of a disk"):
+        find_unfinished(root)
+
+
 def test_a_model_with_files_of_the_user_is_not_replaced(tmp_path):
     touch(converted(tmp_path / "wan") / "my_lora.safetensors")
     assert "would be replaced, but holds my_lora.safetensors" in refused(tmp_path / "wan")

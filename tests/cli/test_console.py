@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import errno
 import io
+import os
+import subprocess
+import sys
 
 import mlx.core as mx
 import pytest
@@ -48,6 +51,12 @@ def failing(error: BaseException):
         (KeyboardInterrupt(), 130, "error: interrupted"),
         (OSError(errno.ENOSPC, "No space left", "a.mp4"), 1, "error: a.mp4: the disk is full"),
         (PermissionError(errno.EACCES, "Permission denied", "a.mp4"), 1, "error: a.mp4: Permission denied"),
+        (MemoryError("1.8 TiB"), 1, "error: not enough memory (1.8 TiB). Choose a smaller size"),
+        (
+            RuntimeError("[malloc] Unable to allocate 9 bytes."),
+            1,
+            "error: not enough memory ([malloc] Unable",
+        ),
         (ZeroDivisionError("oops"), 1, "error: unexpected ZeroDivisionError: oops. Run again with --debug"),
     ],
 )
@@ -99,6 +108,64 @@ def test_a_terminal_gets_a_bar_for_steps_frames_and_bytes():
     assert "frames:" in shown
     assert "vae:" in shown
     assert "1.00M/2.00M" in shown
+
+
+class ClosedTerminal(Terminal):
+    def write(self, _: str) -> int:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+
+EVENTS = (
+    Notice("begin"),
+    StageStarted("denoise"),
+    StepFinished(0, 2, 999.0, 0.1, mx.zeros(1)),
+    StageFinished("denoise", 1.0, 1),
+)
+
+
+def test_work_goes_on_when_the_terminal_is_closed(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "stderr", ClosedTerminal())
+    assert run(lambda _: iter((*EVENTS, FileWritten(tmp_path)))) == 0
+    assert capsys.readouterr().out == f"{tmp_path}\n"
+    assert run(failing(CheckpointError("broken")), debug=True) == 1
+
+
+def test_work_goes_on_without_any_stderr(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "stderr", None)
+    assert run(lambda _: iter((*EVENTS, FileWritten(tmp_path)))) == 0
+    assert capsys.readouterr().out == f"{tmp_path}\n"
+
+
+REPORT = """
+import argparse, os, sys
+from pathlib import Path
+from mlx_video.cli.console import run_command
+from mlx_video.events import FileWritten
+path = Path(os.fsdecode(bytes.fromhex(sys.argv[1])))
+sys.exit(run_command(lambda _: iter([FileWritten(path)]), argparse.Namespace(debug=False, quiet=False)))
+"""
+
+
+def report_path(name: bytes, stdout: int, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-c", REPORT, name.hex()]
+    environment = os.environ | environment
+    return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, env=environment, check=False)
+
+
+@pytest.mark.parametrize(("name", "encoding"), [("вид.mp4".encode(), "ascii"), (b"\xff.mp4", "utf-8")])
+def test_a_path_that_the_terminal_cannot_spell_is_printed_as_its_bytes(name: bytes, encoding: str):
+    done = report_path(name, subprocess.PIPE, PYTHONIOENCODING=encoding)
+    assert (done.returncode, done.stdout, done.stderr) == (0, name + b"\n", b"")
+
+
+def test_a_reader_of_the_result_that_has_gone_is_no_error():
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = report_path(b"a.mp4", writing)
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize(("text", "value"), [("5", 5.0), ("3,4", (3.0, 4.0)), ("3.5,3.5", (3.5, 3.5))])

@@ -59,6 +59,7 @@ def test_a_size_that_must_be_rounded_is_reported(folder: Path, tmp_path: Path, c
     [
         (["--prompt", "a cat", "--num-frames", "80"], 2, "--num-frames 80: must be 4n+1"),
         (["--prompt", ""], 2, "--prompt missing"),
+        (["--prompt", "  "], 2, "--prompt missing"),
         (["--prompt", "a cat", "--steps", "0"], 2, "--steps 0: must be between 1 and 1000"),
         (["--prompt", "a cat", "--output-path", "a.avi"], 2, "--output-path"),
         (["--prompt", "a cat", "--guide-scale", "3,4"], 2, "--guide-scale 3.0,4.0: two scales are for models"),
@@ -81,6 +82,13 @@ def test_an_unconverted_folder_is_an_error_that_names_the_convert_command(tmp_pa
     checkpoint = write_tiny_checkpoint(tmp_path / "original")
     assert generate_wan.main(["--model-dir", str(checkpoint.path), "--prompt", "a cat"]) == 1
     assert "mlx_video.convert_wan" in capsys.readouterr().err
+
+
+def test_a_home_of_an_unknown_user_is_a_usage_error(capsys):
+    with pytest.raises(SystemExit) as caught:
+        generate_wan.main(["--prompt", "a cat", "--model-dir", "~no-such-user/model"])
+    assert caught.value.code == 2
+    assert "--model-dir: '~no-such-user/model' names the home of an unknown user" in capsys.readouterr().err
 
 
 def test_unknown_options_are_a_usage_error(capsys):
@@ -118,6 +126,14 @@ def test_generate_video_takes_the_keyword_arguments_that_programs_use(folder: Pa
     assert path == tmp_path / "a.mp4"
     assert len(read_frames(path)) == 4
     assert read_video_metadata(path)["guide_scale"] == "2.0"
+
+
+def test_generate_video_gives_the_path_of_the_file_it_wrote(folder: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    options = {"width": 32, "height": 32, "num_frames": 1, "steps": 1}
+    path = generate_wan.generate_video(folder, "a cat", output_path="~/a.mp4", **options)
+    assert path == tmp_path / "a.mp4"
+    assert path.is_file()
 
 
 def test_a_guide_scale_that_is_no_number_is_refused(folder: Path):

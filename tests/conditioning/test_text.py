@@ -10,7 +10,13 @@ import mlx.core as mx
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from mlx_video.conditioning.text import PromptTokenizer, clean_prompt, encode_prompt, load_tokenizer
+from mlx_video.conditioning.text import (
+    PromptTokenizer,
+    clean_prompt,
+    count_tokens,
+    encode_prompt,
+    load_tokenizer,
+)
 from mlx_video.config import DEFAULT_NEGATIVE_PROMPT
 from mlx_video.errors import CheckpointError
 
@@ -159,3 +165,9 @@ def test_encode_prompt_cleans_and_keeps_real_tokens_only() -> None:
     context = encode_prompt(encoder, PromptTokenizer(split, 1, 128), "  ａb\n", 512)
     assert seen[0][0] == "ab"
     assert context.tolist() == [[97.0, 194.0], [98.0, 196.0], [1.0, 2.0]]
+
+
+def test_the_count_of_a_prompt_is_what_encoding_gives_without_a_limit(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(write_tokenizer_json(tmp_path / "tokenizer"))
+    text = "a  red cat\ta red"
+    assert count_tokens(tokenizer, text) == len(tokenizer.encode(clean_prompt(text), 100)) == 6

@@ -67,9 +67,24 @@ def test_trimming_every_frame_is_refused():
         plan(trim_first_frames=9)
 
 
-def test_a_missing_prompt_is_refused():
+@pytest.mark.parametrize("prompt", ["", " \t\n"])
+def test_a_missing_prompt_is_refused(prompt: str):
     with pytest.raises(RequestError, match="prompt: missing"):
-        plan(prompt="")
+        plan(prompt=prompt)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"width": 1_000_000}, "width: 1000000: makes 62500 tokens along this axis, the models know 1024"),
+        ({"height": 16_400}, "height: 16400: makes 1025 tokens"),
+        ({"num_frames": 4097}, "num_frames: 4097: makes 1025 tokens"),
+    ],
+)
+def test_a_video_beyond_the_models_positions_is_refused(options: dict, text: str):
+    with pytest.raises(RequestError, match=text):
+        plan(**options)
+    assert plan(width=16_384, height=16, num_frames=4093).geometry.grid == (1024, 1, 1024)
 
 
 def test_the_settings_of_a_run_name_everything_that_made_it():

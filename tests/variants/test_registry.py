@@ -52,9 +52,9 @@ def test_without_a_head_count_heads_are_128_wide():
 @pytest.mark.parametrize("key", ["dim", "ffn_dim", "num_layers", "in_dim", "out_dim", "freq_dim"])
 def test_a_config_that_contradicts_the_tensors_is_refused_with_both_sizes(key: str):
     wrong = OFFICIAL | {key: OFFICIAL[key] + 2}
-    text = f"config.json says {key} {wrong[key]}, but the transformer's tensors say {OFFICIAL[key]}"
+    text = f"config.json says {key} {wrong[key]}, but .* in shard.safetensors says {OFFICIAL[key]}"
     with pytest.raises(ConfigError, match=text):
-        recognise_checkpoint(shapes_of(SMALL), wrong)
+        recognise_checkpoint(shapes_of(SMALL), wrong, label="shard.safetensors")
 
 
 def test_a_version_that_the_tensors_contradict_is_refused():
