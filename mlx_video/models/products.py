@@ -10,7 +10,7 @@ import mlx.nn as nn
 
 from mlx_video.models.elementwise import on_gpu
 
-# Some releases of MLX return garbage from quantized products with more rows (ml-explore/mlx pull 3631, 3922).
+# Some MLX releases return garbage from quantized products with more rows (ml-explore/mlx pull 3631, 3922).
 QUANTIZED_ROWS = 32768
 # Elements of the largest intermediate, to bound memory. Not smaller on a CPU: beside other work, each call of a
 # threaded BLAS may wait for a core.

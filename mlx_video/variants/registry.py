@@ -110,7 +110,7 @@ def _read_facts(shapes: Shapes, is_dual: bool, label: str) -> CheckpointFacts:
             f"{label}: tensor {error.args[0]} is missing, so this is no Wan transformer. "
             "Check that the folder is the whole checkpoint."
         ) from error
-    if len(patch) != 5:
+    if len(patch) != 5 or min(patch) < 1:
         raise CheckpointError(
             f"{label}: patch_embedding.weight is {list(patch)}, expected [dim, channels, t, h, w]. "
             "Is the file from another model?"
@@ -121,7 +121,7 @@ def _read_facts(shapes: Shapes, is_dual: bool, label: str) -> CheckpointFacts:
         in_dim=patch[1],
         out_dim=head[0] // patch_cells,
         dim=patch[0],
-        num_layers=max(blocks, default=-1) + 1,
+        num_layers=len(blocks),
         is_dual=is_dual,
         names=frozenset(shapes),
     )
@@ -143,12 +143,20 @@ def _read_transformer_config(
             )
     return TransformerConfig(
         **sizes,
-        num_heads=int(source.get("num_heads", facts.dim // HEAD_DIM)),
+        num_heads=int(_number(source, "num_heads", facts.dim // HEAD_DIM)),
         model_type=variant.model_type,
-        text_len=int(source.get("text_len", 512)),
-        eps=float(source.get("eps", 1e-6)),
+        text_len=int(_number(source, "text_len", 512)),
+        eps=_number(source, "eps", 1e-6),
         patch_size=(patch[2], patch[3], patch[4]),
     )
+
+
+def _number(source: Mapping[str, Any], key: str, default: float) -> float:
+    """A positive number of the checkpoint's config.json."""
+    value = source.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise ConfigError(f"config.json: {key} is {value!r}, expected a positive number. Fetch the file again.")
+    return value
 
 
 def _evidence(key: str, shapes: Shapes, label: str) -> str:

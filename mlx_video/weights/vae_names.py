@@ -113,8 +113,8 @@ def read_latent_channels(infos: Mapping[str, TensorInfo], *, label: str = "VAE")
         CheckpointError: it is no Wan VAE.
     """
     for name, share in (("conv2.weight", 1), ("conv1.weight", 2)):
-        if name in infos:
-            return infos[name].shape[0] // share
+        if rows := _rows(infos, name):
+            return rows // share
     raise CheckpointError(
         f"{label}: conv1.weight and conv2.weight are missing, so this is no Wan VAE. "
         "Fetch Wan2.1_VAE.pth from a Wan-AI repository."
@@ -155,4 +155,4 @@ def read_vae_config(
 
 
 def _rows(infos: Mapping[str, TensorInfo], name: str) -> int | None:
-    return infos[name].shape[0] if name in infos else None
+    return infos[name].shape[0] if name in infos and infos[name].shape else None

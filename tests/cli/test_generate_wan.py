@@ -39,8 +39,23 @@ def test_the_command_writes_a_video_and_prints_its_path(folder: Path, tmp_path: 
 
 def test_every_output_option_writes_its_file(folder: Path, tmp_path: Path, capsys):
     latents, frames = tmp_path / "final.safetensors", tmp_path / "frames"
-    options = ["--prompt", "a cat", "--steps", "1", "--save-latents", str(latents), "--save-frames", str(frames)]
-    more = ["--output-path", str(tmp_path / "a.gif"), "--no-negative-prompt", "--no-compile", "--debug-latents"]
+    options = [
+        "--prompt",
+        "a cat",
+        "--steps",
+        "1",
+        "--save-latents",
+        str(latents),
+        "--save-frames",
+        str(frames),
+    ]
+    more = [
+        "--output-path",
+        str(tmp_path / "a.gif"),
+        "--no-negative-prompt",
+        "--no-compile",
+        "--debug-latents",
+    ]
     assert generate_wan.main(["--model-dir", str(folder), *SIZE, *options, *more]) == 0
     assert load_latents(latents)[0].shape == (16, 2, 4, 6)
     assert len(list(frames.iterdir())) == 5
@@ -62,10 +77,16 @@ def test_a_size_that_must_be_rounded_is_reported(folder: Path, tmp_path: Path, c
         (["--prompt", "  "], 2, "--prompt missing"),
         (["--prompt", "a cat", "--steps", "0"], 2, "--steps 0: must be between 1 and 1000"),
         (["--prompt", "a cat", "--output-path", "a.avi"], 2, "--output-path"),
-        (["--prompt", "a cat", "--guide-scale", "3,4"], 2, "--guide-scale 3.0,4.0: two scales are for models"),
+        (
+            ["--prompt", "a cat", "--guide-scale", "3,4"],
+            2,
+            "--guide-scale 3.0,4.0: two scales are for models",
+        ),
     ],
 )
-def test_a_wrong_option_is_named_as_the_user_typed_it(folder: Path, capsys, options: list[str], code: int, text: str):
+def test_a_wrong_option_is_named_as_the_user_typed_it(
+    folder: Path, capsys, options: list[str], code: int, text: str
+):
     assert generate_wan.main(["--model-dir", str(folder), *options]) == code
     captured = capsys.readouterr()
     assert text in captured.err

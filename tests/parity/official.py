@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 
-def exact_attention(q, k, v, q_lens=None, k_lens=None, **_):  # noqa: ANN001, ANN201
+def exact_attention(q, k, v, q_lens=None, k_lens=None, **_):
     """Plain softmax attention in the inputs' dtype; every key up to `k_lens` counts."""
     import torch
 

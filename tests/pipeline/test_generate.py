@@ -56,7 +56,9 @@ def test_a_seed_fixes_the_video_and_another_seed_changes_it(pipeline: WanPipelin
     assert not np.array_equal(first.frames, other.frames)
 
 
-@pytest.mark.parametrize("option", ["prompt", "negative_prompt", "guide_scale", "shift", "scheduler", "noise", "steps"])
+@pytest.mark.parametrize(
+    "option", ["prompt", "negative_prompt", "guide_scale", "shift", "scheduler", "noise", "steps"]
+)
 def test_every_sampling_option_reaches_the_video(pipeline: WanPipeline, option: str):
     values = {
         "prompt": "two dogs", "negative_prompt": "", "guide_scale": 3.0, "shift": 2.0, "scheduler": "euler",
@@ -110,7 +112,9 @@ def test_trimming_drops_frames_at_the_start(pipeline: WanPipeline, tmp_path: Pat
     assert len(read_frames(tmp_path / "a.mp4")) == 3
 
 
-def test_guide_scale_one_makes_half_the_forward_passes(pipeline: WanPipeline, monkeypatch: pytest.MonkeyPatch):
+def test_guide_scale_one_makes_half_the_forward_passes(
+    pipeline: WanPipeline, monkeypatch: pytest.MonkeyPatch
+):
     calls, forward = [], WanTransformer.__call__
 
     def counted(self, latents, timestep, text, **options):
@@ -129,7 +133,9 @@ def test_latents_that_stop_being_finite_stop_the_run_and_write_nothing(
 ):
     forward = WanTransformer.__call__
     monkeypatch.setattr(
-        WanTransformer, "__call__", lambda self, latents, *rest, **options: forward(self, latents, *rest, **options) * float("nan")
+        WanTransformer,
+        "__call__",
+        lambda self, latents, *rest, **options: forward(self, latents, *rest, **options) * float("nan"),
     )
     with pytest.raises(NonFiniteError, match="step 1 of 2"):
         make(pipeline, output_path=tmp_path / "video.mp4")
@@ -145,7 +151,9 @@ def test_debug_latents_reports_statistics_after_each_step(pipeline: WanPipeline)
 
 
 @pytest.mark.parametrize("settings", [{"bits": 8}, {"bits": 4, "group_size": 32}], ids=str)
-def test_a_quantized_model_stays_close_to_the_dense_one(pipeline: WanPipeline, folder: Path, tmp_path: Path, settings: dict):
+def test_a_quantized_model_stays_close_to_the_dense_one(
+    pipeline: WanPipeline, folder: Path, tmp_path: Path, settings: dict
+):
     quantized = convert_checkpoint(folder, tmp_path / "q", quantize_only=True, quantize=True, **settings)
     dense = make(pipeline, steps=1, guide_scale=1.0)
     small = make(WanPipeline.from_pretrained(quantized), steps=1, guide_scale=1.0)

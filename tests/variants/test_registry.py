@@ -57,6 +57,20 @@ def test_a_config_that_contradicts_the_tensors_is_refused_with_both_sizes(key: s
         recognise_checkpoint(shapes_of(SMALL), wrong, label="shard.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("num_heads", "two"), ("num_heads", 0), ("eps", None), ("text_len", -4), ("text_len", True)]
+)
+def test_a_config_with_a_value_that_is_no_positive_number_is_refused(key: str, value: object):
+    with pytest.raises(ConfigError, match=f"{key} is {value!r}, expected a positive number"):
+        recognise_checkpoint(shapes_of(SMALL), OFFICIAL | {key: value})
+
+
+def test_a_wild_block_index_is_counted_once():
+    shapes = shapes_of(SMALL) | {"blocks.1000000000.norm3.weight": (64,)}
+    with pytest.raises(ConfigError, match="num_layers 2, but the number of blocks"):
+        recognise_checkpoint(shapes, OFFICIAL)
+
+
 def test_a_version_that_the_tensors_contradict_is_refused():
     with pytest.raises(RequestError, match="2.2: the checkpoint is Wan2.1 T2V of another size"):
         recognise_checkpoint(shapes_of(SMALL), OFFICIAL, model_version="2.2")
