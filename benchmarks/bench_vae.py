@@ -1,0 +1,264 @@
+"""Decode or encode a clip at the Wan2.1 VAE's real widths, against its bare convolutions.
+
+The floor is one call of mx.conv3d (or conv2d) per convolution of the network, each over the whole clip at
+once, on random data of the activations' shape. It leaves out norms, activations, attention, biases and every
+cache, and it holds whole clips in memory.
+
+    python -m benchmarks.bench_vae decode --latents 3 --latent-size 16
+    python -m benchmarks.bench_vae encode --latents 3 --latent-size 16
+    python -m benchmarks.bench_vae memory --latents 3 --longer 6 --latent-size 16
+
+`memory` decodes in a fresh process for each length and reports the most memory MLX had in use and the most
+the process had resident.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import mlx.core as mx
+from mlx.utils import tree_map
+
+from benchmarks.timing import TABLE_HEADER, alternate, format_row
+from mlx_video.config import VAEConfig
+from mlx_video.geometry import pixel_frames
+from mlx_video.latents.decode import decode_frames
+from mlx_video.latents.encode import encode_video
+from mlx_video.models.vae_wan21 import WanVAE21
+
+# Float32, different order of sums in forty layers.
+TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Conv:
+    """One convolution over a whole clip.
+
+    Attributes:
+        frames, height, width: of its input, causal context and materialised upsampling included.
+        channels: in, out.
+        kernel: (t, h, w); (h, w) for a 2-D convolution over all frames.
+        stride, padding: of the call, in all axes of the kernel.
+    """
+
+    frames: int
+    height: int
+    width: int
+    channels: tuple[int, int]
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...] | int = 1
+    padding: tuple[int, ...] | int = 0
+
+    def call(self, inputs: Callable[[tuple[int, ...]], mx.array]) -> mx.array:
+        into, out = self.channels
+        pixels = (self.frames, self.height, self.width, into)
+        weight = inputs((out, *self.kernel, into))
+        if len(self.kernel) == 2:
+            return mx.conv2d(inputs(pixels), weight, self.stride, self.padding)
+        return mx.conv3d(inputs((1, *pixels)), weight, self.stride, self.padding)
+
+
+def causal(frames: int, side: int, into: int, out: int) -> Conv:
+    return Conv(frames + 2, side, side, (into, out), (3, 3, 3), padding=(0, 1, 1))
+
+
+def pointwise(frames: int, side: int, into: int, out: int) -> Conv:
+    return Conv(frames, side, side, (into, out), (1, 1, 1))
+
+
+def residual(frames: int, side: int, into: int, out: int) -> Iterator[Conv]:
+    yield causal(frames, side, into, out)
+    yield causal(frames, side, out, out)
+    if into != out:
+        yield pointwise(frames, side, into, out)
+
+
+def middle(frames: int, side: int, width: int) -> Iterator[Conv]:
+    yield from residual(frames, side, width, width)
+    yield pointwise(frames, side, width, 3 * width)
+    yield pointwise(frames, side, width, width)
+    yield from residual(frames, side, width, width)
+
+
+def decoder_convs(latents: int, side: int, base: int, z_dim: int = 16) -> Iterator[Conv]:
+    """Every convolution of the decoder over a clip of `latents` frames of side × side cells."""
+    widths = (4 * base, 4 * base, 4 * base, 2 * base, base)
+    frames = latents
+    yield pointwise(frames, side, z_dim, z_dim)
+    yield causal(frames, side, z_dim, widths[0])
+    yield from middle(frames, side, widths[0])
+    for stage, (into, out) in enumerate(pairwise(widths)):
+        yield from residual(frames, side, into // 2 if stage else into, out)
+        for _ in range(2):
+            yield from residual(frames, side, out, out)
+        if stage < 2:  # all frames but the first become two
+            yield Conv(frames + 1, side, side, (out, 2 * out), (3, 1, 1))
+            frames = 2 * frames - 1
+        if stage < 3:
+            side *= 2
+            yield Conv(frames, side, side, (out, out // 2), (3, 3), padding=1)
+    yield causal(frames, side, base, 3)
+
+
+def encoder_convs(latents: int, side: int, base: int, z_dim: int = 16) -> Iterator[Conv]:
+    """Every convolution of the encoder over the clip that gives `latents` frames of side × side cells."""
+    widths = (base, base, 2 * base, 4 * base, 4 * base)
+    frames, side = pixel_frames(latents), 8 * side
+    yield causal(frames, side, 3, base)
+    for stage, (into, out) in enumerate(pairwise(widths)):
+        yield from residual(frames, side, into, out)
+        yield from residual(frames, side, out, out)
+        if stage < 3:
+            yield Conv(frames, side + 1, side + 1, (out, out), (3, 3), stride=2)
+            side //= 2
+        if stage in (1, 2):
+            yield Conv(frames, side, side, (out, out), (3, 1, 1), stride=(2, 1, 1))
+            frames = (frames + 1) // 2
+    yield from middle(frames, side, widths[-1])
+    yield causal(frames, side, widths[-1], 2 * z_dim)
+    yield pointwise(frames, side, 2 * z_dim, 2 * z_dim)
+
+
+class Floor:
+    """The bare convolutions, each evaluated and released before the next; inputs are made once and kept."""
+
+    def __init__(self, convs: Sequence[Conv]) -> None:
+        self.convs = convs
+        self.arrays: dict[tuple[int, ...], mx.array] = {}
+
+    def __call__(self) -> None:
+        for conv in self.convs:
+            mx.eval(conv.call(self.input))
+
+    def input(self, shape: tuple[int, ...]) -> mx.array:
+        if shape not in self.arrays:
+            self.arrays[shape] = mx.random.normal(shape)
+            mx.eval(self.arrays[shape])
+        return self.arrays[shape]
+
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in self.arrays.values())
+
+
+def random_vae(width: int, *, encoder: bool) -> WanVAE21:
+    """One half of the VAE with weights that keep activations near unit size."""
+    mx.random.seed(0)
+    config = VAEConfig(encoder_dim=width if encoder else None, decoder_dim=None if encoder else width)
+    vae = WanVAE21(config)
+
+    def draw(parameter: mx.array) -> mx.array:
+        fan_in = parameter.size // parameter.shape[0]
+        return mx.random.normal(parameter.shape) * fan_in**-0.5 if fan_in > 1 else mx.ones(parameter.shape)
+
+    vae.update(tree_map(draw, vae.parameters()))
+    mx.eval(vae.parameters())
+    return vae
+
+
+def random_latents(options: argparse.Namespace, frames: int) -> mx.array:
+    return mx.random.normal((16, frames, options.latent_size, options.latent_size), key=mx.random.key(1))
+
+
+def check_equal(found: mx.array, expected: mx.array) -> None:
+    """Stop unless both ways of running gave the same numbers."""
+    error = (mx.abs(found - expected).max() / mx.abs(expected).max()).item()
+    if error > TOLERANCE:
+        raise SystemExit(f"wrong before fast: relative difference {error:.1e} exceeds {TOLERANCE:.0e}")
+
+
+def bench_decode(options: argparse.Namespace) -> None:
+    vae = random_vae(options.width, encoder=False)
+    latents = random_latents(options, options.latents)
+    short = latents[:, : min(2, options.latents)]
+
+    def decode(latents: mx.array = latents, **how: object) -> mx.array:
+        return mx.concatenate(list(decode_frames(vae, latents, **how)))
+
+    check_equal(decode(short), decode(short, latents_per_push=short.shape[1], parts=(99,) * 4))
+    how = {"latents_per_push": options.latents_per_push, "parts": tuple(options.parts)}
+    convs = list(decoder_convs(options.latents, options.latent_size, options.width))
+    report("VAE decode", options, convs, lambda: decode(**how))
+
+
+def bench_encode(options: argparse.Namespace) -> None:
+    vae = random_vae(options.width, encoder=True)
+    side = 8 * options.latent_size
+    frames = mx.random.uniform(-1, 1, (pixel_frames(options.latents), side, side, 3), key=mx.random.key(1))
+    mx.eval(frames)
+    short = frames[:5]
+    check_equal(encode_video(vae, short), encode_video(vae, [short[:2], short[2:]]))
+    convs = list(encoder_convs(options.latents, options.latent_size, options.width))
+    report("VAE encode", options, convs, lambda: encode_video(vae, frames))
+
+
+def report(
+    what: str, options: argparse.Namespace, convs: Sequence[Conv], work: Callable[[], mx.array]
+) -> None:
+    floor, label = Floor(convs), what.split()[-1]
+    times = alternate({"floor": floor, label: work}, warmups=1, repeats=options.repeats)
+    # The floor's inputs lie in memory all the while, and are no part of the work.
+    own = replace(times[label], peak_bytes=times[label].peak_bytes - floor.nbytes())
+    model, size = (
+        f"width {options.width}, float32",
+        f"{options.latents}x{options.latent_size}x{options.latent_size} latents",
+    )
+    print(TABLE_HEADER)
+    print(format_row(f"{what}, floor", model, size, times["floor"]))
+    print(format_row(what, model, size, own, times["floor"]))
+
+
+def bench_memory(options: argparse.Namespace) -> None:
+    """Decode two lengths, each in a process of its own."""
+    print("| latents | MLX peak MB | resident peak MB |\n|---|---|---|")
+    for frames in (options.latents, options.longer):
+        arguments = ["-m", "benchmarks.bench_vae", "memory-of-one", "--latents", str(frames)]
+        for name in ("latent-size", "width", "latents-per-push"):
+            arguments += [f"--{name}", str(getattr(options, name.replace("-", "_")))]
+        arguments += ["--parts", *map(str, options.parts)]
+        subprocess.run([sys.executable, *arguments], check=True)
+
+
+def print_memory(options: argparse.Namespace) -> None:
+    """One row: the peaks of this process while it decodes one clip and drops every piece."""
+    vae, latents = random_vae(options.width, encoder=False), random_latents(options, options.latents)
+    mx.reset_peak_memory()
+    pieces = decode_frames(
+        vae, latents, latents_per_push=options.latents_per_push, parts=tuple(options.parts)
+    )
+    count = sum(len(piece) for piece in pieces)
+    if count != pixel_frames(options.latents):
+        raise SystemExit(f"wrong before small: {count} frames from {options.latents} latents")
+    unit = 1 if sys.platform == "darwin" else 1024
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    print(f"| {options.latents} | {mx.get_peak_memory() / 1e6:.0f} | {resident / 1e6:.0f} |")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=("decode", "encode", "memory", "memory-of-one"))
+    parser.add_argument("--latents", type=int, default=3, help="latent frames (default 3)")
+    parser.add_argument("--longer", type=int, default=6, help="latent frames of the second memory run")
+    parser.add_argument("--latent-size", type=int, default=16, help="latent rows and columns (default 16)")
+    parser.add_argument("--width", type=int, default=96, help="base width (default 96, the real one)")
+    parser.add_argument("--repeats", type=int, default=3, help="timed rounds (default 3)")
+    parser.add_argument("--latents-per-push", type=int, default=1, help="default 1")
+    parser.add_argument("--parts", type=int, nargs=4, default=(1, 1, 1, 1), help="frames per stage")
+    return parser
+
+
+def main() -> None:
+    options = build_parser().parse_args()
+    runs = {"decode": bench_decode, "encode": bench_encode, "memory": bench_memory}
+    runs.get(options.what, print_memory)(options)
+
+
+if __name__ == "__main__":
+    main()
