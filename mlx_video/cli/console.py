@@ -72,8 +72,7 @@ class Console:
                 self.write_line(text)
             case StageStarted(stage):
                 self.close_bar()
-                if not self.stream.isatty():
-                    self.write_line(f"{stage} ...")
+                self.write_line(f"{stage} ...")
             case StageFinished(stage, wall_seconds, peak_bytes):
                 self.close_bar()
                 self.write_line(f"{stage}: {wall_seconds:.1f} s, peak memory {peak_bytes / GB:.2f} GB")

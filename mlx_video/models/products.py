@@ -12,8 +12,8 @@ from mlx_video.models.elementwise import on_gpu
 
 # Some MLX releases return garbage from quantized products with more rows (ml-explore/mlx pull 3631, 3922).
 QUANTIZED_ROWS = 32768
-# Elements of the largest intermediate, to bound memory. Not smaller on a CPU: beside other work, each call of a
-# threaded BLAS may wait for a core.
+# Elements of the largest intermediate, to bound memory. Not smaller on a CPU: beside other work, every call
+# of a threaded BLAS may wait for a core.
 GPU_PIECE = 2**28
 CPU_PIECE = 2**25
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,6 +130,7 @@ def generate(run: Run, extra_sinks: Sequence[FrameSink] = ()) -> Iterator[Event]
     del conditioning
     yield from keep_latents(run, latents)
     yield from timed("decode", decode_video(run, latents, extra_sinks))
+    yield from map(FileWritten, written_paths(run.request))
 
 
 def timed(stage: str, work: Work[Value]) -> Work[Value]:
@@ -233,20 +234,21 @@ def keep_latents(run: Run, latents: mx.array) -> Iterator[Event]:
 
 def decode_video(run: Run, latents: mx.array, extra_sinks: Sequence[FrameSink]) -> Work[None]:
     """Decode latents and hand the frames to every output as they come."""
-    request = run.request
-    total, trim = run.plan.geometry.num_frames, request.trim_first_frames
     with ExitStack() as stack:
         sinks = [*extra_sinks, *(stack.enter_context(sink) for sink in open_sinks(run))]
-        with resident(lambda: load_vae_decoder(run.model, run.config)) as vae:
-            done = 0
-            for piece in decode_frames(vae, latents):
-                frames = to_uint8(piece)
-                for sink in sinks:
-                    sink.write(frames[max(0, trim - done) :])
-                done += len(frames)
-                yield FramesDecoded(done, total)
-    for path in written_paths(request):
-        yield FileWritten(path)
+        vae = stack.enter_context(resident(lambda: load_vae_decoder(run.model, run.config)))
+        yield from pass_frames(decode_frames(vae, latents), sinks, run)
+
+
+def pass_frames(pieces: Iterable[mx.array], sinks: Sequence[FrameSink], run: Run) -> Iterator[FramesDecoded]:
+    """Give each piece of frames to every sink, without those that the user wants trimmed."""
+    total, trim, done = run.plan.geometry.num_frames, run.request.trim_first_frames, 0
+    for piece in pieces:
+        frames = to_uint8(piece)
+        for sink in sinks:
+            sink.write(frames[max(0, trim - done) :])
+        done += len(frames)
+        yield FramesDecoded(done, total)
 
 
 def open_sinks(run: Run) -> Iterator[FrameWriter]:
