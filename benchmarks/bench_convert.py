@@ -242,7 +242,6 @@ def report(args: argparse.Namespace, figures: dict[str, float]) -> None:
     print(f"converted in {done.median:.1f} s, copied in {floor.median:.1f} s")
     print(f"ratio {ratio(done, floor):.2f} (at most 2)")
     print(f"peak resident memory above the interpreter with MLX {peak_bytes / 1e9:.2f} GB (at most 1.5)")
-    sys.argv[0] = "-m benchmarks.bench_convert"  # how the row says to repeat it
     kind = "convert, 4 bits" if args.quantize else "convert to bfloat16"
     print(format_row(kind, MODELS[args.scale], f"{figures['source_bytes'] / 1e9:.1f} GB", done, floor))
 

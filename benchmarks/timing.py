@@ -132,6 +132,12 @@ def _output_of(command: Sequence[str]) -> str:
     return result.stdout.strip() if result.returncode == 0 else ""
 
 
+def command_line() -> str:
+    """The command that repeats this run from the project's folder."""
+    script = Path(sys.modules["__main__"].__file__ or "").stem
+    return " ".join(("python -m", f"benchmarks.{script}", *sys.argv[1:]))
+
+
 def format_row(what: str, model: str, size: str, timing: Timing, floor: Timing | None = None) -> str:
     """One row of the table whose header is TABLE_HEADER.
 
@@ -153,6 +159,6 @@ def format_row(what: str, model: str, size: str, timing: Timing, floor: Timing |
         describe_machine(),
         mx.__version__,
         current_commit(),
-        f"`{' '.join(('python -m', f'benchmarks.{Path(sys.argv[0]).stem}', *sys.argv[1:]))}`",
+        f"`{command_line()}`",
     )
     return f"| {' | '.join(cells)} |"

@@ -155,7 +155,9 @@ def _number(source: Mapping[str, Any], key: str, default: float) -> float:
     """A positive number of the checkpoint's config.json."""
     value = source.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-        raise ConfigError(f"config.json: {key} is {value!r}, expected a positive number. Fetch the file again.")
+        raise ConfigError(
+            f"config.json: {key} is {value!r}, expected a positive number. Fetch the file again."
+        )
     return value
 
 

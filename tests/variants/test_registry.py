@@ -58,7 +58,8 @@ def test_a_config_that_contradicts_the_tensors_is_refused_with_both_sizes(key: s
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("num_heads", "two"), ("num_heads", 0), ("eps", None), ("text_len", -4), ("text_len", True)]
+    ("key", "value"),
+    [("num_heads", "two"), ("num_heads", 0), ("eps", None), ("text_len", -4), ("text_len", True)],
 )
 def test_a_config_with_a_value_that_is_no_positive_number_is_refused(key: str, value: object):
     with pytest.raises(ConfigError, match=f"{key} is {value!r}, expected a positive number"):

@@ -1,0 +1,112 @@
+"""Write the trained parts as a Wan2.1-T2V checkpoint folder in the original layout."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch_vae import LATENT_MEAN, LATENT_STD
+
+TRANSFORMER_NAMES = (
+    (r"condition_embedder\.text_embedder\.linear_1\.", "text_embedding.0."),
+    (r"condition_embedder\.text_embedder\.linear_2\.", "text_embedding.2."),
+    (r"condition_embedder\.time_embedder\.linear_1\.", "time_embedding.0."),
+    (r"condition_embedder\.time_embedder\.linear_2\.", "time_embedding.2."),
+    (r"condition_embedder\.time_proj\.", "time_projection.1."),
+    (r"^scale_shift_table$", "head.modulation"),
+    (r"^proj_out\.", "head.head."),
+    (r"scale_shift_table$", "modulation"),
+    (r"\.attn1\.", ".self_attn."),
+    (r"\.attn2\.", ".cross_attn."),
+    (r"\.to_out\.0\.", ".o."),
+    (r"\.to_([qkv])\.", r".\1."),
+    (r"(blocks\.\d+)\.norm2\.", r"\1.norm3."),
+    (r"\.ffn\.net\.0\.proj\.", ".ffn.0."),
+    (r"\.ffn\.net\.2\.", ".ffn.2."),
+)
+TEXT_ENCODER_NAMES = (
+    (r"^(shared|encoder\.embed_tokens)\.weight$", "token_embedding.weight"),
+    (r"^encoder\.final_layer_norm\.", "norm."),
+    (r"^encoder\.block\.", "blocks."),
+    (r"\.layer\.0\.SelfAttention\.relative_attention_bias\.", ".pos_embedding.embedding."),
+    (r"\.layer\.0\.SelfAttention\.", ".attn."),
+    (r"\.layer\.0\.layer_norm\.", ".norm1."),
+    (r"\.layer\.1\.layer_norm\.", ".norm2."),
+    (r"\.layer\.1\.DenseReluDense\.wi_0\.", ".ffn.gate.0."),
+    (r"\.layer\.1\.DenseReluDense\.wi_1\.", ".ffn.fc1."),
+    (r"\.layer\.1\.DenseReluDense\.wo\.", ".ffn.fc2."),
+)
+CONFIG = {
+    "_class_name": "WanModel",
+    "_diffusers_version": "0.30.0",
+    "dim": 192,
+    "eps": 1e-06,
+    "ffn_dim": 768,
+    "freq_dim": 256,
+    "in_dim": 16,
+    "model_type": "t2v",
+    "num_heads": 3,
+    "num_layers": 6,
+    "out_dim": 16,
+    "text_len": 64,
+}
+
+
+def rename(tensors: dict[str, torch.Tensor], table: tuple[tuple[str, str], ...]) -> dict[str, torch.Tensor]:
+    """Apply every (pattern, replacement) of a table to every name, in order."""
+    renamed = {}
+    for name, tensor in tensors.items():
+        for pattern, replacement in table:
+            name = re.sub(pattern, replacement, name)
+        renamed[name] = tensor
+    return renamed
+
+
+def fold_latent_scale(
+    vae: dict[str, torch.Tensor], mean: torch.Tensor, scale: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Move the training latents' mean and scale into the two pointwise convolutions, exactly.
+
+    The runtime normalises with Wan2.1's own statistics; afterwards its latents are the training latents.
+    """
+    official_mean, official_std = torch.tensor(LATENT_MEAN), torch.tensor(LATENT_STD)
+    shift = mean * official_std
+    z = len(mean)
+    vae = {name: tensor.clone() for name, tensor in vae.items()}
+    vae["conv1.weight"][:z] /= scale.view(-1, 1, 1, 1, 1)
+    vae["conv1.bias"][:z] = official_mean + (vae["conv1.bias"][:z] - official_mean - shift) / scale
+    weight = vae["conv2.weight"].flatten(1)
+    vae["conv2.bias"] += weight @ (official_mean - scale * official_mean + shift)
+    vae["conv2.weight"] *= scale.view(1, -1, 1, 1, 1)
+    return vae
+
+
+def export_checkpoint(work_dir: Path, output: Path) -> None:
+    """Write config.json, the three weight files and the tokenizer folder.
+
+    Transformer and text encoder are stored as bfloat16, the VAE as float16, to keep the package small.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    state = torch.load(work_dir / "transformer.pt")["average"]
+    parts: dict[str, dict[str, torch.Tensor]] = {"transformer": {}, "text_encoder": {}}
+    for name, tensor in state.items():
+        part, rest = name.split(".", 1)
+        parts[part][rest] = tensor.to(torch.bfloat16).contiguous()
+    transformer = rename(parts["transformer"], TRANSFORMER_NAMES)
+    text_encoder = rename(parts["text_encoder"], TEXT_ENCODER_NAMES)
+    data = torch.load(work_dir / "latents.pt")
+    finished = work_dir / "vae_whole.pt"
+    vae = torch.load(finished if finished.exists() else work_dir / "vae_short.pt")
+    vae = fold_latent_scale(vae, data["mean"], data["scale"])
+    vae = {name: tensor.to(torch.float16).contiguous() for name, tensor in vae.items()}
+    weights = output / "diffusion_pytorch_model.safetensors"
+    save_file(transformer, weights, metadata={"format": "pt"})
+    weights.chmod(0o644)
+    torch.save(text_encoder, output / "models_t5_umt5-xxl-enc-bf16.pth")
+    torch.save(vae, output / "Wan2.1_VAE.pth")
+    (output / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
+    shutil.copytree(work_dir / "tokenizer", output / "google" / "umt5-xxl", dirs_exist_ok=True)

@@ -1,0 +1,95 @@
+"""Read colour, shape, motion and background back from the frames of a clip."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields
+from functools import cache
+
+import numpy as np
+from grammar import BACKGROUNDS, COLOURS, HEIGHT, SHAPES, WIDTH, Scene, shape_distance
+
+STILL_PIXELS = 6.0  # a moving shape travels 18 pixels or more
+MIN_CONTRAST = 48.0  # distance in RGB that sets a shape's pixel apart from the background
+SHAPE_FRAMES = 7
+
+
+def read_scene(frames: np.ndarray) -> Scene:
+    """The scene that a clip shows, as far as its pixels tell.
+
+    Args:
+        frames: uint8 [F, 64, 64, 3].
+    """
+    pixels = frames.astype(np.float64)
+    backdrop = border_colour(pixels)
+    masks = np.linalg.norm(pixels - backdrop, axis=-1) > MIN_CONTRAST
+    inside = pixels[masks]
+    colour = np.median(inside, axis=0) if len(inside) else backdrop
+    return Scene(
+        nearest(colour, COLOURS), read_shape(masks), read_motion(masks), nearest(backdrop, BACKGROUNDS)
+    )
+
+
+def border_colour(pixels: np.ndarray) -> np.ndarray:
+    """Median colour of the outermost pixels of all frames."""
+    edges = (pixels[:, 0], pixels[:, -1], pixels[:, :, 0], pixels[:, :, -1])
+    return np.median(np.concatenate([edge.reshape(-1, 3) for edge in edges]), axis=0)
+
+
+def nearest(colour: np.ndarray, table: dict[str, tuple[int, int, int]]) -> str:
+    """Name of the table's colour that is closest in RGB."""
+    return min(table, key=lambda name: float(np.linalg.norm(colour - np.array(table[name]))))
+
+
+def centroid(mask: np.ndarray) -> np.ndarray:
+    """Mean (x, y) of a mask's pixels; the frame's centre when it has none."""
+    rows, columns = np.nonzero(mask)
+    return np.array([columns.mean(), rows.mean()]) if len(rows) else np.array([WIDTH / 2, HEIGHT / 2])
+
+
+def read_motion(masks: np.ndarray) -> str:
+    """Direction from the first two frames to the last two."""
+    start = (centroid(masks[0]) + centroid(masks[1])) / 2
+    end = (centroid(masks[-2]) + centroid(masks[-1])) / 2
+    dx, dy = end - start
+    if max(abs(dx), abs(dy)) < STILL_PIXELS:
+        return "still"
+    if abs(dx) > abs(dy):
+        return "left" if dx < 0 else "right"
+    return "up" if dy < 0 else "down"
+
+
+def read_shape(masks: np.ndarray) -> str:
+    """The shape whose drawing of equal area overlaps best, over several frames."""
+    chosen = masks[np.linspace(0, len(masks) - 1, SHAPE_FRAMES).round().astype(int)]
+    overlap = {shape: sum(best_overlap(shape, mask) for mask in chosen) for shape in SHAPES}
+    return max(overlap, key=overlap.__getitem__)
+
+
+@cache
+def unit_geometry(shape: str) -> tuple[float, float]:
+    """Area over radius squared, and the centroid's height over the radius."""
+    radius = 100.0
+    y, x = np.mgrid[-150:150, -150:150] + 0.5
+    inside = shape_distance(shape, x, y, radius) < 0
+    return float(inside.sum()) / radius**2, float(y[inside].mean()) / radius
+
+
+def best_overlap(shape: str, mask: np.ndarray) -> float:
+    """Intersection over union of a mask with a shape of the same area at the same centroid."""
+    area, sink = unit_geometry(shape)
+    radius = float(np.sqrt(max(mask.sum(), 1) / area))
+    x, y = centroid(mask) + 0.5
+    rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH] + 0.5
+    drawn = shape_distance(shape, columns - x, rows - y + sink * radius, radius) < 0
+    union = (drawn | mask).sum()
+    return float((drawn & mask).sum() / union) if union else 0.0
+
+
+def accuracies(pairs: Iterable[tuple[Scene, Scene]]) -> dict[str, float]:
+    """Share of clips, for each attribute, in which (asked, read) agree."""
+    pairs = list(pairs)
+    return {
+        field.name: sum(getattr(a, field.name) == getattr(b, field.name) for a, b in pairs) / len(pairs)
+        for field in fields(Scene)
+    }

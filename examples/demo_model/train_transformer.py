@@ -1,0 +1,195 @@
+"""Train the demo transformer and its text encoder on cached latents, then write the checkpoint folder.
+
+    python examples/demo_model/train_transformer.py --work-dir demo_training --steps 4000
+
+Needs the "short" stage of train_vae.py. Stop and start it at will: model, averages and optimizer state are
+kept in the work folder. `--export FOLDER` writes the original Wan2.1 layout from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import html
+import time
+from pathlib import Path
+
+import ftfy
+import numpy as np
+import torch
+import torch.nn as nn
+from diffusers import WanTransformer3DModel
+from export import export_checkpoint
+from grammar import draw_clip, split_scenes
+from torch_vae import WanVAE
+from train_tokenizer import write_tokenizer
+from transformers import UMT5Config, UMT5EncoderModel
+
+TEXT_LEN = 64
+CLIPS_PER_SCENE = 4
+BATCH = 32
+PEAK_RATE = 1e-3
+TRAINING_SHIFT = 3.0
+NEGATIVE_PROMPT = (
+    "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，"
+    "丑陋的，残缺的，多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，静止不动的画面，"
+    "杂乱的背景，三条腿，背景人很多，倒着走"
+)
+
+
+class DemoModel(nn.Module):
+    """Text encoder and transformer, trained together."""
+
+    def __init__(self, vocab_size: int) -> None:
+        super().__init__()
+        self.text_encoder = UMT5EncoderModel(
+            UMT5Config(
+                vocab_size=vocab_size, d_model=128, d_kv=32, d_ff=256, num_layers=2, num_heads=4,
+                feed_forward_proj="gated-gelu", dropout_rate=0.0, tie_word_embeddings=False,
+            )
+        )  # fmt: skip
+        self.transformer = WanTransformer3DModel(
+            patch_size=(1, 2, 2), num_attention_heads=3, attention_head_dim=64, in_channels=16,
+            out_channels=16, text_dim=128, freq_dim=256, ffn_dim=768, num_layers=6, cross_attn_norm=True,
+            qk_norm="rms_norm_across_heads", eps=1e-6,
+        )  # fmt: skip
+
+    def forward(self, noisy: torch.Tensor, timestep: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        """Velocity for noisy latents [B, C, T, H, W] under padded token ids [B, TEXT_LEN]."""
+        mask = (ids != 0).long()
+        longest = int(mask.sum(1).max())
+        text = self.text_encoder(ids[:, :longest], attention_mask=mask[:, :longest]).last_hidden_state
+        text = text * mask[:, :longest, None]
+        text = nn.functional.pad(text, (0, 0, 0, TEXT_LEN - longest))
+        return self.transformer(noisy, timestep, text, return_dict=False)[0]
+
+
+def cache_latents(folder: Path) -> dict[str, torch.Tensor]:
+    """Encode the training clips once; keeps latents normalised to zero mean and about unit variance."""
+    path = folder / "latents.pt"
+    if path.exists():
+        return torch.load(path)
+    vae = WanVAE(base=16)
+    vae.load_state_dict(torch.load(folder / "vae_short.pt"))
+    scenes, _ = split_scenes()
+    rng = np.random.default_rng(11)
+    encoded, indices = [], []
+    started = time.time()
+    for round_index in range(CLIPS_PER_SCENE):
+        for first in range(0, len(scenes), 6):
+            clips = np.stack([draw_clip(scene, rng) for scene in scenes[first : first + 6]])
+            video = torch.from_numpy(clips).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+            with torch.inference_mode():
+                encoded.append(vae.encode(video).contiguous())
+            indices += range(first, first + len(clips))
+        print(
+            f"latents round {round_index + 1} of {CLIPS_PER_SCENE}, {time.time() - started:.0f}s", flush=True
+        )
+    latents = torch.cat(encoded)
+    mean = latents.mean((0, 2, 3, 4))
+    spread = latents.std((0, 2, 3, 4))
+    # A channel that carries nothing keeps its small scale: stretching it would only add noise to learn.
+    scale = torch.maximum(spread, 0.5 * spread.median())
+    shape = (1, -1, 1, 1, 1)
+    data = {
+        "latents": (latents - mean.view(shape)) / scale.view(shape),
+        "scene": torch.tensor(indices),
+        "mean": mean,
+        "scale": scale,
+    }
+    torch.save(data, path)
+    return data
+
+
+class Captions:
+    """Token ids of every training caption, padded to TEXT_LEN."""
+
+    def __init__(self, folder: Path) -> None:
+        self.tokenizer = write_tokenizer(folder / "tokenizer")
+        scenes, _ = split_scenes()
+        self.by_scene = torch.stack([torch.stack([self.pad(c) for c in s.captions()]) for s in scenes])
+        cleaned = html.unescape(ftfy.fix_text(NEGATIVE_PROMPT))
+        self.dropped = torch.stack([self.pad(""), self.pad(cleaned)])
+
+    def pad(self, text: str) -> torch.Tensor:
+        ids = self.tokenizer.encode(text).ids[: TEXT_LEN - 1]
+        ids = ids if ids[-1:] == [1] else [*ids, 1]
+        return torch.tensor(ids + [0] * (TEXT_LEN - len(ids)))
+
+    def draw(self, scenes: torch.Tensor) -> torch.Tensor:
+        """One caption for each scene; a tenth become empty or the model family's negative prompt."""
+        style = torch.randint(self.by_scene.shape[1], scenes.shape)
+        ids = self.by_scene[scenes, style]
+        drop = torch.rand(scenes.shape) < 0.1
+        ids[drop] = self.dropped[torch.randint(2, (int(drop.sum()),))]
+        return ids
+
+
+def training_loss(model: DemoModel, latents: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Flow matching: the network predicts noise minus data at a random noise level."""
+    level = torch.sigmoid(torch.randn(len(latents)))
+    sigma = TRAINING_SHIFT * level / (1 + (TRAINING_SHIFT - 1) * level)
+    noise = torch.randn_like(latents)
+    noisy = torch.lerp(latents, noise, sigma.view(-1, 1, 1, 1, 1))
+    velocity = model(noisy, sigma * 1000, ids)
+    return (velocity - (noise - latents)).square().mean()
+
+
+def learning_rate(step: int, steps: int) -> float:
+    """Warm up over 150 steps, hold, and fall to nothing over the last 35 percent."""
+    fall = 0.35 * steps
+    return PEAK_RATE * min(1.0, (step + 1) / 150, max(0.01, (steps - step) / fall))
+
+
+def train(folder: Path, steps: int) -> None:
+    data = cache_latents(folder)
+    captions = Captions(folder)
+    torch.manual_seed(3)
+    model = DemoModel(captions.tokenizer.get_vocab_size())
+    average = copy.deepcopy(model).requires_grad_(False)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.01)
+    first_step, state_file = 0, folder / "transformer.pt"
+    if state_file.exists():
+        state = torch.load(state_file)
+        model.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+        first_step = state["step"]
+        torch.manual_seed(first_step)
+    print(f"{sum(p.numel() for p in model.parameters())} parameters", flush=True)
+    started, losses = time.time(), []
+    for step in range(first_step, steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps)
+        chosen = torch.randint(len(data["latents"]), (BATCH,))
+        loss = training_loss(model, data["latents"][chosen], captions.draw(data["scene"][chosen]))
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        decay = min(0.999, (step + 1) / (step + 10))
+        torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+        losses.append(loss.item())
+        if step % 50 == 49:
+            print(
+                f"step {step + 1} loss {np.mean(losses[-200:]):.4f} {time.time() - started:.0f}s", flush=True
+            )
+        if step % 250 == 249 or step == steps - 1:
+            state = {"model": model, "average": average, "optimizer": optimizer}
+            torch.save({k: v.state_dict() for k, v in state.items()} | {"step": step + 1}, state_file)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work-dir", type=Path, default=Path("demo_training"))
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--export", type=Path, help="write the checkpoint folder and stop")
+    args = parser.parse_args()
+    if args.export:
+        export_checkpoint(args.work_dir, args.export)
+    else:
+        train(args.work_dir, args.steps)
+
+
+if __name__ == "__main__":
+    main()

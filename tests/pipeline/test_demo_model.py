@@ -1,0 +1,94 @@
+"""The demo model that ships with the package: converted on first use, and it draws what it is told."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlx_video import WanPipeline, convert_checkpoint, generate_wan
+from mlx_video.events import BytesWritten, Notice
+from mlx_video.media.video import read_frames
+from mlx_video.pipeline.demo_model import DEMO_CHECKPOINT, convert_demo_model, demo_model_path
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "demo_model"
+PAIRS = 6
+
+
+@pytest.fixture(scope="module")
+def demo_tools():
+    """The drawing grammar and the scorer of the training scripts."""
+    sys.path.insert(0, str(EXAMPLES))
+    import grammar
+    import score
+
+    yield grammar, score
+    sys.path.remove(str(EXAMPLES))
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLX_VIDEO_CACHE", str(folder))
+        yield folder
+
+
+def test_it_is_small_enough_to_ship():
+    assert sum(file.stat().st_size for file in DEMO_CHECKPOINT.rglob("*") if file.is_file()) <= 25e6
+
+
+def test_it_is_converted_on_first_use_only(cache: Path):
+    first = list(convert_demo_model())
+    assert any(isinstance(event, BytesWritten) for event in first)
+    assert "using the demo model" in first[0].text
+    again = list(convert_demo_model())
+    assert [type(event) for event in again] == [Notice]
+    assert demo_model_path().parent == cache
+
+
+def test_the_command_without_a_model_draws_the_prompt(cache: Path, tmp_path: Path, capsys, demo_tools):
+    _, score = demo_tools
+    output = tmp_path / "video.mp4"
+    prompt = "a blue square moving up on a white background"
+    assert generate_wan.main(["--prompt", prompt, "--seed", "11", "--output-path", str(output)]) == 0
+    assert "using the demo model" in capsys.readouterr().err
+    scene = score.read_scene(read_frames(output))
+    assert (scene.colour, scene.background) == ("blue", "white")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", [None, 8, 4])
+def test_it_keeps_colour_and_background_of_unseen_scenes_at_every_precision(
+    cache: Path, tmp_path: Path, demo_tools, bits: int | None
+):
+    grammar, score = demo_tools
+    folder = None
+    if bits:
+        settings = {"quantize": True, "bits": bits, "dtype": "float32"}
+        folder = convert_checkpoint(DEMO_CHECKPOINT, tmp_path / "quantized", **settings)
+    pipeline = WanPipeline.from_pretrained(folder)
+    results = []
+    for scene, seed in grammar.held_out_pairs(PAIRS):
+        results.append((scene, score.read_scene(pipeline(scene.captions()[seed % 4], seed=seed).frames)))
+    right = score.accuracies(results)
+    # Six clips; examples/demo_model/evaluate.py measures sixty. One miss is allowed.
+    for attribute in ("colour", "background"):
+        assert right[attribute] >= 5 / 6, results
+
+
+def test_the_scorer_reads_every_drawn_scene(demo_tools):
+    grammar, score = demo_tools
+    rng = np.random.default_rng(1)
+    for scene in grammar.ALL_SCENES[::7]:
+        assert score.read_scene(grammar.draw_clip(scene, rng)) == scene
+
+
+def test_held_out_scenes_are_never_trained_on(demo_tools):
+    grammar, _ = demo_tools
+    training, held_out = grammar.split_scenes()
+    assert not set(training) & set(held_out)
+    assert {scene for scene, _ in grammar.held_out_pairs()} <= set(held_out)
+    assert len(grammar.held_out_pairs()) == 60
