@@ -3,7 +3,7 @@
 Both run in turns in one process, on blocks of UMT5-XXL's widths (fewer of them, and a small vocabulary). The
 result in the requested type is first checked against float32.
 
-    python benchmarks/bench_text_encoder.py --tokens 128 --num-layers 2
+    python -m benchmarks.bench_text_encoder --tokens 128 --num-layers 2
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import replace
 
 import mlx.core as mx
 from mlx.utils import tree_map
-from timing import TABLE_HEADER, alternate, format_row
 
+from benchmarks.timing import TABLE_HEADER, alternate, format_row
 from mlx_video.config import TextEncoderConfig
 from mlx_video.models.text_encoder import UMT5Encoder
 

@@ -5,7 +5,7 @@ shapes, with MLX's own attention, without bias, norm, modulation, rotation or ac
 our attention, which is the faster one on a CPU. Text keys and values are computed once per run and belong to
 neither. Where fusing is timed, the fused forward is first checked against the plain one.
 
-    python benchmarks/bench_transformer.py --grid 1 30 52 --num-layers 2
+    python -m benchmarks.bench_transformer --grid 1 30 52 --num-layers 2
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_map
-from timing import TABLE_HEADER, Work, alternate, format_row
 
+from benchmarks.timing import TABLE_HEADER, Work, alternate, format_row
 from mlx_video.config import TransformerConfig
 from mlx_video.models.elementwise import enable_compile
 from mlx_video.models.products import attend
