@@ -66,22 +66,24 @@ def rename(tensors: dict[str, torch.Tensor], table: tuple[tuple[str, str], ...])
     return renamed
 
 
-def fold_latent_scale(
-    vae: dict[str, torch.Tensor], mean: torch.Tensor, scale: torch.Tensor
+def fold_latent_basis(
+    vae: dict[str, torch.Tensor], mean: torch.Tensor, unmix: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """Move the training latents' mean and scale into the two pointwise convolutions, exactly.
+    """Move the training latents' coordinates into the two pointwise convolutions, exactly.
 
     The runtime normalises with Wan2.1's own statistics; afterwards its latents are the training latents.
     """
     official_mean, official_std = torch.tensor(LATENT_MEAN), torch.tensor(LATENT_STD)
-    shift = mean * official_std
-    z = len(mean)
     vae = {name: tensor.clone() for name, tensor in vae.items()}
-    vae["conv1.weight"][:z] /= scale.view(-1, 1, 1, 1, 1)
-    vae["conv1.bias"][:z] = official_mean + (vae["conv1.bias"][:z] - official_mean - shift) / scale
-    weight = vae["conv2.weight"].flatten(1)
-    vae["conv2.bias"] += weight @ (official_mean - scale * official_mean + shift)
-    vae["conv2.weight"] *= scale.view(1, -1, 1, 1, 1)
+    z = len(mean)
+    to_new = official_std[:, None] * torch.linalg.inv(unmix) / official_std
+    to_old = official_std[:, None] * unmix / official_std
+    weight, bias = vae["conv1.weight"], vae["conv1.bias"]
+    weight[:z] = (to_new @ weight[:z].flatten(1)).view_as(weight[:z])
+    bias[:z] = official_mean + to_new @ (bias[:z] - official_mean - official_std * mean)
+    weight, bias = vae["conv2.weight"], vae["conv2.bias"]
+    bias += weight.flatten(1) @ (official_mean + official_std * mean - to_old @ official_mean)
+    weight.copy_((weight.flatten(1) @ to_old).view_as(weight))
     return vae
 
 
@@ -101,7 +103,7 @@ def export_checkpoint(work_dir: Path, output: Path) -> None:
     data = torch.load(work_dir / "latents.pt")
     finished = work_dir / "vae_whole.pt"
     vae = torch.load(finished if finished.exists() else work_dir / "vae_short.pt")
-    vae = fold_latent_scale(vae, data["mean"], data["scale"])
+    vae = fold_latent_basis(vae, data["mean"], data["unmix"])
     vae = {name: tensor.to(torch.float16).contiguous() for name, tensor in vae.items()}
     weights = output / "diffusion_pytorch_model.safetensors"
     save_file(transformer, weights, metadata={"format": "pt"})

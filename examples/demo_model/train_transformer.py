@@ -21,6 +21,7 @@ import torch.nn as nn
 from diffusers import WanTransformer3DModel
 from export import export_checkpoint
 from grammar import draw_clip, split_scenes
+from muon import Muon
 from torch_vae import WanVAE
 from train_tokenizer import write_tokenizer
 from transformers import UMT5Config, UMT5EncoderModel
@@ -29,7 +30,7 @@ TEXT_LEN = 64
 CLIPS_PER_SCENE = 4
 BATCH = 32
 PEAK_RATE = 1e-3
-TRAINING_SHIFT = 3.0
+TRAINING_SHIFT = 2.0
 NEGATIVE_PROMPT = (
     "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，"
     "丑陋的，残缺的，多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，静止不动的画面，"
@@ -64,8 +65,23 @@ class DemoModel(nn.Module):
         return self.transformer(noisy, timestep, text, return_dict=False)[0]
 
 
+def latent_basis(latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean [C] and matrix [C, C] with latents = mean + matrix @ coordinates, for coordinates fit to be learned.
+
+    This VAE has no KL term, so three directions carry nearly all variance (colour and background), spread over
+    all channels; isotropic noise would drown the rest, where the shape is. The coordinates are principal
+    components: the first three at unit variance, smaller ones lifted halfway (as the fourth root of their
+    share) and not all the way, because the last ones hold nothing worth learning.
+    """
+    flat = latents.transpose(0, 1).flatten(1)
+    variance, directions = torch.linalg.eigh(torch.cov(flat))
+    variance, directions = variance.flip(0).clamp(min=1e-6), directions.flip(1)
+    target = torch.minimum(torch.ones(()), (variance / variance[2]).sqrt()).sqrt()
+    return flat.mean(1), directions * (variance.sqrt() / target)
+
+
 def cache_latents(folder: Path) -> dict[str, torch.Tensor]:
-    """Encode the training clips once; keeps latents normalised to zero mean and about unit variance."""
+    """Encode the training clips once, and keep them in the coordinates of `latent_basis`."""
     path = folder / "latents.pt"
     if path.exists():
         return torch.load(path)
@@ -86,17 +102,9 @@ def cache_latents(folder: Path) -> dict[str, torch.Tensor]:
             f"latents round {round_index + 1} of {CLIPS_PER_SCENE}, {time.time() - started:.0f}s", flush=True
         )
     latents = torch.cat(encoded)
-    mean = latents.mean((0, 2, 3, 4))
-    spread = latents.std((0, 2, 3, 4))
-    # A channel that carries nothing keeps its small scale: stretching it would only add noise to learn.
-    scale = torch.maximum(spread, 0.5 * spread.median())
-    shape = (1, -1, 1, 1, 1)
-    data = {
-        "latents": (latents - mean.view(shape)) / scale.view(shape),
-        "scene": torch.tensor(indices),
-        "mean": mean,
-        "scale": scale,
-    }
+    mean, unmix = latent_basis(latents)
+    mixed = torch.einsum("kc,bcthw->bkthw", torch.linalg.inv(unmix), latents - mean.view(1, -1, 1, 1, 1))
+    data = {"latents": mixed, "scene": torch.tensor(indices), "mean": mean, "unmix": unmix}
     torch.save(data, path)
     return data
 
@@ -141,32 +149,46 @@ def learning_rate(step: int, steps: int) -> float:
     return PEAK_RATE * min(1.0, (step + 1) / 150, max(0.01, (steps - step) / fall))
 
 
+def make_optimizers(model: DemoModel) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the transformer's blocks, AdamW for everything else."""
+    matrices = [p for p in model.transformer.blocks.parameters() if p.ndim == 2]
+    chosen = set(matrices)
+    others = [p for p in model.parameters() if p not in chosen]
+    return [
+        Muon(matrices, lr=PEAK_RATE, weight_decay=0.01),
+        torch.optim.AdamW(others, lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.01),
+    ]
+
+
 def train(folder: Path, steps: int) -> None:
     data = cache_latents(folder)
     captions = Captions(folder)
     torch.manual_seed(3)
     model = DemoModel(captions.tokenizer.get_vocab_size())
     average = copy.deepcopy(model).requires_grad_(False)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizers = make_optimizers(model)
     first_step, state_file = 0, folder / "transformer.pt"
     if state_file.exists():
         state = torch.load(state_file)
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         first_step = state["step"]
         torch.manual_seed(first_step)
     print(f"{sum(p.numel() for p in model.parameters())} parameters", flush=True)
+    model.transformer.compile(dynamic=False)
     started, losses = time.time(), []
     for step in range(first_step, steps):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps)
+        for optimizer in optimizers:
+            optimizer.param_groups[0]["lr"] = learning_rate(step, steps)
         chosen = torch.randint(len(data["latents"]), (BATCH,))
         loss = training_loss(model, data["latents"][chosen], captions.draw(data["scene"][chosen]))
-        optimizer.zero_grad()
+        model.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         decay = min(0.999, (step + 1) / (step + 10))
         torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
         losses.append(loss.item())
@@ -175,8 +197,9 @@ def train(folder: Path, steps: int) -> None:
                 f"step {step + 1} loss {np.mean(losses[-200:]):.4f} {time.time() - started:.0f}s", flush=True
             )
         if step % 250 == 249 or step == steps - 1:
-            state = {"model": model, "average": average, "optimizer": optimizer}
-            torch.save({k: v.state_dict() for k, v in state.items()} | {"step": step + 1}, state_file)
+            state = {"model": model.state_dict(), "average": average.state_dict(), "step": step + 1}
+            state["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
+            torch.save(state, state_file)
 
 
 def main() -> None:
