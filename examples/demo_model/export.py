@@ -40,7 +40,7 @@ TEXT_ENCODER_NAMES = (
     (r"\.layer\.1\.DenseReluDense\.wi_1\.", ".ffn.fc1."),
     (r"\.layer\.1\.DenseReluDense\.wo\.", ".ffn.fc2."),
 )
-CONFIG = {
+CONFIG: dict[str, object] = {
     "_class_name": "WanModel",
     "_diffusers_version": "0.30.0",
     "dim": 192,
@@ -92,23 +92,40 @@ def export_checkpoint(work_dir: Path, output: Path) -> None:
 
     Transformer and text encoder are stored as bfloat16, the VAE as float16, to keep the package small.
     """
-    output.mkdir(parents=True, exist_ok=True)
     state = torch.load(work_dir / "transformer.pt")["average"]
-    parts: dict[str, dict[str, torch.Tensor]] = {"transformer": {}, "text_encoder": {}}
-    for name, tensor in state.items():
-        part, rest = name.split(".", 1)
-        parts[part][rest] = tensor.to(torch.bfloat16).contiguous()
-    transformer = rename(parts["transformer"], TRANSFORMER_NAMES)
-    text_encoder = rename(parts["text_encoder"], TEXT_ENCODER_NAMES)
+    write_transformer(state, CONFIG, output)
+    text_encoder = rename(select_part(state, "text_encoder"), TEXT_ENCODER_NAMES)
+    torch.save(text_encoder, output / "models_t5_umt5-xxl-enc-bf16.pth")
     data = torch.load(work_dir / "latents.pt")
     finished = work_dir / "vae_whole.pt"
     vae = torch.load(finished if finished.exists() else work_dir / "vae_short.pt")
     vae = fold_latent_basis(vae, data["mean"], data["unmix"])
     vae = {name: tensor.to(torch.float16).contiguous() for name, tensor in vae.items()}
-    weights = output / "diffusion_pytorch_model.safetensors"
-    save_file(transformer, weights, metadata={"format": "pt"})
-    weights.chmod(0o644)
-    torch.save(text_encoder, output / "models_t5_umt5-xxl-enc-bf16.pth")
     torch.save(vae, output / "Wan2.1_VAE.pth")
-    (output / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
     shutil.copytree(work_dir / "tokenizer", output / "google" / "umt5-xxl", dirs_exist_ok=True)
+
+
+def export_image_to_video(state_file: Path, output: Path) -> None:
+    """Write config.json and transformer of the sibling; it shares all other files with the demo."""
+    state = torch.load(state_file)["average"]
+    write_transformer(state, CONFIG | {"in_dim": 36, "model_type": "i2v"}, output)
+
+
+def write_transformer(state: dict[str, torch.Tensor], config: dict[str, object], output: Path) -> None:
+    """Write one transformer in bfloat16 and its config.json."""
+    output.mkdir(parents=True, exist_ok=True)
+    weights = output / "diffusion_pytorch_model.safetensors"
+    save_file(
+        rename(select_part(state, "transformer"), TRANSFORMER_NAMES), weights, metadata={"format": "pt"}
+    )
+    weights.chmod(0o644)
+    (output / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def select_part(state: dict[str, torch.Tensor], part: str) -> dict[str, torch.Tensor]:
+    """The tensors of one network of the trained model, in bfloat16."""
+    return {
+        name.removeprefix(f"{part}."): tensor.to(torch.bfloat16).contiguous()
+        for name, tensor in state.items()
+        if name.startswith(f"{part}.")
+    }

@@ -1,6 +1,6 @@
 """The Muon optimizer in float32, batched over equal shapes.
 
-torch.optim.Muon works in bfloat16, matrix by matrix, which takes four times as long on a CPU without bfloat16 units.
+torch.optim.Muon works in bfloat16, matrix by matrix: four times as slow on a CPU without bfloat16 units.
 Method: https://kellerjordan.github.io/posts/muon/
 """
 
@@ -25,7 +25,7 @@ def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose matrix updates are orthogonalized; its step has AdamW's typical size at the same rate."""
+    """Momentum whose matrix updates are orthogonalized; at the same rate, steps are as large as AdamW's."""
 
     def __init__(self, parameters: Iterable[torch.Tensor], lr: float, weight_decay: float) -> None:
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": 0.95})

@@ -12,6 +12,7 @@ import argparse
 import copy
 import html
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import ftfy
@@ -26,11 +27,12 @@ from torch_vae import WanVAE
 from train_tokenizer import write_tokenizer
 from transformers import UMT5Config, UMT5EncoderModel
 
+STATE_FILE = "transformer.pt"
 TEXT_LEN = 64
 CLIPS_PER_SCENE = 4
 BATCH = 32
 PEAK_RATE = 1e-3
-TRAINING_SHIFT = 2.0
+TRAINING_SHIFT = 2.5
 NEGATIVE_PROMPT = (
     "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，"
     "丑陋的，残缺的，多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，静止不动的画面，"
@@ -41,7 +43,7 @@ NEGATIVE_PROMPT = (
 class DemoModel(nn.Module):
     """Text encoder and transformer, trained together."""
 
-    def __init__(self, vocab_size: int) -> None:
+    def __init__(self, vocab_size: int, in_channels: int = 16) -> None:
         super().__init__()
         self.text_encoder = UMT5EncoderModel(
             UMT5Config(
@@ -50,7 +52,7 @@ class DemoModel(nn.Module):
             )
         )  # fmt: skip
         self.transformer = WanTransformer3DModel(
-            patch_size=(1, 2, 2), num_attention_heads=3, attention_head_dim=64, in_channels=16,
+            patch_size=(1, 2, 2), num_attention_heads=3, attention_head_dim=64, in_channels=in_channels,
             out_channels=16, text_dim=128, freq_dim=256, ffn_dim=768, num_layers=6, cross_attn_norm=True,
             qk_norm="rms_norm_across_heads", eps=1e-6,
         )  # fmt: skip
@@ -66,10 +68,10 @@ class DemoModel(nn.Module):
 
 
 def latent_basis(latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean [C] and matrix [C, C] with latents = mean + matrix @ coordinates, for coordinates fit to be learned.
+    """Mean [C] and matrix [C, C] with latents = mean + matrix @ coordinates, which are easy to learn.
 
-    This VAE has no KL term, so three directions carry nearly all variance (colour and background), spread over
-    all channels; isotropic noise would drown the rest, where the shape is. The coordinates are principal
+    This VAE has no KL term, so three directions carry nearly all variance (colour and background), spread
+    over all channels; isotropic noise would drown the rest, where the shape is. The coordinates are principal
     components: the first three at unit variance, smaller ones lifted halfway (as the fourth root of their
     share) and not all the way, because the last ones hold nothing worth learning.
     """
@@ -80,31 +82,47 @@ def latent_basis(latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return flat.mean(1), directions * (variance.sqrt() / target)
 
 
+def to_coordinates(latents: torch.Tensor, basis: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Latents [B, C, T, H, W] as the VAE gives them → what the transformer learns on."""
+    centred = latents - basis["mean"].view(1, -1, 1, 1, 1)
+    return torch.einsum("kc,bcthw->bkthw", torch.linalg.inv(basis["unmix"]), centred).contiguous()
+
+
+def load_vae(folder: Path) -> WanVAE:
+    """The VAE after its "short" stage, whose encoder is final."""
+    vae = WanVAE(base=16)
+    vae.load_state_dict(torch.load(folder / "vae_short.pt"))
+    return vae
+
+
+def training_clips(rounds: int) -> Iterator[tuple[torch.Tensor, range]]:
+    """Clips [b, 3, F, H, W] in [-1, 1] and the indices of their scenes; the same ones in every process."""
+    scenes, _ = split_scenes()
+    rng = np.random.default_rng(11)
+    started = time.time()
+    for round_index in range(rounds):
+        for first in range(0, len(scenes), 6):
+            clips = np.stack([draw_clip(scene, rng) for scene in scenes[first : first + 6]])
+            video = torch.from_numpy(clips).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+            yield video, range(first, first + len(clips))
+        print(f"round {round_index + 1} of {rounds}, {time.time() - started:.0f}s", flush=True)
+
+
 def cache_latents(folder: Path) -> dict[str, torch.Tensor]:
     """Encode the training clips once, and keep them in the coordinates of `latent_basis`."""
     path = folder / "latents.pt"
     if path.exists():
         return torch.load(path)
-    vae = WanVAE(base=16)
-    vae.load_state_dict(torch.load(folder / "vae_short.pt"))
-    scenes, _ = split_scenes()
-    rng = np.random.default_rng(11)
+    vae = load_vae(folder)
     encoded, indices = [], []
-    started = time.time()
-    for round_index in range(CLIPS_PER_SCENE):
-        for first in range(0, len(scenes), 6):
-            clips = np.stack([draw_clip(scene, rng) for scene in scenes[first : first + 6]])
-            video = torch.from_numpy(clips).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
-            with torch.inference_mode():
-                encoded.append(vae.encode(video).contiguous())
-            indices += range(first, first + len(clips))
-        print(
-            f"latents round {round_index + 1} of {CLIPS_PER_SCENE}, {time.time() - started:.0f}s", flush=True
-        )
+    for clips, scenes in training_clips(CLIPS_PER_SCENE):
+        with torch.inference_mode():
+            encoded.append(vae.encode(clips).contiguous())
+        indices += scenes
     latents = torch.cat(encoded)
     mean, unmix = latent_basis(latents)
-    mixed = torch.einsum("kc,bcthw->bkthw", torch.linalg.inv(unmix), latents - mean.view(1, -1, 1, 1, 1))
-    data = {"latents": mixed, "scene": torch.tensor(indices), "mean": mean, "unmix": unmix}
+    data = {"scene": torch.tensor(indices), "mean": mean, "unmix": unmix}
+    data["latents"] = to_coordinates(latents, data)
     torch.save(data, path)
     return data
 
@@ -133,12 +151,16 @@ class Captions:
         return ids
 
 
-def training_loss(model: DemoModel, latents: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+def training_loss(
+    model: DemoModel, latents: torch.Tensor, ids: torch.Tensor, concat_latents: torch.Tensor | None = None
+) -> torch.Tensor:
     """Flow matching: the network predicts noise minus data at a random noise level."""
     level = torch.sigmoid(torch.randn(len(latents)))
     sigma = TRAINING_SHIFT * level / (1 + (TRAINING_SHIFT - 1) * level)
     noise = torch.randn_like(latents)
     noisy = torch.lerp(latents, noise, sigma.view(-1, 1, 1, 1, 1))
+    if concat_latents is not None:
+        noisy = torch.cat([noisy, concat_latents], 1)
     velocity = model(noisy, sigma * 1000, ids)
     return (velocity - (noise - latents)).square().mean()
 
@@ -150,24 +172,23 @@ def learning_rate(step: int, steps: int) -> float:
 
 
 def make_optimizers(model: DemoModel) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the transformer's blocks, AdamW for everything else."""
+    """Muon for the matrices of the transformer's blocks, AdamW for everything else that learns."""
     matrices = [p for p in model.transformer.blocks.parameters() if p.ndim == 2]
     chosen = set(matrices)
-    others = [p for p in model.parameters() if p not in chosen]
+    others = [p for p in model.parameters() if p.requires_grad and p not in chosen]
     return [
         Muon(matrices, lr=PEAK_RATE, weight_decay=0.01),
         torch.optim.AdamW(others, lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.01),
     ]
 
 
-def train(folder: Path, steps: int) -> None:
-    data = cache_latents(folder)
-    captions = Captions(folder)
-    torch.manual_seed(3)
-    model = DemoModel(captions.tokenizer.get_vocab_size())
+def run_training(
+    model: DemoModel, state_file: Path, steps: int, draw_loss: Callable[[], torch.Tensor]
+) -> None:
+    """Minimise what `draw_loss` returns for ever new batches, from where `state_file` left off."""
     average = copy.deepcopy(model).requires_grad_(False)
     optimizers = make_optimizers(model)
-    first_step, state_file = 0, folder / "transformer.pt"
+    first_step = 0
     if state_file.exists():
         state = torch.load(state_file)
         model.load_state_dict(state["model"])
@@ -182,8 +203,7 @@ def train(folder: Path, steps: int) -> None:
     for step in range(first_step, steps):
         for optimizer in optimizers:
             optimizer.param_groups[0]["lr"] = learning_rate(step, steps)
-        chosen = torch.randint(len(data["latents"]), (BATCH,))
-        loss = training_loss(model, data["latents"][chosen], captions.draw(data["scene"][chosen]))
+        loss = draw_loss()
         model.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -193,13 +213,25 @@ def train(folder: Path, steps: int) -> None:
         torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
         losses.append(loss.item())
         if step % 50 == 49:
-            print(
-                f"step {step + 1} loss {np.mean(losses[-200:]):.4f} {time.time() - started:.0f}s", flush=True
-            )
+            seconds = time.time() - started
+            print(f"step {step + 1} loss {np.mean(losses[-200:]):.4f} {seconds:.0f}s", flush=True)
         if step % 250 == 249 or step == steps - 1:
             state = {"model": model.state_dict(), "average": average.state_dict(), "step": step + 1}
             state["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
             torch.save(state, state_file)
+
+
+def train(folder: Path, steps: int) -> None:
+    data = cache_latents(folder)
+    captions = Captions(folder)
+    torch.manual_seed(3)
+    model = DemoModel(captions.tokenizer.get_vocab_size())
+
+    def draw_loss() -> torch.Tensor:
+        chosen = torch.randint(len(data["latents"]), (BATCH,))
+        return training_loss(model, data["latents"][chosen], captions.draw(data["scene"][chosen]))
+
+    run_training(model, folder / STATE_FILE, steps, draw_loss)
 
 
 def main() -> None:
