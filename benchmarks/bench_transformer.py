@@ -22,7 +22,7 @@ from benchmarks.timing import TABLE_HEADER, Work, alternate, format_row
 from mlx_video.config import TransformerConfig
 from mlx_video.models.elementwise import enable_compile
 from mlx_video.models.products import attend
-from mlx_video.models.transformer import TextContext, WanTransformer
+from mlx_video.models.transformer import PromptTokens, WanTransformer
 from mlx_video.weights.quantize import is_quantized_layer
 
 Attention = Callable[..., mx.array]
@@ -65,7 +65,7 @@ def build_network(args: argparse.Namespace) -> WanTransformer:
 
 
 def build_floor(
-    network: WanTransformer, num_tokens: int, text: TextContext, attention: Attention
+    network: WanTransformer, num_tokens: int, text: PromptTokens, attention: Attention
 ) -> Callable[[], mx.array]:
     """Every product and attention of the blocks, on inputs of the right shapes, one after another."""
     config = network.config

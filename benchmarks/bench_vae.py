@@ -1,4 +1,4 @@
-"""Decode or encode a clip at the Wan2.1 VAE's real widths, against its bare convolutions.
+"""Decode or encode a clip at a VAE's real widths, against its bare convolutions.
 
 The floor is one call of mx.conv3d (or conv2d) per convolution of the network, each over the whole clip at
 once, on random data of the activations' shape. It leaves out norms, activations, attention, biases and every
@@ -7,6 +7,7 @@ cache, and it holds whole clips in memory.
     python -m benchmarks.bench_vae decode --latents 3 --latent-size 16
     python -m benchmarks.bench_vae encode --latents 3 --latent-size 16
     python -m benchmarks.bench_vae memory --latents 3 --longer 6 --latent-size 16
+    python -m benchmarks.bench_vae decode --generation 2.2 --latents 3 --latent-size 8
 
 `memory` decodes in a fresh process for each length and reports the most memory MLX had in use and the most
 the process had resident.
@@ -26,12 +27,15 @@ import mlx.core as mx
 from mlx.utils import tree_map
 
 from benchmarks.timing import TABLE_HEADER, alternate, format_row
-from mlx_video.config import VAEConfig
+from mlx_video.config import WAN21_VAE, WAN22_VAE, VAEConfig
 from mlx_video.geometry import pixel_frames
 from mlx_video.latents.decode import decode_frames
 from mlx_video.latents.encode import encode_video
 from mlx_video.models.vae_wan21 import WanVAE21
+from mlx_video.models.vae_wan22 import WanVAE22
 
+NETWORKS: dict[str, type[WanVAE21] | type[WanVAE22]] = {"2.1": WanVAE21, "2.2": WanVAE22}
+CONFIGS = {"2.1": WAN21_VAE, "2.2": WAN22_VAE}
 # Float32, different order of sums in forty layers.
 TOLERANCE = 1e-5
 
@@ -86,15 +90,16 @@ def middle(frames: int, side: int, width: int) -> Iterator[Conv]:
     yield from residual(frames, side, width, width)
 
 
-def decoder_convs(latents: int, side: int, base: int, z_dim: int = 16) -> Iterator[Conv]:
+def decoder_convs(latents: int, side: int, generation: str, base: int) -> Iterator[Conv]:
     """Every convolution of the decoder over a clip of `latents` frames of side × side cells."""
     widths = (4 * base, 4 * base, 4 * base, 2 * base, base)
+    z_dim, shrink = CONFIGS[generation].z_dim, 2 if generation == "2.1" else 1
     frames = latents
     yield pointwise(frames, side, z_dim, z_dim)
     yield causal(frames, side, z_dim, widths[0])
     yield from middle(frames, side, widths[0])
     for stage, (into, out) in enumerate(pairwise(widths)):
-        yield from residual(frames, side, into // 2 if stage else into, out)
+        yield from residual(frames, side, into // shrink if stage else into, out)
         for _ in range(2):
             yield from residual(frames, side, out, out)
         if stage < 2:  # all frames but the first become two
@@ -102,15 +107,15 @@ def decoder_convs(latents: int, side: int, base: int, z_dim: int = 16) -> Iterat
             frames = 2 * frames - 1
         if stage < 3:
             side *= 2
-            yield Conv(frames, side, side, (out, out // 2), (3, 3), padding=1)
-    yield causal(frames, side, base, 3)
+            yield Conv(frames, side, side, (out, out // shrink), (3, 3), padding=1)
+    yield causal(frames, side, base, pixel_channels(generation))
 
 
-def encoder_convs(latents: int, side: int, base: int, z_dim: int = 16) -> Iterator[Conv]:
+def encoder_convs(latents: int, side: int, generation: str, base: int) -> Iterator[Conv]:
     """Every convolution of the encoder over the clip that gives `latents` frames of side × side cells."""
     widths = (base, base, 2 * base, 4 * base, 4 * base)
-    frames, side = pixel_frames(latents), 8 * side
-    yield causal(frames, side, 3, base)
+    z_dim, frames, side = CONFIGS[generation].z_dim, pixel_frames(latents), 8 * side
+    yield causal(frames, side, pixel_channels(generation), base)
     for stage, (into, out) in enumerate(pairwise(widths)):
         yield from residual(frames, side, into, out)
         yield from residual(frames, side, out, out)
@@ -123,6 +128,11 @@ def encoder_convs(latents: int, side: int, base: int, z_dim: int = 16) -> Iterat
     yield from middle(frames, side, widths[-1])
     yield causal(frames, side, widths[-1], 2 * z_dim)
     yield pointwise(frames, side, 2 * z_dim, 2 * z_dim)
+
+
+def pixel_channels(generation: str) -> int:
+    """Of one position at the networks' highest resolution; Wan2.2 packs 2×2 pixels into one."""
+    return 3 if generation == "2.1" else 12
 
 
 class Floor:
@@ -146,11 +156,18 @@ class Floor:
         return sum(array.nbytes for array in self.arrays.values())
 
 
-def random_vae(width: int, *, encoder: bool) -> WanVAE21:
+def half_config(options: argparse.Namespace, *, encoder: bool) -> VAEConfig:
+    """One half, of the width asked for or else the real one."""
+    real = CONFIGS[options.generation]
+    if encoder:
+        return replace(real, encoder_dim=options.width or real.encoder_dim, decoder_dim=None)
+    return replace(real, encoder_dim=None, decoder_dim=options.width or real.decoder_dim)
+
+
+def random_vae(options: argparse.Namespace, *, encoder: bool) -> WanVAE21 | WanVAE22:
     """One half of the VAE with weights that keep activations near unit size."""
     mx.random.seed(0)
-    config = VAEConfig(encoder_dim=width if encoder else None, decoder_dim=None if encoder else width)
-    vae = WanVAE21(config)
+    vae = NETWORKS[options.generation](half_config(options, encoder=encoder))
 
     def draw(parameter: mx.array) -> mx.array:
         fan_in = parameter.size // parameter.shape[0]
@@ -162,7 +179,8 @@ def random_vae(width: int, *, encoder: bool) -> WanVAE21:
 
 
 def random_latents(options: argparse.Namespace, frames: int) -> mx.array:
-    return mx.random.normal((16, frames, options.latent_size, options.latent_size), key=mx.random.key(1))
+    z_dim = CONFIGS[options.generation].z_dim
+    return mx.random.normal((z_dim, frames, options.latent_size, options.latent_size), key=mx.random.key(1))
 
 
 def check_equal(found: mx.array, expected: mx.array) -> None:
@@ -173,7 +191,7 @@ def check_equal(found: mx.array, expected: mx.array) -> None:
 
 
 def bench_decode(options: argparse.Namespace) -> None:
-    vae = random_vae(options.width, encoder=False)
+    vae = random_vae(options, encoder=False)
     latents = random_latents(options, options.latents)
     short = latents[:, : min(2, options.latents)]
 
@@ -182,30 +200,32 @@ def bench_decode(options: argparse.Namespace) -> None:
 
     check_equal(decode(short), decode(short, latents_per_push=short.shape[1], parts=(99,) * 4))
     how = {"latents_per_push": options.latents_per_push, "parts": tuple(options.parts)}
-    convs = list(decoder_convs(options.latents, options.latent_size, options.width))
-    report("VAE decode", options, convs, lambda: decode(**how))
+    width = vae.config.decoder_dim or 0
+    convs = list(decoder_convs(options.latents, options.latent_size, options.generation, width))
+    report("VAE decode", options, width, convs, lambda: decode(**how))
 
 
 def bench_encode(options: argparse.Namespace) -> None:
-    vae = random_vae(options.width, encoder=True)
-    side = 8 * options.latent_size
+    vae = random_vae(options, encoder=True)
+    side = vae.config.stride[1] * options.latent_size
     frames = mx.random.uniform(-1, 1, (pixel_frames(options.latents), side, side, 3), key=mx.random.key(1))
     mx.eval(frames)
     short = frames[:5]
     check_equal(encode_video(vae, short), encode_video(vae, [short[:2], short[2:]]))
-    convs = list(encoder_convs(options.latents, options.latent_size, options.width))
-    report("VAE encode", options, convs, lambda: encode_video(vae, frames))
+    width = vae.config.encoder_dim or 0
+    convs = list(encoder_convs(options.latents, options.latent_size, options.generation, width))
+    report("VAE encode", options, width, convs, lambda: encode_video(vae, frames))
 
 
 def report(
-    what: str, options: argparse.Namespace, convs: Sequence[Conv], work: Callable[[], mx.array]
+    what: str, options: argparse.Namespace, width: int, convs: Sequence[Conv], work: Callable[[], mx.array]
 ) -> None:
     floor, label = Floor(convs), what.split()[-1]
     times = alternate({"floor": floor, label: work}, warmups=1, repeats=options.repeats)
     # The floor's inputs lie in memory all the while, and are no part of the work.
     own = replace(times[label], peak_bytes=times[label].peak_bytes - floor.nbytes())
     model, size = (
-        f"width {options.width}, float32",
+        f"Wan{options.generation} VAE, width {width}, float32",
         f"{options.latents}x{options.latent_size}x{options.latent_size} latents",
     )
     print(TABLE_HEADER)
@@ -218,7 +238,7 @@ def bench_memory(options: argparse.Namespace) -> None:
     print("| latents | MLX peak MB | resident peak MB |\n|---|---|---|")
     for frames in (options.latents, options.longer):
         arguments = ["-m", "benchmarks.bench_vae", "memory-of-one", "--latents", str(frames)]
-        for name in ("latent-size", "width", "latents-per-push"):
+        for name in ("generation", "latent-size", "width", "latents-per-push"):
             arguments += [f"--{name}", str(getattr(options, name.replace("-", "_")))]
         arguments += ["--parts", *map(str, options.parts)]
         subprocess.run([sys.executable, *arguments], check=True)
@@ -226,7 +246,7 @@ def bench_memory(options: argparse.Namespace) -> None:
 
 def print_memory(options: argparse.Namespace) -> None:
     """One row: the peaks of this process while it decodes one clip and drops every piece."""
-    vae, latents = random_vae(options.width, encoder=False), random_latents(options, options.latents)
+    vae, latents = random_vae(options, encoder=False), random_latents(options, options.latents)
     mx.reset_peak_memory()
     pieces = decode_frames(
         vae, latents, latents_per_push=options.latents_per_push, parts=tuple(options.parts)
@@ -247,7 +267,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--latents", type=int, default=3, help="latent frames (default 3)")
     parser.add_argument("--longer", type=int, default=6, help="latent frames of the second memory run")
     parser.add_argument("--latent-size", type=int, default=16, help="latent rows and columns (default 16)")
-    parser.add_argument("--width", type=int, default=96, help="base width (default 96, the real one)")
+    parser.add_argument("--generation", choices=("2.1", "2.2"), default="2.1", help="default 2.1")
+    parser.add_argument("--width", type=int, default=0, help="base width (default 0, the real one)")
     parser.add_argument("--repeats", type=int, default=3, help="timed rounds (default 3)")
     parser.add_argument("--latents-per-push", type=int, default=1, help="default 1")
     parser.add_argument("--parts", type=int, nargs=4, default=(1, 1, 1, 1), help="frames per stage")

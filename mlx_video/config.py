@@ -24,11 +24,37 @@ WAN21_LATENT_STD = (
     2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
     3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
 )  # fmt: skip
+# Source: Wan2.2 wan/modules/vae2_2.py, Wan2_2_VAE.
+WAN22_LATENT_MEAN = (
+    -0.2289, -0.0052, -0.1323, -0.2339, -0.2799, 0.0174, 0.1838, 0.1557,
+    -0.1382, 0.0542, 0.2813, 0.0891, 0.1570, -0.0098, 0.0375, -0.1825,
+    -0.2246, -0.1207, -0.0698, 0.5109, 0.2665, -0.2108, -0.2158, 0.2502,
+    -0.2055, -0.0322, 0.1109, 0.1567, -0.0729, 0.0899, -0.2799, -0.1230,
+    -0.0313, -0.1649, 0.0117, 0.0723, -0.2839, -0.2083, -0.0520, 0.3748,
+    0.0152, 0.1957, 0.1433, -0.2944, 0.3573, -0.0548, -0.1681, -0.0667,
+)  # fmt: skip
+WAN22_LATENT_STD = (
+    0.4765, 1.0364, 0.4514, 1.1677, 0.5313, 0.4990, 0.4818, 0.5013,
+    0.8158, 1.0344, 0.5894, 1.0901, 0.6885, 0.6165, 0.8454, 0.4978,
+    0.5759, 0.3523, 0.7135, 0.6804, 0.5833, 1.4146, 0.8986, 0.5659,
+    0.7069, 0.5338, 0.4889, 0.4917, 0.4069, 0.4999, 0.6866, 0.4093,
+    0.5709, 0.6065, 0.6415, 0.4944, 0.5726, 1.2042, 0.5458, 1.6887,
+    0.3971, 1.0600, 0.3943, 0.5537, 0.5444, 0.4089, 0.7468, 0.7744,
+)  # fmt: skip
+
+
+# Colours of the image encoder's training images. Source: openai/CLIP clip/clip.py, _transform.
+CLIP_PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True, slots=True)
 class TransformerConfig:
-    """Sizes of one transformer. Widths are channels; `text_len` and the RoPE grid count tokens."""
+    """Sizes of one transformer. Widths are channels; `text_len` and the RoPE grid count tokens.
+
+    `image_dim` is the width of the image features that cross-attention reads besides the text, None without
+    that branch. `image_positions` counts the image tokens that have a position of their own, 0 without such.
+    """
 
     dim: int
     ffn_dim: int
@@ -42,6 +68,8 @@ class TransformerConfig:
     freq_dim: int = 256
     patch_size: tuple[int, int, int] = (1, 2, 2)
     eps: float = 1e-6
+    image_dim: int | None = None
+    image_positions: int = 0
 
     def __post_init__(self) -> None:
         if self.num_heads < 1 or self.dim % self.num_heads:
@@ -70,6 +98,34 @@ class TextEncoderConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageEncoderConfig:
+    """Sizes of the CLIP visual tower.
+
+    `num_layers` counts the blocks that run: Wan takes the features before the tower's last block.
+    `image_size` and `patch_size` are pixels of a side.
+    """
+
+    width: int = 1280
+    mlp_width: int = 5120
+    num_heads: int = 16
+    num_layers: int = 31
+    image_size: int = 224
+    patch_size: int = 14
+
+    def __post_init__(self) -> None:
+        if self.num_heads < 1 or self.width % self.num_heads:
+            raise ConfigError(
+                f"image encoder: width {self.width} is no multiple of num_heads {self.num_heads}. "
+                "Fetch the file again."
+            )
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of one image: its patches, and one for the whole."""
+        return 1 + (self.image_size // self.patch_size) ** 2
+
+
+@dataclass(frozen=True, slots=True)
 class VAEConfig:
     """Sizes and latent statistics of a video autoencoder.
 
@@ -90,6 +146,32 @@ class VAEConfig:
                 f"vae: {self.z_dim} latent channels, but {len(self.latent_mean)} means and "
                 f"{len(self.latent_std)} standard deviations."
             )
+
+
+WAN21_VAE = VAEConfig()
+WAN22_VAE = VAEConfig(
+    z_dim=48,
+    stride=(4, 16, 16),
+    encoder_dim=160,
+    decoder_dim=256,
+    latent_mean=WAN22_LATENT_MEAN,
+    latent_std=WAN22_LATENT_STD,
+)
+
+
+def find_vae_config(z_dim: int) -> VAEConfig:
+    """The published VAE whose latents have `z_dim` channels, with its published widths.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    for config in (WAN21_VAE, WAN22_VAE):
+        if config.z_dim == z_dim:
+            return config
+    raise ConfigError(
+        f"vae: {z_dim} latent channels; this version knows VAEs of {WAN21_VAE.z_dim} (Wan2.1) and "
+        f"{WAN22_VAE.z_dim} (Wan2.2 TI2V-5B). Use a checkpoint of one of these."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +272,9 @@ def config_to_json(config: ModelConfig) -> dict[str, Any]:
         "t5_num_buckets": text.num_buckets,
         "mlx_video": {"variant": config.variant, "width": sampling.width, "height": sampling.height},
     }
+    if network.image_dim is not None:
+        image_sizes = {"image_dim": network.image_dim, "image_positions": network.image_positions}
+        data["mlx_video"] |= image_sizes
     if config.quantization:
         data["quantization"] = {
             "group_size": config.quantization.group_size,
@@ -266,7 +351,7 @@ class _ConfigReader:
         return ModelConfig(
             variant=extra.take("variant", str, ""),
             model_version=self.take("model_version", str, "2.1"),
-            transformer=self.read_transformer(),
+            transformer=self.read_transformer(extra),
             text_encoder=self.read_text_encoder(),
             vae=self.read_vae(),
             sampling=self.read_sampling(extra),
@@ -274,7 +359,7 @@ class _ConfigReader:
             quantization=self.read_quantization(),
         )
 
-    def read_transformer(self) -> TransformerConfig:
+    def read_transformer(self, extra: _ConfigReader) -> TransformerConfig:
         names = ("dim", "ffn_dim", "num_heads", "num_layers")
         required = {name: self.take_count(name) for name in names}
         return TransformerConfig(
@@ -287,6 +372,8 @@ class _ConfigReader:
             freq_dim=self.take_count("freq_dim", 256),
             patch_size=self.take_triple("patch_size", (1, 2, 2)),
             eps=self.take("eps", float, 1e-6),
+            image_dim=extra.take_count("image_dim") if "image_dim" in extra.data else None,
+            image_positions=extra.take_count("image_positions", 0, lowest=0),
         )
 
     def read_text_encoder(self) -> TextEncoderConfig:
@@ -297,19 +384,21 @@ class _ConfigReader:
         )
 
     def read_vae(self) -> VAEConfig:
-        z_dim = self.take("vae_z_dim", int, 16)
-        default = VAEConfig()
-        stride = self.take_triple("vae_stride", default.stride)
-        if z_dim != len(WAN21_LATENT_MEAN):
-            raise ConfigError(
-                f"{self.where}: vae_z_dim is {z_dim}; this version reads VAEs of {len(WAN21_LATENT_MEAN)} "
-                "latent channels (Wan2.1). Wan2.2 TI2V-5B is not supported yet."
-            )
-        if stride != default.stride:
+        z_dim = self.take_count("vae_z_dim", WAN21_VAE.z_dim)
+        if "mlx_video" not in self.data and self.data.get("out_dim") == WAN22_VAE.z_dim > z_dim:
+            # An early converter of TI2V-5B wrote Wan2.1's VAE, which its transformer cannot be meant for.
+            self.taken.add("vae_stride")
+            return WAN22_VAE
+        try:
+            config = find_vae_config(z_dim)
+        except ConfigError as error:
+            raise ConfigError(f"{self.where}: 'vae_z_dim': {error}") from error
+        stride = self.take_triple("vae_stride", config.stride)
+        if stride != config.stride:
             raise self.wrong(
-                "vae_stride", f"{list(stride)}, VAEs of {z_dim} channels have {list(default.stride)}"
+                "vae_stride", f"{list(stride)}, VAEs of {z_dim} channels have {list(config.stride)}"
             )
-        return default
+        return config
 
     def read_sampling(self, extra: _ConfigReader) -> SamplingDefaults:
         default = SamplingDefaults()

@@ -18,7 +18,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = argparse.ArgumentParser(
         prog="python -m mlx_video.convert_wan",
-        description="Convert a Wan2.1 checkpoint folder for MLX, in about one tensor of memory. "
+        description="Convert a Wan2.1 or Wan2.2 checkpoint folder for MLX, in about one tensor of memory. "
         "The output folder appears when it is complete.",
     )
     parser.add_argument(

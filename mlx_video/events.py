@@ -19,7 +19,7 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class StageStarted:
-    """A stage begins: "text", "denoise", "decode", or a component's name while converting."""
+    """A stage begins: "text", "image", "denoise", "decode", or a component's name while converting."""
 
     stage: str
 

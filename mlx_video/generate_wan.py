@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, get_args
 from mlx_video.cli.arguments import add_common_options, folder_path, parse_guide_scale
 from mlx_video.cli.console import Console, run_command
 from mlx_video.errors import RequestError
-from mlx_video.request import GenerateRequest, NoiseKind, SchedulerName, TilingMode
+from mlx_video.request import ExpertMode, GenerateRequest, NoiseKind, SchedulerName, TilingMode
 
 if TYPE_CHECKING:
     from mlx_video.events import Event
+    from mlx_video.request import ImageSource
 
 MODEL_DEFAULT = "default: the model's"
 
@@ -32,6 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     negative.add_argument(
         "--no-negative-prompt", action="store_true", help="guide against the empty prompt (default: off)"
     )
+    _add_image_options(parser.add_argument_group("images"))
     _add_size_options(parser.add_argument_group("size"))
     _add_sampling_options(parser.add_argument_group("sampling"))
     _add_output_options(parser.add_argument_group("output"))
@@ -39,9 +41,26 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_image_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--image",
+        type=folder_path,
+        metavar="FILE",
+        help="first frame, for image-to-video models; the video takes its shape unless --width or --height "
+        "is given (default: none)",
+    )
+    group.add_argument(
+        "--end-image",
+        type=folder_path,
+        metavar="FILE",
+        help="last frame, for first-and-last-frame models (default: none)",
+    )
+
+
 def _add_size_options(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--width", type=int, help=f"pixels, rounded to a multiple of 16 ({MODEL_DEFAULT})")
-    group.add_argument("--height", type=int, help=f"pixels, rounded to a multiple of 16 ({MODEL_DEFAULT})")
+    multiple = f"pixels, rounded to a multiple of 16, TI2V: 32 ({MODEL_DEFAULT}, or the image's shape)"
+    group.add_argument("--width", type=int, help=multiple)
+    group.add_argument("--height", type=int, help=multiple)
     group.add_argument("--num-frames", type=int, help=f"frames, 4n+1: 17, 49, 81 ... ({MODEL_DEFAULT})")
 
 
@@ -53,6 +72,17 @@ def _add_sampling_options(group: argparse._ArgumentGroup) -> None:
         help=f"how strongly the prompt steers, or low,high; 1 skips the negative pass ({MODEL_DEFAULT})",
     )
     group.add_argument("--shift", type=float, help=f"moves steps towards high noise ({MODEL_DEFAULT})")
+    group.add_argument(
+        "--boundary",
+        type=float,
+        help=f"0 to 1: noise level at which two experts swap; Wan2.2 A14B only ({MODEL_DEFAULT})",
+    )
+    group.add_argument(
+        "--experts",
+        choices=get_args(ExpertMode),
+        default="relay",
+        help="relay: one expert in memory at a time; parallel: both (default: relay)",
+    )
     group.add_argument(
         "--seed", type=int, default=-1, help="0 to 2**63-1; negative for a random one (default: -1)"
     )
@@ -72,7 +102,7 @@ def _add_output_options(group: argparse._ArgumentGroup) -> None:
         "--output-path",
         type=folder_path,
         default=Path("output.mp4"),
-        help=".mp4, .gif or .webp file (default: output.mp4)",
+        help=".mp4, .gif or .webp file; for one frame also .png or .jpg (default: output.mp4)",
     )
     group.add_argument(
         "--save-frames", type=folder_path, metavar="DIR", help="also write lossless PNGs (default: off)"
@@ -118,8 +148,8 @@ def build_request(args: argparse.Namespace) -> GenerateRequest:
     if not (prompt or "").strip():
         raise RequestError("prompt", "missing: say what the video should show.")
     same_name = (
-        "width height num_frames steps guide_scale shift seed scheduler noise tiling trim_first_frames "
-        "output_path save_frames save_latents debug_latents"
+        "image end_image width height num_frames steps guide_scale shift boundary experts seed scheduler "
+        "noise tiling trim_first_frames output_path save_frames save_latents debug_latents"
     ).split()
     return GenerateRequest(
         prompt,
@@ -136,9 +166,10 @@ def run_events(args: argparse.Namespace) -> Iterator[Event]:
     from mlx_video.pipeline.demo_model import convert_demo_model, demo_model_path
     from mlx_video.pipeline.generate import generate, prepare_run
 
+    takes_image = request.image is not None
     if args.model_dir is None:
-        yield from convert_demo_model()
-    model, config = open_model(args.model_dir or demo_model_path())
+        yield from convert_demo_model(takes_image=takes_image)
+    model, config = open_model(args.model_dir or demo_model_path(takes_image=takes_image))
     yield from generate(prepare_run(request, model, config))
 
 
@@ -156,7 +187,7 @@ def generate_video(
     prompt: str,
     *,
     negative_prompt: str | None = None,
-    image: str | Path | None = None,
+    image: ImageSource | str | None = None,
     width: int | None = None,
     height: int | None = None,
     num_frames: int | None = None,
@@ -187,7 +218,7 @@ def generate_video(
         CheckpointError: the model folder is missing or damaged.
     """
     unsupported: dict[str, Any] = {
-        "image": image, "loras": loras, "loras_high": loras_high, "loras_low": loras_low,
+        "loras": loras, "loras_high": loras_high, "loras_low": loras_low,
     }  # fmt: skip
     for name, value in unsupported.items():
         if value:
@@ -199,6 +230,7 @@ def generate_video(
             prompt,
             on_event=console.show_progress,
             negative_prompt=negative_prompt,
+            image=image,
             width=width,
             height=height,
             num_frames=num_frames,

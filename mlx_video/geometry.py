@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import sqrt
 
 from mlx_video.errors import RequestError
 
 Triple = tuple[int, int, int]
+
+# TI2V-5B: VAE stride 16 times patch 2.
+_BEST_SIZE_STEP = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,65 @@ def round_size(width: int, height: int, stride: Triple, patch_size: Triple) -> t
 
 def _nearest_multiple(value: int, step: int) -> int:
     return max(step, (value + (step - 1) // 2) // step * step)
+
+
+def size_for_area(
+    image_height: int, image_width: int, max_area: int, *, stride: int = 8, patch_size: int = 2
+) -> tuple[int, int]:
+    """The size of a video in the shape of an image, within an area; each side is rounded down on its own.
+
+    Args:
+        image_height: pixels.
+        image_width: pixels.
+        max_area: pixels of a frame, at most.
+        stride: pixels of a latent cell.
+        patch_size: latent cells of a token.
+
+    Returns:
+        (width, height) in pixels; a side of 0 for an image too long and thin for the area.
+
+    Source: Wan2.1 wan/image2video.py, WanI2V.generate.
+    """
+    # The order of these operations decides cases like 832x480 within 832*480 pixels, which becomes 832x464.
+    ratio = image_height / image_width
+    rows = int(sqrt(max_area * ratio) // stride // patch_size * patch_size)
+    columns = int(sqrt(max_area / ratio) // stride // patch_size * patch_size)
+    return columns * stride, rows * stride
+
+
+def best_output_size(
+    image_height: int, image_width: int, max_area: int, *, step: int = _BEST_SIZE_STEP
+) -> tuple[int, int]:
+    """The size of a video as near as can be to the shape of an image, within an area.
+
+    Two candidates, width rounded down first and height rounded down first; the one nearer to the image's
+    shape wins, height first in a tie.
+
+    Args:
+        image_height: pixels.
+        image_width: pixels.
+        max_area: pixels of a frame, at most.
+        step: pixels that both sides are multiples of.
+
+    Returns:
+        (width, height) in pixels; a side of 0 for an image too long and thin for the area.
+
+    Source: Wan2.2 wan/utils/utils.py, best_output_size.
+    """
+    ratio = image_width / image_height
+    ideal_width = (max_area * ratio) ** 0.5
+    ideal_height = max_area / ideal_width
+    width, height = int(ideal_width // step * step), int(ideal_height // step * step)
+    if not (width and height):
+        return width, height
+    width_first = width, int(max_area / width // step * step)
+    height_first = int(max_area / height // step * step), height
+
+    def misfit(size: tuple[int, int]) -> float:
+        found = size[0] / size[1]
+        return max(ratio / found, found / ratio)
+
+    return width_first if misfit(width_first) < misfit(height_first) else height_first
 
 
 def measure(

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from mlx_video.config import (
     DEFAULT_NEGATIVE_PROMPT,
+    WAN21_VAE,
+    WAN22_VAE,
     ModelConfig,
     QuantizationConfig,
     SamplingDefaults,
@@ -19,6 +21,7 @@ from mlx_video.config import (
     VAEConfig,
     config_from_json,
     config_to_json,
+    find_vae_config,
 )
 from mlx_video.errors import ConfigError
 
@@ -43,6 +46,14 @@ def test_our_file_holds_every_shared_key_in_the_shared_order():
     ours = config_to_json(T2V)
     assert [key for key in ours if key != "mlx_video"] == list(FOREIGN)
     assert {key: ours[key] for key in FOREIGN} == FOREIGN
+
+
+@pytest.mark.parametrize("positions", [0, 514])
+def test_sizes_of_the_image_branch_lie_under_our_key(positions: int):
+    network = replace(T2V.transformer, in_dim=36, image_dim=1280, image_positions=positions)
+    data = config_to_json(replace(T2V, transformer=network))
+    assert [key for key in data if key != "mlx_video"] == list(FOREIGN)
+    assert config_from_json(data).transformer == network
 
 
 def test_another_tools_file_is_read_as_it_is():
@@ -104,7 +115,8 @@ def test_quantization_is_the_last_key():
         ({"mlx_video": {"width": "wide"}}, "'mlx_video': 'width' is 'wide', which is no int"),
         ({"mlx_video": {"variant": ["a"]}}, "'mlx_video': 'variant' is \\['a'\\], which is no str"),
         ({"num_heads": 7}, "dim 1536 is no multiple of num_heads 7"),
-        ({"vae_z_dim": 48}, "vae_z_dim is 48; this version reads VAEs of 16"),
+        ({"vae_z_dim": 48}, r"VAEs of 48 channels have \[4, 16, 16\]"),
+        ({"vae_z_dim": 20}, "'vae_z_dim': vae: 20 latent channels; this version knows VAEs of 16"),
     ],
 )
 def test_a_wrong_value_is_named(change: dict, text: str):
@@ -116,6 +128,21 @@ def test_a_missing_key_is_named():
     data = {key: value for key, value in FOREIGN.items() if key != "dim"}
     with pytest.raises(ConfigError, match="folder/config.json: the key 'dim' is missing"):
         config_from_json(data, where="folder/config.json")
+
+
+@pytest.mark.parametrize("vae", [WAN21_VAE, WAN22_VAE], ids=["2.1", "2.2"])
+def test_a_vae_is_found_by_its_latent_channels(vae: VAEConfig):
+    assert find_vae_config(vae.z_dim) == vae
+    data = config_to_json(replace(T2V, vae=vae))
+    assert (data["vae_z_dim"], data["vae_stride"]) == (vae.z_dim, list(vae.stride))
+    assert config_from_json(data).vae == vae
+    del data["vae_stride"]
+    assert config_from_json(data).vae == vae
+
+
+def test_another_tools_file_that_names_the_wrong_vae_for_48_channels_is_understood():
+    assert config_from_json(FOREIGN | {"in_dim": 48, "out_dim": 48}).vae == WAN22_VAE
+    assert config_from_json(FOREIGN | {"in_dim": 48}).vae == WAN21_VAE
 
 
 def test_an_unknown_key_in_our_own_file_is_an_error():

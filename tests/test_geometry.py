@@ -8,11 +8,13 @@ from hypothesis import strategies as st
 
 from mlx_video.errors import RequestError
 from mlx_video.geometry import (
+    best_output_size,
     check_num_frames,
     latent_frames,
     measure,
     pixel_frames,
     round_size,
+    size_for_area,
     size_multiple,
 )
 
@@ -71,3 +73,72 @@ def test_a_size_of_nothing_is_refused():
 def test_measuring_a_size_that_was_not_rounded_is_a_programming_error():
     with pytest.raises(ValueError, match="830x480 is no multiple of 16x16"):
         measure(830, 480, 81, z_dim=16, stride=STRIDE, patch_size=PATCH)
+
+
+# Recorded from the official arithmetic: image (width, height) within an area → video (width, height).
+@pytest.mark.parametrize(
+    ("area", "image", "video"),
+    [
+        (399360, (832, 480), (832, 464)),  # the root is 479.99999999999994
+        (399360, (480, 832), (480, 832)),
+        (399360, (1280, 720), (832, 464)),
+        (399360, (1024, 1024), (624, 624)),
+        (399360, (640, 480), (720, 544)),
+        (921600, (1280, 720), (1280, 720)),
+        (921600, (832, 480), (1248, 720)),
+        (921600, (1024, 1024), (960, 960)),
+        (921600, (1000, 562), (1280, 704)),
+        (64 * 96, (100, 62), (96, 48)),
+        (32 * 48, (100, 62), (48, 16)),
+    ],
+)
+def test_a_video_takes_the_shape_of_its_image_within_an_area(area, image, video):
+    assert size_for_area(image[1], image[0], area) == video
+
+
+@pytest.mark.parametrize(
+    ("area", "image", "video"),
+    [
+        (901120, (1280, 704), (1280, 704)),
+        (901120, (1280, 720), (1248, 704)),
+        (901120, (1920, 1080), (1248, 704)),
+        (901120, (832, 480), (1248, 704)),
+        (901120, (1024, 1024), (960, 928)),
+        (901120, (640, 480), (1088, 800)),
+        (64 * 128, (100, 62), (96, 64)),
+    ],
+)
+def test_the_best_size_is_the_official_one(area, image, video):
+    assert best_output_size(image[1], image[0], area) == video
+
+
+@given(sides, sides, st.integers(64 * 64, 2000 * 2000))
+@settings(deadline=None, max_examples=50)
+def test_sizes_for_an_image_are_multiples_within_the_area(height: int, width: int, area: int):
+    for size, step in ((size_for_area(height, width, area), 16), (best_output_size(height, width, area), 32)):
+        assert size[0] % step == size[1] % step == 0
+        assert size[0] * size[1] <= area
+
+
+@given(st.integers(200, 2000), st.integers(200, 2000))
+@settings(deadline=None, max_examples=25)
+def test_an_image_keeps_its_shape_but_for_the_rounding(height: int, width: int):
+    for choose, step in ((size_for_area, 16), (best_output_size, 32)):
+        out_width, out_height = choose(height, width, 1280 * 720)
+        slack = (1 + step / out_width) * (1 + step / out_height)
+        assert 1 / slack <= (out_width / out_height) / (width / height) <= slack
+
+
+@given(st.integers(200, 2000), st.integers(200, 2000))
+@settings(deadline=None, max_examples=25)
+def test_a_turned_image_gives_a_turned_size_unless_a_rounding_decides(height: int, width: int):
+    turned = size_for_area(width, height, 921600)
+    # Both sides are rounded down from roots that differ in their last digit only.
+    for side, other in zip(size_for_area(height, width, 921600), reversed(turned), strict=True):
+        assert abs(side - other) in (0, 16)
+
+
+@pytest.mark.parametrize("choose", [size_for_area, best_output_size])
+@pytest.mark.parametrize("image", [(1, 5000), (5000, 1)])
+def test_an_image_far_too_long_for_the_area_leaves_nothing_of_one_side(choose, image):
+    assert min(choose(*image, 64 * 64)) == 0

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from mlx_video.errors import RequestError
 from mlx_video.request import ConvertRequest, GenerateRequest
@@ -34,12 +36,31 @@ from mlx_video.request import ConvertRequest, GenerateRequest
         ({"shift": "3"}, "shift", "'3': must be a number"),
         ({"guide_scale": [3.0, 3.0]}, "guide_scale", "one number of at least 0, or two"),
         ({"negative_prompt": 3}, "negative_prompt", "3: must be a text"),
+        ({"image": "cat.png"}, "image", "'cat.png': must be a path"),
+        ({"image": 3}, "image", "3: must be a path .*a Pillow image or a numpy array"),
+        ({"image": [[0, 1]]}, "image", "must be a path"),
+        ({"image": Path("a.png"), "end_image": "b.png"}, "end_image", "'b.png': must be a path"),
+        ({"end_image": Path("b.png")}, "end_image", "needs --image, the first frame"),
+        (
+            {"image": Path("a.png"), "end_image": Path("b.png"), "num_frames": 1},
+            "end_image",
+            "--num-frames 1 has no last frame",
+        ),
     ],
 )
 def test_a_wrong_option_is_refused_by_name_and_value(options: dict, field: str, text: str):
     with pytest.raises(RequestError, match=text) as caught:
         GenerateRequest("a cat", **options)
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    "image", [Path("missing.png"), Image.new("RGB", (4, 4)), np.zeros((4, 4, 3), np.uint8)]
+)
+def test_an_image_is_a_path_a_picture_or_an_array_and_is_not_opened_yet(image):
+    request = GenerateRequest("a cat", image=image, end_image=image)
+    assert request.image is image
+    assert request.end_image is image
 
 
 def test_a_negative_seed_becomes_a_random_one_that_is_recorded():

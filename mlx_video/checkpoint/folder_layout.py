@@ -27,6 +27,7 @@ TRANSFORMER_FILES = {
 TEXT_ENCODER_FILE = "t5_encoder.safetensors"
 VAE_FILE = "vae.safetensors"
 VAE_ENCODER_FILE = "vae_encoder.safetensors"
+IMAGE_ENCODER_FILE = "clip_vision.safetensors"  # the name is ours
 TOKENIZER_FOLDER = "tokenizer"
 
 # The original folder. Source: Wan2.1 and Wan2.2 repositories on huggingface.co/Wan-AI.

@@ -9,6 +9,7 @@ from typing import Any
 
 from mlx_video.checkpoint.folder_layout import (
     CONFIG_FILE,
+    IMAGE_ENCODER_FILE,
     TEXT_ENCODER_FILE,
     TOKENIZER_FILES,
     TOKENIZER_FOLDER,
@@ -30,6 +31,7 @@ from mlx_video.errors import CheckpointError, ConfigError
 
 __all__ = [
     "CONFIG_FILE",
+    "IMAGE_ENCODER_FILE",
     "TEXT_ENCODER_FILE",
     "TOKENIZER_FILES",
     "TOKENIZER_FOLDER",
@@ -58,6 +60,7 @@ class ModelFolder:
         text_encoder: the UMT5 file.
         vae: encoder and decoder, or in some foreign folders the decoder alone.
         vae_encoder: a second file with the encoder, which a few foreign folders have.
+        image_encoder: the CLIP visual tower; None where the folder has none.
         tokenizer: the folder that holds the tokenizer's files; None where the model has none.
     """
 
@@ -67,6 +70,7 @@ class ModelFolder:
     text_encoder: Path
     vae: Path
     vae_encoder: Path | None
+    image_encoder: Path | None
     tokenizer: Path | None
 
 
@@ -87,7 +91,7 @@ def open_model_folder(path: Path) -> ModelFolder:
     config = _read_config(path)
     transformers = {name: path / TRANSFORMER_FILES[name] for name in _transformer_names(path, config)}
     _check_present(path, (*transformers.values(), path / TEXT_ENCODER_FILE, path / VAE_FILE))
-    vae_encoder = path / VAE_ENCODER_FILE
+    vae_encoder, image_encoder = path / VAE_ENCODER_FILE, path / IMAGE_ENCODER_FILE
     places = (path / TOKENIZER_FOLDER, path)
     return ModelFolder(
         path=path,
@@ -96,6 +100,7 @@ def open_model_folder(path: Path) -> ModelFolder:
         text_encoder=path / TEXT_ENCODER_FILE,
         vae=path / VAE_FILE,
         vae_encoder=vae_encoder if vae_encoder.is_file() else None,
+        image_encoder=image_encoder if image_encoder.is_file() else None,
         tokenizer=next((place for place in places if is_tokenizer_folder(place)), None),
     )
 

@@ -21,6 +21,7 @@ from mlx_video.checkpoint.shards import transformer_files
 from mlx_video.errors import CheckpointError
 
 TEXT_ENCODER_FILE = "models_t5_umt5-xxl-enc-bf16.pth"
+IMAGE_ENCODER_FILE = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
 VAE_FILES = {"2.1": "Wan2.1_VAE.pth", "2.2": "Wan2.2_VAE.pth"}
 TOKENIZER_FOLDER = "google/umt5-xxl"
 
@@ -44,6 +45,7 @@ class OriginalFolder:
         vaes: "2.1" and/or "2.2" → the VAE file of that generation. Where both lie in the folder, the number
             of latent channels decides which one belongs to the transformer.
         tokenizer: the folder of the UMT5 tokenizer.
+        image_encoder: the CLIP file, which Wan2.1's image-to-video models come with; None without it.
     """
 
     path: Path
@@ -52,6 +54,7 @@ class OriginalFolder:
     text_encoder: Path
     vaes: Mapping[str, Path]
     tokenizer: Path
+    image_encoder: Path | None
 
     @property
     def vae(self) -> Path:
@@ -85,6 +88,7 @@ def open_original_folder(path: Path) -> OriginalFolder:
     transformers = {name: transformer_files(folder) for name, folder in folders.items()}
     _check_parts(path, folders)
     _check_tokenizer(path / TOKENIZER_FOLDER)
+    image_encoder = path / IMAGE_ENCODER_FILE
     return OriginalFolder(
         path=path,
         transformers=transformers,
@@ -92,6 +96,7 @@ def open_original_folder(path: Path) -> OriginalFolder:
         text_encoder=path / TEXT_ENCODER_FILE,
         vaes={key: path / name for key, name in VAE_FILES.items() if (path / name).is_file()},
         tokenizer=path / TOKENIZER_FOLDER,
+        image_encoder=image_encoder if image_encoder.is_file() else None,
     )
 
 

@@ -15,8 +15,12 @@ class Conditioning:
         context: text features of the prompt, [n, text_dim].
         negative_context: those of the negative prompt; None when guidance needs no negative pass.
         concat_latents: channels put behind the noisy latents, [C, T, H, W]; None for text-to-video.
+        image_tokens: CLIP features of the images, [K, image_dim]; None for a transformer that reads none.
+        first_frame: latents that the first latent frame keeps, [C, 1, H, W]; None where it starts as noise.
     """
 
     context: mx.array
     negative_context: mx.array | None = None
     concat_latents: mx.array | None = None
+    image_tokens: mx.array | None = None
+    first_frame: mx.array | None = None

@@ -8,12 +8,11 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_video.config import VAEConfig
-from mlx_video.models.vae_stream import StreamState
-from mlx_video.models.vae_wan21 import FRAME_BY_FRAME, WanVAE21
+from mlx_video.models.vae_stream import FRAME_BY_FRAME, StreamState, VideoVAE
 
 
 def decode_frames(
-    vae: WanVAE21,
+    vae: VideoVAE,
     latents: mx.array,
     *,
     latents_per_push: int = 1,
@@ -29,13 +28,13 @@ def decode_frames(
             it changes speed and memory, not the frames.
 
     Returns:
-        Pieces [f, 8H, 8W, 3] in [-1, 1], float32, evaluated; 4T - 3 frames in all. With one latent frame per
-        push, the first piece has 1 frame and the others 4.
+        Pieces [f, h·H, w·W, 3] for a VAE of stride (4, h, w), in [-1, 1], float32, evaluated; 4T - 3 frames
+        in all. With one latent frame per push, the first piece has 1 frame and the others 4.
 
     Raises:
         ValueError: the latents have another rank or number of channels, or `latents_per_push` is less than 1.
 
-    Source: Wan2.1 wan/modules/vae.py, WanVAE.decode.
+    Source: Wan2.1 wan/modules/vae.py, WanVAE.decode; Wan2.2 wan/modules/vae2_2.py, Wan2_2_VAE.decode.
     """
     if latents.ndim != 4 or latents.shape[0] != vae.config.z_dim:
         raise ValueError(f"latents are {list(latents.shape)}, expected [{vae.config.z_dim}, T, H, W].")
@@ -44,7 +43,7 @@ def decode_frames(
     return _pieces(vae, latents, latents_per_push, parts)
 
 
-def _pieces(vae: WanVAE21, latents: mx.array, size: int, parts: Sequence[int]) -> Iterator[mx.array]:
+def _pieces(vae: VideoVAE, latents: mx.array, size: int, parts: Sequence[int]) -> Iterator[mx.array]:
     channels_last = latents.transpose(1, 2, 3, 0)[None]
     state = StreamState()
     for start in range(0, latents.shape[1], size):
@@ -80,3 +79,17 @@ def to_uint8(frames: mx.array) -> np.ndarray:
     Source: Wan2.1 wan/utils/utils.py, cache_video.
     """
     return np.array(((frames + 1) / 2 * 255).astype(mx.uint8))
+
+
+def to_uint8_rounded(frames: mx.array) -> np.ndarray:
+    """Map [-1, 1] to 0…255 for a single picture.
+
+    Args:
+        frames: any shape, float32, in [-1, 1].
+
+    Returns:
+        Same shape, uint8. Rounded, as the official writer does with pictures, unlike videos.
+
+    Source: Wan2.1 wan/utils/utils.py, cache_image.
+    """
+    return np.array(mx.clip((frames + 1) / 2 * 255 + 0.5, 0, 255).astype(mx.uint8))

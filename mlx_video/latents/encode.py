@@ -8,25 +8,24 @@ import mlx.core as mx
 
 from mlx_video.config import VAEConfig
 from mlx_video.geometry import latent_frames, pixel_frames
-from mlx_video.models.vae_stream import StreamState
-from mlx_video.models.vae_wan21 import WanVAE21
+from mlx_video.models.vae_stream import StreamState, VideoVAE
 
 
-def encode_video(vae: WanVAE21, frames: mx.array | Iterable[mx.array]) -> mx.array:
+def encode_video(vae: VideoVAE, frames: mx.array | Iterable[mx.array]) -> mx.array:
     """Encode a clip into the latents that the transformer works on.
 
     Args:
         vae: with its encoder.
         frames: [F, H, W, 3] in [-1, 1], or pieces [f, H, W, 3] of it in order, of any lengths. F must be
-            4n + 1, H and W multiples of 8.
+            4n + 1, H and W multiples of the VAE's stride (4, h, w).
 
     Returns:
-        [C, T, H/8, W/8], float32: the normalised means. T is 1 + (F - 1) / 4.
+        [C, T, H/h, W/w], float32: the normalised means. T is 1 + (F - 1) / 4.
 
     Raises:
-        ValueError: F is not 4n + 1, or the height or width is no multiple of 8.
+        ValueError: F is not 4n + 1, or the height or width is no multiple of the stride.
 
-    Source: Wan2.1 wan/modules/vae.py, WanVAE.encode.
+    Source: Wan2.1 wan/modules/vae.py, WanVAE.encode; Wan2.2 wan/modules/vae2_2.py, Wan2_2_VAE.encode.
     """
     if isinstance(frames, mx.array):
         _check_count(len(frames), vae.config.stride[0])  # before the work rather than after

@@ -96,12 +96,14 @@ def frame_durations_ms(count: int, fps: float, clock_ms: int) -> list[int]:
 
 
 def read_animation_settings(path: Path) -> dict[str, str]:
-    """Settings from a GIF's comment or a WebP's XMP; empty for another program's file.
+    """Settings from the comment of a GIF, JPEG or PNG, or a WebP's XMP; empty for another program's file.
 
     Raises:
         MediaError: no picture that Pillow can read.
     """
     with _open(path) as picture:
+        if text := picture.info.get("Comment"):  # a PNG's; the others keep bytes
+            return text_to_settings(str(text))
         comment = picture.info.get("comment", b"")
         if found := _XMP_TEXT.search(picture.info.get("xmp", b"").decode("utf-8", "replace")):
             return text_to_settings(unescape(found[1]))

@@ -45,14 +45,14 @@ class Video:
         """Write the video; a name without suffix becomes a folder of lossless PNGs.
 
         Args:
-            path: `.mp4`, `.gif`, `.webp`, or the name of a folder.
+            path: `.mp4`, `.gif`, `.webp`, for one frame also `.png` or `.jpg`; or the name of a folder.
 
         Returns:
             The path written.
 
         Raises:
             MediaError: the file cannot be written.
-            RequestError: another suffix.
+            RequestError: another suffix, or that of a still image for more than one frame.
         """
         path = Path(path).expanduser()
         if not path.suffix:

@@ -1,22 +1,73 @@
-"""Single pictures: a folder of numbered lossless frames."""
+"""Pictures go out: a still image, or a folder of numbered lossless frames."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
+from mlx_video.errors import RequestError
 from mlx_video.media.embedded_settings import settings_to_text, title_of
 from mlx_video.media.frame_writer import FrameWriter
 from mlx_video.media.whole_file import check_folder, written_whole
 
-if TYPE_CHECKING:
-    from PIL.PngImagePlugin import PngInfo
+STILL_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+# Colours at full resolution, and losses too small to see.
+_JPEG_QUALITY = {"quality": 95, "subsampling": 0}
+_JPEG_COMMENT_BYTES = 65_533  # what the format can hold
 
 _FRAME_NAME = re.compile(r"frame_(\d{5,})\.png")
+
+
+class StillWriter(FrameWriter):
+    """Writes the one frame of a text-to-image run.
+
+    The settings go into a PNG's text chunks "Title" (prompt) and "Comment" (JSON), or a JPEG's comment.
+
+    Args:
+        path: final name; its suffix, one of `STILL_SUFFIXES`, says the format.
+        width: pixels.
+        height: pixels.
+        metadata: the run's settings.
+    """
+
+    def __init__(self, path: Path, width: int, height: int, metadata: Mapping[str, str]) -> None:
+        super().__init__(width, height)
+        self._path = path
+        self._metadata = dict(metadata)
+        self._frames: list[np.ndarray] = []
+
+    def _append(self, frames: np.ndarray) -> None:
+        self._frames.extend(frames)
+        check_still(self._path, len(self._frames))
+
+    def _finish(self) -> None:
+        from PIL import Image
+
+        options = _png_options if self._path.suffix.lower() == ".png" else _jpeg_options
+        with written_whole(self._path) as temporary:
+            Image.fromarray(self._frames[0]).save(temporary, **options(self._metadata))
+
+    def _abandon(self) -> None:
+        self._frames.clear()
+
+
+def check_still(path: Path, num_frames: int) -> None:
+    """Refuse to put more than one frame into a still image.
+
+    Raises:
+        RequestError: there are more.
+    """
+    if num_frames > 1:
+        raise RequestError(
+            "output_path",
+            f"{path}: a {path.suffix} file holds one picture, the video has {num_frames} or more frames. "
+            "Use .mp4, .gif or .webp, or --num-frames 1.",
+        )
 
 
 class FrameFolderWriter(FrameWriter):
@@ -45,10 +96,10 @@ class FrameFolderWriter(FrameWriter):
     def _append(self, frames: np.ndarray) -> None:
         from PIL import Image
 
-        chunks = _text_chunks(self._metadata)
+        options = _png_options(self._metadata)
         for frame in frames:
             with written_whole(self._folder / f"frame_{self._next:05d}.png") as temporary:
-                Image.fromarray(frame).save(temporary, pnginfo=chunks)
+                Image.fromarray(frame).save(temporary, **options)
             self._next += 1
 
     def _finish(self) -> None:
@@ -78,11 +129,17 @@ def save_frames(folder: Path, frames: np.ndarray, metadata: Mapping[str, str]) -
         writer.write(frames)
 
 
-def _text_chunks(metadata: Mapping[str, str]) -> PngInfo:
+def _png_options(metadata: Mapping[str, str]) -> dict[str, Any]:
     """Text chunks of a PNG; Pillow takes tEXt for Latin-1 and iTXt for everything else."""
     from PIL.PngImagePlugin import PngInfo
 
     chunks = PngInfo()
     chunks.add_text("Title", title_of(metadata))
     chunks.add_text("Comment", settings_to_text(metadata))
-    return chunks
+    return {"pnginfo": chunks}
+
+
+def _jpeg_options(metadata: Mapping[str, str]) -> dict[str, Any]:
+    comment = settings_to_text(metadata).encode("utf-8")
+    fits = len(comment) <= _JPEG_COMMENT_BYTES
+    return _JPEG_QUALITY | ({"comment": comment} if fits else {})

@@ -1,4 +1,4 @@
-"""Video files: one door for every format, chosen by the name's suffix."""
+"""Video and picture files: one door for every format, chosen by the name's suffix."""
 
 from __future__ import annotations
 
@@ -12,20 +12,27 @@ from mlx_video.errors import MediaError, RequestError
 from mlx_video.media.animation import AnimationWriter, read_animation_frames, read_animation_settings
 from mlx_video.media.ffmpeg import check_h264
 from mlx_video.media.frame_writer import FrameWriter
+from mlx_video.media.image import STILL_SUFFIXES, StillWriter, check_still
 from mlx_video.media.mp4 import Mp4Writer, read_mp4_frames, read_mp4_settings
 from mlx_video.media.whole_file import check_file, check_folder
 
-SUFFIXES = (".mp4", ".gif", ".webp")
+SUFFIXES = (".mp4", ".gif", ".webp", *STILL_SUFFIXES)
 
 
-def check_output(path: Path) -> None:
+def check_output(path: Path, num_frames: int) -> None:
     """Make sure, before hours of work, that a video can be written to `path`; creates its folder.
+
+    Args:
+        path: final name.
+        num_frames: frames that will be written.
 
     Raises:
         MediaError: the folder takes no files, `path` is a folder, or MP4 is asked for and ffmpeg is missing.
-        RequestError: no supported suffix.
+        RequestError: no supported suffix, or one of a still image for more than one frame.
     """
     suffix = _supported_suffix(path)
+    if suffix in STILL_SUFFIXES:
+        check_still(path, num_frames)
     check_file(path)
     if suffix == ".mp4":
         check_h264()
@@ -37,8 +44,8 @@ def open_video_writer(
     """Open a video file that takes frames as they are decoded.
 
     `.mp4` is encoded on the way (H.264, yuv420p, index in front); `.gif` and `.webp` keep all frames in
-    memory until `close`. The file appears under its name when `close` succeeds; until then an earlier one
-    stays.
+    memory until `close`; `.png`, `.jpg` and `.jpeg` take one frame. The file appears under its name when
+    `close` succeeds; until then an earlier one stays.
 
     Args:
         path: final name; its folder is created.
@@ -48,7 +55,7 @@ def open_video_writer(
         metadata: the run's settings, stored in the file; "prompt" becomes the title of an MP4.
 
     Returns:
-        A writer, best used as a context manager.
+        A writer, best used as a context manager; that of a still image refuses a second frame (RequestError).
 
     Raises:
         MediaError: the folder takes no files, or ffmpeg cannot be started.
@@ -59,6 +66,8 @@ def open_video_writer(
     if not (math.isfinite(fps) and fps > 0 and width > 0 and height > 0):
         raise ValueError(f"{width}x{height} at {fps} fps: all three must be positive.")
     check_folder(path.parent)
+    if suffix in STILL_SUFFIXES:
+        return StillWriter(path, width, height, metadata)
     writer = Mp4Writer if suffix == ".mp4" else AnimationWriter
     return writer(path, width, height, fps, metadata)
 
@@ -78,7 +87,7 @@ def read_video_metadata(path: Path) -> dict[str, str]:
 
 
 def read_frames(path: Path) -> np.ndarray:
-    """Decode a whole video.
+    """Decode a whole video, or a still image as one frame.
 
     Returns:
         [F, H, W, 3], uint8 RGB.
@@ -95,7 +104,9 @@ def _supported_suffix(path: Path) -> str:
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         what = f"{suffix} is no format that can be written" if suffix else "the name has no suffix"
-        raise RequestError("output_path", f"{path}: {what}. Use .mp4, .gif or .webp.")
+        raise RequestError(
+            "output_path", f"{path}: {what}. Use .mp4, .gif or .webp; for one frame also .png or .jpg."
+        )
     return suffix
 
 

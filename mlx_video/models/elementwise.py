@@ -91,6 +91,22 @@ def gelu_tanh(x: mx.array) -> mx.array:
     return _gelu_by_tanh(x) if on_gpu() else _gelu_by_power(x)
 
 
+@fused
+def gelu_erf(x: mx.array) -> mx.array:
+    """GELU as it is defined, 0.5·x·(1 + erf(x/√2)).
+
+    Args:
+        x: any shape; half precision is widened inside, as PyTorch does.
+
+    Returns:
+        Shape and type of `x`.
+
+    Source: arXiv 1606.08415.
+    """
+    wide = x.astype(mx.float32)
+    return (0.5 * wide * (1 + mx.erf(wide * math.sqrt(0.5)))).astype(x.dtype)
+
+
 _INNER = math.sqrt(2 / math.pi)
 _CUBIC = 0.044715 * _INNER
 # 0.5·(1 + tanh u) = 1 / (1 + exp(-2u)), and exp(-2u) = 2^(-2u / ln 2).

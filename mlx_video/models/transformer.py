@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Protocol
 
@@ -13,6 +14,7 @@ import numpy as np
 from mlx_video.config import TransformerConfig
 from mlx_video.geometry import Triple
 from mlx_video.models.elementwise import gelu_tanh
+from mlx_video.models.image_projection import ImageProjection
 from mlx_video.models.products import project
 from mlx_video.models.rope import RotaryTable, build_rotary_table
 from mlx_video.models.transformer_block import (
@@ -69,24 +71,45 @@ class BlockHook(Protocol):
         """Called with the tokens [L, dim] that leave block `index`; not called where a step cache skips."""
 
 
-class TextContext:
-    """The text of one prompt as one transformer sees it, kept for a whole run.
+class KeptTokens:
+    """Tokens that every block's cross-attention reads, kept for a whole run.
 
     Each block's keys and values are computed when first asked for, and once.
 
     Attributes:
-        tokens: [text_len, dim] in the weights' type.
+        tokens: [K, dim] in the weights' type.
     """
 
     def __init__(self, tokens: mx.array) -> None:
         self.tokens = tokens
         self._keys_values: dict[int, KeysValues] = {}
 
+    def keys_values(self, index: int, compute: Callable[[mx.array], KeysValues]) -> KeysValues:
+        """Those of block `index`, made by `compute` from the tokens."""
+        if index not in self._keys_values:
+            self._keys_values[index] = compute(self.tokens)
+        return self._keys_values[index]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptTokens:
+    """What cross-attention reads under one prompt, as one transformer sees it.
+
+    Attributes:
+        text: [text_len, dim].
+        image: the image tokens, [K, dim]; None for a transformer without the image branch. Prompts of one
+            run may share them.
+    """
+
+    text: KeptTokens
+    image: KeptTokens | None = None
+
     def keys_values(self, index: int, attention: CrossAttention) -> KeysValues:
         """Those of block `index`, whose cross-attention is `attention`."""
-        if index not in self._keys_values:
-            self._keys_values[index] = attention.keys_values(self.tokens)
-        return self._keys_values[index]
+        text = self.text.keys_values(index, attention.keys_values)
+        if self.image is None:
+            return text
+        return replace(text, image=self.image.keys_values(index, attention.image_keys_values))
 
 
 class Head(nn.Module):
@@ -116,7 +139,7 @@ class Head(nn.Module):
 
 
 class WanTransformer(nn.Module):
-    """Predicts the velocity of noisy latents at a timestep, given text.
+    """Predicts the velocity of noisy latents at a timestep, given text, and in some models an image.
 
     Parameters carry the names of a converted folder's tensors.
 
@@ -133,19 +156,26 @@ class WanTransformer(nn.Module):
         self.time_embedding_0 = nn.Linear(config.freq_dim, dim)
         self.time_embedding_1 = nn.Linear(dim, dim)
         self.time_projection = nn.Linear(dim, 6 * dim)
+        if config.image_dim is not None:
+            self.img_emb = ImageProjection(config.image_dim, dim, config.image_positions)
         self.blocks = [TransformerBlock(config) for _ in range(config.num_layers)]
         self.head = Head(dim, config.out_dim * patch_cells, config.eps)
         self.rotary_table = lru_cache(maxsize=4)(partial(build_rotary_table, head_dim=config.head_dim))
 
-    def project_text(self, context: mx.array) -> TextContext:
-        """Bring text features to the transformer's width; do it once per prompt and run.
+    def project_text(
+        self, context: mx.array, image_tokens: mx.array | KeptTokens | None = None
+    ) -> PromptTokens:
+        """Bring text features and image tokens to the transformer's width; do it once per prompt and run.
 
         Args:
             context: [n, text_dim], any floating type; n is at most `text_len`.
+            image_tokens: [K, image_dim] for a transformer with the image branch, and only for such a one. Or
+                the `image` of another prompt of the run, whose keys and values then serve both.
 
         Raises:
-            ValueError: the text is longer than the model's.
+            ValueError: the text is longer than the model's, or the image tokens do not fit the model.
         """
+        self._check_image(image_tokens)
         padding = self.config.text_len - context.shape[0]
         if padding < 0:
             raise ValueError(
@@ -154,7 +184,10 @@ class WanTransformer(nn.Module):
         # Padded before the layers: the rows become a constant that the network was trained to attend to.
         padded = mx.pad(context, [(0, padding), (0, 0)])
         hidden = gelu_tanh(project(self.text_embedding_0, padded))
-        return TextContext(project(self.text_embedding_1, hidden))
+        text = KeptTokens(project(self.text_embedding_1, hidden))
+        if isinstance(image_tokens, mx.array):
+            image_tokens = KeptTokens(self.img_emb(image_tokens))
+        return PromptTokens(text, image_tokens)
 
     def embed_time(self, timestep: float | mx.array, num_tokens: int) -> TimeFeatures:
         """Features of one timestep, or of one for each token; equal ones are computed once.
@@ -177,7 +210,7 @@ class WanTransformer(nn.Module):
         self,
         latents: mx.array,
         timestep: float | mx.array,
-        text: TextContext,
+        text: PromptTokens,
         *,
         concat_latents: mx.array | None = None,
         step_cache: StepCache | None = None,
@@ -226,7 +259,7 @@ class WanTransformer(nn.Module):
         tokens: mx.array,
         *,
         time: TimeFeatures,
-        text: TextContext,
+        text: PromptTokens,
         rotary: RotaryTable,
         source: BlockSource,
         hook: BlockHook | None,
@@ -236,6 +269,13 @@ class WanTransformer(nn.Module):
             if hook:
                 tokens = hook.after_block(index, tokens)
         return tokens
+
+    def _check_image(self, image_tokens: mx.array | KeptTokens | None) -> None:
+        has_branch = self.config.image_dim is not None
+        if has_branch and image_tokens is None:
+            raise ValueError("image tokens are missing, the transformer has an image branch")
+        if not has_branch and image_tokens is not None:
+            raise ValueError("image tokens are given, the transformer has no image branch")
 
     def _check(self, latents: mx.array) -> Triple:
         channels, *sizes = latents.shape

@@ -40,10 +40,16 @@ class TimeFeatures:
 
 @dataclass(frozen=True, slots=True)
 class KeysValues:
-    """Keys and values of one block's cross-attention, [1, N, K, D] each."""
+    """Keys and values of one block's cross-attention, [1, N, K, D] each.
+
+    Attributes:
+        keys, values: of the text.
+        image: those of the image tokens, which have a softmax of their own; None without any.
+    """
 
     keys: mx.array
     values: mx.array
+    image: KeysValues | None = None
 
 
 def by_timestep(function: Callable[..., mx.array], runs: tuple[TokenRun, ...], *arrays: mx.array) -> mx.array:
@@ -107,10 +113,20 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(SelfAttention):
-    """Attention of all tokens to the text; no positions, no mask.
+    """Attention of all tokens to the text, and in some models to an image; no positions, no mask.
 
-    Source: Wan2.1 wan/modules/model.py, WanCrossAttention.
+    Args:
+        reads_image: whether there are layers for image tokens. They meet the queries of the text.
+
+    Source: Wan2.1 wan/modules/model.py, WanT2VCrossAttention and WanI2VCrossAttention.
     """
+
+    def __init__(self, dim: int, num_heads: int, eps: float, *, reads_image: bool = False) -> None:
+        super().__init__(dim, num_heads, eps)
+        if reads_image:
+            self.k_img = nn.Linear(dim, dim)
+            self.v_img = nn.Linear(dim, dim)
+            self.norm_k_img = nn.RMSNorm(dim, eps=eps)
 
     def keys_values(self, text: mx.array) -> KeysValues:
         """What the queries meet; depends on the text alone.
@@ -118,22 +134,34 @@ class CrossAttention(SelfAttention):
         Args:
             text: [K, dim].
         """
-        values = project(self.v, text)
-        keys = self.norm_k(project(self.k, text)).astype(values.dtype)
+        return self._split(self.norm_k(project(self.k, text)), project(self.v, text))
+
+    def image_keys_values(self, image: mx.array) -> KeysValues:
+        """What the queries meet besides the text; only where the attention reads an image.
+
+        Args:
+            image: [K, dim].
+        """
+        return self._split(self.norm_k_img(project(self.k_img, image)), project(self.v_img, image))
+
+    def _split(self, keys: mx.array, values: mx.array) -> KeysValues:
+        keys = keys.astype(values.dtype)
         return KeysValues(split_heads(keys, self.num_heads), split_heads(values, self.num_heads))
 
     def __call__(self, x: mx.array, text: KeysValues) -> mx.array:  # type: ignore[override]
-        """Read the text.
+        """Read the text, and the image that may come with it.
 
         Args:
             x: [L, dim], any floating type.
-            text: from :meth:`keys_values`.
+            text: from :meth:`keys_values`; its `image` from :meth:`image_keys_values`.
 
         Returns:
             [L, dim] in the weights' type.
         """
-        queries = self.norm_q(project(self.q, x)).astype(text.values.dtype)
-        mixed = attend(split_heads(queries, self.num_heads), text.keys, text.values, self.scale)
+        queries = split_heads(self.norm_q(project(self.q, x)).astype(text.values.dtype), self.num_heads)
+        mixed = attend(queries, text.keys, text.values, self.scale)
+        if text.image is not None:
+            mixed = mixed + attend(queries, text.image.keys, text.image.values, self.scale)
         return project(self.o, merge_heads(mixed))
 
 
@@ -172,7 +200,9 @@ class TransformerBlock(nn.Module):
         self.modulation = mx.zeros((1, 6, config.dim))
         self.self_attn = SelfAttention(config.dim, config.num_heads, config.eps)
         self.norm3 = nn.LayerNorm(config.dim, eps=config.eps)
-        self.cross_attn = CrossAttention(config.dim, config.num_heads, config.eps)
+        self.cross_attn = CrossAttention(
+            config.dim, config.num_heads, config.eps, reads_image=config.image_dim is not None
+        )
         self.ffn = FeedForward(config.dim, config.ffn_dim)
 
     def __call__(self, x: mx.array, time: TimeFeatures, rotary: RotaryTable, text: KeysValues) -> mx.array:
@@ -182,7 +212,7 @@ class TransformerBlock(nn.Module):
             x: residual stream [L, dim]. float32: it drifts in half precision over 40 blocks.
             time: features of the timesteps in use.
             rotary: positions of the L tokens.
-            text: this block's keys and values of the text.
+            text: this block's keys and values of the text, and of the image tokens beside it.
 
         Returns:
             [L, dim], float32.

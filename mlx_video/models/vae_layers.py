@@ -240,6 +240,23 @@ class Downsample(nn.Module):
         return mx.concatenate(first, axis=1) if first else None
 
 
+def middle_layers(channels: int) -> list[ResidualBlock | FrameAttention]:
+    """What both halves run where the resolution is lowest."""
+    return [ResidualBlock(channels, channels), FrameAttention(channels), ResidualBlock(channels, channels)]
+
+
+def head_layers(channels: int, out_channels: int) -> list[nn.Module]:
+    """The last layers of both halves; :func:`apply_head` runs them."""
+    # The checkpoint counts the activation between norm and convolution.
+    return [RMSNorm(channels), nn.Identity(), CausalConv3d(channels, out_channels)]
+
+
+def apply_head(head: Sequence[nn.Module], x: mx.array, state: StreamState) -> mx.array:
+    """[B, T, H, W, C] → [B, T, H, W, O]."""
+    norm, _, conv = head
+    return conv(silu(norm(x)), state)
+
+
 def _next_taps(layer: nn.Module, x: mx.array, state: StreamState) -> list[mx.array]:
     """The taps of a three-frame kernel for the stream's next frames; keeps the last two for the next call."""
     kept = state.recall(layer)

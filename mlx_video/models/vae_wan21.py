@@ -13,18 +13,16 @@ from mlx_video.config import VAEConfig
 from mlx_video.models.vae_layers import (
     CausalConv3d,
     Downsample,
-    FrameAttention,
     PointwiseConv,
     ResidualBlock,
-    RMSNorm,
     Upsample,
-    silu,
+    apply_head,
+    head_layers,
+    middle_layers,
 )
-from mlx_video.models.vae_stream import Layer, StreamState, run_stages
+from mlx_video.models.vae_stream import FRAME_BY_FRAME, Layer, StreamState, check_half, run_stages
 
 PIXEL_CHANNELS = 3
-# Frames taken at a time by each of the four resolutions, in the order they are met.
-FRAME_BY_FRAME = (1, 1, 1, 1)
 
 
 class Decoder(nn.Module):
@@ -41,14 +39,14 @@ class Decoder(nn.Module):
         super().__init__()
         widths = (4 * width, 4 * width, 4 * width, 2 * width, width)
         self.conv1 = CausalConv3d(z_dim, widths[0])
-        self.middle = _middle(widths[0])
+        self.middle = middle_layers(widths[0])
         self.upsamples: list[ResidualBlock | Upsample] = []
         for stage, (into, out) in enumerate(pairwise(widths)):
             into = into if stage == 0 else into // 2  # every upsampling halves the channels
             self.upsamples += [ResidualBlock(into, out), ResidualBlock(out, out), ResidualBlock(out, out)]
             if stage < 3:
                 self.upsamples.append(Upsample(out, out // 2, doubles_time=stage < 2))
-        self.head = _head(width, PIXEL_CHANNELS)
+        self.head = head_layers(width, PIXEL_CHANNELS)
 
     def __call__(
         self, x: mx.array, state: StreamState, parts: Sequence[int] = FRAME_BY_FRAME
@@ -64,7 +62,7 @@ class Decoder(nn.Module):
             Pixels [B, f, 8H, 8W, 3] in order of time: 4T frames in all, 3 less in the stream's first call.
         """
         layers = self.upsamples
-        last: list[Layer] = [*layers[12:15], partial(_apply_head, self.head)]
+        last: list[Layer] = [*layers[12:15], partial(apply_head, self.head)]
         stages: list[Sequence[Layer]] = [
             [self.conv1, *self.middle],
             layers[0:4],
@@ -94,8 +92,8 @@ class Encoder(nn.Module):
             self.downsamples += [ResidualBlock(into, out), ResidualBlock(out, out)]
             if stage < 3:
                 self.downsamples.append(Downsample(out, halves_time=stage > 0))
-        self.middle = _middle(widths[-1])
-        self.head = _head(widths[-1], out_channels)
+        self.middle = middle_layers(widths[-1])
+        self.head = head_layers(widths[-1], out_channels)
 
     def __call__(
         self, x: mx.array, state: StreamState, parts: Sequence[int] = FRAME_BY_FRAME
@@ -112,23 +110,9 @@ class Encoder(nn.Module):
             frame, and one for every four frames that follow.
         """
         layers = self.downsamples
-        last: list[Layer] = [*layers[9:11], *self.middle, partial(_apply_head, self.head)]
+        last: list[Layer] = [*layers[9:11], *self.middle, partial(apply_head, self.head)]
         stages: list[Sequence[Layer]] = [[self.conv1, *layers[0:3]], layers[3:6], layers[6:9], last]
         yield from run_stages(stages, x, parts, state)
-
-
-def _middle(channels: int) -> list[ResidualBlock | FrameAttention]:
-    return [ResidualBlock(channels, channels), FrameAttention(channels), ResidualBlock(channels, channels)]
-
-
-def _head(channels: int, out_channels: int) -> list[nn.Module]:
-    # The checkpoint counts the activation between norm and convolution.
-    return [RMSNorm(channels), nn.Identity(), CausalConv3d(channels, out_channels)]
-
-
-def _apply_head(head: Sequence[nn.Module], x: mx.array, state: StreamState) -> mx.array:
-    norm, _, conv = head
-    return conv(silu(norm(x)), state)
 
 
 class WanVAE21(nn.Module):
@@ -166,7 +150,7 @@ class WanVAE21(nn.Module):
         Raises:
             ValueError: the decoder is absent, or the latents do not continue this stream.
         """
-        self._check_half("decoder")
+        check_half(self, "decoder")
         state.admit(latents)
         yield from self.decoder(self.conv2(latents), state, parts)
 
@@ -187,12 +171,8 @@ class WanVAE21(nn.Module):
         Raises:
             ValueError: the encoder is absent, or the frames do not continue this stream.
         """
-        self._check_half("encoder")
+        check_half(self, "encoder")
         state.admit(frames)
         for features in self.encoder(frames, state, parts):
             # The other half of the channels is the variance, which is never drawn from.
             yield self.conv1(features)[..., : self.config.z_dim]
-
-    def _check_half(self, half: str) -> None:
-        if half not in self:
-            raise ValueError(f"this VAE was built without its {half}: {half}_dim is None in its VAEConfig.")

@@ -4,38 +4,75 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import mlx.core as mx
 
-from mlx_video.checkpoint.model_folder import CONFIG_FILE, ModelFolder, open_model_folder
+from mlx_video.checkpoint.model_folder import (
+    CONFIG_FILE,
+    IMAGE_ENCODER_FILE,
+    ModelFolder,
+    open_model_folder,
+)
 from mlx_video.checkpoint.tensor_source import TensorSource, open_tensors
-from mlx_video.config import ModelConfig, VAEConfig, config_from_json
+from mlx_video.config import (
+    WAN22_VAE,
+    ImageEncoderConfig,
+    ModelConfig,
+    TransformerConfig,
+    VAEConfig,
+    config_from_json,
+)
 from mlx_video.errors import CheckpointError, ConfigError
+from mlx_video.models.image_encoder import CLIPImageEncoder
 from mlx_video.models.text_encoder import UMT5Encoder
 from mlx_video.models.transformer import WanTransformer
 from mlx_video.models.vae_wan21 import WanVAE21
+from mlx_video.models.vae_wan22 import WanVAE22
+from mlx_video.weights.image_encoder_names import read_converted_image_encoder_config
 from mlx_video.weights.load import load_module
-from mlx_video.weights.vae_names import read_vae_config
+from mlx_video.weights.renamed import RenamedTensors
+from mlx_video.weights.transformer_names import read_image_sizes
+from mlx_video.weights.vae_names import CONVERTED_RULES, read_vae_config
 
-DECODER_HALF = ("decoder.", "conv2.")
+Half = Literal["encoder", "decoder"]
+# What the names of a half's tensors begin with.
+VAE_HALVES: dict[Half, tuple[str, ...]] = {
+    "encoder": ("encoder.", "conv1."),
+    "decoder": ("decoder.", "conv2."),
+}
 
 
 def open_model(path: Path) -> tuple[ModelFolder, ModelConfig]:
     """Open a converted folder and read its config; no weight is read.
+
+    What a config.json of another tool does not say of the transformer's image branch is read from the
+    header of its weights.
 
     Raises:
         CheckpointError: the folder is missing or incomplete.
         ConfigError: its config.json cannot be used.
     """
     folder = open_model_folder(path)
-    return folder, config_from_json(folder.config, where=str(folder.path / CONFIG_FILE))
+    config = config_from_json(folder.config, where=str(folder.path / CONFIG_FILE))
+    if "mlx_video" not in folder.config:
+        config = replace(config, transformer=_with_image_sizes(config.transformer, folder))
+    return folder, config
+
+
+def _with_image_sizes(transformer: TransformerConfig, folder: ModelFolder) -> TransformerConfig:
+    with open_tensors(next(iter(folder.transformers.values()))) as source:
+        shapes = {name: info.shape for name, info in source.infos.items()}
+    image_dim, image_positions = read_image_sizes(shapes)
+    return replace(transformer, image_dim=image_dim, image_positions=image_positions)
 
 
 def check_weights(model: ModelFolder, config: ModelConfig) -> None:
     """Find a damaged or a wrong weight file before hours of work, from the headers alone.
 
     Raises:
-        CheckpointError: a file is truncated or no weight file, or the VAE is another or lacks its decoder.
+        CheckpointError: a file is truncated or no weight file, the VAE is another or lacks its decoder, or
+            an image encoder is needed and is absent or another.
         ConfigError: config.json names another number of transformers than the folder holds.
     """
     if config.is_dual != (len(model.transformers) > 1):
@@ -46,8 +83,10 @@ def check_weights(model: ModelFolder, config: ModelConfig) -> None:
         )
     for path in (*model.transformers.values(), model.text_encoder):
         open_tensors(path).close()
-    with open_tensors(model.vae) as source:
-        _read_decoder_sizes(source, config)
+    if config.transformer.image_dim is not None:
+        with _open_image_encoder(model) as source:
+            _read_image_encoder(source, config)
+    _find_half(model, config, "decoder")
 
 
 def load_text_encoder(model: ModelFolder, config: ModelConfig) -> UMT5Encoder:
@@ -60,6 +99,37 @@ def load_text_encoder(model: ModelFolder, config: ModelConfig) -> UMT5Encoder:
     with open_tensors(model.text_encoder) as source:
         load_module(encoder, source)
     return encoder
+
+
+def load_image_encoder(model: ModelFolder, config: ModelConfig) -> CLIPImageEncoder:
+    """Load the CLIP visual tower in the dtype of its file.
+
+    Raises:
+        CheckpointError: the folder has none, or one of another width than the transformer's image branch.
+    """
+    with _open_image_encoder(model) as source:
+        encoder = CLIPImageEncoder(_read_image_encoder(source, config))
+        load_module(encoder, source)
+    return encoder
+
+
+def _open_image_encoder(model: ModelFolder) -> TensorSource:
+    if model.image_encoder is None:
+        raise CheckpointError(
+            f"{model.path}: {IMAGE_ENCODER_FILE} not found; this model reads its image through it. Convert "
+            "the original checkpoint again, with its models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth."
+        )
+    return open_tensors(model.image_encoder)
+
+
+def _read_image_encoder(source: TensorSource, config: ModelConfig) -> ImageEncoderConfig:
+    found = read_converted_image_encoder_config(source.infos, label=source.label)
+    if found.width != config.transformer.image_dim:
+        raise CheckpointError(
+            f"{source.label}: cls_embedding is {found.width} wide, the transformer's image branch takes "
+            f"{config.transformer.image_dim}. They are of different models; convert the model again."
+        )
+    return found
 
 
 def load_transformer(model: ModelFolder, config: ModelConfig, name: str = "model") -> WanTransformer:
@@ -80,35 +150,76 @@ def load_transformer(model: ModelFolder, config: ModelConfig, name: str = "model
     return transformer
 
 
-def load_vae(model: ModelFolder, config: ModelConfig) -> WanVAE21:
-    """Load the whole VAE as float32, whatever its file holds.
+def check_vae_encoder(model: ModelFolder, config: ModelConfig) -> None:
+    """Find out before any work that a model cannot take images, from the headers alone.
 
     Raises:
-        CheckpointError: the file holds no Wan2.1 VAE.
+        CheckpointError: no file holds the encoder half of the VAE, or the VAE is another.
     """
-    with open_tensors(model.vae) as source:
-        vae = WanVAE21(read_vae_config(source.infos, config.vae, label=source.label))
-        load_module(vae, source, dtype=mx.float32)
-    return vae
+    _find_half(model, config, "encoder")
 
 
-def load_vae_decoder(model: ModelFolder, config: ModelConfig) -> WanVAE21:
+def load_vae(model: ModelFolder, config: ModelConfig) -> WanVAE21 | WanVAE22:
+    """Load both halves of the VAE as float32, whatever their files hold.
+
+    Raises:
+        CheckpointError: the files hold no VAE of the latent channels that config.json names, or not both
+            halves.
+    """
+    return _load_halves(model, config, ("encoder", "decoder"))
+
+
+def load_vae_decoder(model: ModelFolder, config: ModelConfig) -> WanVAE21 | WanVAE22:
     """Load the decoder half of the VAE as float32, whatever its file holds.
 
     Raises:
-        CheckpointError: the file holds no Wan2.1 decoder.
+        CheckpointError: the file holds no decoder of the latent channels that config.json names.
     """
-    with open_tensors(model.vae) as source:
-        vae = WanVAE21(_read_decoder_sizes(source, config))
-        load_module(vae, source, dtype=mx.float32, prefix_filter=DECODER_HALF)
+    return _load_halves(model, config, ("decoder",))
+
+
+def load_vae_encoder(model: ModelFolder, config: ModelConfig) -> WanVAE21 | WanVAE22:
+    """Load the encoder half of the VAE as float32, from the VAE's file or else from the encoder's own.
+
+    Raises:
+        CheckpointError: no file holds an encoder of the latent channels that config.json names.
+    """
+    return _load_halves(model, config, ("encoder",))
+
+
+def _load_halves(model: ModelFolder, config: ModelConfig, halves: tuple[Half, ...]) -> WanVAE21 | WanVAE22:
+    found = {half: _find_half(model, config, half) for half in halves}
+    widths = {half: width for half, (_, width) in found.items()}
+    vae = _build_vae(
+        replace(config.vae, encoder_dim=widths.get("encoder"), decoder_dim=widths.get("decoder"))
+    )
+    for half, (path, _) in found.items():
+        with _open_vae(path) as source:
+            load_module(vae, source, dtype=mx.float32, prefix_filter=VAE_HALVES[half])
     return vae
 
 
-def _read_decoder_sizes(source: TensorSource, config: ModelConfig) -> VAEConfig:
-    sizes = read_vae_config(source.infos, config.vae, label=source.label)
-    if sizes.decoder_dim is None:
-        raise CheckpointError(
-            f"{source.label}: decoder.head.0.gamma is missing, so it holds the encoder alone. "
-            "Convert the model again."
-        )
-    return replace(sizes, encoder_dim=None)
+def _build_vae(config: VAEConfig) -> WanVAE21 | WanVAE22:
+    return WanVAE22(config) if config.z_dim == WAN22_VAE.z_dim else WanVAE21(config)
+
+
+def _open_vae(path: Path) -> TensorSource:
+    return RenamedTensors(open_tensors(path), CONVERTED_RULES)
+
+
+def _find_half(model: ModelFolder, config: ModelConfig, half: Half) -> tuple[Path, int]:
+    """The file that holds a half of the VAE, and the half's width."""
+    paths = [model.vae, *([model.vae_encoder] if half == "encoder" and model.vae_encoder else [])]
+    for path in paths:
+        with _open_vae(path) as source:
+            sizes = read_vae_config(source.infos, config.vae, label=source.label)
+        width = sizes.encoder_dim if half == "encoder" else sizes.decoder_dim
+        if width is not None:
+            return path, width
+    first = {"encoder": "encoder.conv1.weight", "decoder": "decoder.head.0.gamma"}[half]
+    use = {"encoder": "to read images", "decoder": "to make frames"}[half]
+    names = " and ".join(path.name for path in paths)
+    raise CheckpointError(
+        f"{names} in {model.path}: {first} is missing, so there is no VAE {half} {use}. "
+        "Convert the original checkpoint again; that keeps both halves."
+    )

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from mlx_video.checkpoint.model_folder import (
-    CONFIG_FILE,
+    IMAGE_ENCODER_FILE,
     TEXT_ENCODER_FILE,
     TRANSFORMER_FILES,
     VAE_ENCODER_FILE,
     VAE_FILE,
     ModelFolder,
-    open_model_folder,
 )
+from mlx_video.checkpoint.original_folder import IMAGE_ENCODER_FILE as ORIGINAL_IMAGE_ENCODER
 from mlx_video.checkpoint.original_folder import OriginalFolder, open_original_folder
 from mlx_video.checkpoint.safetensors import read_header
 from mlx_video.checkpoint.tensor_source import TensorSource, open_tensors
@@ -24,13 +24,14 @@ from mlx_video.config import (
     ModelConfig,
     QuantizationConfig,
     TextEncoderConfig,
-    config_from_json,
     config_to_json,
+    find_vae_config,
 )
 from mlx_video.errors import CheckpointError, RequestError
+from mlx_video.pipeline.components import open_model
 from mlx_video.request import ConvertRequest
 from mlx_video.variants.registry import Recognition, recognise_checkpoint
-from mlx_video.weights import text_encoder_names, transformer_names, vae_names
+from mlx_video.weights import image_encoder_names, text_encoder_names, transformer_names, vae_names
 from mlx_video.weights.quantize import check_group_size
 from mlx_video.weights.rules import find_prefix, plan_moves, strip_prefix, target_shapes
 from mlx_video.weights.stream import TensorJob, output_infos, plan_jobs
@@ -126,10 +127,12 @@ def plan_conversion(request: ConvertRequest, opened: ExitStack) -> Plan:
         quantization=_quantization(request),
     )
     vae_source = _open_vae(folder, config.transformer.out_dim, opened)
+    config = replace(config, vae=find_vae_config(config.transformer.out_dim))
     return Plan(
         components=(
             *(_plan_transformer(name, source, config, request) for name, source in transformers.items()),
             _plan_text_encoder(text_source, config.text_encoder, request),
+            *_plan_image_encoder(folder, config, request, opened),
             _plan_vae(vae_source, config),
         ),
         copies=(),
@@ -142,8 +145,23 @@ def plan_conversion(request: ConvertRequest, opened: ExitStack) -> Plan:
 def _recognise(
     folder: OriginalFolder, transformers: Mapping[str, TensorSource], request: ConvertRequest
 ) -> Recognition:
-    """Tell the variant from the first transformer; the others must then have the same tensors."""
-    name, source = next(iter(transformers.items()))
+    """Tell the variant from the transformers; two experts must be of one kind and size."""
+    found = {name: _recognise_one(folder, transformers, name, request) for name in transformers}
+    (first, recognition), *others = found.items()
+    for name, other in others:
+        if other.config != recognition.config:
+            raise CheckpointError(
+                f"{folder.path}: {STAGES[first]} and {STAGES[name]} are different transformers "
+                f"({other.config.transformer} and {recognition.config.transformer}). "
+                "Fetch both experts from the same repository."
+            )
+    return recognition
+
+
+def _recognise_one(
+    folder: OriginalFolder, transformers: Mapping[str, TensorSource], name: str, request: ConvertRequest
+) -> Recognition:
+    source = transformers[name]
     prefix = find_prefix(source.infos, transformer_names.ANCHOR)
     shapes = {short: info.shape for short, info in strip_prefix(source.infos, prefix).items()}
     return recognise_checkpoint(
@@ -186,7 +204,7 @@ def _open_vae(folder: OriginalFolder, z_dim: int, opened: ExitStack) -> TensorSo
         found.append(f"{path.name} has {channels} latent channels")
     raise CheckpointError(
         f"{'; '.join(found)}, the transformer makes {z_dim}. "
-        "Wan2.1 and Wan2.2 A14B models use Wan2.1_VAE.pth."
+        "Wan2.1 and Wan2.2 A14B models use Wan2.1_VAE.pth, Wan2.2 TI2V-5B uses Wan2.2_VAE.pth."
     )
 
 
@@ -211,16 +229,47 @@ def _plan_text_encoder(source: TensorSource, config: TextEncoderConfig, request:
     )
 
 
+def _plan_image_encoder(
+    folder: OriginalFolder, config: ModelConfig, request: ConvertRequest, opened: ExitStack
+) -> Iterator[Component]:
+    """The CLIP visual tower, where the transformer has an image branch; other models do without it."""
+    if config.transformer.image_dim is None:
+        return
+    if folder.image_encoder is None:
+        raise CheckpointError(
+            f"{ORIGINAL_IMAGE_ENCODER} not found in {folder.path}; the transformer has an image branch and "
+            "reads images through it. It is in Wan-AI/Wan2.1-I2V-14B-480P (4.8 GB); the same file serves all "
+            "Wan2.1 image-to-video models."
+        )
+    source = opened.enter_context(open_tensors(folder.image_encoder))
+    prefix = find_prefix(source.infos, image_encoder_names.ANCHOR)
+    found = image_encoder_names.read_image_encoder_config(
+        strip_prefix(source.infos, prefix), label=source.label
+    )
+    if found.width != config.transformer.image_dim:
+        raise CheckpointError(
+            f"{source.label}: {prefix}cls_embedding is {found.width} wide, the transformer's "
+            f"img_emb.proj.0.weight takes {config.transformer.image_dim}. They are of different models; "
+            "fetch both from the same repository."
+        )
+    expected = image_encoder_names.image_encoder_tensors(found)
+    moves = plan_moves(source, image_encoder_names.wan_rules(found), expected, prefix=prefix)
+    # float16, as the official code runs it, also where the rest is bfloat16, which is coarser.
+    dtype = "F32" if request.dtype == "float32" else "F16"
+    yield Component("image_encoder", IMAGE_ENCODER_FILE, source, plan_jobs(moves, dtype=dtype))
+
+
 def _plan_vae(source: TensorSource, config: ModelConfig) -> Component:
     prefix = find_prefix(source.infos, vae_names.ANCHOR)
     found = vae_names.read_vae_config(strip_prefix(source.infos, prefix), config.vae, label=source.label)
     # Both halves, always: an encoder missing from the file would be missed at the first image.
     whole = replace(
         found,
-        encoder_dim=found.encoder_dim or found.decoder_dim,
-        decoder_dim=found.decoder_dim or found.encoder_dim,
+        encoder_dim=found.encoder_dim or config.vae.encoder_dim,
+        decoder_dim=found.decoder_dim or config.vae.decoder_dim,
     )
-    moves = plan_moves(source, vae_names.WAN21_RULES, vae_names.vae_tensors(whole), prefix=prefix)
+    rules = vae_names.conversion_rules(whole)
+    moves = plan_moves(source, rules, vae_names.vae_tensors(whole), prefix=prefix)
     # float32 whatever --dtype says: the decoder loses visible detail in half precision.
     return Component("vae", VAE_FILE, source, plan_jobs(moves, dtype="F32"))
 
@@ -241,8 +290,7 @@ def plan_quantization(request: ConvertRequest, opened: ExitStack) -> Plan:
         ConfigError: config.json cannot be read.
         RequestError: model version or group size do not fit the folder.
     """
-    folder = open_model_folder(request.checkpoint_dir)
-    config = config_from_json(folder.config, where=str(folder.path / CONFIG_FILE))
+    folder, config = open_model(request.checkpoint_dir)
     quantization = QuantizationConfig(bits=request.bits, group_size=request.group_size)
     _check_version(request, config)
     sources = {name: opened.enter_context(open_tensors(path)) for name, path in folder.transformers.items()}
@@ -256,7 +304,7 @@ def plan_quantization(request: ConvertRequest, opened: ExitStack) -> Plan:
         copies=tuple(_copies(folder)),
         tokenizer=folder.tokenizer,
         config={**folder.config, "quantization": {"group_size": request.group_size, "bits": request.bits}},
-        notices=tuple(_quantization_notices(request, folder, components)),
+        notices=tuple(_quantization_notices(request, folder, config, components)),
     )
 
 
@@ -294,6 +342,7 @@ def _plan_requantized(
 def _copies(folder: ModelFolder) -> Iterator[Copy]:
     files = (
         ("text_encoder", TEXT_ENCODER_FILE, folder.text_encoder),
+        ("image_encoder", IMAGE_ENCODER_FILE, folder.image_encoder),
         ("vae", VAE_FILE, folder.vae),
         ("vae_encoder", VAE_ENCODER_FILE, folder.vae_encoder),
     )
@@ -304,13 +353,18 @@ def _copies(folder: ModelFolder) -> Iterator[Copy]:
 
 
 def _quantization_notices(
-    request: ConvertRequest, folder: ModelFolder, components: tuple[Component, ...]
+    request: ConvertRequest, folder: ModelFolder, config: ModelConfig, components: tuple[Component, ...]
 ) -> Iterator[str]:
     found = {job.dtype for component in components for job in component.jobs}
     if found != {_stored_dtype(request)}:
         yield (
             f"Tensors keep the dtype that {folder.path} has ({', '.join(sorted(found))}); "
             "--dtype counts for original checkpoints."
+        )
+    if config.transformer.image_dim is not None and folder.image_encoder is None:
+        yield (
+            f"{folder.path} holds no {IMAGE_ENCODER_FILE}, so neither will {request.output_dir}. The model "
+            "reads its image through it: copy one there, or convert the original checkpoint."
         )
     if folder.tokenizer is None:
         yield (

@@ -1,11 +1,13 @@
-"""The small trained model that ships with the package, converted into a cache folder on first use."""
+"""The small trained models that ship with the package, converted into a cache folder on first use."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from mlx_video import __version__
 from mlx_video.events import Event, FileWritten, Notice
@@ -13,7 +15,10 @@ from mlx_video.pipeline.convert import convert
 from mlx_video.request import ConvertRequest
 
 DEMO_CHECKPOINT = Path(__file__).parent.parent / "demo_model"
+DEMO_IMAGE_FOLDER = DEMO_CHECKPOINT / "image_to_video"
 DEMO_PROMPT = "a red circle moving right on a white background"
+
+TITLES = {False: "the demo model, which draws coloured shapes", True: "the demo model for images of shapes"}
 
 
 def cache_folder() -> Path:
@@ -23,26 +28,54 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mlx-video"
 
 
-def demo_model_path() -> Path:
+def demo_files(*, takes_image: bool = False) -> dict[str, Path]:
+    """The demo checkpoint's files by their place in the original layout.
+
+    The image-to-video model has a transformer and a config of its own; text encoder, VAE and tokenizer are
+    those of the text-to-video model.
+    """
+    files = {
+        str(file.relative_to(DEMO_CHECKPOINT)): file
+        for file in sorted(DEMO_CHECKPOINT.rglob("*"))
+        if file.is_file() and DEMO_IMAGE_FOLDER not in file.parents
+    }
+    if takes_image:
+        files |= {file.name: file for file in sorted(DEMO_IMAGE_FOLDER.iterdir())}
+    return files
+
+
+@contextmanager
+def demo_checkpoint(*, takes_image: bool = False) -> Iterator[Path]:
+    """A folder of links to the demo checkpoint's files, in the original layout."""
+    with TemporaryDirectory() as folder:
+        for name, file in demo_files(takes_image=takes_image).items():
+            link = Path(folder) / name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(file)
+        yield Path(folder)
+
+
+def demo_model_path(*, takes_image: bool = False) -> Path:
     """The converted demo's folder; its name follows the weights and the version that converts them."""
     digest = hashlib.sha256(__version__.encode())
-    for file in sorted(DEMO_CHECKPOINT.rglob("*")):
-        if file.is_file():
-            digest.update(file.read_bytes())
-    return cache_folder() / f"demo-{digest.hexdigest()[:12]}"
+    for file in demo_files(takes_image=takes_image).values():
+        digest.update(file.read_bytes())
+    kind = "demo-i2v" if takes_image else "demo"
+    return cache_folder() / f"{kind}-{digest.hexdigest()[:12]}"
 
 
-def convert_demo_model() -> Iterator[Event]:
-    """Convert the demo model unless an earlier run did; float32, since it is tiny and runs on CPUs too."""
-    path = demo_model_path()
-    yield Notice(f"No --model-dir: using the demo model, which draws coloured shapes ({path}).")
+def convert_demo_model(*, takes_image: bool = False) -> Iterator[Event]:
+    """Convert a demo model unless an earlier run did; float32, since it is tiny and runs on CPUs too."""
+    path = demo_model_path(takes_image=takes_image)
+    yield Notice(f"No --model-dir: using {TITLES[takes_image]} ({path}).")
     if not (path / "config.json").exists():
-        events = convert(ConvertRequest(DEMO_CHECKPOINT, path, dtype="float32"))
-        yield from (event for event in events if not isinstance(event, FileWritten))
+        with demo_checkpoint(takes_image=takes_image) as checkpoint:
+            events = convert(ConvertRequest(checkpoint, path, dtype="float32"))
+            yield from (event for event in events if not isinstance(event, FileWritten))
 
 
-def demo_model_folder() -> Path:
+def demo_model_folder(*, takes_image: bool = False) -> Path:
     """The converted demo's folder, converted now if need be."""
-    for _ in convert_demo_model():
+    for _ in convert_demo_model(takes_image=takes_image):
         pass
-    return demo_model_path()
+    return demo_model_path(takes_image=takes_image)

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 
-from mlx_video.config import ModelConfig
+from mlx_video.config import ModelConfig, SamplingDefaults
 from mlx_video.errors import RequestError
 from mlx_video.events import Notice
 from mlx_video.geometry import VideoGeometry, check_num_frames, measure, round_size, size_multiple
+from mlx_video.media.open_image import name_image
 from mlx_video.models.rope import MAX_POSITIONS
 from mlx_video.request import GenerateRequest
 from mlx_video.variants.variant import Variant
+
+IMAGE_INPUTS = ("image", "end_image")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSize:
+    """Height and width of the user's first image, in pixels."""
+
+    height: int
+    width: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,74 +31,157 @@ class RunPlan:
 
     Attributes:
         geometry: sizes in pixels, latent cells and tokens.
+        guide_scale: (low noise, high noise); both are equal for one transformer.
+        boundary: where two experts swap; 0 for one transformer.
         negative_prompt: None when guidance makes no negative pass.
+        crops_images: whether images are cut to the size that the user gave; else the size follows the image.
         notices: what was adjusted or chosen for the user.
     """
 
     geometry: VideoGeometry
     steps: int
     shift: float
-    guide_scale: float
+    guide_scale: tuple[float, float]
+    boundary: float
     negative_prompt: str | None
     fps: int
+    crops_images: bool
     notices: tuple[Notice, ...]
 
 
-def plan_run(request: GenerateRequest, config: ModelConfig, variant: Variant) -> RunPlan:
+@dataclass(frozen=True, slots=True)
+class _Size:
+    """A video's size, how many pixels a frame it was meant to have, and what to tell the user of it."""
+
+    width: int
+    height: int
+    area: int
+    notices: tuple[Notice, ...] = ()
+
+
+def plan_run(
+    request: GenerateRequest, config: ModelConfig, variant: Variant, image_size: ImageSize | None = None
+) -> RunPlan:
     """Settle every setting of a run before anything heavy is loaded.
+
+    Args:
+        request: what the user asked.
+        config: of the model.
+        variant: of the model.
+        image_size: of the request's image, where it has one.
 
     Raises:
         RequestError: the request does not fit the model.
     """
     defaults = config.sampling
     check_inputs(request, variant)
-    geometry, notices = _plan_geometry(request, config)
-    guide_scale = _single_scale(request.guide_scale, defaults.guide_scale[0])
+    size = _plan_size(request, config, variant, image_size)
+    geometry = _plan_geometry(request, config, size)
+    guide_scale = _plan_guide_scale(request, config)
     negative_prompt = defaults.negative_prompt if request.negative_prompt is None else request.negative_prompt
     return RunPlan(
         geometry=geometry,
         steps=request.steps or defaults.steps,
-        shift=request.shift or defaults.shift,
+        shift=request.shift or _default_shift(defaults, variant, size.area),
         guide_scale=guide_scale,
-        negative_prompt=None if guide_scale == 1.0 else negative_prompt,
+        boundary=_plan_boundary(request, config),
+        negative_prompt=None if guide_scale == (1.0, 1.0) else negative_prompt,
         fps=defaults.fps,
-        notices=notices,
+        crops_images=image_size is not None and bool(request.width or request.height),
+        notices=size.notices,
     )
 
 
 def check_inputs(request: GenerateRequest, variant: Variant) -> None:
-    """Refuse a request that lacks what the variant needs.
+    """Refuse a request that lacks what the variant needs, or brings what it cannot take.
 
     Raises:
-        RequestError: a required input is missing.
+        RequestError: a required input is missing, or an image is given to a model that takes none.
     """
     for name in variant.inputs.required:
         value = getattr(request, name)
-        if not value or (isinstance(value, str) and not value.strip()):
+        if value is None or (isinstance(value, str) and not value.strip()):
             raise RequestError(name, f"missing: {variant.title} needs it.")
+    for name in IMAGE_INPUTS:
+        if getattr(request, name) is not None and name not in variant.inputs.all:
+            takes = "takes a first image alone" if variant.image_use else "makes videos from text alone"
+            raise RequestError(name, f"{variant.title} {takes}. Leave the option out.")
 
 
-def _plan_geometry(request: GenerateRequest, config: ModelConfig) -> tuple[VideoGeometry, tuple[Notice, ...]]:
-    defaults, vae, patch_size = config.sampling, config.vae, config.transformer.patch_size
-    num_frames = request.num_frames or defaults.num_frames
+def _plan_size(
+    request: GenerateRequest, config: ModelConfig, variant: Variant, image_size: ImageSize | None
+) -> _Size:
+    defaults = config.sampling
+    if image_size is None or variant.image_use is None:
+        return _round_size(request.width or defaults.width, request.height or defaults.height, config)
+    if request.width or request.height:
+        return _size_for_crop(request, config, image_size)
+    area = defaults.max_area or defaults.width * defaults.height
+    width, height = variant.image_use.choose_size(image_size.height, image_size.width, area)
+    if min(width, height) < 1:
+        raise RequestError(
+            "image",
+            f"{image_size.width}x{image_size.height} pixels: too long and thin for a video of {area} pixels "
+            "a frame. Crop it, or give --width and --height.",
+        )
+    text = f"Size {width}x{height} follows the image's shape, within {area} pixels."
+    return _Size(width, height, area, (Notice(text),))
+
+
+def _size_for_crop(request: GenerateRequest, config: ModelConfig, image_size: ImageSize) -> _Size:
+    """The size that the user gave; a side left open follows the image's shape."""
+    ratio = Fraction(image_size.width, image_size.height)
+    width = request.width or round((request.height or 0) * ratio) or 1
+    height = request.height or round(width / ratio) or 1
+    size = _round_size(width, height, config)
+    text = (
+        f"The image ({image_size.width}x{image_size.height}) is resized and cut at the centre to "
+        f"{size.width}x{size.height}."
+    )
+    return _Size(size.width, size.height, size.area, (*size.notices, Notice(text)))
+
+
+def _round_size(width: int, height: int, config: ModelConfig) -> _Size:
+    vae, patch_size = config.vae, config.transformer.patch_size
+    rounded = round_size(width, height, vae.stride, patch_size)
+    notices: tuple[Notice, ...] = ()
+    if rounded != (width, height):
+        step_w, step_h = size_multiple(vae.stride, patch_size)
+        text = (
+            f"Size {width}x{height} becomes {rounded[0]}x{rounded[1]}: multiples of {step_w} by {step_h} "
+            "pixels."
+        )
+        notices = (Notice(text),)
+    return _Size(*rounded, rounded[0] * rounded[1], notices)
+
+
+def _plan_geometry(request: GenerateRequest, config: ModelConfig, size: _Size) -> VideoGeometry:
+    vae = config.vae
+    num_frames = request.num_frames or config.sampling.num_frames
     check_num_frames(num_frames, vae.stride[0])
     if request.trim_first_frames >= num_frames:
         raise RequestError(
             "trim_first_frames",
             f"{request.trim_first_frames}: leaves nothing of {num_frames} frames. Trim fewer.",
         )
-    asked = request.width or defaults.width, request.height or defaults.height
-    width, height = round_size(*asked, vae.stride, patch_size)
-    notices: tuple[Notice, ...] = ()
-    if (width, height) != asked:
-        step_w, step_h = size_multiple(vae.stride, patch_size)
-        text = (
-            f"Size {asked[0]}x{asked[1]} becomes {width}x{height}: multiples of {step_w} by {step_h} pixels."
-        )
-        notices = (Notice(text),)
-    geometry = measure(width, height, num_frames, z_dim=vae.z_dim, stride=vae.stride, patch_size=patch_size)
+    geometry = measure(
+        size.width,
+        size.height,
+        num_frames,
+        z_dim=vae.z_dim,
+        stride=vae.stride,
+        patch_size=config.transformer.patch_size,
+    )
     _check_grid(geometry)
-    return geometry, notices
+    return geometry
+
+
+def _default_shift(defaults: SamplingDefaults, variant: Variant, area: int) -> float:
+    """The config's shift; the official exception for small frames holds where the config kept the default."""
+    exception = variant.low_area_shift
+    if exception and area <= exception.max_area and defaults.shift == variant.sampling.shift:
+        return exception.shift
+    return defaults.shift
 
 
 def _check_grid(geometry: VideoGeometry) -> None:
@@ -99,17 +194,30 @@ def _check_grid(geometry: VideoGeometry) -> None:
             )
 
 
-def _single_scale(asked: float | tuple[float, float] | None, default: float) -> float:
-    """One guide scale for a model with one transformer."""
-    if isinstance(asked, tuple):
-        if asked[0] != asked[1]:
+def _plan_guide_scale(request: GenerateRequest, config: ModelConfig) -> tuple[float, float]:
+    """Guide scales as (low noise, high noise)."""
+    asked = request.guide_scale
+    if asked is None:
+        low, high = config.sampling.guide_scale
+        return (low, high) if config.is_dual else (low, low)
+    low, high = asked if isinstance(asked, tuple) else (asked, asked)
+    if low != high and not config.is_dual:
+        raise RequestError(
+            "guide_scale",
+            f"{low},{high}: two scales are for models with two transformers; this one has one. "
+            "Give one number.",
+        )
+    return low, high
+
+
+def _plan_boundary(request: GenerateRequest, config: ModelConfig) -> float:
+    if not config.is_dual:
+        if request.boundary is not None:
             raise RequestError(
-                "guide_scale",
-                f"{asked[0]},{asked[1]}: two scales are for models with two transformers; this one has one. "
-                "Give one number.",
+                "boundary", f"{request.boundary}: this model has one transformer. Leave the option out."
             )
-        return asked[0]
-    return default if asked is None else asked
+        return 0.0
+    return config.sampling.boundary if request.boundary is None else request.boundary
 
 
 def describe_run(request: GenerateRequest, plan: RunPlan, model: str) -> dict[str, str]:
@@ -124,11 +232,16 @@ def describe_run(request: GenerateRequest, plan: RunPlan, model: str) -> dict[st
         "scheduler": request.scheduler,
         "steps": plan.steps,
         "shift": plan.shift,
-        "guide_scale": plan.guide_scale,
+        "guide_scale": ",".join(str(scale) for scale in dict.fromkeys(plan.guide_scale)),
         "width": geometry["width"],
         "height": geometry["height"],
         "num_frames": geometry["num_frames"],
         "fps": plan.fps,
         "trim_first_frames": request.trim_first_frames,
     }
+    if plan.boundary:
+        settings["boundary"] = plan.boundary
+    for name in IMAGE_INPUTS:
+        if getattr(request, name) is not None:
+            settings[name] = name_image(getattr(request, name))
     return {name: str(value) for name, value in settings.items()}

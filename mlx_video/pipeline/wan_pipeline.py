@@ -71,7 +71,8 @@ class WanPipeline:
             prompt: what the video shows.
             on_event: called with every event of the run (see `mlx_video.events`).
             **options: the other fields of `mlx_video.request.GenerateRequest`: width, height (pixels),
-                num_frames, steps, guide_scale, shift, seed, scheduler, output_path and so on.
+                num_frames, steps, guide_scale, shift, seed, scheduler, output_path and so on. `image` and
+                `end_image` may be paths, Pillow images or arrays.
 
         Returns:
             The video: `frames` uint8 [F, H, W, 3], `latents` float32 [C, T, H, W].
@@ -100,6 +101,9 @@ def build_request(prompt: str, options: dict[str, Any]) -> GenerateRequest:
             raise RequestError(name, f"unknown option. Known: {', '.join(sorted(known))}.")
     for name in ("output_path", "save_frames", "save_latents"):
         if options.get(name) is not None:
+            options[name] = Path(options[name]).expanduser()
+    for name in ("image", "end_image"):
+        if isinstance(options.get(name), str | Path):  # the others are pictures themselves
             options[name] = Path(options[name]).expanduser()
     return GenerateRequest(prompt, **options)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import mlx.core as mx
@@ -14,9 +14,18 @@ from mlx_video.sampling.guidance import Velocity
 from mlx_video.sampling.schedule import Schedule
 from mlx_video.sampling.solvers import Solver
 
+Constrain = Callable[[mx.array], mx.array]
+"""Latents [C, T, H, W] → the same with what is known of them put back."""
+
 
 def denoise(
-    noise: mx.array, schedule: Schedule, solver: Solver, velocity: Velocity, *, start: int = 0
+    noise: mx.array,
+    schedule: Schedule,
+    solver: Solver,
+    velocity: Velocity,
+    *,
+    start: int = 0,
+    constrain: Constrain | None = None,
 ) -> Iterator[StepFinished]:
     """Walk latents down the noise levels, one step for each event taken.
 
@@ -29,6 +38,8 @@ def denoise(
         solver: built for `schedule`; restored beforehand if the run goes on from an earlier one.
         velocity: what the transformer predicts, guidance included.
         start: first step to take.
+        constrain: puts back what is known of the latents, such as a given first frame; applied to the noise
+            and after every step, of which the solver's own history sees nothing, as in the official code.
 
     Yields:
         One event for each step, its latents float32 and evaluated; the last ones are the result.
@@ -36,20 +47,26 @@ def denoise(
     Raises:
         NonFiniteError: a step produced infinity or NaN.
     """
-    latents = noise.astype(mx.float32)
+    constrain = constrain or _leave
+    latents = constrain(noise.astype(mx.float32))
     del noise
     for index in range(start, schedule.steps):
         started = time.perf_counter()
         timestep = float(schedule.timesteps[index])
         # float32: a solver's coefficients times a velocity in half precision would lose its digits.
         prediction = velocity(latents, index, timestep).astype(mx.float32)
-        latents = solver.step(index, prediction, latents)
+        latents = constrain(solver.step(index, prediction, latents))
         del prediction
         broken = mx.sum(mx.logical_not(mx.isfinite(latents)))
         mx.eval(latents, broken)  # the solver's state with them: the latents are made from it
         if count := cast(int, broken.item()):
             raise NonFiniteError(_describe_failure(schedule, index, count, latents.size))
         yield StepFinished(index, schedule.steps, timestep, time.perf_counter() - started, latents)
+
+
+def _leave(latents: mx.array) -> mx.array:
+    """Constrain nothing."""
+    return latents
 
 
 def _describe_failure(schedule: Schedule, index: int, broken: int, size: int) -> str:

@@ -7,12 +7,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mlx_video.config import ModelConfig, TransformerConfig
+from mlx_video.config import ModelConfig, TransformerConfig, find_vae_config
 from mlx_video.errors import CheckpointError, ConfigError, RequestError
-from mlx_video.variants import t2v
+from mlx_video.variants import i2v, t2v, ti2v
 from mlx_video.variants.variant import CheckpointFacts, Shapes, Variant
+from mlx_video.weights.transformer_names import read_image_sizes
 
-VARIANTS: tuple[Variant, ...] = (t2v.DEMO, t2v.T2V_1_3B, t2v.T2V_14B, t2v.T2V_OTHER)
+# The first that matches is taken: special ones stand before general ones.
+VARIANTS: tuple[Variant, ...] = (
+    t2v.DEMO,
+    i2v.DEMO_I2V,
+    t2v.T2V_1_3B,
+    t2v.T2V_14B,
+    i2v.FLF2V_14B,
+    i2v.I2V_14B,
+    t2v.T2V_A14B,
+    i2v.I2V_A14B,
+    ti2v.TI2V_5B,
+    t2v.T2V_OTHER,
+    i2v.I2V_EXPERT,
+)
 
 # Sizes that both the tensors and config.json state: config key → (tensor, axis).
 SIZE_TENSORS = {
@@ -38,16 +52,30 @@ def find_variant(config: ModelConfig) -> Variant:
     """The variant of a converted folder: by the name in its config, else by its transformer's sizes.
 
     Raises:
-        ConfigError: neither tells.
+        CheckpointError: neither tells.
     """
     for variant in VARIANTS:
         if variant.name == config.variant:
             return variant
     network = config.transformer
     facts = CheckpointFacts(
-        network.in_dim, network.out_dim, network.dim, network.num_layers, config.is_dual, frozenset()
+        in_dim=network.in_dim,
+        out_dim=network.out_dim,
+        dim=network.dim,
+        num_layers=network.num_layers,
+        is_dual=config.is_dual,
+        names=_image_branch_names(network),
     )
     return _match(facts)
+
+
+def _image_branch_names(network: TransformerConfig) -> frozenset[str]:
+    """The tensors by which checkpoints with an image branch are told apart, as far as the config has them."""
+    names = {
+        "img_emb.proj.0.weight": network.image_dim is not None,
+        "img_emb.emb_pos": network.image_positions > 0,
+    }
+    return frozenset(name for name, is_there in names.items() if is_there)
 
 
 def recognise_checkpoint(
@@ -81,8 +109,16 @@ def recognise_checkpoint(
             f"{_describe(facts)}. Leave the option out.",
         )
     transformer = _read_transformer_config(shapes, facts, source_config, variant, label)
-    config = ModelConfig(variant.name, variant.model_version, transformer, sampling=variant.sampling)
-    return Recognition(variant, config, (f"Found {variant.title}: {_describe(facts)}.",))
+    config = ModelConfig(
+        variant.name,
+        variant.model_version,
+        transformer,
+        vae=find_vae_config(transformer.out_dim),
+        sampling=variant.sampling,
+        is_dual=is_dual,
+    )
+    found = f"Found {variant.title}: {_describe(facts)}."
+    return Recognition(variant, config, tuple(filter(None, (found, variant.remark))))
 
 
 def _match(facts: CheckpointFacts) -> Variant:
@@ -98,7 +134,9 @@ def _match(facts: CheckpointFacts) -> Variant:
 def _describe(facts: CheckpointFacts) -> str:
     kind = "two transformers" if facts.is_dual else "one transformer"
     channels = f"{facts.in_dim} channels in, {facts.out_dim} out"
-    return f"{kind} of {facts.num_layers} blocks, width {facts.dim}, {channels}"
+    sizes = f"{kind} of {facts.num_layers} blocks, width {facts.dim}, {channels}"
+    branch = ", an image branch" if facts.has_part("img_emb.proj.") else ""
+    return sizes + branch + (" with places for two images" if facts.has_part("img_emb.emb_pos") else "")
 
 
 def _read_facts(shapes: Shapes, is_dual: bool, label: str) -> CheckpointFacts:
@@ -132,6 +170,7 @@ def _read_transformer_config(
 ) -> TransformerConfig:
     """Sizes from shapes, the rest from config.json; whatever both say must agree."""
     patch = shapes["patch_embedding.weight"]
+    image_dim, image_positions = read_image_sizes(shapes)
     sizes = {"num_layers": facts.num_layers, "out_dim": facts.out_dim}
     for key, (name, axis) in SIZE_TENSORS.items():
         sizes[key] = _size(shapes, name, axis, label)
@@ -148,6 +187,8 @@ def _read_transformer_config(
         text_len=int(_number(source, "text_len", 512)),
         eps=_number(source, "eps", 1e-6),
         patch_size=(patch[2], patch[3], patch[4]),
+        image_dim=image_dim,
+        image_positions=image_positions,
     )
 
 

@@ -1,4 +1,4 @@
-"""Wan2.1 text-to-video, and the small demo model of the same kind."""
+"""Text-to-video: Wan2.1 in two sizes, Wan2.2's two experts, and the small demo model."""
 
 from __future__ import annotations
 
@@ -19,14 +19,19 @@ EXTRA_NETWORKS = (
 
 
 def is_text_to_video(facts: CheckpointFacts) -> bool:
-    """16 channels in and out, one transformer, and no network for any other kind of input."""
+    """16 channels in and out, and no network for any other kind of input."""
     plain = not any(facts.has_part(prefix) for prefix in EXTRA_NETWORKS)
-    return plain and not facts.is_dual and facts.in_dim == facts.out_dim == 16
+    return plain and facts.in_dim == facts.out_dim == 16
 
 
 def is_sized(dim: int, num_layers: int) -> Callable[[CheckpointFacts], bool]:
-    """A text-to-video transformer of exactly this size."""
-    return lambda facts: is_text_to_video(facts) and (facts.dim, facts.num_layers) == (dim, num_layers)
+    """A single text-to-video transformer of exactly this size."""
+    return lambda facts: is_single(facts) and (facts.dim, facts.num_layers) == (dim, num_layers)
+
+
+def is_single(facts: CheckpointFacts) -> bool:
+    """Text-to-video with one transformer."""
+    return is_text_to_video(facts) and not facts.is_dual
 
 
 DEMO = Variant(
@@ -62,5 +67,16 @@ T2V_OTHER = Variant(
     title="Wan2.1 T2V of another size",
     model_version="2.1",
     model_type="t2v",
-    matches=is_text_to_video,
+    matches=is_single,
+)
+
+T2V_A14B = Variant(
+    name="wan2.2-t2v-a14b",
+    title="Wan2.2 T2V A14B",
+    model_version="2.2",
+    model_type="t2v",
+    matches=lambda facts: is_text_to_video(facts) and facts.is_dual,
+    sampling=SamplingDefaults(
+        steps=40, shift=12.0, guide_scale=(3.0, 4.0), boundary=0.875, width=1280, height=720
+    ),
 )

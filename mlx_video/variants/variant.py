@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from mlx_video.conditioning.frames import ConditionFrames
 from mlx_video.config import SamplingDefaults
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -33,6 +34,32 @@ class Inputs:
     required: tuple[str, ...] = ("prompt",)
     optional: tuple[str, ...] = ()
 
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Both."""
+        return (*self.required, *self.optional)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageUse:
+    """How a variant takes its images.
+
+    Attributes:
+        choose_size: (image height, image width, area in pixels) → (width, height) of the video, in pixels.
+        condition: makes the conditioning from the images.
+    """
+
+    choose_size: Callable[[int, int, int], tuple[int, int]]
+    condition: ConditionFrames
+
+
+@dataclass(frozen=True, slots=True)
+class LowAreaShift:
+    """A shift for videos of at most `max_area` pixels a frame, in place of the default one."""
+
+    max_area: int
+    shift: float
+
 
 @dataclass(frozen=True, slots=True)
 class Variant:
@@ -46,6 +73,9 @@ class Variant:
         matches: whether a checkpoint is this variant; more special variants stand earlier in VARIANTS.
         sampling: the official defaults.
         inputs: what the user gives.
+        image_use: None for a model that takes no image.
+        low_area_shift: an official exception to the default shift.
+        remark: what the converter tells the user of this model besides its name.
     """
 
     name: str
@@ -55,3 +85,6 @@ class Variant:
     matches: Callable[[CheckpointFacts], bool]
     sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
     inputs: Inputs = field(default_factory=Inputs)
+    image_use: ImageUse | None = None
+    low_area_shift: LowAreaShift | None = None
+    remark: str = ""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from mlx_video.config import TransformerConfig
 from mlx_video.weights.rules import FLATTEN_KERNEL, Rule, Shape, drop
 
 ANCHOR = "patch_embedding.weight"
+IMAGE_ANCHOR = "img_emb.proj.0.weight"
 
 WAN_RULES = (
     drop("freqs"),  # a rotary table, recomputed at every start
@@ -25,7 +28,7 @@ CONVERTED_RULES = (drop("freqs"), Rule("*", "*"))
 
 
 def transformer_tensors(config: TransformerConfig) -> dict[str, Shape]:
-    """Name and shape of every tensor of a text-to-video transformer, as the official code spells them.
+    """Name and shape of every tensor of a transformer, as the official code spells them.
 
     Source: Wan2.1 wan/modules/model.py, WanModel.
     """
@@ -42,7 +45,36 @@ def transformer_tensors(config: TransformerConfig) -> dict[str, Shape]:
     }
     for index in range(config.num_layers):
         tensors |= {f"blocks.{index}.{name}": shape for name, shape in _block_tensors(config).items()}
-    return tensors | _linear("head.head", patch_rows, dim) | {"head.modulation": (1, 2, dim)}
+    tensors |= _linear("head.head", patch_rows, dim) | {"head.modulation": (1, 2, dim)}
+    return tensors | _image_tensors(config)
+
+
+def read_image_sizes(shapes: Mapping[str, Shape]) -> tuple[int | None, int]:
+    """Read `image_dim` and `image_positions` of a transformer from its tensors.
+
+    Args:
+        shapes: under the official code's or a converted file's names; both spell the image branch alike.
+
+    Returns:
+        Channels of the image features, None without the branch; tokens that have positions of their own.
+    """
+    norm, positions = shapes.get(IMAGE_ANCHOR, ()), shapes.get("img_emb.emb_pos", ())
+    return (norm[0] if len(norm) == 1 else None), (positions[1] if len(positions) == 3 else 0)
+
+
+def _image_tensors(config: TransformerConfig) -> dict[str, Shape]:
+    """What stands before the blocks in the image branch."""
+    if config.image_dim is None:
+        return {}
+    width = config.image_dim
+    tensors = {
+        **_norm("img_emb.proj.0", width),
+        **_linear("img_emb.proj.1", width, width),
+        **_linear("img_emb.proj.3", config.dim, width),
+        **_norm("img_emb.proj.4", config.dim),
+    }
+    positions: dict[str, Shape] = {"img_emb.emb_pos": (1, config.image_positions, width)}
+    return tensors | (positions if config.image_positions else {})
 
 
 def _block_tensors(config: TransformerConfig) -> dict[str, Shape]:
@@ -51,8 +83,8 @@ def _block_tensors(config: TransformerConfig) -> dict[str, Shape]:
         "modulation": (1, 6, dim),
         **_attention("self_attn", dim),
         **_attention("cross_attn", dim),
-        "norm3.weight": (dim,),
-        "norm3.bias": (dim,),
+        **(_image_attention(dim) if config.image_dim is not None else {}),
+        **_norm("norm3", dim),
         **_linear("ffn.0", config.ffn_dim, dim),
         **_linear("ffn.2", dim, config.ffn_dim),
     }
@@ -63,6 +95,15 @@ def _attention(path: str, dim: int) -> dict[str, Shape]:
     for letter in "qkvo":
         tensors |= _linear(f"{path}.{letter}", dim, dim)
     return tensors
+
+
+def _image_attention(dim: int) -> dict[str, Shape]:
+    layers = _linear("cross_attn.k_img", dim, dim) | _linear("cross_attn.v_img", dim, dim)
+    return layers | {"cross_attn.norm_k_img.weight": (dim,)}
+
+
+def _norm(path: str, channels: int) -> dict[str, Shape]:
+    return {f"{path}.weight": (channels,), f"{path}.bias": (channels,)}
 
 
 def _linear(path: str, rows: int, columns: int) -> dict[str, Shape]:

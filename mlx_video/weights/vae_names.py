@@ -1,105 +1,68 @@
-"""The Wan2.1 video autoencoder's tensors: which there are, how large, and their converted layout."""
+"""The video autoencoders' tensor names: original to converted, converted to our networks; reading sizes."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
 from mlx_video.checkpoint.tensor_source import TensorInfo
-from mlx_video.config import VAEConfig
-from mlx_video.errors import CheckpointError
-from mlx_video.weights.rules import CHANNELS_LAST, Rule, Shape
+from mlx_video.config import WAN22_VAE, VAEConfig, find_vae_config
+from mlx_video.errors import CheckpointError, ConfigError
+from mlx_video.weights.rules import CHANNELS_LAST, IDENTITY, Rule, Transform
+from mlx_video.weights.vae_shapes import vae_tensors
+
+__all__ = [
+    "ANCHOR",
+    "CONVERTED_RULES",
+    "WAN21_RULES",
+    "WAN22_RULES",
+    "conversion_rules",
+    "read_latent_channels",
+    "read_vae_config",
+    "vae_tensors",
+]
 
 ANCHOR = "decoder.conv1.weight"
-WAN22_MARK = "decoder.upsamples.0.upsamples.0.residual.2.weight"
-PIXEL_CHANNELS = 3
-STAGES = 4
 
 # Names stay as they are; every weight is a convolution's. Norm scales are called gamma and keep their shape.
 WAN21_RULES = (Rule("*.weight", "*.weight", CHANNELS_LAST), Rule("*", "*"))
 
-
-def vae_tensors(config: VAEConfig) -> dict[str, Shape]:
-    """Name and shape of every tensor of the Wan2.1 VAE; a half whose width is None is left out.
-
-    Source: Wan2.1 wan/modules/vae.py, WanVAE_, Encoder3d, Decoder3d.
-    """
-    tensors: dict[str, Shape] = {}
-    if config.encoder_dim is not None:
-        tensors |= _encoder(config.encoder_dim, config.z_dim)
-    if config.decoder_dim is not None:
-        tensors |= _decoder(config.decoder_dim, config.z_dim)
-    return tensors
-
-
-def _encoder(width: int, z_dim: int) -> dict[str, Shape]:
-    widths = (width, width, 2 * width, 4 * width, 4 * width)
-    top = widths[-1]
-    tensors = _conv("encoder.conv1", width, PIXEL_CHANNELS, 3, 3, 3)
-    index = 0
-    for stage in range(STAGES):
-        into, out = widths[stage], widths[stage + 1]
-        for block in range(2):
-            tensors |= _residual(f"encoder.downsamples.{index}", out if block else into, out)
-            index += 1
-        if stage < STAGES - 1:
-            tensors |= _conv(f"encoder.downsamples.{index}.resample.1", out, out, 3, 3)
-            if stage > 0:  # time is halved by the second and third stage
-                tensors |= _conv(f"encoder.downsamples.{index}.time_conv", out, out, 3, 1, 1)
-            index += 1
-    return (
-        tensors
-        | _middle("encoder", top)
-        | _head("encoder", top, 2 * z_dim)
-        | _conv("conv1", 2 * z_dim, 2 * z_dim, 1, 1, 1)
-    )
+# [c, 1, ...] → [c].
+_FLAT = Transform(lambda shape: (math.prod(shape),), lambda array: array.reshape(-1))
+_LAYOUTS = {"weight": CHANNELS_LAST, "bias": IDENTITY, "gamma": _FLAT}
+# Original and converted spelling of what stands before weight, bias or gamma. Other MLX Wan folders hold
+# these names, which suit layers without lists.
+_WAN22_SPELLINGS = (
+    ("*.residual.*.", "*.residual.layer_*."),
+    ("*.head.*.", "*.head.layer_*."),
+    ("*.resample.1.", "*.resample_"),
+    ("*.to_qkv.", "*.to_qkv_"),
+    ("*.proj.", "*.proj_"),
+    ("*.", "*."),
+)
+WAN22_RULES = (
+    *(
+        Rule(original + kind, converted + kind, layout)
+        for original, converted in _WAN22_SPELLINGS
+        for kind, layout in _LAYOUTS.items()
+    ),
+    Rule("*", "*"),
+)
+# From a converted file of either VAE to our networks, whose parameters carry the original names.
+CONVERTED_RULES = (
+    *(
+        Rule(converted + kind, original + kind)
+        for original, converted in _WAN22_SPELLINGS
+        for kind in _LAYOUTS
+    ),
+    Rule("*", "*"),
+)
 
 
-def _decoder(width: int, z_dim: int) -> dict[str, Shape]:
-    widths = (4 * width, 4 * width, 4 * width, 2 * width, width)
-    tensors = _conv("conv2", z_dim, z_dim, 1, 1, 1) | _conv("decoder.conv1", widths[0], z_dim, 3, 3, 3)
-    tensors |= _middle("decoder", widths[0])
-    index = 0
-    for stage in range(STAGES):
-        into, out = widths[stage], widths[stage + 1]
-        into = into if stage == 0 else into // 2  # each upsampling halves the channels
-        for block in range(3):
-            tensors |= _residual(f"decoder.upsamples.{index}", out if block else into, out)
-            index += 1
-        if stage < STAGES - 1:
-            tensors |= _conv(f"decoder.upsamples.{index}.resample.1", out // 2, out, 3, 3)
-            if stage < 2:  # time is doubled by the first and second stage
-                tensors |= _conv(f"decoder.upsamples.{index}.time_conv", 2 * out, out, 3, 1, 1)
-            index += 1
-    return tensors | _head("decoder", width, PIXEL_CHANNELS)
-
-
-def _conv(path: str, out: int, into: int, *kernel: int) -> dict[str, Shape]:
-    return {f"{path}.weight": (out, into, *kernel), f"{path}.bias": (out,)}
-
-
-def _residual(path: str, into: int, out: int) -> dict[str, Shape]:
-    tensors: dict[str, Shape] = {
-        f"{path}.residual.0.gamma": (into, 1, 1, 1),
-        **_conv(f"{path}.residual.2", out, into, 3, 3, 3),
-        f"{path}.residual.3.gamma": (out, 1, 1, 1),
-        **_conv(f"{path}.residual.6", out, out, 3, 3, 3),
-    }
-    return tensors if into == out else tensors | _conv(f"{path}.shortcut", out, into, 1, 1, 1)
-
-
-def _middle(half: str, width: int) -> dict[str, Shape]:
-    return {
-        **_residual(f"{half}.middle.0", width, width),
-        f"{half}.middle.1.norm.gamma": (width, 1, 1),
-        **_conv(f"{half}.middle.1.to_qkv", 3 * width, width, 1, 1),
-        **_conv(f"{half}.middle.1.proj", width, width, 1, 1),
-        **_residual(f"{half}.middle.2", width, width),
-    }
-
-
-def _head(half: str, width: int, out: int) -> dict[str, Shape]:
-    return {f"{half}.head.0.gamma": (width, 1, 1, 1), **_conv(f"{half}.head.2", out, width, 3, 3, 3)}
+def conversion_rules(config: VAEConfig) -> tuple[Rule, ...]:
+    """How the original tensors of a VAE become those of a converted file."""
+    return WAN22_RULES if config.z_dim == WAN22_VAE.z_dim else WAN21_RULES
 
 
 def read_latent_channels(infos: Mapping[str, TensorInfo], *, label: str = "VAE") -> int:
@@ -117,41 +80,48 @@ def read_latent_channels(infos: Mapping[str, TensorInfo], *, label: str = "VAE")
             return rows // share
     raise CheckpointError(
         f"{label}: conv1.weight and conv2.weight are missing, so this is no Wan VAE. "
-        "Fetch Wan2.1_VAE.pth from a Wan-AI repository."
+        "Fetch Wan2.1_VAE.pth or Wan2.2_VAE.pth from the model's Wan-AI repository."
     )
 
 
 def read_vae_config(
     infos: Mapping[str, TensorInfo], base: VAEConfig | None = None, *, label: str = "VAE"
 ) -> VAEConfig:
-    """Read the widths of a Wan2.1 VAE from its tensors, in the original or the converted layout.
+    """Read the widths of a VAE from its tensors, in the original or the converted layout.
 
     Args:
         infos: tensors under the official code's names.
-        base: says everything that tensors do not tell; Wan2.1's own values if None.
+        base: the VAE that the model takes; None for the one whose latents have the channels found.
         label: names the file in messages.
 
     Returns:
         `base` with the widths found; None for a half that the file lacks.
 
     Raises:
-        CheckpointError: it is no Wan2.1 VAE, or it has neither half.
+        CheckpointError: it is no VAE, another one than `base`, or it has neither half.
     """
-    base = base or VAEConfig()
     z_dim = read_latent_channels(infos, label=label)
-    if z_dim != base.z_dim or WAN22_MARK in infos:
+    base = base or _find_base(z_dim, label)
+    if z_dim != base.z_dim:
         raise CheckpointError(
             f"{label}: has {z_dim} latent channels, this model takes {base.z_dim}. "
-            "Use Wan2.1_VAE.pth, which serves every Wan2.1 model."
+            "Use Wan2.1_VAE.pth for Wan2.1 and A14B models, Wan2.2_VAE.pth for TI2V-5B."
         )
     encoder_dim = _rows(infos, "encoder.conv1.weight")
     decoder_dim = _rows(infos, "decoder.head.0.gamma")
     if encoder_dim is None and decoder_dim is None:
         raise CheckpointError(
             f"{label}: encoder.conv1.weight and decoder.head.0.gamma are missing, so it holds no half of a "
-            "VAE. Fetch Wan2.1_VAE.pth again."
+            "VAE. Fetch the file again."
         )
     return replace(base, encoder_dim=encoder_dim, decoder_dim=decoder_dim)
+
+
+def _find_base(z_dim: int, label: str) -> VAEConfig:
+    try:
+        return find_vae_config(z_dim)
+    except ConfigError as error:
+        raise CheckpointError(f"{label}: {error}") from error
 
 
 def _rows(infos: Mapping[str, TensorInfo], name: str) -> int | None:

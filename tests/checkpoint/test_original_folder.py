@@ -33,6 +33,12 @@ def test_a_single_transformer_folder_gives_every_component(tmp_path):
     assert found.vae == tmp_path / "Wan2.1_VAE.pth"
     assert found.vaes == {"2.1": found.vae}
     assert found.tokenizer == tmp_path / "google" / "umt5-xxl"
+    assert found.image_encoder is None
+
+
+def test_an_image_encoder_is_found_where_there_is_one(tmp_path):
+    file = touch(original(tmp_path) / "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth")
+    assert open_original_folder(tmp_path).image_encoder == file
 
 
 def test_a_sharded_transformer_gives_its_shards_in_order(tmp_path):

@@ -9,11 +9,16 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from mlx_video import RequestError, convert_checkpoint, generate_wan
+from mlx_video import RequestError, WanPipeline, convert_checkpoint, generate_wan
+from mlx_video.latents.decode import decode_frames, to_uint8, to_uint8_rounded
 from mlx_video.latents.latents_file import load_latents
 from mlx_video.media.video import read_frames, read_video_metadata
+from mlx_video.pipeline import wan_pipeline
+from mlx_video.pipeline.components import load_vae_decoder, open_model
 from tests.fixtures.tiny_checkpoint import write_tiny_checkpoint
 
 SIZE = ["--width", "48", "--height", "32", "--num-frames", "5"]
@@ -77,6 +82,12 @@ def test_a_size_that_must_be_rounded_is_reported(folder: Path, tmp_path: Path, c
         (["--prompt", "  "], 2, "--prompt missing"),
         (["--prompt", "a cat", "--steps", "0"], 2, "--steps 0: must be between 1 and 1000"),
         (["--prompt", "a cat", "--output-path", "a.avi"], 2, "--output-path"),
+        (["--prompt", "a cat", "--end-image", "b.png"], 2, "--end-image needs --image, the first frame"),
+        (
+            ["--prompt", "a cat", "--num-frames", "5", "--output-path", "cat.png"],
+            2,
+            "--output-path cat.png: a .png file holds one picture, the video has 5",
+        ),
         (
             ["--prompt", "a cat", "--guide-scale", "3,4"],
             2,
@@ -157,12 +168,60 @@ def test_generate_video_gives_the_path_of_the_file_it_wrote(folder: Path, tmp_pa
     assert path.is_file()
 
 
+@pytest.mark.parametrize("name", ["cat.png", "cat.jpg", "cat.webp"])
+def test_one_frame_is_written_as_a_picture(folder: Path, tmp_path: Path, capsys, name: str):
+    output = tmp_path / name
+    options = ["--prompt", "a cat", "--width", "48", "--height", "32", "--num-frames", "1", "--steps", "1"]
+    command = ["--model-dir", str(folder), *options, "--seed", "3", "--output-path", str(output)]
+    assert generate_wan.main(command) == 0
+    assert capsys.readouterr().out == f"{output}\n"
+    assert read_frames(output).shape == (1, 32, 48, 3)
+    assert read_video_metadata(output)["seed"] == "3"
+
+
+def test_a_picture_is_rounded_to_bytes_where_a_video_is_cut_off(folder: Path, tmp_path: Path):
+    options = {"width": 48, "height": 32, "num_frames": 1, "steps": 1, "seed": 3}
+    video = WanPipeline.from_pretrained(folder)("a cat", output_path=tmp_path / "a.png", **options)
+    model, config = open_model(folder)
+    (frame,) = decode_frames(load_vae_decoder(model, config), video.latents)
+    expected = to_uint8_rounded(frame)
+    assert not np.array_equal(expected, to_uint8(frame))
+    assert np.array_equal(video.frames, expected)
+    assert np.array_equal(read_frames(tmp_path / "a.png"), expected)
+
+
+def test_image_options_reach_the_request(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    options = ["--prompt", "a cat", "--image", "~/first.png", "--end-image", "last.jpg"]
+    request = generate_wan.build_request(generate_wan.build_parser().parse_args(options))
+    assert request.image == tmp_path / "first.png"
+    assert request.end_image == Path("last.jpg")
+
+
+@pytest.mark.parametrize(
+    "image", ["~/first.png", Path("~/first.png"), Image.new("RGB", (4, 4)), np.zeros((4, 4, 3), np.uint8)]
+)
+def test_generate_video_passes_its_image_on(folder: Path, tmp_path: Path, monkeypatch, image):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    seen = []
+
+    def stop(request, model, config):
+        seen.append(request.image)
+        raise RequestError("image", "seen.")
+
+    monkeypatch.setattr(wan_pipeline, "prepare_run", stop)
+    with pytest.raises(RequestError, match="image: seen"):
+        generate_wan.generate_video(folder, "a cat", image=image)
+    is_path = isinstance(image, str | Path)
+    assert seen == [tmp_path / "first.png"] if is_path else seen[0] is image
+
+
 def test_a_guide_scale_that_is_no_number_is_refused(folder: Path):
     with pytest.raises(RequestError, match="neither a number nor two numbers"):
         generate_wan.generate_video(model_dir=folder, prompt="a cat", guide_scale="high")
 
 
-@pytest.mark.parametrize("name", ["image", "loras", "loras_high", "loras_low"])
+@pytest.mark.parametrize("name", ["loras", "loras_high", "loras_low"])
 def test_what_this_version_lacks_is_refused_not_ignored(folder: Path, name: str):
     with pytest.raises(RequestError, match=f"{name}: .*not supported by this version"):
         generate_wan.generate_video(model_dir=folder, prompt="a cat", **{name: ["x.safetensors"]})

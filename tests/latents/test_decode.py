@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_video.latents.decode import decode_frames, denormalise, to_uint8
+from mlx_video.latents.decode import decode_frames, denormalise, to_uint8, to_uint8_rounded
 from mlx_video.latents.encode import normalise
 from mlx_video.models.vae_wan21 import WanVAE21
 from tests.models.tiny_vae import TINY, build_vae, largest_difference
@@ -75,3 +75,10 @@ def test_bytes_are_cut_off_not_rounded():
     expected = np.array([0, 0, 127, 254, 255], np.uint8)
     np.testing.assert_array_equal(to_uint8(frames), expected)
     assert to_uint8(frames).dtype == np.uint8
+
+
+def test_bytes_of_a_single_picture_are_rounded():
+    frames = mx.array([-1.0, -0.996, 0.0, 0.999, 1.0])
+    expected = np.array([0, 1, 128, 255, 255], np.uint8)
+    np.testing.assert_array_equal(to_uint8_rounded(frames), expected)
+    assert to_uint8_rounded(frames).dtype == np.uint8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import mlx.core as mx
@@ -10,11 +11,12 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from mlx_video.config import TextEncoderConfig, TransformerConfig
+from mlx_video.config import ImageEncoderConfig, TextEncoderConfig, TransformerConfig
 from mlx_video.models import elementwise, products, text_encoder
+from mlx_video.models.image_encoder import CLIPImageEncoder
 from mlx_video.models.text_encoder import UMT5Encoder
 from mlx_video.models.transformer import WanTransformer
-from mlx_video.weights import text_encoder_names, transformer_names
+from mlx_video.weights import image_encoder_names, text_encoder_names, transformer_names
 from mlx_video.weights.rules import Rule, apply_rules
 from tests.parity.golden import fill, fill_weights
 
@@ -23,12 +25,18 @@ Network = TypeVar("Network", bound=nn.Module)
 
 TRANSFORMER = TransformerConfig(dim=64, ffn_dim=96, num_heads=2, num_layers=2, text_dim=32)
 TEXT_ENCODER = TextEncoderConfig(vocab_size=300, dim=64, dim_attn=64, dim_ffn=96, num_heads=4, num_layers=2)
+IMAGE_TO_VIDEO = replace(TRANSFORMER, in_dim=36, model_type="i2v", image_dim=1280)
+FIRST_AND_LAST_FRAME = replace(IMAGE_TO_VIDEO, model_type="flf2v", image_positions=514)
+IMAGE_ENCODER = ImageEncoderConfig(64, 256, num_heads=4, num_layers=2, image_size=56, patch_size=14)
 
 LATENT_SIZE = (3, 4, 6)
 NUM_TOKENS = 18
 TIMESTEP = 937.0
 CONTEXT = fill((9, 32), 1001)
 LATENTS = fill((16, *LATENT_SIZE), 1002, 1.7)
+CONCAT_LATENTS = fill((20, *LATENT_SIZE), 1003, 1.7)
+ONE_IMAGE = fill((257, 1280), 1004)
+TWO_IMAGES = fill((2 * 257, 1280), 1004)
 
 
 def transformer_arrays(config: TransformerConfig = TRANSFORMER) -> Arrays:
@@ -39,6 +47,14 @@ def transformer_arrays(config: TransformerConfig = TRANSFORMER) -> Arrays:
 def text_encoder_arrays(config: TextEncoderConfig = TEXT_ENCODER) -> Arrays:
     """Weights under the official names."""
     return fill_weights(text_encoder_names.text_encoder_tensors(config))
+
+
+def image_encoder_arrays(config: ImageEncoderConfig = IMAGE_ENCODER) -> Arrays:
+    """Weights of a whole tower under the official names, with what Wan leaves out."""
+    whole = image_encoder_names.image_encoder_tensors(replace(config, num_layers=config.num_layers + 1))
+    width = config.width
+    ends = {"post_norm.weight": (width,), "post_norm.bias": (width,), "head": (width, 32)}
+    return fill_weights(whole | ends)
 
 
 def build_transformer(
@@ -53,6 +69,14 @@ def build_text_encoder(config: TextEncoderConfig = TEXT_ENCODER, dtype: mx.Dtype
     return load(UMT5Encoder(config), text_encoder_arrays(config), text_encoder_names.WAN_RULES, dtype)
 
 
+def build_image_encoder(
+    config: ImageEncoderConfig = IMAGE_ENCODER, dtype: mx.Dtype = mx.float32
+) -> CLIPImageEncoder:
+    """Our image encoder with the weights of :func:`image_encoder_arrays`."""
+    rules = image_encoder_names.wan_rules(config)
+    return load(CLIPImageEncoder(config), image_encoder_arrays(config), rules, dtype)
+
+
 def load(
     module: Network, arrays: Mapping[str, np.ndarray], rules: Sequence[Rule], dtype: mx.Dtype
 ) -> Network:
@@ -60,7 +84,8 @@ def load(
     renamed = []
     for name, values in arrays.items():
         target, transform = apply_rules(name, rules)
-        renamed.append((target, transform.apply(mx.array(values)).astype(dtype)))
+        if target is not None:
+            renamed.append((target, transform.apply(mx.array(values)).astype(dtype)))
     module.load_weights(renamed)
     return module
 
@@ -75,9 +100,15 @@ def run_gpu_code(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "on_gpu", lambda: True)
 
 
-def forward(transformer: WanTransformer, timestep: float | mx.array = TIMESTEP, **options) -> np.ndarray:
-    """Velocity of the standard latents under the standard text."""
-    text = transformer.project_text(mx.array(CONTEXT))
+def forward(
+    transformer: WanTransformer,
+    timestep: float | mx.array = TIMESTEP,
+    image_tokens: np.ndarray | None = None,
+    **options,
+) -> np.ndarray:
+    """Velocity of the standard latents under the standard text, and an image."""
+    tokens = None if image_tokens is None else mx.array(image_tokens)
+    text = transformer.project_text(mx.array(CONTEXT), tokens)
     return np.array(transformer(mx.array(LATENTS), timestep, text, **options))
 
 

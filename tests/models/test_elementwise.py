@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 from mlx_video.models import elementwise
-from mlx_video.models.elementwise import add_gated, enable_compile, gelu_tanh, is_compile_enabled, on_gpu
+from mlx_video.models.elementwise import (
+    add_gated,
+    enable_compile,
+    gelu_erf,
+    gelu_tanh,
+    is_compile_enabled,
+    on_gpu,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -38,12 +45,20 @@ def test_gelu_of_extreme_values_is_zero_or_the_value(function):
     np.testing.assert_array_equal(found, np.float32([0, 0, 0, 1e4, 1e30]))
 
 
+def test_gelu_by_the_error_function_agrees_with_its_definition():
+    x = np.linspace(-12, 12, 4001).astype(np.float32)
+    expected = [0.5 * value * (1 + math.erf(value / math.sqrt(2))) for value in x.tolist()]
+    # A few float32 roundings of values up to 12.
+    np.testing.assert_allclose(np.array(gelu_erf(mx.array(x))), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("function", [gelu_tanh, gelu_erf])
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
-def test_gelu_of_half_precision_is_rounded_once(dtype):
+def test_gelu_of_half_precision_is_rounded_once(dtype, function):
     x = mx.linspace(-6, 6, 301).astype(dtype)
-    found = gelu_tanh(x)
+    found = function(x)
     assert found.dtype == dtype
-    assert mx.array_equal(found, gelu_tanh(x.astype(mx.float32)).astype(dtype)).item()
+    assert mx.array_equal(found, function(x.astype(mx.float32)).astype(dtype)).item()
 
 
 def test_gated_addition_stays_in_float32():

@@ -16,11 +16,16 @@ from mlx_video.models.transformer import WanTransformer, find_runs, patchify, si
 from mlx_video.weights.rules import target_shapes
 from mlx_video.weights.transformer_names import WAN_RULES, transformer_tensors
 from tests.models.networks import (
+    CONCAT_LATENTS,
     CONTEXT,
+    FIRST_AND_LAST_FRAME,
+    IMAGE_TO_VIDEO,
     LATENTS,
     NUM_TOKENS,
+    ONE_IMAGE,
     TIMESTEP,
     TRANSFORMER,
+    TWO_IMAGES,
     build_transformer,
     forward,
     relative_error,
@@ -40,9 +45,10 @@ def velocity(transformer):
     return forward(transformer)
 
 
-def test_parameters_carry_the_names_and_shapes_of_a_converted_file():
-    found = {name: array.shape for name, array in tree_flatten(WanTransformer(TRANSFORMER).parameters())}
-    assert found == target_shapes(transformer_tensors(TRANSFORMER), WAN_RULES)
+@pytest.mark.parametrize("config", [TRANSFORMER, IMAGE_TO_VIDEO, FIRST_AND_LAST_FRAME])
+def test_parameters_carry_the_names_and_shapes_of_a_converted_file(config):
+    found = {name: array.shape for name, array in tree_flatten(WanTransformer(config).parameters())}
+    assert found == target_shapes(transformer_tensors(config), WAN_RULES)
 
 
 # Tokens
@@ -145,7 +151,7 @@ def test_the_time_path_is_float32_whatever_the_weights(transformer):
 
 
 def test_text_is_padded_before_its_layers(transformer):
-    tokens = transformer.project_text(mx.array(CONTEXT)).tokens
+    tokens = transformer.project_text(mx.array(CONTEXT)).text.tokens
     assert tokens.shape == (512, 64)
     assert mx.abs(tokens[9]).max().item() > 0
     assert mx.array_equal(tokens[9:], mx.broadcast_to(tokens[9], (503, 64))).item()
@@ -168,6 +174,76 @@ def test_text_keys_and_values_are_computed_once(transformer, velocity, monkeypat
         found = transformer(mx.array(LATENTS), timestep, text)
     assert len(calls) == len(transformer.blocks)
     np.testing.assert_array_equal(np.array(found), velocity)
+
+
+# Image
+
+
+@pytest.fixture(scope="module")
+def image_transformer():
+    return build_transformer(IMAGE_TO_VIDEO)
+
+
+def forward_with_image(transformer, image_tokens=ONE_IMAGE, **options):
+    return forward(transformer, image_tokens=image_tokens, concat_latents=mx.array(CONCAT_LATENTS), **options)
+
+
+def test_the_image_changes_the_velocity(image_transformer):
+    velocity = forward_with_image(image_transformer)
+    assert relative_error(forward_with_image(image_transformer, -ONE_IMAGE), velocity) > 1e-2
+
+
+def test_image_tokens_meet_a_softmax_of_their_own(image_transformer):
+    # Repeating all of them leaves every share of that softmax as it was; joined with the text it would not.
+    velocity = forward_with_image(image_transformer)
+    twice = np.concatenate([ONE_IMAGE, ONE_IMAGE])
+    assert relative_error(forward_with_image(image_transformer, twice), velocity) <= 1e-5
+
+
+def test_positions_tell_the_first_image_from_the_last():
+    transformer = build_transformer(FIRST_AND_LAST_FRAME)
+    velocity = forward_with_image(transformer, TWO_IMAGES)
+    swapped = np.concatenate([TWO_IMAGES[257:], TWO_IMAGES[:257]])
+    assert relative_error(forward_with_image(transformer, swapped), velocity) > 1e-3
+
+
+def test_prompts_of_one_run_share_the_image(image_transformer, monkeypatch):
+    attention, calls = type(image_transformer.blocks[0].cross_attn), []
+    compute = attention.image_keys_values
+    monkeypatch.setattr(
+        attention, "image_keys_values", lambda self, tokens: (calls.append(self), compute(self, tokens))[1]
+    )
+    latents, context, tokens = (mx.array(values) for values in (LATENTS, CONTEXT, ONE_IMAGE))
+    positive = image_transformer.project_text(-context, tokens)
+    negative = image_transformer.project_text(context, positive.image)
+    options = {"concat_latents": mx.array(CONCAT_LATENTS)}
+    image_transformer(latents, TIMESTEP, positive, **options)
+    shared = image_transformer(latents, TIMESTEP, negative, **options)
+    assert len(calls) == len(image_transformer.blocks)
+    np.testing.assert_array_equal(np.array(shared), forward_with_image(image_transformer))
+
+
+def test_image_tokens_that_do_not_fit_the_transformer_are_refused(transformer, image_transformer):
+    context = mx.array(CONTEXT)
+    with pytest.raises(ValueError, match="image tokens are missing"):
+        image_transformer.project_text(context)
+    with pytest.raises(ValueError, match="the transformer has no image branch"):
+        transformer.project_text(context, mx.array(ONE_IMAGE))
+    with pytest.raises(ValueError, match=r"\(257, 64\).*\[K, 1280\]"):
+        image_transformer.project_text(context, mx.zeros((257, 64)))
+    with pytest.raises(ValueError, match=r"257 image tokens.*514"):
+        build_transformer(FIRST_AND_LAST_FRAME).project_text(context, mx.array(ONE_IMAGE))
+
+
+@pytest.mark.parametrize("device", ["this device", "gpu"])
+def test_velocity_under_an_image_is_close_in_bfloat16(image_transformer, device, monkeypatch):
+    expected = forward_with_image(image_transformer)
+    if device == "gpu":
+        run_gpu_code(monkeypatch)
+    found = forward_with_image(build_transformer(IMAGE_TO_VIDEO, dtype=mx.bfloat16))
+    assert found.dtype == np.float32
+    # Two blocks of roundings of 2^-9 each, on top of weights rounded as much.
+    assert relative_error(found, expected) < 5e-2
 
 
 # Precision

@@ -1,8 +1,9 @@
-"""Narrow Wan2.1 autoencoders with known weights, and the same weights under the official layout."""
+"""Narrow autoencoders of both generations with known weights, also in the official layout."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import prod, sqrt
 
 import mlx.core as mx
@@ -10,14 +11,18 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_map
 
-from mlx_video.config import VAEConfig
-from mlx_video.models.vae_stream import StreamState
+from mlx_video.config import WAN22_VAE, VAEConfig
+from mlx_video.models.vae_stream import StreamState, VideoVAE
 from mlx_video.models.vae_wan21 import WanVAE21
+from mlx_video.models.vae_wan22 import WanVAE22
 from mlx_video.weights.vae_names import vae_tensors
 
 Arrays = dict[str, np.ndarray]
 
 TINY = VAEConfig(encoder_dim=8, decoder_dim=8)
+TINY22 = replace(WAN22_VAE, encoder_dim=6, decoder_dim=8)
+# About a hundred float32 roundings in forty layers; the official code in float32 is as far from float64.
+NETWORK = 1e-5
 # Sums of a few hundred float32 products in another order.
 ROUNDING = 2e-6
 
@@ -61,11 +66,59 @@ def to_parameters(arrays: Mapping[str, np.ndarray]) -> list[tuple[str, mx.array]
     return [(name, mx.array(convert(name, values))) for name, values in arrays.items()]
 
 
-def build_vae(config: VAEConfig = TINY) -> WanVAE21:
+def build_vae(config: VAEConfig = TINY) -> WanVAE21 | WanVAE22:
     """A VAE with the weights of :func:`wave_weights`, every one loaded by name and shape."""
-    vae = WanVAE21(config)
+    vae = WanVAE22(config) if config.z_dim == WAN22_VAE.z_dim else WanVAE21(config)
     vae.load_weights(to_parameters(wave_weights(config)))
     return vae
+
+
+def decode(
+    vae: VideoVAE, latents: mx.array, pushes: Sequence[int], parts: Sequence[int] = (1, 1, 1, 1)
+) -> mx.array:
+    """All frames of latents [B, T, H, W, C] pushed in these numbers, one stream."""
+    state = StreamState()
+    pieces = mx.split(latents, np.cumsum(pushes)[:-1].tolist(), axis=1)
+    return mx.concatenate([frame for piece in pieces for frame in vae.decode(piece, state, parts)], axis=1)
+
+
+def encode(
+    vae: VideoVAE, frames: mx.array, pushes: Sequence[int], parts: Sequence[int] = (1, 1, 1, 1)
+) -> mx.array:
+    """All latents of frames [B, F, H, W, 3] pushed in these numbers, one stream."""
+    state = StreamState()
+    pieces = mx.split(frames, np.cumsum(pushes)[:-1].tolist(), axis=1)
+    return mx.concatenate([mean for piece in pieces for mean in vae.encode(piece, state, parts)], axis=1)
+
+
+def channels_last(array: np.ndarray) -> mx.array:
+    """[C, T, H, W] → [T, H, W, C]."""
+    return mx.array(np.moveaxis(array, 0, -1))
+
+
+def parameter_shapes(config: VAEConfig) -> dict[str, tuple[int, ...]]:
+    """The parameters that a VAE must have: its tensors, channels last, norm scales of one axis."""
+    shapes = {}
+    for name, shape in vae_tensors(config).items():
+        if name.endswith("gamma"):
+            shape = shape[:1]
+        shapes[name] = (shape[0], *shape[2:], shape[1]) if len(shape) > 2 else shape
+    return shapes
+
+
+def memory_in_use(vae: VideoVAE, piece: mx.array, pushes: int, *, encoding: bool = False) -> list[int]:
+    """Bytes in use after every push of `piece` into one stream, when its results are dropped.
+
+    Not the peaks: on a CPU they depend on how far the allocating thread runs ahead of the computing one.
+    """
+    state, run, used = StreamState(), vae.encode if encoding else vae.decode, []
+    for _ in range(pushes):
+        for result in run(piece, state):
+            mx.eval(result)
+        del result
+        mx.synchronize()
+        used.append(mx.get_active_memory())
+    return used
 
 
 def largest_difference(found: mx.array | np.ndarray, expected: mx.array | np.ndarray) -> float:

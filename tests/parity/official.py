@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 
@@ -39,6 +42,7 @@ def wan_module(name: str) -> ModuleType:
         root = spec.submodule_search_locations[0]
         _make_namespace("wan", root)
         _make_namespace("wan.modules", f"{root}/modules")
+        _make_namespace("wan.modules.animate", f"{root}/modules/animate")
         _make_namespace("wan.utils", f"{root}/utils")
         torch.cuda.current_device = lambda: "cpu"  # t5.py asks at import time
     module = importlib.import_module(f"wan.modules.{name}")
@@ -46,3 +50,43 @@ def wan_module(name: str) -> ModuleType:
         if hasattr(module, function):
             setattr(module, function, exact_attention)
     return module
+
+
+def clip_module() -> ModuleType:
+    """Wan2.1's clip.py, which the package keeps beside its Animate model."""
+    wan_module("t5")  # and with it what must not see the stand-ins
+    with stand_ins():
+        return wan_module("animate.clip")
+
+
+def wan_pipeline(name: str) -> ModuleType:
+    """Import `wan.<name>`, such as text2video, with its loop silent."""
+    for module in ("model", "t5", "vae2_1", "vae2_2"):
+        wan_module(module)
+    for module in ("fm_solvers", "fm_solvers_unipc"):
+        importlib.import_module(f"wan.utils.{module}")
+    with stand_ins():
+        pipeline = importlib.import_module(f"wan.{name}")
+    pipeline.tqdm = iter
+    return pipeline
+
+
+@contextmanager
+def stand_ins() -> Iterator[None]:
+    """While official files are imported: packages of which they use one function at most."""
+    names = ("imageio", "torchvision", "torchvision.transforms", "torchvision.transforms.functional")
+    modules = {name: ModuleType(name) for name in names}
+    modules["torchvision"].transforms = modules["torchvision.transforms"]
+    modules["torchvision.transforms"].functional = modules["torchvision.transforms.functional"]
+    modules["torchvision.transforms.functional"].to_tensor = to_tensor
+    with pytest.MonkeyPatch.context() as patch:
+        for module_name, module in modules.items():
+            patch.setitem(sys.modules, module_name, module)
+        yield
+
+
+def to_tensor(picture):
+    """A Pillow image as [3, H, W] in [0, 1], as torchvision's function of this name makes it."""
+    import torch
+
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous().float().div(255)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 import pytest
 
@@ -20,8 +19,9 @@ from mlx_video.models.vae_layers import (
 )
 from mlx_video.models.vae_stream import StreamState
 from mlx_video.models.vae_wan21 import Decoder, Encoder, WanVAE21
-from tests.models.tiny_vae import largest_difference, to_parameters
+from tests.models.tiny_vae import NETWORK, largest_difference
 from tests.parity.official import wan_module
+from tests.parity.official_vae import copy_weights, draw, randomise, run_official, run_ours, to_array, to_ours
 
 pytestmark = pytest.mark.parity
 torch = pytest.importorskip("torch")
@@ -29,69 +29,12 @@ torch = pytest.importorskip("torch")
 WIDTH, Z_DIM = 8, 16
 CONFIG = VAEConfig(encoder_dim=WIDTH, decoder_dim=WIDTH)
 SHAPE = {"z_dim": Z_DIM, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_scales": [], "dropout": 0.0}
-# About a hundred float32 roundings: both sides are that far from float64.
-NETWORK = 1e-5
 
 
 @pytest.fixture(scope="module")
 def official():
     torch.set_num_threads(1)
     return wan_module("vae2_1")
-
-
-def randomise(module):
-    """Weights of unit gain, norm scales around one, small biases; seeded."""
-    rng = np.random.default_rng(0)
-    with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            values = rng.standard_normal(parameter.shape)
-            if name.endswith("gamma"):
-                values = 1 + 0.2 * values
-            elif name.endswith("bias"):
-                values = 0.1 * values
-            else:
-                values = values * (parameter.shape[0] / parameter.numel()) ** 0.5
-            parameter.copy_(torch.tensor(values))
-    return module.eval()
-
-
-def copy_weights(ours: nn.Module, theirs) -> nn.Module:
-    """Load every tensor of the official module, by its own name."""
-    arrays = {name: tensor.detach().numpy() for name, tensor in theirs.state_dict().items()}
-    ours.load_weights(to_parameters(arrays))
-    return ours
-
-
-def draw(*shape: int) -> np.ndarray:
-    """[C, T, H, W] numbers."""
-    return np.random.default_rng(1).standard_normal(shape).astype(np.float32)
-
-
-def to_ours(array: np.ndarray) -> mx.array:
-    return mx.array(np.moveaxis(array, 0, -1))[None]
-
-
-def to_array(tensor) -> np.ndarray:
-    """[1, C, T, H, W] → [1, T, H, W, C]."""
-    return np.moveaxis(tensor.numpy(), 1, -1)
-
-
-@torch.no_grad()
-def run_official(module, array: np.ndarray, sizes: list[int]) -> np.ndarray:
-    """The official module's output for parts of a clip, with its caches carried from one to the next."""
-    caches, pieces = [None] * 40, []
-    for part in torch.split(torch.tensor(array)[None], sizes, dim=2):
-        pieces.append(module(part, caches, [0]))
-    return to_array(torch.cat(pieces, dim=2))
-
-
-def run_ours(layer, array: np.ndarray, sizes: list[int]) -> mx.array:
-    """Our layer's output for parts of a clip, in one stream."""
-    state, pieces = StreamState(), []
-    for part in mx.split(to_ours(array), np.cumsum(sizes)[:-1].tolist(), axis=1):
-        out = layer(part, state)
-        pieces += [out] if isinstance(out, mx.array) else [piece for piece in out or () if piece is not None]
-    return mx.concatenate(pieces, axis=1)
 
 
 # Leaves

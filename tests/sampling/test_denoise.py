@@ -146,3 +146,41 @@ def test_memory_holds_the_latents_and_the_history_of_two_steps_at_most(name, kep
     # UniPC: latents, corrected start, two clean estimates. A few KB are scalars of the check.
     assert max(used) < kept * size + size / 2
     assert used[-1] < 1.5 * size  # the history is let go with the last step
+
+
+def hold_first(latents):
+    """Latents whose first frame is known."""
+    return mx.concatenate([mx.full((2, 1, 4, 5), 0.25), latents[:, 1:]], axis=1)
+
+
+@pytest.mark.parametrize("name", ["unipc", "dpm++", "euler"])
+def test_what_is_known_of_the_latents_is_put_back_into_the_noise_and_after_every_step(name):
+    seen = []
+
+    def recording(latents, step, timestep):
+        seen.append(np.array(latents))
+        return velocity(latents, step, timestep)
+
+    events = list(start_run(recording, name=name, constrain=hold_first))
+    assert all((latents[:, 0] == 0.25).all() for latents in seen)
+    assert all((np.array(event.latents)[:, 0] == 0.25).all() for event in events)
+    assert np.array_equal(seen[0], np.array(hold_first(NOISE)))
+
+
+@pytest.mark.parametrize("name", ["unipc", "dpm++", "euler"])
+def test_what_is_put_back_leaves_the_rest_of_the_latents_alone(name):
+    *_, free = start_run(name=name)
+    *_, held = start_run(name=name, constrain=hold_first)
+    # The velocity here works value by value, so the known frame cannot reach the others.
+    assert np.array_equal(np.array(held.latents)[:, 1:], np.array(free.latents)[:, 1:])
+
+
+def test_a_constrained_run_that_starts_late_ends_the_same():
+    schedule = build_schedule("unipc", 5, 5.0)
+    first_solver, second_solver = build_solver("unipc", schedule), build_solver("unipc", schedule)
+    run = denoise(NOISE, schedule, first_solver, velocity, constrain=hold_first)
+    *_, pause = itertools.islice(run, 3)
+    second_solver.restore(first_solver.state())
+    *_, resumed = denoise(pause.latents, schedule, second_solver, velocity, start=3, constrain=hold_first)
+    *_, straight = start_run(constrain=hold_first)
+    assert np.array_equal(np.array(resumed.latents), np.array(straight.latents))

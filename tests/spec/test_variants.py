@@ -8,9 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from mlx_video.config import ModelConfig, TransformerConfig, config_from_json, config_to_json
-from mlx_video.geometry import check_num_frames, measure
-from mlx_video.pipeline.plan import plan_run
+from mlx_video.config import (
+    ModelConfig,
+    TransformerConfig,
+    config_from_json,
+    config_to_json,
+    find_vae_config,
+)
+from mlx_video.errors import RequestError
+from mlx_video.geometry import check_num_frames, measure, size_multiple
+from mlx_video.pipeline.plan import ImageSize, plan_run
 from mlx_video.request import GenerateRequest
 from mlx_video.variants.registry import VARIANTS, find_variant
 from mlx_video.variants.variant import Variant
@@ -19,18 +26,45 @@ README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 every_variant = pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
 
 
+# Channels in and out, whether two transformers, and what the image branch has.
+KINDS = {
+    "wan2.1-i2v-14b": (36, 16, False, {"image_dim": 32}),
+    "wan2.1-flf2v-14b": (36, 16, False, {"image_dim": 32, "image_positions": 10}),
+    "wan2.2-t2v-a14b": (16, 16, True, {}),
+    "wan2.2-i2v-a14b": (36, 16, True, {}),
+    "wan2.2-i2v": (36, 16, False, {}),
+    "wan2.2-i2v-demo": (36, 16, False, {}),
+    "wan2.2-ti2v-5b": (48, 48, False, {}),
+}
+SIZES = {
+    "wan2.1-t2v-demo": (192, 6), "wan2.2-i2v-demo": (192, 6), "wan2.1-t2v-1.3b": (1536, 30),
+    "wan2.1-t2v-14b": (5120, 40),
+}  # fmt: skip
+
+
 def config_of(variant: Variant) -> ModelConfig:
+    in_dim, out_dim, is_dual, branch = KINDS.get(variant.name, (16, 16, False, {}))
+    dim, num_layers = SIZES.get(variant.name, (64, 2))
     transformer = TransformerConfig(
-        dim=64, ffn_dim=96, num_heads=2, num_layers=2, model_type=variant.model_type
-    )
-    return ModelConfig(variant.name, variant.model_version, transformer, sampling=variant.sampling)
+        dim=dim, ffn_dim=96, num_heads=2, num_layers=num_layers, model_type=variant.model_type,
+        in_dim=in_dim, out_dim=out_dim, **branch,
+    )  # fmt: skip
+    return ModelConfig(
+        variant.name, variant.model_version, transformer,
+        vae=find_vae_config(out_dim), sampling=variant.sampling, is_dual=is_dual,
+    )  # fmt: skip
+
+
+def request_for(variant: Variant, **options: object) -> GenerateRequest:
+    images = {name: Path("picture.png") for name in variant.inputs.required if name != "prompt"}
+    return GenerateRequest("a cat", **images, **options)
 
 
 @every_variant
 def test_its_defaults_make_a_video(variant: Variant):
     sampling, config = variant.sampling, config_of(variant)
     check_num_frames(sampling.num_frames, config.vae.stride[0])
-    plan = plan_run(GenerateRequest("a cat"), config, variant)
+    plan = plan_run(request_for(variant), config, variant)
     assert plan.notices == (), "the default size must need no rounding"
     expected = measure(
         sampling.width, sampling.height, sampling.num_frames,
@@ -44,6 +78,46 @@ def test_its_config_survives_the_file(variant: Variant):
     config = config_of(variant)
     assert config_from_json(config_to_json(config)) == config
     assert find_variant(config) is variant
+
+
+@every_variant
+def test_a_folder_of_another_tool_is_recognised_by_its_sizes(variant: Variant):
+    assert find_variant(replace(config_of(variant), variant="")) is variant
+
+
+@every_variant
+def test_it_refuses_images_that_it_cannot_take(variant: Variant):
+    for name in {"image", "end_image"} - set(variant.inputs.all):
+        images = {"image": Path("first.png"), name: Path("picture.png")}
+        with pytest.raises(RequestError, match=re.escape(variant.title)):
+            plan_run(GenerateRequest("a cat", **images), config_of(variant), variant)
+
+
+@every_variant
+def test_it_asks_for_the_images_it_needs(variant: Variant):
+    for name in set(variant.inputs.required) - {"prompt"}:
+        request = replace(request_for(variant), **{name: None, "end_image": None})
+        with pytest.raises(RequestError, match=f"missing: {re.escape(variant.title)} needs it") as caught:
+            plan_run(request, config_of(variant), variant)
+        assert caught.value.field in (name, "end_image")
+
+
+@every_variant
+def test_the_size_follows_the_image(variant: Variant):
+    if variant.image_use is None:
+        pytest.skip("takes no image")
+    config = config_of(variant)
+    request = replace(request_for(variant), image=Path("first.png"))
+    plan = plan_run(request, config, variant, ImageSize(height=1000, width=1000))
+    step_w, step_h = size_multiple(config.vae.stride, config.transformer.patch_size)
+    area = plan.geometry.width * plan.geometry.height
+    assert plan.geometry.width % step_w == plan.geometry.height % step_h == 0
+    assert 0.85 * variant.sampling.max_area < area <= variant.sampling.max_area
+    assert not plan.crops_images
+    exact = plan_run(replace(request, width=64, height=96), config, variant, ImageSize(1000, 1000))
+    assert (exact.geometry.width, exact.geometry.height) == (64, 96)
+    assert exact.crops_images
+    assert "cut at the centre to 64x96" in exact.notices[-1].text
 
 
 @every_variant
@@ -63,7 +137,7 @@ def test_its_defaults_are_plausible(variant: Variant):
 
 @every_variant
 def test_published_variants_stand_in_the_readmes_table(variant: Variant):
-    if variant.name == "wan2.1-t2v":
+    if variant.name in ("wan2.1-t2v", "wan2.2-i2v"):
         pytest.skip("stands for unpublished sizes")
     assert re.search(rf"^\| {re.escape(variant.title.split(' (')[0])} ", README, re.MULTILINE)
 
@@ -75,3 +149,29 @@ def test_the_official_defaults_of_wan21_text_to_video():
         assert (sampling.steps, sampling.shift, sampling.guide_scale) == (50, 5.0, (5.0, 5.0))
         assert (sampling.fps, sampling.num_frames) == (16, 81)
     assert replace(by_name["wan2.1-t2v-14b"], width=832, height=480) == by_name["wan2.1-t2v-1.3b"]
+
+
+OFFICIAL = {  # steps, shift, guide scales (low, high), boundary, fps, frames
+    "wan2.1-i2v-14b": (40, 5.0, (5.0, 5.0), 0.0, 16, 81),
+    "wan2.1-flf2v-14b": (50, 16.0, (5.0, 5.0), 0.0, 16, 81),
+    "wan2.2-t2v-a14b": (40, 12.0, (3.0, 4.0), 0.875, 16, 81),
+    "wan2.2-i2v-a14b": (40, 5.0, (3.5, 3.5), 0.9, 16, 81),
+    "wan2.2-ti2v-5b": (50, 5.0, (5.0, 5.0), 0.0, 24, 121),
+}
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_the_official_defaults_of_the_other_models(name: str):
+    sampling = next(variant.sampling for variant in VARIANTS if variant.name == name)
+    found = (sampling.steps, sampling.shift, sampling.guide_scale, sampling.boundary)
+    assert (*found, sampling.fps, sampling.num_frames) == OFFICIAL[name]
+
+
+def test_wan21_image_to_video_shifts_less_at_480p():
+    variant = next(variant for variant in VARIANTS if variant.name == "wan2.1-i2v-14b")
+    config, image = config_of(variant), ImageSize(height=720, width=1280)
+    assert plan_run(request_for(variant), config, variant, image).shift == 3.0
+    assert plan_run(request_for(variant, width=1280, height=720), config, variant, image).shift == 5.0
+    assert plan_run(request_for(variant, shift=7.0), config, variant, image).shift == 7.0
+    edited = replace(config, sampling=replace(config.sampling, shift=4.0))
+    assert plan_run(request_for(variant), edited, variant, image).shift == 4.0

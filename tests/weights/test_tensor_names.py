@@ -1,6 +1,7 @@
 """Tensor lists: equal to those of the published files, and of the official code at other sizes."""
 
 import hashlib
+from dataclasses import replace
 
 import pytest
 
@@ -10,13 +11,15 @@ from mlx_video.errors import CheckpointError
 from mlx_video.weights.rules import target_shapes
 from mlx_video.weights.text_encoder_names import WAN_RULES as TEXT_ENCODER_RULES
 from mlx_video.weights.text_encoder_names import read_text_encoder_config, text_encoder_tensors
-from mlx_video.weights.transformer_names import WAN_RULES, transformer_tensors
-from mlx_video.weights.vae_names import WAN21_RULES, read_latent_channels, read_vae_config, vae_tensors
+from mlx_video.weights.transformer_names import WAN_RULES, read_image_sizes, transformer_tensors
+from mlx_video.weights.vae_names import WAN21_RULES, read_vae_config, vae_tensors
 from tests.parity.official import wan_module
 
 SMALL_TRANSFORMER = TransformerConfig(
     dim=24, ffn_dim=40, num_heads=2, num_layers=2, in_dim=5, out_dim=3, text_dim=7, freq_dim=10
 )
+I2V_14B = TransformerConfig(5120, 13824, 40, 40, in_dim=36, image_dim=1280)
+FLF2V_14B = replace(I2V_14B, image_positions=514)
 SMALL_TEXT_ENCODER = TextEncoderConfig(
     vocab_size=50, dim=16, dim_attn=24, dim_ffn=20, num_heads=3, num_layers=2, num_buckets=8
 )
@@ -45,10 +48,12 @@ def torch_shapes(module):
             1095,
             "aafcfd9672c3a2456dc46e1cb6e52c70",
         ),
+        (transformer_tensors(I2V_14B), 1303, "6bfcfb3b342cb286ce886889d519a77e"),
+        (transformer_tensors(FLF2V_14B), 1304, "3ef3b1f8e1dab83d5b71fd7b617f859f"),
         (text_encoder_tensors(TextEncoderConfig()), 242, "9c8818c2cbea55eca56c7b447df170da"),
         (vae_tensors(VAEConfig()), 194, "ccc42284ea13e1ad04693284c7a09be6"),
     ],
-    ids=["T2V-1.3B", "T2V-14B", "UMT5", "VAE"],
+    ids=["T2V-1.3B", "T2V-14B", "I2V-14B", "FLF2V-14B", "UMT5", "VAE"],
 )
 def test_tensor_lists_are_those_of_the_published_files(shapes, count, expected):
     assert len(shapes) == count
@@ -93,6 +98,24 @@ def test_transformer_names_become_those_of_the_interchange_format():
     assert shapes["blocks.29.ffn.fc2.weight"] == (1536, 8960)
     assert shapes["blocks.0.modulation"] == (1, 6, 1536)
     assert shapes["head.head.weight"] == (64, 1536)
+
+
+def test_the_image_branch_keeps_its_names_and_shapes():
+    original = transformer_tensors(FLF2V_14B)
+    added = {name: shape for name, shape in original.items() if "img" in name}
+    assert len(added) == 40 * 5 + 9
+    assert target_shapes(added, WAN_RULES) == added
+    assert added["blocks.39.cross_attn.k_img.weight"] == (5120, 5120)
+    assert added["img_emb.proj.3.weight"] == (5120, 1280)
+
+
+@pytest.mark.parametrize("rules", [None, WAN_RULES], ids=["original", "converted"])
+@pytest.mark.parametrize("sizes", [(None, 0), (1280, 0), (12, 34)])
+def test_sizes_of_the_image_branch_are_read_from_its_tensors(sizes, rules):
+    image_dim, image_positions = sizes
+    config = replace(SMALL_TRANSFORMER, image_dim=image_dim, image_positions=image_positions)
+    tensors = transformer_tensors(config)
+    assert read_image_sizes(target_shapes(tensors, rules) if rules else tensors) == sizes
 
 
 def test_only_the_gate_of_the_text_encoder_is_renamed():
@@ -152,16 +175,3 @@ def test_vae_widths_are_read_from_its_tensors(widths, rules):
     config = VAEConfig(encoder_dim=widths[0], decoder_dim=widths[1])
     tensors = vae_tensors(config)
     assert read_vae_config(infos_of(target_shapes(tensors, rules) if rules else tensors)) == config
-
-
-def test_a_vae_of_the_next_generation_is_refused():
-    tensors = {"conv2.weight": (48, 48, 1, 1, 1), "conv1.weight": (96, 96, 1, 1, 1)}
-    assert read_latent_channels(infos_of(tensors)) == 48
-    with pytest.raises(CheckpointError, match=r"v.pth: has 48 latent channels, this model takes 16"):
-        read_vae_config(infos_of(tensors), label="v.pth")
-    with pytest.raises(
-        CheckpointError, match=r"conv1.weight and conv2.weight are missing, so this is no Wan VAE"
-    ):
-        read_latent_channels(infos_of({"a": (1,)}))
-    with pytest.raises(CheckpointError, match="no half of a VAE"):
-        read_vae_config(infos_of({"conv2.weight": (16, 16, 1, 1, 1)}))

@@ -1,0 +1,227 @@
+"""The user's images become latents and masks: frames that the video must show, and where."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_video.geometry import Triple, VideoGeometry
+from mlx_video.media.resize import cover_lanczos, crop_to_aspect, resize_bicubic, to_unit_range
+
+# Mask channels of a latent frame: one for each pixel frame packed into it.
+MASK_CHANNELS = 4
+
+
+class FrameEncoder(Protocol):
+    """Frames → latents; `latents.encode.encode_video` with its VAE filled in."""
+
+    def __call__(self, frames: Iterable[mx.array]) -> mx.array:
+        """Encode pieces [f, H, W, 3] of one clip to [C, T, h, w]."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrameCondition:
+    """What images add to a run's conditioning; the fields are those of `Conditioning`."""
+
+    concat_latents: mx.array | None = None
+    first_frame: mx.array | None = None
+
+
+class ConditionFrames(Protocol):
+    """How one kind of model takes its images."""
+
+    def __call__(
+        self, encode: FrameEncoder, images: Sequence[np.ndarray], geometry: VideoGeometry
+    ) -> FrameCondition:
+        """Make the conditioning of a run.
+
+        Args:
+            encode: the VAE.
+            images: first and perhaps last frame, uint8 [H, W, 3], from :func:`cut_images`.
+            geometry: of the video.
+        """
+
+
+def concat_first_frame(
+    encode: FrameEncoder, images: Sequence[np.ndarray], geometry: VideoGeometry
+) -> FrameCondition:
+    """Channels for a video that begins with an image: mask, then the encoded clip of it and grey frames.
+
+    Args:
+        encode: the VAE.
+        images: the first frame, uint8 [H, W, 3], of any size: it is squashed into the video's.
+        geometry: of the video.
+
+    Returns:
+        `concat_latents` [4 + C, T, h, w].
+
+    Source: Wan2.1 and Wan2.2 wan/image2video.py, WanI2V.generate.
+    """
+    return _concat(encode, [fit_frame(images[0], geometry)], geometry)
+
+
+def concat_first_and_last_frame(
+    encode: FrameEncoder, images: Sequence[np.ndarray], geometry: VideoGeometry
+) -> FrameCondition:
+    """Channels for a video between two images; like :func:`concat_first_frame` otherwise.
+
+    Where the images differ in size, the official code cuts the last one with height and width swapped and
+    without resizing it. Here :func:`cut_images` gives it the shape of the first, so that both are squashed
+    alike and what stands still between them stays in its place.
+
+    Args:
+        encode: the VAE.
+        images: first and last frame, uint8 [H, W, 3].
+        geometry: of the video, of any 4n+1 frames from 5 on.
+
+    Returns:
+        `concat_latents` [4 + C, T, h, w].
+
+    Source: Wan2.1 wan/first_last_frame2video.py, WanFLF2V.generate.
+    """
+    first, last = images
+    return _concat(encode, [fit_frame(first, geometry), fit_frame(last, geometry)], geometry)
+
+
+def _concat(encode: FrameEncoder, frames: list[mx.array], geometry: VideoGeometry) -> FrameCondition:
+    latents = encode(clip_pieces(geometry.num_frames, *frames))
+    kept = (0, geometry.num_frames - 1)[: len(frames)]
+    return FrameCondition(concat_latents=mx.concatenate([frame_mask(geometry, kept), latents]))
+
+
+def hold_first_frame(
+    encode: FrameEncoder, images: Sequence[np.ndarray], geometry: VideoGeometry
+) -> FrameCondition:
+    """Latents of the first frame, for a model that is given it in place of noise.
+
+    Args:
+        encode: the VAE.
+        images: the first frame, uint8 [H, W, 3]; resized to cover the video's size, its middle cut out.
+        geometry: of the video.
+
+    Returns:
+        `first_frame` [C, 1, h, w].
+
+    Source: Wan2.2 wan/textimage2video.py, WanTI2V.i2v.
+    """
+    covering = cover_lanczos(images[0], geometry.height, geometry.width)
+    return FrameCondition(first_frame=encode([mx.array(to_unit_range(covering))[None]]))
+
+
+def cut_images(
+    images: Sequence[np.ndarray], geometry: VideoGeometry, *, to_video: bool
+) -> tuple[np.ndarray, ...]:
+    """Cut the user's images to the parts that the video shows; all that follows sees these parts only.
+
+    Args:
+        images: first and perhaps last frame, uint8 [H, W, 3].
+        geometry: of the video.
+        to_video: whether the user chose the video's size, so that images take its shape; otherwise the size
+            follows the first image, which stays whole, and the last one takes the first one's shape.
+
+    Returns:
+        As many images, each [h, w, 3] at its own resolution.
+    """
+    height, width = (geometry.height, geometry.width) if to_video else images[0].shape[:2]
+    return tuple(crop_to_aspect(image, height, width) for image in images)
+
+
+def fit_frame(image: np.ndarray, geometry: VideoGeometry) -> mx.array:
+    """Squash an image into the video's size with the official interpolation.
+
+    Args:
+        image: uint8 [H, W, 3].
+        geometry: of the video.
+
+    Returns:
+        [1, height, width, 3] in [-1, 1] and slightly beyond, float32.
+
+    Source: Wan2.1 wan/image2video.py, WanI2V.generate.
+    """
+    return mx.array(resize_bicubic(to_unit_range(image), geometry.height, geometry.width))[None]
+
+
+def clip_pieces(num_frames: int, first: mx.array, last: mx.array | None = None) -> Iterator[mx.array]:
+    """A clip of given frames with mid-grey ones between them, in pieces of 1, 4, 4, … frames.
+
+    Args:
+        num_frames: of the whole clip, 4n+1.
+        first: [1, H, W, 3] in [-1, 1].
+        last: [1, H, W, 3]; None for a clip that ends in grey.
+
+    Yields:
+        [f, H, W, 3]; the grey pieces are one and the same array.
+
+    Raises:
+        ValueError: the clip has no frame for `last`.
+    """
+    if last is not None and num_frames < 2:
+        raise ValueError(f"{num_frames} frame: there is no last one besides the first.")
+    yield first
+    grey = mx.zeros((MASK_CHANNELS, *first.shape[1:]), first.dtype)
+    pieces = (num_frames - 1) // MASK_CHANNELS
+    for index in range(pieces):
+        is_end = index == pieces - 1
+        yield mx.concatenate([grey[1:], last]) if is_end and last is not None else grey
+
+
+def frame_mask(geometry: VideoGeometry, kept: Iterable[int] = (0,)) -> mx.array:
+    """Which pixel frames are given, laid out beside the latents.
+
+    Args:
+        geometry: of the video.
+        kept: numbers of the given frames.
+
+    Returns:
+        [4, T, h, w], float32, 1 for given: channel c of latent frame t stands for the c-th pixel frame packed
+        into it. The first latent frame holds one pixel frame only, so all its channels stand for that.
+
+    Source: Wan2.1 wan/image2video.py, WanI2V.generate (msk).
+    """
+    flags = np.zeros(geometry.num_frames, np.float32)
+    flags[list(kept)] = 1
+    slots = np.concatenate([np.repeat(flags[:1], MASK_CHANNELS), flags[1:]])
+    mask = mx.array(slots.reshape(-1, MASK_CHANNELS).T)
+    return mx.broadcast_to(mask[:, :, None, None], (MASK_CHANNELS, *geometry.latent_shape[1:]))
+
+
+def token_timesteps(timestep: float, grid: Triple) -> mx.array:
+    """Timesteps of a video whose first latent frame is given: 0 for its tokens, `timestep` for the others.
+
+    Args:
+        timestep: 0 to 1000.
+        grid: tokens (t, h, w).
+
+    Returns:
+        [L], float32, in token order.
+
+    Source: Wan2.2 wan/textimage2video.py, WanTI2V.i2v (temp_ts).
+    """
+    frames, rows, columns = grid
+    given = rows * columns
+    return mx.concatenate([mx.zeros(given), mx.full((frames - 1) * given, timestep, mx.float32)])
+
+
+def impose_first_frame(latents: mx.array, first_frame: mx.array) -> mx.array:
+    """Put the given first latent frame back in its place.
+
+    Args:
+        latents: [C, T, H, W].
+        first_frame: [C, 1, H, W].
+
+    Returns:
+        [C, T, H, W].
+
+    Raises:
+        ValueError: the frame does not fit the latents.
+
+    Source: Wan2.2 wan/textimage2video.py, WanTI2V.i2v.
+    """
+    channels, _, *sides = latents.shape
+    if first_frame.shape != (channels, 1, *sides):
+        raise ValueError(f"first_frame is {first_frame.shape}, expected {(channels, 1, *sides)}.")
+    return mx.concatenate([first_frame, latents[:, 1:]], axis=1)

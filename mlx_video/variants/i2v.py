@@ -1,0 +1,113 @@
+"""Image-to-video: Wan2.1 with CLIP, from one frame or two, and Wan2.2's two experts without it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mlx_video.conditioning.frames import concat_first_and_last_frame, concat_first_frame
+from mlx_video.config import DEFAULT_NEGATIVE_PROMPT, SamplingDefaults
+from mlx_video.geometry import size_for_area
+from mlx_video.variants.t2v import EXTRA_NETWORKS
+from mlx_video.variants.variant import CheckpointFacts, ImageUse, Inputs, LowAreaShift, Variant
+
+# The official task tables put these before the family's negative prompt.
+NO_SHAKING = "镜头晃动，"
+NO_CUTS = "镜头切换，"
+
+AREA_480P = 832 * 480
+CONCAT_CHANNELS = 36  # 16 noisy, 4 of the mask, 16 of the condition
+
+
+def has_image_branch(facts: CheckpointFacts) -> bool:
+    """Whether the transformer reads CLIP features."""
+    return facts.has_part("img_emb.proj.")
+
+
+def takes_frames(facts: CheckpointFacts) -> bool:
+    """Mask and condition latents come in beside the noise, and nothing else but perhaps CLIP features."""
+    others = (prefix for prefix in EXTRA_NETWORKS if prefix != "img_emb.")
+    is_plain = not any(facts.has_part(prefix) for prefix in others)
+    return is_plain and (facts.in_dim, facts.out_dim) == (CONCAT_CHANNELS, 16)
+
+
+FIRST_FRAME = ImageUse(choose_size=size_for_area, condition=concat_first_frame)
+FIRST_AND_LAST_FRAME = ImageUse(choose_size=size_for_area, condition=concat_first_and_last_frame)
+
+DEMO_I2V = Variant(
+    name="wan2.2-i2v-demo",
+    title="Demo image-to-video (coloured shapes)",
+    model_version="2.2",
+    model_type="i2v",
+    matches=lambda facts: (
+        takes_frames(facts)
+        and not has_image_branch(facts)
+        and not facts.is_dual
+        and (facts.dim, facts.num_layers) == (192, 6)
+    ),
+    sampling=SamplingDefaults(
+        steps=30, shift=3.0, guide_scale=(3.0, 3.0), num_frames=17, width=64, height=64, max_area=64 * 64
+    ),
+    inputs=Inputs(required=("prompt", "image")),
+    image_use=FIRST_FRAME,
+)
+
+I2V_14B = Variant(
+    name="wan2.1-i2v-14b",
+    title="Wan2.1 I2V 14B",
+    model_version="2.1",
+    model_type="i2v",
+    matches=lambda facts: takes_frames(facts) and has_image_branch(facts) and not facts.is_dual,
+    sampling=SamplingDefaults(
+        steps=40, max_area=AREA_480P, negative_prompt=NO_SHAKING + DEFAULT_NEGATIVE_PROMPT
+    ),
+    inputs=Inputs(required=("prompt", "image")),
+    image_use=FIRST_FRAME,
+    low_area_shift=LowAreaShift(max_area=AREA_480P, shift=3.0),
+    remark=(
+        "The 480P and the 720P checkpoint have the same structure, so the default size is 832x480 for both; "
+        "the 720P one is made for --width 1280 --height 720."
+    ),
+)
+
+FLF2V_14B = Variant(
+    name="wan2.1-flf2v-14b",
+    title="Wan2.1 FLF2V 14B",
+    model_version="2.1",
+    model_type="flf2v",
+    matches=lambda facts: I2V_14B.matches(facts) and facts.has_part("img_emb.emb_pos"),
+    sampling=SamplingDefaults(
+        shift=16.0,
+        width=1280,
+        height=720,
+        max_area=1280 * 720,
+        negative_prompt=NO_CUTS + NO_SHAKING + DEFAULT_NEGATIVE_PROMPT,
+    ),
+    inputs=Inputs(required=("prompt", "image", "end_image")),
+    image_use=FIRST_AND_LAST_FRAME,
+)
+
+I2V_A14B = Variant(
+    name="wan2.2-i2v-a14b",
+    title="Wan2.2 I2V A14B",
+    model_version="2.2",
+    model_type="i2v",
+    matches=lambda facts: takes_frames(facts) and not has_image_branch(facts) and facts.is_dual,
+    sampling=SamplingDefaults(
+        steps=40,
+        guide_scale=(3.5, 3.5),
+        boundary=0.9,
+        width=1280,
+        height=720,
+        max_area=1280 * 720,
+    ),
+    inputs=Inputs(required=("prompt", "image")),
+    image_use=FIRST_FRAME,
+)
+
+I2V_EXPERT = replace(
+    I2V_A14B,
+    name="wan2.2-i2v",
+    title="Wan2.2 I2V with one transformer",
+    matches=lambda facts: takes_frames(facts) and not has_image_branch(facts) and not facts.is_dual,
+    sampling=replace(I2V_A14B.sampling, boundary=0.0),
+)

@@ -1,0 +1,25 @@
+"""Wan2.2 TI2V-5B: from text, or from text and a first frame, with the 48-channel VAE."""
+
+from __future__ import annotations
+
+from mlx_video.conditioning.frames import hold_first_frame
+from mlx_video.config import SamplingDefaults
+from mlx_video.geometry import best_output_size
+from mlx_video.variants.variant import CheckpointFacts, ImageUse, Inputs, Variant
+
+
+def has_wide_latents(facts: CheckpointFacts) -> bool:
+    """48 channels in and out."""
+    return facts.in_dim == facts.out_dim == 48 and not facts.is_dual
+
+
+TI2V_5B = Variant(
+    name="wan2.2-ti2v-5b",
+    title="Wan2.2 TI2V 5B",
+    model_version="2.2",
+    model_type="ti2v",
+    matches=has_wide_latents,
+    sampling=SamplingDefaults(fps=24, num_frames=121, width=1280, height=704, max_area=1280 * 704),
+    inputs=Inputs(optional=("image",)),
+    image_use=ImageUse(choose_size=best_output_size, condition=hold_first_frame),
+)

@@ -1,0 +1,55 @@
+"""The README's model table says what the tensor shapes say."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+from mlx_video.config import QuantizationConfig
+from mlx_video.variants.registry import VARIANTS
+from mlx_video.weights.quantize import is_quantized_layer, quantized_infos
+from mlx_video.weights.rules import target_shapes
+from mlx_video.weights.transformer_names import WAN_RULES, transformer_tensors
+from tests.fixtures.published_sizes import PUBLISHED_TRANSFORMERS
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+TITLES = {variant.name: variant.title for variant in VARIANTS}
+# Source: the parameter counts of the published checkpoints.
+PARAMETERS = {
+    "wan2.1-t2v-1.3b": 1_418_996_800,
+    "wan2.1-t2v-14b": 14_288_491_584,
+    "wan2.1-i2v-14b": 16_394_878_784,
+    "wan2.1-flf2v-14b": 16_395_536_704,
+    "wan2.2-t2v-a14b": 14_288_491_584,
+    "wan2.2-i2v-a14b": 14_288_901_184,
+    "wan2.2-ti2v-5b": 4_999_787_712,
+}
+
+
+def file_gb(name: str, bits: int) -> float:
+    shapes = target_shapes(transformer_tensors(PUBLISHED_TRANSFORMERS[name]), WAN_RULES)
+    total = 0
+    for tensor, shape in shapes.items():
+        layer = tensor.removesuffix(".weight")
+        if bits < 16 and tensor.endswith(".weight") and is_quantized_layer(layer):
+            packed = quantized_infos(layer, shape, "BF16", QuantizationConfig(bits, 64))
+            total += sum(info.nbytes for info in packed)
+        else:
+            total += 2 * math.prod(shape)
+    return total / 1e9
+
+
+@pytest.mark.parametrize("name", PUBLISHED_TRANSFORMERS)
+def test_a_published_transformer_has_its_published_number_of_parameters(name: str):
+    shapes = transformer_tensors(PUBLISHED_TRANSFORMERS[name])
+    assert sum(math.prod(shape) for shape in shapes.values()) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", PUBLISHED_TRANSFORMERS)
+def test_the_table_states_the_files_sizes(name: str):
+    row = next(line for line in README.splitlines() if line.startswith(f"| {TITLES[name]} "))
+    stated = [float(number) for number in re.findall(r"([\d.]+) GB", row)]
+    assert stated == [round(file_gb(name, bits), 1) for bits in (16, 8, 4)]
