@@ -12,6 +12,14 @@ from grammar import BACKGROUNDS, COLOURS, HEIGHT, SHAPES, WIDTH, Scene, shape_di
 STILL_PIXELS = 6.0  # a moving shape travels 18 pixels or more
 MIN_CONTRAST = 48.0  # distance in RGB that sets a shape's pixel apart from the background
 SHAPE_FRAMES = 7
+# The VAE rounds corners. Of 37 drawn clips of training scenes that went through it, drawings with sharp corners
+# tell 20 shapes, drawings softened by this much 36; both tell every shape that did not go through it.
+ROUNDING_PIXELS = 4.0
+
+
+def find_shape(pixels: np.ndarray) -> np.ndarray:
+    """Which pixels [F, 64, 64] of a clip [F, 64, 64, 3] stand out from its background."""
+    return np.linalg.norm(pixels - border_colour(pixels), axis=-1) > MIN_CONTRAST
 
 
 def read_scene(frames: np.ndarray) -> Scene:
@@ -21,8 +29,7 @@ def read_scene(frames: np.ndarray) -> Scene:
         frames: uint8 [F, 64, 64, 3].
     """
     pixels = frames.astype(np.float64)
-    backdrop = border_colour(pixels)
-    masks = np.linalg.norm(pixels - backdrop, axis=-1) > MIN_CONTRAST
+    backdrop, masks = border_colour(pixels), find_shape(pixels)
     inside = pixels[masks]
     colour = np.median(inside, axis=0) if len(inside) else backdrop
     return Scene(
@@ -59,10 +66,15 @@ def read_motion(masks: np.ndarray) -> str:
     return "up" if dy < 0 else "down"
 
 
-def read_shape(masks: np.ndarray) -> str:
-    """The shape whose drawing of equal area overlaps best, over several frames."""
+def read_shape(masks: np.ndarray, rounding: float = ROUNDING_PIXELS) -> str:
+    """The shape whose drawing of equal area overlaps best, over several frames.
+
+    Args:
+        masks: bool [F, 64, 64].
+        rounding: how soft the drawings are before they are cut out, in pixels; 0 leaves their corners sharp.
+    """
     chosen = masks[np.linspace(0, len(masks) - 1, SHAPE_FRAMES).round().astype(int)]
-    overlap = {shape: sum(best_overlap(shape, mask) for mask in chosen) for shape in SHAPES}
+    overlap = {shape: sum(shape_overlap(shape, mask, rounding) for mask in chosen) for shape in SHAPES}
     return max(overlap, key=overlap.__getitem__)
 
 
@@ -75,15 +87,28 @@ def unit_geometry(shape: str) -> tuple[float, float]:
     return float(inside.sum()) / radius**2, float(y[inside].mean()) / radius
 
 
-def best_overlap(shape: str, mask: np.ndarray) -> float:
-    """Intersection over union of a mask with a shape of the same area at the same centroid."""
+def shape_overlap(shape: str, mask: np.ndarray, rounding: float) -> float:
+    """Intersection over union of a mask with a drawing of as many pixels at the same centroid."""
     area, sink = unit_geometry(shape)
-    radius = float(np.sqrt(max(mask.sum(), 1) / area))
+    count = int(mask.sum())
+    if not count:
+        return 0.0
+    radius = float(np.sqrt(count / area))
     x, y = centroid(mask) + 0.5
     rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH] + 0.5
-    drawn = shape_distance(shape, columns - x, rows - y + sink * radius, radius) < 0
-    union = (drawn | mask).sum()
-    return float((drawn & mask).sum() / union) if union else 0.0
+    distance = shape_distance(shape, columns - x, rows - y + sink * radius, radius)
+    drawing = soften(np.clip(0.5 - distance, 0.0, 1.0), rounding)
+    drawn = np.zeros(mask.size, bool)
+    drawn[np.argsort(-drawing.ravel(), kind="stable")[:count]] = True
+    drawn = drawn.reshape(mask.shape)
+    return float((drawn & mask).sum() / (drawn | mask).sum())
+
+
+def soften(picture: np.ndarray, pixels: float) -> np.ndarray:
+    """Blur by a Gaussian of this standard deviation."""
+    rows, columns = (np.fft.fftfreq(length) for length in picture.shape)
+    response = np.exp(-2 * (np.pi * pixels) ** 2 * (rows[:, None] ** 2 + columns**2))
+    return np.fft.ifft2(np.fft.fft2(picture) * response).real
 
 
 def accuracies(pairs: Iterable[tuple[Scene, Scene]]) -> dict[str, float]:

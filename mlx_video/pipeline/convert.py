@@ -22,7 +22,8 @@ from mlx_video.checkpoint.model_folder import (
 )
 from mlx_video.config import QuantizationConfig
 from mlx_video.events import BytesWritten, Event, FileWritten, Notice, StageFinished, StageStarted
-from mlx_video.pipeline.convert_plan import Component, Copy, Plan, plan_conversion, plan_quantization
+from mlx_video.pipeline.convert_plan import Component, Copy, Plan, plan_conversion
+from mlx_video.pipeline.quantize_plan import plan_quantization
 from mlx_video.request import ConvertRequest
 from mlx_video.weights.stream import PIECE_BYTES, output_infos, plan_jobs, write_tensors
 

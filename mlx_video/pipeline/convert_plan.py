@@ -12,13 +12,10 @@ from mlx_video.checkpoint.model_folder import (
     IMAGE_ENCODER_FILE,
     TEXT_ENCODER_FILE,
     TRANSFORMER_FILES,
-    VAE_ENCODER_FILE,
     VAE_FILE,
-    ModelFolder,
 )
 from mlx_video.checkpoint.original_folder import IMAGE_ENCODER_FILE as ORIGINAL_IMAGE_ENCODER
 from mlx_video.checkpoint.original_folder import OriginalFolder, open_original_folder
-from mlx_video.checkpoint.safetensors import read_header
 from mlx_video.checkpoint.tensor_source import TensorSource, open_tensors
 from mlx_video.config import (
     ModelConfig,
@@ -27,13 +24,12 @@ from mlx_video.config import (
     config_to_json,
     find_vae_config,
 )
-from mlx_video.errors import CheckpointError, RequestError
-from mlx_video.pipeline.components import open_model
+from mlx_video.errors import CheckpointError
 from mlx_video.request import ConvertRequest
 from mlx_video.variants.registry import Recognition, recognise_checkpoint
 from mlx_video.weights import image_encoder_names, text_encoder_names, transformer_names, vae_names
 from mlx_video.weights.quantize import check_group_size
-from mlx_video.weights.rules import find_prefix, plan_moves, strip_prefix, target_shapes
+from mlx_video.weights.rules import find_prefix, plan_moves, strip_prefix
 from mlx_video.weights.stream import TensorJob, output_infos, plan_jobs
 
 STAGES = {"model": "transformer", "low_noise": "low_noise", "high_noise": "high_noise"}
@@ -216,7 +212,7 @@ def _plan_transformer(
     moves = plan_moves(source, transformer_names.WAN_RULES, expected, prefix=prefix)
     if config.quantization:
         check_group_size({move.target: move.shape for move in moves}, config.quantization)
-    jobs = plan_jobs(moves, dtype=_stored_dtype(request), quantization=config.quantization)
+    jobs = plan_jobs(moves, dtype=stored_dtype(request), quantization=config.quantization)
     return Component(STAGES[name], TRANSFORMER_FILES[name], source, jobs)
 
 
@@ -224,9 +220,7 @@ def _plan_text_encoder(source: TensorSource, config: TextEncoderConfig, request:
     expected = text_encoder_names.text_encoder_tensors(config)
     prefix = find_prefix(source.infos, text_encoder_names.ANCHOR)
     moves = plan_moves(source, text_encoder_names.WAN_RULES, expected, prefix=prefix)
-    return Component(
-        "text_encoder", TEXT_ENCODER_FILE, source, plan_jobs(moves, dtype=_stored_dtype(request))
-    )
+    return Component("text_encoder", TEXT_ENCODER_FILE, source, plan_jobs(moves, dtype=stored_dtype(request)))
 
 
 def _plan_image_encoder(
@@ -274,100 +268,6 @@ def _plan_vae(source: TensorSource, config: ModelConfig) -> Component:
     return Component("vae", VAE_FILE, source, plan_jobs(moves, dtype="F32"))
 
 
-def _stored_dtype(request: ConvertRequest) -> str:
+def stored_dtype(request: ConvertRequest) -> str:
+    """The dtype of transformer and text encoder, as safetensors spells it."""
     return DTYPE_SPELLINGS[request.dtype]
-
-
-def plan_quantization(request: ConvertRequest, opened: ExitStack) -> Plan:
-    """Plan the quantization of a folder that was converted earlier.
-
-    Args:
-        request: what to quantize, into what.
-        opened: keeps the source files open until the plan is carried out.
-
-    Raises:
-        CheckpointError: the folder is incomplete, already quantized, or does not fit its config.json.
-        ConfigError: config.json cannot be read.
-        RequestError: model version or group size do not fit the folder.
-    """
-    folder, config = open_model(request.checkpoint_dir)
-    quantization = QuantizationConfig(bits=request.bits, group_size=request.group_size)
-    _check_version(request, config)
-    sources = {name: opened.enter_context(open_tensors(path)) for name, path in folder.transformers.items()}
-    for source in sources.values():
-        _refuse_quantized(folder, config, source)
-    components = tuple(
-        _plan_requantized(name, source, config, quantization) for name, source in sources.items()
-    )
-    return Plan(
-        components=components,
-        copies=tuple(_copies(folder)),
-        tokenizer=folder.tokenizer,
-        config={**folder.config, "quantization": {"group_size": request.group_size, "bits": request.bits}},
-        notices=tuple(_quantization_notices(request, folder, config, components)),
-    )
-
-
-def _check_version(request: ConvertRequest, config: ModelConfig) -> None:
-    if request.model_version not in ("auto", config.model_version):
-        raise RequestError(
-            "model_version",
-            f"{request.model_version}: {request.checkpoint_dir} is of version {config.model_version}. "
-            "Leave the option out.",
-        )
-
-
-def _refuse_quantized(folder: ModelFolder, config: ModelConfig, source: TensorSource) -> None:
-    if config.quantization or any(name.endswith(".scales") for name in source.infos):
-        found = f" ({config.quantization.bits} bits)" if config.quantization else ""
-        raise CheckpointError(
-            f"{folder.path}: already quantized{found}; start from a bfloat16 folder, "
-            "or from the original checkpoint."
-        )
-
-
-def _plan_requantized(
-    name: str, source: TensorSource, config: ModelConfig, quantization: QuantizationConfig
-) -> Component:
-    original = transformer_names.transformer_tensors(config.transformer)
-    expected = target_shapes(original, transformer_names.WAN_RULES)
-    moves = plan_moves(source, transformer_names.CONVERTED_RULES, expected)
-    check_group_size(expected, quantization)
-    # The tensors keep their dtype, so that the result is that of converting with --quantize at once.
-    return Component(
-        STAGES[name], TRANSFORMER_FILES[name], source, plan_jobs(moves, quantization=quantization)
-    )
-
-
-def _copies(folder: ModelFolder) -> Iterator[Copy]:
-    files = (
-        ("text_encoder", TEXT_ENCODER_FILE, folder.text_encoder),
-        ("image_encoder", IMAGE_ENCODER_FILE, folder.image_encoder),
-        ("vae", VAE_FILE, folder.vae),
-        ("vae_encoder", VAE_ENCODER_FILE, folder.vae_encoder),
-    )
-    for stage, file_name, path in files:
-        if path is not None:
-            read_header(path)  # a truncated file is refused before anything is written
-            yield Copy(stage, file_name, path)
-
-
-def _quantization_notices(
-    request: ConvertRequest, folder: ModelFolder, config: ModelConfig, components: tuple[Component, ...]
-) -> Iterator[str]:
-    found = {job.dtype for component in components for job in component.jobs}
-    if found != {_stored_dtype(request)}:
-        yield (
-            f"Tensors keep the dtype that {folder.path} has ({', '.join(sorted(found))}); "
-            "--dtype counts for original checkpoints."
-        )
-    if config.transformer.image_dim is not None and folder.image_encoder is None:
-        yield (
-            f"{folder.path} holds no {IMAGE_ENCODER_FILE}, so neither will {request.output_dir}. The model "
-            "reads its image through it: copy one there, or convert the original checkpoint."
-        )
-    if folder.tokenizer is None:
-        yield (
-            f"{folder.path} holds no tokenizer, so neither will {request.output_dir}. "
-            "Copy one into its tokenizer/."
-        )

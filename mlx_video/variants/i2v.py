@@ -45,7 +45,7 @@ DEMO_I2V = Variant(
         and (facts.dim, facts.num_layers) == (192, 6)
     ),
     sampling=SamplingDefaults(
-        steps=30, shift=3.0, guide_scale=(3.0, 3.0), num_frames=17, width=64, height=64, max_area=64 * 64
+        steps=30, shift=5.0, guide_scale=(3.0, 3.0), num_frames=17, width=64, height=64, max_area=64 * 64
     ),
     inputs=Inputs(required=("prompt", "image")),
     image_use=FIRST_FRAME,

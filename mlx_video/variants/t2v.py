@@ -41,7 +41,7 @@ DEMO = Variant(
     model_type="t2v",
     matches=is_sized(192, 6),
     sampling=SamplingDefaults(
-        steps=30, shift=3.0, guide_scale=(3.0, 3.0), num_frames=17, width=64, height=64
+        steps=30, shift=5.0, guide_scale=(4.0, 4.0), num_frames=17, width=64, height=64
     ),
 )
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_video.errors import MLXVideoError
-from mlx_video.pipeline.convert_plan import plan_conversion, plan_quantization
+from mlx_video.pipeline.convert_plan import plan_conversion
+from mlx_video.pipeline.quantize_plan import plan_quantization
 from mlx_video.request import ConvertRequest
 from tests.fixtures.tiny_checkpoint import TinyCheckpoint, write_tiny_checkpoint, write_transformer
 from tests.fixtures.weight_files import store, write_torch_archive
