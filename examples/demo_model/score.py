@@ -12,8 +12,8 @@ from grammar import BACKGROUNDS, COLOURS, HEIGHT, SHAPES, WIDTH, Scene, shape_di
 STILL_PIXELS = 6.0  # a moving shape travels 18 pixels or more
 MIN_CONTRAST = 48.0  # distance in RGB that sets a shape's pixel apart from the background
 SHAPE_FRAMES = 7
-# The VAE rounds corners. Of 37 drawn clips of training scenes that went through it, drawings with sharp corners
-# tell 20 shapes, drawings softened by this much 36; both tell every shape that did not go through it.
+# The VAE rounds corners. Of 37 drawn clips of training scenes that went through it, drawings with sharp
+# corners tell 20 shapes, drawings softened by this much 36; both tell every shape that did not go through it.
 ROUNDING_PIXELS = 4.0
 
 
