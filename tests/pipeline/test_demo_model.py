@@ -22,7 +22,7 @@ from mlx_video.pipeline.demo_model import (
 )
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "demo_model"
-PAIRS = 6
+PAIRS = 4
 
 
 @pytest.fixture(scope="module")
@@ -123,10 +123,9 @@ def test_it_follows_the_prompts_of_unseen_scenes_at_every_precision(
     for scene, seed in grammar.held_out_pairs(PAIRS):
         results.append((scene, score.read_scene(pipeline(scene.captions()[seed % 4], seed=seed).frames)))
     right = score.accuracies(results)
-    # Six clips; examples/demo_model/evaluate.py measures sixty. One miss is allowed, of shapes two.
-    for attribute in ("colour", "background", "motion"):
-        assert right[attribute] >= 5 / 6, results
-    assert right["shape"] >= 4 / 6, results
+    # A few clips; examples/demo_model/evaluate.py measures sixty. One miss is allowed.
+    for attribute in ("colour", "background", "motion", "shape"):
+        assert right[attribute] >= 1 - 1 / PAIRS, results
 
 
 def test_the_scorer_reads_every_drawn_scene(demo_tools):

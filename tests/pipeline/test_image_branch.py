@@ -175,11 +175,11 @@ def test_a_clip_of_another_width_is_refused_with_both_widths(own, tmp_path):
 
 
 @settings(deadline=None, max_examples=25)
-@given(data=st.data())
-def test_a_changed_tensor_of_the_tower_is_named(tiny, damaged, data):
+@given(place=st.integers(0, 10_000), how=st.sampled_from(["dropped", "renamed", "reshaped"]))
+def test_a_changed_tensor_of_the_tower_is_named(tiny, damaged, place, how):
     arrays = dict(tiny.image_encoder)
-    name = data.draw(st.sampled_from(sorted(name for name in arrays if not is_unused(name))))
-    how = data.draw(st.sampled_from(["dropped", "renamed", "reshaped"]))
+    names = sorted(name for name in arrays if not is_unused(name))
+    name = names[place % len(names)]
     values = arrays.pop(name)
     if how == "renamed":
         arrays[f"{name}_2"] = values

@@ -157,9 +157,9 @@ I2V = replace(
 )
 
 
-def plan_image(height: int, width: int, **options):
+def plan_image(image_height: int, image_width: int, **options):
     request = GenerateRequest("a cat", image=Path("first.png"), **options)
-    return plan_run(request, I2V, find_variant(I2V), ImageSize(height, width))
+    return plan_run(request, I2V, find_variant(I2V), ImageSize(image_height, image_width))
 
 
 @pytest.mark.parametrize(
