@@ -69,7 +69,7 @@ def build_floor(
 ) -> Callable[[], mx.array]:
     """Every product and attention of the blocks, on inputs of the right shapes, one after another."""
     config = network.config
-    dtype = text.tokens.dtype
+    dtype = text.text.tokens.dtype
     x = mx.random.normal((num_tokens, config.dim)).astype(dtype)
     hidden = mx.random.normal((num_tokens, config.ffn_dim)).astype(dtype)
     heads = mx.random.normal((1, config.num_heads, num_tokens, config.head_dim)).astype(dtype)
