@@ -7,6 +7,7 @@ video.save("circle.mp4")
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from mlx_video.errors import (
     AdapterError,
     CheckpointError,
     ConfigError,
+    DeviceError,
     MediaError,
     MemoryBudgetError,
     MLXVideoError,
@@ -25,12 +27,16 @@ if TYPE_CHECKING:
     from mlx_video.media.clip import Video
     from mlx_video.pipeline.wan_pipeline import WanPipeline, convert_checkpoint
 
+# MLX reads it once. Otherwise float32 products on GPUs with tensor units keep ten bits of mantissa.
+os.environ.setdefault("MLX_ENABLE_TF32", "0")
+
 __version__ = "0.1.0"
 
 __all__ = [
     "AdapterError",
     "CheckpointError",
     "ConfigError",
+    "DeviceError",
     "MLXVideoError",
     "MediaError",
     "MemoryBudgetError",

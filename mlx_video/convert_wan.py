@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import get_args
 
-from mlx_video.cli.arguments import add_common_options, folder_path
+from mlx_video.cli.arguments import add_common_options, add_lora_options, folder_path
 from mlx_video.cli.console import run_command
 from mlx_video.events import Event
 from mlx_video.request import ConvertRequest, DTypeName, ModelVersion
@@ -22,7 +22,10 @@ def build_parser() -> argparse.ArgumentParser:
         "The output folder appears when it is complete.",
     )
     parser.add_argument(
-        "--checkpoint-dir", type=folder_path, required=True, help="folder of the downloaded Wan checkpoint"
+        "--checkpoint-dir",
+        type=folder_path,
+        required=True,
+        help="folder of the downloaded Wan checkpoint, original or Diffusers",
     )
     parser.add_argument(
         "--output-dir",
@@ -43,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="Wan generation; auto tells it from the tensors (default: auto)",
     )
     _add_quantization_options(parser)
+    add_lora_options(parser.add_argument_group("adapters, merged before rounding and quantizing"))
     add_common_options(parser)
     return parser
 
@@ -93,6 +97,10 @@ def _convert(args: argparse.Namespace) -> Iterator[Event]:
             bits=args.bits,
             group_size=args.group_size,
             quantize_only=args.quantize_only,
+            loras=args.loras,
+            loras_high=args.loras_high,
+            loras_low=args.loras_low,
+            strict_lora=args.strict_lora,
         )
     )
 

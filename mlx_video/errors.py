@@ -41,5 +41,9 @@ class MediaError(MLXVideoError):
     """An image, video or sound file cannot be read or written."""
 
 
+class DeviceError(MLXVideoError):
+    """The GPU gives wrong numbers, or gave up on its work."""
+
+
 class NonFiniteError(MLXVideoError):
     """The latents stopped being finite numbers; going on would end in a black video."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,17 @@ class StageStarted:
     """A stage begins: "text", "image", "denoise", "decode", or a component's name while converting."""
 
     stage: str
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlanned:
+    """What a run will keep in memory.
+
+    Attributes:
+        predicted: stage → most bytes of MLX memory that it is expected to hold.
+    """
+
+    predicted: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +65,30 @@ class StepFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class BlocksRead:
+    """Blocks so far of the text encoder, each read, used for every text and dropped."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class FramesEncoded:
+    """Frames so far of the clip being encoded."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class TilesDecoded:
+    """Parts so far of a video decoded tile by tile; its frames come when all are done."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
 class FramesDecoded:
     """Frames so far of the video being decoded."""
 
@@ -70,10 +106,57 @@ class BytesWritten:
 
 
 @dataclass(frozen=True, slots=True)
+class StateSaved:
+    """From here on the run can be interrupted without loss.
+
+    Attributes:
+        path: the file of the run's state.
+        done: steps that it holds.
+        total: number of steps in the run.
+        way_on: what to tell the user if the run ends here.
+    """
+
+    path: Path
+    done: int
+    total: int
+    way_on: str
+
+
+@dataclass(frozen=True, slots=True)
+class OperationsChecked:
+    """Operations so far of the check of the device."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class TextResult:
+    """Text that the user asked for, such as a table."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class FileWritten:
     """A result is complete under its final name."""
 
     path: Path
 
 
-Event = Notice | StageStarted | StageFinished | StepFinished | FramesDecoded | BytesWritten | FileWritten
+Event = (
+    Notice
+    | MemoryPlanned
+    | StageStarted
+    | StageFinished
+    | StepFinished
+    | StateSaved
+    | BlocksRead
+    | FramesEncoded
+    | TilesDecoded
+    | FramesDecoded
+    | BytesWritten
+    | OperationsChecked
+    | TextResult
+    | FileWritten
+)

@@ -6,12 +6,21 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
-from mlx_video.cli.arguments import add_common_options, folder_path, parse_guide_scale
+from mlx_video.cli.arguments import add_common_options, add_lora_options, folder_path, parse_guide_scale
 from mlx_video.cli.console import Console, run_command
 from mlx_video.errors import RequestError
-from mlx_video.request import ExpertMode, GenerateRequest, NoiseKind, SchedulerName, TilingMode
+from mlx_video.events import TextResult
+from mlx_video.request import (
+    ExpertMode,
+    GenerateRequest,
+    LoraMode,
+    NoiseKind,
+    SchedulerName,
+    StreamMode,
+    TilingMode,
+)
 
 if TYPE_CHECKING:
     from mlx_video.events import Event
@@ -36,7 +45,10 @@ def build_parser() -> argparse.ArgumentParser:
     _add_image_options(parser.add_argument_group("images"))
     _add_size_options(parser.add_argument_group("size"))
     _add_sampling_options(parser.add_argument_group("sampling"))
+    _add_adapter_options(parser.add_argument_group("adapters"))
+    _add_memory_options(parser.add_argument_group("memory"))
     _add_output_options(parser.add_argument_group("output"))
+    _add_state_options(parser.add_argument_group("interrupted runs"))
     add_common_options(parser)
     return parser
 
@@ -97,6 +109,46 @@ def _add_sampling_options(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def _add_adapter_options(group: argparse._ArgumentGroup) -> None:
+    add_lora_options(group)
+    group.add_argument(
+        "--lora-mode",
+        choices=get_args(LoraMode),
+        default="auto",
+        help="merge: into the weights, quantized ones packed again; side: beside the layers, whose weights "
+        "stay as they are; auto: side for quantized layers, merge for the others (default: auto)",
+    )
+
+
+def _add_memory_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--memory-limit",
+        type=float,
+        metavar="GB",
+        help="the most that a run may hold, in GB of 10^9 bytes (default: what the machine has)",
+    )
+    group.add_argument(
+        "--stream",
+        choices=get_args(StreamMode),
+        default="auto",
+        help="read transformer blocks from the file in every step: auto: as few as must be; on: all; off: "
+        "none (default: auto)",
+    )
+    group.add_argument(
+        "--tiling",
+        choices=get_args(TilingMode),
+        default="auto",
+        help="tiles in which the VAE works; every choice gives the same video. auto: only where whole frames "
+        "do not fit; none, temporal: none; conservative: 768, default, spatial: 512, aggressive: 256 pixels "
+        "(default: auto)",
+    )
+    group.add_argument(
+        "--plan",
+        action="store_true",
+        help="print what a run would keep in memory, and make nothing; needs no prompt (default: off)",
+    )
+
+
 def _add_output_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--output-path",
@@ -114,13 +166,18 @@ def _add_output_options(group: argparse._ArgumentGroup) -> None:
         help="also write the final latents, safetensors (default: off)",
     )
     group.add_argument(
-        "--tiling",
-        choices=get_args(TilingMode),
-        default="auto",
-        help="how the VAE saves memory; every choice gives the same video (default: auto)",
+        "--no-compile", action="store_true", help="do not fuse operations with mx.compile (default: off)"
     )
     group.add_argument(
-        "--no-compile", action="store_true", help="do not fuse operations with mx.compile (default: off)"
+        "--no-device-check",
+        action="store_true",
+        help="trust the device: do not check its operations before the first run with an MLX version "
+        "(default: off)",
+    )
+    group.add_argument(
+        "--no-prompt-cache",
+        action="store_true",
+        help="encode prompts anew, and keep nothing of them on disk (default: off)",
     )
     group.add_argument(
         "--trim-first-frames",
@@ -131,6 +188,34 @@ def _add_output_options(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--debug-latents", action="store_true", help="print statistics after each step (default: off)"
+    )
+
+
+def _add_state_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--checkpoint-every",
+        type=int,
+        default=1,
+        metavar="N",
+        help="write the run's state beside the video after every N steps; 0: only when all are taken "
+        "(default: 1)",
+    )
+    group.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from the state beside the video; without one, begin at the first step (default: off)",
+    )
+    group.add_argument(
+        "--keep-state",
+        action="store_true",
+        help="leave the state there when the video is finished (default: off)",
+    )
+    group.add_argument(
+        "--decode-only",
+        type=folder_path,
+        metavar="FILE",
+        help="make the video from the state of a run that took all its steps, or from --save-latents; needs "
+        "no prompt (default: none)",
     )
 
 
@@ -145,16 +230,24 @@ def build_request(args: argparse.Namespace) -> GenerateRequest:
         from mlx_video.pipeline.demo_model import DEMO_PROMPT
 
         prompt = DEMO_PROMPT
-    if not (prompt or "").strip():
+    if prompt is None and args.plan:
+        from mlx_video.pipeline.run_memory import ANY_PROMPT
+
+        prompt = ANY_PROMPT
+    if args.decode_only is None and not (prompt or "").strip():
         raise RequestError("prompt", "missing: say what the video should show.")
     same_name = (
         "image end_image width height num_frames steps guide_scale shift boundary experts seed scheduler "
-        "noise tiling trim_first_frames output_path save_frames save_latents debug_latents"
+        "loras loras_high loras_low lora_mode strict_lora checkpoint_every resume keep_state decode_only "
+        "noise tiling stream memory_limit trim_first_frames output_path save_frames save_latents "
+        "debug_latents"
     ).split()
     return GenerateRequest(
-        prompt,
+        prompt or "",
         negative_prompt="" if args.no_negative_prompt else args.negative_prompt,
         compile=not args.no_compile,
+        prompt_cache=not args.no_prompt_cache,
+        device_check=not args.no_device_check,
         **{name: getattr(args, name) for name in same_name},
     )
 
@@ -164,12 +257,15 @@ def run_events(args: argparse.Namespace) -> Iterator[Event]:
     request = build_request(args)
     from mlx_video.pipeline.components import open_model
     from mlx_video.pipeline.demo_model import convert_demo_model, demo_model_path
-    from mlx_video.pipeline.generate import generate, prepare_run
+    from mlx_video.pipeline.generate import generate, plan_generation, prepare_run
 
     takes_image = request.image is not None
     if args.model_dir is None:
         yield from convert_demo_model(takes_image=takes_image)
     model, config = open_model(args.model_dir or demo_model_path(takes_image=takes_image))
+    if args.plan:
+        yield TextResult(str(plan_generation(request, model, config)))
+        return
     yield from generate(prepare_run(request, model, config))
 
 
@@ -197,9 +293,9 @@ def generate_video(
     seed: int = -1,
     output_path: str | Path = "output.mp4",
     scheduler: SchedulerName = "unipc",
-    loras: Sequence[tuple[str, float]] | None = None,
-    loras_high: Sequence[tuple[str, float]] | None = None,
-    loras_low: Sequence[tuple[str, float]] | None = None,
+    loras: Sequence[tuple[str | Path, float]] | None = None,
+    loras_high: Sequence[tuple[str | Path, float]] | None = None,
+    loras_low: Sequence[tuple[str | Path, float]] | None = None,
     tiling: TilingMode = "auto",
     no_compile: bool = False,
     trim_first_frames: int = 0,
@@ -214,15 +310,10 @@ def generate_video(
         The file written.
 
     Raises:
-        RequestError: an option does not fit the model, or is not supported yet.
+        RequestError: an option does not fit the model.
         CheckpointError: the model folder is missing or damaged.
+        AdapterError: a LoRA file is damaged or does not fit the model.
     """
-    unsupported: dict[str, Any] = {
-        "loras": loras, "loras_high": loras_high, "loras_low": loras_low,
-    }  # fmt: skip
-    for name, value in unsupported.items():
-        if value:
-            raise RequestError(name, f"{value!r}: not supported by this version. Leave the option out.")
     from mlx_video.pipeline.wan_pipeline import WanPipeline
 
     with Console() as console:
@@ -240,11 +331,15 @@ def generate_video(
             seed=seed,
             output_path=output_path,
             scheduler=scheduler,
+            loras=loras,
+            loras_high=loras_high,
+            loras_low=loras_low,
             tiling=tiling,
             compile=not no_compile,
             trim_first_frames=trim_first_frames,
             debug_latents=debug_latents,
         )
+        console.summarize()
     return Path(output_path).expanduser()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
@@ -22,22 +23,53 @@ SchedulerName = Literal["unipc", "dpm++", "euler"]
 NoiseKind = Literal["torch", "mlx"]
 ExpertMode = Literal["relay", "parallel"]
 TilingMode = Literal["auto", "none", "default", "aggressive", "conservative", "spatial", "temporal"]
+LoraMode = Literal["auto", "merge", "side"]
+StreamMode = Literal["auto", "on", "off"]
 
 MAX_STEPS = 1000
 MAX_SEED = 2**63 - 1
+LORA_FIELDS = ("loras", "loras_high", "loras_low")
 
 _KINDS: dict[str, tuple[type, str]] = {
     **dict.fromkeys(("prompt", "negative_prompt"), (str, "a text")),
     **dict.fromkeys(
-        ("width", "height", "num_frames", "steps", "seed", "trim_first_frames"), (Integral, "a whole number")
+        ("width", "height", "num_frames", "steps", "seed", "trim_first_frames", "checkpoint_every"),
+        (Integral, "a whole number"),
     ),
-    **dict.fromkeys(("shift", "boundary"), (Real, "a number")),
+    **dict.fromkeys(("shift", "boundary", "memory_limit"), (Real, "a number")),
 }
 
 
 def draw_seed() -> int:
     """A random seed that fits the run's record and a torch generator."""
     return secrets.randbelow(2**31)
+
+
+@dataclass(frozen=True, slots=True)
+class LoraChoice:
+    """One adapter, and how strongly it counts.
+
+    Attributes:
+        path: its file, or the folder of a PEFT adapter.
+        strength: 1 for what its authors trained, more or less for more or less of it; negative turns it
+            around, 0 leaves it out.
+    """
+
+    path: Path
+    strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.path, Path):
+            raise RequestError("loras", f"{self.path!r}: must be a path (pathlib.Path).")
+        is_number = isinstance(self.strength, Real) and not isinstance(self.strength, bool)
+        if not (is_number and math.isfinite(self.strength)):
+            raise RequestError(
+                "loras", f"{self.path} {self.strength!r}: the strength must be a number; 1 is the usual one."
+            )
+
+    def __str__(self) -> str:
+        """Path and strength, as they stand behind the option."""
+        return f"{self.path} {self.strength:g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +89,28 @@ class GenerateRequest:
         boundary: fraction of the schedule, 0 to 1, above which the high-noise expert serves; for models with
             two transformers.
         experts: "relay" keeps one expert in memory at a time, "parallel" both.
-        seed: 0 to 2**63-1; negative draws one at random.
+        loras: adapters for every transformer of the model.
+        loras_high, loras_low: adapters for one of two experts, after those for both.
+        lora_mode: "merge" adds adapters to the weights when they are loaded and packs quantized ones again,
+            "side" runs them beside the layers, whose weights stay as they are; "auto" merges into dense
+            layers and runs beside quantized ones.
+        strict_lora: refuse an adapter of which a part fits nothing in the model; else that is reported.
+        seed: 0 to 2**63-1; negative draws one at random, or with `resume` takes that of the run's state.
         noise: "torch" draws what torch draws on a CPU for this seed, "mlx" uses mx.random.
         trim_first_frames: pixel frames dropped from the start of the finished video.
+        tiling: how the VAE saves memory; "auto" makes tiles only where whole frames do not fit.
+        stream: whether blocks of the transformer are read from the file in every step: "auto" as few as must
+            be, "on" all, "off" none.
+        memory_limit: GB of 10⁹ bytes that MLX may hold; None for what the machine has.
         compile: fuse elementwise work with mx.compile where the device gains from it.
+        device_check: check the device's operations before the first run with this MLX on this machine.
+        prompt_cache: keep encoded prompts on disk and use those of earlier runs.
+        checkpoint_every: steps after which the run's state is written beside `output_path`; 0 writes the
+            finished latents alone.
+        resume: go on from the state beside `output_path`; without one, begin at the first step.
+        keep_state: leave the state there when the video is finished.
+        decode_only: a file of latents, or the state of a run that has taken all its steps: make the video
+            from it and ignore every option of sampling.
     """
 
     prompt: str
@@ -75,15 +125,28 @@ class GenerateRequest:
     shift: float | None = None
     boundary: float | None = None
     experts: ExpertMode = "relay"
+    loras: tuple[LoraChoice, ...] = ()
+    loras_high: tuple[LoraChoice, ...] = ()
+    loras_low: tuple[LoraChoice, ...] = ()
+    lora_mode: LoraMode = "auto"
+    strict_lora: bool = False
     seed: int = -1
     scheduler: SchedulerName = "unipc"
     noise: NoiseKind = "torch"
     tiling: TilingMode = "auto"
+    stream: StreamMode = "auto"
+    memory_limit: float | None = None
     compile: bool = True
+    device_check: bool = True
+    prompt_cache: bool = True
     trim_first_frames: int = 0
     output_path: Path | None = None
     save_frames: Path | None = None
     save_latents: Path | None = None
+    checkpoint_every: int = 1
+    resume: bool = False
+    keep_state: bool = False
+    decode_only: Path | None = None
     debug_latents: bool = False
 
     def __post_init__(self) -> None:
@@ -91,14 +154,21 @@ class GenerateRequest:
         _check_choice("scheduler", self.scheduler, get_args(SchedulerName))
         _check_choice("noise", self.noise, get_args(NoiseKind))
         _check_choice("tiling", self.tiling, get_args(TilingMode))
+        _check_choice("stream", self.stream, get_args(StreamMode))
         _check_choice("experts", self.experts, get_args(ExpertMode))
+        _check_choice("lora_mode", self.lora_mode, get_args(LoraMode))
+        for name in LORA_FIELDS:
+            _check_loras(name, getattr(self, name))
         for name in ("width", "height", "num_frames"):
             _check_at_least(name, getattr(self, name), 1)
-        _check_at_least("trim_first_frames", self.trim_first_frames, 0)
+        for name in ("trim_first_frames", "checkpoint_every"):
+            _check_at_least(name, getattr(self, name), 0)
         if self.steps is not None and not 1 <= self.steps <= MAX_STEPS:
             raise RequestError("steps", f"{self.steps}: must be between 1 and {MAX_STEPS}.")
         if self.shift is not None and not 0 < self.shift < float("inf"):
             raise RequestError("shift", f"{self.shift}: must be a positive number; the models use 3 to 16.")
+        if self.memory_limit is not None and not 0 < self.memory_limit < float("inf"):
+            raise RequestError("memory_limit", f"{self.memory_limit}: must be a positive number of GB.")
         if self.boundary is not None and not 0 <= self.boundary <= 1:
             raise RequestError(
                 "boundary", f"{self.boundary}: must be between 0 and 1; the models use 0.875 and 0.9."
@@ -111,7 +181,8 @@ class GenerateRequest:
             _check_image(name, getattr(self, name))
         if self.end_image is not None:
             self._check_end_image()
-        if self.seed < 0:
+        self._check_state_options()
+        if self.seed < 0 and not self.resume:
             object.__setattr__(self, "seed", draw_seed())
 
     def _check_kinds(self) -> None:
@@ -121,6 +192,14 @@ class GenerateRequest:
             is_default = value is None and option.default is None
             if not (is_default or isinstance(value, kind)):
                 raise RequestError(option.name, f"{value!r}: must be {what}.")
+
+    def _check_state_options(self) -> None:
+        for name in ("resume", "keep_state"):
+            if getattr(self, name) and self.output_path is None:
+                raise RequestError(name, "needs --output-path, beside which a run keeps its state. Add it.")
+        for name in ("resume", "save_latents"):
+            if getattr(self, name) and self.decode_only is not None:
+                raise RequestError(name, "with --decode-only there is no step to take. Give one of the two.")
 
     def _check_end_image(self) -> None:
         if self.image is None:
@@ -146,11 +225,14 @@ class ConvertRequest:
     """One checkpoint folder to convert.
 
     Attributes:
-        checkpoint_dir: the original folder; a converted one with `quantize_only`.
+        checkpoint_dir: the original or Diffusers folder; a converted one with `quantize_only`.
         output_dir: the folder to make.
         dtype: of transformer and text encoder; the VAE is always float32.
         quantize: pack the blocks' linear layers into `bits` bits, in groups of `group_size` inputs.
         quantize_only: quantize a folder that was converted earlier.
+        loras: adapters to merge into every transformer.
+        loras_high, loras_low: adapters for one of two experts, after those for both.
+        strict_lora: refuse an adapter of which a part fits nothing in the model; else that is reported.
     """
 
     checkpoint_dir: Path
@@ -161,12 +243,18 @@ class ConvertRequest:
     bits: int = 4
     group_size: int = 64
     quantize_only: bool = False
+    loras: tuple[LoraChoice, ...] = ()
+    loras_high: tuple[LoraChoice, ...] = ()
+    loras_low: tuple[LoraChoice, ...] = ()
+    strict_lora: bool = False
 
     def __post_init__(self) -> None:
         _check_choice("dtype", self.dtype, get_args(DTypeName))
         _check_choice("model_version", self.model_version, get_args(ModelVersion))
         _check_choice("bits", self.bits, (4, 8))
         _check_choice("group_size", self.group_size, (32, 64, 128))
+        for name in LORA_FIELDS:
+            _check_loras(name, getattr(self, name))
         if not (self.quantize or self.quantize_only):
             self._refuse_idle_options()
         if self.checkpoint_dir.resolve() == self.output_dir.resolve():
@@ -186,6 +274,11 @@ def _check_choice(field_name: str, value: object, choices: tuple[object, ...]) -
     if value not in choices:
         listed = ", ".join(str(choice) for choice in choices)
         raise RequestError(field_name, f"{value!r} is not one of {listed}.")
+
+
+def _check_loras(field_name: str, value: object) -> None:
+    if not (isinstance(value, tuple) and all(isinstance(choice, LoraChoice) for choice in value)):
+        raise RequestError(field_name, f"{value!r}: must be a tuple of LoraChoice(path, strength).")
 
 
 def _check_image(field_name: str, value: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -11,11 +12,11 @@ from pathlib import Path
 import pytest
 
 import mlx_video
-from mlx_video import convert_wan, generate_wan
+from mlx_video import check_device, convert_wan, generate_wan
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = {"convert_wan": convert_wan, "generate_wan": generate_wan}
+COMMANDS = {"convert_wan": convert_wan, "generate_wan": generate_wan, "check_device": check_device}
 HEAVY = (
     "torch",
     "transformers",
@@ -30,6 +31,11 @@ HEAVY = (
 
 def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=True, cwd=ROOT)
+
+
+def test_importing_the_package_keeps_float32_products_exact():
+    shown = run_python("-c", "import os, mlx_video; print(os.environ['MLX_ENABLE_TF32'])").stdout
+    assert shown.strip() == os.environ.get("MLX_ENABLE_TF32", "0")
 
 
 def test_importing_the_package_loads_nothing_heavy():

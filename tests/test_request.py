@@ -9,12 +9,16 @@ import pytest
 from PIL import Image
 
 from mlx_video.errors import RequestError
-from mlx_video.request import ConvertRequest, GenerateRequest
+from mlx_video.request import ConvertRequest, GenerateRequest, LoraChoice
 
 
 @pytest.mark.parametrize(
     ("options", "field", "text"),
     [
+        ({"loras": ("a.safetensors",)}, "loras", r"must be a tuple of LoraChoice\(path, strength\)"),
+        ({"loras_high": [LoraChoice(Path("a"))]}, "loras_high", "must be a tuple of LoraChoice"),
+        ({"loras_low": None}, "loras_low", "None: must be a tuple"),
+        ({"lora_mode": "fast"}, "lora_mode", "'fast' is not one of auto, merge, side"),
         ({"steps": 0}, "steps", "0: must be between 1 and 1000"),
         ({"steps": 1001}, "steps", "1001: must be between 1 and 1000"),
         ({"shift": 0.0}, "shift", "must be a positive number"),
@@ -94,6 +98,29 @@ def test_an_option_of_quantization_without_quantization_is_refused_not_ignored(o
         ConvertRequest(Path("in"), Path("out"), **options)
     ConvertRequest(Path("in"), Path("out"), quantize=True, **options)
     ConvertRequest(Path("in"), Path("out"), quantize_only=True, **options)
+
+
+@pytest.mark.parametrize(
+    ("path", "strength", "text"),
+    [
+        ("a", 1.0, "'a': must be a path"),
+        (Path("a"), "1", "a '1': the strength must be a number"),
+        (Path("a"), float("nan"), "a nan: the strength must be a number"),
+        (Path("a"), -float("inf"), "a -inf: the strength"),
+        (Path("a"), True, "a True: the strength"),
+    ],
+)
+def test_an_adapter_is_a_path_and_a_finite_strength(path: object, strength: object, text: str):
+    with pytest.raises(RequestError, match=text):
+        LoraChoice(path, strength)
+    assert str(LoraChoice(Path("a"), -0.5)) == "a -0.5"
+
+
+@pytest.mark.parametrize("field", ["loras", "loras_high", "loras_low"])
+def test_adapters_to_bake_are_a_tuple_of_choices(field: str):
+    with pytest.raises(RequestError, match="must be a tuple of LoraChoice") as caught:
+        ConvertRequest(Path("in"), Path("out"), **{field: [Path("a")]})
+    assert caught.value.field == field
 
 
 def test_converting_a_folder_into_itself_is_refused(tmp_path: Path):

@@ -68,11 +68,26 @@ def read_at(file: FileIO, path: Path, position: int, nbytes: int) -> np.ndarray:
         CheckpointError: the file ends inside the range, or the device reports an error.
     """
     buffer = np.empty(nbytes, dtype=np.uint8)
-    view = buffer.data
-    done = 0
+    read_into(file, path, position, buffer.data)
+    return buffer
+
+
+def read_into(file: FileIO, path: Path, position: int, memory: memoryview) -> None:
+    """Fill memory with a range of a file; other threads run meanwhile.
+
+    Args:
+        file: open for reading; several threads may read from it at once.
+        path: for the message.
+        position: bytes from the start of the file.
+        memory: flat bytes, writable; as many are read.
+
+    Raises:
+        CheckpointError: as :func:`read_at`.
+    """
+    done, nbytes = 0, memory.nbytes
     while done < nbytes:
         try:
-            got = os.preadv(file.fileno(), [view[done : done + _LARGEST_CALL_BYTES]], position + done)
+            got = os.preadv(file.fileno(), [memory[done : done + _LARGEST_CALL_BYTES]], position + done)
         except OSError as error:
             raise CheckpointError(
                 f"{path}: cannot be read at byte {position + done:,} ({error.strerror}). "
@@ -84,7 +99,6 @@ def read_at(file: FileIO, path: Path, position: int, nbytes: int) -> np.ndarray:
                 "It changed while being read; download it again."
             )
         done += got
-    return buffer
 
 
 def write_at(file: FileIO, path: Path, position: int, data: memoryview) -> None:

@@ -36,12 +36,13 @@ _REFUSALS: dict[FileKind, str] = {
     "legacy_torch": "is in the format torch used before 1.6, which cannot be read in parts. "
     "Load it with torch and save it again with torch.save.",
     "pickle": "is a bare Python pickle, not a torch archive; refused. Use a safetensors version.",
-    "gguf": "is a GGUF file, which this version does not read. Use the bf16 or fp16 safetensors file.",
+    "gguf": "is a GGUF file, not safetensors. Give it a .gguf name.",
     "lfs_pointer": "this is a Git LFS pointer ({size}), not weights. Run git lfs pull.",
     "html": "is an HTML page ({size}), not weights; the download needs a login or an accepted licence.",
     "json": "is JSON text ({size}), not weights. Look inside for what the download answered.",
     "empty": "is empty. Download it again.",
-    "unknown": "is neither safetensors nor a torch archive ({size}, begins with {start}). Download it again.",
+    "unknown": "is neither safetensors, GGUF nor a torch archive ({size}, begins with {start}). "
+    "Download it again.",
 }
 
 

@@ -46,7 +46,11 @@ __all__ = [
 ]
 
 _CONVERT = "python -m mlx_video.convert_wan --checkpoint-dir"
-_CONVERTIBLE: tuple[Layout, ...] = ("original", "original_dual")
+_CONVERTIBLE: Mapping[Layout, str] = {
+    "original": "an original",
+    "original_dual": "an original",
+    "diffusers": "a Diffusers",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +118,9 @@ def _check_is_converted(path: Path) -> None:
         raise CheckpointError(f"{path}: is an unfinished conversion. Run the conversion again.")
     layout = recognise_layout(path)
     if layout in _CONVERTIBLE:
-        raise CheckpointError(f"{path}: is an original checkpoint. Convert it first: {_CONVERT} {path}")
+        raise CheckpointError(
+            f"{path}: is {_CONVERTIBLE[layout]} checkpoint. Convert it first: {_CONVERT} {path}"
+        )
     if layout != "converted":
         raise CheckpointError(
             f"{path}: is no converted model, {TRANSFORMER_FILES['model']} and {CONFIG_FILE} were expected. "

@@ -1,4 +1,4 @@
-"""Which files hold one original transformer, and whether they are all there."""
+"""Which files hold one component in safetensors, and whether they are all there."""
 
 from __future__ import annotations
 
@@ -7,46 +7,85 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeGuard
 
-from mlx_video.checkpoint.folder_layout import (
-    ORIGINAL_INDEX,
-    ORIGINAL_STEM,
-    original_weight_files,
-    read_json_object,
-)
+from mlx_video.checkpoint.folder_layout import ORIGINAL_STEM, read_json_object
 from mlx_video.checkpoint.safetensors_header import read_header
 from mlx_video.errors import CheckpointError
 
 _SHARD = re.compile(r"-(\d+)-of-(\d+)\.safetensors$")
+# What stands behind the stem: a variant such as ".fp16", a shard's number, both or neither.
+_ENDING = r"(?P<variant>\.[A-Za-z]\w*)?(-\d+-of-\d+)?\.safetensors"
 
 
-def transformer_files(folder: Path) -> tuple[Path, ...]:
-    """Find the weight files of the transformer in a folder and check that none is missing.
+def weight_files(
+    folder: Path, stem: str = ORIGINAL_STEM, *, component: str = "transformer"
+) -> tuple[Path, ...]:
+    """Find the weight files of the component in a folder and check that none is missing.
+
+    Of several variants of the weights the one without a name in its files is taken.
 
     Args:
-        folder: where `diffusion_pytorch_model*.safetensors` lie, with an index or without.
+        folder: where `<stem>*.safetensors` lie, with an index or without.
+        stem: how the files' names begin.
+        component: what messages call it.
 
     Returns:
         The files in shard order. With an index: those it names, after comparing it with their headers.
 
     Raises:
-        CheckpointError: there are no weights, a shard is absent, or index and shards do not belong together.
+        CheckpointError: there are no weights, a shard is absent, or files do not belong together.
+
+    Source: diffusers src/diffusers/utils/hub_utils.py, _add_variant.
     """
-    if (folder / ORIGINAL_INDEX).is_file():
-        return _files_of_index(folder)
-    files = original_weight_files(folder)
-    if not files:
+    variants = _find_variants(folder, stem)
+    if not variants:
         raise CheckpointError(
-            f"{folder}: no transformer found, expected {ORIGINAL_STEM}.safetensors or its shards. "
+            f"{folder}: no {component} found, expected {stem}.safetensors or its shards. "
             "Download the whole repository, or give the folder that holds these files."
         )
+    if "" not in variants and len(variants) > 1:
+        names = ", ".join(variant.removeprefix(".") for variant in sorted(variants))
+        raise CheckpointError(
+            f"{folder}: holds the {component} in several variants ({names}). Keep the files of one of them."
+        )
+    variant = "" if "" in variants else next(iter(variants))
+    index = _index_file(folder, stem, variant)
+    if index.is_file():
+        return _check_one_variant(index, _files_of_index(index), variants[variant])
+    files = variants[variant]
     shards = [path for path in files if _SHARD.search(path.name)]
     if shards != files and len(files) > 1:
         raise CheckpointError(
-            f"{folder}: {len(files)} transformer files that are not shards of one another "
+            f"{folder}: {len(files)} {component} files that are not shards of one another "
             f"({', '.join(path.name for path in files[:3])}). Keep one of them."
         )
     _check_numbers(folder, shards)
     return tuple(files)
+
+
+def _find_variants(folder: Path, stem: str) -> dict[str, list[Path]]:
+    """Variant, "" for the plain one → its files, sorted; one that has only an index has none."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob(f"{stem}*")):
+        match = re.fullmatch(re.escape(stem) + _ENDING, path.name)
+        if match and path.is_file():
+            found.setdefault(match["variant"] or "", []).append(path)
+    if _index_file(folder, stem, "").is_file():
+        found.setdefault("", [])
+    return found
+
+
+def _check_one_variant(index: Path, named: tuple[Path, ...], own: Sequence[Path]) -> tuple[Path, ...]:
+    strange = [path.name for path in named if path not in own]
+    if strange:
+        raise CheckpointError(
+            f"{index}: names {strange[0]}, which is of another variant or another model. "
+            "Keep the files of one download only."
+        )
+    return named
+
+
+def _index_file(folder: Path, stem: str, variant: str) -> Path:
+    return folder / f"{stem}.safetensors.index{variant}.json"
 
 
 def _check_numbers(folder: Path, shards: Sequence[Path]) -> None:
@@ -72,8 +111,8 @@ def _shard_number(path: Path) -> tuple[int, int]:
     return (int(match[1]), int(match[2])) if match else (1, 1)
 
 
-def _files_of_index(folder: Path) -> tuple[Path, ...]:
-    index = folder / ORIGINAL_INDEX
+def _files_of_index(index: Path) -> tuple[Path, ...]:
+    folder = index.parent
     content = read_json_object(index)
     weight_map = content.get("weight_map")
     if not _maps_to_files(weight_map):

@@ -10,9 +10,9 @@ from typing import NoReturn, Self
 import mlx.core as mx
 import numpy as np
 
-from mlx_video.checkpoint.file_bytes import open_for_reading, read_at
+from mlx_video.checkpoint.file_bytes import open_for_reading, read_at, read_into
+from mlx_video.checkpoint.float8 import FLOAT8_DTYPES, decode_float8
 from mlx_video.checkpoint.tensor_info import DTYPES, TensorInfo
-from mlx_video.errors import CheckpointError
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +62,13 @@ class TensorFile:
 
     def file_of(self, name: str) -> Path:
         """The file that holds a tensor."""
-        return self.path if name in self.infos else _raise_unknown(name, self.label)
+        return self.path if name in self.infos else raise_unknown(name, self.label)
 
     def read(self, name: str, rows: slice | None = None) -> mx.array:
         """Read a tensor, or consecutive rows of its first axis, as stored.
 
         The bytes pass through one buffer of their own size, so the peak is about twice what is returned.
-        Float64, which MLX computes with on no GPU, comes as float32.
+        Float64, which MLX computes with on no GPU, comes as float32, and so do 8-bit floats, which it lacks.
 
         Args:
             name: a key of `infos`.
@@ -78,22 +78,36 @@ class TensorFile:
             The tensor's shape (with axis 0 cut to `rows`) and its stored dtype.
 
         Raises:
-            CheckpointError: MLX has no such dtype (float8), or the file ends early.
+            CheckpointError: the file ends early.
             KeyError: the file has no tensor of this name.
             ValueError: `rows` has a step, or the tensor is a scalar.
         """
-        place = self._placements.get(name) or _raise_unknown(name, self.label)
+        place = self._placements.get(name) or raise_unknown(name, self.label)
         stored = DTYPES[place.info.dtype]
-        if stored.mlx is None and place.info.dtype != "F64":
-            raise CheckpointError(
-                f"{self.path}: {name} is {place.info.dtype} (8-bit float), which this version does not read. "
-                "Use the bf16 or fp16 file of this model."
-            )
-        shape, first_row = _cut(place.info, rows)
+        shape, first_row = cut_rows(place.info, rows)
         skipped = first_row * place.strides[0] if shape else 0
         span = element_span(shape, place.strides)
         raw = read_at(self._file, self.path, place.position + skipped * stored.size, span * stored.size)
         return _to_mlx(raw, place.info.dtype, shape, place.strides)
+
+    def read_into(self, name: str, memory: memoryview) -> None:
+        """Read a whole tensor into memory that has its type and shape; no other memory is used.
+
+        Args:
+            name: a key of `infos`, of a tensor stored row after row.
+            memory: flat bytes, writable.
+
+        Raises:
+            CheckpointError: the file ends early, or the device reports an error.
+            KeyError: the file has no tensor of this name.
+            ValueError: the tensor has another number of bytes, or is not stored row after row.
+        """
+        place = self._placements.get(name) or raise_unknown(name, self.label)
+        if place.strides != contiguous_strides(place.info.shape):
+            raise ValueError(f"{self.label}: {name} is not stored row after row")
+        if place.info.nbytes != memory.nbytes:
+            raise ValueError(f"{self.label}: {name} has {place.info.nbytes:,} bytes, not {memory.nbytes:,}")
+        read_into(self._file, self.path, place.position, memory)
 
     def close(self) -> None:
         """Close the file; arrays read from it stay valid."""
@@ -106,12 +120,17 @@ class TensorFile:
         self.close()
 
 
-def _raise_unknown(name: str, label: str) -> NoReturn:
+def raise_unknown(name: str, label: str) -> NoReturn:
+    """Raise the KeyError of a name that a source does not have."""
     raise KeyError(f"{label} has no tensor {name!r}")
 
 
-def _cut(info: TensorInfo, rows: slice | None) -> tuple[tuple[int, ...], int]:
-    """The shape that `rows` leaves of a tensor, and the first row."""
+def cut_rows(info: TensorInfo, rows: slice | None) -> tuple[tuple[int, ...], int]:
+    """The shape that `rows` leaves of a tensor, and the first row.
+
+    Raises:
+        ValueError: `rows` has a step, or the tensor is a scalar.
+    """
     if rows is None:
         return info.shape, 0
     if not info.shape:
@@ -128,6 +147,8 @@ def _to_mlx(raw: np.ndarray, dtype: str, shape: Sequence[int], strides: Sequence
     words = np.lib.stride_tricks.as_strided(raw.view(stored.words), tuple(shape), byte_strides)
     if dtype == "F64":
         words = words.astype(np.float32)
+    elif dtype in FLOAT8_DTYPES:
+        words = decode_float8(words, dtype)
     array = mx.array(words)
     # numpy has no bfloat16: its bits travel as integers.
     return array.view(mx.bfloat16) if dtype == "BF16" else array

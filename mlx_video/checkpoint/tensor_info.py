@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import mlx.core as mx
@@ -68,20 +68,27 @@ class TensorInfo:
     """One stored tensor, without its numbers.
 
     Attributes:
-        name: as spelled in the file.
+        name: as spelled in the file, or in the source that renames it.
         shape: empty for a scalar.
         dtype: a key of `DTYPES`.
+        stored_as: its name in the file, where that is another.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
+    stored_as: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ValueError(f"{self.name}: unknown dtype {self.dtype!r}")
         if any(length < 0 for length in self.shape):
             raise ValueError(f"{self.name}: negative length in shape {self.shape}")
+
+    @property
+    def title(self) -> str:
+        """Its name for messages, with that in the file."""
+        return f"{self.name} ({self.stored_as})" if self.stored_as not in ("", self.name) else self.name
 
     @property
     def nbytes(self) -> int:

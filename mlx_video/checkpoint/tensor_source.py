@@ -10,6 +10,7 @@ from typing import Protocol, Self
 import mlx.core as mx
 
 from mlx_video.checkpoint.file_kind import recognise, refusal
+from mlx_video.checkpoint.gguf_file import GgufFile
 from mlx_video.checkpoint.safetensors import SafetensorsFile
 from mlx_video.checkpoint.tensor_info import DTYPES, StoredType, TensorInfo, dtype_name
 from mlx_video.checkpoint.torch_pickle import TorchArchive
@@ -41,10 +42,10 @@ class TensorSource(Protocol):
             rows: which rows of axis 0, step 1; None for the whole tensor.
 
         Returns:
-            The tensor in its stored dtype; float64 comes as float32.
+            The tensor in its stored dtype; float64 and 8-bit floats come as float32.
 
         Raises:
-            CheckpointError: MLX has no such dtype (float8), or the file ends early.
+            CheckpointError: the file ends early.
             KeyError: there is no tensor of this name.
             ValueError: `rows` has a step, or the tensor is a scalar.
         """
@@ -91,6 +92,8 @@ def _open_file(path: Path) -> TensorSource:
         return SafetensorsFile(path)
     if kind == "zip":
         return TorchArchive(path)
+    if kind == "gguf":
+        return GgufFile(path)
     raise refusal(path, kind)
 
 

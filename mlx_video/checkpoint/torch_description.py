@@ -1,6 +1,6 @@
 """The pickle inside a torch archive: which tensors there are and where each lies. Nothing in it is run.
 
-Source: pytorch torch/serialization.py, _save; torch/_utils.py, _rebuild_tensor_v2.
+Source: pytorch torch/serialization.py, _save; torch/_utils.py, _rebuild_tensor_v2 and _rebuild_tensor_v3.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ _STORAGE_DTYPES = {
     "BoolStorage": "BOOL",
 }
 
+# Newer types, whose storages are bare bytes; those of more than one byte have not been met in weights.
+_FLOAT8_DTYPES = {"float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "float8_e8m0fnu": "F8_E8M0"}
+
 # What training scripts put around the dictionary of tensors.
 _WRAPPERS = ("state_dict", "model_state", "model", "module", "generator", "generator_ema")
 _DEEPEST_WRAPPER = 4
@@ -35,6 +38,10 @@ _DEEPEST_WRAPPER = 4
 
 # Named tuples, because a pickle may try to change any object it can reach, and these cannot be changed.
 class _StorageType(NamedTuple):
+    dtype: str
+
+
+class _Float8(NamedTuple):
     dtype: str
 
 
@@ -108,6 +115,21 @@ def _build_tensor(
     return StoredTensor(storage, offset, shape, strides)
 
 
+def _build_float8_tensor(
+    storage: object,
+    offset: object,
+    shape: object,
+    strides: object,
+    gradient: object,
+    hooks: object,
+    dtype: object,
+    *_: object,
+) -> StoredTensor:
+    if not (isinstance(storage, Storage) and storage.dtype == "U8" and isinstance(dtype, _Float8)):
+        raise pickle.UnpicklingError(f"a tensor of {dtype} in {storage}")
+    return _build_tensor(storage._replace(dtype=dtype.dtype), offset, shape, strides)
+
+
 def _build_parameter(tensor: object, *_: object) -> StoredTensor:
     if not isinstance(tensor, StoredTensor):
         raise pickle.UnpicklingError("a parameter without tensor")
@@ -125,7 +147,10 @@ def _are_counts(values: object) -> TypeGuard[tuple[int, ...]]:
 _ALLOWED: Mapping[tuple[str, str], object] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("torch._utils", "_rebuild_tensor_v2"): _Builder(_build_tensor),
+    ("torch._utils", "_rebuild_tensor_v3"): _Builder(_build_float8_tensor),
     ("torch._utils", "_rebuild_parameter"): _Builder(_build_parameter),
+    ("torch.storage", "UntypedStorage"): _StorageType("U8"),
+    **{("torch", name): _Float8(dtype) for name, dtype in _FLOAT8_DTYPES.items()},
     **{("torch", name): _StorageType(dtype) for name, dtype in _STORAGE_DTYPES.items()},
 }
 

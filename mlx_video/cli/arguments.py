@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+
+from mlx_video.errors import RequestError
+from mlx_video.request import LoraChoice
 
 
 def folder_path(text: str) -> Path:
@@ -35,6 +39,71 @@ def parse_guide_scale(text: str) -> float | tuple[float, float]:
     if len(numbers) == 2:
         return numbers[0], numbers[1]
     raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor two numbers as low,high")
+
+
+class AppendLora(argparse.Action):
+    """Adds one adapter, `PATH STRENGTH` or `PATH` alone, to those that earlier flags named."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[str] | None,
+        option_string: str | None = None,
+    ) -> None:
+        """Take one flag's values.
+
+        Raises:
+            argparse.ArgumentError: they are no path and finite number.
+        """
+        try:
+            choice = parse_lora(values or ())
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentError(self, str(error)) from error
+        setattr(namespace, self.dest, (*getattr(namespace, self.dest), choice))
+
+
+def parse_lora(words: Sequence[str]) -> LoraChoice:
+    """An adapter as it stands behind its flag: a path and perhaps a strength.
+
+    Raises:
+        argparse.ArgumentTypeError: the strength is no finite number, or there are more words.
+    """
+    path, *rest = words
+    if len(rest) > 1:
+        raise argparse.ArgumentTypeError(
+            f"{' '.join(words)!r} is more than a path and a strength. Repeat the option for each adapter"
+        )
+    try:
+        return LoraChoice(folder_path(path), *map(float, rest))
+    except (ValueError, RequestError) as error:
+        raise argparse.ArgumentTypeError(
+            f"the strength of {path}, {rest[0]!r}, is no number. Write one such as 1 or 0.8, and repeat the "
+            "option for each adapter"
+        ) from error
+
+
+def add_lora_options(group: argparse._ArgumentGroup) -> None:
+    """Options that name adapters."""
+    for flag, field, which in (
+        ("--lora", "loras", "every transformer"),
+        ("--lora-high", "loras_high", "the high-noise expert alone"),
+        ("--lora-low", "loras_low", "the low-noise expert alone"),
+    ):
+        group.add_argument(
+            flag,
+            nargs="+",
+            action=AppendLora,
+            dest=field,
+            default=(),
+            metavar=("PATH", "STRENGTH"),
+            help=f"adapter for {which}, and its strength, 1 if left out; repeatable (default: none)",
+        )
+    group.add_argument(
+        "--strict-lora",
+        action="store_true",
+        help="refuse an adapter of which a part does not fit the model, instead of saying so (default: off)",
+    )
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:

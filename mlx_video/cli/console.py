@@ -8,7 +8,7 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -16,14 +16,21 @@ from typing import TYPE_CHECKING, TextIO
 
 from mlx_video.errors import MLXVideoError, RequestError
 from mlx_video.events import (
+    BlocksRead,
     BytesWritten,
     Event,
     FileWritten,
     FramesDecoded,
+    FramesEncoded,
+    MemoryPlanned,
     Notice,
+    OperationsChecked,
     StageFinished,
     StageStarted,
+    StateSaved,
     StepFinished,
+    TextResult,
+    TilesDecoded,
 )
 
 if TYPE_CHECKING:
@@ -31,6 +38,8 @@ if TYPE_CHECKING:
 
 EXIT_DONE, EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 GB = 1e9
+# Fields of a request that collect the values of a flag in the singular.
+REPEATED_FLAGS = {"loras": "lora", "loras_high": "lora-high", "loras_low": "lora-low"}
 
 
 class Console:
@@ -44,6 +53,9 @@ class Console:
         self.is_quiet = is_quiet
         self.bar: tqdm | None = None
         self.bar_key = ""
+        self.way_on = ""
+        self.predicted: Mapping[str, int] = {}
+        self.measured: dict[str, int] = {}
 
     def __enter__(self) -> Console:
         return self
@@ -58,6 +70,11 @@ class Console:
         if isinstance(event, FileWritten):
             self.close_bar()
             _print_result(event.path)
+        elif isinstance(event, StateSaved):
+            self.way_on = event.way_on
+        elif isinstance(event, TextResult):
+            self.close_bar()
+            print(event.text, flush=True)
         elif not self.is_quiet:
             self.show_progress(event)
 
@@ -73,15 +90,33 @@ class Console:
             case StageStarted(stage):
                 self.close_bar()
                 self.write_line(f"{stage} ...")
+            case MemoryPlanned(predicted):
+                self.predicted = predicted
             case StageFinished(stage, wall_seconds, peak_bytes):
                 self.close_bar()
+                self.measured[stage] = peak_bytes
                 self.write_line(f"{stage}: {wall_seconds:.1f} s, peak memory {peak_bytes / GB:.2f} GB")
             case StepFinished(index, total):
                 self.advance("steps", index + 1, total, unit="step")
-            case FramesDecoded(done, total):
+            case BlocksRead(done, total):
+                self.advance("blocks", done, total, unit="block")
+            case TilesDecoded(done, total):
+                self.advance("tiles", done, total, unit="part")
+            case FramesEncoded(done, total) | FramesDecoded(done, total):
                 self.advance("frames", done, total, unit="frame")
+            case OperationsChecked(done, total):
+                self.advance("operations", done, total, unit="operation")
             case BytesWritten(component, done, total):
                 self.advance(component, done, total, unit="B")
+
+    def summarize(self) -> None:
+        """Compare the peaks of memory with what was predicted, where it was."""
+        both = [stage for stage in self.measured if stage in self.predicted]
+        if both and not self.is_quiet:
+            peaks = [(stage, self.measured[stage] / GB, self.predicted[stage] / GB) for stage in both]
+            pairs = (f"{stage} {measured:.2f} ({predicted:.2f})" for stage, measured, predicted in peaks)
+            with suppress(OSError):
+                self.write_line(f"peak memory in GB, and as planned: {', '.join(pairs)}")
 
     def write_line(self, text: str) -> None:
         """Print a line without tearing a bar apart."""
@@ -121,12 +156,14 @@ class Console:
                 bar.close()
 
     def show_error(self, text: str, *, with_traceback: bool = False) -> None:
-        """Print an error on stderr, also when quiet."""
+        """Print an error on stderr, also when quiet, and how to go on with a run of which a state is kept."""
         self.close_bar()
         with suppress(OSError):
             if with_traceback:
                 traceback.print_exc(file=self.stream)
             print(f"error: {text}", file=self.stream, flush=True)
+            if self.way_on:
+                print(self.way_on, file=self.stream, flush=True)
 
 
 def _print_result(path: Path) -> None:
@@ -157,6 +194,7 @@ def run_command(
         try:
             for event in build_events(args):
                 console.show(event)
+            console.summarize()
         except KeyboardInterrupt:
             console.show_error("interrupted; unfinished files were removed.")
             return EXIT_INTERRUPTED
@@ -169,7 +207,8 @@ def run_command(
 def describe_error(error: Exception) -> str:
     """The text a user sees; options appear as flags."""
     if isinstance(error, RequestError):
-        return f"--{error.field.replace('_', '-')} {error.message}"
+        flag = REPEATED_FLAGS.get(error.field, error.field.replace("_", "-"))
+        return f"--{flag} {error.message}"
     if isinstance(error, MLXVideoError):
         return str(error)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import mlx.core as mx
 import numpy as np
 
+from mlx_video.events import FramesEncoded
 from mlx_video.geometry import Triple, VideoGeometry
 from mlx_video.media.resize import cover_lanczos, crop_to_aspect, resize_bicubic, to_unit_range
 
 # Mask channels of a latent frame: one for each pixel frame packed into it.
 MASK_CHANNELS = 4
 
+Value = TypeVar("Value")
+Encoding = Generator[FramesEncoded, None, Value]
+"""Work that says how many frames it has encoded, and returns its result."""
+
 
 class FrameEncoder(Protocol):
-    """Frames → latents; `latents.encode.encode_video` with its VAE filled in."""
+    """Frames → latents; `latents.encode.encode_pieces` with its VAE filled in."""
 
-    def __call__(self, frames: Iterable[mx.array]) -> mx.array:
-        """Encode pieces [f, H, W, 3] of one clip to [C, T, h, w]."""
+    def __call__(self, frames: Iterable[mx.array], num_frames: int) -> Encoding[mx.array]:
+        """Encode pieces [f, H, W, 3] of one clip of so many frames to [C, T, h, w]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +41,7 @@ class ConditionFrames(Protocol):
 
     def __call__(
         self, encode: FrameEncoder, images: Sequence[np.ndarray], geometry: VideoGeometry
-    ) -> FrameCondition:
+    ) -> Encoding[FrameCondition]:
         """Make the conditioning of a run.
 
         Args:
@@ -48,7 +53,7 @@ class ConditionFrames(Protocol):
 
 def concat_first_frame(
     encode: FrameEncoder, images: Sequence[np.ndarray], geometry: VideoGeometry
-) -> FrameCondition:
+) -> Encoding[FrameCondition]:
     """Channels for a video that begins with an image: mask, then the encoded clip of it and grey frames.
 
     Args:
@@ -61,12 +66,12 @@ def concat_first_frame(
 
     Source: Wan2.1 and Wan2.2 wan/image2video.py, WanI2V.generate.
     """
-    return _concat(encode, [fit_frame(images[0], geometry)], geometry)
+    return (yield from _concat(encode, [fit_frame(images[0], geometry)], geometry))
 
 
 def concat_first_and_last_frame(
     encode: FrameEncoder, images: Sequence[np.ndarray], geometry: VideoGeometry
-) -> FrameCondition:
+) -> Encoding[FrameCondition]:
     """Channels for a video between two images; like :func:`concat_first_frame` otherwise.
 
     Where the images differ in size, the official code cuts the last one with height and width swapped and
@@ -84,18 +89,20 @@ def concat_first_and_last_frame(
     Source: Wan2.1 wan/first_last_frame2video.py, WanFLF2V.generate.
     """
     first, last = images
-    return _concat(encode, [fit_frame(first, geometry), fit_frame(last, geometry)], geometry)
+    return (yield from _concat(encode, [fit_frame(first, geometry), fit_frame(last, geometry)], geometry))
 
 
-def _concat(encode: FrameEncoder, frames: list[mx.array], geometry: VideoGeometry) -> FrameCondition:
-    latents = encode(clip_pieces(geometry.num_frames, *frames))
+def _concat(
+    encode: FrameEncoder, frames: list[mx.array], geometry: VideoGeometry
+) -> Encoding[FrameCondition]:
+    latents = yield from encode(clip_pieces(geometry.num_frames, *frames), geometry.num_frames)
     kept = (0, geometry.num_frames - 1)[: len(frames)]
     return FrameCondition(concat_latents=mx.concatenate([frame_mask(geometry, kept), latents]))
 
 
 def hold_first_frame(
     encode: FrameEncoder, images: Sequence[np.ndarray], geometry: VideoGeometry
-) -> FrameCondition:
+) -> Encoding[FrameCondition]:
     """Latents of the first frame, for a model that is given it in place of noise.
 
     Args:
@@ -109,7 +116,8 @@ def hold_first_frame(
     Source: Wan2.2 wan/textimage2video.py, WanTI2V.i2v.
     """
     covering = cover_lanczos(images[0], geometry.height, geometry.width)
-    return FrameCondition(first_frame=encode([mx.array(to_unit_range(covering))[None]]))
+    first_frame = yield from encode([mx.array(to_unit_range(covering))[None]], 1)
+    return FrameCondition(first_frame=first_frame)
 
 
 def cut_images(

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import mlx.core as mx
-
 from mlx_video.errors import CheckpointError
 
 END_TOKEN = "</s>"
@@ -105,26 +103,22 @@ def count_tokens(tokenizer: PromptTokenizer, text: str) -> int:
     return len(tokenizer.split(clean_prompt(text))) + 1
 
 
-def encode_prompt(
-    encoder: Callable[[mx.array], mx.array], tokenizer: PromptTokenizer, text: str, max_tokens: int
-) -> mx.array:
-    """Encode a prompt as the transformer's context, real tokens only.
+def number_prompt(tokenizer: PromptTokenizer, text: str, max_tokens: int) -> list[int]:
+    """Clean a prompt and number its tokens, for the text encoder.
 
-    Padding would change nothing: the encoder masks it and the rows are cut off again.
+    Real tokens only. Padding would change nothing: the official encoder masks it and cuts its rows off again.
 
     Args:
-        encoder: token numbers [n], int32 → features [n, text_dim].
-        tokenizer: of the same model.
-        text: as the user wrote it; is cleaned here.
+        tokenizer: of the model.
+        text: as the user wrote it.
         max_tokens: the model's text_len.
 
     Returns:
-        [n, text_dim], n ≤ max_tokens, the end token's row last.
+        1 to `max_tokens` numbers, the end token's last.
 
     Source: Wan2.1 wan/modules/t5.py, T5EncoderModel.__call__.
     """
-    numbers = tokenizer.encode(clean_prompt(text), max_tokens)
-    return encoder(mx.array(numbers, dtype=mx.int32))
+    return tokenizer.encode(clean_prompt(text), max_tokens)
 
 
 def _read_tokenizer_json(path: Path) -> PromptTokenizer:

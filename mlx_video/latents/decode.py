@@ -2,37 +2,85 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_video.config import VAEConfig
-from mlx_video.models.vae_stream import FRAME_BY_FRAME, StreamState, VideoVAE
+from mlx_video.events import TilesDecoded
+from mlx_video.latents.tiling import DECODER_STAGES, Tile, cut_tiles, join_tiles
+from mlx_video.memory.scratch import ScratchFile, Stored
+from mlx_video.models.vae import WanVAE
+from mlx_video.models.vae_stream import FRAME_BY_FRAME, StreamState
 
 
 def decode_frames(
-    vae: VideoVAE,
+    vae: WanVAE,
     latents: mx.array,
     *,
+    tile: int | None = None,
     latents_per_push: int = 1,
     parts: Sequence[int] = FRAME_BY_FRAME,
+    scratch_folder: Path | None = None,
 ) -> Iterator[mx.array]:
-    """Decode a clip and hand out its frames as they are ready.
-
-    Args:
-        vae: with its decoder.
-        latents: [C, T, H, W] in latent cells, normalised, as the transformer makes them.
-        latents_per_push: latent frames that enter the network at once.
-        parts: frames that each resolution takes at a time, lowest resolution first. Like `latents_per_push`,
-            it changes speed and memory, not the frames.
+    """Decode a clip and hand out its frames as they are ready, as :func:`decode_pieces` without events.
 
     Returns:
         Pieces [f, h·H, w·W, 3] for a VAE of stride (4, h, w), in [-1, 1], float32, evaluated; 4T - 3 frames
         in all. With one latent frame per push, the first piece has 1 frame and the others 4.
 
     Raises:
-        ValueError: the latents have another rank or number of channels, or `latents_per_push` is less than 1.
+        ValueError, MediaError: as :func:`decode_pieces`.
+    """
+    pieces = decode_pieces(
+        vae,
+        latents,
+        tile=tile,
+        latents_per_push=latents_per_push,
+        parts=parts,
+        scratch_folder=scratch_folder,
+    )
+    return (piece for piece in pieces if isinstance(piece, mx.array))
+
+
+def decode_pieces(
+    vae: WanVAE,
+    latents: mx.array,
+    *,
+    tile: int | None = None,
+    latents_per_push: int = 1,
+    parts: Sequence[int] = FRAME_BY_FRAME,
+    scratch_folder: Path | None = None,
+) -> Iterator[mx.array | TilesDecoded]:
+    """Decode a clip; hand out its frames as they are ready, and events where they take long to come.
+
+    Most of the memory is what the layers keep of the frames before, as much as several frames each. Whole
+    frames need it for all pixels at once, but come one after another. Tiles are decoded each through the
+    entire clip before the next begins, so only one tile's share is kept at a time; the layers that must see
+    whole frames come first, once for all tiles. What they give, and the decoded tiles, wait in a temporary
+    file (how large, says :func:`mlx_video.latents.vae_memory.scratch_bytes`), because frames leave in order
+    of time: they are handed out when the last tile is done.
+
+    Args:
+        vae: with its decoder.
+        latents: [C, T, H, W] in latent cells, normalised, as the transformer makes them.
+        tile: side of the tiles in latent cells, at most; None, or no less than H and W, for whole frames.
+        latents_per_push: latent frames that enter the network at once.
+        parts: frames that each resolution takes at a time, lowest resolution first. Like `tile` and
+            `latents_per_push`, it changes speed and memory, and the frames by rounding only.
+        scratch_folder: for the temporary file of tiles; None for the system's.
+
+    Returns:
+        Pieces [f, h·H, w·W, 3] for a VAE of stride (4, h, w), in [-1, 1], float32, evaluated; before them,
+        with tiles, an event for each part of the work.
+
+    Raises:
+        ValueError: the latents have another rank or number of channels, or `tile` or `latents_per_push` is
+            less than 1.
+        MediaError: while frames are taken, when the temporary file finds no room.
 
     Source: Wan2.1 wan/modules/vae.py, WanVAE.decode; Wan2.2 wan/modules/vae2_2.py, Wan2_2_VAE.decode.
     """
@@ -40,18 +88,67 @@ def decode_frames(
         raise ValueError(f"latents are {list(latents.shape)}, expected [{vae.config.z_dim}, T, H, W].")
     if latents_per_push < 1:
         raise ValueError(f"latents_per_push is {latents_per_push}, must be at least 1.")
-    return _pieces(vae, latents, latents_per_push, parts)
+    height, width = latents.shape[2:]
+    pushes = _pushes(latents, latents_per_push, vae.config)
+    if tile is None or tile >= max(height, width):
+        return _decode_whole_frames(vae, pushes, parts)
+    grid = cut_tiles(DECODER_STAGES, height, width, tile)
+    return _decode_tile_by_tile(vae, pushes, grid, parts, scratch_folder)
 
 
-def _pieces(vae: VideoVAE, latents: mx.array, size: int, parts: Sequence[int]) -> Iterator[mx.array]:
-    channels_last = latents.transpose(1, 2, 3, 0)[None]
-    state = StreamState()
+def _pushes(latents: mx.array, size: int, config: VAEConfig) -> Iterator[mx.array]:
+    """The clip as [1, t, H, W, C], `size` latent frames at a time, no longer normalised."""
     for start in range(0, latents.shape[1], size):
-        push = denormalise(channels_last[:, start : start + size], vae.config)
-        frames = mx.concatenate(list(vae.decode(push, state, parts)), axis=1)[0]
-        frames = mx.clip(frames.astype(mx.float32), -1, 1)
-        mx.eval(frames)
-        yield frames
+        yield denormalise(latents[:, start : start + size].transpose(1, 2, 3, 0)[None], config)
+
+
+def _decode_whole_frames(vae: WanVAE, pushes: Iterable[mx.array], parts: Sequence[int]) -> Iterator[mx.array]:
+    state = StreamState()
+    for push in pushes:
+        yield _join_frames(vae.decode(push, state, parts))
+
+
+def _join_frames(pieces: Iterable[mx.array]) -> mx.array:
+    """What one push gave, [1, f, H, W, 3] each, as frames [F, H, W, 3] in [-1, 1]."""
+    frames = mx.clip(mx.concatenate(list(pieces), axis=1)[0].astype(mx.float32), -1, 1)
+    mx.eval(frames)
+    return frames
+
+
+def _decode_tile_by_tile(
+    vae: WanVAE,
+    pushes: Iterable[mx.array],
+    grid: Sequence[Sequence[Tile]],
+    parts: Sequence[int],
+    scratch_folder: Path | None,
+) -> Iterator[mx.array | TilesDecoded]:
+    with ScratchFile(scratch_folder) as scratch:
+        features, tiles = _store_features(vae, pushes, scratch), list(chain(*grid))
+        decoded: list[list[Stored]] = []
+        for tile in tiles:
+            decoded.append([])
+            rows, columns = tile.crop_input()
+            cropped = (scratch.get(stored)[:, :, rows, columns] for stored in features)
+            for piece in _decode_tile(vae, cropped, tile, parts):
+                decoded[-1].append(scratch.put(piece))
+                done = (len(decoded) - 1) * len(features) + len(decoded[-1])
+                yield TilesDecoded(done, len(tiles) * len(features))
+        for pieces in zip(*decoded, strict=True):
+            yield join_tiles(grid, map(scratch.get, pieces))
+
+
+def _store_features(vae: WanVAE, pushes: Iterable[mx.array], scratch: ScratchFile) -> list[Stored]:
+    state = StreamState()
+    return [scratch.put(vae.decode_whole(push, state)) for push in pushes]
+
+
+def _decode_tile(
+    vae: WanVAE, features: Iterable[mx.array], tile: Tile, parts: Sequence[int]
+) -> Iterator[mx.array]:
+    """Decode one tile of the clip from its part of the features; one piece of frames for each push."""
+    state = StreamState()
+    for part in features:
+        yield _join_frames(vae.decode_features(part, state, parts, tile.crops))
 
 
 def denormalise(latents: mx.array, config: VAEConfig) -> mx.array:

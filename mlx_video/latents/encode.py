@@ -2,43 +2,158 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
 
 import mlx.core as mx
 
 from mlx_video.config import VAEConfig
 from mlx_video.geometry import latent_frames, pixel_frames
-from mlx_video.models.vae_stream import StreamState, VideoVAE
+from mlx_video.latents.tiling import ENCODER_STAGES, Tile, cut_tiles, join_tiles
+from mlx_video.memory.scratch import ScratchFile, Stored
+from mlx_video.models.vae import WanVAE
+from mlx_video.models.vae_stream import StreamState
+
+Encoding = Generator[int, None, mx.array]
+"""Work that says how many frames it has encoded, and returns the latents."""
+
+# As many as make one latent frame; a piece of a clip may have any number.
+FRAMES_AT_A_TIME = 4
 
 
-def encode_video(vae: VideoVAE, frames: mx.array | Iterable[mx.array]) -> mx.array:
-    """Encode a clip into the latents that the transformer works on.
+def encode_video(
+    vae: WanVAE,
+    frames: mx.array | Iterable[mx.array],
+    *,
+    tile: int | None = None,
+    scratch_folder: Path | None = None,
+) -> mx.array:
+    """Encode a clip into the latents that the transformer works on; see :func:`encode_pieces`.
 
     Args:
         vae: with its encoder.
-        frames: [F, H, W, 3] in [-1, 1], or pieces [f, H, W, 3] of it in order, of any lengths. F must be
-            4n + 1, H and W multiples of the VAE's stride (4, h, w).
+        frames: [F, H, W, 3] in [-1, 1], or pieces of it.
+        tile: side of the tiles in latent cells, at most; None for whole frames.
+        scratch_folder: for the temporary file of tiles; None for the system's.
 
     Returns:
         [C, T, H/h, W/w], float32: the normalised means. T is 1 + (F - 1) / 4.
 
     Raises:
-        ValueError: F is not 4n + 1, or the height or width is no multiple of the stride.
-
-    Source: Wan2.1 wan/modules/vae.py, WanVAE.encode; Wan2.2 wan/modules/vae2_2.py, Wan2_2_VAE.encode.
+        ValueError: F is not 4n + 1, the height or width is no multiple of the stride, or `tile` is less
+            than 1.
+        MediaError: the temporary file finds no room.
     """
     if isinstance(frames, mx.array):
         _check_count(len(frames), vae.config.stride[0])  # before the work rather than after
         frames = [frames]
-    state, means, num_frames = StreamState(), [], 0
+    work = encode_pieces(vae, frames, tile=tile, scratch_folder=scratch_folder)
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return end.value
+
+
+def encode_pieces(
+    vae: WanVAE,
+    frames: Iterable[mx.array],
+    *,
+    tile: int | None = None,
+    scratch_folder: Path | None = None,
+) -> Encoding:
+    """Encode a clip that comes in pieces into the latents that the transformer works on.
+
+    Tiles save memory as in :func:`mlx_video.latents.decode.decode_frames`: each goes through the entire clip
+    before the next begins, and the layers that must see whole frames come last, once for all tiles. The clip
+    and the encoded tiles wait in a temporary file.
+
+    Args:
+        vae: with its encoder.
+        frames: pieces [f, H, W, 3] in [-1, 1], in order, of any lengths; 4n + 1 frames in all, H and W
+            multiples of the VAE's stride (4, h, w).
+        tile: side of the tiles in latent cells, at most; None, or no less than H/h and W/w, for whole frames.
+            It changes the latents by rounding only.
+        scratch_folder: for the temporary file of tiles; None for the system's.
+
+    Yields:
+        How many frames are encoded; those of a tile count in proportion to the tiles.
+
+    Returns:
+        [C, T, H/h, W/w], float32: the normalised means. T is 1 + n.
+
+    Raises:
+        ValueError, MediaError: as for :func:`encode_video`.
+
+    Source: Wan2.1 wan/modules/vae.py, WanVAE.encode; Wan2.2 wan/modules/vae2_2.py, Wan2_2_VAE.encode.
+    """
+    pieces = _checked(frames, vae.config)
+    if tile is None:
+        means = yield from _encode_whole_frames(vae, pieces)
+    else:
+        with ScratchFile(scratch_folder) as scratch:
+            means = yield from _encode_tile_by_tile(vae, pieces, tile, scratch)
+    return normalise(mx.concatenate(means), vae.config).transpose(3, 0, 1, 2)
+
+
+def _checked(frames: Iterable[mx.array], config: VAEConfig) -> Iterator[mx.array]:
+    """The pieces as they come, checked; their number at the end."""
+    num_frames = 0
     for piece in frames:
-        _check_piece(piece, vae.config)
+        _check_piece(piece, config)
         num_frames += piece.shape[0]
+        yield piece
+    _check_count(num_frames, config.stride[0])
+
+
+def _encode_whole_frames(vae: WanVAE, pieces: Iterable[mx.array]) -> Generator[int, None, list[mx.array]]:
+    state, means, done = StreamState(), [], 0
+    for piece in pieces:
         for mean in vae.encode(piece[None], state):
             mx.eval(mean)
             means.append(mean[0])
-    _check_count(num_frames, vae.config.stride[0])
-    return normalise(mx.concatenate(means), vae.config).transpose(3, 0, 1, 2)
+        done += len(piece)
+        yield done
+    return means
+
+
+def _encode_tile_by_tile(
+    vae: WanVAE, pieces: Iterable[mx.array], side: int, scratch: ScratchFile
+) -> Generator[int, None, list[mx.array]]:
+    clip = _store_clip(pieces, scratch)
+    num_frames, (height, width) = sum(part.shape[0] for part in clip), clip[0].shape[1:3]
+    _, step_h, step_w = vae.config.stride
+    grid = cut_tiles(ENCODER_STAGES, height // step_h, width // step_w, side)
+    count, features = sum(map(len, grid)), []
+    for index, tile in enumerate(chain(*grid), 1):
+        features.append(_encode_tile(vae, tile, clip, scratch))
+        yield num_frames * index // count
+    state, means = StreamState(), []
+    for parts in zip(*features, strict=True):
+        whole = join_tiles(grid, map(scratch.get, parts))
+        means.append(vae.encode_whole(whole[None], state)[0])
+        mx.eval(means[-1])
+    return means
+
+
+def _store_clip(pieces: Iterable[mx.array], scratch: ScratchFile) -> list[Stored]:
+    """Set a clip aside, a few frames at a time, because all of them are read for every tile."""
+    return [
+        scratch.put(piece[start : start + FRAMES_AT_A_TIME])
+        for piece in pieces
+        for start in range(0, len(piece), FRAMES_AT_A_TIME)
+    ]
+
+
+def _encode_tile(vae: WanVAE, tile: Tile, clip: Sequence[Stored], scratch: ScratchFile) -> list[Stored]:
+    """Encode one tile of the clip; features of one latent frame each."""
+    state, features = StreamState(), []
+    rows, columns = tile.crop_input(vae.packing)
+    for stored in clip:
+        part = scratch.get(stored)[None, :, rows, columns]
+        features += [scratch.put(y[0]) for y in vae.encode_features(part, state, crops=tile.crops)]
+    return features
 
 
 def normalise(latents: mx.array, config: VAEConfig) -> mx.array:

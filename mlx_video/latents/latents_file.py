@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 
 from mlx_video.errors import MediaError
-from mlx_video.media.whole_file import written_whole
+from mlx_video.latents.array_file import read_arrays, write_arrays
 
 TENSOR_NAME = "latents"
 
@@ -28,16 +27,11 @@ def save_latents(path: Path, latents: mx.array, settings: Mapping[str, str]) -> 
     """
     if latents.ndim != 4 or latents.dtype != mx.float32:
         raise ValueError(f"latents are {latents.dtype} {latents.shape}, expected float32 [C, T, H, W].")
-    try:
-        # MLX insists on this suffix and would add it to any other name.
-        with written_whole(path, ".safetensors") as temporary:
-            mx.save_safetensors(str(temporary), {TENSOR_NAME: latents}, _valid_utf8(settings))
-    except RuntimeError as error:  # how MLX reports a full disk
-        raise MediaError(f"{path}: cannot be written ({error}). Check the free space.") from error
+    write_arrays(path, {TENSOR_NAME: latents}, settings)
 
 
 def load_latents(path: Path) -> tuple[mx.array, dict[str, str]]:
-    """Read what `save_latents` wrote.
+    """Read what `save_latents` wrote, or the latents of a run's state.
 
     Args:
         path: the file, of any suffix.
@@ -50,13 +44,8 @@ def load_latents(path: Path) -> tuple[mx.array, dict[str, str]]:
     """
     if not path.is_file():
         raise MediaError(f"{path}: no such file. --save-latents writes one.")
-    try:
-        loaded: Any = mx.load(str(path), format="safetensors", return_metadata=True)
-        tensors, settings = loaded
-        mx.eval(tensors)  # the file is read here, so that later changes to it do no harm
-    except (RuntimeError, ValueError) as error:
-        raise MediaError(f"{path}: no complete safetensors file ({error}). Write it again.") from error
-    return _checked(path, tensors), dict(settings)
+    tensors, settings = read_arrays(path)
+    return _checked(path, tensors), settings
 
 
 def _checked(path: Path, tensors: Mapping[str, mx.array]) -> mx.array:
@@ -70,8 +59,3 @@ def _checked(path: Path, tensors: Mapping[str, mx.array]) -> mx.array:
             "Save it again with --save-latents."
         )
     return latents
-
-
-def _valid_utf8(settings: Mapping[str, str]) -> dict[str, str]:
-    """Half surrogates, which a terminal can hand over, are no UTF-8 and become question marks."""
-    return {key: value.encode("utf-8", "replace").decode("utf-8") for key, value in settings.items()}

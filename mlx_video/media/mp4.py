@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import tempfile
@@ -16,7 +17,7 @@ from mlx_video.errors import MediaError
 from mlx_video.media.embedded_settings import settings_to_text, text_to_settings, title_of
 from mlx_video.media.ffmpeg import cannot_start, find_ffmpeg, format_tags, last_lines, read_tags, run_ffmpeg
 from mlx_video.media.frame_writer import FrameWriter
-from mlx_video.media.whole_file import publish, temporary_sibling
+from mlx_video.media.whole_file import hold, publish, temporary_sibling
 
 # What imageio makes of quality 8, the official setting: int(51 · (1 - 8/10)).
 CONSTANT_RATE_FACTOR = 10
@@ -70,6 +71,7 @@ class Mp4Writer(FrameWriter):
         self._tags.write(format_tags({"title": title_of(metadata), "comment": settings_to_text(metadata)}))
         self._tags.flush()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (a pipe would block once nobody reads it)
+        self._held = hold(self._temporary)
         self._process = self._start(program, fps)
 
     def _start(self, program: str, fps: float) -> subprocess.Popen[bytes]:
@@ -90,6 +92,7 @@ class Mp4Writer(FrameWriter):
                 start_new_session=True,
             )
         except OSError as error:
+            self._temporary.unlink(missing_ok=True)
             self._close_files()
             raise cannot_start(program, error) from error
 
@@ -103,7 +106,7 @@ class Mp4Writer(FrameWriter):
 
     def _finish(self) -> None:
         self._close_pipe()
-        if self._process.returncode or not self._temporary.exists():
+        if self._process.returncode or not self._temporary.stat().st_size:
             raise self._failure()
         publish(self._temporary, self._path)
         self._close_files()
@@ -123,6 +126,7 @@ class Mp4Writer(FrameWriter):
     def _close_files(self) -> None:
         self._tags.close()
         self._log.close()
+        os.close(self._held)
 
     def _failure(self) -> MediaError:
         self._log.seek(0)

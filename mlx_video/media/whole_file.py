@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 import secrets
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mlx_video.errors import MediaError
+
+_TEMPORARY_NAME = re.compile(r"\.partial-[0-9a-f]{12}(\..*)?")
 
 
 def check_folder(folder: Path) -> None:
@@ -54,13 +58,48 @@ def temporary_sibling(path: Path, suffix: str | None = None) -> Path:
     return path.with_name(f".partial-{secrets.token_hex(6)}{path.suffix if suffix is None else suffix}")
 
 
+def hold(temporary: Path) -> int:
+    """Create a temporary file and mark it as one that somebody is writing.
+
+    Returns:
+        A descriptor; the mark lasts until it is closed, or the process ends in any way at all.
+
+    Raises:
+        OSError: the file cannot be made.
+    """
+    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT, 0o666)
+    with suppress(OSError):  # some network disks have no locks
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return descriptor
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of runs that were killed; those of running ones stay."""
+    for path in folder.iterdir():
+        if _TEMPORARY_NAME.fullmatch(path.name):
+            with suppress(OSError):
+                _remove_unheld(path)
+
+
+def _remove_unheld(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+    finally:
+        os.close(descriptor)
+
+
 def publish(temporary: Path, path: Path) -> None:
     """Move a complete file to its final name; an earlier file of that name is replaced.
+
+    Its content reaches the disk before its name does: a power cut leaves no name without a content.
 
     Raises:
         MediaError: the system refuses the rename; the temporary file is removed.
     """
     try:
+        _flush(temporary)
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
@@ -84,13 +123,23 @@ def written_whole(path: Path, suffix: str | None = None) -> Iterator[Path]:
     temporary = temporary_sibling(path, suffix)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = hold(temporary)
         try:
             yield temporary
             publish(temporary, path)
         finally:
+            os.close(descriptor)
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise _cannot_write(path, error) from error
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _cannot_write(path: Path, error: OSError) -> MediaError:

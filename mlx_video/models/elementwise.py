@@ -8,6 +8,8 @@ from functools import wraps
 
 import mlx.core as mx
 
+from mlx_video.models.dispatch import current_limits
+
 Elementwise = Callable[..., mx.array]
 
 _compile_choice: bool | None = None
@@ -30,8 +32,8 @@ def enable_compile(on: bool | None) -> None:
 
 
 def is_compile_enabled() -> bool:
-    """Whether the functions of this module run as fused kernels."""
-    return on_gpu() if _compile_choice is None else _compile_choice
+    """Whether the functions of this module run as fused kernels; never where the device fuses wrongly."""
+    return current_limits().fuses and (on_gpu() if _compile_choice is None else _compile_choice)
 
 
 def fused(function: Elementwise) -> Elementwise:

@@ -8,23 +8,16 @@ from collections.abc import Callable
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_video.models.dispatch import FEWEST_QUERIES, TILE, current_limits
 from mlx_video.models.elementwise import on_gpu
-
-# Some MLX releases return garbage from quantized products with more rows (ml-explore/mlx pull 3631, 3922).
-QUANTIZED_ROWS = 32768
-# Elements of the largest intermediate, to bound memory. Not smaller on a CPU: beside other work, every call
-# of a threaded BLAS may wait for a core.
-GPU_PIECE = 2**28
-CPU_PIECE = 2**25
-
-
-def max_rows(row_elements: int) -> int:
-    """How many rows of an intermediate to make at a time, given the elements of one row."""
-    return max(64, (GPU_PIECE if on_gpu() else CPU_PIECE) // row_elements)
 
 
 def in_pieces(function: Callable[[mx.array], mx.array], x: mx.array, rows: int, axis: int = 0) -> mx.array:
-    """Apply a function that treats rows independently to `rows` of them at a time, in pieces of even size.
+    """Apply a function that treats rows independently to `rows` of them at a time.
+
+    Pieces are of nearly even size and of whole tiles. They give bit for bit what the whole gives wherever the
+    kernel of a product does not depend on the number of rows: not on every GPU, and not with OpenBLAS for
+    products of less than a million multiplications.
 
     Args:
         function: keeps the length of `axis`.
@@ -38,13 +31,19 @@ def in_pieces(function: Callable[[mx.array], mx.array], x: mx.array, rows: int, 
     length = x.shape[axis]
     if length <= rows:
         return function(x)
-    even = -(-length // -(-length // rows))
     pieces = []
-    for piece in mx.split(x, list(range(even, length, even)), axis=axis):
+    for piece in mx.split(x, _piece_ends(length, rows), axis=axis):
         pieces.append(function(piece))
-        # One after another: a lazy graph of all pieces would hold the intermediates of many at once.
+        # One after another: together they would be one long dispatch, with the intermediates of all.
         mx.eval(pieces[-1])
     return mx.concatenate(pieces, axis=axis)
+
+
+def _piece_ends(length: int, rows: int) -> list[int]:
+    """Where all pieces but the last end. Shorter ones come first: the last one, cut off, is not tiny."""
+    count, unit = -(-length // rows), TILE if rows % TILE == 0 else 1
+    units = -(-length // unit)
+    return [units * piece // count * unit for piece in range(1, count)]
 
 
 def compute_dtype(layer: nn.Module) -> mx.Dtype:
@@ -60,7 +59,8 @@ def project(layer: nn.Module, x: mx.array, dtype: mx.Dtype | None = None) -> mx.
     """Apply a linear layer.
 
     Args:
-        layer: nn.Linear, nn.QuantizedLinear, or a wrapper that looks like one.
+        layer: nn.Linear, nn.QuantizedLinear, or a wrapper that looks like one. What it may hold as `side`, a
+            SidePath, runs beside it.
         x: [L, in], any floating type.
         dtype: to multiply in; None for the layer's :func:`compute_dtype`. A weight of another type is
             converted for this one product.
@@ -68,18 +68,30 @@ def project(layer: nn.Module, x: mx.array, dtype: mx.Dtype | None = None) -> mx.
     Returns:
         [L, out] in that type.
     """
-    dtype = dtype or compute_dtype(layer)
-    x = x.astype(dtype)
-    if isinstance(layer, nn.QuantizedLinear) and not on_gpu():
-        return _multiply(x, _dequantize(layer), layer)
-    if isinstance(layer, nn.Linear) and layer.weight.dtype != dtype:
-        return _multiply(x, layer.weight, layer)
-    return in_pieces(layer, x, QUANTIZED_ROWS) if _is_quantized(layer) else layer(x)
+    dtype, limits = dtype or compute_dtype(layer), current_limits()
+    rows = limits.rows(flops=2 * x.shape[-1] * layer.weight.shape[0])
+    if _is_quantized(layer):
+        rows = min(rows, limits.quantized_rows)
+    multiply = _multiplier(layer, dtype)
+    if "side" in layer:
+        return in_pieces(lambda part: layer.side(part, multiply(part)), x.astype(dtype), rows)
+    return in_pieces(multiply, x.astype(dtype), rows)
 
 
-def _multiply(x: mx.array, weight: mx.array, layer: nn.Module) -> mx.array:
-    weight = weight.astype(x.dtype).T
-    return mx.addmm(layer.bias.astype(x.dtype), x, weight) if "bias" in layer else x @ weight
+def _multiplier(layer: nn.Module, dtype: mx.Dtype) -> Callable[[mx.array], mx.array]:
+    """What maps rows [L, in] of a type to [L, out]: the layer, or its weight unpacked or widened."""
+    if isinstance(layer, nn.QuantizedLinear) and not (on_gpu() and current_limits().packed_products):
+        weight = _dequantize(layer)
+    elif isinstance(layer, nn.Linear) and layer.weight.dtype != dtype:
+        weight = layer.weight
+    else:
+        return layer
+    # Converted once, also where the rows are cut.
+    weight = weight.astype(dtype).T
+    if "bias" not in layer:
+        return lambda x: x @ weight
+    bias = layer.bias.astype(dtype)
+    return lambda x: mx.addmm(bias, x, weight)
 
 
 def _dequantize(layer: nn.QuantizedLinear) -> mx.array:
@@ -107,23 +119,50 @@ def attend(queries: mx.array, keys: mx.array, values: mx.array, scale: float) ->
     Returns:
         [1, N, L, D].
     """
-    if on_gpu():
-        return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale)
+    limits = current_limits()
+    row_scores = math.prod(keys.shape[:3])
+    row_flops = 4 * row_scores * keys.shape[3]
+    if on_gpu() and limits.fused_attention:
+        rows = limits.rows(flops=row_flops, fewest=FEWEST_QUERIES)
+        return in_pieces(
+            lambda part: mx.fast.scaled_dot_product_attention(part, keys, values, scale=scale),
+            queries,
+            rows,
+            axis=2,
+        )
     # On a CPU products copy what is not contiguous, which once is enough.
-    keys, values = mx.contiguous(keys.swapaxes(-1, -2)), mx.contiguous(values)
-    rows = max_rows(keys.shape[1] * keys.shape[3])
-    return in_pieces(lambda part: _attend_written_out(part, keys, values, scale), queries, rows, axis=2)
+    turned, values = mx.contiguous(keys.swapaxes(-1, -2).astype(mx.float32)), mx.contiguous(values)
+    rows = limits.rows(elements=row_scores, flops=row_flops)
+    return in_pieces(lambda part: _attend_written_out(part, turned, values, scale), queries, rows, axis=2)
 
 
 def _attend_written_out(queries: mx.array, keys: mx.array, values: mx.array, scale: float) -> mx.array:
-    """Attention whose scores exist in memory; `keys` are [1, N, D, K].
+    """Attention whose scores exist in memory; `keys` are [1, N, D, K], float32 like the scores.
 
     MLX's own does the same on a CPU, but takes twice as long for exp as for a power of two.
     """
-    scores = ((queries * (scale / math.log(2))) @ keys).astype(mx.float32)
+    scores = (queries.astype(mx.float32) * (scale / math.log(2))) @ keys
     weights = mx.power(2.0, scores - scores.max(axis=-1, keepdims=True))
     mixed = weights.astype(values.dtype) @ values
     return (mixed / weights.sum(axis=-1, keepdims=True)).astype(values.dtype)
+
+
+def attend_biased(queries: mx.array, keys: mx.array, values: mx.array, bias: mx.array) -> mx.array:
+    """Softmax attention whose scores are not scaled but get a bias; for short sequences, it is never cut.
+
+    Args:
+        queries: [1, N, L, D].
+        keys, values: [1, N, K, D], the type of `queries`.
+        bias: [N, L, K], the type of `queries`.
+
+    Returns:
+        [1, N, L, D].
+    """
+    if current_limits().fused_attention:
+        # The softmax inside runs in float32 whatever the type.
+        return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=1.0, mask=bias[None])
+    scores = queries.astype(mx.float32) @ keys.astype(mx.float32).swapaxes(-1, -2) + bias
+    return mx.softmax(scores, axis=-1).astype(values.dtype) @ values
 
 
 def split_heads(x: mx.array, num_heads: int) -> mx.array:

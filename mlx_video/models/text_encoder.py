@@ -8,7 +8,7 @@ import numpy as np
 
 from mlx_video.config import TextEncoderConfig
 from mlx_video.models.elementwise import gelu_tanh, on_gpu
-from mlx_video.models.products import merge_heads, project, split_heads
+from mlx_video.models.products import attend_biased, merge_heads, project, split_heads
 
 EPS = 1e-6
 MAX_DISTANCE = 128
@@ -58,12 +58,8 @@ class TextAttention(nn.Module):
         Returns:
             [n, dim].
         """
-        heads = (
-            split_heads(project(layer, x, x.dtype), self.num_heads) for layer in (self.q, self.k, self.v)
-        )
-        # The softmax inside runs in float32 whatever the type of x.
-        mixed = mx.fast.scaled_dot_product_attention(*heads, scale=1.0, mask=position_bias[None])
-        return project(self.o, merge_heads(mixed), x.dtype)
+        q, k, v = (split_heads(_multiply(layer, x), self.num_heads) for layer in (self.q, self.k, self.v))
+        return _multiply(self.o, merge_heads(attend_biased(q, k, v, position_bias)))
 
 
 class GatedFeedForward(nn.Module):
@@ -80,8 +76,17 @@ class GatedFeedForward(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         """[n, dim] → [n, dim]."""
-        gate = gelu_tanh(project(self.gate_proj, x, x.dtype))
-        return project(self.fc2, project(self.fc1, x, x.dtype) * gate, x.dtype)
+        gate = gelu_tanh(_multiply(self.gate_proj, x))
+        return _multiply(self.fc2, _multiply(self.fc1, x) * gate)
+
+
+def _multiply(layer: nn.Module, x: mx.array) -> mx.array:
+    """A product in the type of `x`."""
+    product = project(layer, x, x.dtype)
+    if layer.weight.dtype != x.dtype:
+        # Now, so that no more than one widened weight exists at a time: 168 MB in the largest layer.
+        mx.eval(product)
+    return product
 
 
 class RelativePositions(nn.Module):
@@ -123,8 +128,15 @@ class TextEncoderBlock(nn.Module):
         Returns:
             [n, dim] in the type of `x`.
         """
+        return self.add_feed_forward(self.add_attention(x, buckets))
+
+    def add_attention(self, x: mx.array, buckets: mx.array) -> mx.array:
+        """The first half, for a caller that reads halves: it takes `norm1`, `attn` and `pos_embedding`."""
         bias = self.pos_embedding(buckets).astype(x.dtype)
-        x = x + self.attn(self.norm1(x), bias)
+        return x + self.attn(self.norm1(x), bias)
+
+    def add_feed_forward(self, x: mx.array) -> mx.array:
+        """The second half; it takes `norm2` and `ffn`."""
         return x + self.ffn(self.norm2(x))
 
 
@@ -169,6 +181,6 @@ class UMT5Encoder(nn.Module):
         x, buckets = self.embed(ids), self.buckets(ids.shape[0])
         for block in self.blocks:
             x = block(x, buckets)
-            # Block by block, so that no more than one block's widened weights exist at a time.
+            # Block by block: one graph of all would be one dispatch, with every intermediate alive.
             mx.eval(x)
         return self.norm(x)

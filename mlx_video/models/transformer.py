@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Protocol
@@ -234,41 +234,70 @@ class WanTransformer(nn.Module):
         Raises:
             ValueError: channels or sizes do not fit the model, or there is not a timestep for each token.
         """
-        if concat_latents is not None:
-            latents = mx.concatenate([latents, concat_latents])
-        grid = self._check(latents)
-        # float32: the residual stream keeps it from here to the head.
-        tokens = project(self.patch_embedding_proj, patchify(latents, self.config.patch_size)).astype(
-            mx.float32
-        )
-        time = self.embed_time(timestep, tokens.shape[0])
+        tokens, time, grid = self._embed(latents, timestep, concat_latents)
+        source, rotary = block_source or self._resident_blocks(), self.rotary_table(grid)
+
+        def run_blocks(entering: mx.array) -> mx.array:
+            return walk_blocks(source, [BlockPass(entering, text, block_hook)], time, rotary)[0]
+
         tokens = block_hook.after_embedding(tokens) if block_hook else tokens
-        run_blocks = partial(
-            self._run_blocks,
-            time=time,
-            text=text,
-            rotary=self.rotary_table(grid),
-            source=block_source or ResidentBlocks(self.blocks),
-            hook=block_hook,
-        )
         tokens = step_cache(tokens, time, run_blocks) if step_cache else run_blocks(tokens)
         return unpatchify(self.head(tokens, time), grid, self.config.patch_size)
 
-    def _run_blocks(
+    def predict_each(
         self,
-        tokens: mx.array,
+        latents: mx.array,
+        timestep: float | mx.array,
+        texts: Sequence[PromptTokens],
         *,
-        time: TimeFeatures,
-        text: PromptTokens,
-        rotary: RotaryTable,
-        source: BlockSource,
-        hook: BlockHook | None,
-    ) -> mx.array:
-        for index, block in source.blocks():
-            tokens = block(tokens, time, rotary, text.keys_values(index, block.cross_attn))
-            if hook:
-                tokens = hook.after_block(index, tokens)
-        return tokens
+        concat_latents: mx.array | None = None,
+        block_hooks: Sequence[BlockHook | None] | None = None,
+        block_source: BlockSource | None = None,
+    ) -> list[mx.array]:
+        """Predict the velocity under several prompts in one walk over the blocks.
+
+        Each velocity is, bit for bit, that of a call of its own. The prompts take turns in every block, so a
+        source that reads blocks from a disk reads them once. There is no step cache here: that decides
+        for one forward whether the blocks run.
+
+        Args:
+            latents, timestep, concat_latents, block_source: as for a call.
+            texts: the prompts, from :meth:`project_text`.
+            block_hooks: one for each prompt, since a hook may remember its tokens; None for none.
+
+        Returns:
+            [out_dim, T, H, W], float32, for each prompt.
+
+        Raises:
+            ValueError: as a call; or there is not a hook for each prompt.
+        """
+        tokens, time, grid = self._embed(latents, timestep, concat_latents)
+        passes = [
+            BlockPass(hook.after_embedding(tokens) if hook else tokens, text, hook)
+            for text, hook in zip(texts, block_hooks or [None] * len(texts), strict=True)
+        ]
+        source = block_source or self._resident_blocks()
+        leaving = walk_blocks(source, passes, time, self.rotary_table(grid))
+        return [unpatchify(self.head(each, time), grid, self.config.patch_size) for each in leaving]
+
+    def _embed(
+        self, latents: mx.array, timestep: float | mx.array, concat_latents: mx.array | None
+    ) -> tuple[mx.array, TimeFeatures, Triple]:
+        """Tokens [L, dim] as they leave the patch embedding, what the timestep makes of itself, the grid."""
+        if concat_latents is not None:
+            latents = mx.concatenate([latents, concat_latents])
+        grid = self._check(latents)
+        patches = patchify(latents, self.config.patch_size)
+        # float32: the residual stream keeps it from here to the head.
+        tokens = project(self.patch_embedding_proj, patches).astype(mx.float32)
+        return tokens, self.embed_time(timestep, tokens.shape[0]), grid
+
+    def _resident_blocks(self) -> ResidentBlocks:
+        if len(self.blocks) != self.config.num_layers:
+            raise ValueError(
+                f"{len(self.blocks)} of {self.config.num_layers} blocks are in memory: give a block source"
+            )
+        return ResidentBlocks(self.blocks)
 
     def _check_image(self, image_tokens: mx.array | KeptTokens | None) -> None:
         has_branch = self.config.image_dim is not None
@@ -293,6 +322,44 @@ class ResidentBlocks:
     def blocks(self) -> Iterable[tuple[int, TransformerBlock]]:
         """Every block with its index, in order."""
         return enumerate(self._blocks)
+
+
+@dataclass(slots=True)
+class BlockPass:
+    """One forward on its way through the blocks.
+
+    Attributes:
+        tokens: [L, dim], float32, as they left the last block.
+        text: the prompt.
+        hook: its add-on.
+    """
+
+    tokens: mx.array
+    text: PromptTokens
+    hook: BlockHook | None = None
+
+
+def walk_blocks(
+    source: BlockSource, passes: Sequence[BlockPass], time: TimeFeatures, rotary: RotaryTable
+) -> list[mx.array]:
+    """Take one or several passes through every block, each block serving one after the other.
+
+    Args:
+        source: the blocks.
+        passes: as they enter block 0; each one's tokens are replaced on the way.
+        time: features of the timesteps in use.
+        rotary: positions of the L tokens.
+
+    Returns:
+        The tokens [L, dim] of each pass, as they leave the last block.
+    """
+    for index, block in source.blocks():
+        for one in passes:
+            keys_values = one.text.keys_values(index, block.cross_attn)
+            one.tokens = block(one.tokens, time, rotary, keys_values)
+            if one.hook:
+                one.tokens = one.hook.after_block(index, one.tokens)
+    return [one.tokens for one in passes]
 
 
 def token_grid(latent_size: Triple, patch_size: Triple) -> Triple:

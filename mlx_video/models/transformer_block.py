@@ -9,8 +9,9 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_video.config import TransformerConfig
+from mlx_video.models.dispatch import current_limits, evaluate_if_long
 from mlx_video.models.elementwise import add_gated, add_residual, gelu_tanh
-from mlx_video.models.products import attend, in_pieces, max_rows, merge_heads, project, split_heads
+from mlx_video.models.products import attend, in_pieces, merge_heads, project, split_heads
 from mlx_video.models.rope import RotaryTable, rotate
 
 
@@ -178,8 +179,9 @@ class FeedForward(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         """[L, dim] in any floating type → [L, dim] in the weights' type."""
-        hidden_dim = self.fc1.bias.size
-        return in_pieces(self._rows, x, max_rows(hidden_dim))
+        dim, hidden_dim = x.shape[-1], self.fc1.bias.size
+        rows = current_limits().rows(elements=hidden_dim, flops=4 * dim * hidden_dim)
+        return in_pieces(self._rows, x, rows)
 
     def _rows(self, x: mx.array) -> mx.array:
         return project(self.fc2, gelu_tanh(project(self.fc1, x)))
@@ -220,7 +222,8 @@ class TransformerBlock(nn.Module):
         table = self.modulation.astype(mx.float32) + time.modulation
         x = self._add(x, self.self_attn(self._modulate(x, table[:, :2], time), rotary), table[:, 2], time)
         x = add_residual(x, self.cross_attn(self.norm3(x), text))
-        return self._add(x, self.ffn(self._modulate(x, table[:, 3:5], time)), table[:, 5], time)
+        x = self._add(x, self.ffn(self._modulate(x, table[:, 3:5], time)), table[:, 5], time)
+        return evaluate_if_long(x)
 
     def _modulate(self, x: mx.array, shift_scale: mx.array, time: TimeFeatures) -> mx.array:
         return modulate(x, shift_scale, time.runs, self.eps)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import mlx.core as mx
 
+from mlx_video.models.dispatch import current_limits
 from mlx_video.models.elementwise import on_gpu
+from mlx_video.models.products import in_pieces
 
 # With fewer input channels, gathering the neighbours of every pixel costs less than many thin products.
 MIN_CHANNELS_OF_SHIFTED = 32
+# Elements of a sum. MLX takes the memory of all 27 products before it computes the first, which is too much
+# for large frames; for small ones, to wait for each would take longer than the products.
+MAX_UNEVALUATED = 2**14
 
 
 def split_frames(x: mx.array, size: int) -> list[mx.array]:
@@ -50,7 +56,8 @@ def convolve_taps(taps: Sequence[mx.array], weight: mx.array, bias: mx.array) ->
     Source: Wan2.1 wan/modules/vae.py, CausalConv3d.
     """
     used = weight[:, weight.shape[1] - len(taps) :]
-    if on_gpu() or weight.shape[-1] < MIN_CHANNELS_OF_SHIFTED:
+    is_faster = on_gpu() or weight.shape[-1] < MIN_CHANNELS_OF_SHIFTED
+    if is_faster and current_limits().plane_convolutions:
         return _by_planes(taps, used, bias)
     return _by_shifted_products(taps, used, bias)
 
@@ -59,8 +66,18 @@ def _by_planes(taps: Sequence[mx.array], weight: mx.array, bias: mx.array) -> mx
     """One 2-D convolution per tap: the frames need not be copied into one window."""
     total = bias
     for index, frames in enumerate(taps):
-        total = total + mx.conv2d(frames.flatten(0, 1), weight[:, index], padding=1)
+        total = total + _convolve_frames(frames.flatten(0, 1), weight[:, index], padding=1)
     return total.reshape(*taps[-1].shape[:-1], -1)
+
+
+def _convolve_frames(frames: mx.array, weight: mx.array, padding: int = 0, stride: int = 1) -> mx.array:
+    """2-D convolution of [n, H, W, C], a few frames at a time where all would take a GPU too long."""
+    flops = 2 * math.prod(frames.shape[1:3]) * weight.size // stride**2
+    return in_pieces(
+        lambda part: mx.conv2d(part, weight, stride=stride, padding=padding),
+        frames,
+        current_limits().rows(flops=flops, fewest=1),
+    )
 
 
 def _by_shifted_products(taps: Sequence[mx.array], weight: mx.array, bias: mx.array) -> mx.array:
@@ -81,6 +98,8 @@ def _by_shifted_products(taps: Sequence[mx.array], weight: mx.array, bias: mx.ar
             for x in range(3):
                 start = y * row + x
                 total = mx.addmm(total, padded[:, start : start + height * row], kernel[y, x])
+                if total.size > MAX_UNEVALUATED:
+                    mx.eval(total)
     return total.reshape(*taps[-1].shape[:3], row, -1)[:, :, :, :width]
 
 
@@ -98,8 +117,9 @@ def multiply_taps(taps: Sequence[mx.array], weight: mx.array, bias: mx.array) ->
     kernels = weight[:, weight.shape[1] - len(taps) :].squeeze((2, 3)).transpose(1, 2, 0)
     total = bias
     for frames, kernel in zip(taps, kernels, strict=True):
-        total = mx.addmm(total, frames, kernel)
-    return total
+        # Flattened: for arrays of more axes MLX copies the kernel for every row.
+        total = mx.addmm(total, frames.flatten(0, -2), kernel)
+    return total.reshape(*taps[-1].shape[:-1], -1)
 
 
 def convolve_doubled(x: mx.array, weight: mx.array, bias: mx.array) -> mx.array:
@@ -119,14 +139,26 @@ def convolve_doubled(x: mx.array, weight: mx.array, bias: mx.array) -> mx.array:
 
     Source: Wan2.1 wan/modules/vae.py, Resample (upsample2d).
     """
-    batch, frames, height, width, _ = x.shape
-    padded = mx.pad(x.flatten(0, 1), [(0, 0), (1, 1), (1, 1), (0, 0)])
-    phases = mx.conv2d(padded, _phase_kernels(weight)) + mx.tile(bias, 4)
+    kernels = _phase_kernels(weight)
+    # What led to the kernels and to the frames goes before the next arrays come.
+    mx.eval(x, kernels)
+    doubled = []
+    for frame in split_frames(x, 1):
+        doubled.append(_convolve_phases(frame, kernels, bias))
+        mx.eval(doubled[-1])
+    return mx.concatenate(doubled, axis=1)
+
+
+def _convolve_phases(frame: mx.array, kernels: mx.array, bias: mx.array) -> mx.array:
+    """[B, 1, H, W, C] → [B, 1, 2H, 2W, O]."""
+    batch, _, height, width, _ = frame.shape
+    padded = mx.pad(frame.squeeze(1), [(0, 0), (1, 1), (1, 1), (0, 0)])
+    phases = _convolve_frames(padded, kernels) + mx.tile(bias, 4)
     top, bottom = (
         mx.stack([_phase(phases, row, column, height, width) for column in range(2)], axis=3)
         for row in range(2)
     )
-    return mx.stack([top, bottom], axis=2).reshape(batch, frames, 2 * height, 2 * width, -1)
+    return mx.stack([top, bottom], axis=2).reshape(batch, 1, 2 * height, 2 * width, -1)
 
 
 def _phase_kernels(weight: mx.array) -> mx.array:
@@ -163,5 +195,5 @@ def convolve_halved(x: mx.array, weight: mx.array, bias: mx.array) -> mx.array:
     Source: Wan2.1 wan/modules/vae.py, Resample (downsample2d).
     """
     padded = mx.pad(x.flatten(0, 1), [(0, 0), (0, 1), (0, 1), (0, 0)])
-    halved = mx.conv2d(padded, weight, stride=2) + bias
+    halved = _convolve_frames(padded, weight, stride=2) + bias
     return halved.reshape(*x.shape[:2], *halved.shape[1:])

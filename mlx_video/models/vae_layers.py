@@ -92,7 +92,9 @@ class PointwiseConv(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         """[..., C] → [..., O]."""
-        return mx.addmm(self.bias, x, self.weight.flatten(1).T)
+        # Flattened: for arrays of more axes MLX copies the weight for every row.
+        y = mx.addmm(self.bias, x.flatten(0, -2), self.weight.flatten(1).T)
+        return y.reshape(*x.shape[:-1], -1)
 
 
 class Conv2d(nn.Module):

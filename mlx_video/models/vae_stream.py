@@ -1,17 +1,12 @@
-"""Frames of a clip sent through causal layers piece by piece, and what the layers keep in between.
-
-:class:`VideoVAE` is what the networks built on it look like from outside.
-"""
+"""Frames of a clip sent through causal layers piece by piece, and what the layers keep in between."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_video.config import VAEConfig
 from mlx_video.models.vae_convolutions import split_frames
 
 # Frames taken at a time by each of the four resolutions, in the order they are met.
@@ -69,6 +64,7 @@ class StreamState:
 
 
 Layer = Callable[[mx.array, StreamState], mx.array | None]
+Crop = tuple[slice, slice]  # rows, columns
 
 
 def run_layers(layers: Sequence[Layer], x: mx.array, state: StreamState) -> mx.array | None:
@@ -117,52 +113,19 @@ def run_stages(
             yield from run_stages(stages[1:], y, parts[1:], state)
 
 
-class VideoVAE(Protocol):
-    """A video autoencoder of either generation; h and w below are its spatial stride.
+def crop_stages(stages: Sequence[Sequence[Layer]], crops: Sequence[Crop]) -> list[Sequence[Layer]]:
+    """Let each stage end with cutting out a part of the frames it gives.
 
-    Attributes:
-        config: its sizes and the statistics of its latents.
+    Args:
+        stages: for :func:`run_stages`.
+        crops: rows and columns for each stage; empty to leave the stages as they are.
     """
-
-    config: VAEConfig
-
-    def decode(
-        self, latents: mx.array, state: StreamState, parts: Sequence[int] = FRAME_BY_FRAME
-    ) -> Iterator[mx.array]:
-        """Decode the stream's next latents.
-
-        Args:
-            latents: [B, T, H, W, C], as the encoder gives them (not normalised).
-            state: of this stream; a fresh one for every clip.
-            parts: frames that each resolution takes at a time, lowest resolution first.
-
-        Yields:
-            Pixels [B, f, h·H, w·W, 3], not clamped: 4T frames in all, 3 less in the stream's first call.
-        """
-        ...
-
-    def encode(
-        self, frames: mx.array, state: StreamState, parts: Sequence[int] = FRAME_BY_FRAME
-    ) -> Iterator[mx.array]:
-        """Encode the stream's next frames.
-
-        Args:
-            frames: [B, F, H, W, 3] in [-1, 1], H and W multiples of the stride.
-            state: of this stream; a fresh one for every clip.
-            parts: frames that each resolution takes at a time, highest resolution first.
-
-        Yields:
-            Means [B, t, H/h, W/w, C] of the latents, not normalised; one for the stream's first frame, one
-            for every four that follow.
-        """
-        ...
+    if not crops:
+        return list(stages)
+    return [[*layers, _cropping(crop)] for layers, crop in zip(stages, crops, strict=True)]
 
 
-def check_half(vae: nn.Module, half: str) -> None:
-    """Refuse to run a half that a VAE was built without.
-
-    Raises:
-        ValueError: it has no `half`.
-    """
-    if half not in vae:
-        raise ValueError(f"this VAE was built without its {half}: {half}_dim is None in its VAEConfig.")
+def _cropping(crop: Crop) -> Layer:
+    rows, columns = crop
+    # contiguous: what is cut off would stay in memory with the view.
+    return lambda x, state: mx.contiguous(x[:, :, rows, columns])

@@ -1,70 +1,58 @@
-"""The Wan2.2 video autoencoder: 48 latent channels, one latent cell for 4×16×16 pixels."""
+"""The halves of the Wan2.2 video autoencoder: 48 latent channels, one latent cell for 4×16×16 pixels."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_video.config import VAEConfig
 from mlx_video.models.vae_convolutions import split_frames
-from mlx_video.models.vae_layers import (
-    CausalConv3d,
-    Downsample,
-    PointwiseConv,
-    ResidualBlock,
-    Upsample,
-    apply_head,
-    head_layers,
-    middle_layers,
-)
-from mlx_video.models.vae_stream import (
-    FRAME_BY_FRAME,
-    Layer,
-    StreamState,
-    check_half,
-    run_layers,
-    run_stages,
-)
+from mlx_video.models.vae_halves import DecoderHalf, EncoderHalf, decoder_widths, encoder_widths
+from mlx_video.models.vae_layers import Downsample, ResidualBlock, Upsample, apply_head
+from mlx_video.models.vae_stream import Layer, StreamState, run_layers
 
 # Three colours of 2×2 pixels: the networks work at half the resolution of the frames.
 PACKED_CHANNELS = 12
 LAST_STAGE = 3  # the one without resampling
 
 
-def pack_pixels(frames: mx.array) -> mx.array:
-    """Make the pixels of every 2×2 square channels of one position.
+def pack_pixels(frames: mx.array, side: int = 2) -> mx.array:
+    """Make the pixels of every square channels of one position.
 
     Args:
-        frames: [B, F, H, W, C], H and W even.
+        frames: [B, F, H, W, C], H and W multiples of `side`.
+        side: of a square, in pixels; 1 changes nothing.
 
     Returns:
-        [B, F, H/2, W/2, 4·C]; the colour is slowest, then the column, then the row.
+        [B, F, H/side, W/side, side²·C]; the colour is slowest, then the column, then the row.
 
     Source: Wan2.2 wan/modules/vae2_2.py, patchify.
     """
     batch, count, height, width, channels = frames.shape
-    squares = frames.reshape(batch, count, height // 2, 2, width // 2, 2, channels)
-    return squares.transpose(0, 1, 2, 4, 6, 5, 3).reshape(batch, count, height // 2, width // 2, -1)
+    squares = frames.reshape(batch, count, height // side, side, width // side, side, channels)
+    packed = squares.transpose(0, 1, 2, 4, 6, 5, 3)
+    return packed.reshape(batch, count, height // side, width // side, -1)
 
 
-def unpack_pixels(packed: mx.array) -> mx.array:
+def unpack_pixels(packed: mx.array, side: int = 2) -> mx.array:
     """Undo :func:`pack_pixels`.
 
     Args:
-        packed: [B, F, H, W, 4·C].
+        packed: [B, F, H, W, side²·C].
+        side: of a square, in pixels.
 
     Returns:
-        [B, F, 2H, 2W, C].
+        [B, F, side·H, side·W, C].
 
     Source: Wan2.2 wan/modules/vae2_2.py, unpatchify.
     """
     batch, count, height, width, channels = packed.shape
-    squares = packed.reshape(batch, count, height, width, channels // 4, 2, 2)
-    return squares.transpose(0, 1, 2, 6, 3, 5, 4).reshape(batch, count, 2 * height, 2 * width, -1)
+    squares = packed.reshape(batch, count, height, width, channels // side**2, side, side)
+    frames = squares.transpose(0, 1, 2, 6, 3, 5, 4)
+    return frames.reshape(batch, count, side * height, side * width, -1)
 
 
 def average_squares(x: mx.array) -> mx.array:
@@ -170,7 +158,7 @@ class DownStage(nn.Module):
         return pairs.transpose(0, 1, 3, 4, 5, 2).reshape(batch, count, height, width, 2 * channels)
 
 
-class Decoder(nn.Module):
+class Decoder(DecoderHalf):
     """Latent features → packed pixels, through four resolutions.
 
     Args:
@@ -181,42 +169,19 @@ class Decoder(nn.Module):
     """
 
     def __init__(self, width: int, z_dim: int) -> None:
-        super().__init__()
-        widths = (4 * width, 4 * width, 4 * width, 2 * width, width)
-        self.conv1 = CausalConv3d(z_dim, widths[0])
-        self.middle = middle_layers(widths[0])
+        super().__init__(width, z_dim, PACKED_CHANNELS)
         self.upsamples = [
             UpStage(into, out, doubles_space=stage < LAST_STAGE, doubles_time=stage < 2)
-            for stage, (into, out) in enumerate(pairwise(widths))
+            for stage, (into, out) in enumerate(pairwise(decoder_widths(width)))
         ]
-        self.head = head_layers(width, PACKED_CHANNELS)
 
-    def __call__(
-        self, x: mx.array, state: StreamState, parts: Sequence[int] = FRAME_BY_FRAME
-    ) -> Iterator[mx.array]:
-        """Decode the stream's next latents.
-
-        Args:
-            x: [B, T, H, W, z_dim].
-            state: of this stream.
-            parts: frames that each resolution takes at a time, lowest resolution first.
-
-        Yields:
-            Packed pixels [B, f, 8H, 8W, 12] in order of time: 4T frames in all, 3 less in the stream's first
-            call.
-        """
+    def stages(self) -> list[Sequence[Layer]]:
+        """The four stages, lowest resolution first; the last one ends with the head."""
         first, second, third, last = self.upsamples
-        stages: list[Sequence[Layer]] = [
-            [self.conv1, *self.middle],
-            [first],
-            [second],
-            [third],
-            [last, partial(apply_head, self.head)],
-        ]
-        yield from run_stages(stages, x, (x.shape[1], *parts), state)
+        return [[first], [second], [third], [last, partial(apply_head, self.head)]]
 
 
-class Encoder(nn.Module):
+class Encoder(EncoderHalf):
     """Packed pixels → features of twice the latent's channels, through four resolutions.
 
     Args:
@@ -227,95 +192,13 @@ class Encoder(nn.Module):
     """
 
     def __init__(self, width: int, out_channels: int) -> None:
-        super().__init__()
-        widths = (width, width, 2 * width, 4 * width, 4 * width)
-        self.conv1 = CausalConv3d(PACKED_CHANNELS, width)
+        super().__init__(width, PACKED_CHANNELS, out_channels)
         self.downsamples = [
             DownStage(into, out, halves_space=stage < LAST_STAGE, halves_time=0 < stage < LAST_STAGE)
-            for stage, (into, out) in enumerate(pairwise(widths))
+            for stage, (into, out) in enumerate(pairwise(encoder_widths(width)))
         ]
-        self.middle = middle_layers(widths[-1])
-        self.head = head_layers(widths[-1], out_channels)
 
-    def __call__(
-        self, x: mx.array, state: StreamState, parts: Sequence[int] = FRAME_BY_FRAME
-    ) -> Iterator[mx.array]:
-        """Encode the stream's next frames.
-
-        Args:
-            x: packed pixels [B, F, H, W, 12], any number of frames, H and W multiples of 8.
-            state: of this stream.
-            parts: frames that each resolution takes at a time, highest resolution first.
-
-        Yields:
-            Features [B, t, H/8, W/8, out_channels] in order of time: one latent frame for the stream's first
-            frame, and one for every four frames that follow.
-        """
+    def stages(self) -> list[Sequence[Layer]]:
+        """The four stages, highest resolution first; the first one begins with `conv1`."""
         first, second, third, fourth = self.downsamples
-        last: list[Layer] = [fourth, *self.middle, partial(apply_head, self.head)]
-        stages: list[Sequence[Layer]] = [[self.conv1, first], [second], [third], last]
-        yield from run_stages(stages, x, parts, state)
-
-
-class WanVAE22(nn.Module):
-    """Encoder and decoder halves; parameters carry the official checkpoint's names.
-
-    Args:
-        config: widths; a half whose width is None is left out.
-
-    Source: Wan2.2 wan/modules/vae2_2.py, WanVAE_.
-    """
-
-    def __init__(self, config: VAEConfig) -> None:
-        super().__init__()
-        self.config = config
-        if config.encoder_dim is not None:
-            self.encoder = Encoder(config.encoder_dim, 2 * config.z_dim)
-            self.conv1 = PointwiseConv(2 * config.z_dim, 2 * config.z_dim)
-        if config.decoder_dim is not None:
-            self.conv2 = PointwiseConv(config.z_dim, config.z_dim)
-            self.decoder = Decoder(config.decoder_dim, config.z_dim)
-
-    def decode(
-        self, latents: mx.array, state: StreamState, parts: Sequence[int] = FRAME_BY_FRAME
-    ) -> Iterator[mx.array]:
-        """Decode the stream's next latents.
-
-        Args:
-            latents: [B, T, H, W, C], as the encoder gives them (not normalised).
-            state: of this stream; a fresh one for every clip.
-            parts: frames that each resolution takes at a time, lowest resolution first.
-
-        Yields:
-            Pixels [B, f, 16H, 16W, 3], not clamped: 4T frames in all, 3 less in the stream's first call.
-
-        Raises:
-            ValueError: the decoder is absent, or the latents do not continue this stream.
-        """
-        check_half(self, "decoder")
-        state.admit(latents)
-        for packed in self.decoder(self.conv2(latents), state, parts):
-            yield unpack_pixels(packed)
-
-    def encode(
-        self, frames: mx.array, state: StreamState, parts: Sequence[int] = FRAME_BY_FRAME
-    ) -> Iterator[mx.array]:
-        """Encode the stream's next frames.
-
-        Args:
-            frames: [B, F, H, W, 3] in [-1, 1], H and W multiples of 16.
-            state: of this stream; a fresh one for every clip.
-            parts: frames that each resolution takes at a time, highest resolution first.
-
-        Yields:
-            Means [B, t, H/16, W/16, C] of the latents, not normalised; one for the stream's first frame, one
-            for every four that follow.
-
-        Raises:
-            ValueError: the encoder is absent, or the frames do not continue this stream.
-        """
-        check_half(self, "encoder")
-        state.admit(frames)
-        for features in self.encoder(pack_pixels(frames), state, parts):
-            # The other half of the channels is the variance, which is never drawn from.
-            yield self.conv1(features)[..., : self.config.z_dim]
+        return [[self.conv1, first], [second], [third], [fourth]]

@@ -16,19 +16,19 @@ from mlx_video.checkpoint.model_folder import (
 )
 from mlx_video.checkpoint.tensor_source import TensorSource, open_tensors
 from mlx_video.config import (
-    WAN22_VAE,
     ImageEncoderConfig,
     ModelConfig,
     TransformerConfig,
-    VAEConfig,
     config_from_json,
 )
 from mlx_video.errors import CheckpointError, ConfigError
+from mlx_video.lora.apply import apply_adapters
+from mlx_video.lora.read import AdapterSet
 from mlx_video.models.image_encoder import CLIPImageEncoder
 from mlx_video.models.text_encoder import UMT5Encoder
 from mlx_video.models.transformer import WanTransformer
-from mlx_video.models.vae_wan21 import WanVAE21
-from mlx_video.models.vae_wan22 import WanVAE22
+from mlx_video.models.vae import WanVAE
+from mlx_video.request import LoraMode
 from mlx_video.weights.image_encoder_names import read_converted_image_encoder_config
 from mlx_video.weights.load import load_module
 from mlx_video.weights.renamed import RenamedTensors
@@ -132,21 +132,32 @@ def _read_image_encoder(source: TensorSource, config: ModelConfig) -> ImageEncod
     return found
 
 
-def load_transformer(model: ModelFolder, config: ModelConfig, name: str = "model") -> WanTransformer:
-    """Load a transformer in the dtype, or the quantization, of its file.
+def load_transformer(
+    model: ModelFolder,
+    config: ModelConfig,
+    name: str = "model",
+    adapters: AdapterSet | None = None,
+    lora_mode: LoraMode = "auto",
+) -> WanTransformer:
+    """Load a transformer in the dtype, or the quantization, of its file, and apply its adapters.
 
     Args:
         model: the converted folder.
         config: what its config.json says.
         name: "model" for a single transformer.
+        adapters: of this transformer.
+        lora_mode: whether they are merged, or run beside quantized layers.
 
     Raises:
         CheckpointError: the file does not hold the transformer that config.json describes.
         ConfigError: the quantization that config.json names is not the file's.
+        AdapterError: an adapter cannot be applied.
     """
     transformer = WanTransformer(config.transformer)
     with open_tensors(model.transformers[name]) as source:
         load_module(transformer, source, quantization=config.quantization)
+    if adapters:
+        apply_adapters(transformer, adapters, mode=lora_mode)
     return transformer
 
 
@@ -159,7 +170,16 @@ def check_vae_encoder(model: ModelFolder, config: ModelConfig) -> None:
     _find_half(model, config, "encoder")
 
 
-def load_vae(model: ModelFolder, config: ModelConfig) -> WanVAE21 | WanVAE22:
+def check_vae_decoder(model: ModelFolder, config: ModelConfig) -> None:
+    """Find out before any work that a model cannot make frames, from the headers alone.
+
+    Raises:
+        CheckpointError: the file does not hold the decoder half of the VAE, or the VAE is another.
+    """
+    _find_half(model, config, "decoder")
+
+
+def load_vae(model: ModelFolder, config: ModelConfig) -> WanVAE:
     """Load both halves of the VAE as float32, whatever their files hold.
 
     Raises:
@@ -169,7 +189,7 @@ def load_vae(model: ModelFolder, config: ModelConfig) -> WanVAE21 | WanVAE22:
     return _load_halves(model, config, ("encoder", "decoder"))
 
 
-def load_vae_decoder(model: ModelFolder, config: ModelConfig) -> WanVAE21 | WanVAE22:
+def load_vae_decoder(model: ModelFolder, config: ModelConfig) -> WanVAE:
     """Load the decoder half of the VAE as float32, whatever its file holds.
 
     Raises:
@@ -178,7 +198,7 @@ def load_vae_decoder(model: ModelFolder, config: ModelConfig) -> WanVAE21 | WanV
     return _load_halves(model, config, ("decoder",))
 
 
-def load_vae_encoder(model: ModelFolder, config: ModelConfig) -> WanVAE21 | WanVAE22:
+def load_vae_encoder(model: ModelFolder, config: ModelConfig) -> WanVAE:
     """Load the encoder half of the VAE as float32, from the VAE's file or else from the encoder's own.
 
     Raises:
@@ -187,20 +207,14 @@ def load_vae_encoder(model: ModelFolder, config: ModelConfig) -> WanVAE21 | WanV
     return _load_halves(model, config, ("encoder",))
 
 
-def _load_halves(model: ModelFolder, config: ModelConfig, halves: tuple[Half, ...]) -> WanVAE21 | WanVAE22:
+def _load_halves(model: ModelFolder, config: ModelConfig, halves: tuple[Half, ...]) -> WanVAE:
     found = {half: _find_half(model, config, half) for half in halves}
     widths = {half: width for half, (_, width) in found.items()}
-    vae = _build_vae(
-        replace(config.vae, encoder_dim=widths.get("encoder"), decoder_dim=widths.get("decoder"))
-    )
+    vae = WanVAE(replace(config.vae, encoder_dim=widths.get("encoder"), decoder_dim=widths.get("decoder")))
     for half, (path, _) in found.items():
         with _open_vae(path) as source:
             load_module(vae, source, dtype=mx.float32, prefix_filter=VAE_HALVES[half])
     return vae
-
-
-def _build_vae(config: VAEConfig) -> WanVAE21 | WanVAE22:
-    return WanVAE22(config) if config.z_dim == WAN22_VAE.z_dim else WanVAE21(config)
 
 
 def _open_vae(path: Path) -> TensorSource:

@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mlx_video.checkpoint.checkpoint_files import CheckpointFiles
 from mlx_video.checkpoint.model_folder import (
     IMAGE_ENCODER_FILE,
     TEXT_ENCODER_FILE,
     TRANSFORMER_FILES,
     VAE_FILE,
 )
+from mlx_video.checkpoint.open_checkpoint import open_checkpoint
 from mlx_video.checkpoint.original_folder import IMAGE_ENCODER_FILE as ORIGINAL_IMAGE_ENCODER
-from mlx_video.checkpoint.original_folder import OriginalFolder, open_original_folder
 from mlx_video.checkpoint.tensor_source import TensorSource, open_tensors
-from mlx_video.config import (
-    ModelConfig,
-    QuantizationConfig,
-    TextEncoderConfig,
-    config_to_json,
-    find_vae_config,
-)
+from mlx_video.config import ModelConfig, QuantizationConfig, TextEncoderConfig, config_to_json
 from mlx_video.errors import CheckpointError
+from mlx_video.lora.read import AdapterSet
+from mlx_video.pipeline.adapters import bake_jobs, read_all_adapters, record_baked
+from mlx_video.pipeline.source_hints import adopt_hints
 from mlx_video.request import ConvertRequest
 from mlx_video.variants.registry import Recognition, recognise_checkpoint
 from mlx_video.weights import image_encoder_names, text_encoder_names, transformer_names, vae_names
 from mlx_video.weights.quantize import check_group_size
-from mlx_video.weights.rules import find_prefix, plan_moves, strip_prefix
+from mlx_video.weights.rules import plan_moves
+from mlx_video.weights.scaled import descale, report_plain_float8
+from mlx_video.weights.spellings import ComponentName, as_original, have_equal_rows
 from mlx_video.weights.stream import TensorJob, output_infos, plan_jobs
 
 STAGES = {"model": "transformer", "low_noise": "low_noise", "high_noise": "high_noise"}
@@ -100,69 +100,126 @@ class Plan:
 
 
 def plan_conversion(request: ConvertRequest, opened: ExitStack) -> Plan:
-    """Plan the conversion of an original checkpoint folder.
+    """Plan the conversion of a checkpoint folder, original or of Diffusers.
 
     Args:
         request: what to convert, into what.
         opened: keeps the source files open until the plan is carried out.
 
     Raises:
+        AdapterError: an adapter is damaged or does not fit the checkpoint.
         CheckpointError: a component or tensor is missing, unknown, misshapen, or of another model.
         ConfigError: config.json contradicts the tensors.
         RequestError: model version or group size do not fit the checkpoint.
     """
-    folder = open_original_folder(request.checkpoint_dir)
+    files = open_checkpoint(request.checkpoint_dir)
     transformers = {
-        name: opened.enter_context(open_tensors(paths)) for name, paths in folder.transformers.items()
+        name: open_component(paths, "transformer", opened) for name, paths in files.transformers.items()
     }
-    text_source = opened.enter_context(open_tensors(folder.text_encoder))
-    recognition = _recognise(folder, transformers, request)
-    config = replace(
-        recognition.config,
-        text_encoder=_read_text_encoder(text_source, recognition.config),
-        quantization=_quantization(request),
+    text_source = open_component(files.text_encoder, "text_encoder", opened)
+    recognition = _recognise(files, transformers, request)
+    vae_source = _open_vae(files, recognition.config.transformer.out_dim, opened)
+    config, hint_notices = adopt_hints(
+        replace(
+            recognition.config,
+            text_encoder=_read_text_encoder(text_source, recognition.config),
+            quantization=_quantization(request),
+        ),
+        files,
     )
-    vae_source = _open_vae(folder, config.transformer.out_dim, opened)
-    config = replace(config, vae=find_vae_config(config.transformer.out_dim))
+    adapters, adapter_notices = read_all_adapters(request, config)
     return Plan(
         components=(
-            *(_plan_transformer(name, source, config, request) for name, source in transformers.items()),
+            *(
+                _plan_transformer(name, source, config, request, adapters.get(name))
+                for name, source in transformers.items()
+            ),
             _plan_text_encoder(text_source, config.text_encoder, request),
-            *_plan_image_encoder(folder, config, request, opened),
+            *_plan_image_encoder(files, config, request, opened),
             _plan_vae(vae_source, config),
         ),
         copies=(),
-        tokenizer=folder.tokenizer,
-        config=config_to_json(config),
-        notices=recognition.notices,
+        tokenizer=files.tokenizer,
+        config=record_baked(config_to_json(config), request),
+        notices=(
+            *recognition.notices,
+            *_report_experts(files),
+            *hint_notices,
+            *_report_dropped(transformers),
+            *report_plain_float8((*transformers.values(), text_source)),
+            *(notice.text for notice in adapter_notices),
+        ),
     )
 
 
+def open_component(paths: Sequence[Path], component: ComponentName, opened: ExitStack) -> TensorSource:
+    """Open the files of one component, its tensors under the Wan original's names whatever they are called.
+
+    Weights that are stored with scales are read as the numbers they stand for.
+
+    Args:
+        paths: all files of the component.
+        component: what it should be.
+        opened: keeps the files open.
+
+    Raises:
+        CheckpointError: a file is missing, damaged or of an unknown format, or holds a tensor twice.
+    """
+    return as_original(descale(opened.enter_context(open_tensors(paths))), component)
+
+
+def _report_experts(files: CheckpointFiles) -> Iterator[str]:
+    """Say which transformer is which expert: swapped ones could not be told from their tensors."""
+    if len(files.transformers) > 1:
+        folders = {STAGES[name]: paths[0].parent.name for name, paths in files.transformers.items()}
+        places = (f"{stage} from {folder}/" for stage, folder in folders.items())
+        yield f"Experts: {', '.join(places)}."
+
+
+def _report_dropped(transformers: Mapping[str, TensorSource]) -> Iterator[str]:
+    """Say which tensors are left out of a transformer although somebody trained them."""
+    for name, source in transformers.items():
+        gates = [tensor for tensor in source.infos if ".to_gate_compress." in tensor]
+        if gates:
+            yield (
+                f"{STAGES[name]}: {len(gates)} tensors of FastVideo's sparse attention (to_gate_compress) "
+                "are left out; attention is dense here."
+            )
+
+
 def _recognise(
-    folder: OriginalFolder, transformers: Mapping[str, TensorSource], request: ConvertRequest
+    files: CheckpointFiles, transformers: Mapping[str, TensorSource], request: ConvertRequest
 ) -> Recognition:
-    """Tell the variant from the transformers; two experts must be of one kind and size."""
-    found = {name: _recognise_one(folder, transformers, name, request) for name in transformers}
+    """Tell the variant from the transformers; two experts must be of one kind and size, but not one file."""
+    found = {name: _recognise_one(files, transformers, name, request) for name in transformers}
     (first, recognition), *others = found.items()
     for name, other in others:
         if other.config != recognition.config:
             raise CheckpointError(
-                f"{folder.path}: {STAGES[first]} and {STAGES[name]} are different transformers "
+                f"{files.path}: {STAGES[first]} and {STAGES[name]} are different transformers "
                 f"({other.config.transformer} and {recognition.config.transformer}). "
                 "Fetch both experts from the same repository."
             )
+        _refuse_twins(files, transformers[first], transformers[name])
     return recognition
 
 
+def _refuse_twins(files: CheckpointFiles, first: TensorSource, second: TensorSource) -> None:
+    samples = [name for name in second.infos if name.endswith((".self_attn.q.weight", ".ffn.0.weight"))][:3]
+    if samples and all(name in first.infos and have_equal_rows(first, second, name) for name in samples):
+        raise CheckpointError(
+            f"{files.path}: both experts are identical: the same file was given twice. "
+            "Fetch the high-noise and the low-noise transformer again."
+        )
+
+
 def _recognise_one(
-    folder: OriginalFolder, transformers: Mapping[str, TensorSource], name: str, request: ConvertRequest
+    files: CheckpointFiles, transformers: Mapping[str, TensorSource], name: str, request: ConvertRequest
 ) -> Recognition:
     source = transformers[name]
-    prefix = find_prefix(source.infos, transformer_names.ANCHOR)
-    shapes = {short: info.shape for short, info in strip_prefix(source.infos, prefix).items()}
     return recognise_checkpoint(
-        shapes,
-        folder.transformer_configs[name],
+        {tensor: info.shape for tensor, info in source.infos.items()},
+        files.transformer_configs[name],
         is_dual=len(transformers) > 1,
         model_version=request.model_version,
         label=source.label,
@@ -176,9 +233,7 @@ def _quantization(request: ConvertRequest) -> QuantizationConfig | None:
 
 
 def _read_text_encoder(source: TensorSource, config: ModelConfig) -> TextEncoderConfig:
-    prefix = find_prefix(source.infos, text_encoder_names.ANCHOR)
-    infos = strip_prefix(source.infos, prefix)
-    found = text_encoder_names.read_text_encoder_config(infos, label=source.label)
+    found = text_encoder_names.read_text_encoder_config(source.infos, label=source.label)
     if found.dim != config.transformer.text_dim:
         raise CheckpointError(
             f"{source.label}: token_embedding.weight is {found.dim} wide, the transformer's "
@@ -188,16 +243,15 @@ def _read_text_encoder(source: TensorSource, config: ModelConfig) -> TextEncoder
     return found
 
 
-def _open_vae(folder: OriginalFolder, z_dim: int, opened: ExitStack) -> TensorSource:
+def _open_vae(files: CheckpointFiles, z_dim: int, opened: ExitStack) -> TensorSource:
     """The VAE whose latents have the transformer's channels; a folder may hold two."""
     found = []
-    for path in folder.vaes.values():
-        source = opened.enter_context(open_tensors(path))
-        prefix = find_prefix(source.infos, vae_names.ANCHOR)
-        channels = vae_names.read_latent_channels(strip_prefix(source.infos, prefix), label=source.label)
+    for paths in files.vaes.values():
+        source = open_component(paths, "vae", opened)
+        channels = vae_names.read_latent_channels(source.infos, label=source.label)
         if channels == z_dim:
             return source
-        found.append(f"{path.name} has {channels} latent channels")
+        found.append(f"{source.label} has {channels} latent channels")
     raise CheckpointError(
         f"{'; '.join(found)}, the transformer makes {z_dim}. "
         "Wan2.1 and Wan2.2 A14B models use Wan2.1_VAE.pth, Wan2.2 TI2V-5B uses Wan2.2_VAE.pth."
@@ -205,57 +259,51 @@ def _open_vae(folder: OriginalFolder, z_dim: int, opened: ExitStack) -> TensorSo
 
 
 def _plan_transformer(
-    name: str, source: TensorSource, config: ModelConfig, request: ConvertRequest
+    name: str, source: TensorSource, config: ModelConfig, request: ConvertRequest, adapters: AdapterSet | None
 ) -> Component:
     expected = transformer_names.transformer_tensors(config.transformer)
-    prefix = find_prefix(source.infos, transformer_names.ANCHOR)
-    moves = plan_moves(source, transformer_names.WAN_RULES, expected, prefix=prefix)
+    moves = plan_moves(source, transformer_names.WAN_RULES, expected)
     if config.quantization:
         check_group_size({move.target: move.shape for move in moves}, config.quantization)
     jobs = plan_jobs(moves, dtype=stored_dtype(request), quantization=config.quantization)
-    return Component(STAGES[name], TRANSFORMER_FILES[name], source, jobs)
+    return Component(STAGES[name], TRANSFORMER_FILES[name], source, bake_jobs(jobs, adapters))
 
 
 def _plan_text_encoder(source: TensorSource, config: TextEncoderConfig, request: ConvertRequest) -> Component:
     expected = text_encoder_names.text_encoder_tensors(config)
-    prefix = find_prefix(source.infos, text_encoder_names.ANCHOR)
-    moves = plan_moves(source, text_encoder_names.WAN_RULES, expected, prefix=prefix)
+    moves = plan_moves(source, text_encoder_names.WAN_RULES, expected)
     return Component("text_encoder", TEXT_ENCODER_FILE, source, plan_jobs(moves, dtype=stored_dtype(request)))
 
 
 def _plan_image_encoder(
-    folder: OriginalFolder, config: ModelConfig, request: ConvertRequest, opened: ExitStack
+    files: CheckpointFiles, config: ModelConfig, request: ConvertRequest, opened: ExitStack
 ) -> Iterator[Component]:
     """The CLIP visual tower, where the transformer has an image branch; other models do without it."""
     if config.transformer.image_dim is None:
         return
-    if folder.image_encoder is None:
+    if not files.image_encoder:
         raise CheckpointError(
-            f"{ORIGINAL_IMAGE_ENCODER} not found in {folder.path}; the transformer has an image branch and "
-            "reads images through it. It is in Wan-AI/Wan2.1-I2V-14B-480P (4.8 GB); the same file serves all "
-            "Wan2.1 image-to-video models."
+            f"{ORIGINAL_IMAGE_ENCODER} not found in {files.path}; the transformer has an image branch and "
+            "reads images through it. It is in Wan-AI/Wan2.1-I2V-14B-480P (4.8 GB), or as image_encoder/ in "
+            "its Diffusers version; the same serves all Wan2.1 image-to-video models."
         )
-    source = opened.enter_context(open_tensors(folder.image_encoder))
-    prefix = find_prefix(source.infos, image_encoder_names.ANCHOR)
-    found = image_encoder_names.read_image_encoder_config(
-        strip_prefix(source.infos, prefix), label=source.label
-    )
+    source = open_component(files.image_encoder, "image_encoder", opened)
+    found = image_encoder_names.read_image_encoder_config(source.infos, label=source.label)
     if found.width != config.transformer.image_dim:
         raise CheckpointError(
-            f"{source.label}: {prefix}cls_embedding is {found.width} wide, the transformer's "
+            f"{source.label}: cls_embedding is {found.width} wide, the transformer's "
             f"img_emb.proj.0.weight takes {config.transformer.image_dim}. They are of different models; "
             "fetch both from the same repository."
         )
     expected = image_encoder_names.image_encoder_tensors(found)
-    moves = plan_moves(source, image_encoder_names.wan_rules(found), expected, prefix=prefix)
+    moves = plan_moves(source, image_encoder_names.wan_rules(found), expected)
     # float16, as the official code runs it, also where the rest is bfloat16, which is coarser.
     dtype = "F32" if request.dtype == "float32" else "F16"
     yield Component("image_encoder", IMAGE_ENCODER_FILE, source, plan_jobs(moves, dtype=dtype))
 
 
 def _plan_vae(source: TensorSource, config: ModelConfig) -> Component:
-    prefix = find_prefix(source.infos, vae_names.ANCHOR)
-    found = vae_names.read_vae_config(strip_prefix(source.infos, prefix), config.vae, label=source.label)
+    found = vae_names.read_vae_config(source.infos, config.vae, label=source.label)
     # Both halves, always: an encoder missing from the file would be missed at the first image.
     whole = replace(
         found,
@@ -263,7 +311,7 @@ def _plan_vae(source: TensorSource, config: ModelConfig) -> Component:
         decoder_dim=found.decoder_dim or config.vae.decoder_dim,
     )
     rules = vae_names.conversion_rules(whole)
-    moves = plan_moves(source, rules, vae_names.vae_tensors(whole), prefix=prefix)
+    moves = plan_moves(source, rules, vae_names.vae_tensors(whole))
     # float32 whatever --dtype says: the decoder loses visible detail in half precision.
     return Component("vae", VAE_FILE, source, plan_jobs(moves, dtype="F32"))
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from mlx_video import __version__
+from mlx_video.cache_folder import cache_folder
 from mlx_video.events import Event, FileWritten, Notice
 from mlx_video.pipeline.convert import convert
 from mlx_video.request import ConvertRequest
@@ -19,13 +19,6 @@ DEMO_IMAGE_FOLDER = DEMO_CHECKPOINT / "image_to_video"
 DEMO_PROMPT = "a red circle moving right on a white background"
 
 TITLES = {False: "the demo model, which draws coloured shapes", True: "the demo model for images of shapes"}
-
-
-def cache_folder() -> Path:
-    """Where converted copies live: $MLX_VIDEO_CACHE, else the system's usual cache folder."""
-    if folder := os.environ.get("MLX_VIDEO_CACHE"):
-        return Path(folder).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mlx-video"
 
 
 def demo_files(*, takes_image: bool = False) -> dict[str, Path]:

@@ -14,21 +14,34 @@ import numpy as np
 
 from mlx_video.checkpoint.model_folder import ModelFolder
 from mlx_video.config import ModelConfig
-from mlx_video.errors import RequestError
-from mlx_video.events import Event, FileWritten, FramesDecoded, StageFinished, StageStarted
-from mlx_video.latents.decode import decode_frames, to_uint8, to_uint8_rounded
+from mlx_video.events import (
+    Event,
+    FileWritten,
+    FramesDecoded,
+    MemoryPlanned,
+    StageFinished,
+    StageStarted,
+    TilesDecoded,
+)
+from mlx_video.latents.decode import decode_pieces, to_uint8, to_uint8_rounded
 from mlx_video.latents.latents_file import save_latents
 from mlx_video.media.frame_writer import FrameWriter
 from mlx_video.media.image import FrameFolderWriter
 from mlx_video.media.open_image import open_image
-from mlx_video.media.video import check_output, open_video_writer
-from mlx_video.media.whole_file import check_file, check_folder
+from mlx_video.media.video import open_video_writer
 from mlx_video.memory.residency import release_memory, resident
 from mlx_video.models.elementwise import enable_compile
+from mlx_video.pipeline.adapters import read_all_adapters, report_distilled
 from mlx_video.pipeline.components import check_vae_encoder, check_weights, load_vae_decoder
+from mlx_video.pipeline.decode_only import prepare_decoding
+from mlx_video.pipeline.device_check import held_to_limits, with_safe_limits
 from mlx_video.pipeline.inputs import encode_frames, encode_texts, require_tokenizer
+from mlx_video.pipeline.memory_plan import MemoryPlan
+from mlx_video.pipeline.outputs import check_outputs, check_scratch_space
 from mlx_video.pipeline.plan import ImageSize, check_inputs, plan_run
+from mlx_video.pipeline.resume import find_start, forget_state, report_start, way_on_noted
 from mlx_video.pipeline.run import Run, Value, Work
+from mlx_video.pipeline.run_memory import plan_of, planned_limits, with_memory_plan
 from mlx_video.pipeline.sample import sample_latents
 from mlx_video.request import GenerateRequest
 from mlx_video.variants.registry import find_variant
@@ -48,7 +61,36 @@ def prepare_run(request: GenerateRequest, model: ModelFolder, config: ModelConfi
         CheckpointError: the folder has no tokenizer, a weight file is damaged, or the VAE cannot read images.
         ConfigError: config.json contradicts the files.
         RequestError: the request does not fit the model, or an output name cannot be used.
+        AdapterError: an adapter is damaged or does not fit the model.
         MediaError: an image cannot be read, or an output cannot be written.
+        MemoryBudgetError: a stage needs more than there is, whatever stays in memory.
+        DeviceError: an operation of the device gives wrong numbers, and there is no other way.
+    """
+    if request.decode_only:
+        return fit_run(prepare_decoding(request, request.decode_only, model, config))
+    run = settle_run(request, model, config)
+    check_outputs(request, run.plan.geometry)
+    return find_start(fit_run(run))
+
+
+def fit_run(run: Run) -> Run:
+    """A run fitted to this machine: to what its device does rightly, its memory and its disk.
+
+    Raises:
+        DeviceError, MemoryBudgetError: as :func:`prepare_run`.
+        MediaError: the disk of temporary files is too full.
+    """
+    run = with_memory_plan(with_safe_limits(run))
+    check_scratch_space(run.memory_plan.scratch_bytes if run.memory_plan else 0)
+    return run
+
+
+def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig) -> Run:
+    """Settle the settings of a run; nothing is written or computed, and no weight is read.
+
+    Raises:
+        CheckpointError, ConfigError, RequestError, AdapterError: as :func:`prepare_run`.
+        MediaError: an image cannot be read.
     """
     require_tokenizer(model)
     variant = find_variant(config)
@@ -58,36 +100,22 @@ def prepare_run(request: GenerateRequest, model: ModelFolder, config: ModelConfi
     plan = plan_run(request, config, variant, ImageSize(*images[0].shape[:2]) if images else None)
     notices = (*(notice for image in opened for notice in image.notices), *plan.notices)
     check_weights(model, config)
+    adapters, adapter_notices = read_all_adapters(request, config)
+    notices = (*notices, *adapter_notices, *report_distilled(request, plan))
     if images:
         check_vae_encoder(model, config)
-    check_outputs(request, plan.geometry.num_frames - request.trim_first_frames)
-    return Run(model, config, variant, request, replace(plan, notices=notices), images)
+    return Run(model, config, variant, request, replace(plan, notices=notices), images, adapters)
 
 
-def check_outputs(request: GenerateRequest, num_frames: int) -> None:
-    """Make sure that every result can be written; creates their folders.
-
-    Args:
-        request: names the results.
-        num_frames: frames that will be written.
+def plan_generation(request: GenerateRequest, model: ModelFolder, config: ModelConfig) -> MemoryPlan:
+    """What a run of this request would keep in memory; nothing is written or computed.
 
     Raises:
-        RequestError: two results have the same name, or the video's ending is unknown or a picture's.
-        MediaError: a name is a folder's, or a folder takes no files.
+        MLXVideoError: as :func:`prepare_run`; a device is not checked, and outputs only with `decode_only`.
     """
-    owners: dict[Path, str] = {}
-    for name in ("output_path", "save_frames", "save_latents"):
-        path = getattr(request, name)
-        owner = owners.setdefault(path.resolve(), name) if path else name
-        if owner != name:
-            flag = owner.replace("_", "-")
-            raise RequestError(name, f"{path}: --{flag} has the same name. Choose another for one of them.")
-    if request.output_path:
-        check_output(request.output_path, num_frames)
-    if request.save_frames:
-        check_folder(request.save_frames)
-    if request.save_latents:
-        check_file(request.save_latents)
+    if request.decode_only:
+        return plan_of(prepare_decoding(request, request.decode_only, model, config))
+    return plan_of(settle_run(request, model, config))
 
 
 def generate(run: Run, extra_sinks: Sequence[FrameSink] = ()) -> Iterator[Event]:
@@ -99,17 +127,31 @@ def generate(run: Run, extra_sinks: Sequence[FrameSink] = ()) -> Iterator[Event]
 
     Yields:
         What happens, in order; the last StepFinished holds the final latents.
+
+    Raises:
+        MLXVideoError: something failed; where a state of the run is kept, a note says how to go on.
     """
     enable_compile(None if run.request.compile else False)
     yield from run.plan.notices
+    if run.memory_plan:
+        yield MemoryPlanned(run.memory_plan.predicted)
+    with way_on_noted(run), held_to_limits(run), planned_limits(run):
+        yield from report_start(run)
+        latents = run.finished_latents
+        if latents is None:
+            latents = yield from make_latents(run)
+        yield from keep_latents(run, latents)
+        yield from timed("decode", decode_video(run, latents, extra_sinks))
+    yield from forget_state(run)
+    yield from map(FileWritten, written_paths(run.request))
+
+
+def make_latents(run: Run) -> Work[mx.array]:
+    """Prompt, images and noise become latents [C, T, H, W]."""
     conditioning = yield from timed("text", encode_texts(run))
     if run.images:
         conditioning = yield from timed("image", encode_frames(run, conditioning))
-    latents = yield from timed("denoise", sample_latents(run, conditioning))
-    del conditioning
-    yield from keep_latents(run, latents)
-    yield from timed("decode", decode_video(run, latents, extra_sinks))
-    yield from map(FileWritten, written_paths(run.request))
+    return (yield from timed("denoise", sample_latents(run, conditioning)))
 
 
 def timed(stage: str, work: Work[Value]) -> Work[Value]:
@@ -137,14 +179,23 @@ def decode_video(run: Run, latents: mx.array, extra_sinks: Sequence[FrameSink]) 
     with ExitStack() as stack:
         sinks = [*extra_sinks, *(stack.enter_context(sink) for sink in open_sinks(run))]
         vae = stack.enter_context(resident(lambda: load_vae_decoder(run.model, run.config)))
-        yield from pass_frames(decode_frames(vae, latents), sinks, run)
+        memory = run.plan.memory
+        pieces = decode_pieces(
+            vae, latents, tile=memory.decode_tile, latents_per_push=memory.latents_per_push
+        )
+        yield from pass_frames(pieces, sinks, run)
 
 
-def pass_frames(pieces: Iterable[mx.array], sinks: Sequence[FrameSink], run: Run) -> Iterator[FramesDecoded]:
+def pass_frames(
+    pieces: Iterable[mx.array | TilesDecoded], sinks: Sequence[FrameSink], run: Run
+) -> Iterator[FramesDecoded | TilesDecoded]:
     """Give each piece of frames to every sink, without those that the user wants trimmed."""
     total, trim, done = run.plan.geometry.num_frames, run.request.trim_first_frames, 0
     to_bytes = to_uint8_rounded if total == 1 else to_uint8  # a single frame is a picture, not a video
     for piece in pieces:
+        if isinstance(piece, TilesDecoded):
+            yield piece
+            continue
         frames = to_bytes(piece)
         for sink in sinks:
             sink.write(frames[max(0, trim - done) :])

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import mlx.core as mx
 
 from mlx_video.checkpoint.model_folder import ModelFolder
-from mlx_video.conditioning.frames import cut_images
+from mlx_video.checkpoint.tensor_source import open_tensors
+from mlx_video.conditioning.disk_cache import open_prompt_cache
+from mlx_video.conditioning.frames import Encoding, cut_images
 from mlx_video.conditioning.image_tokens import encode_images
-from mlx_video.conditioning.text import PromptTokenizer, count_tokens, encode_prompt, load_tokenizer
+from mlx_video.conditioning.text import PromptTokenizer, count_tokens, load_tokenizer, number_prompt
 from mlx_video.conditioning.types import Conditioning
-from mlx_video.errors import CheckpointError
-from mlx_video.events import Notice
-from mlx_video.latents.encode import encode_video
+from mlx_video.errors import CheckpointError, MediaError
+from mlx_video.events import BlocksRead, FramesEncoded, Notice
+from mlx_video.latents.encode import encode_pieces
 from mlx_video.media.resize import to_unit_range
 from mlx_video.memory.residency import resident
+from mlx_video.memory.streamed_text_encoder import encode_streamed
+from mlx_video.models.vae import WanVAE
 from mlx_video.pipeline.components import load_image_encoder, load_text_encoder, load_vae_encoder
-from mlx_video.pipeline.run import Run, Work
+from mlx_video.pipeline.run import Run, Value, Work
 from mlx_video.request import GenerateRequest
+
+Reported = TypeVar("Reported")
+Texts = Sequence[Sequence[int]]
 
 
 def encode_texts(run: Run) -> Work[Conditioning]:
@@ -29,13 +38,41 @@ def encode_texts(run: Run) -> Work[Conditioning]:
     tokenizer = load_tokenizer(require_tokenizer(run.model), run.config.text_encoder.vocab_size)
     text_len = run.config.transformer.text_len
     yield from report_cut_texts(run.request, tokenizer, text_len)
+    prompts = [run.request.prompt]
+    if run.plan.negative_prompt is not None:
+        prompts.append(run.plan.negative_prompt)
+    texts = [number_prompt(tokenizer, prompt, text_len) for prompt in prompts]
+    encode = recall_or_encode if run.request.prompt_cache else run_text_encoder
+    context, *negative = yield from encode(run, texts)
+    return Conditioning(context, *negative)
+
+
+def recall_or_encode(run: Run, texts: Texts) -> Work[list[mx.array]]:
+    """Take texts from the cache of encoded prompts; encode those that are not in it, and keep them there."""
+    cache = open_prompt_cache(run.model.text_encoder, run.config.text_encoder)
+    known = [cache.load(text) for text in texts]
+    missing = [text for text, found in zip(texts, known, strict=True) if found is None]
+    fresh = (yield from run_text_encoder(run, missing)) if missing else []
+    try:
+        for text, features in zip(missing, fresh, strict=True):
+            cache.store(text, features)
+    except MediaError as error:
+        yield Notice(f"The encoded prompt is not kept for later runs. {error}")
+    encoded = iter(fresh)
+    return [next(encoded) if found is None else found for found in known]
+
+
+def run_text_encoder(run: Run, texts: Texts) -> Work[list[mx.array]]:
+    """Encode texts given as token numbers to features [n, text_dim] each, evaluated."""
+    config = run.config.text_encoder
+    if run.plan.memory.streams_text_encoder:
+        with open_tensors(run.model.text_encoder) as source:
+            make_event = partial(BlocksRead, total=config.num_layers)
+            return (yield from report(encode_streamed(source, config, texts), make_event))
     with resident(lambda: load_text_encoder(run.model, run.config)) as encoder:
-        context = encode_prompt(encoder, tokenizer, run.request.prompt, text_len)
-        negative = None
-        if run.plan.negative_prompt is not None:
-            negative = encode_prompt(encoder, tokenizer, run.plan.negative_prompt, text_len)
-        mx.eval(context, negative)
-    return Conditioning(context, negative)
+        features = [encoder(mx.array(list(text), dtype=mx.int32)) for text in texts]
+        mx.eval(features)
+    return features
 
 
 def report_cut_texts(
@@ -64,7 +101,6 @@ def require_tokenizer(model: ModelFolder) -> Path:
 
 def encode_frames(run: Run, conditioning: Conditioning) -> Work[Conditioning]:
     """Add what the transformer is told of the user's images."""
-    yield from ()
     images = cut_images(run.images, run.plan.geometry, to_video=run.plan.crops_images)
     if run.config.transformer.image_dim is not None:
         with resident(lambda: load_image_encoder(run.model, run.config)) as encoder:
@@ -73,6 +109,28 @@ def encode_frames(run: Run, conditioning: Conditioning) -> Work[Conditioning]:
     if run.variant.image_use is None:
         return conditioning
     with resident(lambda: load_vae_encoder(run.model, run.config)) as vae:
-        frames = run.variant.image_use.condition(partial(encode_video, vae), images, run.plan.geometry)
+        encode = partial(encode_clip, vae, run.plan.memory.encode_tile)
+        frames = yield from run.variant.image_use.condition(encode, images, run.plan.geometry)
         mx.eval(frames.concat_latents, frames.first_frame)
     return replace(conditioning, concat_latents=frames.concat_latents, first_frame=frames.first_frame)
+
+
+def encode_clip(
+    vae: WanVAE, tile: int | None, frames: Iterable[mx.array], num_frames: int
+) -> Encoding[mx.array]:
+    """Encode pieces [f, H, W, 3] of a clip to [C, T, h, w]."""
+    work = encode_pieces(vae, frames, tile=tile)
+    return (yield from report(work, lambda done: FramesEncoded(done, num_frames)))
+
+
+def report(
+    work: Generator[int, None, Value], make_event: Callable[[int], Reported]
+) -> Generator[Reported, None, Value]:
+    """Turn the counts that work yields into events."""
+    with closing(work):  # it reads ahead on a thread, which must end before the file is closed
+        while True:
+            try:
+                done = next(work)
+            except StopIteration as end:
+                return end.value
+            yield make_event(done)

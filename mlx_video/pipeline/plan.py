@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 
@@ -10,8 +12,10 @@ from mlx_video.errors import RequestError
 from mlx_video.events import Notice
 from mlx_video.geometry import VideoGeometry, check_num_frames, measure, round_size, size_multiple
 from mlx_video.media.open_image import name_image
+from mlx_video.memory.choices import MemoryChoices
+from mlx_video.models.dispatch import LARGEST_ARRAY
 from mlx_video.models.rope import MAX_POSITIONS
-from mlx_video.request import GenerateRequest
+from mlx_video.request import LORA_FIELDS, GenerateRequest
 from mlx_video.variants.variant import Variant
 
 IMAGE_INPUTS = ("image", "end_image")
@@ -36,6 +40,7 @@ class RunPlan:
         negative_prompt: None when guidance makes no negative pass.
         crops_images: whether images are cut to the size that the user gave; else the size follows the image.
         notices: what was adjusted or chosen for the user.
+        memory: what is resident, streamed and tiled.
     """
 
     geometry: VideoGeometry
@@ -47,6 +52,12 @@ class RunPlan:
     fps: int
     crops_images: bool
     notices: tuple[Notice, ...]
+    memory: MemoryChoices = MemoryChoices()
+
+    @property
+    def guide_scale_text(self) -> str:
+        """The guide scale as its option is written: one number, or low,high."""
+        return ",".join(str(scale) for scale in dict.fromkeys(self.guide_scale))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +99,15 @@ def plan_run(
         negative_prompt=None if guide_scale == (1.0, 1.0) else negative_prompt,
         fps=defaults.fps,
         crops_images=image_size is not None and bool(request.width or request.height),
-        notices=size.notices,
+        notices=(*size.notices, *_report_idle_negative_prompt(request, guide_scale)),
     )
+
+
+def _report_idle_negative_prompt(
+    request: GenerateRequest, guide_scale: tuple[float, float]
+) -> Iterator[Notice]:
+    if request.negative_prompt and guide_scale == (1.0, 1.0):
+        yield Notice("Guide scale 1 makes no negative pass: the negative prompt is not read.")
 
 
 def check_inputs(request: GenerateRequest, variant: Variant) -> None:
@@ -159,11 +177,7 @@ def _plan_geometry(request: GenerateRequest, config: ModelConfig, size: _Size) -
     vae = config.vae
     num_frames = request.num_frames or config.sampling.num_frames
     check_num_frames(num_frames, vae.stride[0])
-    if request.trim_first_frames >= num_frames:
-        raise RequestError(
-            "trim_first_frames",
-            f"{request.trim_first_frames}: leaves nothing of {num_frames} frames. Trim fewer.",
-        )
+    check_trim(request, num_frames)
     geometry = measure(
         size.width,
         size.height,
@@ -172,8 +186,21 @@ def _plan_geometry(request: GenerateRequest, config: ModelConfig, size: _Size) -
         stride=vae.stride,
         patch_size=config.transformer.patch_size,
     )
-    _check_grid(geometry)
+    _check_grid(geometry, config.transformer.dim)
     return geometry
+
+
+def check_trim(request: GenerateRequest, num_frames: int) -> None:
+    """Refuse to drop all frames of a video.
+
+    Raises:
+        RequestError: none would be left.
+    """
+    if request.trim_first_frames >= num_frames:
+        raise RequestError(
+            "trim_first_frames",
+            f"{request.trim_first_frames}: leaves nothing of {num_frames} frames. Trim fewer.",
+        )
 
 
 def _default_shift(defaults: SamplingDefaults, variant: Variant, area: int) -> float:
@@ -184,7 +211,7 @@ def _default_shift(defaults: SamplingDefaults, variant: Variant, area: int) -> f
     return defaults.shift
 
 
-def _check_grid(geometry: VideoGeometry) -> None:
+def _check_grid(geometry: VideoGeometry, dim: int) -> None:
     for name, tokens in zip(("num_frames", "height", "width"), geometry.grid, strict=True):
         if tokens > MAX_POSITIONS:
             raise RequestError(
@@ -192,6 +219,13 @@ def _check_grid(geometry: VideoGeometry) -> None:
                 f"{getattr(geometry, name)}: makes {tokens} tokens along this axis, the models know "
                 f"{MAX_POSITIONS} positions. Choose less.",
             )
+    tokens = math.prod(geometry.grid)
+    if tokens * dim > LARGEST_ARRAY:
+        raise RequestError(
+            "num_frames",
+            f"{geometry.num_frames} of {geometry.width}x{geometry.height} pixels: {tokens:,} tokens of {dim} "
+            "numbers are more than GPU kernels can count. Choose fewer frames, or a smaller size.",
+        )
 
 
 def _plan_guide_scale(request: GenerateRequest, config: ModelConfig) -> tuple[float, float]:
@@ -232,7 +266,7 @@ def describe_run(request: GenerateRequest, plan: RunPlan, model: str) -> dict[st
         "scheduler": request.scheduler,
         "steps": plan.steps,
         "shift": plan.shift,
-        "guide_scale": ",".join(str(scale) for scale in dict.fromkeys(plan.guide_scale)),
+        "guide_scale": plan.guide_scale_text,
         "width": geometry["width"],
         "height": geometry["height"],
         "num_frames": geometry["num_frames"],
@@ -244,4 +278,8 @@ def describe_run(request: GenerateRequest, plan: RunPlan, model: str) -> dict[st
     for name in IMAGE_INPUTS:
         if getattr(request, name) is not None:
             settings[name] = name_image(getattr(request, name))
+    for name in LORA_FIELDS:
+        if choices := getattr(request, name):
+            settings[name] = ", ".join(map(str, choices))
+            settings["lora_mode"] = request.lora_mode
     return {name: str(value) for name, value in settings.items()}

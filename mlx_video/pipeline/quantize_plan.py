@@ -17,6 +17,8 @@ from mlx_video.checkpoint.safetensors import read_header
 from mlx_video.checkpoint.tensor_source import TensorSource, open_tensors
 from mlx_video.config import ModelConfig, QuantizationConfig
 from mlx_video.errors import CheckpointError, RequestError
+from mlx_video.lora.read import AdapterSet
+from mlx_video.pipeline.adapters import bake_jobs, read_all_adapters, record_baked
 from mlx_video.pipeline.components import open_model
 from mlx_video.pipeline.convert_plan import STAGES, Component, Copy, Plan, stored_dtype
 from mlx_video.request import ConvertRequest
@@ -34,6 +36,7 @@ def plan_quantization(request: ConvertRequest, opened: ExitStack) -> Plan:
         opened: keeps the source files open until the plan is carried out.
 
     Raises:
+        AdapterError: an adapter is damaged or does not fit the folder.
         CheckpointError: the folder is incomplete, already quantized, or does not fit its config.json.
         ConfigError: config.json cannot be read.
         RequestError: model version or group size do not fit the folder.
@@ -44,15 +47,21 @@ def plan_quantization(request: ConvertRequest, opened: ExitStack) -> Plan:
     sources = {name: opened.enter_context(open_tensors(path)) for name, path in folder.transformers.items()}
     for source in sources.values():
         _refuse_quantized(folder, config, source)
+    adapters, adapter_notices = read_all_adapters(request, config)
     components = tuple(
-        _plan_requantized(name, source, config, quantization) for name, source in sources.items()
+        _plan_requantized(name, source, config, quantization, adapters.get(name))
+        for name, source in sources.items()
     )
+    written = {**folder.config, "quantization": {"group_size": request.group_size, "bits": request.bits}}
     return Plan(
         components=components,
         copies=tuple(_copies(folder)),
         tokenizer=folder.tokenizer,
-        config={**folder.config, "quantization": {"group_size": request.group_size, "bits": request.bits}},
-        notices=tuple(_quantization_notices(request, folder, config, components)),
+        config=record_baked(written, request),
+        notices=(
+            *_quantization_notices(request, folder, config, components),
+            *(notice.text for notice in adapter_notices),
+        ),
     )
 
 
@@ -75,16 +84,19 @@ def _refuse_quantized(folder: ModelFolder, config: ModelConfig, source: TensorSo
 
 
 def _plan_requantized(
-    name: str, source: TensorSource, config: ModelConfig, quantization: QuantizationConfig
+    name: str,
+    source: TensorSource,
+    config: ModelConfig,
+    quantization: QuantizationConfig,
+    adapters: AdapterSet | None,
 ) -> Component:
     original = transformer_names.transformer_tensors(config.transformer)
     expected = target_shapes(original, transformer_names.WAN_RULES)
     moves = plan_moves(source, transformer_names.CONVERTED_RULES, expected)
     check_group_size(expected, quantization)
     # The tensors keep their dtype, so that the result is that of converting with --quantize at once.
-    return Component(
-        STAGES[name], TRANSFORMER_FILES[name], source, plan_jobs(moves, quantization=quantization)
-    )
+    jobs = plan_jobs(moves, quantization=quantization)
+    return Component(STAGES[name], TRANSFORMER_FILES[name], source, bake_jobs(jobs, adapters))
 
 
 def _copies(folder: ModelFolder) -> Iterator[Copy]:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
 from typing import TypeVar
 
+import mlx.core as mx
 import numpy as np
 
 from mlx_video.checkpoint.model_folder import ModelFolder
 from mlx_video.config import ModelConfig
 from mlx_video.events import Event
+from mlx_video.lora.read import AdapterSet
+from mlx_video.models.dispatch import Limits, current_limits
+from mlx_video.pipeline.memory_plan import MemoryPlan
 from mlx_video.pipeline.plan import RunPlan, describe_run
+from mlx_video.pipeline.run_state import RunState
 from mlx_video.request import GenerateRequest
 from mlx_video.variants.variant import Variant
 
@@ -26,6 +31,12 @@ class Run:
 
     Attributes:
         images: first and perhaps last frame, uint8 [H, W, 3] as the user gave them; none for text alone.
+        adapters: name of a transformer → what is applied to it when it is loaded; without those that
+            take none.
+        state: of an earlier run, to go on from; None to begin at the first step.
+        identity: what decides the latents, to be compared with a state's; empty where no state is kept.
+        memory_plan: behind the choices in `plan`; None where memory was not planned.
+        limits: of single dispatches to the device.
     """
 
     model: ModelFolder
@@ -34,7 +45,20 @@ class Run:
     request: GenerateRequest
     plan: RunPlan
     images: tuple[np.ndarray, ...] = ()
+    adapters: Mapping[str, AdapterSet] = field(default_factory=dict)
+    state: RunState | None = None
+    identity: Mapping[str, str] = field(default_factory=dict)
+    memory_plan: MemoryPlan | None = None
+    limits: Limits = field(default_factory=current_limits)
+
+    @property
+    def finished_latents(self) -> mx.array | None:
+        """Latents [C, T, H, W] of an earlier run that only wait to be decoded."""
+        return self.state.latents if self.state and self.state.is_finished else None
 
     def settings(self) -> dict[str, str]:
         """Everything that made this video, as text."""
+        if self.request.decode_only and self.state:
+            trimmed = str(self.request.trim_first_frames)
+            return {**self.state.settings, "trim_first_frames": trimmed}
         return describe_run(self.request, self.plan, self.config.variant or self.model.path.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 
 import mlx.core as mx
 
@@ -12,12 +13,14 @@ from mlx_video.conditioning.types import Conditioning
 from mlx_video.events import Notice, StepFinished
 from mlx_video.geometry import Triple
 from mlx_video.memory.residency import resident
-from mlx_video.models.transformer import PromptTokens, WanTransformer
+from mlx_video.models.transformer import BlockSource, PromptTokens, WanTransformer
 from mlx_video.pipeline.components import load_transformer
+from mlx_video.pipeline.resume import keep_step
 from mlx_video.pipeline.run import Run, Work
+from mlx_video.pipeline.streamed_transformer import open_streamed_transformer
 from mlx_video.sampling.denoise import Constrain, denoise
 from mlx_video.sampling.experts import ExpertRelay, count_high_noise_steps
-from mlx_video.sampling.guidance import Velocity, guided
+from mlx_video.sampling.guidance import Velocity, VelocityPair, guided, guided_together
 from mlx_video.sampling.noise import draw_noise
 from mlx_video.sampling.schedule import Schedule, build_schedule
 from mlx_video.sampling.solvers import build_solver
@@ -26,13 +29,18 @@ from mlx_video.sampling.solvers import build_solver
 def sample_latents(run: Run, conditioning: Conditioning) -> Work[mx.array]:
     """Walk the noise down to latents [C, T, H, W]."""
     request, plan = run.request, run.plan
-    noise = draw_noise(request.noise, request.seed, plan.geometry.latent_shape)
     schedule = build_schedule(request.scheduler, plan.steps, plan.shift)
     solver = build_solver(request.scheduler, schedule)
     yield from describe_experts(run, schedule)
-    latents = noise
+    if run.state is None:
+        first_step, latents = 0, draw_noise(request.noise, request.seed, plan.geometry.latent_shape)
+    else:
+        first_step, latents = run.state.next_step, run.state.latents
+        solver.restore(run.state.solver)
     with open_velocity(run, conditioning) as velocity:
-        for event in denoise(noise, schedule, solver, velocity, constrain=keep_first_frame(conditioning)):
+        constrain = keep_first_frame(conditioning)
+        for event in denoise(latents, schedule, solver, velocity, start=first_step, constrain=constrain):
+            yield from keep_step(run, event, solver)
             yield event
             if request.debug_latents:
                 yield describe_latents(event)
@@ -74,12 +82,28 @@ def open_transformer(
     run: Run, conditioning: Conditioning, name: str, guide_scale: float
 ) -> Iterator[Velocity]:
     """One transformer of the model under guidance, released when the context is left."""
-    with resident(lambda: load_transformer(run.model, run.config, name)) as transformer:
-        yield guide_transformer(transformer, conditioning, guide_scale, run.plan.geometry.grid)
+    grid, resident_blocks = run.plan.geometry.grid, run.plan.memory.resident_blocks
+    if resident_blocks is None:
+        with resident(lambda: load_adapted(run, name)) as transformer:
+            yield guide_transformer(transformer, conditioning, guide_scale, grid)
+        return
+    adapters, mode = run.adapters.get(name), run.request.lora_mode
+    with open_streamed_transformer(run.model, run.config, name, resident_blocks, adapters, mode) as streamed:
+        transformer, blocks = streamed
+        yield guide_transformer(transformer, conditioning, guide_scale, grid, blocks)
+
+
+def load_adapted(run: Run, name: str) -> WanTransformer:
+    """One transformer of the model with the adapters that the run has for it."""
+    return load_transformer(run.model, run.config, name, run.adapters.get(name), run.request.lora_mode)
 
 
 def guide_transformer(
-    transformer: WanTransformer, conditioning: Conditioning, guide_scale: float, grid: Triple
+    transformer: WanTransformer,
+    conditioning: Conditioning,
+    guide_scale: float,
+    grid: Triple,
+    blocks: BlockSource | None = None,
 ) -> Velocity:
     """The velocity function of one transformer under guidance.
 
@@ -88,32 +112,61 @@ def guide_transformer(
         conditioning: of the run.
         guide_scale: of this transformer.
         grid: tokens (t, h, w) of the video.
+        blocks: where its blocks are read from; None where all are in memory.
     """
+    predict = partial(_predict, transformer, conditioning, grid, blocks)
     positive = transformer.project_text(conditioning.context, conditioning.image_tokens)
-    if conditioning.negative_context is None:
-        return guided(_predict(transformer, conditioning, positive, grid), None, guide_scale)
+    if conditioning.negative_context is None or guide_scale == 1.0:
+        return guided(predict(positive), None, guide_scale)
     negative = transformer.project_text(conditioning.negative_context, positive.image)
-    return guided(
-        _predict(transformer, conditioning, positive, grid),
-        _predict(transformer, conditioning, negative, grid),
-        guide_scale,
-    )
+    if blocks is None:
+        return guided(predict(positive), predict(negative), guide_scale)
+    both = _predict_both(transformer, conditioning, grid, blocks, (positive, negative))
+    return guided_together(both, guide_scale)
 
 
 def _predict(
-    transformer: WanTransformer, conditioning: Conditioning, prompt: PromptTokens, grid: Triple
+    transformer: WanTransformer,
+    conditioning: Conditioning,
+    grid: Triple,
+    blocks: BlockSource | None,
+    prompt: PromptTokens,
 ) -> Velocity:
-    holds_first_frame = conditioning.first_frame is not None
-
     def velocity(latents: mx.array, step: int, timestep: float) -> mx.array:
         return transformer(
             latents,
-            token_timesteps(timestep, grid) if holds_first_frame else timestep,
+            _timesteps(conditioning, timestep, grid),
             prompt,
             concat_latents=conditioning.concat_latents,
+            block_source=blocks,
         )
 
     return velocity
+
+
+def _predict_both(
+    transformer: WanTransformer,
+    conditioning: Conditioning,
+    grid: Triple,
+    blocks: BlockSource,
+    prompts: tuple[PromptTokens, PromptTokens],
+) -> VelocityPair:
+    def velocities(latents: mx.array, step: int, timestep: float) -> tuple[mx.array, mx.array]:
+        positive, negative = transformer.predict_each(
+            latents,
+            _timesteps(conditioning, timestep, grid),
+            prompts,
+            concat_latents=conditioning.concat_latents,
+            block_source=blocks,
+        )
+        return positive, negative
+
+    return velocities
+
+
+def _timesteps(conditioning: Conditioning, timestep: float, grid: Triple) -> float | mx.array:
+    """One timestep, or one for each token where the first frame is given."""
+    return timestep if conditioning.first_frame is None else token_timesteps(timestep, grid)
 
 
 def describe_latents(event: StepFinished) -> Notice:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ from mlx_video.media.clip import Video
 from mlx_video.pipeline.components import open_model
 from mlx_video.pipeline.convert import convert
 from mlx_video.pipeline.demo_model import demo_model_folder
-from mlx_video.pipeline.generate import generate, prepare_run
-from mlx_video.request import ConvertRequest, GenerateRequest
+from mlx_video.pipeline.generate import generate, plan_generation, prepare_run
+from mlx_video.pipeline.memory_plan import MemoryPlan
+from mlx_video.pipeline.run_memory import ANY_PROMPT
+from mlx_video.request import LORA_FIELDS, ConvertRequest, GenerateRequest, LoraChoice
 
 EventHandler = Callable[[Event], None]
 
@@ -72,21 +74,54 @@ class WanPipeline:
             on_event: called with every event of the run (see `mlx_video.events`).
             **options: the other fields of `mlx_video.request.GenerateRequest`: width, height (pixels),
                 num_frames, steps, guide_scale, shift, seed, scheduler, output_path and so on. `image` and
-                `end_image` may be paths, Pillow images or arrays.
+                `end_image` may be paths, Pillow images or arrays; `loras`, `loras_high` and `loras_low`
+                lists of paths, of (path, strength) or of `LoraChoice`.
 
         Returns:
             The video: `frames` uint8 [F, H, W, 3], `latents` float32 [C, T, H, W].
 
         Raises:
             RequestError: an option is unknown or does not fit the model.
+            AdapterError: an adapter is damaged or does not fit the model.
+            MemoryBudgetError: a stage needs more memory than there is, whatever stays in it.
         """
         run = prepare_run(build_request(prompt, options), self.folder, self.config)
-        collector, latents = FrameCollector(), None
+        collector, latents = FrameCollector(), run.finished_latents
         for event in generate(run, extra_sinks=[collector]):
             if isinstance(event, StepFinished):
                 latents = event.latents
             on_event(event)
         return Video(collector.frames(), run.plan.fps, latents, run.settings())
+
+    def plan(self, prompt: str | None = None, **options: Any) -> MemoryPlan:
+        """What a video would keep in memory; no weight is read and nothing is written.
+
+        Args:
+            prompt: what the video shows; None for the longest that the model reads.
+            **options: those of a call.
+
+        Returns:
+            The plan; `print` shows it as a table.
+
+        Raises:
+            RequestError: an option is unknown or does not fit the model.
+            MemoryBudgetError: a stage needs more than there is, whatever stays in memory.
+        """
+        return plan_generation(build_request(prompt or ANY_PROMPT, options), self.folder, self.config)
+
+    def decode(self, file: str | Path, *, on_event: EventHandler = _ignore, **options: Any) -> Video:
+        """Make the video from latents that an earlier run kept; only the VAE is loaded.
+
+        Args:
+            file: what `save_latents` wrote, or the state of a run that took all its steps.
+            on_event: called with every event.
+            **options: output_path, save_frames, trim_first_frames and the options of memory.
+
+        Raises:
+            RequestError: the run has steps left, or the latents are of another model's VAE.
+            MediaError: the file holds no latents.
+        """
+        return self("", on_event=on_event, decode_only=file, **options)
 
 
 def build_request(prompt: str, options: dict[str, Any]) -> GenerateRequest:
@@ -99,13 +134,54 @@ def build_request(prompt: str, options: dict[str, Any]) -> GenerateRequest:
     for name in options:
         if name not in known:
             raise RequestError(name, f"unknown option. Known: {', '.join(sorted(known))}.")
-    for name in ("output_path", "save_frames", "save_latents"):
+    for name in ("output_path", "save_frames", "save_latents", "decode_only"):
         if options.get(name) is not None:
             options[name] = Path(options[name]).expanduser()
     for name in ("image", "end_image"):
         if isinstance(options.get(name), str | Path):  # the others are pictures themselves
             options[name] = Path(options[name]).expanduser()
-    return GenerateRequest(prompt, **options)
+    return GenerateRequest(prompt, **_with_adapters(options))
+
+
+def _with_adapters(options: dict[str, Any]) -> dict[str, Any]:
+    """Options whose adapters are tuples of LoraChoice, however they were written."""
+    chosen = {name: read_adapter_choices(name, options[name]) for name in LORA_FIELDS if name in options}
+    return options | chosen
+
+
+def read_adapter_choices(field_name: str, value: Any) -> tuple[LoraChoice, ...]:
+    """The adapters that a caller names.
+
+    Args:
+        field_name: of the request, for messages.
+        value: a list of paths, of (path, strength) or of LoraChoice, or one of these alone; None for no
+            adapter.
+
+    Raises:
+        RequestError: something else is among them, or a strength is no number.
+    """
+    if value is None:
+        return ()
+    items = [value] if isinstance(value, str | Path | LoraChoice) else value
+    if not isinstance(items, Iterable):
+        raise RequestError(field_name, f"{value!r}: must be a list of paths or of (path, strength).")
+    return tuple(_read_adapter_choice(field_name, item) for item in items)
+
+
+def _read_adapter_choice(field_name: str, item: object) -> LoraChoice:
+    match item:
+        case LoraChoice():
+            return item
+        case str() | Path():
+            return LoraChoice(Path(item).expanduser())
+        case [str() | Path() as path, float() | int() as strength]:
+            try:
+                return LoraChoice(Path(path).expanduser(), strength)
+            except RequestError as error:
+                raise RequestError(field_name, error.message) from error
+    raise RequestError(
+        field_name, f"{item!r}: must be a path or (path, strength), in a list: [('style.safetensors', 0.8)]."
+    )
 
 
 def convert_checkpoint(
@@ -122,7 +198,8 @@ def convert_checkpoint(
         output_dir: the folder to make.
         on_event: called with every event of the conversion.
         **options: the other fields of `mlx_video.request.ConvertRequest`: dtype, model_version, quantize,
-            bits, group_size, quantize_only.
+            bits, group_size, quantize_only, and loras, loras_high, loras_low, strict_lora, whose adapters are
+            written as for a :class:`WanPipeline`.
 
     Returns:
         The converted folder.
@@ -131,8 +208,11 @@ def convert_checkpoint(
         CheckpointError: the checkpoint is incomplete, damaged or of an unknown kind.
         ConfigError: its config.json contradicts its tensors.
         RequestError: an option has a wrong value.
+        AdapterError: an adapter is damaged or does not fit the model.
     """
-    request = ConvertRequest(Path(checkpoint_dir).expanduser(), Path(output_dir).expanduser(), **options)
+    request = ConvertRequest(
+        Path(checkpoint_dir).expanduser(), Path(output_dir).expanduser(), **_with_adapters(options)
+    )
     written = request.output_dir
     for event in convert(request):
         if isinstance(event, FileWritten):

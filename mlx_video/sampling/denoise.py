@@ -71,10 +71,11 @@ def _leave(latents: mx.array) -> mx.array:
 
 def _describe_failure(schedule: Schedule, index: int, broken: int, size: int) -> str:
     version = mx.__version__  # type: ignore[attr-defined]  # missing from the stubs
+    chip = mx.device_info().get("device_name", "an unknown chip")
     return (
         f"step {index + 1} of {schedule.steps} (timestep {schedule.timesteps[index]:g}): "
         f"{broken:,} of {size:,} latent values are infinite or not a number, so the video would be black. "
-        "Weights in float16 overflow easily: convert with --dtype bfloat16, or float32 to be sure. "
-        f"Quantized weights need mlx 0.32.0 or newer (this is {version}); "
-        "a very high --guide-scale can overflow too."
+        "Weights in float16 overflow easily: convert with --dtype bfloat16, or float32 to be sure, and begin "
+        "anew; a very high --guide-scale can overflow too. If neither is the case, the fault may be in mlx "
+        f"{version} on {chip}: update mlx or add --no-compile, and go on with --resume."
     )

@@ -9,6 +9,9 @@ import mlx.core as mx
 Velocity = Callable[[mx.array, int, float], mx.array]
 """(latents [C, T, H, W] float32, step, timestep) → velocity of the same shape."""
 
+VelocityPair = Callable[[mx.array, int, float], tuple[mx.array, mx.array]]
+"""The same arguments → the velocities under the prompt and under the negative prompt."""
+
 
 def guided(
     predict_positive: Velocity, predict_negative: Velocity | None = None, guide_scale: float = 1.0
@@ -37,10 +40,30 @@ def guided(
         raise ValueError(f"guide scale {guide_scale:g} needs a negative prediction")
 
     def velocity(latents: mx.array, step: int, timestep: float) -> mx.array:
-        # float32: the difference of two close predictions is multiplied.
-        positive = predict_positive(latents, step, timestep).astype(mx.float32)
+        positive = predict_positive(latents, step, timestep)
         mx.eval(positive)
-        negative = predict_negative(latents, step, timestep).astype(mx.float32)
-        return negative + guide_scale * (positive - negative)
+        return _amplify(positive, predict_negative(latents, step, timestep), guide_scale)
 
     return velocity
+
+
+def guided_together(predict_both: VelocityPair, guide_scale: float) -> Velocity:
+    """The velocity function of :func:`guided`, for a transformer that makes both predictions at a time.
+
+    One that reads its blocks from a disk does so: one reading serves both passes.
+
+    Args:
+        predict_both: velocities under the prompt and under the negative prompt.
+        guide_scale: as for :func:`guided`; not 1, which needs no negative prediction.
+    """
+
+    def velocity(latents: mx.array, step: int, timestep: float) -> mx.array:
+        return _amplify(*predict_both(latents, step, timestep), guide_scale)
+
+    return velocity
+
+
+def _amplify(positive: mx.array, negative: mx.array, guide_scale: float) -> mx.array:
+    # float32: the difference of two close predictions is multiplied.
+    positive, negative = positive.astype(mx.float32), negative.astype(mx.float32)
+    return negative + guide_scale * (positive - negative)

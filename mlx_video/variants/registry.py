@@ -11,7 +11,7 @@ from mlx_video.config import ModelConfig, TransformerConfig, find_vae_config
 from mlx_video.errors import CheckpointError, ConfigError, RequestError
 from mlx_video.variants import i2v, t2v, ti2v
 from mlx_video.variants.variant import CheckpointFacts, Shapes, Variant
-from mlx_video.weights.transformer_names import read_image_sizes
+from mlx_video.weights.transformer_names import IMAGE_ANCHOR, read_image_sizes
 
 # The first that matches is taken: special ones stand before general ones.
 VARIANTS: tuple[Variant, ...] = (
@@ -35,6 +35,14 @@ SIZE_TENSORS = {
     "ffn_dim": ("blocks.0.ffn.0.weight", 0),
     "freq_dim": ("time_embedding.0.weight", 1),
     "text_dim": ("text_embedding.0.weight", 1),
+}
+# Config key → the tensor that shows it; the number of blocks is shown by no single one.
+_EVIDENCE = {
+    **{key: name for key, (name, _) in SIZE_TENSORS.items()},
+    "out_dim": "head.head.weight",
+    "image_dim": IMAGE_ANCHOR,
+    "image_positions": "img_emb.emb_pos",
+    "patch_size": "patch_embedding.weight",
 }
 HEAD_DIM = 128  # of every published transformer; only used where config.json names no num_heads
 
@@ -174,7 +182,8 @@ def _read_transformer_config(
     sizes = {"num_layers": facts.num_layers, "out_dim": facts.out_dim}
     for key, (name, axis) in SIZE_TENSORS.items():
         sizes[key] = _size(shapes, name, axis, label)
-    for key, size in sizes.items():
+    branch = {"image_dim": image_dim, "image_positions": image_positions, "patch_size": list(patch[2:])}
+    for key, size in {**sizes, **branch}.items():
         if key in source and source[key] != size:
             raise ConfigError(
                 f"config.json says {key} {source[key]}, but {_evidence(key, shapes, label)} says {size}. "
@@ -204,8 +213,10 @@ def _number(source: Mapping[str, Any], key: str, default: float) -> float:
 
 def _evidence(key: str, shapes: Shapes, label: str) -> str:
     """Where in the file a size was read."""
-    name = "head.head.weight" if key == "out_dim" else SIZE_TENSORS.get(key, ("",))[0]
-    return f"{name} {list(shapes[name])} in {label}" if name else f"the number of blocks in {label}"
+    name = _EVIDENCE.get(key, "")
+    if name in shapes:
+        return f"{name} {list(shapes[name])} in {label}"
+    return f"{label}, without {name}," if name else f"the number of blocks in {label}"
 
 
 def _size(shapes: Shapes, name: str, axis: int, label: str) -> int:

@@ -16,6 +16,30 @@ HEAD_DIM = 80  # of the published tower; no tensor tells how many heads there ar
 
 _CURE = "Fetch models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth from Wan-AI/Wan2.1-I2V-14B-480P."
 
+HF_ANCHORS = ("embeddings.class_embedding", "pre_layrnorm.weight")  # the second is spelt so
+_HF_BLOCK = {
+    "layer_norm1.*": "norm1.*",
+    "layer_norm2.*": "norm2.*",
+    "self_attn.q_proj.*": "attn.q.*",
+    "self_attn.k_proj.*": "attn.k.*",
+    "self_attn.v_proj.*": "attn.v.*",
+    "self_attn.out_proj.*": "attn.proj.*",
+    "mlp.fc1.*": "mlp.0.*",
+    "mlp.fc2.*": "mlp.2.*",
+}
+# From Hugging Face's names, without "vision_model.", to the official ones; q, k and v stay apart.
+# Source: transformers src/transformers/models/clip/modeling_clip.py, CLIPVisionModel.
+HF_RULES = (
+    *map(drop, ("embeddings.position_ids", "visual_projection.*", "text_*", "logit_scale")),
+    Rule("embeddings.class_embedding", ANCHOR),
+    Rule("embeddings.position_embedding.weight", "pos_embedding"),
+    Rule("embeddings.patch_embedding.*", "patch_embedding.*"),
+    Rule("pre_layrnorm.*", "pre_norm.*"),
+    Rule("post_layernorm.*", "post_norm.*"),
+    *(Rule(f"encoder.layers.N.{theirs}", f"transformer.N.{ours}") for theirs, ours in _HF_BLOCK.items()),
+    Rule("*", "*"),
+)
+
 
 def wan_rules(config: ImageEncoderConfig) -> tuple[Rule, ...]:
     """Rules for the published file, which also holds a text tower and the visual tower's unused end."""

@@ -42,6 +42,34 @@ def load_module(
         CheckpointError: a tensor is missing, unexpected or misshapen.
         ConfigError: a quantized layer contradicts `quantization`, or its tensors do not belong together.
     """
+    shapes = fit_module(module, source, drop=drop, prefix_filter=prefix_filter, quantization=quantization)
+    # Largest first: a read takes twice its tensor for a moment, which counts least while little is loaded.
+    by_size = sorted(shapes, key=lambda name: source.infos[name].nbytes, reverse=True)
+    loaded = [(name, _read(source, name, shapes[name], dtype)) for name in by_size]
+    module.update(tree_unflatten(loaded))
+
+
+def fit_module(
+    module: nn.Module,
+    source: TensorSource,
+    *,
+    drop: Sequence[str] = ("freqs",),
+    prefix_filter: tuple[str, ...] | None = None,
+    quantization: QuantizationConfig | None = None,
+) -> Mapping[str, Shape]:
+    """Do all that `load_module` does, except for reading: for callers that read tensors when they need them.
+
+    Layers that are stored quantized become quantized layers, and names and shapes are checked.
+
+    Args:
+        module, source, drop, prefix_filter, quantization: as for :func:`load_module`.
+
+    Returns:
+        Name → shape of every parameter to read; the file's shape may have axes of length one besides.
+
+    Raises:
+        CheckpointError, ConfigError: as :func:`load_module`.
+    """
     left_out = (*(Rule(pattern, None) for pattern in drop), Rule("*", "*"))
     infos = {
         name: info
@@ -53,10 +81,7 @@ def load_module(
     shapes = {name: array.shape for name, array in parameters if _is_chosen(name, prefix_filter)}
     _check_names(source, infos, shapes)
     _check_shapes(source, infos, shapes)
-    # Largest first: a read takes twice its tensor for a moment, which counts least while little is loaded.
-    by_size = sorted(shapes, key=lambda name: infos[name].nbytes, reverse=True)
-    loaded = [(name, _read(source, name, shapes[name], dtype)) for name in by_size]
-    module.update(tree_unflatten(loaded))
+    return shapes
 
 
 def _is_chosen(name: str, prefix_filter: tuple[str, ...] | None) -> bool:

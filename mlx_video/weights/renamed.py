@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -10,7 +11,7 @@ import mlx.core as mx
 
 from mlx_video.checkpoint.tensor_source import TensorInfo, TensorSource
 from mlx_video.errors import CheckpointError
-from mlx_video.weights.rules import Rule, apply_rules
+from mlx_video.weights.rules import Rule, apply_rules, strip_prefix
 
 
 class RenamedTensors:
@@ -19,26 +20,29 @@ class RenamedTensors:
     Args:
         source: closed with this one.
         rules: name there → name here; their transforms do not count. A target of None hides a tensor.
+        prefix: stands before the names there; the rules see them without it.
 
     Raises:
         CheckpointError: two tensors would get the same name.
     """
 
-    def __init__(self, source: TensorSource, rules: Sequence[Rule]) -> None:
+    def __init__(self, source: TensorSource, rules: Sequence[Rule], *, prefix: str = "") -> None:
         self._source = source
         self.label = source.label
         self._names: dict[str, str] = {}
-        for name in source.infos:
-            target, _ = apply_rules(name, rules)
+        for short, info in strip_prefix(source.infos, prefix).items():
+            target, _ = apply_rules(short, rules)
             if target is None:
                 continue
-            if (other := self._names.setdefault(target, name)) != name:
+            if (other := self._names.setdefault(target, info.name)) != info.name:
                 source.close()
                 raise CheckpointError(
-                    f"{source.label}: {other} and {name} are two spellings of the same tensor. "
-                    "Convert the model again."
+                    f"{source.label}: {other} and {info.name} are two spellings of the same tensor. "
+                    "The file holds two models, or is damaged; use one that holds the Wan model alone."
                 )
-        self.infos: Mapping[str, TensorInfo] = {new: source.infos[old] for new, old in self._names.items()}
+        self.infos: Mapping[str, TensorInfo] = {
+            new: _rename(source.infos[old], new) for new, old in self._names.items()
+        }
 
     def file_of(self, name: str) -> Path:
         """The file that holds a tensor."""
@@ -57,3 +61,7 @@ class RenamedTensors:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _rename(info: TensorInfo, name: str) -> TensorInfo:
+    return replace(info, name=name, stored_as=info.stored_as or info.name)

@@ -106,6 +106,16 @@ def _fill(pattern: str, texts: Sequence[str]) -> str:
     return re.sub(r"\*|(?<![^.])N(?![^.])", lambda _: next(remaining), pattern)
 
 
+def find_sources(name: str, rules: Sequence[Rule]) -> tuple[str, ...]:
+    """Every name that the rules turn into `name`: the renaming backwards, whatever its layouts."""
+    sources = []
+    for rule in rules:
+        match = _pattern(rule.target).fullmatch(name) if rule.target is not None else None
+        if match and apply_rules(source := _fill(rule.source, match.groups()), rules)[0] == name:
+            sources.append(source)
+    return tuple(sources)
+
+
 def target_shapes(expected: Mapping[str, Shape], rules: Sequence[Rule]) -> dict[str, Shape]:
     """Names and shapes after conversion, for a component with the source tensors `expected`."""
     shapes: dict[str, Shape] = {}
@@ -149,15 +159,14 @@ def strip_prefix(infos: Mapping[str, TensorInfo], prefix: str) -> dict[str, Tens
 
 
 def plan_moves(
-    source: TensorSource, rules: Sequence[Rule], expected: Mapping[str, Shape], *, prefix: str = ""
+    source: TensorSource, rules: Sequence[Rule], expected: Mapping[str, Shape]
 ) -> tuple[Move, ...]:
     """Decide for every tensor of a source where it goes; reads no data.
 
     Args:
         source: the component's tensors.
         rules: source name → target name and layout; the first match counts.
-        expected: every source tensor that the component must have, without prefix.
-        prefix: stands before all names in the source.
+        expected: every source tensor that the component must have.
 
     Returns:
         One move for each tensor that is kept, in the source's order.
@@ -165,8 +174,7 @@ def plan_moves(
     Raises:
         CheckpointError: a tensor is missing, unknown or misshapen; the message names it and its file.
     """
-    infos = strip_prefix(source.infos, prefix)
-    kept = {name: info for name, info in infos.items() if apply_rules(name, rules)[0] is not None}
+    kept = {name: info for name, info in source.infos.items() if apply_rules(name, rules)[0] is not None}
     _check_names(source, kept, expected)
     _check_shapes(source, kept, expected)
     return tuple(_move(name, info, rules) for name, info in kept.items())
@@ -189,7 +197,7 @@ def _check_names(
     if unknown:
         first = unknown[0]
         place = source.file_of(first.name).name
-        problems.append(f"{_count(unknown)} unknown, first {first.name} {list(first.shape)} in {place}")
+        problems.append(f"{_count(unknown)} unknown, first {first.title} {list(first.shape)} in {place}")
     if not problems:
         return
     cure = (
@@ -206,7 +214,7 @@ def _check_shapes(
     for name, info in infos.items():
         if info.shape != expected[name]:
             raise CheckpointError(
-                f"{source.file_of(info.name).name}: {info.name} is {list(info.shape)}, expected "
+                f"{source.file_of(info.name).name}: {info.title} is {list(info.shape)}, expected "
                 f"{list(expected[name])} from the sizes of the rest. The file is from another model; "
                 "fetch it again."
             )

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 
+from mlx_video.checkpoint.float8 import FLOAT8_DTYPES
 from mlx_video.checkpoint.safetensors import SafetensorsWriter
 from mlx_video.checkpoint.tensor_source import DTYPES, TensorInfo, TensorSource
 from mlx_video.config import QuantizationConfig
-from mlx_video.errors import CheckpointError
+from mlx_video.errors import AdapterError, CheckpointError, MLXVideoError
 from mlx_video.weights.quantize import is_quantized_layer, quantize_rows, quantized_infos
 from mlx_video.weights.rules import Move
 
 # Small enough that buffers are reused instead of mapped anew for each piece: 16 MB and more take longer.
 PIECE_BYTES = 8 << 20
-FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")
+# Types that are read as float32 because MLX has none of their own, and so cannot be written.
+WIDENED_DTYPES = ("F64", *FLOAT8_DTYPES)
+FLOAT_DTYPES = ("F64", "F32", "F16", "BF16", *FLOAT8_DTYPES)
 # The smallest bit pattern of a positive number that is not finite; below it, floats order like their bits.
 _FIRST_NON_FINITE = {mx.float32: 0x7F800000, mx.float16: 0x7C00, mx.bfloat16: 0x7F80}
 
@@ -32,11 +35,13 @@ class TensorJob:
         move: source tensor, target name and layout.
         dtype: of the written numbers, in safetensors spelling.
         quantization: how to pack it; None to leave it dense.
+        merge: what adapters make of the whole tensor, float32 in the converted layout; None without adapters.
     """
 
     move: Move
     dtype: str
     quantization: QuantizationConfig | None = None
+    merge: Callable[[mx.array], mx.array] | None = None
 
     @property
     def layer(self) -> str:
@@ -59,14 +64,14 @@ def plan_jobs(
     Args:
         moves: the component's tensors.
         dtype: of all written numbers, in safetensors spelling; None keeps each tensor's own (float32 for
-            float64, which MLX cannot write).
+            float64 and 8-bit floats, which MLX cannot write).
         quantization: for the layers that `is_quantized_layer` names; None leaves all dense.
     """
     jobs = []
     for move in moves:
         layer, is_weight = move.target.removesuffix(".weight"), move.target.endswith(".weight")
         packing = quantization if is_weight and is_quantized_layer(layer) else None
-        own = "F32" if move.info.dtype == "F64" else move.info.dtype
+        own = "F32" if move.info.dtype in WIDENED_DTYPES else move.info.dtype
         jobs.append(TensorJob(move, dtype or own, packing))
     return tuple(jobs)
 
@@ -79,6 +84,8 @@ def output_infos(jobs: Iterable[TensorJob]) -> list[TensorInfo]:
 def write_tensors(path: Path, source: TensorSource, jobs: Sequence[TensorJob]) -> Iterator[int]:
     """Make a converted file; each source tensor is read once, in pieces of a few megabytes.
 
+    A tensor into which adapters are merged is in memory whole: it is rounded and packed once, afterwards.
+
     Args:
         path: the safetensors file to make.
         source: the component's tensors.
@@ -90,13 +97,14 @@ def write_tensors(path: Path, source: TensorSource, jobs: Sequence[TensorJob]) -
     Raises:
         CheckpointError: a tensor holds numbers that are not finite, before or after the change of dtype, or
             is of a kind that cannot be converted. No file is left.
+        AdapterError: the numbers are not finite once adapters are merged.
     """
     _check_dtypes(source, jobs)
     done = 0
     with SafetensorsWriter(path, output_infos(jobs)) as writer:
         for job in jobs:
-            for rows in _row_slices(job.move.info.shape):
-                for name, array in _convert_piece(source, job, rows):
+            for piece in _read_pieces(source, job):
+                for name, array in _convert_piece(source, job, piece):
                     writer.write(name, array)
                     done += array.nbytes
                 yield done
@@ -106,7 +114,7 @@ def _check_dtypes(source: TensorSource, jobs: Iterable[TensorJob]) -> None:
     for info in (job.move.info for job in jobs):
         if info.dtype not in FLOAT_DTYPES:
             raise CheckpointError(
-                f"{source.file_of(info.name).name}: {info.name} is {info.dtype}; only "
+                f"{source.file_of(info.name).name}: {info.title} is {info.dtype}; only "
                 f"{', '.join(FLOAT_DTYPES)} can be converted. Use the bf16, fp16 or fp32 files of this model."
             )
 
@@ -121,9 +129,21 @@ def _row_slices(shape: tuple[int, ...]) -> Iterator[slice | None]:
         yield slice(start, min(start + step, shape[0]))
 
 
-def _convert_piece(source: TensorSource, job: TensorJob, rows: slice | None) -> list[tuple[str, mx.array]]:
-    stored = source.read(job.move.info.name, rows)
-    array = job.move.transform.apply(stored).astype(_mlx_dtype(job.dtype))
+def _read_pieces(source: TensorSource, job: TensorJob) -> Iterator[mx.array]:
+    """A tensor in the converted layout, in pieces of its rows, before it is rounded to the file's dtype."""
+    name, transform = job.move.info.name, job.move.transform
+    if job.merge is None:
+        for rows in _row_slices(job.move.info.shape):
+            yield transform.apply(source.read(name, rows))
+        return
+    merged = job.merge(transform.apply(source.read(name)).astype(mx.float32))
+    mx.eval(merged)
+    for rows in _row_slices(job.move.shape):
+        yield merged if rows is None else merged[rows]
+
+
+def _convert_piece(source: TensorSource, job: TensorJob, piece: mx.array) -> list[tuple[str, mx.array]]:
+    array = piece.astype(_mlx_dtype(job.dtype))
     if not is_finite(array):
         raise _explain_non_finite(source, job)
     if job.quantization is None:
@@ -153,24 +173,27 @@ def is_finite(array: mx.array) -> bool:
     return int(signed.max()) < limit and int(bits.max()) < limit + sign
 
 
-def _explain_non_finite(source: TensorSource, job: TensorJob) -> CheckpointError:
+def _explain_non_finite(source: TensorSource, job: TensorJob) -> MLXVideoError:
     """Read the tensor again to tell a damaged source from a dtype too narrow for it."""
-    name = job.move.info.name
-    damaged = lost = 0
-    for rows in _row_slices(job.move.info.shape):
-        stored = source.read(name, rows)
-        damaged += _count_non_finite(stored)
-        lost += _count_non_finite(stored.astype(_mlx_dtype(job.dtype)))
+    name, title = job.move.info.name, job.move.info.title
+    damaged = sum(_count_non_finite(source.read(name, rows)) for rows in _row_slices(job.move.info.shape))
     if damaged:
         return CheckpointError(
-            f"{source.file_of(name).name}: {name} contains {damaged} numbers that are NaN or infinite: "
+            f"{source.file_of(name).name}: {title} contains {damaged} numbers that are NaN or infinite: "
             "the file is damaged. Download it again."
         )
-    spelled = str(_mlx_dtype(job.dtype)).removeprefix("mlx.core.")
+    dtype = _mlx_dtype(job.dtype)
+    lost = sum(_count_non_finite(piece.astype(dtype)) for piece in _read_pieces(source, job))
+    spelled = str(dtype).removeprefix("mlx.core.")
     cure = "float32" if spelled == "bfloat16" else "bfloat16"
     values = "value exceeds" if lost == 1 else "values exceed"
+    if job.merge is not None:
+        return AdapterError(
+            f"{job.move.target}: {lost} {values} the {spelled} range once the adapters are merged. One of "
+            "them is damaged, or its strength is too high: lower it."
+        )
     return CheckpointError(
-        f"--dtype {spelled}: {lost} {values} the {spelled} range in {name} of {source.file_of(name).name}. "
+        f"--dtype {spelled}: {lost} {values} the {spelled} range in {title} of {source.file_of(name).name}. "
         f"Use {cure}."
     )
 

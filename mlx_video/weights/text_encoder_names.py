@@ -8,13 +8,60 @@ from collections.abc import Mapping
 from mlx_video.checkpoint.tensor_source import TensorInfo
 from mlx_video.config import TextEncoderConfig
 from mlx_video.errors import CheckpointError
-from mlx_video.weights.rules import Rule, Shape
+from mlx_video.weights.rules import Rule, Shape, drop
 
 ANCHOR = "token_embedding.weight"
 T5_V1_1_VOCABULARY = 32128
+HF_ANCHORS = ("encoder.block.0.layer.0.SelfAttention.q.weight", "encoder.final_layer_norm.weight")
+# Files of Hugging Face's layout hold the table under either name, or under both.
+HF_TOKEN_TABLES = ("shared.weight", "encoder.embed_tokens.weight")
+GGUF_ANCHORS = ("enc.blk.0.attn_q.weight", "enc.output_norm.weight")
 
 WAN_RULES = (
     Rule("blocks.N.ffn.gate.0.weight", "blocks.N.ffn.gate_proj.weight"),
+    Rule("*", "*"),
+)
+
+_HF_BLOCK = {
+    "layer.0.SelfAttention.relative_attention_bias.*": "pos_embedding.embedding.*",
+    "layer.0.SelfAttention.*": "attn.*",
+    "layer.0.layer_norm.*": "norm1.*",
+    "layer.1.DenseReluDense.wi_0.*": "ffn.gate.0.*",
+    "layer.1.DenseReluDense.wi_1.*": "ffn.fc1.*",
+    "layer.1.DenseReluDense.wo.*": "ffn.fc2.*",
+    "layer.1.layer_norm.*": "norm2.*",
+}
+# From Hugging Face's names to the official ones; layouts are the same.
+# Source: transformers src/transformers/models/umt5/modeling_umt5.py, UMT5EncoderModel.
+HF_RULES = (
+    drop("decoder.*"),  # of uploads of the whole UMT5
+    drop("lm_head.*"),
+    *(Rule(name, "token_embedding.weight") for name in HF_TOKEN_TABLES),
+    *(Rule(f"encoder.block.N.{theirs}", f"blocks.N.{ours}") for theirs, ours in _HF_BLOCK.items()),
+    Rule("encoder.final_layer_norm.*", "norm.*"),
+    Rule("*", "*"),
+)
+
+_GGUF_BLOCK = {
+    "attn_rel_b.*": "pos_embedding.embedding.*",
+    "attn_norm.*": "norm1.*",
+    "attn_q.*": "attn.q.*",
+    "attn_k.*": "attn.k.*",
+    "attn_v.*": "attn.v.*",
+    "attn_o.*": "attn.o.*",
+    "ffn_gate.*": "ffn.gate.0.*",
+    "ffn_up.*": "ffn.fc1.*",
+    "ffn_down.*": "ffn.fc2.*",
+    "ffn_norm.*": "norm2.*",
+}
+# From llama.cpp's names, which GGUF files carry, to the official ones.
+# Source: ggml-org/llama.cpp gguf-py/gguf/constants.py, TENSOR_NAMES and MODEL_ARCH.T5ENCODER.
+GGUF_RULES = (
+    drop("dec.*"),  # of files of the whole UMT5
+    drop("output.weight"),
+    Rule("token_embd.weight", "token_embedding.weight"),
+    *(Rule(f"enc.blk.N.{theirs}", f"blocks.N.{ours}") for theirs, ours in _GGUF_BLOCK.items()),
+    Rule("enc.output_norm.*", "norm.*"),
     Rule("*", "*"),
 )
 

@@ -8,10 +8,12 @@ from mlx_video.config import TransformerConfig
 from mlx_video.weights.rules import FLATTEN_KERNEL, Rule, Shape, drop
 
 ANCHOR = "patch_embedding.weight"
+DIFFUSERS_ANCHORS = ("condition_embedder.time_proj.weight", "condition_embedder.time_proj.bias")
 IMAGE_ANCHOR = "img_emb.proj.0.weight"
 
 WAN_RULES = (
     drop("freqs"),  # a rotary table, recomputed at every start
+    drop("blocks.N.to_gate_compress.*"),  # FastVideo's sparse attention; ours is dense
     Rule("patch_embedding.weight", "patch_embedding_proj.weight", FLATTEN_KERNEL),
     Rule("patch_embedding.bias", "patch_embedding_proj.bias"),
     Rule("text_embedding.0.*", "text_embedding_0.*"),
@@ -21,6 +23,46 @@ WAN_RULES = (
     Rule("time_projection.1.*", "time_projection.*"),
     Rule("blocks.N.ffn.0.*", "blocks.N.ffn.fc1.*"),
     Rule("blocks.N.ffn.2.*", "blocks.N.ffn.fc2.*"),
+    Rule("*", "*"),
+)
+
+# One block's parts, Diffusers' spelling and the official one. The affine norm has another number there.
+_DIFFUSERS_BLOCK = {
+    "norm2.*": "norm3.*",
+    "ffn.net.0.proj.*": "ffn.0.*",
+    "ffn.net.2.*": "ffn.2.*",
+    "ffn.fc_in.*": "ffn.0.*",  # FastVideo
+    "ffn.fc_out.*": "ffn.2.*",
+    "scale_shift_table": "modulation",
+    "attn2.add_k_proj.*": "cross_attn.k_img.*",
+    "attn2.add_v_proj.*": "cross_attn.v_img.*",
+    "attn2.norm_added_k.*": "cross_attn.norm_k_img.*",
+    **{
+        f"{theirs}.{part}.*": f"{ours}.{official}.*"
+        for theirs, ours in (("attn1", "self_attn"), ("attn2", "cross_attn"))
+        for part, official in (
+            ("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "o"),
+            ("norm_q", "norm_q"), ("norm_k", "norm_k"),
+        )
+    },
+}  # fmt: skip
+# From Diffusers' names to the official ones; layouts are the same.
+# Source: diffusers scripts/convert_wan_to_diffusers.py, TRANSFORMER_KEYS_RENAME_DICT.
+DIFFUSERS_RULES = (
+    drop("blocks.N.attn2.norm_added_q.*"),  # in some exports, never used
+    *(Rule(f"blocks.N.{theirs}", f"blocks.N.{official}") for theirs, official in _DIFFUSERS_BLOCK.items()),
+    Rule("condition_embedder.text_embedder.linear_1.*", "text_embedding.0.*"),
+    Rule("condition_embedder.text_embedder.linear_2.*", "text_embedding.2.*"),
+    Rule("condition_embedder.time_embedder.linear_1.*", "time_embedding.0.*"),
+    Rule("condition_embedder.time_embedder.linear_2.*", "time_embedding.2.*"),
+    Rule("condition_embedder.time_proj.*", "time_projection.1.*"),
+    Rule("condition_embedder.image_embedder.norm1.*", "img_emb.proj.0.*"),
+    Rule("condition_embedder.image_embedder.ff.net.0.proj.*", "img_emb.proj.1.*"),
+    Rule("condition_embedder.image_embedder.ff.net.2.*", "img_emb.proj.3.*"),
+    Rule("condition_embedder.image_embedder.norm2.*", "img_emb.proj.4.*"),
+    Rule("condition_embedder.image_embedder.pos_embed", "img_emb.emb_pos"),
+    Rule("scale_shift_table", "head.modulation"),
+    Rule("proj_out.*", "head.head.*"),
     Rule("*", "*"),
 )
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from mlx_video.checkpoint.tensor_source import TensorInfo
@@ -15,9 +16,11 @@ from mlx_video.weights.vae_shapes import vae_tensors
 __all__ = [
     "ANCHOR",
     "CONVERTED_RULES",
+    "DIFFUSERS_ANCHORS",
     "WAN21_RULES",
     "WAN22_RULES",
     "conversion_rules",
+    "diffusers_rules",
     "read_latent_channels",
     "read_vae_config",
     "vae_tensors",
@@ -58,6 +61,72 @@ CONVERTED_RULES = (
     ),
     Rule("*", "*"),
 )
+
+DIFFUSERS_ANCHORS = ("decoder.mid_block.resnets.0.norm1.gamma", "decoder.conv_in.weight")
+# What stands before the parts of a block, Diffusers' spelling and the official one.
+_DIFFUSERS_PATHS = {
+    **{
+        f"{half}.mid_block.{theirs}.": f"{half}.middle.{ours}."
+        for half in ("encoder", "decoder")
+        for theirs, ours in (("resnets.0", 0), ("attentions.0", 1), ("resnets.1", 2))
+    },
+    # Wan2.2: blocks lie in stages.
+    "encoder.down_blocks.N.resnets.N.": "encoder.downsamples.N.downsamples.N.",
+    "encoder.down_blocks.N.downsampler.": "encoder.downsamples.N.downsamples.2.",
+    "decoder.up_blocks.N.upsampler.": "decoder.upsamples.N.upsamples.3.",
+    # Wan2.1: one list.
+    "encoder.down_blocks.N.": "encoder.downsamples.N.",
+}
+_WAN22_DECODER_PATHS = {"decoder.up_blocks.N.resnets.N.": "decoder.upsamples.N.upsamples.N."}
+_WAN21_DECODER_PATHS = {
+    **{
+        f"decoder.up_blocks.{stage}.resnets.{block}.": f"decoder.upsamples.{4 * stage + block}."
+        for stage in range(4)
+        for block in range(3)
+    },
+    **{
+        f"decoder.up_blocks.{stage}.upsamplers.0.": f"decoder.upsamples.{4 * stage + 3}."
+        for stage in range(3)
+    },
+}
+_DIFFUSERS_PARTS = {
+    "norm1.*": "residual.0.*",
+    "conv1.*": "residual.2.*",
+    "norm2.*": "residual.3.*",
+    "conv2.*": "residual.6.*",
+    "conv_shortcut.*": "shortcut.*",
+    "*": "*",
+}
+_DIFFUSERS_ENDS = {
+    **{
+        f"{half}.{theirs}.*": f"{half}.{ours}.*"
+        for half in ("encoder", "decoder")
+        for theirs, ours in (("conv_in", "conv1"), ("norm_out", "head.0"), ("conv_out", "head.2"))
+    },
+    "quant_conv.*": "conv1.*",
+    "post_quant_conv.*": "conv2.*",
+}
+
+
+def diffusers_rules(names: Iterable[str]) -> tuple[Rule, ...]:
+    """From Diffusers' names of a VAE to the official ones; layouts are the same.
+
+    Args:
+        names: of the VAE's tensors, which tell its generation.
+
+    Source: diffusers scripts/convert_wan_to_diffusers.py, convert_vae and convert_vae_22.
+    """
+    is_wan22 = any(re.search(r"decoder\.up_blocks\.\d+\.upsampler\.", name) for name in names)
+    paths = _DIFFUSERS_PATHS | (_WAN22_DECODER_PATHS if is_wan22 else _WAN21_DECODER_PATHS)
+    return (
+        *(Rule(theirs, ours) for theirs, ours in _DIFFUSERS_ENDS.items()),
+        *(
+            Rule(path + part, official_path + official_part)
+            for path, official_path in paths.items()
+            for part, official_part in _DIFFUSERS_PARTS.items()
+        ),
+        Rule("*", "*"),
+    )
 
 
 def conversion_rules(config: VAEConfig) -> tuple[Rule, ...]:

@@ -78,8 +78,8 @@ def test_a_damaged_config_is_a_config_error(tmp_path):
     assert "config.json: is no valid JSON" in refused(tmp_path, ConfigError)
 
 
-@pytest.mark.parametrize("make", [original, original_dual])
-def test_an_original_checkpoint_names_the_command_that_converts_it(tmp_path, make):
+@pytest.mark.parametrize("make", [original, original_dual, diffusers])
+def test_a_checkpoint_not_yet_converted_names_the_command_that_converts_it(tmp_path, make):
     assert refused(make(tmp_path)).endswith(
         f"Convert it first: python -m mlx_video.convert_wan --checkpoint-dir {tmp_path}"
     )
@@ -87,7 +87,9 @@ def test_an_original_checkpoint_names_the_command_that_converts_it(tmp_path, mak
 
 def test_any_other_folder_is_no_converted_model(tmp_path):
     assert "is no converted model" in refused(tmp_path)
-    assert "is no converted model" in refused(diffusers(tmp_path))
+    assert "is no converted model" in refused(
+        touch(tmp_path / "diffusion_models" / "wan.safetensors").parents[1]
+    )
 
 
 def test_a_missing_path_and_a_file_have_their_own_messages(tmp_path):

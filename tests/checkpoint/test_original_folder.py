@@ -2,12 +2,11 @@ import shutil
 
 import pytest
 
-from mlx_video.checkpoint.original_folder import open_original_folder
+from mlx_video.checkpoint.open_checkpoint import open_checkpoint
 from mlx_video.errors import CheckpointError
 from tests.checkpoint.fake_folders import (
     add_shared_parts,
     converted,
-    diffusers,
     original,
     original_dual,
     touch,
@@ -19,37 +18,36 @@ from tests.checkpoint.fake_folders import (
 
 def refused(folder):
     with pytest.raises(CheckpointError) as refused:
-        open_original_folder(folder)
+        open_checkpoint(folder)
     assert str(folder) in str(refused.value)
     return str(refused.value)
 
 
 def test_a_single_transformer_folder_gives_every_component(tmp_path):
-    found = open_original_folder(original(tmp_path))
+    found = open_checkpoint(original(tmp_path))
     assert found.path == tmp_path
     assert found.transformers == {"model": (tmp_path / "diffusion_pytorch_model.safetensors",)}
     assert found.transformer_configs["model"]["dim"] == 1536
-    assert found.text_encoder == tmp_path / "models_t5_umt5-xxl-enc-bf16.pth"
-    assert found.vae == tmp_path / "Wan2.1_VAE.pth"
-    assert found.vaes == {"2.1": found.vae}
+    assert found.text_encoder == (tmp_path / "models_t5_umt5-xxl-enc-bf16.pth",)
+    assert found.vaes == {"2.1": (tmp_path / "Wan2.1_VAE.pth",)}
     assert found.tokenizer == tmp_path / "google" / "umt5-xxl"
-    assert found.image_encoder is None
+    assert found.image_encoder == ()
 
 
 def test_an_image_encoder_is_found_where_there_is_one(tmp_path):
     file = touch(original(tmp_path) / "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth")
-    assert open_original_folder(tmp_path).image_encoder == file
+    assert open_checkpoint(tmp_path).image_encoder == (file,)
 
 
 def test_a_sharded_transformer_gives_its_shards_in_order(tmp_path):
     original(tmp_path)
     (tmp_path / "diffusion_pytorch_model.safetensors").unlink()
     write_shards(tmp_path, ("a",), ("b",), ("c",))
-    assert len(open_original_folder(tmp_path).transformers["model"]) == 3
+    assert len(open_checkpoint(tmp_path).transformers["model"]) == 3
 
 
 def test_a_dual_folder_gives_both_experts_with_their_configs(tmp_path):
-    found = open_original_folder(original_dual(tmp_path))
+    found = open_checkpoint(original_dual(tmp_path))
     assert {name: len(files) for name, files in found.transformers.items()} == {
         "low_noise": 2,
         "high_noise": 2,
@@ -60,18 +58,16 @@ def test_a_dual_folder_gives_both_experts_with_their_configs(tmp_path):
 
 def test_where_both_vaes_lie_the_caller_chooses(tmp_path):
     touch(original(tmp_path) / "Wan2.2_VAE.pth")
-    found = open_original_folder(tmp_path)
-    assert {key: path.name for key, path in found.vaes.items()} == {
-        "2.1": "Wan2.1_VAE.pth",
-        "2.2": "Wan2.2_VAE.pth",
+    found = open_checkpoint(tmp_path)
+    assert {key: [path.name for path in paths] for key, paths in found.vaes.items()} == {
+        "2.1": ["Wan2.1_VAE.pth"],
+        "2.2": ["Wan2.2_VAE.pth"],
     }
-    with pytest.raises(CheckpointError, match=r"has Wan2\.1_VAE\.pth and Wan2\.2_VAE\.pth"):
-        _ = found.vae
 
 
 def test_stray_files_change_nothing(tmp_path):
     original(tmp_path)
-    before = open_original_folder(tmp_path)
+    before = open_checkpoint(tmp_path)
     for stray in (
         "._diffusion_pytorch_model.safetensors",
         ".DS_Store",
@@ -79,7 +75,7 @@ def test_stray_files_change_nothing(tmp_path):
         "assets/a.png",
     ):
         touch(tmp_path / stray)
-    assert open_original_folder(tmp_path) == before
+    assert open_checkpoint(tmp_path) == before
 
 
 @pytest.mark.parametrize(
@@ -119,7 +115,7 @@ def test_a_stand_in_for_the_tokenizer_is_refused(tmp_path, content, message):
 def test_a_sentencepiece_model_alone_is_a_tokenizer(tmp_path):
     (original(tmp_path) / "google/umt5-xxl/tokenizer.json").unlink()
     touch(tmp_path / "google/umt5-xxl/spiece.model")
-    assert open_original_folder(tmp_path).tokenizer.name == "umt5-xxl"
+    assert open_checkpoint(tmp_path).tokenizer.name == "umt5-xxl"
 
 
 @pytest.mark.parametrize("absent", ["low_noise_model", "high_noise_model"])
@@ -156,12 +152,6 @@ def test_a_converted_folder_is_known_by_its_tensors_without_a_config(tmp_path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (diffusers, "looks like a Diffusers folder"),
-        (
-            lambda p: write_json(p / "transformer/config.json", {"_class_name": "WanTransformer3DModel"}),
-            "Diffusers",
-        ),
-        (lambda p: write_json(p / "config.json", {"_class_name": "WanVACETransformer3DModel"}), "Diffusers"),
         (lambda p: touch(p / "mlx_dit.json"), "looks like a FastVideo MLX folder"),
         (lambda p: touch(p / "non_block.safetensors"), "looks like a LightX2V folder"),
         (lambda p: touch(p / "diffusion_models/wan.safetensors"), "looks like a ComfyUI folder"),

@@ -2,14 +2,14 @@ import json
 
 import pytest
 
-from mlx_video.checkpoint.shards import transformer_files
+from mlx_video.checkpoint.shards import weight_files
 from mlx_video.errors import CheckpointError
 from tests.checkpoint.fake_folders import INDEX, shard_name, touch, write_json, write_shards, write_weights
 
 
 def test_a_single_file_is_the_transformer(tmp_path):
     path = write_weights(tmp_path / "diffusion_pytorch_model.safetensors", "x")
-    assert transformer_files(tmp_path) == (path,)
+    assert weight_files(tmp_path) == (path,)
 
 
 def test_the_index_names_the_files_and_nothing_else_counts(tmp_path):
@@ -21,7 +21,7 @@ def test_the_index_names_the_files_and_nothing_else_counts(tmp_path):
         ".DS_Store",
     ):
         touch(tmp_path / stray)
-    assert [path.name for path in transformer_files(tmp_path)] == [shard_name(1, 2), shard_name(2, 2)]
+    assert [path.name for path in weight_files(tmp_path)] == [shard_name(1, 2), shard_name(2, 2)]
 
 
 def test_shards_without_an_index_are_complete_by_their_numbers(tmp_path):
@@ -29,12 +29,12 @@ def test_shards_without_an_index_are_complete_by_their_numbers(tmp_path):
         write_weights(tmp_path / shard_name(number, 3), f"t{number}")
     touch(tmp_path / "lora.safetensors")
     touch(tmp_path / ("._" + shard_name(1, 3)))
-    assert [path.name for path in transformer_files(tmp_path)] == [shard_name(n, 3) for n in (1, 2, 3)]
+    assert [path.name for path in weight_files(tmp_path)] == [shard_name(n, 3) for n in (1, 2, 3)]
 
 
 def refused(folder):
     with pytest.raises(CheckpointError) as refused:
-        transformer_files(folder)
+        weight_files(folder)
     assert str(folder) in str(refused.value)
     return str(refused.value)
 
@@ -80,7 +80,7 @@ def test_an_index_without_total_size_is_accepted(tmp_path):
     write_shards(tmp_path, ("a", "b"), ("c",))
     content = json.loads((tmp_path / INDEX).read_text())
     write_json(tmp_path / INDEX, {"weight_map": content["weight_map"]})
-    assert len(transformer_files(tmp_path)) == 2
+    assert len(weight_files(tmp_path)) == 2
 
 
 def test_a_truncated_shard_is_named(tmp_path):
@@ -110,7 +110,7 @@ def test_a_damaged_index_is_refused(tmp_path):
 
 def test_files_that_are_not_shards_of_one_another_are_refused(tmp_path):
     write_weights(tmp_path / "diffusion_pytorch_model.safetensors", "a")
-    write_weights(tmp_path / "diffusion_pytorch_model.fp16.safetensors", "a")
+    write_weights(tmp_path / shard_name(1, 1), "a")
     assert "2 transformer files that are not shards of one another" in refused(tmp_path)
 
 
@@ -123,3 +123,41 @@ def test_shards_of_two_downloads_are_refused(tmp_path):
 def test_a_folder_without_weights_says_what_was_expected(tmp_path):
     touch(tmp_path / "lora.safetensors")
     assert "no transformer found, expected diffusion_pytorch_model.safetensors" in refused(tmp_path)
+
+
+def test_of_several_variants_the_plain_one_is_taken(tmp_path):
+    plain = write_weights(tmp_path / "diffusion_pytorch_model.safetensors", "a")
+    write_weights(tmp_path / "diffusion_pytorch_model.fp16.safetensors", "a")
+    write_weights(tmp_path / "diffusion_pytorch_model.bf16-00001-of-00002.safetensors", "a")
+    assert weight_files(tmp_path) == (plain,)
+
+
+def test_a_variant_alone_is_taken_with_its_index(tmp_path):
+    names = [f"model.fp16-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    files = [write_weights(tmp_path / name, f"t{name}") for name in names]
+    weight_map = {f"t{name}": name for name in names}
+    write_json(tmp_path / "model.safetensors.index.fp16.json", {"weight_map": weight_map})
+    assert weight_files(tmp_path, "model") == tuple(files)
+    files[1].unlink()
+    with pytest.raises(CheckpointError, match=r"Shard 2 of 2 \(model\.fp16-00002-of-00002"):
+        weight_files(tmp_path, "model")
+
+
+def test_two_variants_without_a_plain_one_are_refused(tmp_path):
+    for variant in ("fp16", "bf16"):
+        write_weights(tmp_path / f"diffusion_pytorch_model.{variant}.safetensors", "a")
+    assert "holds the transformer in several variants (bf16, fp16)" in refused(tmp_path)
+
+
+def test_a_plain_set_that_lacks_a_shard_is_not_completed_from_a_variant(tmp_path):
+    write_weights(tmp_path / shard_name(1, 2), "a")
+    write_weights(tmp_path / "diffusion_pytorch_model.fp16-00002-of-00002.safetensors", "b")
+    assert "shard 2 of 2 is absent" in refused(tmp_path)
+
+
+def test_an_index_that_mixes_variants_is_refused(tmp_path):
+    other = "diffusion_pytorch_model.fp16-00002-of-00002.safetensors"
+    write_weights(tmp_path / shard_name(1, 2), "a")
+    write_weights(tmp_path / other, "b")
+    write_json(tmp_path / INDEX, {"weight_map": {"a": shard_name(1, 2), "b": other}})
+    assert f"names {other}, which is of another variant" in refused(tmp_path)

@@ -28,7 +28,8 @@ def describe(content):
         ("subprocess", "Popen"),
         ("torch", "load"),
         ("torch._utils", "_rebuild_tensor_v2.__globals__"),
-        ("torch._utils", "_rebuild_tensor_v3"),
+        ("torch._utils", "_rebuild_tensor_v3.__globals__"),
+        ("torch._utils", "_rebuild_wrapper_subclass"),
         ("collections", "namedtuple"),
     ],
 )

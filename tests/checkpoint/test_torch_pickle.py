@@ -191,6 +191,26 @@ def test_every_dtype_saved_by_torch_reads_bit_for_bit(tmp_path):
 
 
 @pytest.mark.parity
+def test_float8_saved_by_torch_reads_as_the_numbers_it_stands_for(tmp_path):
+    torch = pytest.importorskip("torch")
+    codes = torch.arange(256, dtype=torch.uint8).reshape(16, 16)
+    names = ("float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu")
+    saved = {name: codes.view(getattr(torch, name)) for name in names}
+    saved |= {f"{name}.view": values.T[3:7] for name, values in saved.items()}
+    arrays = read_all(save(torch, tmp_path / "x.pth", saved))
+    for name, values in saved.items():
+        np.testing.assert_array_equal(np.array(arrays[name]), values.float().numpy(), err_msg=name)
+
+
+@pytest.mark.parity
+def test_two_byte_types_without_a_storage_of_their_own_are_refused(tmp_path):
+    torch = pytest.importorskip("torch")
+    path = save(torch, tmp_path / "x.pth", {"x": torch.ones(2, dtype=torch.uint16)})
+    with pytest.raises(CheckpointError, match=r"contains Python objects \(torch\.uint16\)"):
+        open_tensors(path)
+
+
+@pytest.mark.parity
 def test_views_saved_by_torch_read_as_torch_sees_them(tmp_path):
     torch = pytest.importorskip("torch")
     base = torch.arange(60, dtype=torch.float32).reshape(3, 4, 5)

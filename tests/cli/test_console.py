@@ -16,12 +16,15 @@ from mlx_video.cli.arguments import parse_guide_scale
 from mlx_video.cli.console import Console, run_command
 from mlx_video.errors import CheckpointError, RequestError
 from mlx_video.events import (
+    BlocksRead,
     BytesWritten,
     FileWritten,
     FramesDecoded,
+    FramesEncoded,
     Notice,
     StageFinished,
     StageStarted,
+    StateSaved,
     StepFinished,
 )
 
@@ -68,6 +71,24 @@ def test_errors_become_exit_codes_and_one_line(capsys, error: BaseException, cod
     assert captured.out == ""
 
 
+@pytest.mark.parametrize(
+    ("error", "code"), [(KeyboardInterrupt(), 130), (CheckpointError("broken"), 1), (OSError(), 1)]
+)
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_run_of_which_a_state_is_kept_ends_with_how_to_go_on(
+    capsys, tmp_path, error: BaseException, code: int, quiet: bool
+):
+    def build_events(_):
+        yield StateSaved(tmp_path, 1, 3, "1 of 3 steps")
+        yield StateSaved(tmp_path, 2, 3, "2 of 3 steps are kept")
+        raise error
+
+    assert run(build_events, quiet=quiet) == code
+    *_, first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("error: ")
+    assert second == "2 of 3 steps are kept"
+
+
 def test_debug_adds_the_traceback(capsys):
     assert run(failing(CheckpointError("broken")), debug=True) == 1
     assert "Traceback" in capsys.readouterr().err
@@ -98,6 +119,9 @@ def test_a_terminal_gets_a_bar_for_steps_frames_and_bytes():
     with Console(stream) as console:
         for event in (
             StepFinished(4, 10, 500.0, 0.1, mx.zeros(1)),
+            BlocksRead(3, 24),
+            FramesEncoded(1, 13),
+            StageStarted("decode"),
             FramesDecoded(9, 17),
             BytesWritten("vae", 1_000_000, 2_000_000),
         ):
@@ -105,7 +129,11 @@ def test_a_terminal_gets_a_bar_for_steps_frames_and_bytes():
     shown = stream.getvalue()
     assert "steps:" in shown
     assert "5/10" in shown
+    assert "blocks:" in shown
+    assert "3/24" in shown
     assert "frames:" in shown
+    assert "1/13" in shown
+    assert "9/17" in shown
     assert "vae:" in shown
     assert "1.00M/2.00M" in shown
 

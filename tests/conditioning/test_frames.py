@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_video.conditioning.frames import (
+    Encoding,
     clip_pieces,
     concat_first_and_last_frame,
     concat_first_frame,
@@ -21,8 +22,10 @@ from mlx_video.conditioning.frames import (
     impose_first_frame,
     token_timesteps,
 )
+from mlx_video.events import FramesEncoded
 from mlx_video.geometry import VideoGeometry, measure
 from mlx_video.media.resize import cover_lanczos, resize_bicubic, to_unit_range
+from tests.fixtures.generators import finish
 
 STRIDE, PATCH = (4, 8, 8), (1, 2, 2)
 
@@ -41,8 +44,9 @@ class RecordingEncoder:
     def __init__(self) -> None:
         self.pieces: list[np.ndarray] = []
 
-    def __call__(self, frames: Iterable[mx.array]) -> mx.array:
+    def __call__(self, frames: Iterable[mx.array], num_frames: int) -> Encoding[mx.array]:
         self.pieces = [np.array(piece) for piece in frames]
+        yield FramesEncoded(len(self.clip), num_frames)
         groups = [self.clip[:1], *np.split(self.clip[1:], range(4, len(self.clip) - 1, 4))]
         colours = np.stack([group.mean((0, 1, 2)) for group in groups if len(group)], axis=1)
         height, width = self.clip.shape[1] // 8, self.clip.shape[2] // 8
@@ -55,7 +59,7 @@ class RecordingEncoder:
 
 def test_a_clip_is_the_first_frame_and_grey_ones():
     encode, image, geometry = RecordingEncoder(), picture(62, 100), geometry_of(96, 48, 9)
-    concat_first_frame(encode, [image], geometry)
+    finish(concat_first_frame(encode, [image], geometry))
     assert encode.clip.shape == (9, 48, 96, 3)
     np.testing.assert_array_equal(encode.clip[0], resize_bicubic(to_unit_range(image), 48, 96))
     assert not encode.clip[1:].any()
@@ -65,7 +69,7 @@ def test_a_clip_is_the_first_frame_and_grey_ones():
 def test_a_clip_between_two_images_ends_in_the_second():
     encode, geometry = RecordingEncoder(), geometry_of(96, 48, 9)
     first, last = picture(62, 100), picture(62, 100, seed=1)
-    concat_first_and_last_frame(encode, [first, last], geometry)
+    finish(concat_first_and_last_frame(encode, [first, last], geometry))
     assert encode.clip.shape == (9, 48, 96, 3)
     np.testing.assert_array_equal(encode.clip[0], resize_bicubic(to_unit_range(first), 48, 96))
     assert not encode.clip[1:8].any()
@@ -118,17 +122,17 @@ def test_the_mask_stands_before_the_latents():
     encode, geometry = RecordingEncoder(), geometry_of(96, 48, 9)
     images = [picture(48, 96), picture(48, 96, seed=1)]
     for make, kept in ((concat_first_frame, (0,)), (concat_first_and_last_frame, (0, 8))):
-        condition = make(encode, images[: len(kept)], geometry)
+        condition = finish(make(encode, images[: len(kept)], geometry))
         assert condition.first_frame is None
         assert condition.concat_latents.shape == (4 + 3, 3, 6, 12)
         assert mx.array_equal(condition.concat_latents[:4], frame_mask(geometry, kept))
-        expected = encode(mx.array(piece) for piece in encode.pieces)
+        expected = finish(encode([mx.array(piece) for piece in encode.pieces], 9))
         assert mx.array_equal(condition.concat_latents[4:], expected)
 
 
 def test_a_held_frame_covers_the_video_and_is_encoded_alone():
     encode, image = RecordingEncoder(), picture(62, 100)
-    condition = hold_first_frame(encode, [image], geometry_of(96, 64, 9, stride=16, z_dim=48))
+    condition = finish(hold_first_frame(encode, [image], geometry_of(96, 64, 9, stride=16, z_dim=48)))
     np.testing.assert_array_equal(encode.clip, to_unit_range(cover_lanczos(image, 64, 96))[None])
     assert condition.concat_latents is None
     assert condition.first_frame.shape[:2] == (3, 1)

@@ -6,7 +6,6 @@ import io
 import json
 from pathlib import Path
 
-import mlx.core as mx
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
@@ -14,8 +13,8 @@ from mlx_video.conditioning.text import (
     PromptTokenizer,
     clean_prompt,
     count_tokens,
-    encode_prompt,
     load_tokenizer,
+    number_prompt,
 )
 from mlx_video.config import DEFAULT_NEGATIVE_PROMPT
 from mlx_video.errors import CheckpointError
@@ -151,20 +150,10 @@ def test_a_small_tokenizer_is_refused_for_the_full_umt5_table(tmp_path: Path) ->
         load_tokenizer(write_tokenizer_json(tmp_path), vocab_size=256_384)
 
 
-def test_encode_prompt_cleans_and_keeps_real_tokens_only() -> None:
-    seen: list[tuple[str, mx.array]] = []
-
-    def split(text: str) -> list[int]:
-        seen.append((text, mx.array(0)))
-        return [ord(letter) for letter in text]
-
-    def encoder(tokens: mx.array) -> mx.array:
-        assert tokens.dtype == mx.int32
-        return mx.stack([tokens, 2 * tokens], axis=-1).astype(mx.float32)
-
-    context = encode_prompt(encoder, PromptTokenizer(split, 1, 128), "  ａb\n", 512)
-    assert seen[0][0] == "ab"
-    assert context.tolist() == [[97.0, 194.0], [98.0, 196.0], [1.0, 2.0]]
+def test_a_prompt_is_cleaned_before_its_tokens_are_numbered_and_cut() -> None:
+    tokenizer = PromptTokenizer(lambda text: [ord(letter) for letter in text], 1, 128)
+    assert number_prompt(tokenizer, "  ａb\n", 512) == [97, 98, 1]
+    assert number_prompt(tokenizer, "  ａb\n", 2) == [97, 1]
 
 
 def test_the_count_of_a_prompt_is_what_encoding_gives_without_a_limit(tmp_path: Path) -> None:

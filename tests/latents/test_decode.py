@@ -6,12 +6,12 @@ import pytest
 
 from mlx_video.latents.decode import decode_frames, denormalise, to_uint8, to_uint8_rounded
 from mlx_video.latents.encode import normalise
-from mlx_video.models.vae_wan21 import WanVAE21
+from mlx_video.models.vae import WanVAE
 from tests.models.tiny_vae import TINY, build_vae, largest_difference
 
 
 @pytest.fixture(scope="module")
-def vae() -> WanVAE21:
+def vae() -> WanVAE:
     return build_vae(TINY)
 
 

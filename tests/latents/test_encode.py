@@ -4,12 +4,12 @@ import mlx.core as mx
 import pytest
 
 from mlx_video.latents.encode import encode_video
-from mlx_video.models.vae_wan21 import WanVAE21
+from mlx_video.models.vae import WanVAE
 from tests.models.tiny_vae import TINY, build_vae, largest_difference
 
 
 @pytest.fixture(scope="module")
-def vae() -> WanVAE21:
+def vae() -> WanVAE:
     return build_vae(TINY)
 
 
@@ -43,7 +43,7 @@ def test_a_count_that_does_not_fill_the_last_latent_is_refused_with_the_nearest(
 
 
 def test_the_count_of_a_whole_clip_is_checked_before_any_work(vae, monkeypatch):
-    monkeypatch.setattr(WanVAE21, "encode", lambda *_: pytest.fail("frames were encoded"))
+    monkeypatch.setattr(WanVAE, "encode", lambda *_: pytest.fail("frames were encoded"))
     with pytest.raises(ValueError, match="Nearest: 5 or 9"):
         encode_video(vae, draw_frames(7))
 

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_video.models import products
+from mlx_video.models.dispatch import Limits, use_limits
 from mlx_video.models.elementwise import on_gpu
 from mlx_video.models.products import (
     attend,
+    attend_biased,
     compute_dtype,
     in_pieces,
     merge_heads,
@@ -58,15 +59,28 @@ def test_a_quantized_product_beyond_the_row_limit_is_split(monkeypatch):
     layer = nn.Linear(64, 32).to_quantized(group_size=32, bits=4)
     x = normal(50, 64)
     whole = project(layer, x)
-    monkeypatch.setattr(products, "QUANTIZED_ROWS", 16)
     seen = []
     call = nn.QuantizedLinear.__call__
     monkeypatch.setattr(
         nn.QuantizedLinear, "__call__", lambda self, x: (seen.append(x.shape[0]), call(self, x))[1]
     )
-    np.testing.assert_allclose(np.array(project(layer, x)), np.array(whole), rtol=1e-6, atol=1e-6)
+    with use_limits(Limits(quantized_rows=16)):
+        np.testing.assert_allclose(np.array(project(layer, x)), np.array(whole), rtol=1e-6, atol=1e-6)
     assert len(seen) == 4
     assert max(seen) <= 16
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("bits", [4, 8])
+def test_quantized_weights_can_be_unpacked_where_their_products_are_faulty(monkeypatch, bits):
+    layer = nn.Linear(64, 32).to_quantized(group_size=32, bits=bits)
+    layer.bias = layer.bias.astype(mx.float32)
+    whole = project(layer, normal(50, 64))
+    monkeypatch.setattr(nn.QuantizedLinear, "__call__", lambda self, x: mx.zeros((x.shape[0], 32)))
+    with use_limits(Limits(packed_products=False)):
+        found = project(layer, normal(50, 64))
+    # The same numbers multiplied, added in another order.
+    np.testing.assert_allclose(np.array(found), np.array(whole), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.usefixtures("gpu")
@@ -148,11 +162,21 @@ def test_attention_agrees_with_the_fused_operation():
     np.testing.assert_allclose(np.array(attend(queries, keys, values, 0.25)), np.array(expected), atol=2e-6)
 
 
-def test_attention_in_pieces_equals_attention_in_one(monkeypatch):
-    queries, keys, values = normal(1, 2, 300, 16), normal(1, 2, 21, 16, seed=1), normal(1, 2, 21, 16, seed=2)
-    whole = np.array(attend(queries, keys, values, 0.25))
-    monkeypatch.setattr(products, "CPU_PIECE", 1)
-    np.testing.assert_allclose(np.array(attend(queries, keys, values, 0.25)), whole, atol=1e-6)
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+def test_attention_can_be_written_out_where_the_fused_one_is_faulty(monkeypatch, dtype):
+    queries, keys, values = (normal(1, 2, 30, 16, seed=seed).astype(dtype) for seed in range(3))
+    bias = normal(2, 30, 30, seed=4).astype(dtype)
+    wide = [x.astype(mx.float32) for x in (queries, keys, values, bias)]
+    whole = [attend(*wide[:3], 0.25), attend_biased(*wide)]
+    monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", lambda *heads, **_: mx.zeros_like(heads[0]))
+    with use_limits(Limits(fused_attention=False)):
+        found = [attend(queries, keys, values, 0.25), attend_biased(queries, keys, values, bias)]
+    for one, other in zip(found, whole, strict=True):
+        assert one.dtype == dtype
+        # float32: one order of adding against another; bfloat16: weights and results of 8 bits, as above.
+        tolerance = 2e-6 if dtype == mx.float32 else 0.02
+        assert mx.abs(one.astype(mx.float32) - other).max().item() <= tolerance
 
 
 @pytest.mark.usefixtures("device")

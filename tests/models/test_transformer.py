@@ -349,6 +349,40 @@ def test_a_hook_changes_what_the_next_block_sees(transformer, velocity):
     assert relative_error(forward(transformer, block_hook=RecordingHook(after=0)), velocity) > 1e-3
 
 
+def predict_each(transformer, **options):
+    texts = [transformer.project_text(mx.array(context)) for context in (CONTEXT, -CONTEXT)]
+    return transformer.predict_each(mx.array(LATENTS), TIMESTEP, texts, **options)
+
+
+def test_prompts_predicted_in_one_walk_get_what_they_get_alone(transformer, velocity):
+    negative = transformer(mx.array(LATENTS), TIMESTEP, transformer.project_text(-mx.array(CONTEXT)))
+    source = Reordered(transformer.blocks)
+    found = predict_each(transformer, block_source=source)
+    np.testing.assert_array_equal(np.array(found[0]), velocity)
+    np.testing.assert_array_equal(np.array(found[1]), np.array(negative))
+    assert source.turns == [0, 1]
+    assert mx.array_equal(predict_each(transformer)[1], negative).item()
+
+
+def test_each_prompt_of_one_walk_has_a_hook_of_its_own(transformer, velocity):
+    hook = RecordingHook(after=0)
+    plain, changed = predict_each(transformer, block_hooks=[None, hook])
+    np.testing.assert_array_equal(np.array(plain), velocity)
+    text = transformer.project_text(-mx.array(CONTEXT))
+    alone = transformer(mx.array(LATENTS), TIMESTEP, text, block_hook=RecordingHook(after=0))
+    np.testing.assert_array_equal(np.array(changed), np.array(alone))
+    assert hook.calls == ["embedding", 0, 1]
+    with pytest.raises(ValueError, match="argument 2 is shorter"):
+        predict_each(transformer, block_hooks=[hook])
+
+
+def test_a_transformer_without_its_blocks_asks_for_a_source():
+    transformer = WanTransformer(TRANSFORMER)
+    transformer.blocks = []
+    with pytest.raises(ValueError, match="0 of 2 blocks are in memory: give a block source"):
+        forward(transformer)
+
+
 def test_a_skipped_step_calls_no_hook_after_blocks(transformer):
     cache, hook = ResidualCache(), RecordingHook()
     forward(transformer, step_cache=cache)

@@ -12,8 +12,8 @@ from mlx.utils import tree_flatten
 from mlx_video.config import VAEConfig
 from mlx_video.latents.decode import denormalise
 from mlx_video.latents.encode import encode_video
+from mlx_video.models.vae import WanVAE
 from mlx_video.models.vae_stream import StreamState
-from mlx_video.models.vae_wan21 import WanVAE21
 from tests.models.tiny_vae import (
     NETWORK,
     TINY,
@@ -31,7 +31,7 @@ GOLDEN = VAEConfig(encoder_dim=16, decoder_dim=16)
 
 
 @pytest.fixture(scope="module")
-def vae() -> WanVAE21:
+def vae() -> WanVAE:
     return build_vae(TINY)
 
 
@@ -44,14 +44,14 @@ def vae() -> WanVAE21:
     ids=["whole", "decoder", "encoder"],
 )
 def test_parameters_are_the_tensors_of_the_converted_file(config, count):
-    found = {name: value.shape for name, value in tree_flatten(WanVAE21(config).parameters())}
+    found = {name: value.shape for name, value in tree_flatten(WanVAE(config).parameters())}
     assert found == parameter_shapes(config)
     assert len(found) == count
 
 
 def test_real_widths_have_the_published_number_of_parameters():
     counts = {
-        half: sum(value.size for _, value in tree_flatten(WanVAE21(config).parameters()))
+        half: sum(value.size for _, value in tree_flatten(WanVAE(config).parameters()))
         for half, config in {
             "encoder": VAEConfig(decoder_dim=None),
             "decoder": VAEConfig(encoder_dim=None),
@@ -63,9 +63,9 @@ def test_real_widths_have_the_published_number_of_parameters():
 
 def test_absent_half_is_named_when_it_is_asked_for():
     with pytest.raises(ValueError, match="without its encoder: encoder_dim is None"):
-        list(WanVAE21(replace(TINY, encoder_dim=None)).encode(mx.zeros((1, 1, 8, 8, 3)), StreamState()))
+        list(WanVAE(replace(TINY, encoder_dim=None)).encode(mx.zeros((1, 1, 8, 8, 3)), StreamState()))
     with pytest.raises(ValueError, match="without its decoder: decoder_dim is None"):
-        list(WanVAE21(replace(TINY, decoder_dim=None)).decode(mx.zeros((1, 1, 1, 1, 16)), StreamState()))
+        list(WanVAE(replace(TINY, decoder_dim=None)).decode(mx.zeros((1, 1, 1, 1, 16)), StreamState()))
 
 
 # Numbers recorded from the official code in float64

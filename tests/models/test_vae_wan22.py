@@ -13,11 +13,11 @@ from mlx.utils import tree_flatten
 from mlx_video.config import WAN22_VAE
 from mlx_video.latents.decode import decode_frames, denormalise
 from mlx_video.latents.encode import encode_video
+from mlx_video.models.vae import WanVAE
 from mlx_video.models.vae_stream import StreamState
 from mlx_video.models.vae_wan22 import (
     DownStage,
     UpStage,
-    WanVAE22,
     add_repeated,
     average_squares,
     pack_pixels,
@@ -46,7 +46,7 @@ cuts = st.lists(st.integers(1, 4), min_size=1, max_size=4)
 
 
 @pytest.fixture(scope="module")
-def vae() -> WanVAE22:
+def vae() -> WanVAE:
     return build_vae(TINY22)
 
 
@@ -59,13 +59,13 @@ def vae() -> WanVAE22:
     ids=["whole", "decoder", "encoder"],
 )
 def test_parameters_are_the_tensors_of_the_official_file(config, count):
-    found = {name: value.shape for name, value in tree_flatten(WanVAE22(config).parameters())}
+    found = {name: value.shape for name, value in tree_flatten(WanVAE(config).parameters())}
     assert found == parameter_shapes(config)
     assert len(found) == count
 
 
 def test_real_widths_have_the_published_number_of_parameters():
-    shapes = {name: value.shape for name, value in tree_flatten(WanVAE22(WAN22_VAE).parameters())}
+    shapes = {name: value.shape for name, value in tree_flatten(WanVAE(WAN22_VAE).parameters())}
     counts = {half: sum(prod(s) for n, s in shapes.items() if n.startswith(half)) for half in ("enc", "dec")}
     assert counts == {"enc": 149_627_776, "dec": 555_049_228}
     assert sum(map(prod, shapes.values())) == 704_688_668
@@ -73,9 +73,9 @@ def test_real_widths_have_the_published_number_of_parameters():
 
 def test_absent_half_is_named_when_it_is_asked_for():
     with pytest.raises(ValueError, match="without its encoder: encoder_dim is None"):
-        list(WanVAE22(replace(TINY22, encoder_dim=None)).encode(mx.zeros((1, 1, 16, 16, 3)), StreamState()))
+        list(WanVAE(replace(TINY22, encoder_dim=None)).encode(mx.zeros((1, 1, 16, 16, 3)), StreamState()))
     with pytest.raises(ValueError, match="without its decoder: decoder_dim is None"):
-        list(WanVAE22(replace(TINY22, decoder_dim=None)).decode(mx.zeros((1, 1, 1, 1, 48)), StreamState()))
+        list(WanVAE(replace(TINY22, decoder_dim=None)).decode(mx.zeros((1, 1, 1, 1, 48)), StreamState()))
 
 
 # Packing and shortcuts, worked by hand

@@ -12,9 +12,8 @@ import numpy as np
 from mlx.utils import tree_map
 
 from mlx_video.config import WAN22_VAE, VAEConfig
-from mlx_video.models.vae_stream import StreamState, VideoVAE
-from mlx_video.models.vae_wan21 import WanVAE21
-from mlx_video.models.vae_wan22 import WanVAE22
+from mlx_video.models.vae import WanVAE
+from mlx_video.models.vae_stream import StreamState
 from mlx_video.weights.vae_names import vae_tensors
 
 Arrays = dict[str, np.ndarray]
@@ -66,15 +65,15 @@ def to_parameters(arrays: Mapping[str, np.ndarray]) -> list[tuple[str, mx.array]
     return [(name, mx.array(convert(name, values))) for name, values in arrays.items()]
 
 
-def build_vae(config: VAEConfig = TINY) -> WanVAE21 | WanVAE22:
+def build_vae(config: VAEConfig = TINY) -> WanVAE:
     """A VAE with the weights of :func:`wave_weights`, every one loaded by name and shape."""
-    vae = WanVAE22(config) if config.z_dim == WAN22_VAE.z_dim else WanVAE21(config)
+    vae = WanVAE(config)
     vae.load_weights(to_parameters(wave_weights(config)))
     return vae
 
 
 def decode(
-    vae: VideoVAE, latents: mx.array, pushes: Sequence[int], parts: Sequence[int] = (1, 1, 1, 1)
+    vae: WanVAE, latents: mx.array, pushes: Sequence[int], parts: Sequence[int] = (1, 1, 1, 1)
 ) -> mx.array:
     """All frames of latents [B, T, H, W, C] pushed in these numbers, one stream."""
     state = StreamState()
@@ -83,7 +82,7 @@ def decode(
 
 
 def encode(
-    vae: VideoVAE, frames: mx.array, pushes: Sequence[int], parts: Sequence[int] = (1, 1, 1, 1)
+    vae: WanVAE, frames: mx.array, pushes: Sequence[int], parts: Sequence[int] = (1, 1, 1, 1)
 ) -> mx.array:
     """All latents of frames [B, F, H, W, 3] pushed in these numbers, one stream."""
     state = StreamState()
@@ -106,18 +105,20 @@ def parameter_shapes(config: VAEConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def memory_in_use(vae: VideoVAE, piece: mx.array, pushes: int, *, encoding: bool = False) -> list[int]:
+def memory_in_use(vae: WanVAE, piece: mx.array, pushes: int, *, encoding: bool = False) -> list[int]:
     """Bytes in use after every push of `piece` into one stream, when its results are dropped.
 
     Not the peaks: on a CPU they depend on how far the allocating thread runs ahead of the computing one.
     """
     state, run, used = StreamState(), vae.encode if encoding else vae.decode, []
+    cache_limit = mx.set_cache_limit(0)  # a buffer that is used again may be larger than its array
     for _ in range(pushes):
         for result in run(piece, state):
             mx.eval(result)
         del result
         mx.synchronize()
         used.append(mx.get_active_memory())
+    mx.set_cache_limit(cache_limit)
     return used
 
 

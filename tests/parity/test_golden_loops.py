@@ -14,9 +14,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_video.conditioning.frames import cut_images
+from mlx_video.conditioning.frames import Encoding, cut_images
 from mlx_video.conditioning.types import Conditioning
 from mlx_video.config import TransformerConfig, find_vae_config
+from mlx_video.events import FramesEncoded
 from mlx_video.geometry import VideoGeometry, measure
 from mlx_video.models.transformer import WanTransformer
 from mlx_video.pipeline.sample import guide_transformer, keep_first_frame
@@ -26,6 +27,7 @@ from mlx_video.sampling.guidance import Velocity
 from mlx_video.sampling.schedule import build_schedule
 from mlx_video.sampling.solvers import build_solver
 from mlx_video.variants.registry import VARIANTS
+from tests.fixtures.generators import finish
 from tests.models.networks import FIRST_AND_LAST_FRAME, IMAGE_TO_VIDEO, TRANSFORMER, build_transformer
 from tests.parity.golden import Golden, assert_golden, fill, uniform
 
@@ -127,12 +129,13 @@ class Pooling:
     def __init__(self, z_dim: int, side: int) -> None:
         self.side, self.mix = side, fill((z_dim, 3), 2004)
 
-    def __call__(self, frames: Iterable[mx.array]) -> mx.array:
+    def __call__(self, frames: Iterable[mx.array], num_frames: int) -> Encoding[mx.array]:
         clip = np.concatenate([np.array(piece) for piece in frames])
         groups = [clip[:1], *np.split(clip[1:], len(clip) // 4)] if len(clip) > 1 else [clip]
         means = np.stack([group.mean(axis=0) for group in groups])
         t, height, width, _ = means.shape
         cells = means.reshape(t, height // self.side, self.side, width // self.side, self.side, 3)
+        yield FramesEncoded(len(clip), num_frames)
         return mx.array(np.einsum("cr,thwr->cthw", self.mix, cells.mean(axis=(2, 4))))
 
 
@@ -159,7 +162,7 @@ def build_conditioning(loop: Loop, geometry: VideoGeometry) -> Conditioning:
     use = next(variant for variant in VARIANTS if variant.name == loop.variant).image_use
     images = cut_images([picture(2006 + i) for i in range(loop.num_images)], geometry, to_video=False)
     encode = Pooling(geometry.latent_shape[0], geometry.width // geometry.latent_shape[3])
-    frames = use.condition(encode, images, geometry)
+    frames = finish(use.condition(encode, images, geometry))
     features = mx.array(fill((loop.num_images * 257, 1280), 2005)) if loop.transformer.image_dim else None
     return replace(
         conditioning,

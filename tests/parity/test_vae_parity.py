@@ -9,6 +9,7 @@ import pytest
 from mlx_video.config import VAEConfig
 from mlx_video.latents.decode import decode_frames, denormalise, to_uint8
 from mlx_video.latents.encode import encode_video
+from mlx_video.models.vae import WanVAE
 from mlx_video.models.vae_layers import (
     CausalConv3d,
     Downsample,
@@ -18,7 +19,7 @@ from mlx_video.models.vae_layers import (
     Upsample,
 )
 from mlx_video.models.vae_stream import StreamState
-from mlx_video.models.vae_wan21 import Decoder, Encoder, WanVAE21
+from mlx_video.models.vae_wan21 import Decoder, Encoder
 from tests.models.tiny_vae import NETWORK, largest_difference
 from tests.parity.official import wan_module
 from tests.parity.official_vae import copy_weights, draw, randomise, run_official, run_ours, to_array, to_ours
@@ -118,7 +119,7 @@ def pair(official):
     """The official VAE and ours, same weights."""
     shape = SHAPE | {"dim": WIDTH, "temperal_downsample": [False, True, True]}
     theirs = randomise(official.WanVAE_(**shape))
-    return theirs, copy_weights(WanVAE21(CONFIG), theirs)
+    return theirs, copy_weights(WanVAE(CONFIG), theirs)
 
 
 def official_scale() -> list:

@@ -11,6 +11,7 @@ import pytest
 from mlx_video.config import WAN22_LATENT_MEAN, WAN22_LATENT_STD, WAN22_VAE
 from mlx_video.latents.decode import decode_frames, to_uint8
 from mlx_video.latents.encode import encode_video
+from mlx_video.models.vae import WanVAE
 from mlx_video.models.vae_layers import Downsample, FrameAttention, ResidualBlock, Upsample
 from mlx_video.models.vae_stream import StreamState
 from mlx_video.models.vae_wan22 import (
@@ -18,7 +19,6 @@ from mlx_video.models.vae_wan22 import (
     DownStage,
     Encoder,
     UpStage,
-    WanVAE22,
     pack_pixels,
     unpack_pixels,
 )
@@ -165,7 +165,7 @@ def pair(official):
     """The official VAE and ours, same weights."""
     widths = {"dim": ENCODER_WIDTH, "dec_dim": DECODER_WIDTH, "z_dim": Z_DIM}
     theirs = randomise(official.WanVAE_(**widths, temperal_downsample=[False, True, True], **SHAPE))
-    return theirs, copy_weights(WanVAE22(CONFIG), theirs)
+    return theirs, copy_weights(WanVAE(CONFIG), theirs)
 
 
 def official_scale() -> list:

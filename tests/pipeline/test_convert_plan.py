@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mlx_video.errors import MLXVideoError
@@ -80,6 +80,8 @@ def test_a_changed_tensor_is_named(tiny, own, component, place, how):
     checkpoint: TinyCheckpoint = dataclasses.replace(tiny, path=own)
     arrays = getattr(tiny, component)
     name = sorted(arrays)[place % len(arrays)]
+    # One more row is a larger vocabulary: no other tensor and no file states its size.
+    assume((name, how) != ("token_embedding.weight", "reshaped"))
     write_component(checkpoint, component, change(arrays, name, how))
     try:
         with pytest.raises(MLXVideoError) as caught:

@@ -169,7 +169,7 @@ def test_a_clip_of_another_width_is_refused_with_both_widths(own, tmp_path):
     other = TinySizes(image_encoder=ImageEncoderConfig(80, 96, 1, 2, 28, 14))
     wrong = write_tiny_checkpoint(tmp_path / "other", other)
     shutil.copy(wrong.path / IMAGE_ENCODER_FILE, own)
-    message = r"visual.cls_embedding is 80 wide, the transformer's img_emb.proj.0.weight takes 160"
+    message = r"cls_embedding is 80 wide, the transformer's img_emb.proj.0.weight takes 160"
     with pytest.raises(CheckpointError, match=message):
         run(own, tmp_path / "out")
 

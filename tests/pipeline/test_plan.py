@@ -51,6 +51,13 @@ def test_guide_scale_one_needs_no_negative_prompt():
     assert plan(guide_scale=1.0).negative_prompt is None
 
 
+def test_a_negative_prompt_that_is_not_read_is_reported():
+    (notice,) = plan(guide_scale=1.0, negative_prompt="dull").notices
+    assert "the negative prompt is not read" in notice.text
+    assert plan(guide_scale=1.5, negative_prompt="dull").notices == ()
+    assert plan(guide_scale=1.0, negative_prompt="").notices == ()
+
+
 def test_a_size_that_is_no_multiple_of_16_is_rounded_and_reported():
     settled = plan(width=60, height=41)
     assert (settled.geometry.width, settled.geometry.height) == (64, 48)
@@ -78,6 +85,10 @@ def test_a_missing_prompt_is_refused(prompt: str):
     ("options", "text"),
     [
         ({"width": 1_000_000}, "width: 1000000: makes 62500 tokens along this axis, the models know 1024"),
+        (
+            {"width": 16_000, "height": 16_000, "num_frames": 401},
+            "num_frames: 401 of 16000x16000 pixels: 101,000,000 tokens of 64 numbers are more than GPU",
+        ),
         ({"height": 16_400}, "height: 16400: makes 1025 tokens"),
         ({"num_frames": 4097}, "num_frames: 4097: makes 1025 tokens"),
     ],

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_video.sampling.guidance import guided
+from mlx_video.sampling.guidance import guided, guided_together
 
 
 def constant(value, dtype=mx.float32):
@@ -81,3 +81,20 @@ def test_half_precision_predictions_are_combined_in_float32():
     velocity = guided(constant(1.0078125, mx.bfloat16), constant(1.0, mx.bfloat16), 1.1)(LATENTS, 0, 999.0)
     assert velocity.dtype == mx.float32
     assert velocity[0, 0].item() == pytest.approx(1 + 1.1 * 0.0078125, abs=1e-7)
+
+
+@settings(deadline=None, max_examples=25)
+@given(guide_scale=st.floats(0, 100).filter(lambda scale: scale != 1), seed=st.integers(0, 99))
+def test_two_predictions_made_together_are_joined_as_two_made_apart(guide_scale, seed):
+    positive, negative = mx.random.normal((2, 4, 4), key=mx.random.key(seed)).astype(mx.bfloat16)
+    calls = []
+
+    def predict_both(latents, step, timestep):
+        calls.append((latents is LATENTS, step, timestep))
+        return positive, negative
+
+    together = guided_together(predict_both, guide_scale)(LATENTS, 3, 833.0)
+    apart = guided(lambda *_: positive, lambda *_: negative, guide_scale)(LATENTS, 3, 833.0)
+    assert mx.array_equal(together, apart).item()
+    assert together.dtype == mx.float32
+    assert calls == [(True, 3, 833.0)]

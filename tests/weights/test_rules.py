@@ -96,22 +96,6 @@ def test_every_expected_tensor_gets_a_move(tmp_path):
     }
 
 
-def test_a_tensor_with_and_without_the_prefix_is_refused_not_dropped(tmp_path):
-    shapes = {f"p.{name}": shape for name, shape in EXPECTED.items()} | {"norm.weight": (2,)}
-    with (
-        write_source(tmp_path / "a.safetensors", shapes) as source,
-        pytest.raises(CheckpointError, match=r"norm.weight and p.norm.weight|p.norm.weight and norm.weight"),
-    ):
-        plan_moves(source, RULES, EXPECTED, prefix="p.")
-
-
-def test_a_prefix_is_stripped_from_all_names(tmp_path):
-    prefixed = {f"p.{name}": shape for name, shape in EXPECTED.items()}
-    with write_source(tmp_path / "a.safetensors", prefixed) as source:
-        moves = plan_moves(source, RULES, EXPECTED, prefix="p.")
-    assert [move.target for move in moves] == list(target_shapes(EXPECTED, RULES))
-
-
 def test_missing_unknown_and_misshapen_tensors_are_named_with_file_and_shape(tmp_path):
     without = {name: shape for name, shape in EXPECTED.items() if name != "norm.weight"}
     with (

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 
 from mlx_video.checkpoint.tensor_source import open_tensors
 from mlx_video.config import QuantizationConfig
-from mlx_video.errors import CheckpointError
+from mlx_video.errors import AdapterError, CheckpointError
 from mlx_video.weights import stream
 from mlx_video.weights.rules import CHANNELS_LAST, Rule, plan_moves
 from mlx_video.weights.stream import is_finite, plan_jobs, write_tensors
@@ -42,6 +44,48 @@ def test_quantizing_in_pieces_gives_the_bits_of_quantizing_at_once(tmp_path, mon
     expected = mx.quantize(mx.array(values).astype(mx.bfloat16), group_size=32, bits=8)
     for part, want in zip(("weight", "scales", "biases"), expected, strict=True):
         assert mx.array_equal(made[f"b.ffn.fc1.{part}"], want)
+
+
+def merge_jobs(tmp_path, values, merge, *, dtype="F32", **options):
+    """Convert one layer's weight with something merged into it, and return what the result holds."""
+    write_safetensors(tmp_path / "in.safetensors", [store("b.ffn.fc1.weight", values, dtype)])
+    with open_tensors(tmp_path / "in.safetensors") as source:
+        (job,) = plan_jobs(plan_moves(source, KEEP, {"b.ffn.fc1.weight": values.shape}), **options)
+        jobs = [replace(job, merge=merge)]
+        list(write_tensors(tmp_path / "out.safetensors", source, jobs))
+    return mx.load(str(tmp_path / "out.safetensors"))
+
+
+def test_what_is_merged_sees_the_whole_tensor_in_float32_and_is_rounded_once(tmp_path, monkeypatch):
+    values = np.random.default_rng(0).standard_normal((50, 64), np.float32)
+    monkeypatch.setattr(stream, "PIECE_BYTES", 3000)
+    seen = []
+
+    def merge(weight):
+        seen.append((weight.shape, weight.dtype))
+        return weight + 2.0**-10  # lost if added after rounding to bfloat16
+
+    made = merge_jobs(tmp_path, values, merge, dtype="F16")
+    assert seen == [((50, 64), mx.float32)]
+    expected = (mx.array(values).astype(mx.float16).astype(mx.float32) + 2.0**-10).astype(mx.float16)
+    assert mx.array_equal(made["b.ffn.fc1.weight"], expected)
+    packed = merge_jobs(tmp_path, values, merge, dtype="F16", quantization=QuantizationConfig(8, 32))
+    for part, want in zip(
+        ("weight", "scales", "biases"), mx.quantize(expected, group_size=32, bits=8), strict=True
+    ):
+        assert mx.array_equal(packed[f"b.ffn.fc1.{part}"], want)
+
+
+def test_an_adapter_that_makes_numbers_infinite_is_named_as_the_cause(tmp_path):
+    def merge(weight):
+        return weight + mx.where(mx.arange(4) == 1, 70000.0, 0.0)
+
+    message = r"b.ffn.fc1.weight: 3 values exceed the float16 range once the adapters are merged. .* lower it"
+    with pytest.raises(AdapterError, match=message):
+        merge_jobs(tmp_path, np.ones((3, 4), np.float32), merge, dtype="F16")
+    damaged = np.full((3, 4), np.nan, np.float32)
+    with pytest.raises(CheckpointError, match="12 numbers that are NaN or infinite: the file is damaged"):
+        merge_jobs(tmp_path, damaged, merge, dtype="F16")
 
 
 def test_scalars_and_empty_tensors_pass(tmp_path):

@@ -1,0 +1,63 @@
+"""What a checkpoint to be converted consists of, whatever layout it came in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingHints:
+    """What a checkpoint's small files say about sampling; None where they say nothing.
+
+    Attributes:
+        shift: the schedule's shift.
+        boundary: the fraction of the schedule where two experts swap.
+        expands_timesteps: whether every token has a timestep of its own, as in TI2V-5B.
+        pipeline: the class that the checkpoint is saved for, "" if no file names it.
+    """
+
+    shift: float | None = None
+    boundary: float | None = None
+    expands_timesteps: bool | None = None
+    pipeline: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointFiles:
+    """The files of a checkpoint, all present; tensors may have any spelling.
+
+    Attributes:
+        path: the folder that the user gave.
+        transformers: "model", or "low_noise" and "high_noise" → its weight files in shard order.
+        transformer_configs: the same keys → its sizes as far as files state them, under the keys of the
+            original config.json.
+        text_encoder: the files of UMT5.
+        vaes: name → the files of one VAE. Where several lie in the folder, the number of latent channels
+            decides which one belongs to the transformer.
+        tokenizer: the folder of the UMT5 tokenizer.
+        image_encoder: the files of CLIP, which Wan2.1's image-to-video models come with; empty without it.
+        vae_config: what a config.json says of the VAE; empty where there is none.
+        hints: about sampling.
+    """
+
+    path: Path
+    transformers: Mapping[str, tuple[Path, ...]]
+    transformer_configs: Mapping[str, Mapping[str, Any]]
+    text_encoder: tuple[Path, ...]
+    vaes: Mapping[str, tuple[Path, ...]]
+    tokenizer: Path
+    image_encoder: tuple[Path, ...] = ()
+    vae_config: Mapping[str, Any] = field(default_factory=dict)
+    hints: SamplingHints = SamplingHints()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What its publisher calls the checkpoint: folder or repository, pipeline, weight files."""
+        # <cache>/models--<owner>--<name>/snapshots/<revision> of huggingface_hub.
+        is_cached = self.path.parent.name == "snapshots"
+        folder = self.path.parent.parent if is_cached else self.path
+        files = (path.name for paths in self.transformers.values() for path in paths)
+        return tuple(filter(None, (folder.name, self.hints.pipeline, *files)))

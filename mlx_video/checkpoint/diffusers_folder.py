@@ -1,0 +1,211 @@
+"""Checkpoint folders as Diffusers saves a pipeline: which file is which component.
+
+Source: diffusers src/diffusers/pipelines/wan, WanPipeline and WanImageToVideoPipeline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from mlx_video.checkpoint.checkpoint_files import CheckpointFiles, SamplingHints
+from mlx_video.checkpoint.folder_layout import CONFIG_FILE, is_tokenizer_folder, read_json_object
+from mlx_video.checkpoint.original_folder import check_tokenizer
+from mlx_video.checkpoint.shards import weight_files
+from mlx_video.errors import CheckpointError, ConfigError
+
+MODEL_INDEX = "model_index.json"
+SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
+ENCODER_STEM = "model"  # the transformers package names files so, Diffusers by "diffusion_pytorch_model"
+
+# The last two are FastVideo's, for distilled models.
+_PIPELINES = (
+    "WanPipeline",
+    "WanImageToVideoPipeline",
+    "WanVideoToVideoPipeline",
+    "WanDMDPipeline",
+    "WanImageToVideoDmdPipeline",
+)
+_TRANSFORMER_CLASS, _VACE_CLASS = "WanTransformer3DModel", "WanVACETransformer3DModel"
+# The first transformer serves the steps before the boundary, which are the noisy ones.
+_EXPERTS = MappingProxyType({"low_noise": "transformer_2", "high_noise": "transformer"})
+# Key of transformer/config.json → key of the original config.json.
+_SIZE_KEYS = MappingProxyType(
+    {
+        "num_attention_heads": "num_heads",
+        "in_channels": "in_dim",
+        "out_channels": "out_dim",
+        "ffn_dim": "ffn_dim",
+        "num_layers": "num_layers",
+        "freq_dim": "freq_dim",
+        "text_dim": "text_dim",
+        "eps": "eps",
+        "image_dim": "image_dim",
+        "pos_embed_seq_len": "image_positions",
+        "patch_size": "patch_size",
+    }
+)
+# What every Wan network has; another value makes another network of the same tensors.
+_TRANSFORMER_CONSTANTS = MappingProxyType({"qk_norm": "rms_norm_across_heads", "cross_attn_norm": True})
+_IMAGE_ENCODER_CONSTANTS = MappingProxyType({"hidden_act": "gelu"})
+_ADVICE = MappingProxyType(
+    {
+        "transformer": "It is the model itself; download the whole repository.",
+        "transformer_2": "A Wan2.2 A14B model needs both transformers; fetch it.",
+        "text_encoder": "Every Wan-AI Diffusers repository has it; the same serves all Wan models.",
+        "tokenizer": "Every Wan-AI Diffusers repository has it; the same serves all Wan models.",
+        "vae": "Copy it from the model's repository.",
+        "image_encoder": "It is in Wan-AI/Wan2.1-I2V-14B-480P-Diffusers; the same serves all Wan2.1 models.",
+    }
+)
+
+
+def open_diffusers_folder(path: Path) -> CheckpointFiles:
+    """Find every component of a Wan pipeline that Diffusers saved.
+
+    Args:
+        path: the folder with model_index.json, or at least with transformer/.
+
+    Returns:
+        All files; `transformer/` of two is the high-noise expert, `transformer_2/` the low-noise one.
+
+    Raises:
+        CheckpointError: the folder is one component alone, lacks one, or holds an unsupported pipeline.
+        ConfigError: a config.json describes another network than Wan's.
+    """
+    _refuse_lone_component(path)
+    index = read_json_object(path / MODEL_INDEX) if (path / MODEL_INDEX).is_file() else {}
+    _check_pipeline(path, index)
+    is_dual = _is_dual(path, index)
+    has_image_encoder = _is_listed(index, "image_encoder") or (path / "image_encoder").is_dir()
+    folders = (
+        {name: path / part for name, part in _EXPERTS.items()} if is_dual else {"model": path / "transformer"}
+    )
+    _check_parts(
+        path, [*(f.name for f in folders.values()), *(["image_encoder"] if has_image_encoder else [])]
+    )
+    check_tokenizer(path / "tokenizer")
+    return CheckpointFiles(
+        path=path,
+        transformers={name: weight_files(folder) for name, folder in folders.items()},
+        transformer_configs={name: _read_sizes(folder) for name, folder in folders.items()},
+        text_encoder=weight_files(path / "text_encoder", ENCODER_STEM, component="text encoder"),
+        vaes={"vae": weight_files(path / "vae", component="VAE")},
+        tokenizer=path / "tokenizer",
+        image_encoder=_find_image_encoder(path / "image_encoder") if has_image_encoder else (),
+        vae_config=_read_config(path / "vae"),
+        hints=_read_hints(path, index),
+    )
+
+
+def _refuse_lone_component(path: Path) -> None:
+    if (path / MODEL_INDEX).is_file() or (path / "transformer").is_dir():
+        return
+    above = path.resolve().parent
+    raise CheckpointError(
+        f"{path}: is the transformer of a Diffusers folder alone; text encoder, tokenizer and VAE "
+        f"lie beside it. Give the folder above it{f', {above}' if (above / MODEL_INDEX).is_file() else ''}."
+    )
+
+
+def _check_pipeline(path: Path, index: Mapping[str, Any]) -> None:
+    name = index.get("_class_name", _PIPELINES[0])
+    if name not in _PIPELINES:
+        raise CheckpointError(
+            f"{path / MODEL_INDEX}: is a {name}, which this version cannot convert. "
+            f"Known: {', '.join(_PIPELINES)}."
+        )
+
+
+def _is_listed(index: Mapping[str, Any], component: str) -> bool:
+    """Whether model_index.json names a class for a component; an absent one is [null, null]."""
+    entry = index.get(component)
+    return isinstance(entry, list) and any(entry)
+
+
+def _is_dual(path: Path, index: Mapping[str, Any]) -> bool:
+    names_two = _is_listed(index, "transformer_2") or index.get("boundary_ratio") is not None
+    return names_two or (path / "transformer_2").is_dir()
+
+
+def _check_parts(path: Path, extra: Collection[str]) -> None:
+    """Refuse a folder that lacks components; all of them are named at once."""
+    missing = [
+        f"{part}/ not found in {path}. {_ADVICE[part]}"
+        for part in (*extra, "text_encoder", "vae")
+        if not (path / part).is_dir()
+    ]
+    if not is_tokenizer_folder(path / "tokenizer"):
+        missing.append(f"No tokenizer found in {path / 'tokenizer'}. {_ADVICE['tokenizer']}")
+    if missing:
+        raise CheckpointError("\n".join(missing))
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    file = folder / CONFIG_FILE
+    return read_json_object(file) if file.is_file() else {}
+
+
+def _read_sizes(folder: Path) -> dict[str, Any]:
+    """A transformer's config.json under the keys of the original one."""
+    if not (folder / CONFIG_FILE).is_file():
+        raise CheckpointError(
+            f"{folder / CONFIG_FILE} not found; it states the transformer's sizes. "
+            "Copy it from the repository."
+        )
+    config = read_json_object(folder / CONFIG_FILE)
+    has_vace = bool(config.get("vace_layers"))
+    name = _VACE_CLASS if has_vace else config.get("_class_name", _TRANSFORMER_CLASS)
+    if name != _TRANSFORMER_CLASS:
+        raise CheckpointError(
+            f"{folder / CONFIG_FILE}: is a {name}, which this version cannot convert. "
+            f"It converts {_TRANSFORMER_CLASS}: text-to-video and image-to-video."
+        )
+    _check_constants(folder / CONFIG_FILE, config, _TRANSFORMER_CONSTANTS)
+    sizes = {ours: config[theirs] for theirs, ours in _SIZE_KEYS.items() if theirs in config}
+    if sizes.get("image_positions", 0) is None:
+        sizes["image_positions"] = 0
+    heads, head_dim = config.get("num_attention_heads"), config.get("attention_head_dim")
+    if isinstance(heads, int) and isinstance(head_dim, int):
+        sizes["dim"] = heads * head_dim
+    return sizes
+
+
+def _check_constants(file: Path, config: Mapping[str, Any], constants: Mapping[str, Any]) -> None:
+    for key, expected in constants.items():
+        if config.get(key, expected) != expected:
+            raise ConfigError(
+                f"{file}: {key} is {config[key]!r}, Wan's network has {expected!r}. "
+                "It is another network; fetch the file from the model's repository."
+            )
+
+
+def _find_image_encoder(folder: Path) -> tuple[Path, ...]:
+    _check_constants(folder / CONFIG_FILE, _read_config(folder), _IMAGE_ENCODER_CONSTANTS)
+    return weight_files(folder, ENCODER_STEM, component="image encoder")
+
+
+def _read_hints(path: Path, index: Mapping[str, Any]) -> SamplingHints:
+    scheduler = path / SCHEDULER_CONFIG
+    settings = read_json_object(scheduler) if scheduler.is_file() else {}
+    # Euler's scheduler calls it "shift".
+    shift_key = "flow_shift" if "flow_shift" in settings else "shift"
+    expands = index.get("expand_timesteps")
+    return SamplingHints(
+        shift=_read_number(scheduler, settings, shift_key),
+        boundary=_read_number(path / MODEL_INDEX, index, "boundary_ratio"),
+        expands_timesteps=expands if isinstance(expands, bool) else None,
+        pipeline=str(index.get("_class_name", "")),
+    )
+
+
+def _read_number(file: Path, content: Mapping[str, Any], key: str) -> float | None:
+    """A positive number; None where it is absent or null."""
+    value = content.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise ConfigError(f"{file}: {key} is {value!r}, expected a positive number. Fetch the file again.")
+    return float(value)

@@ -1,0 +1,94 @@
+"""Tensors of a GGUF file, unpacked to float32 when they are read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_video.checkpoint.file_bytes import read_at
+from mlx_video.checkpoint.gguf_header import BLOCKS, GgufTensor, read_gguf_header
+from mlx_video.checkpoint.tensor_file import Placement, TensorFile, contiguous_strides, cut_rows
+from mlx_video.checkpoint.tensor_info import DTYPES, TensorInfo
+
+# Elements unpacked at once: the package takes many times their bytes while it works; these stay in cache.
+_PIECE = 1 << 17
+
+
+class GgufFile(TensorFile):
+    """A `TensorSource` over one GGUF file.
+
+    Packed tensors are listed as F32, which is what reading them gives; the others as they are stored. Only
+    plain tensors can be read into the caller's memory.
+
+    Args:
+        path: the file.
+
+    Attributes:
+        metadata: what the file says of itself, such as "general.architecture".
+
+    Raises:
+        CheckpointError: as `read_gguf_header`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        header = read_gguf_header(path)
+        self.metadata = header.metadata
+        plain = [tensor for tensor in header.tensors if tensor.kind in DTYPES]
+        super().__init__(path, [_place(tensor) for tensor in plain])
+        self._packed = {tensor.name: tensor for tensor in header.tensors if tensor.kind not in DTYPES}
+        self.infos: Mapping[str, TensorInfo] = {tensor.name: _describe(tensor) for tensor in header.tensors}
+
+    def read(self, name: str, rows: slice | None = None) -> mx.array:
+        """Read a tensor, or consecutive rows of its first axis; packed ones are unpacked to float32.
+
+        Args, Returns, Raises: as :meth:`TensorFile.read`.
+        """
+        tensor = self._packed.get(name)
+        if tensor is None:
+            return super().read(name, rows)
+        shape, first_row = cut_rows(self.infos[name], rows)
+        first = first_row * math.prod(shape[1:])
+        return mx.array(self._unpack(tensor, first, first + math.prod(shape)).reshape(shape))
+
+    def _unpack(self, tensor: GgufTensor, first: int, end: int) -> np.ndarray:
+        """Elements of a packed tensor as float32; the blocks that hold them are read whole."""
+        elements, size = BLOCKS[tensor.kind]
+        begin, count = first // elements, -(-end // elements) - first // elements
+        numbers = np.empty(count * elements, np.float32)
+        for start in range(0, numbers.size, _PIECE):
+            part = numbers[start : start + _PIECE]
+            position = tensor.position + (begin + start // elements) * size
+            packed = read_at(self._file, self.path, position, part.size // elements * size)
+            part[:] = _dequantize(tensor.kind, packed)
+        return numbers[first - begin * elements : end - begin * elements]
+
+
+def _describe(tensor: GgufTensor) -> TensorInfo:
+    return TensorInfo(tensor.name, tensor.shape, tensor.kind if tensor.kind in DTYPES else "F32")
+
+
+def _place(tensor: GgufTensor) -> Placement:
+    return Placement(_describe(tensor), tensor.position, contiguous_strides(tensor.shape))
+
+
+def _dequantize(kind: str, blocks: np.ndarray) -> np.ndarray:
+    """Bytes of whole blocks → their elements, float32."""
+    dequantize, types = _gguf()
+    # A damaged block may hold a scale that is no number; numbers are checked where they are written.
+    with np.errstate(all="ignore"):
+        # As one row: the package goes through short rows sixteen at a time, which takes ten times as long.
+        return dequantize(blocks[None], types[kind])[0]
+
+
+@cache
+def _gguf() -> tuple[Callable[..., np.ndarray], Mapping[str, int]]:
+    """The package's reference decoder and its numbers of the types; imported when a packed tensor is met."""
+    from gguf.constants import GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    return dequantize, {kind.name: kind for kind in GGMLQuantizationType}

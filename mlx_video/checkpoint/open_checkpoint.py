@@ -1,0 +1,71 @@
+"""Any folder that holds a checkpoint: tells its layout and finds its files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from mlx_video.checkpoint.checkpoint_files import CheckpointFiles
+from mlx_video.checkpoint.diffusers_folder import open_diffusers_folder
+from mlx_video.checkpoint.folder_layout import Layout, recognise_layout
+from mlx_video.checkpoint.original_folder import open_original_folder
+from mlx_video.errors import CheckpointError
+
+_OPENERS: Mapping[Layout, Callable[[Path], CheckpointFiles]] = MappingProxyType(
+    {
+        "original": open_original_folder,
+        "original_dual": open_original_folder,
+        "diffusers": open_diffusers_folder,
+    }
+)
+_UNSUPPORTED: Mapping[Layout, str] = MappingProxyType(
+    {
+        "fastvideo": "a FastVideo MLX folder (mlx_dit.json)",
+        "lightx2v": "a LightX2V folder (non_block.safetensors)",
+        "comfy": "a ComfyUI folder (diffusion_models/, text_encoders/)",
+    }
+)
+
+
+def open_checkpoint(path: Path) -> CheckpointFiles:
+    """Find every component of a checkpoint folder.
+
+    Args:
+        path: a folder in the original or in Diffusers' layout.
+
+    Returns:
+        All files of the checkpoint; shards are complete and agree with their index.
+
+    Raises:
+        CheckpointError: the folder is missing, is of another layout, or lacks a component.
+    """
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such folder. Check the path, or download the checkpoint first.")
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: is a file. Give the folder of the checkpoint that holds it.")
+    layout = recognise_layout(path)
+    if layout not in _OPENERS:
+        raise _refusal(path, layout)
+    return _OPENERS[layout](path)
+
+
+def _refusal(path: Path, layout: Layout) -> CheckpointError:
+    if layout == "converted":
+        return CheckpointError(f"{path}: is already an MLX folder. To quantize it use --quantize-only.")
+    if layout in _UNSUPPORTED:
+        return CheckpointError(
+            f"{path}: looks like {_UNSUPPORTED[layout]}, which is not supported yet. "
+            "Use the original Wan-AI repository, or its Diffusers version."
+        )
+    return CheckpointError(
+        f"{path}: no transformer found, expected diffusion_pytorch_model*.safetensors. {_advice(path)}"
+    )
+
+
+def _advice(path: Path) -> str:
+    below = [entry for entry in sorted(path.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
+    checkpoint = next((entry for entry in below if recognise_layout(entry) in _OPENERS), None)
+    if checkpoint is not None:
+        return f"Did you mean {checkpoint}?"
+    return "Give the folder of a Wan-AI repository, downloaded whole."

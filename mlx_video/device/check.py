@@ -1,0 +1,145 @@
+"""Run operations on the default device, compare them with float64, look for ways round faulty ones."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Literal
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_video.device.operations import Operation, Sizes
+from mlx_video.device.trials import Trial, wide
+from mlx_video.models.dispatch import Limits, current_limits, use_limits
+
+Verdict = Literal["right", "imprecise", "avoided", "wrong"]
+WRONG = 0.1
+"""Relative error that no rounding explains: garbage has about 1, products of 4-bit weights less than 0.02."""
+ROUNDING: Mapping[mx.Dtype, float] = MappingProxyType({mx.float32: 1e-4, mx.float16: 5e-3, mx.bfloat16: 2e-2})
+"""What roundings of a type may add up to in one operation, relative to a row of its result."""
+SHORT_SECONDS = 0.5
+"""Calls shorter than this are timed a second time, since the first one may load and compile kernels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of one operation.
+
+    Attributes:
+        name: of the operation.
+        size: it was tried at.
+        error: largest, over the rows looked at, of |found - expected| / |expected| (lengths of rows).
+            Infinite where something is not a number, or the operation failed.
+        bound: what rounding explains.
+        seconds: of one call.
+        verdict: "right"; "imprecise": more than rounding, but no garbage; "wrong": garbage, or it failed;
+            "avoided": likewise, but another way gives right results.
+        note: the way taken, or how the operation failed; "" if neither.
+        changes: fields of Limits that take the other way.
+        flops_per_second: of an operation whose rate counts; else None.
+    """
+
+    name: str
+    size: str
+    error: float
+    bound: float
+    seconds: float
+    verdict: Verdict
+    note: str = ""
+    changes: Mapping[str, bool | int] = field(default_factory=dict)
+    flops_per_second: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    error: float
+    seconds: float
+    failure: str = ""
+
+
+def check(operations: Iterable[Operation], sizes: Sizes) -> Iterator[Result]:
+    """Try operations on the default device, one for each result taken.
+
+    Args:
+        operations: from the table, or ones like them.
+        sizes: which of their sizes.
+    """
+    for operation in operations:
+        yield check_operation(operation, sizes)
+        mx.clear_cache()
+
+
+def check_operation(operation: Operation, sizes: Sizes) -> Result:
+    """Try one operation, and where it is wrong, the ways round it."""
+    size = operation.size(sizes)
+    trial = operation.build(*size)
+    expected, bound = trial.expected(), ROUNDING[trial.dtype]
+    attempt = _attempt(trial, expected)
+    rate = trial.flops / attempt.seconds if operation.gives_rate and math.isfinite(attempt.error) else None
+    result = Result(
+        operation.name, "×".join(map(str, size)), attempt.error, bound, attempt.seconds,
+        _judge(attempt.error, bound), attempt.failure, flops_per_second=rate,
+    )  # fmt: skip
+    return result if attempt.error <= WRONG else _find_way(operation, trial, expected, result)
+
+
+def _judge(error: float, bound: float) -> Verdict:
+    if error <= bound:
+        return "right"
+    return "imprecise" if error <= WRONG else "wrong"
+
+
+def _find_way(operation: Operation, trial: Trial, expected: np.ndarray, result: Result) -> Result:
+    for way in operation.ways:
+        with use_limits(change_limits(current_limits(), way.changes)):
+            attempt = _attempt(trial, expected)
+        if attempt.error <= WRONG:
+            rate = trial.flops / attempt.seconds if operation.gives_rate else None
+            return replace(
+                result, verdict="avoided", note=way.text, changes=way.changes, flops_per_second=rate
+            )
+    return replace(result, flops_per_second=None)
+
+
+def change_limits(limits: Limits, changes: Mapping[str, bool | int]) -> Limits:
+    """Limits with some fields changed."""
+    return replace(limits, **changes)  # type: ignore[arg-type]  # each field has its own type
+
+
+def _attempt(trial: Trial, expected: np.ndarray) -> _Attempt:
+    started = time.perf_counter()
+    try:
+        found, seconds = _timed(trial.run)
+        return _Attempt(relative_error(wide(found[mx.array(trial.rows)]), expected), seconds)
+    except (RuntimeError, ValueError) as error:  # how MLX reports what a device refuses
+        return _Attempt(math.inf, time.perf_counter() - started, f"{type(error).__name__}: {error}")
+
+
+def _timed(run: Callable[[], mx.array]) -> tuple[mx.array, float]:
+    """The result of a call and the seconds it took, of the shorter of two where calls are short."""
+    times: list[float] = []
+    while not times or (len(times) < 2 and times[0] < SHORT_SECONDS):
+        started = time.perf_counter()
+        found = run()
+        mx.eval(found)
+        times.append(time.perf_counter() - started)
+    return found, min(times)
+
+
+def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
+    """Of the row that is furthest off: the length of the difference over the length of what it should be.
+
+    Args:
+        found, expected: [R, C], float64.
+
+    Returns:
+        Infinity where a number is missing.
+    """
+    if found.shape != expected.shape or not np.isfinite(found).all():
+        return math.inf
+    lengths = np.maximum(np.linalg.norm(expected, axis=1), np.finfo(np.float32).tiny)
+    return float((np.linalg.norm(found - expected, axis=1) / lengths).max())

@@ -1,0 +1,199 @@
+"""The table of operations that are checked: at which sizes, how exact, and the ways round each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
+
+import mlx.core as mx
+
+from mlx_video.device.trials import (
+    Trial,
+    gelu_by_erf,
+    gelu_by_tanh,
+    silu_by_exp,
+    try_attention,
+    try_biased_attention,
+    try_causal_convolution,
+    try_channel_norm,
+    try_doubling,
+    try_elementwise,
+    try_halving,
+    try_layer_norm,
+    try_product,
+    try_quantized_product,
+    try_rms_norm,
+    try_rotation,
+    try_softmax,
+    try_time_convolution,
+)
+from mlx_video.models.elementwise import add_gated, add_residual, gelu_erf, gelu_tanh
+from mlx_video.models.vae_layers import silu
+
+Size = tuple[int, ...]
+Sizes = Literal["small", "medium", "full"]
+
+F32, F16, BF16 = mx.float32, mx.float16, mx.bfloat16
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A way round a faulty operation.
+
+    Attributes:
+        text: what is done instead.
+        changes: fields of `models.dispatch.Limits` that make it so.
+    """
+
+    text: str
+    changes: Mapping[str, bool | int]
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """Something the networks compute, and how it is tried.
+
+    Attributes:
+        name: for people.
+        build: takes a size and gives the trial.
+        small: a size for a fraction of a second in all, on a CPU.
+        medium: a size for about a second in all, on the slowest GPU.
+        full: a size that videos reach.
+        ways: to take in turn where the result is wrong; none where there is no other way.
+        is_quick: belongs to the check before a run.
+        gives_rate: its time tells how fast attention is.
+    """
+
+    name: str
+    build: Callable[..., Trial]
+    small: Size
+    medium: Size
+    full: Size
+    ways: tuple[Way, ...] = ()
+    is_quick: bool = field(default=True, kw_only=True)
+    gives_rate: bool = field(default=False, kw_only=True)
+
+    def size(self, sizes: Sizes) -> Size:
+        """One of the three sizes."""
+        return {"small": self.small, "medium": self.medium, "full": self.full}[sizes]
+
+
+_UNFUSED = (Way("elementwise work is not fused", {"fuses": False}),)
+_WRITTEN_OUT = (Way("attention is written out", {"fused_attention": False}),)
+_UNPACKED = (
+    Way("at most 8,192 rows at a time", {"quantized_rows": 8192}),
+    Way("quantized weights are unpacked for every product", {"packed_products": False}),
+)
+_SHIFTED = (Way("convolutions run as matrix products", {"plane_convolutions": False}),)
+
+
+def _build_rotation(t: int, h: int, w: int, heads: int, head_dim: int) -> Trial:
+    return try_rotation((t, h, w), heads, head_dim, BF16)
+
+
+OPERATIONS: tuple[Operation, ...] = (
+    Operation(
+        "product, bfloat16", partial(try_product, dtype=BF16),
+        (192, 512, 384), (1024, 2048, 2048), (4096, 13824, 5120),
+    ),
+    Operation(
+        "product, float16", partial(try_product, dtype=F16),
+        (192, 512, 384), (1024, 2048, 2048), (4096, 13824, 5120), is_quick=False,
+    ),
+    Operation(
+        "product, float32", partial(try_product, dtype=F32),
+        (192, 512, 384), (1024, 1024, 1024), (2048, 4096, 4096),
+    ),
+    Operation(
+        "quantized product, 8 bits", partial(try_quantized_product, dtype=BF16, bits=8),
+        (192, 256, 384), (33000, 256, 1000), (65520, 1536, 8960), _UNPACKED,
+    ),
+    Operation(
+        "quantized product, 4 bits", partial(try_quantized_product, dtype=BF16, bits=4),
+        (192, 256, 384), (33000, 256, 1000), (65520, 1536, 8960), _UNPACKED,
+    ),
+    Operation(
+        "attention among tokens", partial(try_attention, dtype=BF16),
+        (2, 320, 320, 64), (4, 4096, 4096, 128), (4, 33000, 33000, 128), _WRITTEN_OUT,
+        gives_rate=True,
+    ),
+    Operation(
+        "attention to many keys", partial(try_attention, dtype=BF16),
+        (1, 64, 1500, 64), (1, 512, 33000, 128), (2, 8192, 75600, 128), _WRITTEN_OUT,
+    ),
+    Operation(
+        "attention to the text", partial(try_attention, dtype=BF16),
+        (2, 320, 77, 64), (12, 4096, 512, 128), (12, 32760, 512, 128), _WRITTEN_OUT,
+    ),
+    Operation(
+        "attention with a bias", partial(try_biased_attention, dtype=BF16),
+        (4, 60, 16), (16, 512, 64), (64, 512, 64), _WRITTEN_OUT,
+    ),
+    Operation(
+        "softmax", try_softmax, (64, 500), (256, 3600), (1024, 14400),
+    ),
+    Operation(
+        "layer norm", try_layer_norm, (64, 1536), (2048, 1536), (32760, 5120),
+    ),
+    Operation(
+        "RMS norm", partial(try_rms_norm, dtype=BF16),
+        (64, 1536), (2048, 1536), (32760, 5120),
+    ),
+    Operation(
+        "channel norm", try_channel_norm, (400, 96), (6240, 96), (199680, 192),
+    ),
+    Operation(
+        "GELU by tanh", partial(try_elementwise, gelu_tanh, gelu_by_tanh, dtypes=(BF16,)),
+        (64, 512), (512, 8960), (19392, 13824), _UNFUSED,
+    ),
+    Operation(
+        "GELU by erf", partial(try_elementwise, gelu_erf, gelu_by_erf, dtypes=(F32,)),
+        (64, 512), (257, 5120), (514, 5120), _UNFUSED,
+    ),
+    Operation(
+        "SiLU", partial(try_elementwise, silu, silu_by_exp, dtypes=(F32,)),
+        (64, 512), (6240, 96), (199680, 192), _UNFUSED,
+    ),
+    Operation(
+        "sum", partial(try_elementwise, add_residual, lambda x, y: x + y, dtypes=(F32, BF16)),
+        (64, 512), (2048, 1536), (32760, 5120), _UNFUSED,
+    ),
+    Operation(
+        "gated sum",
+        partial(
+            try_elementwise,
+            lambda x, y, gates: add_gated(x, y, gates[0]),
+            lambda x, y, gates: x + y * gates[0],  # the sample begins with row 0
+            dtypes=(F32, BF16, F32),
+        ),
+        (64, 512), (2048, 1536), (32760, 5120), _UNFUSED,
+    ),
+    Operation(
+        "rotary positions", _build_rotation,
+        (2, 3, 4, 2, 64), (1, 30, 52, 12, 128), (21, 30, 52, 12, 128), _UNFUSED,
+    ),
+    Operation(
+        "causal convolution", try_causal_convolution,
+        (1, 6, 8, 32, 16), (1, 60, 104, 96, 96), (2, 240, 416, 192, 192), _SHIFTED,
+    ),
+    Operation(
+        "convolution of pixels", try_causal_convolution,
+        (1, 6, 8, 3, 16), (1, 60, 104, 3, 96), (2, 480, 832, 3, 96), _SHIFTED,
+    ),
+    Operation(
+        "convolution along time", try_time_convolution,
+        (1, 6, 8, 32, 16), (1, 30, 52, 384, 768), (2, 120, 208, 384, 768), is_quick=False,
+    ),
+    Operation(
+        "convolution to twice the size", try_doubling,
+        (1, 6, 8, 32, 16), (1, 30, 52, 192, 96), (2, 120, 208, 384, 192),
+    ),
+    Operation(
+        "convolution to half the size", try_halving,
+        (1, 6, 8, 32, 16), (1, 60, 104, 96, 96), (2, 240, 416, 96, 96),
+    ),
+)  # fmt: skip
+"""Sources of the sizes: the published models' widths, and the sizes at which faults were reported (see
+`known_faults`)."""

@@ -1,0 +1,57 @@
+"""Named arrays and texts in one safetensors file, which appears complete or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_video.errors import MediaError
+from mlx_video.media.whole_file import written_whole
+
+
+def write_arrays(path: Path, arrays: Mapping[str, mx.array], texts: Mapping[str, str]) -> None:
+    """Write arrays and texts; an earlier file of this name stays until the new one is complete.
+
+    Args:
+        path: final name, whatever its suffix; the folder is created.
+        arrays: of any shape and dtype.
+        texts: the file's metadata.
+
+    Raises:
+        MediaError: the file cannot be written.
+    """
+    try:
+        # MLX insists on this suffix and would add it to any other name.
+        with written_whole(path, ".safetensors") as temporary:
+            mx.save_safetensors(str(temporary), dict(arrays), _valid_utf8(texts))
+    except RuntimeError as error:  # how MLX reports a full disk
+        raise MediaError(f"{path}: cannot be written ({error}). Check the free space.") from error
+
+
+def read_arrays(path: Path) -> tuple[dict[str, mx.array], dict[str, str]]:
+    """Read what `write_arrays` wrote.
+
+    Args:
+        path: the file, of any suffix.
+
+    Returns:
+        The arrays, evaluated, and the texts.
+
+    Raises:
+        MediaError: the file is damaged, or holds something else.
+    """
+    try:
+        loaded: Any = mx.load(str(path), format="safetensors", return_metadata=True)
+        arrays, texts = loaded
+        mx.eval(arrays)  # the file is read here, so that later changes to it do no harm
+    except (RuntimeError, ValueError) as error:
+        raise MediaError(f"{path}: no complete safetensors file ({error}). Write it again.") from error
+    return dict(arrays), dict(texts)
+
+
+def _valid_utf8(texts: Mapping[str, str]) -> dict[str, str]:
+    """Half surrogates, which a terminal can hand over, are no UTF-8 and become question marks."""
+    return {key: value.encode("utf-8", "replace").decode("utf-8") for key, value in texts.items()}

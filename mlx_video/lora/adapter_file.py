@@ -1,0 +1,100 @@
+"""One adapter's tensors: described at once, read when a layer is changed."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_video.checkpoint.safetensors import SafetensorsFile
+from mlx_video.checkpoint.tensor_source import TensorInfo, open_tensors
+from mlx_video.errors import AdapterError
+
+FLOATS = ("F64", "F32", "F16", "BF16")
+# What PEFT and Diffusers call an adapter inside its folder.
+FILE_NAMES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
+CONFIG_NAME = "adapter_config.json"
+
+
+class AdapterFile:
+    """The tensors of one adapter.
+
+    The file stays open while this object lives, so that streamed layers can be changed again and again.
+
+    Args:
+        path: a safetensors or torch file, or the folder of a PEFT or Diffusers adapter.
+
+    Attributes:
+        label: what messages call it.
+        infos: name → shape and dtype.
+        metadata: the texts in a safetensors header; empty for other files.
+        config_path: PEFT's description beside the file; None without one.
+
+    Raises:
+        AdapterError: there is no such file, or the folder holds none that is known as an adapter.
+        CheckpointError: the file is damaged or of an unknown format.
+    """
+
+    def __init__(self, path: Path) -> None:
+        file = _find_file(path)
+        self.label = path.name or str(path)
+        source = open_tensors(file)
+        self._source = source
+        weakref.finalize(self, source.close)
+        self.infos: Mapping[str, TensorInfo] = source.infos
+        self.metadata = source.metadata if isinstance(source, SafetensorsFile) else {}
+        config = file.with_name(CONFIG_NAME)
+        self.config_path = config if file.name in FILE_NAMES and config.is_file() else None
+        self._kept: dict[str, mx.array] = {}
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor as stored."""
+        return self.infos[name].shape
+
+    def read(self, name: str, *, keep: bool = False) -> mx.array:
+        """Read a tensor as stored; float64 comes as float32.
+
+        Args:
+            name: a key of `infos`.
+            keep: hold it in memory for the next time.
+        """
+        array = self._kept.get(name)
+        if array is None:
+            array = self._source.read(name)
+            if keep:
+                self._kept[name] = array
+        return array
+
+    def read_number(self, name: str) -> float:
+        """Read a tensor of one element.
+
+        Raises:
+            AdapterError: it has none or several, or the number is not finite.
+        """
+        array = self.read(name)
+        values = np.array(array.astype(mx.float32)).reshape(-1)
+        if values.size != 1 or not np.isfinite(values[0]):
+            found = values[0] if values.size == 1 else f"{values.size} numbers"
+            raise AdapterError(
+                f"{self.label}: {name} holds {found} instead of one finite number. "
+                "The file is damaged; download it again."
+            )
+        return float(values[0])
+
+
+def _find_file(path: Path) -> Path:
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise AdapterError(f"{path}: there is no such adapter file. Check the path.")
+    files = [path / name for name in FILE_NAMES if (path / name).is_file()]
+    if files:
+        return files[0]
+    others = sorted(file.name for file in path.glob("*.safetensors") if not file.name.startswith("."))
+    if len(others) == 1:
+        return path / others[0]
+    held = f"holds {', '.join(others)}" if others else "holds no safetensors file"
+    raise AdapterError(f"{path}: the folder {held}. Give the path of one adapter file.")

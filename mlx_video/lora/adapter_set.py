@@ -1,0 +1,91 @@
+"""All adapters of one transformer: which parameter they change, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import mlx.core as mx
+
+from mlx_video.lora.changes import Change, LowRank
+from mlx_video.lora.damage import explain_non_finite
+from mlx_video.weights.stream import is_finite
+
+Factors = tuple[mx.array, mx.array, mx.array]
+
+
+class AdapterSet:
+    """What the adapters of one transformer do to it. False when they do nothing.
+
+    Tensors are read when a layer is changed. Those of a layer that is changed again and again, because it is
+    streamed, stay in memory after the first time: :attr:`nbytes` in all.
+
+    Args:
+        changes: parameter → changes in the order of their application.
+        notices: what the user should know.
+
+    Attributes:
+        changes, notices: as given.
+    """
+
+    def __init__(self, changes: Mapping[str, Sequence[Change]], notices: Sequence[str] = ()) -> None:
+        self.changes = {name: tuple(of_name) for name, of_name in changes.items()}
+        self.notices = tuple(notices)
+        self._factors: dict[str, Factors] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.changes)
+
+    @property
+    def targets(self) -> frozenset[str]:
+        """Names of the parameters that change."""
+        return frozenset(self.changes)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensors in use, as stored."""
+        used = {
+            (change.file, name)
+            for of_name in self.changes.values()
+            for change in of_name
+            for name in change.tensors
+        }
+        return sum(file.infos[name].nbytes for file, name in used)
+
+    def factors(self, name: str, *, keep: bool = False) -> Factors:
+        """The low-rank changes of one weight as one pair of matrices.
+
+        Args:
+            name: a weight whose changes are all low-rank.
+            keep: hold them in memory for the next time.
+
+        Returns:
+            down [R, in] and up [out, R] in the type of the files, or in float32 where these differ; scale
+            [R], float32. R is the sum of the ranks.
+
+        Raises:
+            AdapterError: a number in them is not finite.
+        """
+        factors = self._factors.get(name) or _join(name, self.changes[name])
+        if keep:
+            self._factors[name] = factors
+        return factors
+
+
+def _join(name: str, changes: Sequence[Change]) -> Factors:
+    downs, ups, scales = [], [], []
+    for change in changes:
+        assert isinstance(change.delta, LowRank)
+        down, up = change.delta.factors(change.file.read)
+        downs.append(down)
+        ups.append(up)
+        scales.append(mx.full((change.delta.rank,), change.strength * change.delta.scale, dtype=mx.float32))
+    factors = _concatenate(downs, 0), _concatenate(ups, 1), _concatenate(scales, 0)
+    mx.eval(*factors)
+    if not all(map(is_finite, factors)):
+        raise explain_non_finite(name, changes, factors[0].dtype)
+    return factors
+
+
+def _concatenate(arrays: Sequence[mx.array], axis: int) -> mx.array:
+    # One array is taken as it is: a copy would double the memory of most adapters for a moment.
+    return arrays[0] if len(arrays) == 1 else mx.concatenate(list(arrays), axis=axis)

@@ -1,0 +1,160 @@
+"""How adapter files spell a layer and what a tensor does to it; each spelling leads to one of our layers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Literal
+
+from mlx_video.weights.rules import find_sources
+from mlx_video.weights.transformer_names import DIFFUSERS_RULES, WAN_RULES
+
+Role = Literal[
+    "down", "up", "up_bias", "alpha", "magnitude", "diff", "diff_b", "diff_m", "set_weight",
+    "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b",
+    "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b",
+    "lora_mid", "reshape_weight", "hada_t1", "hada_t2", "lokr_t2",
+]  # fmt: skip
+
+# Roles that no published Wan adapter has, or that would change the network.
+UNSUPPORTED: Mapping[Role, str] = MappingProxyType(
+    {
+        "lora_mid": "a Tucker core",
+        "hada_t1": "a Tucker core",
+        "hada_t2": "a Tucker core",
+        "lokr_t2": "a Tucker core",
+        "reshape_weight": "an enlargement of the layer",
+    }
+)
+
+_LITERAL_ROLES: tuple[Role, ...] = (
+    "alpha", "diff_m", "set_weight", "reshape_weight", "hada_t1", "hada_t2", "lokr_t2",
+    "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b",
+    "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b",
+)  # fmt: skip
+# An adapter of PEFT may have a name inside its keys, "default" as a rule.
+_ENDINGS: Mapping[Role, str] = MappingProxyType(
+    {
+        "down": r"\.lora_A(\.[^.]+)?\.weight|\.lora_down\.weight|[._]lora\.down\.weight"
+        r"|\.lora_linear_layer\.down\.weight|\.lora_A|\.lora_down",
+        "up": r"\.lora_B(\.[^.]+)?\.weight|\.lora_up\.weight|[._]lora\.up\.weight"
+        r"|\.lora_linear_layer\.up\.weight|\.lora_B|\.lora_up",
+        "up_bias": r"\.lora_B(\.[^.]+)?\.bias|\.lora_up\.bias",
+        "magnitude": r"\.dora_scale|\.lora_magnitude_vector(\.[^.]+)?(\.weight)?",
+        "diff": r"\.diff|\.w_norm",
+        "diff_b": r"\.diff_b|\.b_norm",
+        "lora_mid": r"\.lora_mid\.weight",
+        **{role: rf"\.{role}" for role in _LITERAL_ROLES},
+    }
+)
+_KEY = re.compile(
+    "(?P<path>.+?)(?:" + "|".join(f"(?P<{role}>{ending})" for role, ending in _ENDINGS.items()) + ")"
+)
+
+PREFIXES = (
+    "base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer.", "transformer_2.",
+    "pipe.dit.", "dit.", "unet.", "model.",
+    "lora_unet__", "lora_unet_", "lora_transformer_", "lycoris_",
+)  # fmt: skip
+TEXT_ENCODER_PREFIXES = (
+    "text_encoder.", "text_encoders.", "text_encoder_2.", "lora_te_", "lora_te1_", "lora_te2_",
+)  # fmt: skip
+_LONGEST_FIRST = tuple(sorted(PREFIXES, key=len, reverse=True))
+
+_DIFFUSERS_MARK = re.compile(
+    r"[._]attn[12][._]|condition_embedder|ffn[._]net[._]|ffn[._]fc_(in|out)|scale_shift_table|proj_out"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterKey:
+    """One tensor of an adapter file.
+
+    Attributes:
+        name: as it stands in the file.
+        path: the layer, in the file's spelling without prefixes.
+        role: what the tensor is for; None for a tensor that is no part of an adapter.
+        prefixes: what stood before the path.
+    """
+
+    name: str
+    path: str
+    role: Role | None
+    prefixes: tuple[str, ...] = ()
+
+    @property
+    def is_of_text_encoder(self) -> bool:
+        """Whether it changes a text encoder, which no tool for Wan trains."""
+        return self.path.startswith(TEXT_ENCODER_PREFIXES)
+
+
+def parse_key(name: str) -> AdapterKey:
+    """Take a tensor's name apart: prefixes, layer, role."""
+    match = _KEY.fullmatch(name)
+    path, prefixes = _strip_prefixes(match["path"] if match else name)
+    role = next((role for role in _ENDINGS if match[role] is not None), None) if match else None
+    return AdapterKey(name, path, role, prefixes)
+
+
+def _strip_prefixes(path: str) -> tuple[str, tuple[str, ...]]:
+    stripped: list[str] = []
+    while prefix := next((prefix for prefix in _LONGEST_FIRST if path.startswith(prefix)), None):
+        stripped.append(prefix)
+        path = path.removeprefix(prefix)
+    return path, tuple(stripped)
+
+
+def is_diffusers(keys: Iterable[AdapterKey]) -> bool:
+    """Whether a file spells layers as Diffusers does.
+
+    This matters where both spell a name and mean different layers by it: `norm2` is our `norm3` there.
+    """
+    return any(_DIFFUSERS_MARK.search(key.path) for key in keys)
+
+
+def layer_of(name: str) -> str:
+    """Path of the layer that a parameter belongs to; a parameter that is no layer's stands for itself."""
+    return name.removesuffix(".weight").removesuffix(".bias")
+
+
+class Spellings:
+    """Every spelling of the layers of one transformer.
+
+    The rules that convert weights make it: dotted names, ours, the official ones and Diffusers', and the same
+    with dots flattened to underscores. A flattened name is never split, since underscores are parts of names.
+
+    Args:
+        names: the transformer's parameters.
+        diffusers: whether Diffusers' spellings count.
+    """
+
+    def __init__(self, names: Sequence[str], *, diffusers: bool) -> None:
+        self._layers = _spell_layers(tuple(names), diffusers)
+
+    def find(self, key: AdapterKey) -> str | None:
+        """The layer, or the parameter that is no layer's, to which a key belongs; None if there is none."""
+        if key.role != "diff_m":
+            return self._layers.get(key.path)
+        return self._layers.get(f"{key.path}.modulation") or self._layers.get(f"{key.path}_modulation")
+
+
+@lru_cache(maxsize=4)
+def _spell_layers(names: tuple[str, ...], diffusers: bool) -> Mapping[str, str]:
+    layers: dict[str, str] = {}
+    first_names = {layer_of(name): name for name in reversed(names)}
+    for layer, name in first_names.items():
+        official = find_sources(name, WAN_RULES)
+        foreign = [other for own in official for other in find_sources(own, DIFFUSERS_RULES)]
+        for spelling in map(layer_of, (*official, *(foreign if diffusers else ()))):
+            _add(layers, spelling, layer)
+            _add(layers, spelling.replace(".", "_"), layer)
+    return MappingProxyType(layers)
+
+
+def _add(layers: dict[str, str], spelling: str, layer: str) -> None:
+    other = layers.setdefault(spelling, layer)
+    if other != layer:
+        raise ValueError(f"{spelling} could be {other} or {layer}")

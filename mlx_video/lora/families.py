@@ -1,0 +1,81 @@
+"""What an adapter was made for, as far as names tell: another model, parts this one lacks, an expert."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Literal
+
+from mlx_video.lora.dialects import AdapterKey
+
+Expert = Literal["high_noise", "low_noise"]
+
+EXPERT_NAMES = {"model": "transformer", "high_noise": "high-noise expert", "low_noise": "low-noise expert"}
+
+# Marks in the names of a file of which nothing fits, and the models that have them.
+_FAMILIES = (
+    (r"^(text_encoders?|text_encoder_2)\.|^lora_te\d?_", "a text encoder"),
+    (r"single_transformer_blocks[._]", "Flux"),
+    (r"double_blocks[._]|single_blocks[._]", "Flux or HunyuanVideo"),
+    (r"joint_blocks[._]|transformer_blocks[._]\d+[._]attn[._]add_q_proj", "Stable Diffusion 3 or Qwen-Image"),
+    (r"transformer_blocks[._]\d+[._](attn1|attn2)", "LTX-Video, CogVideoX or another Diffusers transformer"),
+    (
+        r"(down|up|input|output|middle|mid)_blocks?[._]",
+        "Stable Diffusion (a U-Net)",
+    ),
+    (r"face_adapter|motion_encoder|pose_patch_embedding", "Wan2.2 Animate"),
+    (r"audio_injector|casual_audio_encoder", "Wan2.2 S2V"),
+    (r"vace_(blocks|patch_embedding)", "Wan VACE"),
+    (r"^(self_attn|cross_attn|ffn|blocks[._]\d+)", "another Wan model or a renamed one"),
+)
+
+_IMAGE_BRANCH = re.compile(
+    r"[._](k_img|v_img|norm_k_img|add_k_proj|add_v_proj|norm_added_k)$|img_emb|image_embedder"
+)
+_BLOCK = re.compile(r"^blocks[._](\d+)[._]")
+_SINGLE_LETTER = r"(?<=[_-]){letter}(?=[_-]|$)"
+
+
+def guess_family(keys: Iterable[AdapterKey]) -> str:
+    """Which kind of model a file looks made for."""
+    paths = [key.path for key in keys]
+    for mark, family in _FAMILIES:
+        if any(re.search(mark, path) for path in paths):
+            return family
+    return "a model that this version does not know"
+
+
+def explain_unmatched(key: AdapterKey, num_blocks: int) -> str:
+    """Why a tensor of an adapter fits nothing in the model."""
+    if key.is_of_text_encoder:
+        return "of a text encoder, which is not supported"
+    if _IMAGE_BRANCH.search(key.path):
+        return "of image cross-attention, which this model lacks"
+    if "vace_" in key.path:
+        return "of VACE, which this model lacks"
+    block = _BLOCK.match(key.path)
+    if block and int(block[1]) >= num_blocks:
+        return f"of blocks beyond the model's {num_blocks}"
+    if key.role is None:
+        return "that are no adapter's"
+    return "of layers that this model lacks"
+
+
+def guess_expert(name: str, keys: Iterable[AdapterKey]) -> Expert | None:
+    """Which of two experts a file is for, by its name or its keys; None if these do not tell.
+
+    Args:
+        name: the file's or folder's, without suffix.
+        keys: Diffusers calls the low-noise expert `transformer_2`.
+    """
+    if any("transformer_2." in key.prefixes for key in keys):
+        return "low_noise"
+    is_high, is_low = _names(name, "high", "H"), _names(name, "low", "L")
+    if is_high == is_low:
+        return None
+    return "high_noise" if is_high else "low_noise"
+
+
+def _names(name: str, word: str, letter: str) -> bool:
+    has_word = re.search(rf"(?i)(?<![a-z]){word}(?![a-z])|{word}[ _-]?noise", name)
+    return bool(has_word or re.search(_SINGLE_LETTER.format(letter=letter), name))

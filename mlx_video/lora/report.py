@@ -1,0 +1,123 @@
+"""What the user is told of an adapter: what it changes, how strongly, and what of it fits nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from mlx_video.lora.adapter_file import AdapterFile
+from mlx_video.lora.changes import Change, Full, Hadamard, Kronecker
+from mlx_video.lora.dialects import AdapterKey
+from mlx_video.lora.families import EXPERT_NAMES, Expert
+from mlx_video.lora.layers import NO_ALPHA, LayerChanges
+from mlx_video.weights.quantize import is_quantized_layer
+
+# Scales beyond these are rare enough to be a mistake.
+SMALLEST_SCALE, LARGEST_SCALE = 1 / 64, 4.0
+_PAIR_ROLES = ("down", "hada_w1_a", "lokr_w1", "lokr_w1_a")
+_SHOWN = 3
+
+
+def describe(
+    file: AdapterFile, keys: Iterable[AdapterKey], layers: Mapping[str, LayerChanges], strength: float
+) -> str:
+    """One sentence: what of a file is applied, its ranks, where alpha stands, the scale that follows."""
+    changes = [change for layer in layers.values() for of in layer.changes.values() for change in of]
+    parts = [_count_kinds(changes, sum(key.role in _PAIR_ROLES for key in keys))]
+    parts.append(f"{_count(len(layers), 'layer')} changed")
+    ranked = [change.delta for change in changes if change.delta.rank is not None]
+    if ranked:
+        sources = dict.fromkeys(layer.alpha_source for layer in layers.values() if layer.alpha_source)
+        alphas = " and ".join("absent" if source == NO_ALPHA else source for source in sources if source)
+        scales = [delta.scale for delta in ranked]
+        parts.append(f"rank {_range([delta.rank for delta in ranked if delta.rank is not None])}")
+        parts.append(f"alpha {alphas}")
+        parts.append(f"scale {_range(scales)} × strength {strength:g}")
+        parts[-1] += f" = {_range([scale * strength for scale in scales])}"
+    else:
+        parts.append(f"strength {strength:g}")
+    dense = sum(_becomes_dense(path, layer) for path, layer in layers.items())
+    if dense:
+        become = "layer becomes" if dense == 1 else "layers become"
+        parts.append(f"{dense} {become} dense in a quantized model (--lora-mode merge packs them again)")
+    return f"{file.label}: {', '.join(parts)}."
+
+
+def _count_kinds(changes: Sequence[Change], pairs_in_file: int) -> str:
+    kinds = Counter(_kind(change) for change in changes)
+    pairs = sum(kinds.pop(kind, 0) for kind in ("LoRA", "LoHa", "LoKr", "DoRA"))
+    texts = [f"{pairs} of {_count(pairs_in_file, 'pair')}"] if pairs_in_file else []
+    special = Counter(_kind(change) for change in changes if _kind(change) in ("LoHa", "LoKr", "DoRA"))
+    texts += [f"of these {count} {kind}" for kind, count in special.items()]
+    return ", ".join([*texts, *(_count(count, kind) for kind, count in kinds.items())])
+
+
+def _kind(change: Change) -> str:
+    if change.magnitude is not None:
+        return "DoRA"
+    if isinstance(change.delta, Full):
+        return "whole value" if change.replaces else "whole delta"
+    return {Hadamard: "LoHa", Kronecker: "LoKr"}.get(type(change.delta), "LoRA")
+
+
+def _becomes_dense(path: str, layer: LayerChanges) -> bool:
+    of_weight = layer.changes.get(f"{path}.weight", ())
+    return is_quantized_layer(path) and any(not change.is_low_rank for change in of_weight)
+
+
+def describe_unmatched(file: AdapterFile, unmatched: Sequence[tuple[AdapterKey, str]]) -> str:
+    """How many tensors of a file fit nothing, why, and the first of them."""
+    reasons = Counter(reason for _, reason in unmatched)
+    counted = "; ".join(f"{count} {reason}" for reason, count in reasons.items())
+    names = [key.name for key, _ in unmatched[:_SHOWN]]
+    return (
+        f"{file.label}: {len(unmatched)} of {_count(len(file.infos), 'key')} fit nothing in the model: "
+        f"{counted} (first: {', '.join(names)})."
+    )
+
+
+def warn_of_scale(file: AdapterFile, layers: Iterable[LayerChanges], strength: float) -> list[str]:
+    """Notices about scales that are probably not what the user wants."""
+    layers = list(layers)
+    scales = [
+        abs(strength * change.delta.scale)
+        for layer in layers
+        for of_name in layer.changes.values()
+        for change in of_name
+        if change.delta.rank is not None
+    ]
+    notices = []
+    if scales and (min(scales) < SMALLEST_SCALE or max(scales) > LARGEST_SCALE):
+        notices.append(
+            f"{file.label}: its changes count {_range(scales)} times, far from the usual 1. If the video "
+            "looks burnt or unchanged, choose another strength."
+        )
+    has_no_alpha = any(layer.alpha_source == NO_ALPHA for layer in layers)
+    if has_no_alpha and "lightning" in file.label.lower() and strength == 1:
+        notices.append(
+            f"{file.label}: holds no alpha, so its scale is the strength alone. The first Wan2.2-Lightning "
+            "adapters were made for 0.125."
+        )
+    return notices
+
+
+def warn_of_expert(file: AdapterFile, expert: Expert | None, transformer: str) -> list[str]:
+    """A notice where a file is for another expert than the one it is applied to."""
+    if expert is None or transformer == expert or transformer not in EXPERT_NAMES:
+        return []
+    cure = f"Give it to {'--lora-high' if expert == 'high_noise' else '--lora-low'} if that was meant."
+    if transformer == "model":
+        cure = "This model has no experts; such an adapter may not suit it."
+    return [
+        f"{file.label}: looks made for the {EXPERT_NAMES[expert]}, and is applied to the "
+        f"{EXPERT_NAMES[transformer]}. {cure}"
+    ]
+
+
+def _count(count: int, thing: str) -> str:
+    return f"{count} {thing}{'' if count == 1 else 's'}"
+
+
+def _range(numbers: Sequence[float]) -> str:
+    lowest, highest = f"{min(numbers):.4g}", f"{max(numbers):.4g}"
+    return lowest if lowest == highest else f"{lowest} to {highest}"

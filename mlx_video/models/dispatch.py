@@ -1,0 +1,181 @@
+"""How much work one call may hand to the device, and which ways round a faulty operation are taken.
+
+Apple GPUs abort work that takes some seconds at a stretch, kernels index with 32 bits, and some MLX releases
+give wrong numbers at sizes that videos reach. Everything here only decides where work is cut or which of two
+equal ways it goes; what is computed stays the same.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from types import MappingProxyType
+
+import mlx.core as mx
+
+LARGEST_ARRAY = 2**31 - 1
+"""Elements that 32-bit indices reach (ml-explore/mlx issues 3248, 3327, 4548)."""
+TILE = 64
+"""Rows per tile of the GPU kernels: pieces of whole tiles take the same kernels as the whole does."""
+FEWEST_QUERIES = 256
+"""Shorter pieces of attention leave a GPU idle."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chip:
+    """What an Apple GPU is counted on to do.
+
+    Attributes:
+        tflops: 10¹² operations a second that products reach, of those on the data sheet.
+        seconds: how long one dispatch may take. Less where the same few cores also draw the screen.
+    """
+
+    tflops: float
+    seconds: float = 1.0
+
+
+CHIPS: Mapping[str, Chip] = MappingProxyType(
+    {
+        "M1": Chip(1.4, 0.3),
+        "M1 Pro": Chip(2.8),
+        "M1 Max": Chip(5.5),
+        "M1 Ultra": Chip(11.0),
+        "M2": Chip(1.9, 0.3),
+        "M2 Pro": Chip(3.6),
+        "M2 Max": Chip(7.2),
+        "M2 Ultra": Chip(14.4),
+        "M3": Chip(2.2, 0.3),
+        "M3 Pro": Chip(3.9),
+        "M3 Max": Chip(8.7),
+        "M3 Ultra": Chip(17.4),
+        "M4": Chip(2.4, 0.3),
+        "M4 Pro": Chip(4.9),
+        "M4 Max": Chip(9.8),
+        "M5": Chip(8.7, 0.3),
+        "M5 Pro": Chip(17.4),
+        "M5 Max": Chip(34.8),
+    }
+)
+"""By name. M1 to M4: 0.53 of the float32 rate, as three public measurements agree (FastVideo and mlx-examples
+on Wan, Rapid-MLX on bare products). M5: 0.6 of MLX's float16 products (ml-explore/mlx pull 3211)."""
+SLOWEST_CHIP = CHIPS["M1"]
+
+# The letter behind the generation; "g" is a base chip or a Pro, of which the base is slower.
+_FAMILIES = {"g": "", "s": " Max", "d": " Ultra"}
+_FIRST_GENERATION = 12  # applegpu_g13 is M1
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one dispatch may hold, and which ways are taken.
+
+    Attributes:
+        seconds: how long one may take.
+        flops_per_second: what the device is counted on to do; infinite where no dispatch is ever too long.
+        piece_elements: of an intermediate that is cut to save memory.
+        quantized_rows: most rows of a quantized product. Some MLX releases return garbage from more than
+            32,768 (ml-explore/mlx pulls 3631, 3922).
+        block_tokens: from so many tokens on, each block is evaluated before the next is begun.
+        fuses: elementwise work may run as compiled kernels.
+        fused_attention: attention may run as one operation of MLX; else its scores are written out.
+        packed_products: quantized weights are multiplied as they are; else they are unpacked first.
+        plane_convolutions: MLX convolves frames; else shifted frames are multiplied.
+    """
+
+    seconds: float = 1.0
+    flops_per_second: float = math.inf
+    piece_elements: int = 2**28
+    quantized_rows: int = 32768
+    block_tokens: int = 8192
+    fuses: bool = True
+    fused_attention: bool = True
+    packed_products: bool = True
+    plane_convolutions: bool = True
+
+    def rows(self, *, elements: int = 0, flops: float = 0, fewest: int = TILE) -> int:
+        """How many rows of work to do at a time: whole tiles, and never an array beyond LARGEST_ARRAY.
+
+        Args:
+            elements: of one row of the largest intermediate.
+            flops: operations for one row.
+            fewest: a piece is not made smaller than this to save time or memory.
+        """
+        by_size = self.piece_elements // max(1, elements)
+        by_time = self.seconds * self.flops_per_second / flops if flops else math.inf
+        wanted = max(fewest, min(by_size, by_time, LARGEST_ARRAY))
+        most = max(1, LARGEST_ARRAY // max(1, elements))
+        return int(min(wanted - wanted % TILE if wanted > TILE else wanted, most))
+
+
+CPU_LIMITS = Limits(piece_elements=2**25)
+"""Pieces are not smaller than they need be: beside other work, every call of a threaded BLAS may wait for a
+core. No dispatch to a CPU is ever too long."""
+
+_chosen: Limits | None = None
+
+
+def current_limits() -> Limits:
+    """The limits in force: those of :func:`use_limits`, else the tabled ones of the default device."""
+    return _chosen or device_limits(mx.default_device().type == mx.DeviceType.gpu)
+
+
+@contextmanager
+def use_limits(limits: Limits) -> Iterator[None]:
+    """Put other limits in force for the length of a `with` block."""
+    global _chosen
+    before, _chosen = _chosen, limits
+    try:
+        yield
+    finally:
+        _chosen = before
+
+
+@lru_cache(maxsize=2)
+def device_limits(is_gpu: bool) -> Limits:
+    """The limits of this machine's GPU or CPU, from the table of chips."""
+    if not is_gpu:
+        return CPU_LIMITS
+    info = mx.device_info()
+    chip = find_chip(str(info.get("device_name", "")), str(info.get("architecture", "")))
+    return Limits(chip.seconds, chip.tflops * 1e12)
+
+
+def find_chip(device_name: str, architecture: str) -> Chip:
+    """The tabled chip of a device.
+
+    Args:
+        device_name: as MLX tells it, "Apple M4 Max".
+        architecture: as MLX tells it, "applegpu_g16s".
+
+    Returns:
+        The chip of this name; else the slowest of its generation and family; else the slowest of all.
+    """
+    if chip := CHIPS.get(device_name.removeprefix("Apple ")):
+        return chip
+    found = re.fullmatch(r"applegpu_g(\d+)([a-z])", architecture)
+    family = _FAMILIES.get(found[2]) if found else None
+    if found is None or family is None:
+        return SLOWEST_CHIP
+    return CHIPS.get(f"M{int(found[1]) - _FIRST_GENERATION}{family}", SLOWEST_CHIP)
+
+
+def with_measured_rate(limits: Limits, flops_per_second: float) -> Limits:
+    """Limits that count on what attention was measured to reach; a CPU's have no limit in time to adjust."""
+    if math.isinf(limits.flops_per_second):
+        return limits
+    return replace(limits, flops_per_second=flops_per_second)
+
+
+def evaluate_if_long(tokens: mx.array) -> mx.array:
+    """Give a block's result, evaluated if the sequence is long, so that no graph spans many long blocks.
+
+    Args:
+        tokens: [L, D].
+    """
+    if tokens.shape[0] >= current_limits().block_tokens:
+        mx.eval(tokens)
+    return tokens

@@ -1,0 +1,116 @@
+"""The adapters of a run or a conversion: which transformer takes which, read and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from mlx_video.config import ModelConfig
+from mlx_video.errors import RequestError
+from mlx_video.events import Notice
+from mlx_video.lora.apply import merged_weight
+from mlx_video.lora.read import AdapterSet, read_adapters, transformer_shapes
+from mlx_video.pipeline.plan import RunPlan
+from mlx_video.request import LORA_FIELDS, ConvertRequest, GenerateRequest, LoraChoice
+from mlx_video.variants.distilled import DISTILLED_NAMES
+from mlx_video.weights.stream import TensorJob
+
+OWN_FIELDS = {"high_noise": "loras_high", "low_noise": "loras_low"}
+MAX_DISTILLED_STEPS = 10
+
+
+def read_all_adapters(
+    request: GenerateRequest | ConvertRequest, config: ModelConfig
+) -> tuple[dict[str, AdapterSet], tuple[Notice, ...]]:
+    """Read the headers of all adapters and check them against the transformers that take them.
+
+    Args:
+        request: names the adapters.
+        config: of the model.
+
+    Returns:
+        Name of each transformer that takes any ("model", or "high_noise" and "low_noise") → its adapters,
+        those for both experts first; and what to tell the user.
+
+    Raises:
+        AdapterError: a file is damaged, or does not fit its transformer.
+        RequestError: adapters for one expert are given to a model that has one transformer.
+    """
+    shapes = transformer_shapes(config.transformer)
+    found: dict[str, AdapterSet] = {}
+    texts: list[str] = []
+    for name, choices in choose_adapters(request, config).items():
+        adapters = read_adapters(choices, shapes, strict=request.strict_lora, transformer=name)
+        texts += adapters.notices
+        if adapters:
+            found[name] = adapters
+    return found, tuple(map(Notice, dict.fromkeys(texts)))
+
+
+def choose_adapters(
+    request: GenerateRequest | ConvertRequest, config: ModelConfig
+) -> dict[str, tuple[LoraChoice, ...]]:
+    """Which adapters each transformer takes, in the order in which they count.
+
+    Raises:
+        RequestError: adapters for one expert are given to a model that has one transformer.
+    """
+    if config.is_dual:
+        chosen = {name: request.loras + getattr(request, field) for name, field in OWN_FIELDS.items()}
+    else:
+        _refuse_expert_adapters(request)
+        chosen = {"model": request.loras}
+    return {name: choices for name, choices in chosen.items() if choices}
+
+
+def _refuse_expert_adapters(request: GenerateRequest | ConvertRequest) -> None:
+    for field in OWN_FIELDS.values():
+        for choice in getattr(request, field):
+            raise RequestError(
+                field,
+                f"{choice.path}: this model has one transformer, no high-noise and low-noise expert. "
+                "Use --lora.",
+            )
+
+
+def bake_jobs(jobs: Sequence[TensorJob], adapters: AdapterSet | None) -> tuple[TensorJob, ...]:
+    """A transformer's tensors, with adapters merged into those that they change."""
+    if adapters is None:
+        return tuple(jobs)
+    return tuple(
+        replace(job, merge=partial(merged_weight, adapters, job.move.target))
+        if job.move.target in adapters.targets
+        else job
+        for job in jobs
+    )
+
+
+def record_baked(config: Mapping[str, Any], request: ConvertRequest) -> dict[str, Any]:
+    """A config.json that also says which adapters its weights hold, after those that they held before.
+
+    A folder of another tool stays without: the key under which they would stand marks a folder as ours.
+    """
+    own = config.get("mlx_video")
+    if own is None:
+        return dict(config)
+    baked = {name: [str(choice) for choice in getattr(request, name)] for name in LORA_FIELDS}
+    added = {name: [*own.get(name, []), *texts] for name, texts in baked.items() if texts}
+    return {**config, "mlx_video": {**own, **added}}
+
+
+def report_distilled(request: GenerateRequest, plan: RunPlan) -> Iterator[Notice]:
+    """Say so where an adapter seems to be made for few steps without guidance, and the run has others.
+
+    Source: ModelTC/Wan2.2-Lightning README.md, the settings of its examples.
+    """
+    if plan.steps <= MAX_DISTILLED_STEPS and set(plan.guide_scale) == {1.0}:
+        return
+    for choice in (choice for field in LORA_FIELDS for choice in getattr(request, field)):
+        if choice.strength and DISTILLED_NAMES.search("/".join(choice.path.parts[-2:])):
+            yield Notice(
+                f"{choice.path.name}: the name suggests a distilled adapter, made for few steps without "
+                f"guidance; this run takes {plan.steps} steps at guide scale {plan.guide_scale_text}. "
+                "Usual: --steps 4 --guide-scale 1 --shift 5 --scheduler euler."
+            )

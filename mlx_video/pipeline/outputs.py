@@ -1,0 +1,110 @@
+"""Where results go, checked before hours of work: names, folders, programs, free space."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from mlx_video.checkpoint.file_bytes import describe_two_sizes
+from mlx_video.errors import MediaError, RequestError
+from mlx_video.geometry import VideoGeometry
+from mlx_video.media.video import check_output
+from mlx_video.media.whole_file import check_file, check_folder, remove_leftovers
+from mlx_video.pipeline.run_state import find_state_path
+from mlx_video.request import GenerateRequest
+
+OUTPUTS = ("output_path", "save_frames", "save_latents")
+# Bytes of a pixel, generous for real pictures; only noise takes more.
+BYTES_PER_PIXEL = {".mp4": 0.5, ".gif": 1.0, ".webp": 0.5}
+STILL_BYTES_PER_PIXEL = 2.5
+LATENT_BYTES = 4
+# A state holds the latents and up to three predictions; an old one stays until the new one is complete.
+STATE_ARRAYS = 2 * 4
+
+
+def check_outputs(request: GenerateRequest, geometry: VideoGeometry) -> None:
+    """Make sure that every result can be written; creates their folders, clears away what killed runs left.
+
+    Args:
+        request: names the results.
+        geometry: of the video.
+
+    Raises:
+        RequestError: two results have the same name, or the video's ending is unknown or a picture's.
+        MediaError: a name is a folder's, a folder takes no files, ffmpeg is missing, or the disk is too full.
+    """
+    _check_names(request)
+    if request.output_path:
+        check_output(request.output_path, geometry.num_frames - request.trim_first_frames)
+        remove_leftovers(request.output_path.parent)
+    if request.save_frames:
+        check_folder(request.save_frames)
+        remove_leftovers(request.save_frames)
+    if request.save_latents:
+        check_file(request.save_latents)
+        remove_leftovers(request.save_latents.parent)
+    _check_free_space(request, geometry)
+
+
+def _check_names(request: GenerateRequest) -> None:
+    owners: dict[Path, str] = {}
+    for name in OUTPUTS:
+        path = getattr(request, name)
+        owner = owners.setdefault(path.resolve(), name) if path else name
+        if owner != name:
+            flag = owner.replace("_", "-")
+            raise RequestError(name, f"{path}: --{flag} has the same name. Choose another for one of them.")
+
+
+def _check_free_space(request: GenerateRequest, geometry: VideoGeometry) -> None:
+    needed: dict[int, int] = defaultdict(int)
+    places: dict[int, Path] = {}
+    for folder, nbytes in _count_bytes(request, geometry):
+        disk = folder.stat().st_dev
+        needed[disk] += nbytes
+        places.setdefault(disk, folder)
+    for disk, folder in places.items():
+        _check_room(
+            folder, needed[disk], "the results of this run can take", "choose a folder on another disk"
+        )
+
+
+def check_scratch_space(nbytes: int) -> None:
+    """Make sure that there is room for the temporary file in which the VAE's tiles wait.
+
+    Args:
+        nbytes: its size; 0 without tiles.
+
+    Raises:
+        MediaError: the disk of temporary files is too full.
+    """
+    cure = "set TMPDIR to a folder on another disk, or decode whole frames with --tiling none"
+    _check_room(Path(tempfile.gettempdir()), nbytes, "the VAE's tiles take", cure)
+
+
+def _check_room(folder: Path, nbytes: int, what: str, cure: str) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < nbytes:
+        texts = describe_two_sizes(nbytes, free)
+        raise MediaError(
+            f"{folder.absolute()}: {what} {texts[0]}, {texts[1]} are free. Free some space, or {cure}."
+        )
+
+
+def _count_bytes(request: GenerateRequest, geometry: VideoGeometry) -> Iterator[tuple[Path, int]]:
+    """Folders of the results, and how many bytes each result can take."""
+    pixels = geometry.width * geometry.height * (geometry.num_frames - request.trim_first_frames)
+    latents = LATENT_BYTES * math.prod(geometry.latent_shape)
+    if video := request.output_path:
+        rate = BYTES_PER_PIXEL.get(video.suffix.lower(), STILL_BYTES_PER_PIXEL)
+        yield video.parent, round(rate * pixels)
+    if request.save_frames:
+        yield request.save_frames, round(STILL_BYTES_PER_PIXEL * pixels)
+    if request.save_latents:
+        yield request.save_latents.parent, latents
+    if (state := find_state_path(request)) and not request.decode_only:
+        yield state.parent, STATE_ARRAYS * latents

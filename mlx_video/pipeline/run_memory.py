@@ -1,0 +1,79 @@
+"""The memory plan of one run, and MLX's limits held to it while it runs."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+
+from mlx_video.checkpoint.model_folder import ModelFolder
+from mlx_video.config import ModelConfig
+from mlx_video.memory.budget import find_budget, find_machine, memory_limits
+from mlx_video.models.dispatch import current_limits, use_limits
+from mlx_video.pipeline.fitting import fit_memory
+from mlx_video.pipeline.memory_plan import Host, MemoryPlan, MemoryTask
+from mlx_video.pipeline.model_sizes import ModelSizes, read_model_sizes, read_vae_sizes
+from mlx_video.pipeline.run import Run
+
+ANY_PROMPT = "any prompt of any length " * 100
+"""Stands for a prompt that is not known: it is planned as the longest that a model reads."""
+
+
+def with_memory_plan(run: Run) -> Run:
+    """A run with its memory planned for this machine and its limits, from the headers of the model's files.
+
+    Raises:
+        MemoryBudgetError: a stage needs more than there is, whatever stays in memory.
+        CheckpointError: a file is damaged.
+    """
+    with use_limits(run.limits):
+        memory_plan = plan_of(run)
+    return replace(run, plan=replace(run.plan, memory=memory_plan.choices), memory_plan=memory_plan)
+
+
+def plan_of(run: Run) -> MemoryPlan:
+    """The plan of :func:`with_memory_plan`; raises the same."""
+    host = replace(find_host(run.request.memory_limit), limits=run.limits)
+    return fit_memory(find_task(run), host)
+
+
+def find_host(limit_gb: float | None) -> Host:
+    """The machine of this process.
+
+    Args:
+        limit_gb: what the user allows; None for what there is.
+    """
+    machine = find_machine()
+    return Host(machine, find_budget(machine, limit_gb), current_limits())
+
+
+def find_task(run: Run) -> MemoryTask:
+    """A run, as far as its memory depends on it."""
+    request, plan = run.request, run.plan
+    only_decodes = request.decode_only is not None
+    texts = [request.prompt, *([] if plan.negative_prompt is None else [plan.negative_prompt])]
+    # A token is one character at least, and one more ends the text.
+    lengths = tuple(min(run.config.transformer.text_len, len(text) + 1) for text in texts)
+    return MemoryTask(
+        sizes=_read_sizes(run.model, run.config, only_decodes),
+        geometry=plan.geometry,
+        text_lengths=lengths,
+        num_images=len(run.images),
+        keeps_both=run.config.is_dual and request.experts == "parallel",
+        adapter_bytes=max((adapters.nbytes for adapters in run.adapters.values()), default=0),
+        stream=request.stream,
+        tiling=request.tiling,
+        only_decodes=only_decodes,
+    )
+
+
+def _read_sizes(model: ModelFolder, config: ModelConfig, only_decodes: bool) -> ModelSizes:
+    return read_vae_sizes(model, config) if only_decodes else read_model_sizes(model, config)
+
+
+def planned_limits(run: Run) -> AbstractContextManager[None]:
+    """Hold MLX to the run's memory plan; its former limits come back when the context is left."""
+    plan = run.memory_plan
+    if plan is None:
+        return nullcontext()
+    peak = max(plan.predicted.values())
+    return memory_limits(plan.host.machine, plan.host.budget, peak, plan.cache_bytes)

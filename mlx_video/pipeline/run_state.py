@@ -1,0 +1,123 @@
+"""What a run needs to go on from a step, in a file beside the video."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_video import __version__
+from mlx_video.errors import MediaError
+from mlx_video.latents.array_file import read_arrays, write_arrays
+from mlx_video.latents.latents_file import TENSOR_NAME
+from mlx_video.request import GenerateRequest
+
+FORMAT = 1
+_KEY = "run_state"  # its text, beside the settings; a file of final latents has the settings alone
+_SOLVER = "solver."
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunState:
+    """A run between two steps, or after its last one.
+
+    Attributes:
+        latents: [C, T, H, W], float32.
+        next_step: counts from 0; equals `steps` when all are taken.
+        steps: of the whole run.
+        settings: of the run, as the finished video will hold them.
+        identity: everything that decides the result: settings, and fingerprints of what was read.
+        solver: what the solver remembers (see `sampling.solvers`).
+        versions: of this package and of MLX.
+    """
+
+    latents: mx.array
+    next_step: int
+    steps: int
+    settings: Mapping[str, str]
+    identity: Mapping[str, str] = field(default_factory=dict)
+    solver: Mapping[str, mx.array] = field(default_factory=dict)
+    versions: str = ""
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its latents only wait to be decoded."""
+        return self.next_step == self.steps
+
+    @property
+    def progress(self) -> str:
+        """How far it is, for messages."""
+        return f"{self.next_step} of {self.steps} steps"
+
+
+def find_state_path(request: GenerateRequest) -> Path | None:
+    """Where a run keeps its state: beside its video; None without a video's name."""
+    path = request.output_path
+    return path and path.with_name(f"{path.name}.state.safetensors")
+
+
+def current_versions() -> str:
+    """Versions of this package and of MLX."""
+    return f"mlx-video {__version__}, mlx {mx.__version__}"  # type: ignore[attr-defined]  # not in the stubs
+
+
+def save_state(path: Path, state: RunState) -> None:
+    """Write a state; an earlier one stays until this one is complete and on the disk.
+
+    Raises:
+        MediaError: the file cannot be written.
+    """
+    solver = {_SOLVER + name: array for name, array in state.solver.items()}
+    record = {
+        "format": FORMAT,
+        "next_step": state.next_step,
+        "steps": state.steps,
+        "versions": current_versions(),
+        "settings": dict(state.settings),
+        "identity": dict(state.identity),
+    }
+    # The settings once more as plain texts, as other latents files have them: any tool can show these.
+    write_arrays(path, {TENSOR_NAME: state.latents, **solver}, {**state.settings, _KEY: json.dumps(record)})
+
+
+def load_state(path: Path) -> RunState:
+    """Read what `save_state` wrote.
+
+    Raises:
+        MediaError: the file is damaged, holds something else, or a newer version wrote it.
+    """
+    arrays, texts = read_arrays(path)
+    try:
+        record = _read_record(path, texts)
+        return RunState(
+            latents=arrays.pop(TENSOR_NAME),
+            next_step=record["next_step"],
+            steps=record["steps"],
+            settings=record["settings"],
+            identity=record["identity"],
+            solver={name.removeprefix(_SOLVER): array for name, array in arrays.items()},
+            versions=record["versions"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise MediaError(
+            f"{path}: is no state of a run ({error!r}). Move the file away, or choose another output name."
+        ) from error
+
+
+def is_state(texts: Mapping[str, str]) -> bool:
+    """Whether a latents file with these texts is the state of a run."""
+    return _KEY in texts
+
+
+def _read_record(path: Path, texts: Mapping[str, str]) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(texts[_KEY])
+    if record["format"] != FORMAT:
+        raise MediaError(
+            f"{path}: has format {record['format']}, this version reads {FORMAT}. Update mlx-video, or begin "
+            "anew without --resume."
+        )
+    return record

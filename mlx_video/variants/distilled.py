@@ -1,0 +1,65 @@
+"""Distilled checkpoints: tensors cannot tell them from their base models, names can."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from mlx_video.config import SamplingDefaults
+
+# What publishers of distilled models call their repositories, files and pipelines.
+DISTILLED_NAMES = re.compile(
+    r"fastwan|dmd|lightning|lightx2v|distill|causvid|accvid|(?<!\d)[1-8]-?steps?(?![a-z])", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DistilledFamily:
+    """Distilled models whose sampling is known.
+
+    Attributes:
+        names: what their repositories and pipelines are called.
+        shifts: model type → shift, where the family has one of its own.
+    """
+
+    names: re.Pattern[str]
+    steps: int
+    guide_scale: float
+    shifts: dict[str, float]
+
+
+# Source: FastVideo fastvideo/configs/sample/wan.py, FastWanT2V480PConfig, and the FastWan2.2 model's page.
+FASTWAN = DistilledFamily(
+    re.compile(r"fastwan|wan\w*dmdpipeline", re.IGNORECASE), steps=3, guide_scale=1.0, shifts={"ti2v": 3.0}
+)
+FAMILIES = (FASTWAN,)
+
+
+def adopt_distilled(
+    sampling: SamplingDefaults, model_type: str, names: Iterable[str]
+) -> tuple[SamplingDefaults, tuple[str, ...]]:
+    """The defaults of a checkpoint whose name says that it is distilled.
+
+    Args:
+        sampling: defaults of the base model.
+        model_type: the official code's task name.
+        names: of the checkpoint's folder, files and pipeline.
+
+    Returns:
+        Defaults, changed where the family is known; and what to tell the user, nothing for other models.
+    """
+    found = [name for name in names if DISTILLED_NAMES.search(name)]
+    if not found:
+        return sampling, ()
+    family = next((family for family in FAMILIES if any(map(family.names.search, found))), None)
+    if family is None:
+        advice = "use about --steps 4 --guide-scale 1; the defaults are those of the base model."
+        return sampling, (f"{found[0]}: the name suggests a distilled model: {advice}",)
+    guide_scale = (family.guide_scale, family.guide_scale)
+    shift = family.shifts.get(model_type, sampling.shift)
+    changed = replace(sampling, steps=family.steps, guide_scale=guide_scale, shift=shift)
+    text = (
+        f"{family.steps} steps, guide scale {family.guide_scale:g} and shift {shift:g} become its defaults."
+    )
+    return changed, (f"{found[0]}: the name suggests a distilled model: {text}",)

@@ -1,0 +1,134 @@
+"""Weights stored in eight bits with scales, read as the numbers they stand for."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Self
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_video.checkpoint.float8 import FLOAT8_DTYPES
+from mlx_video.checkpoint.tensor_source import TensorInfo, TensorSource
+from mlx_video.errors import CheckpointError
+from mlx_video.weights.scale_conventions import Scaled, find_scaled, is_beside_weights
+
+_SAMPLES, _SAMPLED_ROWS = 3, 64
+# Attention weights of a transformer spread by 0.005 to 0.2; codes whose scale is lost, by tens. Text encoders
+# are not judged: the published one's weights are of any size.
+_JUDGED = re.compile(r"(.*\.)?(self_attn|cross_attn|attn1|attn2)\.(to_)?[qkv]\.weight")
+_LARGEST_SPREAD = 2.0
+
+
+def descale(source: TensorSource) -> TensorSource:
+    """The source itself if it holds no scaled weights, else a view in which they are float32 numbers.
+
+    Args:
+        source: tensors as stored; the caller closes it, or the view.
+
+    Raises:
+        CheckpointError: as :class:`DescaledTensors`.
+    """
+    descaled = DescaledTensors(source)
+    return descaled if descaled.infos.keys() != source.infos.keys() else source
+
+
+def report_plain_float8(sources: Iterable[TensorSource]) -> Iterator[str]:
+    """Say so where weights are 8-bit floats without scales."""
+    for source in sources:
+        plain = [info for info in source.infos.values() if info.dtype in FLOAT8_DTYPES]
+        if plain:
+            yield (
+                f"{source.label}: {len(plain)} tensors are {plain[0].dtype} without scales, a plain cast to "
+                "eight bits: precision is lost compared with the bf16 file."
+            )
+
+
+class DescaledTensors:
+    """A `TensorSource` that multiplies weights by their scales, and has no tensors for these.
+
+    Args:
+        source: tensors as stored; closed with this one.
+
+    Raises:
+        CheckpointError: a scale is missing, misshapen, or belongs to no weight; the weights are in a format
+            that is not read; or they are no weights once multiplied.
+    """
+
+    def __init__(self, source: TensorSource) -> None:
+        self._source = source
+        self.label = source.label
+        self._scaled = find_scaled(source)
+        names = {scaled.codes: name for name, scaled in self._scaled.items()}
+        self.infos: Mapping[str, TensorInfo] = {
+            names.get(stored, stored): _describe(names.get(stored), info)
+            for stored, info in source.infos.items()
+            if stored in names or not is_beside_weights(stored)
+        }
+        _check_spread(self, self._scaled)
+
+    def file_of(self, name: str) -> Path:
+        """The file that holds a tensor."""
+        scaled = self._scaled.get(name)
+        return self._source.file_of(scaled.codes if scaled else name)
+
+    def read(self, name: str, rows: slice | None = None) -> mx.array:
+        """Read a tensor, or rows of it; weights that have a scale as float32, multiplied by it.
+
+        Raises:
+            CheckpointError: the scale is no number, or zero.
+            KeyError: there is no tensor of this name.
+            ValueError: `rows` has a step, or the tensor is a scalar.
+        """
+        if name not in self.infos:
+            raise KeyError(f"{self.label} has no tensor {name!r}")
+        scaled = self._scaled.get(name)
+        if scaled is None:
+            return self._source.read(name, rows)
+        codes = self._source.read(scaled.codes, rows).astype(mx.float32)
+        scale = self._read_scale(scaled, rows)
+        if scale.ndim == 3 and scale.size != codes.shape[0]:  # a block of each row has its own
+            return (codes.reshape(*scale.shape[:2], -1) * scale).reshape(codes.shape)
+        is_row = math.prod(self._source.infos[scaled.scale].shape) > 1
+        return codes * scale.reshape((codes.shape[0], *(1,) * (codes.ndim - 1)) if is_row else ())
+
+    def _read_scale(self, scaled: Scaled, rows: slice | None) -> mx.array:
+        """Float32; of a scale for each row, only those of the rows."""
+        is_one = math.prod(self._source.infos[scaled.scale].shape) == 1
+        scale = self._source.read(scaled.scale, None if is_one else rows).astype(mx.float32)
+        numbers = np.array(scale, copy=False)
+        if not np.isfinite(numbers).all() or (is_one and not numbers.all()):
+            raise CheckpointError(
+                f"{self._source.file_of(scaled.scale).name}: {scaled.scale} is zero, NaN or infinite: the "
+                "file is damaged. Download it again."
+            )
+        return scale
+
+    def close(self) -> None:
+        """Close the other source."""
+        self._source.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _describe(weight: str | None, info: TensorInfo) -> TensorInfo:
+    return info if weight is None else TensorInfo(weight, info.shape, "F32")
+
+
+def _check_spread(view: DescaledTensors, weights: Iterable[str]) -> None:
+    """Refuse scales that do not bring codes down to weights: a model would run and make noise."""
+    judged = [name for name in weights if _JUDGED.fullmatch(name)]
+    for name in judged[:: max(1, len(judged) // _SAMPLES)][:_SAMPLES]:
+        spread = float(np.std(np.array(view.read(name, slice(0, _SAMPLED_ROWS)))))
+        if not spread < _LARGEST_SPREAD:
+            raise CheckpointError(
+                f"{view.file_of(name).name}: {name} spreads by {spread:.3g} once it is scaled, weights by "
+                "0.005 to 0.2: its scale is not the one it was stored with. Download the file again."
+            )

@@ -1,0 +1,162 @@
+"""One spelling for every component: the Wan original's names, whatever the files call their tensors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+import mlx.core as mx
+
+from mlx_video.checkpoint.tensor_source import TensorSource
+from mlx_video.errors import CheckpointError
+from mlx_video.weights import image_encoder_names, text_encoder_names, transformer_names, vae_names
+from mlx_video.weights.renamed import RenamedTensors
+from mlx_video.weights.rules import Rule, drop, find_prefix
+from mlx_video.weights.stacked import Stack, StackedTensors
+
+ComponentName = Literal["transformer", "text_encoder", "image_encoder", "vae"]
+
+KEEP = (Rule("*", "*"),)
+_SAMPLED_ROWS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Spelling:
+    """One way to name a component's tensors.
+
+    Attributes:
+        anchors: names that only this spelling has, each once; the first one found tells the prefix.
+        rules: the source → rules that lead to the original names.
+        rebuild: what is left to do where more than names differ.
+    """
+
+    anchors: tuple[str, ...]
+    rules: Callable[[TensorSource], Sequence[Rule]]
+    rebuild: Callable[[TensorSource], TensorSource] = lambda source: source
+
+
+def as_original(source: TensorSource, component: ComponentName) -> TensorSource:
+    """The tensors of a component under the Wan original's names, without a prefix, in the original layout.
+
+    The spelling is told by the names, not by the file's. What no spelling knows keeps its name.
+
+    Args:
+        source: the component's tensors; the caller closes it.
+        component: what they should be.
+
+    Raises:
+        CheckpointError: two tensors would get the same name, or copies of one tensor differ.
+    """
+    for spelling in SPELLINGS[component]:
+        for anchor in spelling.anchors:
+            prefix = _find_prefix(source.infos, anchor)
+            if prefix is not None:
+                renamed = RenamedTensors(source, spelling.rules(source), prefix=prefix)
+                return spelling.rebuild(renamed)
+    return source
+
+
+def _find_prefix(names: Iterable[str], anchor: str) -> str | None:
+    """The prefix before an anchor; None where it is absent."""
+    known = set(names)
+    prefix = find_prefix(known, anchor)
+    return prefix if prefix + anchor in known else None
+
+
+def _text_encoder_rules(source: TensorSource) -> Sequence[Rule]:
+    """Of two copies of the token table one is taken, once their numbers are found equal."""
+    tables = [
+        name for table in text_encoder_names.HF_TOKEN_TABLES for name in source.infos if _ends(name, table)
+    ]
+    if len(tables) != len(text_encoder_names.HF_TOKEN_TABLES):
+        return text_encoder_names.HF_RULES
+    first, second = tables
+    if not have_equal_rows(source, source, first, second):
+        raise CheckpointError(
+            f"{source.label}: {first} and {second} differ; they should be the same table of tokens. "
+            "The file is damaged or not a UMT5 encoder; fetch it from a Wan-AI repository."
+        )
+    return (drop(text_encoder_names.HF_TOKEN_TABLES[1]), *text_encoder_names.HF_RULES)
+
+
+def _ends(name: str, anchor: str) -> bool:
+    return name == anchor or name.endswith(f".{anchor}")
+
+
+def have_equal_rows(source: TensorSource, other: TensorSource, name: str, other_name: str = "") -> bool:
+    """Whether two tensors are equal, told by their sizes and by rows spread over them; reads little.
+
+    Args:
+        source: holds the one.
+        other: holds the other.
+        name: of the tensor in `source`.
+        other_name: of the tensor in `other`, where it is not `name`.
+    """
+    other_name = other_name or name
+    info, other_info = source.infos[name], other.infos[other_name]
+    if (info.shape, info.dtype) != (other_info.shape, other_info.dtype):
+        return False
+    count = info.shape[0]
+    places = (slice(index, index + 1) for index in range(0, count, max(1, count // _SAMPLED_ROWS)))
+    return all(
+        mx.array_equal(source.read(name, rows), other.read(other_name, rows)).item() for rows in places
+    )
+
+
+def _stack_projections(source: TensorSource) -> TensorSource:
+    """Hugging Face keeps queries, keys and values of CLIP apart, and its two tables without leading axes."""
+    stacks = {"cls_embedding": Stack(("cls_embedding",), 2), "pos_embedding": Stack(("pos_embedding",), 1)}
+    for name in source.infos:
+        if match := re.fullmatch(r"(transformer\.\d+\.attn)\.q\.(weight|bias)", name):
+            path, part = match.groups()
+            stacks[f"{path}.to_qkv.{part}"] = Stack(tuple(f"{path}.{letter}.{part}" for letter in "qkv"))
+    # Where a part is absent or no table, planning finds the tensor missing.
+    whole = {
+        name: stack
+        for name, stack in stacks.items()
+        if all(part in source.infos and source.infos[part].shape for part in stack.parts)
+    }
+    return StackedTensors(source, whole)
+
+
+def _restore_axes(source: TensorSource) -> TensorSource:
+    """GGUF's quantizer drops the modulations' first axis, which has length one."""
+    stacks = {
+        name: Stack((name,), 1)
+        for name, info in source.infos.items()
+        if name.rpartition(".")[2] == "modulation" and len(info.shape) == 2
+    }
+    return StackedTensors(source, stacks) if stacks else source
+
+
+# Foreign spellings first: some names of the original one occur in them too.
+SPELLINGS: Mapping[ComponentName, tuple[Spelling, ...]] = MappingProxyType(
+    {
+        "transformer": (
+            Spelling(
+                transformer_names.DIFFUSERS_ANCHORS,
+                lambda _: transformer_names.DIFFUSERS_RULES,
+                _restore_axes,
+            ),
+            Spelling((transformer_names.ANCHOR,), lambda _: KEEP, _restore_axes),
+        ),
+        "text_encoder": (
+            Spelling(text_encoder_names.HF_ANCHORS, _text_encoder_rules),
+            Spelling(text_encoder_names.GGUF_ANCHORS, lambda _: text_encoder_names.GGUF_RULES),
+            Spelling((text_encoder_names.ANCHOR,), lambda _: KEEP),
+        ),
+        "image_encoder": (
+            Spelling(
+                image_encoder_names.HF_ANCHORS, lambda _: image_encoder_names.HF_RULES, _stack_projections
+            ),
+            Spelling((image_encoder_names.ANCHOR,), lambda _: KEEP),
+        ),
+        "vae": (
+            Spelling(vae_names.DIFFUSERS_ANCHORS, lambda source: vae_names.diffusers_rules(source.infos)),
+            Spelling((vae_names.ANCHOR,), lambda _: KEEP),
+        ),
+    }
+)

@@ -1,0 +1,68 @@
+"""GGUF files written with the gguf package, one tensor of any type at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlx_video.checkpoint.gguf_header import BLOCKS
+
+PACKED = tuple(name for name, (elements, _) in BLOCKS.items() if elements > 1)
+# The package cannot quantize these, only decode them.
+DECODED_ONLY = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
+# Where the float16 scales of a block lie, which random bytes must not make infinite.
+_SCALES = {"Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
+
+
+def pack(values: np.ndarray, kind: str) -> np.ndarray:
+    """Values as the bytes of a type, [..., bytes of a row]; of some types the bytes are random instead."""
+    from gguf import GGMLQuantizationType, quantize
+
+    if kind not in DECODED_ONLY:
+        return quantize(values, GGMLQuantizationType[kind]).view(np.uint8)
+    elements, size = BLOCKS[kind]
+    rng = np.random.default_rng(len(kind) + values.size)
+    blocks = rng.integers(0, 256, (values.size // elements, size), dtype=np.uint8)
+    for place in _SCALES[kind]:
+        scales = (rng.uniform(0.001, 0.1, len(blocks))).astype(np.float16)
+        blocks[:, place : place + 2] = scales.view(np.uint8).reshape(-1, 2)
+    return blocks.reshape(*values.shape[:-1], -1)
+
+
+def write_gguf(
+    path: Path,
+    tensors: Mapping[str, tuple[str, np.ndarray]],
+    metadata: Mapping[str, Any] | None = None,
+    architecture: str = "wan",
+) -> Path:
+    """Write a file.
+
+    Args:
+        path: the file to make.
+        tensors: name → type and its bytes, [..., bytes of a row], as `pack` makes them.
+        metadata: more entries: whole numbers, texts, lists.
+        architecture: what the file calls its model.
+    """
+    from gguf import GGMLQuantizationType, GGUFWriter
+
+    writer = GGUFWriter(path, architecture)
+    for key, value in (metadata or {}).items():
+        if isinstance(value, list):
+            writer.add_array(key, value)
+        elif isinstance(value, str):
+            writer.add_string(key, value)
+        else:
+            writer.add_uint32(key, value)
+    for name, (kind, data) in tensors.items():
+        if kind in ("F32", "F16"):
+            writer.add_tensor(name, data.view({"F32": np.float32, "F16": np.float16}[kind]))
+        else:
+            writer.add_tensor(name, data, raw_dtype=GGMLQuantizationType[kind])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path

@@ -1,0 +1,315 @@
+"""What is chosen for each published model on machines of every size, and how a run keeps to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+
+from mlx_video.config import TransformerConfig
+from mlx_video.errors import MemoryBudgetError, RequestError
+from mlx_video.events import MemoryPlanned, StageFinished
+from mlx_video.generate_wan import main
+from mlx_video.memory.forward_tape import ForwardSize, forward_tape
+from mlx_video.models.dispatch import CPU_LIMITS
+from mlx_video.pipeline import run_memory
+from mlx_video.pipeline.components import open_model
+from mlx_video.pipeline.fitting import fit_memory
+from mlx_video.pipeline.generate import generate, prepare_run
+from mlx_video.pipeline.memory_plan import MemoryPlan, plan_memory
+from mlx_video.pipeline.wan_pipeline import WanPipeline, convert_checkpoint
+from mlx_video.request import GenerateRequest
+from tests.fixtures.published_models import cpu, mac, task
+from tests.fixtures.published_sizes import PUBLISHED_TRANSFORMERS
+from tests.fixtures.tiny_checkpoint import write_tiny_checkpoint
+
+MACS = (8, 16, 24, 32, 36, 48, 64, 96, 128, 192, 256, 512)
+TINY = {"width": 32, "height": 32, "num_frames": 5, "steps": 2, "seed": 1, "prompt_cache": False}
+
+
+def stage(plan: MemoryPlan, name: str):
+    return next(stage for stage in plan.stages if stage.name == name)
+
+
+@pytest.mark.parametrize(
+    ("name", "bits", "memory_gb"),
+    [
+        ("wan2.1-t2v-1.3b", None, 8),
+        ("wan2.1-t2v-14b", None, 64),
+        ("wan2.1-t2v-14b", 8, 36),
+        ("wan2.1-t2v-14b", 4, 24),
+        ("wan2.2-t2v-a14b", None, 64),
+        ("wan2.2-ti2v-5b", None, 24),
+    ],
+)
+def test_a_model_that_fits_stays_in_memory(name: str, bits: int | None, memory_gb: int):
+    size = (832, 448) if "ti2v" in name else (832, 480)
+    plan = fit_memory(task(name, *size, bits=bits), mac(memory_gb))
+    assert plan.choices.resident_blocks is None
+    assert stage(plan, "denoise").read_bytes == 0
+
+
+@pytest.mark.parametrize("name", ["wan2.1-t2v-14b", "wan2.1-i2v-14b", "wan2.2-t2v-a14b"])
+def test_14b_in_bf16_streams_on_16_gb(name: str):
+    plan = fit_memory(task(name), mac(16))
+    streamed = stage(plan, "denoise")
+    assert plan.choices.resident_blocks is not None
+    # The whole transformer is 28.6 GB or 32.8 GB, of which 2 to 12 GB stay here.
+    assert 16e9 < streamed.read_bytes < 31e9
+    assert streamed.predicted_bytes <= plan.host.budget.nbytes
+
+
+def test_the_rest_of_the_memory_holds_as_many_blocks_as_fit():
+    on_24, on_32 = (fit_memory(task("wan2.1-t2v-14b"), mac(gb)).choices.resident_blocks for gb in (24, 32))
+    assert 0 < (on_24 or 0) < (on_32 or 0) < 40
+
+
+def test_720p_decodes_in_tiles_within_4_gb():
+    plan = plan_memory(task("wan2.1-t2v-1.3b", 1280, 720), cpu(4.0))
+    decode = stage(plan, "decode")
+    assert plan.choices.decode_tile is not None
+    assert decode.predicted_bytes <= 4e9
+    # Four frames for each latent one, float32, and 384 features for each latent cell.
+    assert plan.scratch_bytes == 4 * (84 * 1280 * 720 * 3 + 21 * 160 * 90 * 384)
+    assert "temporary file of tiles: 1.39 GB" in str(plan)
+    whole = plan_memory(task("wan2.1-t2v-1.3b", 1280, 720), mac(64))
+    assert whole.choices.decode_tile is None and whole.scratch_bytes == 0
+
+
+def slowness(plan: MemoryPlan) -> tuple[bool, int, float]:
+    """Whether it does not fit, what a step reads, and how small the tiles are."""
+    tile = plan.choices.decode_tile
+    return bool(plan.misfits), stage(plan, "denoise").read_bytes, -tile if tile else float("-inf")
+
+
+@pytest.mark.parametrize("name", PUBLISHED_TRANSFORMERS)
+def test_a_bigger_machine_never_gets_a_slower_plan(name: str):
+    size = (832, 448, 81) if "ti2v" in name else (832, 480, 81)
+    plans = [plan_memory(task(name, *size), mac(memory_gb)) for memory_gb in MACS]
+    for smaller, bigger in pairwise(plans):
+        assert all(a <= b for a, b in zip(slowness(bigger), slowness(smaller), strict=True))
+    assert slowness(plans[-1]) == (False, 0, float("-inf"))
+
+
+@pytest.mark.parametrize("memory_gb", MACS)
+@pytest.mark.parametrize("name", PUBLISHED_TRANSFORMERS)
+def test_a_fitting_plan_keeps_to_its_budget(name: str, memory_gb: int):
+    size = (832, 448, 81) if "ti2v" in name else (832, 480, 81)
+    plan = plan_memory(task(name, *size), mac(memory_gb))
+    assert bool(plan.misfits) or max(plan.predicted.values()) <= plan.host.budget.nbytes
+
+
+def test_what_stream_says_is_done():
+    on = plan_memory(task("wan2.1-t2v-14b", stream="on"), mac(512))
+    assert on.choices.resident_blocks == 0
+    assert stage(on, "denoise").predicted_bytes < 13e9
+    off = plan_memory(task("wan2.1-t2v-14b", stream="off"), mac(16))
+    assert off.choices.resident_blocks is None
+    assert [misfit.name for misfit in off.misfits] == ["denoise"]
+
+
+@pytest.mark.parametrize(("mode", "tile"), [("none", None), ("default", 64), ("aggressive", 32)])
+def test_what_tiling_says_is_done(mode: str, tile: int | None):
+    assert plan_memory(task("wan2.1-t2v-14b", tiling=mode), mac(512)).choices.decode_tile == tile
+
+
+def test_both_experts_take_the_memory_of_both():
+    name = "wan2.2-t2v-a14b"
+    one, both = (plan_memory(task(name, keeps_both=keeps), mac(512)) for keeps in (False, True))
+    more = both.predicted["denoise"] - one.predicted["denoise"]
+    assert more == pytest.approx(28.58e9 + 0.84e9, rel=0.01)  # weights, and keys and values of the texts
+
+
+def test_a_run_that_only_decodes_plans_nothing_else():
+    plan = plan_memory(task("wan2.1-t2v-14b", only_decodes=True), mac(16))
+    assert list(plan.predicted) == ["decode"]
+
+
+def test_guidance_and_adapters_need_memory():
+    def peak(**options: object) -> int:
+        return plan_memory(task("wan2.1-t2v-1.3b", **options), mac(512)).predicted["denoise"]
+
+    plain = peak()
+    assert peak(text_lengths=(512,)) < plain
+    assert peak(adapter_bytes=10**9) == plain + 10**9
+
+
+def test_the_error_says_what_is_missing_and_what_would_fit():
+    with pytest.raises(MemoryBudgetError) as caught:
+        fit_memory(task("wan2.1-t2v-14b", 1280, 720), mac(16))
+    text = str(caught.value)
+    assert text.startswith("denoise needs 10.")
+    assert " GB are missing. It fits with --width " in text
+    assert "or with --num-frames " in text
+
+
+def test_every_way_out_that_the_error_names_fits():
+    with pytest.raises(MemoryBudgetError) as caught:
+        fit_memory(task("wan2.1-t2v-14b", 832, 480, stream="off"), mac(24))
+    text = str(caught.value)
+    assert "--stream auto, or with a model converted with --quantize --bits 4" in text
+    assert fit_memory(task("wan2.1-t2v-14b", stream="auto"), mac(24)).choices.resident_blocks is not None
+    assert fit_memory(task("wan2.1-t2v-14b", bits=4, stream="off"), mac(24)).choices.resident_blocks is None
+    assert plan_memory(task("wan2.1-t2v-14b", bits=8, stream="off"), mac(24)).misfits
+
+
+def test_both_experts_that_do_not_fit_are_sent_to_the_relay():
+    with pytest.raises(MemoryBudgetError, match="It fits with --experts relay"):
+        fit_memory(task("wan2.2-t2v-a14b", keeps_both=True), mac(64))
+
+
+def test_a_machine_too_small_for_anything_is_told_so():
+    with pytest.raises(MemoryBudgetError, match="Not even a much smaller video fits"):
+        fit_memory(task("wan2.1-t2v-1.3b", num_frames=5), cpu(0.1))
+
+
+def test_the_table_names_every_stage_and_what_a_step_reads():
+    lines = str(plan_memory(task("wan2.1-i2v-14b", num_images=1), mac(16))).splitlines()
+    assert lines[0] == "machine: Apple M2, 17.2 GB"
+    assert lines[1].startswith("budget: 9.24 GB (85% of 11.5 GB recommended for the GPU")
+    assert [line.split()[0] for line in lines[3:7]] == ["text", "image", "denoise", "decode"]
+    assert "blocks, the others streamed" in lines[5]
+    assert lines[7].startswith("read from disk in every step: 2")
+
+
+README_MACS = (8, 16, 24, 32, 48, 64)
+README_RUNS = {
+    "1.3B, 832×480, 81 frames": ("wan2.1-t2v-1.3b", 832, 480, 81, None),
+    "5B, 1280×704, 121 frames": ("wan2.2-ti2v-5b", 1280, 704, 121, None),
+    "14B or A14B, 832×480, 81 frames": ("wan2.2-t2v-a14b", 832, 480, 81, None),
+    "the same in 4 bits": ("wan2.2-t2v-a14b", 832, 480, 81, 4),
+    "14B or A14B, 1280×720, 81 frames": ("wan2.2-t2v-a14b", 1280, 720, 81, None),
+}
+
+
+def readme_rows() -> Iterator[str]:
+    """The README's table of plans."""
+    for title, (name, width, height, num_frames, bits) in README_RUNS.items():
+        plans = [plan_memory(task(name, width, height, num_frames, bits=bits), mac(gb)) for gb in README_MACS]
+        yield f"| {title} | {' | '.join(map(readme_cell, plans))} |"
+
+
+def readme_cell(plan: MemoryPlan) -> str:
+    if plan.misfits:
+        return "–"
+    read = stage(plan, "denoise").read_bytes
+    return f"{plan.choices.resident_blocks} blocks, {read / 1e9:.0f} GB" if read else "all blocks"
+
+
+def test_the_readme_shows_what_is_planned():
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    assert [row for row in readme_rows() if row not in readme] == []
+
+
+@pytest.mark.parametrize("num_tokens", [390, 1560, 4680])
+def test_an_attention_that_is_cut_needs_less_than_one_that_is_not(num_tokens: int):
+    config = TransformerConfig(1536, 8960, 12, 2)
+    size = ForwardSize(config, num_tokens, 2, None, 0, 2, False, CPU_LIMITS)
+    scores = 12 * num_tokens**2 * 4
+    uncut = forward_tape(replace(size, limits=replace(CPU_LIMITS, piece_elements=2**40))).peak(0)
+    assert uncut >= 2 * scores  # scores, and the weights made of them
+    assert forward_tape(size).peak(0) <= uncut
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("memory")
+    write_tiny_checkpoint(path / "source")
+    return convert_checkpoint(path / "source", path / "model", dtype="float32")
+
+
+@pytest.fixture
+def planned_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans are made for a machine of known size, whatever this one is."""
+    monkeypatch.setattr(run_memory, "find_host", lambda limit_gb: cpu(limit_gb or 8.0))
+
+
+@pytest.mark.usefixtures("planned_for")
+def test_plan_prints_and_makes_nothing(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    before = mx.get_active_memory()
+    assert main(["--model-dir", str(folder), "--plan", "--quiet", "--memory-limit", "2.5"]) == 0
+    printed = capsys.readouterr()
+    assert "budget: 2.50 GB (--memory-limit)" in printed.out
+    assert "read from disk in every step: 0.00 GB" in printed.out
+    assert printed.err == ""
+    assert list(tmp_path.iterdir()) == []
+    assert mx.get_active_memory() - before < 1000  # constants of modules imported on the way
+
+
+def test_a_limit_too_small_is_an_error_with_a_way_out(folder: Path):
+    with pytest.raises(MemoryBudgetError, match=r"--memory-limit\): .* missing"):
+        WanPipeline.from_pretrained(folder).plan(memory_limit=0.0005, width=64, height=64, num_frames=17)
+
+
+@pytest.mark.parametrize("limit", [0, -1.0, float("inf"), float("nan")])
+def test_a_limit_is_a_positive_number(limit: float):
+    with pytest.raises(RequestError, match=r"memory_limit: .*positive number of GB"):
+        GenerateRequest("a cat", memory_limit=limit)
+
+
+def test_a_pipeline_plans_without_a_prompt(folder: Path):
+    plan = WanPipeline.from_pretrained(folder).plan(width=32, height=32, num_frames=5)
+    assert list(plan.predicted) == ["text", "denoise", "decode"]
+    assert "transformer, all 2 blocks" in str(plan)
+
+
+def run_events(folder: Path, **options: object):
+    return generate(prepare_run(GenerateRequest("a red circle", **TINY, **options), *open_model(folder)))
+
+
+def memory_limit() -> int:
+    limit = mx.set_memory_limit(1 << 40)
+    mx.set_memory_limit(limit)
+    return limit
+
+
+@pytest.mark.usefixtures("planned_for")
+def test_a_run_holds_mlx_to_its_budget_and_lets_go(folder: Path):
+    before, inside = memory_limit(), set()
+    for event in run_events(folder, memory_limit=1.25):
+        if isinstance(event, StageFinished):
+            inside.add(memory_limit())
+    assert inside == {1_250_000_000}
+    assert memory_limit() == before
+
+
+@pytest.mark.usefixtures("planned_for")
+def test_the_budget_is_lifted_when_a_run_is_broken_off(folder: Path):
+    before = memory_limit()
+    events = run_events(folder, memory_limit=1.25)
+    while not isinstance(next(events), StageFinished):
+        pass
+    assert memory_limit() == 1_250_000_000
+    events.close()
+    assert memory_limit() == before
+
+
+def test_every_stage_is_predicted_and_gives_its_memory_back(folder: Path):
+    before = mx.get_active_memory()
+    predicted, measured = {}, {}
+    for event in run_events(folder):
+        if isinstance(event, MemoryPlanned):
+            predicted = event.predicted
+        if isinstance(event, StageFinished):
+            measured[event.stage] = event.peak_bytes
+            # Features of the prompts, then latents: all that a stage of this size leaves to the next.
+            assert mx.get_active_memory() - before < 100_000
+    assert predicted.keys() == measured.keys()
+
+
+def test_the_summary_compares_measured_with_planned(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    size = ["--width", "32", "--height", "32", "--num-frames", "5", "--steps", "1"]
+    video = tmp_path / "video.gif"
+    assert main(["--model-dir", str(folder), *size, "--prompt", "x", "--output-path", str(video)]) == 0
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("peak memory in GB, and as planned: text ")
+    assert ", decode " in last
