@@ -8,9 +8,12 @@ cache, and it holds whole clips in memory.
     python -m benchmarks.bench_vae encode --latents 3 --latent-size 16
     python -m benchmarks.bench_vae memory --latents 3 --longer 6 --latent-size 16
     python -m benchmarks.bench_vae decode --generation 2.2 --latents 3 --latent-size 8
+    python -m benchmarks.bench_vae memory --latents 3 --longer 6 --latent-size 16 --tile 8
+    python -m benchmarks.bench_vae tile --latents 2 --latent-size 90 --latent-width 160 --tile 80
 
 `memory` decodes in a fresh process for each length and reports the most memory MLX had in use and the most
-the process had resident.
+the process had resident. `tile` sends random features through the largest tile of a frame and holds the most
+memory against the prediction that a run's plan is made from; the weights are in neither.
 """
 
 from __future__ import annotations
@@ -19,9 +22,10 @@ import argparse
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import mlx.core as mx
 from mlx.utils import tree_map
@@ -31,10 +35,12 @@ from mlx_video.config import WAN21_VAE, WAN22_VAE, VAEConfig
 from mlx_video.geometry import pixel_frames
 from mlx_video.latents.decode import decode_frames
 from mlx_video.latents.encode import encode_video
-from mlx_video.models.vae_wan21 import WanVAE21
-from mlx_video.models.vae_wan22 import WanVAE22
+from mlx_video.latents.tiling import DECODER_STAGES, cut_tiles
+from mlx_video.latents.vae_memory import decode_peak_bytes
+from mlx_video.models.vae import WanVAE
+from mlx_video.models.vae_halves import decoder_widths
+from mlx_video.models.vae_stream import StreamState
 
-NETWORKS: dict[str, type[WanVAE21] | type[WanVAE22]] = {"2.1": WanVAE21, "2.2": WanVAE22}
 CONFIGS = {"2.1": WAN21_VAE, "2.2": WAN22_VAE}
 # Float32, different order of sums in forty layers.
 TOLERANCE = 1e-5
@@ -164,10 +170,10 @@ def half_config(options: argparse.Namespace, *, encoder: bool) -> VAEConfig:
     return replace(real, encoder_dim=None, decoder_dim=options.width or real.decoder_dim)
 
 
-def random_vae(options: argparse.Namespace, *, encoder: bool) -> WanVAE21 | WanVAE22:
+def random_vae(options: argparse.Namespace, *, encoder: bool) -> WanVAE:
     """One half of the VAE with weights that keep activations near unit size."""
     mx.random.seed(0)
-    vae = NETWORKS[options.generation](half_config(options, encoder=encoder))
+    vae = WanVAE(half_config(options, encoder=encoder))
 
     def draw(parameter: mx.array) -> mx.array:
         fan_in = parameter.size // parameter.shape[0]
@@ -180,7 +186,11 @@ def random_vae(options: argparse.Namespace, *, encoder: bool) -> WanVAE21 | WanV
 
 def random_latents(options: argparse.Namespace, frames: int) -> mx.array:
     z_dim = CONFIGS[options.generation].z_dim
-    return mx.random.normal((z_dim, frames, options.latent_size, options.latent_size), key=mx.random.key(1))
+    return mx.random.normal((z_dim, frames, *latent_sides(options)), key=mx.random.key(1))
+
+
+def latent_sides(options: argparse.Namespace) -> tuple[int, int]:
+    return options.latent_size, options.latent_width or options.latent_size
 
 
 def check_equal(found: mx.array, expected: mx.array) -> None:
@@ -199,7 +209,12 @@ def bench_decode(options: argparse.Namespace) -> None:
         return mx.concatenate(list(decode_frames(vae, latents, **how)))
 
     check_equal(decode(short), decode(short, latents_per_push=short.shape[1], parts=(99,) * 4))
-    how = {"latents_per_push": options.latents_per_push, "parts": tuple(options.parts)}
+    how = {
+        "latents_per_push": options.latents_per_push,
+        "parts": tuple(options.parts),
+        "tile": options.tile or None,
+    }
+    check_equal(decode(short), decode(short, **how))
     width = vae.config.decoder_dim or 0
     convs = list(decoder_convs(options.latents, options.latent_size, options.generation, width))
     report("VAE decode", options, width, convs, lambda: decode(**how))
@@ -211,10 +226,11 @@ def bench_encode(options: argparse.Namespace) -> None:
     frames = mx.random.uniform(-1, 1, (pixel_frames(options.latents), side, side, 3), key=mx.random.key(1))
     mx.eval(frames)
     short = frames[:5]
-    check_equal(encode_video(vae, short), encode_video(vae, [short[:2], short[2:]]))
+    tile = options.tile or None
+    check_equal(encode_video(vae, short), encode_video(vae, [short[:2], short[2:]], tile=tile))
     width = vae.config.encoder_dim or 0
     convs = list(encoder_convs(options.latents, options.latent_size, options.generation, width))
-    report("VAE encode", options, width, convs, lambda: encode_video(vae, frames))
+    report("VAE encode", options, width, convs, lambda: encode_video(vae, frames, tile=tile))
 
 
 def report(
@@ -238,7 +254,7 @@ def bench_memory(options: argparse.Namespace) -> None:
     print("| latents | MLX peak MB | resident peak MB |\n|---|---|---|")
     for frames in (options.latents, options.longer):
         arguments = ["-m", "benchmarks.bench_vae", "memory-of-one", "--latents", str(frames)]
-        for name in ("generation", "latent-size", "width", "latents-per-push"):
+        for name in ("generation", "latent-size", "latent-width", "width", "latents-per-push", "tile"):
             arguments += [f"--{name}", str(getattr(options, name.replace("-", "_")))]
         arguments += ["--parts", *map(str, options.parts)]
         subprocess.run([sys.executable, *arguments], check=True)
@@ -249,7 +265,11 @@ def print_memory(options: argparse.Namespace) -> None:
     vae, latents = random_vae(options, encoder=False), random_latents(options, options.latents)
     mx.reset_peak_memory()
     pieces = decode_frames(
-        vae, latents, latents_per_push=options.latents_per_push, parts=tuple(options.parts)
+        vae,
+        latents,
+        tile=options.tile or None,
+        latents_per_push=options.latents_per_push,
+        parts=tuple(options.parts),
     )
     count = sum(len(piece) for piece in pieces)
     if count != pixel_frames(options.latents):
@@ -259,14 +279,37 @@ def print_memory(options: argparse.Namespace) -> None:
     print(f"| {options.latents} | {mx.get_peak_memory() / 1e6:.0f} | {resident / 1e6:.0f} |")
 
 
+def bench_tile(options: argparse.Namespace) -> None:
+    """One row: the most memory of the largest tile, beside the weights, and what is predicted of all."""
+    height, width = latent_sides(options)
+    vae, state = random_vae(options, encoder=False), StreamState()
+    grid = cut_tiles(DECODER_STAGES, height, width, options.tile or max(height, width))
+    tile = max(chain(*grid), key=lambda tile: len(tile.rows.spans[0]) * len(tile.columns.spans[0]))
+    rows, columns = tile.crop_input()
+    before, started = mx.get_active_memory(), time.perf_counter()
+    mx.reset_peak_memory()
+    for index in range(options.latents):
+        shape = (1, 1, height, width, decoder_widths(vae.config.decoder_dim or 0)[0])
+        part = mx.random.normal(shape, key=mx.random.key(index))[:, :, rows, columns]
+        for frames in vae.decode_features(part, state, crops=tile.crops):
+            mx.eval(frames)
+    seconds, peak = time.perf_counter() - started, mx.get_peak_memory() - before
+    predicted = decode_peak_bytes(vae.config, height, width, tile=options.tile or None)
+    print("| tile | of | latents | seconds | MLX peak MB | predicted MB |\n|---|---|---|---|---|---|")
+    row = f"| {options.tile} | {height}x{width} | {options.latents} | {seconds:.1f} |"
+    print(f"{row} {peak / 1e6:.0f} | {predicted / 1e6:.0f} |")
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("decode", "encode", "memory", "memory-of-one"))
+    parser.add_argument("what", choices=("decode", "encode", "memory", "memory-of-one", "tile"))
     parser.add_argument("--latents", type=int, default=3, help="latent frames (default 3)")
     parser.add_argument("--longer", type=int, default=6, help="latent frames of the second memory run")
     parser.add_argument("--latent-size", type=int, default=16, help="latent rows and columns (default 16)")
+    parser.add_argument("--latent-width", type=int, default=0, help="latent columns, where they differ")
+    parser.add_argument("--tile", type=int, default=0, help="latent cells (default 0, whole frames)")
     parser.add_argument("--generation", choices=("2.1", "2.2"), default="2.1", help="default 2.1")
     parser.add_argument("--width", type=int, default=0, help="base width (default 0, the real one)")
     parser.add_argument("--repeats", type=int, default=3, help="timed rounds (default 3)")
@@ -277,7 +320,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     options = build_parser().parse_args()
-    runs = {"decode": bench_decode, "encode": bench_encode, "memory": bench_memory}
+    runs = {"decode": bench_decode, "encode": bench_encode, "memory": bench_memory, "tile": bench_tile}
     runs.get(options.what, print_memory)(options)
 
 
