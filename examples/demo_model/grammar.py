@@ -26,6 +26,8 @@ MOTIONS: dict[str, tuple[int, int]] = {
     "down": (0, 1),
     "still": (0, 0),
 }
+# Only the demo adapter knows this one: the shape stays in place and becomes larger.
+NEW_MOTION = "growing"
 BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "black": (12, 12, 14),
     "white": (243, 243, 240),
@@ -44,6 +46,13 @@ STILL_TEMPLATES = (
     "on a {background} background, a {colour} {shape} is standing still",
     "{colour} {shape} standing still, {background} background",
 )
+GROWING_TEMPLATES = (
+    "a {colour} {shape} growing on a {background} background",
+    "a {colour} {shape} grows, {background} background",
+    "on a {background} background, a {colour} {shape} is growing",
+    "{colour} {shape} growing, {background} background",
+)
+TEMPLATES = {"still": STILL_TEMPLATES, NEW_MOTION: GROWING_TEMPLATES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +66,7 @@ class Scene:
 
     def captions(self) -> list[str]:
         """Every way to say this scene; the first is the plain one."""
-        templates = STILL_TEMPLATES if self.motion == "still" else MOVING_TEMPLATES
+        templates = TEMPLATES.get(self.motion, MOVING_TEMPLATES)
         words = {name: getattr(self, name) for name in self.__slots__}
         return [template.format(**words) for template in templates]
 
@@ -80,6 +89,15 @@ def held_out_pairs(count: int = 60) -> list[tuple[Scene, int]]:
     return [(held_out[i % len(held_out)], 1000 + i) for i in range(count)]
 
 
+def split_growing_scenes(num_held_out: int = 20, seed: int = 21) -> tuple[list[Scene], list[Scene]]:
+    """Scenes of the new motion that the demo adapter trains on, and others that it never sees."""
+    scenes = [Scene(c, s, NEW_MOTION, b) for c, s, b in itertools.product(COLOURS, SHAPES, BACKGROUNDS)]
+    order = np.random.default_rng(seed).permutation(len(scenes))
+    held_out = set(order[:num_held_out].tolist())
+    training = [scene for i, scene in enumerate(scenes) if i not in held_out]
+    return training, [scenes[i] for i in sorted(held_out)]
+
+
 def shape_distance(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
     """Signed distance (pixels, negative inside) from points (x, y) to a shape about the origin."""
     if shape == "circle":
@@ -97,9 +115,11 @@ def shape_distance(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> n
 def draw_clip(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     """Draw one clip with random place, size and speed: uint8 [F, H, W, 3]."""
     radius = rng.uniform(10.0, 13.0)
-    travel = rng.uniform(18.0, 26.0) * np.array(MOTIONS[scene.motion], float)
-    low = radius + 1 + np.maximum(-travel, 0)
-    high = np.array([WIDTH, HEIGHT]) - radius - 1 - np.maximum(travel, 0)
+    direction = MOTIONS.get(scene.motion, MOTIONS["still"])
+    travel = rng.uniform(18.0, 26.0) * np.array(direction, float)
+    first, last = (radius, radius) if scene.motion != NEW_MOTION else (0.65 * radius, 1.6 * radius)
+    low = last + 1 + np.maximum(-travel, 0)
+    high = np.array([WIDTH, HEIGHT]) - last - 1 - np.maximum(travel, 0)
     start = rng.uniform(low, high)
     rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH] + 0.5
     background = np.array(BACKGROUNDS[scene.background], float)
@@ -107,6 +127,7 @@ def draw_clip(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     frames = []
     for progress in np.linspace(0.0, 1.0, NUM_FRAMES):
         centre = start + travel * progress
+        radius = first + (last - first) * progress
         distance = shape_distance(scene.shape, columns - centre[0], rows - centre[1], radius)
         cover = np.clip(0.5 - distance, 0.0, 1.0)[..., None]
         frames.append(background * (1 - cover) + colour * cover)

@@ -9,6 +9,7 @@ from functools import cache
 import numpy as np
 from grammar import BACKGROUNDS, COLOURS, HEIGHT, SHAPES, WIDTH, Scene, shape_distance
 
+MIN_GROWTH = 2.5  # a growing shape is drawn 6 times as large in the end, a still one stays as it is
 STILL_PIXELS = 6.0  # a moving shape travels 18 pixels or more
 MIN_CONTRAST = 48.0  # distance in RGB that sets a shape's pixel apart from the background
 SHAPE_FRAMES = 7
@@ -64,6 +65,16 @@ def read_motion(masks: np.ndarray) -> str:
     if abs(dx) > abs(dy):
         return "left" if dx < 0 else "right"
     return "up" if dy < 0 else "down"
+
+
+def read_growth(frames: np.ndarray) -> float:
+    """The shape's area in the last two frames over that in the first two.
+
+    Args:
+        frames: uint8 [F, 64, 64, 3].
+    """
+    masks = find_shape(frames.astype(np.float64))
+    return float(masks[-2:].sum() / max(1, masks[:2].sum()))
 
 
 def read_shape(masks: np.ndarray, rounding: float = ROUNDING_PIXELS) -> str:
