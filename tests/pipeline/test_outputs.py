@@ -112,6 +112,6 @@ def test_a_full_disk_of_temporary_files_is_found_where_tiles_need_one(monkeypatc
     with pytest.raises(MediaError) as caught:
         check_scratch_space(1_400_000_000)
     assert str(caught.value) == (
-        f"{tmp_path}: the VAE's tiles take 1.40 GB, 900.0 MB are free. Free some space, or set TMPDIR to a folder "
-        "on another disk, or decode whole frames with --tiling none."
+        f"{tmp_path}: the VAE's tiles take 1.40 GB, 900.0 MB are free. Free some space, or set TMPDIR to a "
+        "folder on another disk, or decode whole frames with --tiling none."
     )
