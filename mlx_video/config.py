@@ -385,10 +385,6 @@ class _ConfigReader:
 
     def read_vae(self) -> VAEConfig:
         z_dim = self.take_count("vae_z_dim", WAN21_VAE.z_dim)
-        if "mlx_video" not in self.data and self.data.get("out_dim") == WAN22_VAE.z_dim > z_dim:
-            # An early converter of TI2V-5B wrote Wan2.1's VAE, which its transformer cannot be meant for.
-            self.taken.add("vae_stride")
-            return WAN22_VAE
         try:
             config = find_vae_config(z_dim)
         except ConfigError as error:

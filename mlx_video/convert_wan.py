@@ -8,10 +8,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import get_args
 
-from mlx_video.cli.arguments import add_common_options, add_lora_options, folder_path
+from mlx_video.cli.arguments import (
+    add_common_options,
+    add_lora_options,
+    add_revision_option,
+    folder_path,
+    model_place,
+)
 from mlx_video.cli.console import run_command
+from mlx_video.errors import RequestError
 from mlx_video.events import Event
-from mlx_video.request import ConvertRequest, DTypeName, ModelVersion
+from mlx_video.request import COMPONENT_FIELDS, ConvertRequest, DTypeName, ModelVersion
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -23,10 +30,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--checkpoint-dir",
-        type=folder_path,
-        required=True,
-        help="folder of the downloaded Wan checkpoint, original or Diffusers",
+        type=model_place,
+        help="folder of the Wan checkpoint: original, Diffusers, ComfyUI or LightX2V; or owner/name of a "
+        "repository on the Hub, to be downloaded (default: none, then the components are given)",
     )
+    add_revision_option(parser)
     parser.add_argument(
         "--output-dir",
         type=folder_path,
@@ -46,6 +54,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="Wan generation; auto tells it from the tensors (default: auto)",
     )
     _add_quantization_options(parser)
+    _add_inspection_options(parser.add_argument_group("what is it? (writes nothing)"))
+    _add_component_options(parser.add_argument_group("components, in place of the checkpoint's"))
     add_lora_options(parser.add_argument_group("adapters, merged before rounding and quantizing"))
     add_common_options(parser)
     return parser
@@ -72,6 +82,41 @@ def _add_quantization_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_inspection_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--inspect",
+        type=folder_path,
+        metavar="PATH",
+        help="say what a file or folder is, what it lacks and which command takes it; exit code 1 if "
+        "something in it is damaged or unknown (default: off)",
+    )
+    group.add_argument("--json", action="store_true", help="with --inspect: as JSON (default: off)")
+
+
+def _add_component_options(group: argparse._ArgumentGroup) -> None:
+    for flag, what in (
+        ("--transformer", "the transformer"),
+        ("--high-noise", "Wan2.2's high-noise expert"),
+        ("--low-noise", "Wan2.2's low-noise expert"),
+        ("--text-encoder", "UMT5"),
+        ("--vae", "the VAE"),
+        ("--clip", "the image encoder of Wan2.1 image-to-video models"),
+    ):
+        group.add_argument(
+            flag,
+            type=folder_path,
+            metavar="FILE",
+            help=f"file of {what}, or the folder of its shards (default: the checkpoint's)",
+        )
+    group.add_argument(
+        "--tokenizer",
+        type=folder_path,
+        metavar="DIR",
+        help="folder with tokenizer.json or spiece.model (default: the checkpoint's, or that in the text "
+        "encoder's file)",
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
@@ -85,11 +130,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _convert(args: argparse.Namespace) -> Iterator[Event]:
+    if args.inspect is not None:
+        from mlx_video.pipeline.inspect_path import report
+
+        return report(args.inspect, as_json=args.json)
+    if args.json:
+        raise RequestError("json", "counts only with --inspect PATH. Add it, or leave this option out.")
     from mlx_video.pipeline.convert import convert
 
     return convert(
         ConvertRequest(
             checkpoint_dir=args.checkpoint_dir,
+            revision=args.revision,
             output_dir=args.output_dir,
             dtype=args.dtype,
             model_version=args.model_version,
@@ -101,6 +153,7 @@ def _convert(args: argparse.Namespace) -> Iterator[Event]:
             loras_high=args.loras_high,
             loras_low=args.loras_low,
             strict_lora=args.strict_lora,
+            **{name: getattr(args, name) for name in COMPONENT_FIELDS},
         )
     )
 

@@ -97,6 +97,14 @@ class FramesDecoded:
 
 
 @dataclass(frozen=True, slots=True)
+class BytesDownloaded:
+    """Bytes so far of what is downloaded from the Hub; those of an earlier run count from the start."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
 class BytesWritten:
     """Bytes so far of the component being written."""
 
@@ -155,6 +163,7 @@ Event = (
     | FramesEncoded
     | TilesDecoded
     | FramesDecoded
+    | BytesDownloaded
     | BytesWritten
     | OperationsChecked
     | TextResult

@@ -8,7 +8,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from mlx_video.cli.arguments import add_common_options, add_lora_options, folder_path, parse_guide_scale
+from mlx_video.cli.arguments import (
+    add_common_options,
+    add_lora_options,
+    add_revision_option,
+    folder_path,
+    model_place,
+    parse_guide_scale,
+)
 from mlx_video.cli.console import Console, run_command
 from mlx_video.errors import RequestError
 from mlx_video.events import TextResult
@@ -34,8 +41,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m mlx_video.generate_wan", description=__doc__)
     model = parser.add_argument_group("model and text")
     model.add_argument(
-        "--model-dir", type=folder_path, help="converted model folder (default: the demo model)"
+        "--model-dir",
+        type=model_place,
+        help="converted model folder, or owner/name of one on the Hub, to be downloaded (default: the demo "
+        "model)",
     )
+    add_revision_option(model)
     model.add_argument("--prompt", help="what the video shows (default with the demo model: its example)")
     negative = model.add_mutually_exclusive_group()
     negative.add_argument("--negative-prompt", help=f"what it should not show ({MODEL_DEFAULT})")
@@ -255,6 +266,7 @@ def build_request(args: argparse.Namespace) -> GenerateRequest:
 def run_events(args: argparse.Namespace) -> Iterator[Event]:
     """Open the model, then make the video."""
     request = build_request(args)
+    from mlx_video.checkpoint.hub import fetch_folder
     from mlx_video.pipeline.components import open_model
     from mlx_video.pipeline.demo_model import convert_demo_model, demo_model_path
     from mlx_video.pipeline.generate import generate, plan_generation, prepare_run
@@ -262,7 +274,8 @@ def run_events(args: argparse.Namespace) -> Iterator[Event]:
     takes_image = request.image is not None
     if args.model_dir is None:
         yield from convert_demo_model(takes_image=takes_image)
-    model, config = open_model(args.model_dir or demo_model_path(takes_image=takes_image))
+    place = args.model_dir or demo_model_path(takes_image=takes_image)
+    model, config = open_model((yield from fetch_folder(place, args.revision, "run")))
     if args.plan:
         yield TextResult(str(plan_generation(request, model, config)))
         return
@@ -317,7 +330,7 @@ def generate_video(
     from mlx_video.pipeline.wan_pipeline import WanPipeline
 
     with Console() as console:
-        WanPipeline.from_pretrained(model_dir)(
+        WanPipeline.from_pretrained(model_dir, on_event=console.show_progress)(
             prompt,
             on_event=console.show_progress,
             negative_prompt=negative_prompt,

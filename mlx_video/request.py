@@ -29,6 +29,7 @@ StreamMode = Literal["auto", "on", "off"]
 MAX_STEPS = 1000
 MAX_SEED = 2**63 - 1
 LORA_FIELDS = ("loras", "loras_high", "loras_low")
+COMPONENT_FIELDS = ("transformer", "high_noise", "low_noise", "text_encoder", "vae", "clip", "tokenizer")
 
 _KINDS: dict[str, tuple[type, str]] = {
     **dict.fromkeys(("prompt", "negative_prompt"), (str, "a text")),
@@ -43,6 +44,18 @@ _KINDS: dict[str, tuple[type, str]] = {
 def draw_seed() -> int:
     """A random seed that fits the run's record and a torch generator."""
     return secrets.randbelow(2**31)
+
+
+def named_place(text: str | Path) -> Path:
+    """What a user calls a folder: a path with `~` expanded, or owner/name of a repository on the Hub.
+
+    A text that begins with a dot is a path, so that `./owner/name` never means a repository.
+
+    Raises:
+        RuntimeError: it begins with the `~` of a user that the system does not know.
+    """
+    path = Path(text).expanduser()
+    return Path.cwd() / path if str(text).startswith((".", "~")) else path
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,10 +235,12 @@ class GenerateRequest:
 
 @dataclass(frozen=True, slots=True)
 class ConvertRequest:
-    """One checkpoint folder to convert.
+    """One checkpoint to convert.
 
     Attributes:
-        checkpoint_dir: the original or Diffusers folder; a converted one with `quantize_only`.
+        checkpoint_dir: the folder of the checkpoint, in any layout, or its only file; a converted folder with
+            `quantize_only`; either may be owner/name of a repository on the Hub, to be downloaded; None where
+            the components are all given.
         output_dir: the folder to make.
         dtype: of transformer and text encoder; the VAE is always float32.
         quantize: pack the blocks' linear layers into `bits` bits, in groups of `group_size` inputs.
@@ -233,9 +248,14 @@ class ConvertRequest:
         loras: adapters to merge into every transformer.
         loras_high, loras_low: adapters for one of two experts, after those for both.
         strict_lora: refuse an adapter of which a part fits nothing in the model; else that is reported.
+        transformer: the file, or folder of shards, that takes the place of the checkpoint's transformer.
+        high_noise, low_noise: the same for one of two experts.
+        text_encoder, vae, clip: the same for UMT5, the VAE and the image encoder.
+        tokenizer: the folder with tokenizer.json or spiece.model, in place of the checkpoint's.
+        revision: branch, tag or commit of a repository on the Hub; None for its main branch.
     """
 
-    checkpoint_dir: Path
+    checkpoint_dir: Path | None = None
     output_dir: Path = field(default=Path("wan_mlx_model"))
     dtype: DTypeName = "bfloat16"
     model_version: ModelVersion = "auto"
@@ -247,8 +267,17 @@ class ConvertRequest:
     loras_high: tuple[LoraChoice, ...] = ()
     loras_low: tuple[LoraChoice, ...] = ()
     strict_lora: bool = False
+    transformer: Path | None = None
+    high_noise: Path | None = None
+    low_noise: Path | None = None
+    text_encoder: Path | None = None
+    vae: Path | None = None
+    clip: Path | None = None
+    tokenizer: Path | None = None
+    revision: str | None = None
 
     def __post_init__(self) -> None:
+        self._check_components()
         _check_choice("dtype", self.dtype, get_args(DTypeName))
         _check_choice("model_version", self.model_version, get_args(ModelVersion))
         _check_choice("bits", self.bits, (4, 8))
@@ -257,9 +286,48 @@ class ConvertRequest:
             _check_loras(name, getattr(self, name))
         if not (self.quantize or self.quantize_only):
             self._refuse_idle_options()
-        if self.checkpoint_dir.resolve() == self.output_dir.resolve():
+        if self.checkpoint_dir is not None and self.checkpoint_dir.resolve() == self.output_dir.resolve():
             raise RequestError(
                 "output_dir", f"{self.output_dir} is the checkpoint folder itself. Choose another folder."
+            )
+
+    @property
+    def components(self) -> dict[str, Path]:
+        """The components that are given one by one: name of the option → its file or folder."""
+        paths = {name: getattr(self, name) for name in COMPONENT_FIELDS}
+        return {name: path for name, path in paths.items() if path is not None}
+
+    def _check_components(self) -> None:
+        given = self.components
+        for name, path in given.items():
+            if not isinstance(path, Path):
+                raise RequestError(name, f"{path!r}: must be a path (pathlib.Path).")
+        if given and self.quantize_only:
+            message = "does not count with --quantize-only, which changes a converted folder. Leave it out."
+            raise RequestError(next(iter(given)), message)
+        for name in ("high_noise", "low_noise"):
+            if name in given and "transformer" in given:
+                raise RequestError(
+                    name, "--transformer stands for both experts. Give one transformer, or two experts."
+                )
+        if self.checkpoint_dir is None:
+            self._check_is_whole(given)
+            if self.revision is not None:
+                raise RequestError("revision", "counts only with --checkpoint-dir. Leave it out.")
+
+    def _check_is_whole(self, given: dict[str, Path]) -> None:
+        experts = {"high_noise", "low_noise"}
+        needed = {"text_encoder", "vae", *(experts if experts & given.keys() else {"transformer"})}
+        absent = (name for name in COMPONENT_FIELDS if name in needed - given.keys())
+        missing = [f"--{name.replace('_', '-')}" for name in absent]
+        if missing and given:
+            raise RequestError(
+                "checkpoint_dir", f"is not given, and {', '.join(missing)} neither. Add them, or the folder."
+            )
+        if missing:
+            raise RequestError(
+                "checkpoint_dir",
+                f"is needed. Give the folder of a checkpoint, or its components: {', '.join(missing)}.",
             )
 
     def _refuse_idle_options(self) -> None:

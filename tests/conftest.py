@@ -1,8 +1,16 @@
-"""What every test gets: a cache folder of the test run's own, never the user's."""
+"""What every test gets: cache folders of the test run's own, never the user's, and no network."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
+
 import pytest
+
+# huggingface_hub reads both when it is imported, which some test modules do while they are collected.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_CACHE"] = tempfile.mkdtemp(prefix="mlx-video-hub-")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -10,3 +18,4 @@ def _own_cache_folder(tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLX_VIDEO_CACHE", str(tmp_path_factory.mktemp("user-cache")))
         yield
+    shutil.rmtree(os.environ["HF_HUB_CACHE"], ignore_errors=True)

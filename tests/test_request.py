@@ -126,3 +126,41 @@ def test_adapters_to_bake_are_a_tuple_of_choices(field: str):
 def test_converting_a_folder_into_itself_is_refused(tmp_path: Path):
     with pytest.raises(RequestError, match="is the checkpoint folder itself"):
         ConvertRequest(tmp_path, tmp_path / ".." / tmp_path.name)
+
+
+FILE = Path("file.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("options", "field", "text"),
+    [
+        ({}, "checkpoint_dir", "is needed.* components: --transformer, --text-encoder, --vae"),
+        ({"vae": FILE}, "checkpoint_dir", "is not given, and --transformer, --text-encoder neither"),
+        (
+            {"high_noise": FILE, "vae": FILE},
+            "checkpoint_dir",
+            "is not given, and --low-noise, --text-encoder neither",
+        ),
+        ({"checkpoint_dir": Path("in"), "vae": "a.safetensors"}, "vae", "must be a path"),
+        (
+            {"checkpoint_dir": Path("in"), "quantize_only": True, "clip": FILE},
+            "clip",
+            "does not count with --quantize-only",
+        ),
+        (
+            {"checkpoint_dir": Path("in"), "transformer": FILE, "low_noise": FILE},
+            "low_noise",
+            "--transformer stands for both experts",
+        ),
+    ],
+)
+def test_components_must_make_a_whole_checkpoint(options: dict[str, object], field: str, text: str):
+    with pytest.raises(RequestError, match=text) as caught:
+        ConvertRequest(**options)
+    assert caught.value.field == field
+
+
+def test_components_given_one_by_one_need_no_folder():
+    request = ConvertRequest(high_noise=FILE, low_noise=FILE, text_encoder=FILE, vae=FILE)
+    assert request.checkpoint_dir is None
+    assert list(request.components) == ["high_noise", "low_noise", "text_encoder", "vae"]

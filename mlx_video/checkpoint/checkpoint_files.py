@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+PartName = Literal["model", "low_noise", "high_noise", "text_encoder", "vae", "image_encoder", "tokenizer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +39,11 @@ class CheckpointFiles:
         text_encoder: the files of UMT5.
         vaes: name → the files of one VAE. Where several lie in the folder, the number of latent channels
             decides which one belongs to the transformer.
-        tokenizer: the folder of the UMT5 tokenizer.
+        tokenizer: the folder of the UMT5 tokenizer; None where the text encoder's file holds it.
         image_encoder: the files of CLIP, which Wan2.1's image-to-video models come with; empty without it.
         vae_config: what a config.json says of the VAE; empty where there is none.
         hints: about sampling.
+        notices: how the files were found, where their names do not tell.
     """
 
     path: Path
@@ -48,10 +51,11 @@ class CheckpointFiles:
     transformer_configs: Mapping[str, Mapping[str, Any]]
     text_encoder: tuple[Path, ...]
     vaes: Mapping[str, tuple[Path, ...]]
-    tokenizer: Path
+    tokenizer: Path | None
     image_encoder: tuple[Path, ...] = ()
     vae_config: Mapping[str, Any] = field(default_factory=dict)
     hints: SamplingHints = SamplingHints()
+    notices: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from mlx_video.checkpoint.checkpoint_files import CheckpointFiles, SamplingHints
+from mlx_video.checkpoint.checkpoint_files import CheckpointFiles, PartName, SamplingHints
 from mlx_video.checkpoint.folder_layout import CONFIG_FILE, is_tokenizer_folder, read_json_object
 from mlx_video.checkpoint.original_folder import check_tokenizer
 from mlx_video.checkpoint.shards import weight_files
@@ -62,11 +62,12 @@ _ADVICE = MappingProxyType(
 )
 
 
-def open_diffusers_folder(path: Path) -> CheckpointFiles:
+def open_diffusers_folder(path: Path, given: Collection[PartName] = ()) -> CheckpointFiles:
     """Find every component of a Wan pipeline that Diffusers saved.
 
     Args:
         path: the folder with model_index.json, or at least with transformer/.
+        given: parts that the user has elsewhere, so that they may be absent here.
 
     Returns:
         All files; `transformer/` of two is the high-noise expert, `transformer_2/` the low-noise one.
@@ -79,23 +80,27 @@ def open_diffusers_folder(path: Path) -> CheckpointFiles:
     index = read_json_object(path / MODEL_INDEX) if (path / MODEL_INDEX).is_file() else {}
     _check_pipeline(path, index)
     is_dual = _is_dual(path, index)
-    has_image_encoder = _is_listed(index, "image_encoder") or (path / "image_encoder").is_dir()
+    has_image_encoder = "image_encoder" not in given and (
+        _is_listed(index, "image_encoder") or (path / "image_encoder").is_dir()
+    )
     folders = (
         {name: path / part for name, part in _EXPERTS.items()} if is_dual else {"model": path / "transformer"}
     )
-    _check_parts(
-        path, [*(f.name for f in folders.values()), *(["image_encoder"] if has_image_encoder else [])]
-    )
+    folders = {name: folder for name, folder in folders.items() if name not in given}
+    needed = [*(f.name for f in folders.values()), *(["image_encoder"] if has_image_encoder else [])]
+    _check_parts(path, needed, given)
     check_tokenizer(path / "tokenizer")
     return CheckpointFiles(
         path=path,
         transformers={name: weight_files(folder) for name, folder in folders.items()},
-        transformer_configs={name: _read_sizes(folder) for name, folder in folders.items()},
-        text_encoder=weight_files(path / "text_encoder", ENCODER_STEM, component="text encoder"),
-        vaes={"vae": weight_files(path / "vae", component="VAE")},
-        tokenizer=path / "tokenizer",
+        transformer_configs={name: read_transformer_sizes(folder) for name, folder in folders.items()},
+        text_encoder=()
+        if "text_encoder" in given
+        else weight_files(path / "text_encoder", ENCODER_STEM, component="text encoder"),
+        vaes={} if "vae" in given else {"vae": weight_files(path / "vae", component="VAE")},
+        tokenizer=path / "tokenizer" if is_tokenizer_folder(path / "tokenizer") else None,
         image_encoder=_find_image_encoder(path / "image_encoder") if has_image_encoder else (),
-        vae_config=_read_config(path / "vae"),
+        vae_config={} if "vae" in given else _read_config(path / "vae"),
         hints=_read_hints(path, index),
     )
 
@@ -130,14 +135,14 @@ def _is_dual(path: Path, index: Mapping[str, Any]) -> bool:
     return names_two or (path / "transformer_2").is_dir()
 
 
-def _check_parts(path: Path, extra: Collection[str]) -> None:
+def _check_parts(path: Path, extra: Collection[str], given: Collection[str]) -> None:
     """Refuse a folder that lacks components; all of them are named at once."""
     missing = [
         f"{part}/ not found in {path}. {_ADVICE[part]}"
         for part in (*extra, "text_encoder", "vae")
-        if not (path / part).is_dir()
+        if part not in given and not (path / part).is_dir()
     ]
-    if not is_tokenizer_folder(path / "tokenizer"):
+    if "tokenizer" not in given and not is_tokenizer_folder(path / "tokenizer"):
         missing.append(f"No tokenizer found in {path / 'tokenizer'}. {_ADVICE['tokenizer']}")
     if missing:
         raise CheckpointError("\n".join(missing))
@@ -148,8 +153,13 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return read_json_object(file) if file.is_file() else {}
 
 
-def _read_sizes(folder: Path) -> dict[str, Any]:
-    """A transformer's config.json under the keys of the original one."""
+def read_transformer_sizes(folder: Path) -> dict[str, Any]:
+    """Read a transformer's config.json, under the keys of the original one.
+
+    Raises:
+        CheckpointError: it is missing, or of a transformer that cannot be converted.
+        ConfigError: it describes another network than Wan's.
+    """
     if not (folder / CONFIG_FILE).is_file():
         raise CheckpointError(
             f"{folder / CONFIG_FILE} not found; it states the transformer's sizes. "

@@ -16,7 +16,8 @@ Layout = Literal[
 ]
 
 CONFIG_FILE = "config.json"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "spiece.model")
+TOKENIZER_MODEL = "spiece.model"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", TOKENIZER_MODEL)
 
 # The converted folder. Source: Blaizzy/mlx-video mlx_video/models/wan_2/convert.py, convert_wan_checkpoint.
 TRANSFORMER_FILES = {
@@ -25,6 +26,7 @@ TRANSFORMER_FILES = {
     "high_noise": "high_noise_model.safetensors",
 }
 TEXT_ENCODER_FILE = "t5_encoder.safetensors"
+FORK_TEXT_ENCODER_FILE = "t5_encoder_q8.safetensors"  # in eight bits, by the name that a fork gave it
 VAE_FILE = "vae.safetensors"
 VAE_ENCODER_FILE = "vae_encoder.safetensors"
 IMAGE_ENCODER_FILE = "clip_vision.safetensors"  # the name is ours

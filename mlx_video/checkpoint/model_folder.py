@@ -9,10 +9,12 @@ from typing import Any
 
 from mlx_video.checkpoint.folder_layout import (
     CONFIG_FILE,
+    FORK_TEXT_ENCODER_FILE,
     IMAGE_ENCODER_FILE,
     TEXT_ENCODER_FILE,
     TOKENIZER_FILES,
     TOKENIZER_FOLDER,
+    TOKENIZER_MODEL,
     TRANSFORMER_FILES,
     VAE_ENCODER_FILE,
     VAE_FILE,
@@ -35,6 +37,7 @@ __all__ = [
     "TEXT_ENCODER_FILE",
     "TOKENIZER_FILES",
     "TOKENIZER_FOLDER",
+    "TOKENIZER_MODEL",
     "TRANSFORMER_FILES",
     "VAE_ENCODER_FILE",
     "VAE_FILE",
@@ -50,6 +53,8 @@ _CONVERTIBLE: Mapping[Layout, str] = {
     "original": "an original",
     "original_dual": "an original",
     "diffusers": "a Diffusers",
+    "comfy": "a ComfyUI",
+    "lightx2v": "a LightX2V",
 }
 
 
@@ -59,13 +64,14 @@ class ModelFolder:
 
     Attributes:
         path: the folder.
-        config: config.json as it is written.
+        config: config.json as it is written; empty where the folder has none, as some of other tools do.
         transformers: "model", or "low_noise" and "high_noise" → the file of that transformer.
         text_encoder: the UMT5 file.
         vae: encoder and decoder, or in some foreign folders the decoder alone.
         vae_encoder: a second file with the encoder, which a few foreign folders have.
         image_encoder: the CLIP visual tower; None where the folder has none.
         tokenizer: the folder that holds the tokenizer's files; None where the model has none.
+        notices: what the user should know of a folder that another tool made.
     """
 
     path: Path
@@ -76,6 +82,7 @@ class ModelFolder:
     vae_encoder: Path | None
     image_encoder: Path | None
     tokenizer: Path | None
+    notices: tuple[str, ...] = ()
 
 
 def open_model_folder(path: Path) -> ModelFolder:
@@ -94,14 +101,15 @@ def open_model_folder(path: Path) -> ModelFolder:
     _check_is_converted(path)
     config = _read_config(path)
     transformers = {name: path / TRANSFORMER_FILES[name] for name in _transformer_names(path, config)}
-    _check_present(path, (*transformers.values(), path / TEXT_ENCODER_FILE, path / VAE_FILE))
+    text_encoder = _find_text_encoder(path)
+    _check_present(path, (*transformers.values(), text_encoder, path / VAE_FILE))
     vae_encoder, image_encoder = path / VAE_ENCODER_FILE, path / IMAGE_ENCODER_FILE
     places = (path / TOKENIZER_FOLDER, path)
     return ModelFolder(
         path=path,
         config=config,
         transformers=transformers,
-        text_encoder=path / TEXT_ENCODER_FILE,
+        text_encoder=text_encoder,
         vae=path / VAE_FILE,
         vae_encoder=vae_encoder if vae_encoder.is_file() else None,
         image_encoder=image_encoder if image_encoder.is_file() else None,
@@ -135,14 +143,18 @@ def _advice_for_absent(path: Path) -> str:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
+    if not (path / CONFIG_FILE).exists():
+        return {}
     try:
         return read_json_object(path / CONFIG_FILE)
     except CheckpointError as error:
-        if not (path / CONFIG_FILE).is_file():
-            raise CheckpointError(
-                f"{path / CONFIG_FILE}: not found, it holds the sizes. Copy it there or convert again."
-            ) from error
         raise ConfigError(str(error)) from error
+
+
+def _find_text_encoder(path: Path) -> Path:
+    """The encoder's file; where a fork left two, the one that every tool knows."""
+    fork, usual = path / FORK_TEXT_ENCODER_FILE, path / TEXT_ENCODER_FILE
+    return fork if fork.is_file() and not usual.is_file() else usual
 
 
 def _transformer_names(path: Path, config: Mapping[str, Any]) -> tuple[str, ...]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from mlx_video.checkpoint.checkpoint_files import CheckpointFiles
+from mlx_video.checkpoint.checkpoint_files import CheckpointFiles, PartName
 from mlx_video.checkpoint.diffusers_folder import open_diffusers_folder
 from mlx_video.checkpoint.folder_layout import Layout, recognise_layout
 from mlx_video.checkpoint.original_folder import open_original_folder
 from mlx_video.errors import CheckpointError
 
-_OPENERS: Mapping[Layout, Callable[[Path], CheckpointFiles]] = MappingProxyType(
+_OPENERS: Mapping[Layout, Callable[[Path, Collection[PartName]], CheckpointFiles]] = MappingProxyType(
     {
         "original": open_original_folder,
         "original_dual": open_original_folder,
@@ -22,17 +22,16 @@ _OPENERS: Mapping[Layout, Callable[[Path], CheckpointFiles]] = MappingProxyType(
 _UNSUPPORTED: Mapping[Layout, str] = MappingProxyType(
     {
         "fastvideo": "a FastVideo MLX folder (mlx_dit.json)",
-        "lightx2v": "a LightX2V folder (non_block.safetensors)",
-        "comfy": "a ComfyUI folder (diffusion_models/, text_encoders/)",
     }
 )
 
 
-def open_checkpoint(path: Path) -> CheckpointFiles:
-    """Find every component of a checkpoint folder.
+def open_checkpoint(path: Path, given: Collection[PartName] = ()) -> CheckpointFiles:
+    """Find every component of a checkpoint folder whose layout names its files.
 
     Args:
         path: a folder in the original or in Diffusers' layout.
+        given: parts that the user has elsewhere, so that they may be absent here.
 
     Returns:
         All files of the checkpoint; shards are complete and agree with their index.
@@ -47,7 +46,7 @@ def open_checkpoint(path: Path) -> CheckpointFiles:
     layout = recognise_layout(path)
     if layout not in _OPENERS:
         raise _refusal(path, layout)
-    return _OPENERS[layout](path)
+    return _OPENERS[layout](path, given)
 
 
 def _refusal(path: Path, layout: Layout) -> CheckpointError:
@@ -65,7 +64,8 @@ def _refusal(path: Path, layout: Layout) -> CheckpointError:
 
 def _advice(path: Path) -> str:
     below = [entry for entry in sorted(path.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
-    checkpoint = next((entry for entry in below if recognise_layout(entry) in _OPENERS), None)
+    known = (*_OPENERS, "comfy", "lightx2v")
+    checkpoint = next((entry for entry in below if recognise_layout(entry) in known), None)
     if checkpoint is not None:
         return f"Did you mean {checkpoint}?"
     return "Give the folder of a Wan-AI repository, downloaded whole."

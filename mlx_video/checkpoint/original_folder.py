@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from mlx_video.checkpoint.checkpoint_files import CheckpointFiles
+from mlx_video.checkpoint.checkpoint_files import CheckpointFiles, PartName
 from mlx_video.checkpoint.file_kind import refuse_stand_in
 from mlx_video.checkpoint.folder_layout import (
     CONFIG_FILE,
@@ -14,7 +14,7 @@ from mlx_video.checkpoint.folder_layout import (
     is_tokenizer_folder,
     read_json_object,
 )
-from mlx_video.checkpoint.shards import weight_files
+from mlx_video.checkpoint.shards import split_files, weight_files
 from mlx_video.errors import CheckpointError
 
 TEXT_ENCODER_FILE = "models_t5_umt5-xxl-enc-bf16.pth"
@@ -23,11 +23,12 @@ VAE_FILES = {"2.1": "Wan2.1_VAE.pth", "2.2": "Wan2.2_VAE.pth"}
 TOKENIZER_FOLDER = "google/umt5-xxl"
 
 
-def open_original_folder(path: Path) -> CheckpointFiles:
+def open_original_folder(path: Path, given: Collection[PartName] = ()) -> CheckpointFiles:
     """Find every component of an original Wan checkpoint.
 
     Args:
         path: a folder with one transformer (Wan2.1, TI2V-5B) or two (A14B).
+        given: parts that the user has elsewhere, so that they may be absent here.
 
     Returns:
         All files of the checkpoint; shards are complete and agree with their index.
@@ -35,18 +36,19 @@ def open_original_folder(path: Path) -> CheckpointFiles:
     Raises:
         CheckpointError: the folder lacks a component, or is one of two experts.
     """
-    folders = _transformer_folders(path)
-    transformers = {name: weight_files(folder) for name, folder in folders.items()}
-    _check_parts(path, folders)
-    check_tokenizer(path / TOKENIZER_FOLDER)
-    image_encoder = path / IMAGE_ENCODER_FILE
+    folders = {name: f for name, f in _transformer_folders(path, given).items() if name not in given}
+    transformers = {name: split_files(folder) or weight_files(folder) for name, folder in folders.items()}
+    _check_parts(path, folders, given)
+    tokenizer = path / TOKENIZER_FOLDER
+    check_tokenizer(tokenizer)
+    text_encoder, image_encoder = path / TEXT_ENCODER_FILE, path / IMAGE_ENCODER_FILE
     return CheckpointFiles(
         path=path,
         transformers=transformers,
         transformer_configs={name: read_json_object(f / CONFIG_FILE) for name, f in folders.items()},
-        text_encoder=(path / TEXT_ENCODER_FILE,),
+        text_encoder=(text_encoder,) if text_encoder.is_file() else (),
         vaes={key: (path / name,) for key, name in VAE_FILES.items() if (path / name).is_file()},
-        tokenizer=path / TOKENIZER_FOLDER,
+        tokenizer=tokenizer if is_tokenizer_folder(tokenizer) else None,
         image_encoder=(image_encoder,) if image_encoder.is_file() else (),
     )
 
@@ -62,14 +64,14 @@ def check_tokenizer(folder: Path) -> None:
             refuse_stand_in(file)
 
 
-def _transformer_folders(path: Path) -> dict[str, Path]:
+def _transformer_folders(path: Path, given: Collection[str]) -> dict[str, Path]:
     folders = {expert: path / name for expert, name in EXPERT_FOLDERS.items()}
     if not any(folder.is_dir() for folder in folders.values()):
         if path.resolve().name in EXPERT_FOLDERS.values():
             raise CheckpointError(f"{path}: is one of two experts. Give the folder above it.")
         return {"model": path}
-    for folder in folders.values():
-        if not folder.is_dir():
+    for name, folder in folders.items():
+        if not folder.is_dir() and name not in given:
             other = next(f.name for f in folders.values() if f != folder)
             raise CheckpointError(
                 f"{path}: {folder.name}/ not found beside {other}/. A Wan2.2 A14B model needs both; fetch it."
@@ -77,23 +79,23 @@ def _transformer_folders(path: Path) -> dict[str, Path]:
     return folders
 
 
-def _check_parts(path: Path, transformer_folders: Mapping[str, Path]) -> None:
+def _check_parts(path: Path, transformer_folders: Mapping[str, Path], given: Collection[str]) -> None:
     missing = [
         f"{folder / CONFIG_FILE} not found; it states the transformer's sizes. Copy it from the repository."
         for folder in transformer_folders.values()
         if not (folder / CONFIG_FILE).is_file()
     ]
-    if not (path / TEXT_ENCODER_FILE).is_file():
+    if "text_encoder" not in given and not (path / TEXT_ENCODER_FILE).is_file():
         missing.append(
             f"{TEXT_ENCODER_FILE} not found in {path}; it is in every Wan-AI repository (11.4 GB). "
             "The same file serves all Wan models."
         )
-    if not any((path / name).is_file() for name in VAE_FILES.values()):
+    if "vae" not in given and not any((path / name).is_file() for name in VAE_FILES.values()):
         missing.append(
             f"No VAE found in {path}; Wan2.1 and the A14B models need Wan2.1_VAE.pth (0.5 GB), "
             "TI2V-5B needs Wan2.2_VAE.pth (2.8 GB). Copy it from the model's repository."
         )
-    if not is_tokenizer_folder(path / TOKENIZER_FOLDER):
+    if "tokenizer" not in given and not is_tokenizer_folder(path / TOKENIZER_FOLDER):
         missing.append(
             f"No tokenizer found in {path / TOKENIZER_FOLDER}; every Wan-AI repository has this folder "
             "(tokenizer.json and three more files). Copy it whole."

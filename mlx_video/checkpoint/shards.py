@@ -12,6 +12,8 @@ from mlx_video.checkpoint.safetensors_header import read_header
 from mlx_video.errors import CheckpointError
 
 _SHARD = re.compile(r"-(\d+)-of-(\d+)\.safetensors$")
+SPLIT_REST = "non_block.safetensors"
+_SPLIT_BLOCK = re.compile(r"block_(\d+)\.safetensors")
 # What stands behind the stem: a variant such as ".fp16", a shard's number, both or neither.
 _ENDING = r"(?P<variant>\.[A-Za-z]\w*)?(-\d+-of-\d+)?\.safetensors"
 
@@ -60,6 +62,34 @@ def weight_files(
         )
     _check_numbers(folder, shards)
     return tuple(files)
+
+
+def split_files(folder: Path) -> tuple[Path, ...]:
+    """The files of a transformer that LightX2V split: one for each block, one for the rest.
+
+    Args:
+        folder: where `block_<n>.safetensors` and `non_block.safetensors` lie.
+
+    Returns:
+        The rest first, then the blocks in order; nothing for a folder of another layout.
+
+    Raises:
+        CheckpointError: a file is absent.
+
+    Source: ModelTC/LightX2V tools/convert/converter.py, option --save_by_block.
+    """
+    rest = folder / SPLIT_REST
+    if not rest.is_file():
+        return ()
+    found = ((_SPLIT_BLOCK.fullmatch(path.name), path) for path in folder.iterdir())
+    blocks = {int(match[1]): path for match, path in found if match}
+    absent = sorted(set(range(max(blocks, default=0) + 1)) - blocks.keys())
+    if absent:
+        raise CheckpointError(
+            f"{folder}: block_{absent[0]}.safetensors is absent ({len(blocks)} of "
+            f"{max(blocks, default=0) + 1} blocks found). Fetch it again."
+        )
+    return (rest, *(blocks[number] for number in sorted(blocks)))
 
 
 def _find_variants(folder: Path, stem: str) -> dict[str, list[Path]]:

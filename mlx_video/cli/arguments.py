@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlx_video.errors import RequestError
-from mlx_video.request import LoraChoice
+from mlx_video.request import LoraChoice, named_place
 
 
 def folder_path(text: str) -> Path:
@@ -22,6 +22,16 @@ def folder_path(text: str) -> Path:
         raise argparse.ArgumentTypeError(
             f"{text!r} names the home of an unknown user. Write the path from / on, or with a plain ~/."
         ) from error
+
+
+def model_place(text: str) -> Path:
+    """A folder, or owner/name of a repository on the Hub.
+
+    Raises:
+        argparse.ArgumentTypeError: it begins with the `~` of a user that the system does not know.
+    """
+    folder_path(text)
+    return named_place(text)
 
 
 def parse_guide_scale(text: str) -> float | tuple[float, float]:
@@ -103,6 +113,15 @@ def add_lora_options(group: argparse._ArgumentGroup) -> None:
         "--strict-lora",
         action="store_true",
         help="refuse an adapter of which a part does not fit the model, instead of saying so (default: off)",
+    )
+
+
+def add_revision_option(parser: argparse._ActionsContainer) -> None:
+    """The option that goes with a repository on the Hub."""
+    parser.add_argument(
+        "--revision",
+        metavar="NAME",
+        help="branch, tag or commit of the repository on the Hub (default: its main branch)",
     )
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TextIO
 from mlx_video.errors import MLXVideoError, RequestError
 from mlx_video.events import (
     BlocksRead,
+    BytesDownloaded,
     BytesWritten,
     Event,
     FileWritten,
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 EXIT_DONE, EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 GB = 1e9
+# How to go on with a download that is interrupted.
+WAY_ON_DOWNLOADING = "What is downloaded so far stays; the same command goes on from there."
 # Fields of a request that collect the values of a flag in the singular.
 REPEATED_FLAGS = {"loras": "lora", "loras_high": "lora-high", "loras_low": "lora-low"}
 
@@ -72,14 +75,19 @@ class Console:
             _print_result(event.path)
         elif isinstance(event, StateSaved):
             self.way_on = event.way_on
+        elif isinstance(event, BytesDownloaded):
+            self.way_on = WAY_ON_DOWNLOADING if event.done < event.total else ""
+            self.show_progress(event)
         elif isinstance(event, TextResult):
             self.close_bar()
             print(event.text, flush=True)
-        elif not self.is_quiet:
+        else:
             self.show_progress(event)
 
     def show_progress(self, event: Event) -> None:
-        """Show one event on stderr; finished files are not mentioned."""
+        """Show one event on stderr, unless quiet; finished files are not mentioned."""
+        if self.is_quiet:
+            return
         with suppress(OSError):
             self._show_on_stream(event)
 
@@ -106,6 +114,8 @@ class Console:
                 self.advance("frames", done, total, unit="frame")
             case OperationsChecked(done, total):
                 self.advance("operations", done, total, unit="operation")
+            case BytesDownloaded(done, total):
+                self.advance("download", done, total, unit="B")
             case BytesWritten(component, done, total):
                 self.advance(component, done, total, unit="B")
 

@@ -93,6 +93,28 @@ def load_tokenizer(folder: Path, vocab_size: int | None = None) -> PromptTokeniz
     return tokenizer
 
 
+def read_tokenizer_model(model: bytes, label: str, vocab_size: int | None = None) -> PromptTokenizer:
+    """Open a SentencePiece tokenizer that is already in memory.
+
+    Args:
+        model: what spiece.model holds.
+        label: where it comes from, for messages.
+        vocab_size: as for :func:`load_tokenizer`.
+
+    Raises:
+        CheckpointError: it is empty or damaged, or belongs to another text encoder.
+    """
+    if not model:
+        raise CheckpointError(
+            f"{label}: should be the tokenizer, byte by byte, but is empty or of another type. Give "
+            "google/umt5-xxl of a Wan-AI repository as --tokenizer."
+        )
+    tokenizer = _read_sentencepiece(Path(label), model)
+    if vocab_size is not None:
+        _check_fits(Path(label), tokenizer, vocab_size)
+    return tokenizer
+
+
 def count_tokens(tokenizer: PromptTokenizer, text: str) -> int:
     """How many tokens a prompt has, the end token included, if nothing is cut.
 
@@ -142,11 +164,12 @@ def _read_tokenizer_json(path: Path) -> PromptTokenizer:
     )
 
 
-def _read_sentencepiece(path: Path) -> PromptTokenizer:
+def _read_sentencepiece(path: Path, model: bytes | None = None) -> PromptTokenizer:
     from sentencepiece import SentencePieceProcessor
 
     try:
-        processor = SentencePieceProcessor(model_file=str(path))
+        place = {"model_file": str(path)} if model is None else {"model_proto": model}
+        processor = SentencePieceProcessor(**place)
     except (OSError, RuntimeError) as error:
         raise _damaged(path, error) from error
     if processor.eos_id() < 0:

@@ -101,7 +101,9 @@ class RelativePositions(nn.Module):
 
     def __call__(self, buckets: mx.array) -> mx.array:
         """[n, n] from :func:`relative_buckets` → [N, n, n] in the table's type."""
-        return mx.take(self.embedding.weight.T, buckets, axis=1)
+        # Called, not read: forks quantize this table too.
+        table = self.embedding(mx.arange(self.embedding.weight.shape[0]))
+        return mx.take(table.T, buckets, axis=1)
 
 
 class TextEncoderBlock(nn.Module):

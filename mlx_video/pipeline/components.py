@@ -18,7 +18,6 @@ from mlx_video.checkpoint.tensor_source import TensorSource, open_tensors
 from mlx_video.config import (
     ImageEncoderConfig,
     ModelConfig,
-    TransformerConfig,
     config_from_json,
 )
 from mlx_video.errors import CheckpointError, ConfigError
@@ -28,11 +27,11 @@ from mlx_video.models.image_encoder import CLIPImageEncoder
 from mlx_video.models.text_encoder import UMT5Encoder
 from mlx_video.models.transformer import WanTransformer
 from mlx_video.models.vae import WanVAE
+from mlx_video.pipeline.foreign_folder import read_foreign_config
 from mlx_video.request import LoraMode
 from mlx_video.weights.image_encoder_names import read_converted_image_encoder_config
 from mlx_video.weights.load import load_module
 from mlx_video.weights.renamed import RenamedTensors
-from mlx_video.weights.transformer_names import read_image_sizes
 from mlx_video.weights.vae_names import CONVERTED_RULES, read_vae_config
 
 Half = Literal["encoder", "decoder"]
@@ -46,25 +45,17 @@ VAE_HALVES: dict[Half, tuple[str, ...]] = {
 def open_model(path: Path) -> tuple[ModelFolder, ModelConfig]:
     """Open a converted folder and read its config; no weight is read.
 
-    What a config.json of another tool does not say of the transformer's image branch is read from the
-    header of its weights.
+    In a folder of another tool the headers of the weights complete config.json, and correct it.
 
     Raises:
         CheckpointError: the folder is missing or incomplete.
         ConfigError: its config.json cannot be used.
     """
     folder = open_model_folder(path)
-    config = config_from_json(folder.config, where=str(folder.path / CONFIG_FILE))
-    if "mlx_video" not in folder.config:
-        config = replace(config, transformer=_with_image_sizes(config.transformer, folder))
-    return folder, config
-
-
-def _with_image_sizes(transformer: TransformerConfig, folder: ModelFolder) -> TransformerConfig:
-    with open_tensors(next(iter(folder.transformers.values()))) as source:
-        shapes = {name: info.shape for name, info in source.infos.items()}
-    image_dim, image_positions = read_image_sizes(shapes)
-    return replace(transformer, image_dim=image_dim, image_positions=image_positions)
+    if "mlx_video" in folder.config:
+        return folder, config_from_json(folder.config, where=str(folder.path / CONFIG_FILE))
+    config, notices = read_foreign_config(folder)
+    return replace(folder, notices=notices), config
 
 
 def check_weights(model: ModelFolder, config: ModelConfig) -> None:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
 
 from mlx_video.checkpoint.file_bytes import describe_bytes
+from mlx_video.checkpoint.hub import fetch_folder
+from mlx_video.checkpoint.hub_files import Use
 from mlx_video.checkpoint.model_folder import (
     CONFIG_FILE,
     TOKENIZER_FILES,
     TOKENIZER_FOLDER,
+    TOKENIZER_MODEL,
     TRANSFORMER_FILES,
     check_free_space,
     find_unfinished,
@@ -49,6 +53,7 @@ def convert(request: ConvertRequest) -> Iterator[Event]:
         ConfigError: a config.json contradicts the weights.
         RequestError: an option does not fit the checkpoint.
     """
+    request = yield from _with_local_folder(request)
     with ExitStack() as opened:
         plan = (plan_quantization if request.quantize_only else plan_conversion)(request, opened)
         yield from map(Notice, plan.notices)
@@ -61,9 +66,18 @@ def convert(request: ConvertRequest) -> Iterator[Event]:
                 yield from _write_component(component, stage)
             for copy in plan.copies:
                 yield from _copy_component(copy, stage)
-            _copy_tokenizer(plan.tokenizer, stage)
+            _write_tokenizer(plan, stage)
             (stage / CONFIG_FILE).write_text(json.dumps(plan.config, indent=2) + "\n", encoding="ascii")
     yield FileWritten(request.output_dir)
+
+
+def _with_local_folder(request: ConvertRequest) -> Generator[Event, None, ConvertRequest]:
+    """The request with a folder here in place of a repository on the Hub."""
+    if request.checkpoint_dir is None:
+        return request
+    use: Use = "run" if request.quantize_only else "convert"
+    folder = yield from fetch_folder(request.checkpoint_dir, request.revision, use, request.components)
+    return replace(request, checkpoint_dir=folder, revision=None)
 
 
 def _check_space(plan: Plan, request: ConvertRequest) -> None:
@@ -123,11 +137,14 @@ def _copy_file(source: Path, target: Path) -> Iterator[int]:
             yield done
 
 
-def _copy_tokenizer(tokenizer: Path | None, stage: Path) -> None:
-    if tokenizer is None:
+def _write_tokenizer(plan: Plan, stage: Path) -> None:
+    if plan.tokenizer is None and not plan.tokenizer_model:
         return
     folder = stage / TOKENIZER_FOLDER
     folder.mkdir()
+    if plan.tokenizer is None:
+        (folder / TOKENIZER_MODEL).write_bytes(plan.tokenizer_model)
+        return
     for name in TOKENIZER_FILES:
-        if (tokenizer / name).is_file():
-            (folder / name).write_bytes((tokenizer / name).read_bytes())
+        if (plan.tokenizer / name).is_file():
+            (folder / name).write_bytes((plan.tokenizer / name).read_bytes())

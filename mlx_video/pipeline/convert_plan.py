@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mlx_video.checkpoint.checkpoint_files import CheckpointFiles
 from mlx_video.checkpoint.model_folder import (
     IMAGE_ENCODER_FILE,
@@ -15,17 +17,20 @@ from mlx_video.checkpoint.model_folder import (
     TRANSFORMER_FILES,
     VAE_FILE,
 )
-from mlx_video.checkpoint.open_checkpoint import open_checkpoint
 from mlx_video.checkpoint.original_folder import IMAGE_ENCODER_FILE as ORIGINAL_IMAGE_ENCODER
 from mlx_video.checkpoint.tensor_source import TensorSource, open_tensors
+from mlx_video.conditioning.text import load_tokenizer, read_tokenizer_model
 from mlx_video.config import ModelConfig, QuantizationConfig, TextEncoderConfig, config_to_json
 from mlx_video.errors import CheckpointError
 from mlx_video.lora.read import AdapterSet
 from mlx_video.pipeline.adapters import bake_jobs, read_all_adapters, record_baked
+from mlx_video.pipeline.find_checkpoint import find_checkpoint
 from mlx_video.pipeline.source_hints import adopt_hints
 from mlx_video.request import ConvertRequest
 from mlx_video.variants.registry import Recognition, recognise_checkpoint
 from mlx_video.weights import image_encoder_names, text_encoder_names, transformer_names, vae_names
+from mlx_video.weights.all_in_one import pick_component
+from mlx_video.weights.component_kind import TOKENIZER_TENSOR
 from mlx_video.weights.quantize import check_group_size
 from mlx_video.weights.rules import plan_moves
 from mlx_video.weights.scaled import descale, report_plain_float8
@@ -82,6 +87,7 @@ class Plan:
 
     Attributes:
         tokenizer: folder to copy the tokenizer's files from.
+        tokenizer_model: the file spiece.model, where the text encoder's file holds it; else empty.
         config: config.json to be written.
         notices: what the user should know before it begins.
     """
@@ -91,6 +97,7 @@ class Plan:
     tokenizer: Path | None
     config: Mapping[str, Any]
     notices: tuple[str, ...]
+    tokenizer_model: bytes = b""
 
     @property
     def nbytes(self) -> int:
@@ -100,7 +107,7 @@ class Plan:
 
 
 def plan_conversion(request: ConvertRequest, opened: ExitStack) -> Plan:
-    """Plan the conversion of a checkpoint folder, original or of Diffusers.
+    """Plan the conversion of a checkpoint, in whatever layout it comes.
 
     Args:
         request: what to convert, into what.
@@ -112,7 +119,7 @@ def plan_conversion(request: ConvertRequest, opened: ExitStack) -> Plan:
         ConfigError: config.json contradicts the tensors.
         RequestError: model version or group size do not fit the checkpoint.
     """
-    files = open_checkpoint(request.checkpoint_dir)
+    files = find_checkpoint(request)
     transformers = {
         name: open_component(paths, "transformer", opened) for name, paths in files.transformers.items()
     }
@@ -140,8 +147,10 @@ def plan_conversion(request: ConvertRequest, opened: ExitStack) -> Plan:
         ),
         copies=(),
         tokenizer=files.tokenizer,
+        tokenizer_model=_check_tokenizer(files, config.text_encoder, opened),
         config=record_baked(config_to_json(config), request),
         notices=(
+            *files.notices,
             *recognition.notices,
             *_report_experts(files),
             *hint_notices,
@@ -165,15 +174,18 @@ def open_component(paths: Sequence[Path], component: ComponentName, opened: Exit
     Raises:
         CheckpointError: a file is missing, damaged or of an unknown format, or holds a tensor twice.
     """
-    return as_original(descale(opened.enter_context(open_tensors(paths))), component)
+    stored = pick_component(opened.enter_context(open_tensors(paths)), component)
+    return as_original(descale(stored), component)
 
 
 def _report_experts(files: CheckpointFiles) -> Iterator[str]:
     """Say which transformer is which expert: swapped ones could not be told from their tensors."""
     if len(files.transformers) > 1:
-        folders = {STAGES[name]: paths[0].parent.name for name, paths in files.transformers.items()}
-        places = (f"{stage} from {folder}/" for stage, folder in folders.items())
-        yield f"Experts: {', '.join(places)}."
+        first = [paths[0] for paths in files.transformers.values()]
+        are_apart = len({path.parent for path in first}) > 1
+        places = (f"{path.parent.name}/" if are_apart else path.name for path in first)
+        told = zip(files.transformers, places, strict=True)
+        yield f"Experts: {', '.join(f'{STAGES[name]} from {place}' for name, place in told)}."
 
 
 def _report_dropped(transformers: Mapping[str, TensorSource]) -> Iterator[str]:
@@ -243,15 +255,34 @@ def _read_text_encoder(source: TensorSource, config: ModelConfig) -> TextEncoder
     return found
 
 
+def _check_tokenizer(files: CheckpointFiles, config: TextEncoderConfig, opened: ExitStack) -> bytes:
+    """Refuse a tokenizer of another text encoder; returns the one that lies in the encoder's own file."""
+    if files.tokenizer is not None:
+        load_tokenizer(files.tokenizer, config.vocab_size)
+        return b""
+    source = opened.enter_context(open_tensors(files.text_encoder))
+    name = next(name for name in source.infos if name.endswith(TOKENIZER_TENSOR))
+    model = np.array(source.read(name)).tobytes() if source.infos[name].dtype in ("U8", "I8") else b""
+    read_tokenizer_model(model, f"{source.label}: {name}", config.vocab_size)
+    return model
+
+
 def _open_vae(files: CheckpointFiles, z_dim: int, opened: ExitStack) -> TensorSource:
     """The VAE whose latents have the transformer's channels; a folder may hold two."""
-    found = []
+    found, fitting = [], []
     for paths in files.vaes.values():
         source = open_component(paths, "vae", opened)
         channels = vae_names.read_latent_channels(source.infos, label=source.label)
         if channels == z_dim:
-            return source
+            fitting.append(source)
         found.append(f"{source.label} has {channels} latent channels")
+    if len(fitting) > 1:
+        raise CheckpointError(
+            f"{files.path}: holds several VAEs for this model: {', '.join(vae.label for vae in fitting)}. "
+            "Choose one with --vae FILE."
+        )
+    if fitting:
+        return fitting[0]
     raise CheckpointError(
         f"{'; '.join(found)}, the transformer makes {z_dim}. "
         "Wan2.1 and Wan2.2 A14B models use Wan2.1_VAE.pth, Wan2.2 TI2V-5B uses Wan2.2_VAE.pth."
@@ -285,7 +316,8 @@ def _plan_image_encoder(
         raise CheckpointError(
             f"{ORIGINAL_IMAGE_ENCODER} not found in {files.path}; the transformer has an image branch and "
             "reads images through it. It is in Wan-AI/Wan2.1-I2V-14B-480P (4.8 GB), or as image_encoder/ in "
-            "its Diffusers version; the same serves all Wan2.1 image-to-video models."
+            "its Diffusers version; the same serves all Wan2.1 image-to-video models. Put it there, or "
+            "give it as --clip FILE."
         )
     source = open_component(files.image_encoder, "image_encoder", opened)
     found = image_encoder_names.read_image_encoder_config(source.infos, label=source.label)

@@ -19,6 +19,7 @@ from mlx_video.events import (
     FileWritten,
     FramesDecoded,
     MemoryPlanned,
+    Notice,
     StageFinished,
     StageStarted,
     TilesDecoded,
@@ -35,7 +36,7 @@ from mlx_video.pipeline.adapters import read_all_adapters, report_distilled
 from mlx_video.pipeline.components import check_vae_encoder, check_weights, load_vae_decoder
 from mlx_video.pipeline.decode_only import prepare_decoding
 from mlx_video.pipeline.device_check import held_to_limits, with_safe_limits
-from mlx_video.pipeline.inputs import encode_frames, encode_texts, require_tokenizer
+from mlx_video.pipeline.inputs import encode_frames, encode_texts, with_tokenizer
 from mlx_video.pipeline.memory_plan import MemoryPlan
 from mlx_video.pipeline.outputs import check_outputs, check_scratch_space
 from mlx_video.pipeline.plan import ImageSize, check_inputs, plan_run
@@ -92,13 +93,14 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
         CheckpointError, ConfigError, RequestError, AdapterError: as :func:`prepare_run`.
         MediaError: an image cannot be read.
     """
-    require_tokenizer(model)
+    model = with_tokenizer(model)
     variant = find_variant(config)
     check_inputs(request, variant)
     opened = [open_image(image) for image in (request.image, request.end_image) if image is not None]
     images = tuple(image.pixels for image in opened)
     plan = plan_run(request, config, variant, ImageSize(*images[0].shape[:2]) if images else None)
-    notices = (*(notice for image in opened for notice in image.notices), *plan.notices)
+    notices = (*map(Notice, model.notices), *(notice for image in opened for notice in image.notices))
+    notices = (*notices, *plan.notices)
     check_weights(model, config)
     adapters, adapter_notices = read_all_adapters(request, config)
     notices = (*notices, *adapter_notices, *report_distilled(request, plan))

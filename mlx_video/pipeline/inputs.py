@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import mlx.core as mx
 
+from mlx_video.checkpoint.hub import TOKENIZER_REPOSITORY, fetch_tokenizer
 from mlx_video.checkpoint.model_folder import ModelFolder
 from mlx_video.checkpoint.tensor_source import open_tensors
 from mlx_video.conditioning.disk_cache import open_prompt_cache
@@ -19,14 +20,14 @@ from mlx_video.conditioning.image_tokens import encode_images
 from mlx_video.conditioning.text import PromptTokenizer, count_tokens, load_tokenizer, number_prompt
 from mlx_video.conditioning.types import Conditioning
 from mlx_video.errors import CheckpointError, MediaError
-from mlx_video.events import BlocksRead, FramesEncoded, Notice
+from mlx_video.events import BlocksRead, Event, FramesEncoded, Notice
 from mlx_video.latents.encode import encode_pieces
 from mlx_video.media.resize import to_unit_range
 from mlx_video.memory.residency import resident
 from mlx_video.memory.streamed_text_encoder import encode_streamed
 from mlx_video.models.vae import WanVAE
 from mlx_video.pipeline.components import load_image_encoder, load_text_encoder, load_vae_encoder
-from mlx_video.pipeline.run import Run, Value, Work
+from mlx_video.pipeline.run import Run, Value, Work, finish
 from mlx_video.request import GenerateRequest
 
 Reported = TypeVar("Reported")
@@ -92,11 +93,34 @@ def require_tokenizer(model: ModelFolder) -> Path:
         CheckpointError: it has none, as some folders of other tools.
     """
     if model.tokenizer is None:
-        raise CheckpointError(
-            f"{model.path}: has no tokenizer.json or spiece.model. Copy the files of google/umt5-xxl "
-            f"from the original checkpoint into {model.path / 'tokenizer'}."
-        )
+        raise CheckpointError(_describe_lack(model))
     return model.tokenizer
+
+
+def with_tokenizer(model: ModelFolder) -> ModelFolder:
+    """The model with a tokenizer: its own, or the one of all Wan models, downloaded the first time.
+
+    Raises:
+        CheckpointError: it has none, and none can be downloaded.
+    """
+    if model.tokenizer is not None:
+        return model
+    reported: list[Event] = []
+    try:
+        tokenizer = finish(fetch_tokenizer(), reported.append)
+    except CheckpointError as error:
+        raise CheckpointError(f"{_describe_lack(model)} Downloading them failed. {error}") from error
+    texts = tuple(event.text for event in reported if isinstance(event, Notice))
+    if texts:
+        texts = (f"{model.path} has no tokenizer; took that of {TOKENIZER_REPOSITORY}.", *texts)
+    return replace(model, tokenizer=tokenizer, notices=(*model.notices, *texts))
+
+
+def _describe_lack(model: ModelFolder) -> str:
+    return (
+        f"{model.path}: has no tokenizer.json or spiece.model. Copy the files of {TOKENIZER_REPOSITORY} "
+        f"from the original checkpoint into {model.path / 'tokenizer'}."
+    )
 
 
 def encode_frames(run: Run, conditioning: Conditioning) -> Work[Conditioning]:

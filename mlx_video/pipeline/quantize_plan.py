@@ -15,7 +15,7 @@ from mlx_video.checkpoint.model_folder import (
 )
 from mlx_video.checkpoint.safetensors import read_header
 from mlx_video.checkpoint.tensor_source import TensorSource, open_tensors
-from mlx_video.config import ModelConfig, QuantizationConfig
+from mlx_video.config import ModelConfig, QuantizationConfig, config_to_json
 from mlx_video.errors import CheckpointError, RequestError
 from mlx_video.lora.read import AdapterSet
 from mlx_video.pipeline.adapters import bake_jobs, read_all_adapters, record_baked
@@ -41,6 +41,7 @@ def plan_quantization(request: ConvertRequest, opened: ExitStack) -> Plan:
         ConfigError: config.json cannot be read.
         RequestError: model version or group size do not fit the folder.
     """
+    assert request.checkpoint_dir is not None  # the request refuses it
     folder, config = open_model(request.checkpoint_dir)
     quantization = QuantizationConfig(bits=request.bits, group_size=request.group_size)
     _check_version(request, config)
@@ -52,13 +53,16 @@ def plan_quantization(request: ConvertRequest, opened: ExitStack) -> Plan:
         _plan_requantized(name, source, config, quantization, adapters.get(name))
         for name, source in sources.items()
     )
-    written = {**folder.config, "quantization": {"group_size": request.group_size, "bits": request.bits}}
+    # What was corrected or guessed for this reader is settled for the next.
+    settled = config_to_json(config) if folder.notices else folder.config
+    written = {**settled, "quantization": {"group_size": request.group_size, "bits": request.bits}}
     return Plan(
         components=components,
         copies=tuple(_copies(folder)),
         tokenizer=folder.tokenizer,
         config=record_baked(written, request),
         notices=(
+            *folder.notices,
             *_quantization_notices(request, folder, config, components),
             *(notice.text for notice in adapter_notices),
         ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -23,6 +23,16 @@ from mlx_video.variants.variant import Variant
 Value = TypeVar("Value")
 Work = Generator[Event, None, Value]
 """A stage: yields what happens and returns its result."""
+
+
+def finish(work: Work[Value], on_event: Callable[[Event], None]) -> Value:
+    """Let a stage run to its end, and give what it returns."""
+    while True:
+        try:
+            event = next(work)
+        except StopIteration as end:
+            return end.value
+        on_event(event)
 
 
 @dataclass(frozen=True, slots=True)

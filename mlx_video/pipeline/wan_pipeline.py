@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mlx_video.checkpoint.hub import fetch_folder
 from mlx_video.checkpoint.model_folder import ModelFolder
 from mlx_video.config import ModelConfig
 from mlx_video.errors import RequestError
@@ -19,8 +20,16 @@ from mlx_video.pipeline.convert import convert
 from mlx_video.pipeline.demo_model import demo_model_folder
 from mlx_video.pipeline.generate import generate, plan_generation, prepare_run
 from mlx_video.pipeline.memory_plan import MemoryPlan
+from mlx_video.pipeline.run import finish
 from mlx_video.pipeline.run_memory import ANY_PROMPT
-from mlx_video.request import LORA_FIELDS, ConvertRequest, GenerateRequest, LoraChoice
+from mlx_video.request import (
+    COMPONENT_FIELDS,
+    LORA_FIELDS,
+    ConvertRequest,
+    GenerateRequest,
+    LoraChoice,
+    named_place,
+)
 
 EventHandler = Callable[[Event], None]
 
@@ -56,15 +65,28 @@ class WanPipeline:
         self.config = config
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path | None = None) -> WanPipeline:
-        """Open a converted model folder; None for the demo model that ships with the package.
+    def from_pretrained(
+        cls,
+        folder: str | Path | None = None,
+        *,
+        revision: str | None = None,
+        on_event: EventHandler = _ignore,
+    ) -> WanPipeline:
+        """Open a converted model.
+
+        Args:
+            folder: where it is, or owner/name of a repository on the Hub, to be downloaded; None for the demo
+                model that ships with the package.
+            revision: branch, tag or commit of the repository; None for its main branch.
+            on_event: called with every event of a download.
 
         Raises:
-            CheckpointError: the folder is missing or incomplete.
+            CheckpointError: the folder is missing or incomplete, or the repository cannot be had.
             ConfigError: its config.json cannot be used.
+            RequestError: a revision is given for a folder.
         """
-        path = demo_model_folder() if folder is None else Path(folder).expanduser()
-        return cls(*open_model(path))
+        place = demo_model_folder() if folder is None else named_place(folder)
+        return cls(*open_model(finish(fetch_folder(place, revision, "run"), on_event)))
 
     def __call__(self, prompt: str, *, on_event: EventHandler = _ignore, **options: Any) -> Video:
         """Make a video.
@@ -185,21 +207,23 @@ def _read_adapter_choice(field_name: str, item: object) -> LoraChoice:
 
 
 def convert_checkpoint(
-    checkpoint_dir: str | Path,
+    checkpoint_dir: str | Path | None = None,
     output_dir: str | Path = "wan_mlx_model",
     *,
     on_event: EventHandler = _ignore,
     **options: Any,
 ) -> Path:
-    """Convert a PyTorch checkpoint folder into a model folder for this package.
+    """Convert a PyTorch checkpoint into a model folder for this package.
 
     Args:
-        checkpoint_dir: the folder as its authors publish it.
+        checkpoint_dir: the folder as its authors publish it, or owner/name of a repository on the Hub, to be
+            downloaded; None where all components are given.
         output_dir: the folder to make.
         on_event: called with every event of the conversion.
         **options: the other fields of `mlx_video.request.ConvertRequest`: dtype, model_version, quantize,
             bits, group_size, quantize_only, and loras, loras_high, loras_low, strict_lora, whose adapters are
-            written as for a :class:`WanPipeline`.
+            written as for a :class:`WanPipeline`; and transformer or high_noise and low_noise, text_encoder,
+            vae, clip, tokenizer: files and folders in place of the checkpoint's; and revision.
 
     Returns:
         The converted folder.
@@ -210,8 +234,13 @@ def convert_checkpoint(
         RequestError: an option has a wrong value.
         AdapterError: an adapter is damaged or does not fit the model.
     """
+    for name in COMPONENT_FIELDS:
+        if isinstance(options.get(name), str | Path):
+            options[name] = Path(options[name]).expanduser()
     request = ConvertRequest(
-        Path(checkpoint_dir).expanduser(), Path(output_dir).expanduser(), **_with_adapters(options)
+        None if checkpoint_dir is None else named_place(checkpoint_dir),
+        Path(output_dir).expanduser(),
+        **_with_adapters(options),
     )
     written = request.output_dir
     for event in convert(request):

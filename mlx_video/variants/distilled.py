@@ -21,19 +21,29 @@ class DistilledFamily:
     Attributes:
         names: what their repositories and pipelines are called.
         shifts: model type → shift, where the family has one of its own.
+        scheduler: the one it was trained for, where that is not the default.
     """
 
     names: re.Pattern[str]
     steps: int
     guide_scale: float
     shifts: dict[str, float]
+    scheduler: str = ""
 
 
 # Source: FastVideo fastvideo/configs/sample/wan.py, FastWanT2V480PConfig, and the FastWan2.2 model's page.
 FASTWAN = DistilledFamily(
     re.compile(r"fastwan|wan\w*dmdpipeline", re.IGNORECASE), steps=3, guide_scale=1.0, shifts={"ti2v": 3.0}
 )
-FAMILIES = (FASTWAN,)
+# Source: ModelTC/LightX2V configs/distill/wan21/wan_i2v_distill_model_4step_cfg.json.
+LIGHTX2V = DistilledFamily(
+    re.compile(r"lightx2v|step_?distill|(?<!\d)4-?steps?(?![a-z])", re.IGNORECASE),
+    steps=4,
+    guide_scale=1.0,
+    shifts=dict.fromkeys(("t2v", "i2v"), 5.0),
+    scheduler="euler",
+)
+FAMILIES = (FASTWAN, LIGHTX2V)
 
 
 def adopt_distilled(
@@ -61,5 +71,6 @@ def adopt_distilled(
     changed = replace(sampling, steps=family.steps, guide_scale=guide_scale, shift=shift)
     text = (
         f"{family.steps} steps, guide scale {family.guide_scale:g} and shift {shift:g} become its defaults."
+        + (f" Generate with --scheduler {family.scheduler}." if family.scheduler else "")
     )
     return changed, (f"{found[0]}: the name suggests a distilled model: {text}",)

@@ -10,6 +10,7 @@ from typing import Any
 from mlx_video.config import ModelConfig, TransformerConfig, find_vae_config
 from mlx_video.errors import CheckpointError, ConfigError, RequestError
 from mlx_video.variants import i2v, t2v, ti2v
+from mlx_video.variants.other_models import name_other_model
 from mlx_video.variants.variant import CheckpointFacts, Shapes, Variant
 from mlx_video.weights.transformer_names import IMAGE_ANCHOR, read_image_sizes
 
@@ -109,7 +110,7 @@ def recognise_checkpoint(
         RequestError: the user's `model_version` contradicts the tensors.
     """
     facts = _read_facts(shapes, is_dual, label)
-    variant = _match(facts)
+    variant = _match(facts, shapes)
     if model_version not in ("auto", variant.model_version):
         raise RequestError(
             "model_version",
@@ -126,13 +127,35 @@ def recognise_checkpoint(
         is_dual=is_dual,
     )
     found = f"Found {variant.title}: {_describe(facts)}."
-    return Recognition(variant, config, tuple(filter(None, (found, variant.remark))))
+    other_task = _report_other_task(shapes, source_config, variant, label)
+    return Recognition(variant, config, tuple(filter(None, (found, other_task, variant.remark))))
 
 
-def _match(facts: CheckpointFacts) -> Variant:
+def _report_other_task(shapes: Shapes, source: Mapping[str, Any], variant: Variant, label: str) -> str:
+    """Say so where config.json is of another task; the tensors are right. "" where they agree.
+
+    The number of input channels follows from the task, and no other size depends on it.
+    """
+    channels = shapes["patch_embedding.weight"][1]
+    stated_task, stated = source.get("model_type", variant.model_type), source.get("in_dim", channels)
+    if (stated_task, stated) == (variant.model_type, channels):
+        return ""
+    return (
+        f"config.json says {stated_task} (in_dim {stated}), but {_evidence('in_dim', shapes, label)} takes "
+        f"{channels} channels: these are {variant.model_type} weights. Using {variant.model_type}."
+    )
+
+
+def _match(facts: CheckpointFacts, shapes: Shapes | None = None) -> Variant:
     for variant in VARIANTS:
         if variant.matches(facts):
             return variant
+    other = name_other_model(facts, shapes)
+    if other is not None:
+        raise CheckpointError(
+            f"transformer: {_describe(facts)}: this is {other}, which this version cannot convert. "
+            f"Known: {', '.join(variant.title for variant in VARIANTS)}."
+        )
     raise CheckpointError(
         f"transformer: {_describe(facts)}; no model that this version knows looks like that. "
         f"Known: {', '.join(variant.title for variant in VARIANTS)}."
@@ -176,7 +199,7 @@ def _read_facts(shapes: Shapes, is_dual: bool, label: str) -> CheckpointFacts:
 def _read_transformer_config(
     shapes: Shapes, facts: CheckpointFacts, source: Mapping[str, Any], variant: Variant, label: str
 ) -> TransformerConfig:
-    """Sizes from shapes, the rest from config.json; whatever both say must agree."""
+    """Sizes from shapes, the rest from config.json; what both say must agree, except for the task."""
     patch = shapes["patch_embedding.weight"]
     image_dim, image_positions = read_image_sizes(shapes)
     sizes = {"num_layers": facts.num_layers, "out_dim": facts.out_dim}
@@ -184,7 +207,7 @@ def _read_transformer_config(
         sizes[key] = _size(shapes, name, axis, label)
     branch = {"image_dim": image_dim, "image_positions": image_positions, "patch_size": list(patch[2:])}
     for key, size in {**sizes, **branch}.items():
-        if key in source and source[key] != size:
+        if key in source and source[key] != size and key != "in_dim":
             raise ConfigError(
                 f"config.json says {key} {source[key]}, but {_evidence(key, shapes, label)} says {size}. "
                 "They belong to different checkpoints; fetch both from the same place."

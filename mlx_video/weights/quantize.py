@@ -87,6 +87,23 @@ def quantize_rows(rows: mx.array, quantization: QuantizationConfig) -> tuple[mx.
     return packed, scales, biases
 
 
+def dense_shapes(infos: Mapping[str, TensorInfo], path: str, columns: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of a file's tensors as if none was quantized; one layer tells the bits of all.
+
+    Args:
+        infos: the file's tensors.
+        path: a layer whose inputs are known.
+        columns: its inputs.
+    """
+    shapes = {name: info.shape for name, info in infos.items() if not name.endswith((".scales", ".biases"))}
+    packed = {f"{name.removesuffix('.scales')}.weight" for name in infos if name.endswith(".scales")}
+    if f"{path}.weight" not in packed & shapes.keys():
+        return shapes
+    bits = max(WORD_BITS * shapes[f"{path}.weight"][-1] // columns, 1)
+    stored = {name: shapes[name] for name in packed & shapes.keys()}
+    return shapes | {name: (*rest, words * WORD_BITS // bits) for name, (*rest, words) in stored.items()}
+
+
 def read_quantization(path: str, columns: int, infos: Mapping[str, TensorInfo]) -> QuantizationConfig:
     """Bits and group size of one stored layer, from the shapes of its triple.
 

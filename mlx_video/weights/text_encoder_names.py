@@ -36,6 +36,8 @@ _HF_BLOCK = {
 HF_RULES = (
     drop("decoder.*"),  # of uploads of the whole UMT5
     drop("lm_head.*"),
+    drop("spiece_model"),  # the tokenizer, in ComfyUI's files
+    drop("logit_scale"),  # an empty place of ComfyUI's text encoders
     *(Rule(name, "token_embedding.weight") for name in HF_TOKEN_TABLES),
     *(Rule(f"encoder.block.N.{theirs}", f"blocks.N.{ours}") for theirs, ours in _HF_BLOCK.items()),
     Rule("encoder.final_layer_norm.*", "norm.*"),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
+from mlx_video.checkpoint.tensor_source import TensorInfo
 from mlx_video.config import TransformerConfig
-from mlx_video.weights.rules import FLATTEN_KERNEL, Rule, Shape, drop
+from mlx_video.weights.quantize import dense_shapes
+from mlx_video.weights.rules import FLATTEN_KERNEL, Rule, Shape, apply_rules, drop
 
 ANCHOR = "patch_embedding.weight"
 DIFFUSERS_ANCHORS = ("condition_embedder.time_proj.weight", "condition_embedder.time_proj.bias")
@@ -67,6 +70,10 @@ DIFFUSERS_RULES = (
 )
 
 CONVERTED_RULES = (drop("freqs"), Rule("*", "*"))
+CONVERTED_ANCHOR = "patch_embedding_proj.bias"
+# From a converted file's names back to the original ones.
+_ORIGINAL_NAMES = tuple(Rule(rule.target, rule.source) for rule in WAN_RULES if rule.target is not None)
+PATCH_SIZE = (1, 2, 2)  # of every published transformer; a flattened kernel does not show it
 
 
 def transformer_tensors(config: TransformerConfig) -> dict[str, Shape]:
@@ -89,6 +96,16 @@ def transformer_tensors(config: TransformerConfig) -> dict[str, Shape]:
         tensors |= {f"blocks.{index}.{name}": shape for name, shape in _block_tensors(config).items()}
     tensors |= _linear("head.head", patch_rows, dim) | {"head.modulation": (1, 2, dim)}
     return tensors | _image_tensors(config)
+
+
+def original_shapes(infos: Mapping[str, TensorInfo]) -> dict[str, Shape]:
+    """What a converted transformer's tensors, dense or quantized, are in the original layout."""
+    width = infos[CONVERTED_ANCHOR].shape[0] if CONVERTED_ANCHOR in infos else 1
+    shapes = dense_shapes(infos, "blocks.0.self_attn.q", max(width, 1))
+    renamed = {str(apply_rules(name, _ORIGINAL_NAMES)[0]): shape for name, shape in shapes.items()}
+    if len(patch := renamed.get(ANCHOR, ())) == 2:
+        renamed[ANCHOR] = (patch[0], patch[1] // math.prod(PATCH_SIZE), *PATCH_SIZE)
+    return renamed
 
 
 def read_image_sizes(shapes: Mapping[str, Shape]) -> tuple[int | None, int]:

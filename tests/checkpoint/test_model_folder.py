@@ -2,7 +2,15 @@ import pytest
 
 from mlx_video.checkpoint.model_folder import open_model_folder
 from mlx_video.errors import CheckpointError, ConfigError
-from tests.checkpoint.fake_folders import converted, diffusers, original, original_dual, touch, write_json
+from tests.checkpoint.fake_folders import (
+    converted,
+    diffusers,
+    original,
+    original_dual,
+    touch,
+    write_json,
+    write_weights,
+)
 
 EXPERTS = ("low_noise_model.safetensors", "high_noise_model.safetensors")
 
@@ -68,9 +76,16 @@ def test_a_missing_expert_is_named(tmp_path):
     assert f"{EXPERTS[0]} not found" in refused(tmp_path)
 
 
-def test_a_missing_config_is_named(tmp_path):
-    (converted(tmp_path) / "config.json").unlink()
-    assert "config.json: not found" in refused(tmp_path)
+def test_a_folder_without_config_gives_an_empty_one(tmp_path):
+    write_weights(tmp_path / "model.safetensors", "patch_embedding_proj.weight")
+    for name in ("t5_encoder.safetensors", "vae.safetensors"):
+        touch(tmp_path / name)
+    assert open_model_folder(tmp_path).config == {}
+
+
+def test_a_text_encoder_may_have_the_name_that_a_fork_gave_it(tmp_path):
+    (converted(tmp_path) / "t5_encoder.safetensors").rename(tmp_path / "t5_encoder_q8.safetensors")
+    assert open_model_folder(tmp_path).text_encoder == tmp_path / "t5_encoder_q8.safetensors"
 
 
 def test_a_damaged_config_is_a_config_error(tmp_path):
@@ -78,18 +93,19 @@ def test_a_damaged_config_is_a_config_error(tmp_path):
     assert "config.json: is no valid JSON" in refused(tmp_path, ConfigError)
 
 
-@pytest.mark.parametrize("make", [original, original_dual, diffusers])
+@pytest.mark.parametrize("make", [original, original_dual, diffusers, lambda path: comfy(path)])
 def test_a_checkpoint_not_yet_converted_names_the_command_that_converts_it(tmp_path, make):
     assert refused(make(tmp_path)).endswith(
         f"Convert it first: python -m mlx_video.convert_wan --checkpoint-dir {tmp_path}"
     )
 
 
+def comfy(path):
+    return touch(path / "diffusion_models" / "wan.safetensors").parents[1]
+
+
 def test_any_other_folder_is_no_converted_model(tmp_path):
     assert "is no converted model" in refused(tmp_path)
-    assert "is no converted model" in refused(
-        touch(tmp_path / "diffusion_models" / "wan.safetensors").parents[1]
-    )
 
 
 def test_a_missing_path_and_a_file_have_their_own_messages(tmp_path):

@@ -189,7 +189,7 @@ def test_fastwan_5b_gets_its_three_steps_as_defaults(tmp_path):
 
 CONTRADICTIONS = [
     ("transformer/config.json", "num_layers", 3, r"num_layers 3, but the number of blocks .* says 2"),
-    ("transformer/config.json", "in_channels", 36, r"in_dim 36, but patch_embedding.weight .* says 16"),
+    ("transformer/config.json", "out_channels", 48, r"out_dim 48, but head.head.weight .* says 16"),
     ("transformer/config.json", "attention_head_dim", 128, r"dim 256, but .* says 128"),
     ("transformer/config.json", "image_dim", 1280, r"image_dim 1280, but .*without img_emb.* says None"),
     ("transformer/config.json", "pos_embed_seq_len", 514, r"image_positions 514, but .*img_emb.* says 0"),

@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
 from mlx_video.config import TransformerConfig
@@ -26,6 +27,7 @@ from mlx_video.request import GenerateRequest
 from tests.fixtures.published_models import cpu, mac, task
 from tests.fixtures.published_sizes import PUBLISHED_TRANSFORMERS
 from tests.fixtures.tiny_checkpoint import write_tiny_checkpoint
+from tests.fixtures.tiny_variants import write_tiny_variant
 
 MACS = (8, 16, 24, 32, 36, 48, 64, 96, 128, 192, 256, 512)
 TINY = {"width": 32, "height": 32, "num_frames": 5, "steps": 2, "seed": 1, "prompt_cache": False}
@@ -292,17 +294,24 @@ def test_the_budget_is_lifted_when_a_run_is_broken_off(folder: Path):
     assert memory_limit() == before
 
 
-def test_every_stage_is_predicted_and_gives_its_memory_back(folder: Path):
+@pytest.mark.parametrize("stream", ["off", "on"])
+@pytest.mark.parametrize("name", ["wan2.1-t2v-1.3b", "wan2.1-flf2v-14b", "wan2.2-i2v-a14b"])
+def test_every_stage_is_predicted_and_gives_its_memory_back(tmp_path: Path, name: str, stream: str):
+    write_tiny_variant(tmp_path / "source", name)
+    model = convert_checkpoint(tmp_path / "source", tmp_path / "model", dtype="float32")
+    picture = np.full((32, 32, 3), 200, np.uint8)
+    images = dict.fromkeys(("image", "end_image")[: 2 if "flf2v" in name else 1], picture)
     before = mx.get_active_memory()
     predicted, measured = {}, {}
-    for event in run_events(folder):
+    for event in run_events(model, stream=stream, **(images if "t2v" not in name else {})):
         if isinstance(event, MemoryPlanned):
             predicted = event.predicted
         if isinstance(event, StageFinished):
             measured[event.stage] = event.peak_bytes
-            # Features of the prompts, then latents: all that a stage of this size leaves to the next.
-            assert mx.get_active_memory() - before < 100_000
+            # Features of prompts and images, then latents: all that a stage of this size leaves to the next.
+            assert mx.get_active_memory() - before < 200_000
     assert predicted.keys() == measured.keys()
+    assert ("image" in measured) == ("t2v" not in name)
 
 
 def test_the_summary_compares_measured_with_planned(

@@ -415,7 +415,7 @@ def break_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_, **__):
         raise RuntimeError("the decoder failed")
 
-    monkeypatch.setattr(stages, "decode_frames", fail)
+    monkeypatch.setattr(stages, "decode_pieces", fail)
 
 
 def test_a_failed_decoding_names_the_command_that_finishes_the_job(

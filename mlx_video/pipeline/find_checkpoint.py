@@ -1,0 +1,323 @@
+"""The files of the checkpoint to convert: from a folder of any layout, and from those named one by one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from mlx_video.checkpoint.checkpoint_files import CheckpointFiles, PartName
+from mlx_video.checkpoint.folder_layout import TOKENIZER_FOLDER, is_tokenizer_folder, recognise_layout
+from mlx_video.checkpoint.open_checkpoint import open_checkpoint
+from mlx_video.checkpoint.original_folder import TOKENIZER_FOLDER as ORIGINAL_TOKENIZER_FOLDER
+from mlx_video.checkpoint.original_folder import check_tokenizer
+from mlx_video.errors import CheckpointError, RequestError
+from mlx_video.lora.families import Expert, guess_expert
+from mlx_video.pipeline.found_files import FoundFiles, Scan, read_component, scan_folder
+from mlx_video.request import ConvertRequest
+
+_EXPERTS: tuple[Expert, ...] = ("low_noise", "high_noise")
+# Layouts whose file names say nothing, so that the tensors are asked.
+_NAMELESS = ("comfy", "lightx2v", "unknown")
+# Option → the component that it takes; and back, what messages advise.
+_TAKES = MappingProxyType(
+    {
+        "transformer": "transformer",
+        "high_noise": "transformer",
+        "low_noise": "transformer",
+        "text_encoder": "text_encoder",
+        "vae": "vae",
+        "clip": "image_encoder",
+    }
+)
+_PARTS: Mapping[str, PartName] = MappingProxyType(
+    {
+        "high_noise": "high_noise",
+        "low_noise": "low_noise",
+        "text_encoder": "text_encoder",
+        "vae": "vae",
+        "clip": "image_encoder",
+    }
+)
+_ADVICE = MappingProxyType(
+    {
+        "model": "transformer (--transformer FILE)",
+        "low_noise": "low-noise transformer (--low-noise FILE)",
+        "high_noise": "high-noise transformer (--high-noise FILE)",
+        "text_encoder": "text encoder (--text-encoder FILE)",
+        "vae": "VAE (--vae FILE)",
+        "tokenizer": "tokenizer, which the text encoder's file does not hold (--tokenizer DIR, such as "
+        "google/umt5-xxl of a Wan-AI repository)",
+    }
+)
+_FLAGS = MappingProxyType(
+    {
+        "transformer": "--transformer",
+        "text_encoder": "--text-encoder",
+        "vae": "--vae",
+        "image_encoder": "--clip",
+        "adapter": "--lora",
+    }
+)
+# A lone "high" may mean something else; with "noise" behind it the file is one of two.
+_SURE_EXPERT_NAME = re.compile(r"(?i)(high|low)[-_ .]?noise")
+
+
+def find_checkpoint(request: ConvertRequest) -> CheckpointFiles:
+    """Find every file that a conversion reads.
+
+    Args:
+        request: a folder or file, and components that take the place of what is in it.
+
+    Returns:
+        All files but an image encoder's, which only some transformers need.
+
+    Raises:
+        CheckpointError: a component is missing, damaged, or there in several files without a pair's names.
+        RequestError: a file is not what its option says, or options do not fit the folder.
+    """
+    chosen = {
+        name: _read_option(name, path) for name, path in request.components.items() if name != "tokenizer"
+    }
+    base = _open_base(request, chosen)
+    return _with_tokenizer(_with_options(base, chosen), request.tokenizer)
+
+
+def _expert_of(found: FoundFiles) -> Expert | None:
+    """Which expert a transformer is by its file's name, or by its folder's; None where they do not say."""
+    file = found.paths[0]
+    return guess_expert(file.stem, ()) or guess_expert(file.parent.name, ())
+
+
+def _is_surely_expert(found: FoundFiles) -> bool:
+    return any(_SURE_EXPERT_NAME.search(name) for name in (found.paths[0].name, found.paths[0].parent.name))
+
+
+def _read_option(name: str, path: Path) -> FoundFiles:
+    """The file behind an option, which must hold what the option says."""
+    if not path.exists():
+        raise RequestError(name, f"{path}: no such file. Check the path, or download the file.")
+    found = read_component(path)
+    component = _TAKES[name]
+    if component in found.kinds and found.kinds[component].spelling != "mlx":
+        return found
+    if not found.kinds:
+        raise RequestError(
+            name,
+            f"{path}: holds no part of a Wan model (first tensor {found.first_tensor}). "
+            f"Give the file of the {component.replace('_', ' ')}.",
+        )
+    if component in found.kinds:
+        raise RequestError(name, f"{path}: is converted already. Give the file that it was made from.")
+    other = next(iter(found.kinds.values()))
+    raise RequestError(
+        name, f"{path}: holds another part ({other.title}). Give it as {_FLAGS[other.component]}."
+    )
+
+
+def _given_parts(request: ConvertRequest, chosen: Mapping[str, FoundFiles]) -> set[PartName]:
+    """What the checkpoint's folder may lack."""
+    given: set[PartName] = set()
+    if "transformer" in chosen or {"high_noise", "low_noise"} <= chosen.keys():
+        given |= {"model", *_EXPERTS}
+    given |= {part for option, part in _PARTS.items() if option in chosen}
+    if request.tokenizer is not None or ("text_encoder" in chosen and chosen["text_encoder"].has_tokenizer):
+        given.add("tokenizer")
+    return given
+
+
+def _open_base(request: ConvertRequest, chosen: Mapping[str, FoundFiles]) -> CheckpointFiles:
+    given = _given_parts(request, chosen)
+    path = request.checkpoint_dir
+    if path is None:
+        first = next(chosen[name] for name in ("transformer", "high_noise", "low_noise") if name in chosen)
+        return _choose(first.paths[0], Scan(()), given, chosen)
+    if path.is_file():
+        return _choose(path, Scan((_read_lone_file(path),)), given, chosen)
+    layout = recognise_layout(path) if path.is_dir() else None
+    if layout in _NAMELESS:
+        scan = scan_folder(path)
+        if layout != "unknown" or scan.found or scan.unreadable or given:
+            return _choose(path, scan, given, chosen)
+    files = open_checkpoint(path, given)
+    _check_experts(path, files.transformers.keys() | (chosen.keys() & set(_EXPERTS)))
+    return files
+
+
+def _read_lone_file(path: Path) -> FoundFiles:
+    found = read_component(path)
+    if not found.kinds:
+        raise CheckpointError(
+            f"{path}: holds no part of a Wan model (first tensor {found.first_tensor}). "
+            "Give the folder of a checkpoint, or the file of a transformer."
+        )
+    if "adapter" in found.kinds:
+        raise CheckpointError(
+            f"{path}: is an adapter, not a model. Convert its base model and give this file as --lora."
+        )
+    return found
+
+
+def _choose(
+    path: Path, scan: Scan, given: set[PartName], chosen: Mapping[str, FoundFiles]
+) -> CheckpointFiles:
+    """Decide which of the files found is which component; what lacks or could be several is an error."""
+    transformers = _choose_transformers(path, _all_of(scan, "transformer"), given)
+    readers = [*transformers.values(), *(found for found in chosen.values() if "transformer" in found.kinds)]
+    text_encoder = image_encoder = None
+    if "text_encoder" not in given:
+        text_encoder = _choose_encoder(path, scan, "text_encoder", readers)
+    if "image_encoder" not in given and any(found.image_width for found in readers):
+        image_encoder = _choose_encoder(path, scan, "image_encoder", readers)
+    vaes = () if "vae" in given else _all_of(scan, "vae")
+    files = CheckpointFiles(
+        path=path,
+        transformers={name: found.paths for name, found in transformers.items()},
+        transformer_configs={name: found.config for name, found in transformers.items()},
+        text_encoder=text_encoder.paths if text_encoder else (),
+        vaes={str(found.paths[0]): found.paths for found in vaes},
+        tokenizer=_find_tokenizer(path),
+        image_encoder=image_encoder.paths if image_encoder else (),
+    )
+    has_tokenizer = files.tokenizer is not None or (text_encoder is not None and text_encoder.has_tokenizer)
+    _check_complete(files, scan, given | ({"tokenizer"} if has_tokenizer else set()))
+    return replace(files, notices=_report_found(path, files))
+
+
+def _all_of(scan: Scan, component: str) -> tuple[FoundFiles, ...]:
+    return tuple(
+        found for found in scan.found if component in found.kinds and found.kinds[component].spelling != "mlx"
+    )
+
+
+def _choose_transformers(
+    path: Path, candidates: Sequence[FoundFiles], given: set[PartName]
+) -> dict[str, FoundFiles]:
+    if "model" in given or not candidates:
+        return {}
+    named = {_expert_of(found): found for found in candidates}
+    wanted = [expert for expert in _EXPERTS if expert not in given]
+    if len(candidates) == 1:
+        is_one_of_two = len(wanted) == 1 or _is_surely_expert(candidates[0])
+        return {(_expert_of(candidates[0]) or wanted[0]) if is_one_of_two else "model": candidates[0]}
+    if len(candidates) <= 2 and all(expert in named for expert in wanted):
+        return {expert: named[expert] for expert in wanted}
+    raise CheckpointError(
+        f"{path}: holds several transformers: {_list(path, candidates)}. Choose with --transformer FILE, or "
+        "for a Wan2.2 A14B model with --high-noise FILE and --low-noise FILE."
+    )
+
+
+def _choose_encoder(
+    path: Path, scan: Scan, component: str, readers: Sequence[FoundFiles]
+) -> FoundFiles | None:
+    """The only encoder, or the only one that the transformers can read."""
+    candidates = _all_of(scan, component)
+    # Where none fits, the one that is there is taken and refused for what it is.
+    fitting = [found for found in candidates if _fits(found, component, readers)] or list(candidates)
+    if len(fitting) > 1:
+        raise CheckpointError(
+            f"{path}: holds several {component.replace('_', ' ')}s: {_list(path, fitting)}. "
+            f"Choose one with {_FLAGS[component]} FILE."
+        )
+    return fitting[0] if fitting else None
+
+
+def _fits(found: FoundFiles, component: str, readers: Sequence[FoundFiles]) -> bool:
+    taken = {
+        reader.image_width if component == "image_encoder" else reader.widths.get("transformer")
+        for reader in readers
+    }
+    widths = (None, found.widths.get(component))
+    return not found.is_other_text_encoder and all(width in widths for width in taken)
+
+
+def _list(path: Path, candidates: Iterable[FoundFiles]) -> str:
+    return ", ".join(_below(path, found.paths[0]) for found in candidates)
+
+
+def _below(folder: Path, path: Path) -> str:
+    return str(path.relative_to(folder)) if path.is_relative_to(folder) and path != folder else path.name
+
+
+def _find_tokenizer(path: Path) -> Path | None:
+    if not path.is_dir():
+        return None
+    names = (ORIGINAL_TOKENIZER_FOLDER, TOKENIZER_FOLDER, ".")
+    return next((path / name for name in names if is_tokenizer_folder(path / name)), None)
+
+
+def _check_complete(files: CheckpointFiles, scan: Scan, given: set[PartName]) -> None:
+    """Name all that is missing at once, with the option that would give it."""
+    experts = [expert for expert in _EXPERTS if expert in files.transformers or expert in given]
+    needed: list[PartName] = list(_EXPERTS) if experts and "model" not in files.transformers else ["model"]
+    needed = [name for name in needed if name not in files.transformers]
+    needed += [] if files.text_encoder else ["text_encoder"]
+    needed += [] if files.vaes else ["vae"]
+    # Without text encoder it cannot be known whether a tokenizer lies in its file.
+    needed += ["tokenizer"] if files.text_encoder or "text_encoder" in given else []
+    missing = [_ADVICE[name] for name in needed if name not in given]
+    if not missing:
+        return
+    kinds = [kind.title for found in scan.found for kind in found.kinds.values()]
+    holds = f"holds {', '.join(sorted(set(kinds)))}; " if kinds else ""
+    unreadable = "".join(f"\nNot readable: {text}" for text in scan.unreadable)
+    raise CheckpointError(
+        f"{files.path}: {holds}not found: {'; '.join(missing)}. Add the options, or the files.{unreadable}"
+    )
+
+
+def _report_found(path: Path, files: CheckpointFiles) -> tuple[str, ...]:
+    """Say which file became what, since no name did."""
+    parts = {**files.transformers, "text_encoder": files.text_encoder, "image_encoder": files.image_encoder}
+    found = {name: _below(path, paths[0]) for name, paths in parts.items() if paths}
+    told = [f"{name if name != 'model' else 'transformer'} {file}" for name, file in found.items()]
+    return (f"Found by their tensors: {', '.join(told)}.",) if told else ()
+
+
+def _with_options(files: CheckpointFiles, chosen: Mapping[str, FoundFiles]) -> CheckpointFiles:
+    """The checkpoint with the components that the user named in their places."""
+    experts = [expert for expert in _EXPERTS if expert in chosen]
+    found: dict[str, FoundFiles] = {expert: chosen[expert] for expert in experts}
+    if "transformer" in chosen:
+        found = {"model": chosen["transformer"]}
+    changes: dict[str, Any] = {}
+    if found:
+        kept = {name: paths for name, paths in files.transformers.items() if name in _EXPERTS and experts}
+        configs = {name: files.transformer_configs[name] for name in kept}
+        transformers = kept | {name: part.paths for name, part in found.items()}
+        changes["transformers"] = {n: transformers[n] for n in ("model", *_EXPERTS) if n in transformers}
+        changes["transformer_configs"] = configs | {name: part.config for name, part in found.items()}
+    if "text_encoder" in chosen:
+        changes["text_encoder"] = chosen["text_encoder"].paths
+    if "vae" in chosen:
+        changes |= {"vaes": {"vae": chosen["vae"].paths}, "vae_config": {}}
+    if "clip" in chosen:
+        changes["image_encoder"] = chosen["clip"].paths
+    return replace(files, **changes)
+
+
+def _check_experts(path: Path, names: Iterable[str]) -> None:
+    """One expert cannot take the place of a single transformer."""
+    experts = [expert for expert in _EXPERTS if expert in names]
+    if len(experts) == 1:
+        other = next(expert for expert in _EXPERTS if expert not in experts)
+        raise RequestError(
+            experts[0],
+            f"{path} has one transformer, not two. Add --{other.replace('_', '-')}, or give the file as "
+            "--transformer.",
+        )
+
+
+def _with_tokenizer(files: CheckpointFiles, folder: Path | None) -> CheckpointFiles:
+    if folder is None:
+        return files
+    if not is_tokenizer_folder(folder):
+        raise RequestError(
+            "tokenizer", f"{folder}: holds neither tokenizer.json nor spiece.model. Give google/umt5-xxl."
+        )
+    check_tokenizer(folder)
+    return replace(files, tokenizer=folder)

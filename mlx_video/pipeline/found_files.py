@@ -1,0 +1,227 @@
+"""Weight files told by what they hold: those in a folder, or one that the user names."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mlx_video.checkpoint.diffusers_folder import ENCODER_STEM, read_transformer_sizes
+from mlx_video.checkpoint.folder_layout import CONFIG_FILE, ORIGINAL_STEM, read_json_object
+from mlx_video.checkpoint.shards import SPLIT_REST, split_files, weight_files
+from mlx_video.checkpoint.tensor_source import TensorSource, open_tensors
+from mlx_video.errors import CheckpointError
+from mlx_video.weights.all_in_one import pick_component
+from mlx_video.weights.component_kind import (
+    ComponentKind,
+    find_components,
+    has_tokenizer,
+    is_other_text_encoder,
+)
+from mlx_video.weights.spellings import as_original
+
+WEIGHT_ENDINGS = (".safetensors", ".sft", ".gguf", ".pth", ".pt", ".ckpt")
+# Where ComfyUI looks for models, the folders that matter here; they may hold folders themselves.
+TREE_FOLDERS = (
+    "diffusion_models", "unet", "checkpoints", "text_encoders", "clip", "vae", "clip_vision",
+)  # fmt: skip
+_SHARD = re.compile(r"-(\d+)-of-(\d+)(?=\.\w+$)")
+# Where each component's width is stated: tensor under its original name, axis.
+_WIDTHS = {
+    "transformer": ("text_embedding.0.weight", 1),
+    "text_encoder": ("token_embedding.weight", 1),
+    "image_encoder": ("cls_embedding", -1),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFiles:
+    """One file or the shards of one, and what they hold.
+
+    Attributes:
+        paths: all of them.
+        kinds: component → how it lies there; empty for a file of another model.
+        widths: component → channels of its text features (transformer, text encoder) or its own (image
+            encoder), as far as tensors tell.
+        image_width: channels of the image features that a transformer takes; None without image branch.
+        has_tokenizer: whether the text encoder's tokenizer is among the tensors.
+        is_other_text_encoder: whether its text encoder is T5 v1.1.
+        config: what a config.json beside a transformer's shards says.
+        first_tensor: a name for messages.
+    """
+
+    paths: tuple[Path, ...]
+    kinds: Mapping[str, ComponentKind]
+    widths: Mapping[str, int] = field(default_factory=dict)
+    image_width: int | None = None
+    has_tokenizer: bool = False
+    is_other_text_encoder: bool = False
+    config: Mapping[str, Any] = field(default_factory=dict)
+    first_tensor: str = ""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        more = f" and {len(self.paths) - 1} more" if len(self.paths) > 1 else ""
+        return f"{self.paths[0].name}{more}"
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What lies in a folder.
+
+    Attributes:
+        found: files of Wan models and adapters; those of other models are not among them.
+        unreadable: why files could not be read, one sentence each.
+    """
+
+    found: tuple[FoundFiles, ...]
+    unreadable: tuple[str, ...] = ()
+
+
+def scan_folder(folder: Path) -> Scan:
+    """Look into every weight file of a ComfyUI tree, or of a folder of loose files.
+
+    Args:
+        folder: only the folders that ComfyUI knows are entered.
+
+    Raises:
+        CheckpointError: a split transformer lacks files.
+    """
+    found, unreadable = [], []
+    for paths in _group_files(folder):
+        try:
+            config = _read_config(paths[0].parent) if paths[0].name == SPLIT_REST else {}
+            files = read_files(paths, config)
+        except CheckpointError as error:
+            unreadable.append(str(error))
+            continue
+        if files.kinds:
+            found.append(files)
+    return Scan(tuple(found), tuple(unreadable))
+
+
+def read_component(path: Path) -> FoundFiles:
+    """Look into a file, or into the shards of a folder.
+
+    Args:
+        path: a file of any name, or a folder that holds the weights of one component alone.
+
+    Raises:
+        CheckpointError: it is absent or damaged, or the folder holds more than one component.
+    """
+    if not path.is_dir():
+        return read_files(_with_other_shards(path))
+    return read_files(_files_of_folder(path), _read_config(path))
+
+
+def read_files(paths: tuple[Path, ...], config: Mapping[str, Any] | None = None) -> FoundFiles:
+    """Look into the headers of one file, or of shards.
+
+    Args:
+        paths: all shards.
+        config: what a config.json beside them says.
+
+    Raises:
+        CheckpointError: a file is absent, damaged or of an unknown format, or a shard is absent.
+    """
+    _check_shards(paths)
+    with open_tensors(paths) as source:
+        kinds: dict[str, ComponentKind] = {kind.component: kind for kind in find_components(source.infos)}
+        widths, image_width = _read_widths(source, kinds)
+        return FoundFiles(
+            paths=paths,
+            kinds=kinds,
+            widths=widths,
+            image_width=image_width,
+            has_tokenizer=has_tokenizer(source.infos),
+            is_other_text_encoder="text_encoder" in kinds and is_other_text_encoder(source.infos),
+            config=config or {},
+            first_tensor=next(iter(source.infos), "none"),
+        )
+
+
+def _read_widths(
+    source: TensorSource, kinds: Mapping[str, ComponentKind]
+) -> tuple[dict[str, int], int | None]:
+    widths, image_width = {}, None
+    for component, kind in kinds.items():
+        if component not in _WIDTHS or kind.component == "adapter":
+            continue
+        infos = as_original(pick_component(source, kind.component), kind.component).infos
+        name, axis = _WIDTHS[component]
+        if name in infos and len(infos[name].shape) > 1:
+            widths[component] = infos[name].shape[axis]
+        if "img_emb.proj.0.weight" in infos:
+            image_width = infos["img_emb.proj.0.weight"].shape[0]
+    return widths, image_width
+
+
+def _group_files(folder: Path) -> Iterator[tuple[Path, ...]]:
+    """The weight files below a folder, shards together."""
+    trees = [folder / name for name in TREE_FOLDERS if (folder / name).is_dir()]
+    yield from _group_direct(folder)
+    for tree in trees:
+        for place, below, _ in os.walk(tree):
+            below[:] = sorted(name for name in below if not name.startswith("."))
+            yield from _group_direct(Path(place))
+
+
+def _group_direct(folder: Path) -> Iterator[tuple[Path, ...]]:
+    split = split_files(folder)
+    if split:
+        yield split
+    groups: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if path not in split and _is_weight_file(path):
+            groups.setdefault(_SHARD.sub("", path.name), []).append(path)
+    yield from (tuple(paths) for paths in groups.values())
+
+
+def _is_weight_file(path: Path) -> bool:
+    return path.suffix.lower() in WEIGHT_ENDINGS and not path.name.startswith(".") and path.is_file()
+
+
+def _with_other_shards(path: Path) -> tuple[Path, ...]:
+    """A file with those that its name says belong to it."""
+    if not _SHARD.search(path.name) or not path.is_file():
+        return (path,)
+    stem = _SHARD.sub("", path.name)
+    return tuple(p for p in sorted(path.parent.iterdir()) if _SHARD.sub("", p.name) == stem and p.is_file())
+
+
+def _check_shards(paths: Iterable[Path]) -> None:
+    numbers = [(path, match) for path in paths if (match := _SHARD.search(path.name))]
+    for path, match in numbers[:1]:
+        absent = set(range(1, int(match[2]) + 1)) - {int(other[1]) for _, other in numbers}
+        if absent:
+            raise CheckpointError(
+                f"{path.parent}: shard {min(absent)} of {int(match[2])} of {_SHARD.sub('', path.name)} is "
+                "absent. Fetch it again."
+            )
+
+
+def _files_of_folder(folder: Path) -> tuple[Path, ...]:
+    for stem in (ORIGINAL_STEM, ENCODER_STEM):
+        if any(folder.glob(f"{stem}*.safetensors")):
+            return weight_files(folder, stem, component="component")
+    groups = list(_group_direct(folder))
+    if len(groups) != 1:
+        names = ", ".join(paths[0].name for paths in groups) or "none"
+        raise CheckpointError(
+            f"{folder}: the weight files of one component are expected there, found {names}. Give the file."
+        )
+    return groups[0]
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """Sizes of a transformer in the original's words; nothing where another component's file lies."""
+    file = folder / CONFIG_FILE
+    config = read_json_object(file) if file.is_file() else {}
+    name = str(config.get("_class_name", ""))
+    if "Transformer3DModel" in name:
+        return read_transformer_sizes(folder)
+    return config if name.endswith("WanModel") or "in_dim" in config else {}

@@ -1,0 +1,229 @@
+"""What one weight file, or one set of shards, holds; only headers are read."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from mlx_video.checkpoint.file_kind import recognise
+from mlx_video.checkpoint.gguf_header import read_gguf_header
+from mlx_video.checkpoint.safetensors import SafetensorsFile
+from mlx_video.checkpoint.tensor_source import TensorInfo, TensorSource, open_tensors
+from mlx_video.errors import MLXVideoError
+from mlx_video.latents.latents_file import TENSOR_NAME
+from mlx_video.lora.families import guess_expert
+from mlx_video.pipeline.inspect_adapter import describe_adapter
+from mlx_video.pipeline.inspect_component import identify
+from mlx_video.pipeline.inspection import FilePart
+from mlx_video.pipeline.run_state import is_state
+from mlx_video.weights.all_in_one import pick_component
+from mlx_video.weights.component_kind import ComponentKind, find_components
+from mlx_video.weights.quantize import read_quantization
+from mlx_video.weights.scale_conventions import is_beside_weights
+
+SPELLINGS = {
+    "original": "Wan's names",
+    "diffusers": "Diffusers' names",
+    "huggingface": "Hugging Face's names",
+    "gguf": "llama.cpp's names",
+    "mlx": "converted for MLX",
+}
+_SCALES = {
+    ".scale_weight": "scales beside the weights (ComfyUI or musubi, scale_weight)",
+    ".weight_scale": "scales beside the weights (ComfyUI or LightX2V, weight_scale)",
+    ".weight._scale": "scales beside the weights (quanto)",
+}
+# Names that only converted files have, which otherwise keep the official ones.
+_CONVERTED = {
+    "text_encoder": "blocks.0.ffn.gate_proj.weight",
+    "vae": "decoder.middle.0.residual.layer_0.gamma",
+    "image_encoder": "transformer.0.mlp.fc1.weight",
+}
+
+
+def inspect_files(paths: Sequence[Path], root: Path) -> tuple[FilePart, ...]:
+    """Tell what a file, or all shards of a component, holds.
+
+    Args:
+        paths: the files.
+        root: what the reported names are relative to.
+
+    Returns:
+        One part for each component; one with a problem if the files cannot be read.
+    """
+    names = tuple(str(path.relative_to(root)) if path != root else path.name for path in paths)
+    unread = FilePart("unknown", names)
+    try:
+        with open_tensors(tuple(paths)) as source:
+            return tuple(_describe_parts(source, paths, unread))
+    except MLXVideoError as error:
+        return (replace(unread, problem=str(error)),)
+
+
+def _describe_parts(source: TensorSource, paths: Sequence[Path], part: FilePart) -> Iterator[FilePart]:
+    part = _count(part, source.infos, _packing(source, paths))
+    if TENSOR_NAME in source.infos and all(_is_of_run(name) for name in source.infos):
+        metadata = source.metadata if isinstance(source, SafetensorsFile) else {}
+        yield _describe_latents(part, source.infos[TENSOR_NAME], metadata)
+        return
+    kinds = _find_kinds(source.infos)
+    if not kinds:
+        yield replace(part, notices=(f"{source.label}: {_explain_unknown(source)}",))
+    for kind in kinds:
+        own = part if len(kinds) == 1 else _count_own(part, source, paths, kind.prefix)
+        yield _describe_component(own, source, paths, kind)
+
+
+def _is_of_run(name: str) -> bool:
+    return name == TENSOR_NAME or name.startswith("solver.")
+
+
+def _find_kinds(infos: Mapping[str, TensorInfo]) -> tuple[ComponentKind, ...]:
+    """The components by their names, and converted ones, of which only some names differ."""
+    found = list(find_components(infos))
+    for index, kind in enumerate(found):
+        mark = _CONVERTED.get(kind.component)
+        is_converted = mark in infos or (kind.component == "vae" and _is_channels_last(infos, kind.prefix))
+        if is_converted:
+            found[index] = replace(kind, spelling="mlx")
+    if not found:
+        if (
+            "decoder.middle.0.residual.layer_0.gamma" in infos
+            or "encoder.middle.0.residual.layer_0.gamma" in infos
+        ):
+            return (ComponentKind("vae", "mlx", vae_generation="2.2"),)
+        if _CONVERTED["image_encoder"] in infos:
+            return (ComponentKind("image_encoder", "mlx"),)
+        if "encoder.middle.0.residual.0.gamma" in infos:
+            return (ComponentKind("vae", "mlx", vae_generation="2.1"),)
+    return tuple(found)
+
+
+def _is_channels_last(infos: Mapping[str, TensorInfo], prefix: str) -> bool:
+    info = infos.get(f"{prefix}decoder.conv1.weight")
+    return info is not None and len(info.shape) == 5 and info.shape[1] == info.shape[3] == 3
+
+
+def _packing(source: TensorSource, paths: Sequence[Path]) -> Mapping[str, tuple[str, int]]:
+    """Name of each packed tensor of GGUF files → type and bytes; other files store what they list."""
+    return {
+        tensor.name: (tensor.kind, tensor.nbytes)
+        for path in paths
+        if recognise(path) == "gguf"
+        for tensor in read_gguf_header(path).tensors
+    }
+
+
+def _count(
+    part: FilePart, infos: Mapping[str, TensorInfo], packing: Mapping[str, tuple[str, int]]
+) -> FilePart:
+    """Fill in numbers, bytes and types; scales and other companions of weights are no parameters."""
+    precision: Counter[str] = Counter()
+    nbytes = 0
+    quantized = {name.removesuffix(".scales") for name in infos if name.endswith(".scales")}
+    for name, info in infos.items():
+        kind, stored = packing.get(name, (info.dtype, info.nbytes))
+        nbytes += stored
+        layer = name.rpartition(".")[0]
+        if is_beside_weights(name) or (name.endswith((".scales", ".biases")) and layer in quantized):
+            continue
+        if layer in quantized and info.dtype == "U32":
+            kind, size = _packed_size(infos, layer)
+        else:
+            size = math.prod(info.shape)
+        precision[kind] += size
+    return replace(
+        part,
+        tensors=len(infos),
+        parameters=sum(precision.values()),
+        nbytes=nbytes,
+        precision=dict(precision),
+        storage=_describe_scales(infos),
+    )
+
+
+def _count_own(part: FilePart, source: TensorSource, paths: Sequence[Path], prefix: str) -> FilePart:
+    """The same of one of several components in a file."""
+    own = {name: info for name, info in source.infos.items() if name.startswith(prefix)}
+    return _count(part, own, _packing(source, paths))
+
+
+def _packed_size(infos: Mapping[str, TensorInfo], layer: str) -> tuple[str, int]:
+    """Type and weights of a layer that MLX packed, from the shapes of its triple."""
+    columns = _inputs(infos, layer)
+    if columns is None:
+        return "packed", math.prod(infos[f"{layer}.weight"].shape)
+    found = read_quantization(layer, columns, infos)
+    kind = f"{found.bits} bits, group {found.group_size}"
+    return kind, infos[f"{layer}.weight"].shape[0] * columns
+
+
+def _inputs(infos: Mapping[str, TensorInfo], layer: str) -> int | None:
+    """A block layer's number of inputs: the width, or what the first layer of the feed-forward gives."""
+    block = re.match(r"(.*blocks\.\d+\.)", layer)
+    if block is None:
+        return None
+    source = infos.get(f"{block[1]}self_attn.norm_q.weight")
+    if layer.endswith("ffn.fc2"):
+        source = infos.get(f"{block[1]}ffn.fc1.bias")
+    return source.shape[0] if source is not None and source.shape else None
+
+
+def _describe_scales(infos: Mapping[str, TensorInfo]) -> str:
+    kinds = [text for end, text in _SCALES.items() if any(name.endswith(end) for name in infos)]
+    if any(name.endswith(".comfy_quant") for name in infos):
+        kinds.append("described layer by layer (comfy_quant)")
+    if not kinds and any(info.dtype.startswith("F8_E") for info in infos.values()):
+        kinds.append("float8 without scales")
+    return ", ".join(kinds)
+
+
+def _describe_latents(part: FilePart, info: TensorInfo, metadata: Mapping[str, str]) -> FilePart:
+    kind = "run state" if is_state(metadata) else "latents"
+    shape = ", ".join(f"{name} {size}" for name, size in zip("CTHW", info.shape, strict=False))
+    made = [
+        f"{name} {metadata[name]}" for name in ("variant", "seed", "steps", "version") if name in metadata
+    ]
+    prompt = metadata.get("prompt")
+    notices = (shape, *made, *([f"prompt {prompt!r}"] if prompt else []))
+    return replace(part, component=kind, notices=notices, parameters=0)
+
+
+def _explain_unknown(source: TensorSource) -> str:
+    if not source.infos:
+        return "holds no tensors. Download it again."
+    names = ", ".join(list(source.infos)[:3])
+    return (
+        f"none of its tensors ({len(source.infos)}, first: {names}) tells a Wan transformer, UMT5, a Wan "
+        "VAE, CLIP or an adapter. It is of another model."
+    )
+
+
+def _describe_component(
+    part: FilePart, source: TensorSource, paths: Sequence[Path], kind: ComponentKind
+) -> FilePart:
+    spelling = SPELLINGS[kind.spelling] + (f" behind {kind.prefix}" if kind.prefix else "")
+    part = replace(part, component=kind.component, spelling=spelling)
+    try:
+        if kind.component == "adapter":
+            facts = describe_adapter(paths[0])
+            return replace(part, spelling="", adapter=facts, model=facts.made_for, expert=facts.expert)
+        own = pick_component(source, kind.component)
+        return identify(_at_expert(part, paths[0]), own, kind)
+    except MLXVideoError as error:
+        return replace(part, problem=str(error))
+
+
+def _at_expert(part: FilePart, path: Path) -> FilePart:
+    return replace(part, expert=_guess_expert(path)) if part.component == "transformer" else part
+
+
+def _guess_expert(path: Path) -> str:
+    folder, second = path.parent, path.parent.with_name("transformer_2")
+    if folder.name in ("transformer", "transformer_2") and second.is_dir():
+        return "low_noise" if folder == second else "high_noise"
+    return guess_expert(path.stem, ()) or guess_expert(path.parent.name, ()) or ""

@@ -1,0 +1,142 @@
+"""What a file holds, told by its tensors' names alone: which component of a model, in which spelling."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal, get_args
+
+from mlx_video.checkpoint.tensor_source import TensorInfo
+from mlx_video.weights import text_encoder_names
+from mlx_video.weights.spellings import ComponentName
+
+SpellingName = Literal["original", "diffusers", "huggingface", "gguf", "mlx"]
+VaeGeneration = Literal["2.1", "2.2"]
+
+TOKENIZER_TENSOR = "spiece_model"
+"""ComfyUI's text encoder files hold the SentencePiece model in it, byte by byte."""
+
+# Ends of names that only adapters have.
+# Source: huggingface/peft, kohya-ss/sd-scripts and KohakuBlueleaf/LyCORIS, the names that they save.
+ADAPTER_ENDS = (
+    ".lora_A.weight", ".lora_B.weight", ".lora_down.weight", ".lora_up.weight", ".lora_A.default.weight",
+    ".hada_w1_a", ".lokr_w1", ".lokr_w1_a", ".diff", ".diff_b", ".diff_m",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentKind:
+    """One component that a file holds.
+
+    Attributes:
+        component: what it is; an adapter is none of a checkpoint's.
+        spelling: whose names its tensors have; those of a converted transformer are "mlx".
+        prefix: what stands before its own names, with the final dot; "" without one.
+        vae_generation: of a VAE: 2.1 has latents of 16 channels, 2.2 of 48.
+    """
+
+    component: ComponentName | Literal["adapter"]
+    spelling: SpellingName = "original"
+    prefix: str = ""
+    vae_generation: VaeGeneration | None = None
+
+    @property
+    def title(self) -> str:
+        """What messages call it: "VAE 2.1", "text encoder"."""
+        if self.component == "vae":
+            return f"VAE {self.vae_generation}"
+        return self.component.replace("_", " ")
+
+
+@dataclass(frozen=True, slots=True)
+class _Marks:
+    """Names that tell a component in one spelling: all of them behind the same prefix, the first one once."""
+
+    component: ComponentName
+    spelling: SpellingName
+    names: tuple[str, ...]
+
+
+_MARKS = (
+    _Marks("transformer", "original", ("head.modulation", "patch_embedding.weight")),
+    _Marks("transformer", "mlx", ("head.modulation", "patch_embedding_proj.weight")),
+    _Marks("transformer", "diffusers", ("condition_embedder.time_proj.weight", "patch_embedding.weight")),
+    _Marks("text_encoder", "original", ("token_embedding.weight", "blocks.0.attn.q.weight")),
+    _Marks("text_encoder", "huggingface", ("encoder.block.0.layer.0.SelfAttention.q.weight",)),
+    _Marks("text_encoder", "gguf", ("enc.blk.0.attn_q.weight",)),
+    _Marks("vae", "original", ("decoder.middle.0.residual.0.gamma",)),
+    _Marks("vae", "diffusers", ("decoder.mid_block.resnets.0.norm1.gamma",)),
+    _Marks("image_encoder", "original", ("transformer.0.attn.to_qkv.weight", "cls_embedding")),
+    _Marks(
+        "image_encoder",
+        "huggingface",
+        ("encoder.layers.0.self_attn.q_proj.weight", "embeddings.class_embedding"),
+    ),
+)
+# Names that only the later generation of VAEs has, behind the prefix.
+_WAN22_VAE_MARKS: Mapping[SpellingName, str] = MappingProxyType(
+    {
+        "original": "decoder.upsamples.0.upsamples.0.residual.2.weight",
+        "diffusers": "decoder.up_blocks.0.upsampler.resample.1.weight",
+    }
+)
+
+
+def find_components(infos: Mapping[str, TensorInfo]) -> tuple[ComponentKind, ...]:
+    """Every component that a file, or a set of shards, holds; all-in-one files hold several.
+
+    Args:
+        infos: the tensors as they are stored, with whatever prefix, dtype or scales.
+
+    Returns:
+        At most one of each; nothing for another model's file. An adapter stands alone.
+    """
+    # quanto keeps the codes of a weight beside its scale.
+    names = {name.removesuffix("._data") for name in infos}
+    if any(name.endswith(ADAPTER_ENDS) for name in names):
+        return (ComponentKind("adapter"),)
+    found: dict[str, ComponentKind] = {}
+    for marks in _MARKS:
+        for prefix in _find_prefixes(names, marks.names):
+            found.setdefault(marks.component, _describe(marks, prefix, names))
+    return tuple(found[name] for name in get_args(ComponentName) if name in found)
+
+
+def find_component(infos: Mapping[str, TensorInfo]) -> ComponentKind | None:
+    """The one component that a file holds; None for several, or for another model's file.
+
+    Args:
+        infos: the tensors as they are stored.
+    """
+    found = find_components(infos)
+    return found[0] if len(found) == 1 else None
+
+
+def has_tokenizer(infos: Iterable[str]) -> bool:
+    """Whether a text encoder's file holds its tokenizer too."""
+    return TOKENIZER_TENSOR in infos or any(name.endswith(f".{TOKENIZER_TENSOR}") for name in infos)
+
+
+def is_other_text_encoder(infos: Mapping[str, TensorInfo]) -> bool:
+    """Whether a text encoder is T5 v1.1, which other models use and Wan does not."""
+    tables = (*text_encoder_names.HF_TOKEN_TABLES, text_encoder_names.ANCHOR, "token_embd.weight")
+    rows = {info.shape[:1] for name, info in infos.items() if name.endswith(tables)}
+    return rows == {(text_encoder_names.T5_V1_1_VOCABULARY,)}
+
+
+def _find_prefixes(names: set[str], marks: tuple[str, ...]) -> Iterator[str]:
+    """The prefix behind which all marks stand; none where it could be one of several."""
+    anchor, *others = marks
+    ends = [name for name in names if name == anchor or name.endswith(f".{anchor}")]
+    prefixes = [name.removesuffix(anchor) for name in ends]
+    whole = [prefix for prefix in prefixes if all(prefix + other in names for other in others)]
+    if len(whole) == 1:
+        yield whole[0]
+
+
+def _describe(marks: _Marks, prefix: str, names: set[str]) -> ComponentKind:
+    generation: VaeGeneration | None = None
+    if marks.component == "vae":
+        generation = "2.2" if prefix + _WAN22_VAE_MARKS[marks.spelling] in names else "2.1"
+    return ComponentKind(marks.component, marks.spelling, prefix, generation)

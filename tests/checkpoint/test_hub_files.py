@@ -1,0 +1,133 @@
+"""Of a repository on the Hub only what a model needs is chosen."""
+
+import pytest
+
+from mlx_video.checkpoint.hub_files import choose_files
+from mlx_video.errors import CheckpointError
+
+TOKENIZER = ("special_tokens_map.json", "spiece.model", "tokenizer.json", "tokenizer_config.json")
+T5 = "models_t5_umt5-xxl-enc-bf16.pth"
+CLIP = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
+STEM = "diffusion_pytorch_model"
+PRESENTATION = ("README.md", "LICENSE.txt", ".gitattributes", "assets/logo.png", "examples/i2v_input.JPG")
+
+
+def shards(folder, count, stem=STEM, variant=""):
+    return [f"{folder}{stem}{variant}-{n:05}-of-{count:05}.safetensors" for n in range(1, count + 1)]
+
+
+def choose(names, jsons=None, use="convert", given=()):
+    contents = jsons or {}
+    return choose_files("owner/name", names, lambda name: contents.get(name, {}), use=use, given=given)
+
+
+def original_names():
+    return [
+        f"{STEM}.safetensors",
+        "config.json",
+        T5,
+        "Wan2.1_VAE.pth",
+        *(f"google/umt5-xxl/{n}" for n in TOKENIZER),
+    ]
+
+
+def test_an_original_repository_gives_weights_config_and_tokenizer_but_no_pictures():
+    names = original_names()
+    extra = [*PRESENTATION, "xlm-roberta-large/tokenizer.json", "configuration.json", "lora.safetensors"]
+    assert choose([*names, *extra]) == sorted(names)
+
+
+def test_both_experts_are_chosen_with_the_shards_that_their_indexes_name():
+    experts, indexes = [], {}
+    for folder in ("high_noise_model/", "low_noise_model/"):
+        index = f"{folder}{STEM}.safetensors.index.json"
+        files = shards(folder, 6)
+        indexes[index] = {"weight_map": {f"t{n}": name.split("/")[1] for n, name in enumerate(files)}}
+        experts += [index, f"{folder}config.json", *files]
+    shared = [T5, "Wan2.1_VAE.pth", *(f"google/umt5-xxl/{name}" for name in TOKENIZER)]
+    stray = [f"high_noise_model/{STEM}-00001-of-00003.safetensors", "configuration.json", CLIP, *PRESENTATION]
+    assert choose([*experts, *shared, *stray], indexes) == sorted([*experts, *shared])
+
+
+@pytest.mark.parametrize(
+    ("model_type", "is_chosen"), [("i2v", True), ("flf2v", True), ("t2v", False), ("ti2v", False)]
+)
+def test_the_image_encoder_is_for_models_that_read_images_through_it(model_type, is_chosen):
+    chosen = choose([*original_names(), CLIP], {"config.json": {"model_type": model_type}})
+    assert (CLIP in chosen) == is_chosen
+
+
+@pytest.mark.parametrize(("channels", "vae"), [(16, "Wan2.1_VAE.pth"), (48, "Wan2.2_VAE.pth")])
+def test_of_two_vaes_the_one_with_the_transformers_channels_is_chosen(channels, vae):
+    names = [*original_names(), "Wan2.2_VAE.pth"]
+    chosen = choose(names, {"config.json": {"out_dim": channels}})
+    assert [name for name in chosen if "VAE" in name] == [vae]
+
+
+def diffusers_names():
+    return [
+        "model_index.json", "scheduler/scheduler_config.json", *(f"tokenizer/{name}" for name in TOKENIZER),
+        "transformer/config.json", f"transformer/{STEM}.safetensors", "vae/config.json",
+        f"vae/{STEM}.safetensors", "text_encoder/config.json", *shards("text_encoder/", 3, "model"),
+    ]  # fmt: skip
+
+
+def test_a_diffusers_repository_gives_no_copies_in_other_formats_or_precisions():
+    copies = [
+        f"transformer/{STEM}.fp16.safetensors", f"transformer/{STEM}.bin", "vae/model.msgpack",
+        "text_encoder/model.fp16.safetensors", "text_encoder/pytorch_model.bin", "text_encoder/model.onnx",
+        "safety_checker/model.safetensors", "image_processor/preprocessor_config.json",
+    ]  # fmt: skip
+    assert choose([*diffusers_names(), *copies, *PRESENTATION]) == sorted(diffusers_names())
+
+
+def test_a_variant_is_chosen_whole_where_there_is_no_plain_copy():
+    names = [f"transformer/{STEM}.{v}.safetensors" for v in ("fp16", "bf16")]
+    assert choose(["model_index.json", *names]) == ["model_index.json", names[1]]
+
+
+def test_components_that_the_pipeline_lists_as_absent_are_not_chosen():
+    names = [*diffusers_names(), "image_encoder/model.safetensors", "transformer_2/config.json"]
+    index = {"image_encoder": [None, None], "transformer_2": [None, None], "vae": ["diffusers", "A"]}
+    assert choose(names, {"model_index.json": index}) == sorted(diffusers_names())
+
+
+@pytest.mark.parametrize(
+    ("given", "left_out"),
+    [("text_encoder", T5), ("vae", "Wan2.1_VAE.pth"), ("tokenizer", "google/umt5-xxl/tokenizer.json")],
+)
+def test_components_that_the_user_has_elsewhere_are_left_out(given, left_out):
+    assert left_out in choose(original_names())
+    assert left_out not in choose(original_names(), given=[given])
+
+
+def converted_names():
+    return ["config.json", "model.safetensors", "t5_encoder.safetensors", "vae.safetensors", "tokenizer.json"]
+
+
+def test_a_converted_folder_is_chosen_to_run_but_not_to_convert():
+    names = [*converted_names(), "tokenizer/spiece.model"]
+    assert choose([*names, *PRESENTATION, "demo.mp4"], use="run") == sorted(names)
+    with pytest.raises(CheckpointError, match=r"owner/name: is already an MLX folder.*--quantize-only"):
+        choose(names)
+
+
+@pytest.mark.parametrize("names", [original_names(), diffusers_names()])
+def test_a_checkpoint_is_not_downloaded_to_run_it_unconverted(names):
+    with pytest.raises(CheckpointError, match=r"is not converted\. Convert it first: .* owner/name"):
+        choose(names, use="run")
+
+
+def test_single_files_of_many_models_are_refused_by_number_and_name():
+    names = [f"split_files/diffusion_models/wan{n}.safetensors" for n in range(5)]
+    with pytest.raises(
+        CheckpointError, match=r"5 single files \(split_files/.*wan0.* \.\.\.\).*--transformer"
+    ):
+        choose(names)
+
+
+def test_a_repository_of_something_else_is_refused_before_anything_is_downloaded():
+    with pytest.raises(
+        CheckpointError, match=r"holds no Wan checkpoint .*model\.safetensors.*right repository"
+    ):
+        choose(["config.json", "model.safetensors"])

@@ -1,0 +1,56 @@
+"""Models that this version does not run are told by their tensors and refused by their names."""
+
+from dataclasses import replace
+
+import pytest
+
+from mlx_video.config import TransformerConfig
+from mlx_video.errors import CheckpointError
+from mlx_video.variants.other_models import PUBLISHED, digest_shapes
+from mlx_video.variants.registry import VARIANTS, recognise_checkpoint
+from mlx_video.weights.transformer_names import transformer_tensors
+from tests.fixtures.published_sizes import PUBLISHED_TRANSFORMERS
+
+SMALL = TransformerConfig(dim=128, ffn_dim=96, num_heads=1, num_layers=2, text_dim=32)
+IMAGE = ("img_emb.proj.0.weight",)
+# Source: the tensors that comfy/model_detection.py, detect_unet_config, tells these models by.
+MODELS = {
+    "Wan2.1 VACE": (16, 16, ("vace_patch_embedding.weight", "vace_blocks.0.after_proj.weight")),
+    "Wan2.1 Fun-V1.1 Control-Camera": (32, 16, ("control_adapter.conv.weight", *IMAGE)),
+    "Wan2.2 Fun-A14B-Control-Camera": (36, 16, ("control_adapter.conv.weight",)),
+    "Wan2.2 Fun-5B-Control-Camera": (100, 48, ("control_adapter.conv.weight",)),
+    "Wan2.2 S2V 14B": (16, 16, ("casual_audio_encoder.encoder.final_linear.weight",)),
+    "HuMo": (16, 16, ("audio_proj.audio_proj_glob_1.layer.bias",)),
+    "Wan2.2 Animate 14B": (36, 16, ("face_adapter.fuser_blocks.0.k_norm.weight", *IMAGE)),
+    "SCAIL": (20, 16, ("patch_embedding_pose.weight",)),
+    "Wan2.1 Fun-V1.1 Control": (48, 16, ("ref_conv.weight", *IMAGE)),
+    "Wan2.1 Fun Control": (48, 16, IMAGE),
+    "Wan2.2 Fun-A14B-Control": (52, 16, ("ref_conv.weight",)),
+    "Lucy-Edit": (96, 48, ()),
+    "Wan2.2 Fun-5B-InP": (100, 48, ()),
+    "Wan2.2 Fun-5B-Control": (148, 48, ()),
+}
+
+
+@pytest.mark.parametrize("is_dual", [False, True])
+@pytest.mark.parametrize("title", MODELS)
+def test_each_is_refused_by_its_name_and_the_tensor_that_tells_it(title: str, is_dual: bool):
+    in_dim, out_dim, extra = MODELS[title]
+    shapes = transformer_tensors(replace(SMALL, in_dim=in_dim, out_dim=out_dim))
+    with pytest.raises(CheckpointError) as caught:
+        recognise_checkpoint(shapes | dict.fromkeys(extra, (4,)), {}, is_dual=is_dual)
+    message = str(caught.value)
+    assert f": this is {title}" in message
+    assert "which this version cannot convert" in message
+    assert not extra or any(name in message for name in extra)
+
+
+def test_an_unknown_model_is_described_by_its_channels():
+    with pytest.raises(CheckpointError, match="17 channels in, 16 out; no model that this version knows"):
+        recognise_checkpoint(transformer_tensors(replace(SMALL, in_dim=17)), {})
+
+
+@pytest.mark.parametrize("name", PUBLISHED_TRANSFORMERS)
+def test_every_published_variant_is_known_by_the_digest_of_its_tensors(name: str):
+    title = next(variant.title for variant in VARIANTS if variant.name == name)
+    assert title in PUBLISHED[digest_shapes(transformer_tensors(PUBLISHED_TRANSFORMERS[name]))]
