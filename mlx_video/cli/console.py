@@ -9,7 +9,8 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
@@ -146,9 +147,7 @@ class Console:
         self.bar.refresh()
 
     def _open_bar(self, key: str, total: int, unit: str) -> tqdm:
-        from tqdm import tqdm
-
-        return tqdm(
+        return _bar_class()(
             total=total,
             desc=key,
             unit=unit,
@@ -174,6 +173,36 @@ class Console:
             print(f"error: {text}", file=self.stream, flush=True)
             if self.way_on:
                 print(self.way_on, file=self.stream, flush=True)
+
+
+class _NoLock(AbstractContextManager[None]):
+    """Stands for the lock of bars that only one thread draws."""
+
+    def acquire(self, *_: object, **__: object) -> bool:
+        """Take it, at once."""
+        return True
+
+    def release(self) -> None:
+        """Let it go."""
+
+    def __exit__(self, *_: object) -> None:
+        """Let it go."""
+
+
+@cache
+def _bar_class() -> type[tqdm]:
+    """tqdm with no lock and no thread of its own.
+
+    The lock that all bars of a process share stays taken for ever when a stream breaks under a bar, and
+    downloads, which have bars of their own in other threads, would wait for it.
+    """
+    from tqdm import tqdm
+
+    class Bar(tqdm):
+        monitor_interval = 0
+
+    Bar.set_lock(_NoLock())
+    return Bar
 
 
 def _print_result(path: Path) -> None:

@@ -8,9 +8,11 @@ import io
 import os
 import subprocess
 import sys
+import threading
 
 import mlx.core as mx
 import pytest
+from tqdm import tqdm
 
 from mlx_video.cli.arguments import parse_guide_scale
 from mlx_video.cli.console import Console, run_command
@@ -156,6 +158,15 @@ def test_work_goes_on_when_the_terminal_is_closed(capsys, monkeypatch, tmp_path)
     assert run(lambda _: iter((*EVENTS, FileWritten(tmp_path)))) == 0
     assert capsys.readouterr().out == f"{tmp_path}\n"
     assert run(failing(CheckpointError("broken")), debug=True) == 1
+
+
+def test_a_closed_terminal_holds_up_no_other_thread_that_draws_a_bar(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", ClosedTerminal())
+    run(lambda _: iter(EVENTS))
+    download = threading.Thread(target=lambda: tqdm(disable=True), daemon=True)
+    download.start()
+    download.join(timeout=20)
+    assert not download.is_alive()
 
 
 def test_work_goes_on_without_any_stderr(capsys, monkeypatch, tmp_path):
