@@ -56,7 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model-dir", type=Path, help="converted folder (default: the demo model)")
     parser.add_argument("--adapter", type=Path, default=ADAPTER)
-    parser.add_argument("--pairs", type=int, default=40)
+    parser.add_argument("--pairs", type=int, default=20)
     parser.add_argument("--sheet", type=Path, help="write a contact sheet: with the adapter, then without")
     args = parser.parse_args()
     pipeline, pairs = WanPipeline.from_pretrained(args.model_dir), growing_pairs(args.pairs)

@@ -117,7 +117,7 @@ def draw_clip(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     radius = rng.uniform(10.0, 13.0)
     direction = MOTIONS.get(scene.motion, MOTIONS["still"])
     travel = rng.uniform(18.0, 26.0) * np.array(direction, float)
-    first, last = (radius, radius) if scene.motion != NEW_MOTION else (0.65 * radius, 1.6 * radius)
+    first, last = (radius, radius) if scene.motion != NEW_MOTION else (0.6 * radius, 1.15 * radius)
     low = last + 1 + np.maximum(-travel, 0)
     high = np.array([WIDTH, HEIGHT]) - last - 1 - np.maximum(travel, 0)
     start = rng.uniform(low, high)

@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 from grammar import BACKGROUNDS, COLOURS, HEIGHT, SHAPES, WIDTH, Scene, shape_distance
 
-MIN_GROWTH = 2.5  # a growing shape is drawn 6 times as large in the end, a still one stays as it is
+MIN_GROWTH = 2.0  # a growing shape is drawn 3.7 times as large in the end, a still one stays as it is
 STILL_PIXELS = 6.0  # a moving shape travels 18 pixels or more
 MIN_CONTRAST = 48.0  # distance in RGB that sets a shape's pixel apart from the background
 SHAPE_FRAMES = 7

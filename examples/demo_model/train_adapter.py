@@ -1,6 +1,6 @@
 """Teach the demo model a motion it does not know, growing, as a low-rank adapter in ComfyUI's naming.
 
-    python examples/demo_model/train_adapter.py --work-dir demo_training --steps 1200
+    python examples/demo_model/train_adapter.py --work-dir demo_training --steps 400
 
 Goes on from train_transformer.py's result, which stays as it is: only the adapter's factors learn. Half of
 every batch are clips of the known motions, so that the adapter leaves those alone. The file that it writes
@@ -115,7 +115,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work-dir", type=Path, default=Path("demo_training"))
     parser.add_argument("--output", type=Path, default=Path("examples/demo_model/growing.safetensors"))
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=400)
     args = parser.parse_args()
     train(args.work_dir, args.output, args.steps)
 

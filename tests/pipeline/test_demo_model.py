@@ -23,6 +23,7 @@ from mlx_video.pipeline.demo_model import (
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "demo_model"
 PAIRS = 4
+ADAPTER = "growing.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +127,22 @@ def test_it_follows_the_prompts_of_unseen_scenes_at_every_precision(
     # A few clips; examples/demo_model/evaluate.py measures sixty. One miss is allowed.
     for attribute in ("colour", "background", "motion", "shape"):
         assert right[attribute] >= 1 - 1 / PAIRS, results
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", [None, 4])
+def test_the_demo_adapter_makes_shapes_grow(cache: Path, tmp_path: Path, demo_tools, bits: int | None):
+    grammar, score = demo_tools
+    folder = None
+    if bits:
+        folder = convert_checkpoint(DEMO_CHECKPOINT, tmp_path / "packed", quantize=True, bits=bits)
+    pipeline, seed = WanPipeline.from_pretrained(folder), 2002
+    scene = grammar.split_growing_scenes()[1][2]
+    grown, plain = (
+        pipeline(scene.captions()[0], seed=seed, loras=loras).frames for loras in ([EXAMPLES / ADAPTER], [])
+    )
+    assert score.read_growth(grown) >= score.MIN_GROWTH > 1.5 > score.read_growth(plain)
+    assert (EXAMPLES / ADAPTER).stat().st_size <= 2e6
 
 
 def test_the_scorer_reads_every_drawn_scene(demo_tools):
