@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
@@ -19,3 +20,9 @@ def _own_cache_folder(tmp_path_factory: pytest.TempPathFactory):
         patch.setenv("MLX_VIDEO_CACHE", str(tmp_path_factory.mktemp("user-cache")))
         yield
     shutil.rmtree(os.environ["HF_HUB_CACHE"], ignore_errors=True)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _frozen_imports():
+    """Every stage of a run collects garbage; what was imported need not be looked through each time."""
+    gc.freeze()
