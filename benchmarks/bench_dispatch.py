@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import mlx.core as mx
 
-from benchmarks.bench_transformer import DTYPES, LARGEST_ERROR, build_network
+from benchmarks.bench_transformer import DTYPES, LARGEST_ERROR, add_network_options, build_network
 from benchmarks.timing import TABLE_HEADER, Work, alternate, format_row, ratio
 from mlx_video.models.dispatch import LARGEST_ARRAY, Limits, current_limits, use_limits
 
@@ -26,13 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--dim", type=int, default=1536, help="width, default %(default)s")
-    parser.add_argument("--num-heads", type=int, default=12, help="default %(default)s")
-    parser.add_argument("--ffn-dim", type=int, default=8960, help="default %(default)s")
-    parser.add_argument("--num-layers", type=int, default=2, help="blocks, default %(default)s")
-    parser.add_argument(
-        "--grid", type=int, nargs=3, default=(1, 30, 52), help="tokens t h w, default 1 30 52"
-    )
+    add_network_options(parser)
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="default %(default)s")
     parser.add_argument("--bits", type=int, choices=(4, 8), help="quantize the blocks; default: do not")
     parser.add_argument("--queries", type=int, default=512, help="of one piece, default %(default)s")

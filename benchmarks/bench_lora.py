@@ -20,7 +20,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map_with_path
 
-from benchmarks.bench_transformer import DTYPES, build_network
+from benchmarks.bench_transformer import DTYPES, add_network_options, build_network
 from benchmarks.timing import TABLE_HEADER, alternate, format_row, ratio
 from mlx_video.checkpoint.safetensors import SafetensorsWriter
 from mlx_video.checkpoint.tensor_source import TensorInfo, dtype_name
@@ -43,13 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--dim", type=int, default=1536, help="width, default %(default)s")
-    parser.add_argument("--num-heads", type=int, default=12, help="default %(default)s")
-    parser.add_argument("--ffn-dim", type=int, default=8960, help="default %(default)s")
-    parser.add_argument("--num-layers", type=int, default=2, help="blocks, default %(default)s")
-    parser.add_argument(
-        "--grid", type=int, nargs=3, default=(1, 30, 52), help="tokens t h w, default 1 30 52"
-    )
+    add_network_options(parser)
     parser.add_argument(
         "--dtype", choices=DTYPES, default="bfloat16", help="of scales and adapter, default %(default)s"
     )

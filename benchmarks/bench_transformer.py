@@ -31,10 +31,8 @@ DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
 LARGEST_ERROR = {"float32": 1e-5, "bfloat16": 5e-2, "float16": 5e-2}
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_network_options(parser: argparse.ArgumentParser) -> None:
+    """Sizes of a transformer and of what it works on; by default the 1.3B's widths in two blocks."""
     parser.add_argument("--dim", type=int, default=1536, help="width, default %(default)s")
     parser.add_argument("--num-heads", type=int, default=12, help="default %(default)s")
     parser.add_argument("--ffn-dim", type=int, default=8960, help="default %(default)s")
@@ -42,6 +40,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--grid", type=int, nargs=3, default=(1, 30, 52), help="tokens t h w, default 1 30 52"
     )
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_network_options(parser)
     parser.add_argument(
         "--dtype", choices=DTYPES, default="float32", help="of the weights, default %(default)s"
     )

@@ -271,27 +271,24 @@ def try_rotation(grid: Triple, heads: int, head_dim: int, dtype: mx.Dtype) -> Tr
 
 def try_causal_convolution(frames: int, height: int, width: int, inputs: int, outputs: int) -> Trial:
     """The VAE's 3×3×3 convolution, of frames and the two before them."""
-    draw = Draw()
-    x = draw(1, frames + 2, height, width, inputs)
-    weight, bias = draw(outputs, 3, 3, 3, inputs, scale=(27 * inputs) ** -0.5), draw(outputs)
-    positions = _positions(frames, height, width)
-    return Trial(
-        lambda: convolve_taps([x[:, i : i + frames] for i in range(3)], weight, bias).reshape(-1, outputs),
-        np.ravel_multi_index(tuple(positions.T), (frames, height, width)),
-        lambda: _convolve(np.pad(wide(x)[0], ((0, 0), (1, 1), (1, 1), (0, 0))), positions, weight, bias),
-    )
+    return _try_taps(convolve_taps, 3, (frames, height, width), inputs, outputs)
 
 
 def try_time_convolution(frames: int, height: int, width: int, inputs: int, outputs: int) -> Trial:
     """The VAE's 3×1×1 convolution, of frames and the two before them."""
-    draw = Draw()
+    return _try_taps(multiply_taps, 1, (frames, height, width), inputs, outputs)
+
+
+def _try_taps(function: Callable[..., mx.array], side: int, size: Triple, inputs: int, outputs: int) -> Trial:
+    """A convolution over three frames whose kernel has `side` rows and columns."""
+    draw, (frames, height, width) = Draw(), size
     x = draw(1, frames + 2, height, width, inputs)
-    weight, bias = draw(outputs, 3, 1, 1, inputs, scale=(3 * inputs) ** -0.5), draw(outputs)
-    positions = _positions(frames, height, width)
+    weight = draw(outputs, 3, side, side, inputs, scale=(3 * side * side * inputs) ** -0.5)
+    bias, positions, edge = draw(outputs), _positions(*size), (side // 2, side // 2)
     return Trial(
-        lambda: multiply_taps([x[:, i : i + frames] for i in range(3)], weight, bias).reshape(-1, outputs),
-        np.ravel_multi_index(tuple(positions.T), (frames, height, width)),
-        lambda: _convolve(wide(x)[0], positions, weight, bias),
+        lambda: function([x[:, i : i + frames] for i in range(3)], weight, bias).reshape(-1, outputs),
+        np.ravel_multi_index(tuple(positions.T), size),
+        lambda: _convolve(np.pad(wide(x)[0], ((0, 0), edge, edge, (0, 0))), positions, weight, bias),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Literal
 
 from mlx_video.lora.dialects import AdapterKey
@@ -74,6 +75,11 @@ def guess_expert(name: str, keys: Iterable[AdapterKey]) -> Expert | None:
     if is_high == is_low:
         return None
     return "high_noise" if is_high else "low_noise"
+
+
+def guess_expert_of_file(path: Path) -> Expert | None:
+    """Which expert a transformer's file holds, by its name or else its folder's; None if neither tells."""
+    return guess_expert(path.stem, ()) or guess_expert(path.parent.name, ())
 
 
 def _names(name: str, word: str, letter: str) -> bool:

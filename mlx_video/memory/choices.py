@@ -15,11 +15,9 @@ class MemoryChoices:
             are read anew for every step, ahead of their turn. None keeps all of them.
         decode_tile, encode_tile: side in latent cells of the tiles in which the VAE works at its higher
             resolutions; None for whole frames.
-        latents_per_push: latent frames that the VAE's decoder takes at once.
     """
 
     streams_text_encoder: bool = True
     resident_blocks: int | None = None
     decode_tile: int | None = None
     encode_tile: int | None = None
-    latents_per_push: int = 1

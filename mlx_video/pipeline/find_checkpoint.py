@@ -15,7 +15,7 @@ from mlx_video.checkpoint.open_checkpoint import open_checkpoint
 from mlx_video.checkpoint.original_folder import TOKENIZER_FOLDER as ORIGINAL_TOKENIZER_FOLDER
 from mlx_video.checkpoint.original_folder import check_tokenizer
 from mlx_video.errors import CheckpointError, RequestError
-from mlx_video.lora.families import Expert, guess_expert
+from mlx_video.lora.families import Expert, guess_expert_of_file
 from mlx_video.pipeline.found_files import FoundFiles, Scan, read_component, scan_folder
 from mlx_video.request import ConvertRequest
 
@@ -84,12 +84,6 @@ def find_checkpoint(request: ConvertRequest) -> CheckpointFiles:
     }
     base = _open_base(request, chosen)
     return _with_tokenizer(_with_options(base, chosen), request.tokenizer)
-
-
-def _expert_of(found: FoundFiles) -> Expert | None:
-    """Which expert a transformer is by its file's name, or by its folder's; None where they do not say."""
-    file = found.paths[0]
-    return guess_expert(file.stem, ()) or guess_expert(file.parent.name, ())
 
 
 def _is_surely_expert(found: FoundFiles) -> bool:
@@ -198,11 +192,13 @@ def _choose_transformers(
 ) -> dict[str, FoundFiles]:
     if "model" in given or not candidates:
         return {}
-    named = {_expert_of(found): found for found in candidates}
+    named = {guess_expert_of_file(found.paths[0]): found for found in candidates}
     wanted = [expert for expert in _EXPERTS if expert not in given]
     if len(candidates) == 1:
-        is_one_of_two = len(wanted) == 1 or _is_surely_expert(candidates[0])
-        return {(_expert_of(candidates[0]) or wanted[0]) if is_one_of_two else "model": candidates[0]}
+        only = candidates[0]
+        is_one_of_two = len(wanted) == 1 or _is_surely_expert(only)
+        expert = guess_expert_of_file(only.paths[0]) or wanted[0]
+        return {expert if is_one_of_two else "model": only}
     if len(candidates) <= 2 and all(expert in named for expert in wanted):
         return {expert: named[expert] for expert in wanted}
     raise CheckpointError(

@@ -181,10 +181,7 @@ def decode_video(run: Run, latents: mx.array, extra_sinks: Sequence[FrameSink]) 
     with ExitStack() as stack:
         sinks = [*extra_sinks, *(stack.enter_context(sink) for sink in open_sinks(run))]
         vae = stack.enter_context(resident(lambda: load_vae_decoder(run.model, run.config)))
-        memory = run.plan.memory
-        pieces = decode_pieces(
-            vae, latents, tile=memory.decode_tile, latents_per_push=memory.latents_per_push
-        )
+        pieces = decode_pieces(vae, latents, tile=run.plan.memory.decode_tile)
         yield from pass_frames(pieces, sinks, run)
 
 

@@ -15,7 +15,7 @@ from mlx_video.checkpoint.safetensors import SafetensorsFile
 from mlx_video.checkpoint.tensor_source import TensorInfo, TensorSource, open_tensors
 from mlx_video.errors import MLXVideoError
 from mlx_video.latents.latents_file import TENSOR_NAME
-from mlx_video.lora.families import guess_expert
+from mlx_video.lora.families import guess_expert_of_file
 from mlx_video.pipeline.inspect_adapter import describe_adapter
 from mlx_video.pipeline.inspect_component import identify
 from mlx_video.pipeline.inspection import FilePart
@@ -226,4 +226,4 @@ def _guess_expert(path: Path) -> str:
     folder, second = path.parent, path.parent.with_name("transformer_2")
     if folder.name in ("transformer", "transformer_2") and second.is_dir():
         return "low_noise" if folder == second else "high_noise"
-    return guess_expert(path.stem, ()) or guess_expert(path.parent.name, ()) or ""
+    return guess_expert_of_file(path) or ""
