@@ -37,6 +37,8 @@ class TensorSource(Protocol):
     def read(self, name: str, rows: slice | None = None) -> mx.array:
         """Read a tensor, or consecutive rows of its first axis; nothing else is read.
 
+        Any thread may ask; what has to be computed is left to whoever evaluates the array.
+
         Args:
             name: a key of `infos`.
             rows: which rows of axis 0, step 1; None for the whole tensor.

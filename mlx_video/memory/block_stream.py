@@ -9,10 +9,10 @@ from typing import Self
 
 import mlx.core as mx
 
+from mlx_video.checkpoint.read_ahead import read_ahead
 from mlx_video.checkpoint.tensor_file import TensorFile
 from mlx_video.config import QuantizationConfig
 from mlx_video.errors import CheckpointError
-from mlx_video.memory.read_ahead import read_ahead
 from mlx_video.memory.refillable_module import RefillableModule, copy_module
 from mlx_video.memory.stream_plan import READ_AHEAD, SLOTS, StreamPlan, block_prefix, plan_stream
 from mlx_video.models.rope import RotaryTable

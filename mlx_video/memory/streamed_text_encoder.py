@@ -9,9 +9,9 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
+from mlx_video.checkpoint.read_ahead import read_ahead
 from mlx_video.checkpoint.tensor_source import TensorSource
 from mlx_video.config import TextEncoderConfig
-from mlx_video.memory.read_ahead import read_ahead
 from mlx_video.models.text_encoder import TextEncoderBlock, UMT5Encoder
 from mlx_video.weights.load import fit_module
 from mlx_video.weights.rules import Shape

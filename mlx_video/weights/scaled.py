@@ -54,8 +54,8 @@ class DescaledTensors:
         source: tensors as stored; closed with this one.
 
     Raises:
-        CheckpointError: a scale is missing, misshapen, or belongs to no weight; the weights are in a format
-            that is not read; or they are no weights once multiplied.
+        CheckpointError: a scale is missing, misshapen, zero, no number, or belongs to no weight; the weights
+            are in a format that is not read; or they are no weights once multiplied.
     """
 
     def __init__(self, source: TensorSource) -> None:
@@ -68,6 +68,8 @@ class DescaledTensors:
             for stored, info in source.infos.items()
             if stored in names or not is_beside_weights(stored)
         }
+        for scaled in self._scaled.values():  # here, since reading must leave all to be evaluated later
+            _check_scale(source, scaled.scale)
         _check_spread(self, self._scaled)
 
     def file_of(self, name: str) -> Path:
@@ -79,7 +81,6 @@ class DescaledTensors:
         """Read a tensor, or rows of it; weights that have a scale as float32, multiplied by it.
 
         Raises:
-            CheckpointError: the scale is no number, or zero.
             KeyError: there is no tensor of this name.
             ValueError: `rows` has a step, or the tensor is a scalar.
         """
@@ -98,14 +99,7 @@ class DescaledTensors:
     def _read_scale(self, scaled: Scaled, rows: slice | None) -> mx.array:
         """Float32; of a scale for each row, only those of the rows."""
         is_one = math.prod(self._source.infos[scaled.scale].shape) == 1
-        scale = self._source.read(scaled.scale, None if is_one else rows).astype(mx.float32)
-        numbers = np.array(scale, copy=False)
-        if not np.isfinite(numbers).all() or (is_one and not numbers.all()):
-            raise CheckpointError(
-                f"{self._source.file_of(scaled.scale).name}: {scaled.scale} is zero, NaN or infinite: the "
-                "file is damaged. Download it again."
-            )
-        return scale
+        return self._source.read(scaled.scale, None if is_one else rows).astype(mx.float32)
 
     def close(self) -> None:
         """Close the other source."""
@@ -120,6 +114,15 @@ class DescaledTensors:
 
 def _describe(weight: str | None, info: TensorInfo) -> TensorInfo:
     return info if weight is None else TensorInfo(weight, info.shape, "F32")
+
+
+def _check_scale(source: TensorSource, name: str) -> None:
+    numbers = np.array(source.read(name).astype(mx.float32), copy=False)
+    if not np.isfinite(numbers).all() or (numbers.size == 1 and not numbers.all()):
+        raise CheckpointError(
+            f"{source.file_of(name).name}: {name} is zero, NaN or infinite: the file is damaged. "
+            "Download it again."
+        )
 
 
 def _check_spread(view: DescaledTensors, weights: Iterable[str]) -> None:

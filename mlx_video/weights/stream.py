@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_video.checkpoint.float8 import FLOAT8_DTYPES
+from mlx_video.checkpoint.read_ahead import read_ahead
 from mlx_video.checkpoint.safetensors import SafetensorsWriter
 from mlx_video.checkpoint.tensor_source import DTYPES, TensorInfo, TensorSource
 from mlx_video.config import QuantizationConfig
@@ -84,7 +86,8 @@ def output_infos(jobs: Iterable[TensorJob]) -> list[TensorInfo]:
 def write_tensors(path: Path, source: TensorSource, jobs: Sequence[TensorJob]) -> Iterator[int]:
     """Make a converted file; each source tensor is read once, in pieces of a few megabytes.
 
-    A tensor into which adapters are merged is in memory whole: it is rounded and packed once, afterwards.
+    A piece is read and unpacked on a thread while the one before is converted and written. A tensor into
+    which adapters are merged is in memory whole: it is rounded and packed once, afterwards.
 
     Args:
         path: the safetensors file to make.
@@ -101,9 +104,11 @@ def write_tensors(path: Path, source: TensorSource, jobs: Sequence[TensorJob]) -
     """
     _check_dtypes(source, jobs)
     done = 0
-    with SafetensorsWriter(path, output_infos(jobs)) as writer:
-        for job in jobs:
-            for piece in _read_pieces(source, job):
+    parts = [(job, rows) for job in jobs for rows in _parts_to_read(job)]
+    reads = read_ahead(parts, lambda part: source.read(part[0].move.info.name, part[1]))
+    with SafetensorsWriter(path, output_infos(jobs)) as writer, closing(reads):
+        for job, _ in parts:
+            for piece in _lay_out(job, next(reads)):
                 for name, array in _convert_piece(source, job, piece):
                     writer.write(name, array)
                     done += array.nbytes
@@ -129,17 +134,26 @@ def _row_slices(shape: tuple[int, ...]) -> Iterator[slice | None]:
         yield slice(start, min(start + step, shape[0]))
 
 
-def _read_pieces(source: TensorSource, job: TensorJob) -> Iterator[mx.array]:
-    """A tensor in the converted layout, in pieces of its rows, before it is rounded to the file's dtype."""
-    name, transform = job.move.info.name, job.move.transform
+def _parts_to_read(job: TensorJob) -> Iterator[slice | None]:
+    """What is read of a tensor at once; None stands for all of it."""
+    return _row_slices(job.move.info.shape) if job.merge is None else iter((None,))
+
+
+def _lay_out(job: TensorJob, stored: mx.array) -> Iterator[mx.array]:
+    """Pieces in the converted layout of what was read, before they are rounded to the file's dtype."""
+    array = job.move.transform.apply(stored)
     if job.merge is None:
-        for rows in _row_slices(job.move.info.shape):
-            yield transform.apply(source.read(name, rows))
+        yield array
         return
-    merged = job.merge(transform.apply(source.read(name)).astype(mx.float32))
+    merged = job.merge(array.astype(mx.float32))
     mx.eval(merged)
     for rows in _row_slices(job.move.shape):
         yield merged if rows is None else merged[rows]
+
+
+def _read_pieces(source: TensorSource, job: TensorJob) -> Iterator[mx.array]:
+    for rows in _parts_to_read(job):
+        yield from _lay_out(job, source.read(job.move.info.name, rows))
 
 
 def _convert_piece(source: TensorSource, job: TensorJob, piece: mx.array) -> list[tuple[str, mx.array]]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mlx_video.checkpoint.float8 import decode_float8
+from mlx_video.checkpoint.read_ahead import read_ahead
 from mlx_video.checkpoint.tensor_source import open_tensors
 from mlx_video.errors import CheckpointError
 from mlx_video.weights.scaled import DescaledTensors, descale, report_plain_float8
@@ -124,6 +125,16 @@ def test_every_convention_gives_codes_times_scale_and_hides_the_rest(tmp_path, t
         assert np.array_equal(np.array(view.read(f"{L}.bias")), BIAS)
         assert view.read("spiece_model").tolist() == list(range(9))
         assert view.infos["spiece_model"].dtype == "U8"
+
+
+def test_any_thread_may_read_and_leaves_the_evaluation_to_another(tmp_path):
+    scale = 0.0017 * np.linspace(0.5, 2, OUT)
+    bits = (scale.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)[:, None]
+    tensors = {f"{L}.weight": put(INT_CODES), f"{L}.weight_scale": put(bits, "BF16")}
+    with descale(open_tensors(write(tmp_path / "x.safetensors", tensors))) as view:
+        (weight,) = read_ahead([f"{L}.weight"], view.read)
+        rounded = (bits.astype(np.uint32) << 16).view(np.float32)
+        assert np.array_equal(np.array(weight), INT_CODES * rounded)
 
 
 def test_a_description_in_the_files_metadata_serves_as_well(tmp_path):

@@ -10,7 +10,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_video.memory.read_ahead import read_ahead
+from mlx_video.checkpoint.read_ahead import read_ahead
 
 MAX_WAIT_SECONDS = 5
 
