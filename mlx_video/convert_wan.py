@@ -13,7 +13,7 @@ from mlx_video.cli.arguments import (
     add_lora_options,
     add_revision_option,
     folder_path,
-    model_place,
+    place_or_repository,
 )
 from mlx_video.cli.console import run_command
 from mlx_video.errors import RequestError
@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--checkpoint-dir",
-        type=model_place,
+        type=place_or_repository,
         help="folder of the Wan checkpoint: original, Diffusers, ComfyUI or LightX2V; or owner/name of a "
         "repository on the Hub, to be downloaded (default: none, then the components are given)",
     )
@@ -104,16 +104,17 @@ def _add_component_options(group: argparse._ArgumentGroup) -> None:
     ):
         group.add_argument(
             flag,
-            type=folder_path,
+            type=place_or_repository,
             metavar="FILE",
-            help=f"file of {what}, or the folder of its shards (default: the checkpoint's)",
+            help=f"file of {what}, or the folder of its shards, here or as owner/name/file on the Hub "
+            "(default: the checkpoint's)",
         )
     group.add_argument(
         "--tokenizer",
-        type=folder_path,
+        type=place_or_repository,
         metavar="DIR",
-        help="folder with tokenizer.json or spiece.model (default: the checkpoint's, or that in the text "
-        "encoder's file)",
+        help="folder or repository with tokenizer.json or spiece.model (default: the checkpoint's, or that "
+        "in the text encoder's file)",
     )
 
 

@@ -13,8 +13,8 @@ from mlx_video.cli.arguments import (
     add_lora_options,
     add_revision_option,
     folder_path,
-    model_place,
     parse_guide_scale,
+    place_or_repository,
 )
 from mlx_video.cli.console import Console, run_command
 from mlx_video.errors import RequestError
@@ -42,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     model = parser.add_argument_group("model and text")
     model.add_argument(
         "--model-dir",
-        type=model_place,
+        type=place_or_repository,
         help="converted model folder, or owner/name of one on the Hub, to be downloaded (default: the demo "
         "model)",
     )
@@ -270,12 +270,14 @@ def run_events(args: argparse.Namespace) -> Iterator[Event]:
     from mlx_video.pipeline.components import open_model
     from mlx_video.pipeline.demo_model import convert_demo_model, demo_model_path
     from mlx_video.pipeline.generate import generate, plan_generation, prepare_run
+    from mlx_video.pipeline.local_files import with_local_adapters
 
     takes_image = request.image is not None
     if args.model_dir is None:
         yield from convert_demo_model(takes_image=takes_image)
     place = args.model_dir or demo_model_path(takes_image=takes_image)
     model, config = open_model((yield from fetch_folder(place, args.revision, "run")))
+    request = yield from with_local_adapters(request)
     if args.plan:
         yield TextResult(str(plan_generation(request, model, config)))
         return

@@ -63,7 +63,7 @@ class LoraChoice:
     """One adapter, and how strongly it counts.
 
     Attributes:
-        path: its file, or the folder of a PEFT adapter.
+        path: its file, or the folder of a PEFT adapter; or owner/name/file in a repository on the Hub.
         strength: 1 for what its authors trained, more or less for more or less of it; negative turns it
             around, 0 leaves it out.
     """
@@ -252,7 +252,8 @@ class ConvertRequest:
         high_noise, low_noise: the same for one of two experts.
         text_encoder, vae, clip: the same for UMT5, the VAE and the image encoder.
         tokenizer: the folder with tokenizer.json or spiece.model, in place of the checkpoint's.
-        revision: branch, tag or commit of a repository on the Hub; None for its main branch.
+            Each of these may also be owner/name/file in a repository on the Hub.
+        revision: branch, tag or commit of `checkpoint_dir` on the Hub; None for its main branch.
     """
 
     checkpoint_dir: Path | None = None

@@ -18,7 +18,7 @@ from mlx_video.checkpoint.hub_download import (
     download_files,
     link_file,
 )
-from mlx_video.checkpoint.hub_files import Use, choose_files
+from mlx_video.checkpoint.hub_files import WEIGHT_ENDINGS, Use, choose_files, choose_part
 from mlx_video.checkpoint.staging import check_free_space
 from mlx_video.errors import CheckpointError, RequestError
 from mlx_video.events import BytesDownloaded, Event, Notice
@@ -26,6 +26,7 @@ from mlx_video.events import BytesDownloaded, Event, Notice
 TOKENIZER_REPOSITORY = "google/umt5-xxl"
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_PART = re.compile(rf"(?P<repository>{_REPOSITORY.pattern})(/(?P<name>.+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHOWN_DIGITS = 8
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
@@ -69,6 +70,35 @@ def fetch_folder(
             "revision", f"{revision}: {place} is a path, not a repository on the Hub. Leave the option out."
         )
     return place
+
+
+def fetch_part(place: Path) -> Generator[Event, None, Path]:
+    """Give the file or folder of one component; one in a repository on the Hub is downloaded first.
+
+    Args:
+        place: a path, or owner/name with the path of a file or folder in that repository behind it. What
+            begins with a folder that exists here is a path.
+
+    Yields:
+        What is downloaded, with its progress; nothing where all is in the cache.
+
+    Returns:
+        The path itself, or that in the cache of huggingface_hub.
+
+    Raises:
+        CheckpointError: the repository cannot be had, holds no such file, or the disk is too full.
+    """
+    found = _PART.fullmatch(place.as_posix())
+    is_file_name = found is not None and found["name"] is None and place.suffix in WEIGHT_ENDINGS
+    if found is None or is_file_name or Path(place.parts[0]).exists():
+        return place
+    repository, name = found["repository"], found["name"] or ""
+    folder = yield from fetch_repository(repository, None, partial(choose_part, repository, name))
+    if not (folder / name).exists():
+        raise CheckpointError(
+            f"{place}: is not in the cache ({folder}), and the Hub cannot be reached. Go online once."
+        )
+    return folder / name
 
 
 def fetch_tokenizer() -> Generator[Event, None, Path]:
@@ -229,7 +259,7 @@ def _describe_failure(error: Exception, repository: str, revision: str) -> str:
     match error:
         case errors.OfflineModeIsEnabled():
             return (
-                "is no folder here, and as a repository on the Hub it is not whole in the cache "
+                "is not here, and as a repository on the Hub it is not whole in the cache "
                 f"(revision {revision}, {_storage(repository)}) while HF_HUB_OFFLINE is set. "
                 "Check the path, or go online once."
             )
@@ -237,7 +267,7 @@ def _describe_failure(error: Exception, repository: str, revision: str) -> str:
             return f"is gated (HTTP {status}). Accept the conditions on its page on the Hub, then {login}."
         case _ if isinstance(error, errors.RepositoryNotFoundError) or status == 401:
             return (
-                "is neither a folder here nor a repository on the Hub that you may read "
+                "is neither here nor a repository on the Hub that you may read "
                 f"(HTTP {status}). Check the path, or the spelling of owner/name; "
                 f"for a private repository {login} with a valid token."
             )
@@ -251,7 +281,7 @@ def _describe_failure(error: Exception, repository: str, revision: str) -> str:
         case _ if status == 403:
             return f"the Hub refuses access (HTTP {status}). Check that your token may read it, or {login}."
     return (
-        f"is no folder here, and downloading it from the Hub failed ({type(error).__name__}: "
+        f"is not here, and downloading it from the Hub failed ({type(error).__name__}: "
         f"{_reason(error)}). Check the path or the network, and run the same command again: it goes on with "
         "what has come in."
     )

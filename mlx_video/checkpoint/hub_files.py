@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,6 +43,7 @@ _CONVERTED_NAME = re.compile(r"(t5_encoder\w*|vae|vae_(encoder|decoder))\.safete
 _COMFY_NAME = re.compile(r"(^|/)(diffusion_models|unet|text_encoders)/[^/]+$|\.gguf$")
 # Component by its option → how the names of its files begin, where it can be left out.
 _STARTS = {
+    "transformer": (ORIGINAL_STEM, "high_noise_model/", "low_noise_model/", "transformer/", "transformer_2/"),
     "high_noise": ("high_noise_model/",),
     "low_noise": ("low_noise_model/", "transformer_2/"),
     "text_encoder": (ORIGINAL_TEXT_ENCODER, "text_encoder/"),
@@ -52,6 +54,7 @@ _STARTS = {
 # Wan's image encoder serves the first generation's image-to-video models alone.
 _WITHOUT_IMAGE_ENCODER = ("t2v", "ti2v")
 _MOST_NAMED = 3
+WEIGHT_ENDINGS = (".safetensors", ".gguf", ".pth", ".bin")
 
 
 def choose_files(
@@ -84,6 +87,32 @@ def choose_files(
     return sorted(name for name in set(choose(frozenset(names), read_json)) if not name.startswith(left_out))
 
 
+def choose_part(repository: str, part: str, names: Collection[str], read_json: ReadJson) -> list[str]:
+    """Choose one component's files.
+
+    Args:
+        repository: for messages.
+        part: a file of the repository, or a folder with the shards of a component or with a tokenizer; "" for
+            the files that lie in no folder.
+        names: of all its files.
+        read_json: reads one of them that holds a JSON object.
+
+    Raises:
+        CheckpointError: there is no such file, or nothing of a component in the folder.
+    """
+    if part in names:
+        return [part]
+    present = frozenset(names)
+    chosen = set(_present(present, _in(part, [CONFIG_FILE, *TOKENIZER_FILES])))
+    for stem in (ORIGINAL_STEM, ENCODER_STEM):
+        chosen.update(_choose_weights(present, part, stem, read_json))
+    if not chosen:
+        near = get_close_matches(part, names, n=1) or [name for name in sorted(names) if _is_weights(name)]
+        meant = f" Is it {near[0]}?" if near else ""
+        raise CheckpointError(f"{repository}: has no {part or 'weights outside of folders'}.{meant}")
+    return sorted(chosen)
+
+
 def recognise_names(names: Collection[str]) -> Layout:
     """Tell what layout a repository has from the names of its files; the first rule that fits wins."""
     folders = {name.partition("/")[0] for name in names if "/" in name}
@@ -111,25 +140,30 @@ def _check_use(repository: str, layout: Layout, names: Collection[str], use: Use
                 "--quantize-only."
             )
     elif not is_convertible:
-        raise CheckpointError(f"{repository}: {_describe_other(layout, names)}")
+        raise CheckpointError(f"{repository}: {_describe_other(repository, layout, names)}")
     elif use == "run":
         raise CheckpointError(
             f"{repository}: is a checkpoint that is not converted. Convert it first: {_CONVERT} {repository}"
         )
 
 
-def _describe_other(layout: Layout, names: Collection[str]) -> str:
-    weights = [name for name in sorted(names) if name.endswith((".safetensors", ".gguf", ".pth", ".bin"))]
+def _describe_other(repository: str, layout: Layout, names: Collection[str]) -> str:
+    weights = [name for name in sorted(names) if _is_weights(name)]
     shown = ", ".join(weights[:_MOST_NAMED]) + (" ..." if len(weights) > _MOST_NAMED else "")
     if layout == "comfy":
         return (
             f"holds {len(weights)} single files ({shown}), and no name says which belong together. "
-            "Download those of one model, and give them by --transformer, --text-encoder and --vae."
+            f"Name those of one model: --transformer {repository}/{weights[0]}, and --text-encoder and --vae "
+            "in the same way. Only they are downloaded."
         )
     return (
         f"holds no Wan checkpoint in the original, Diffusers' or the MLX layout ({len(weights)} weight "
         f"files{f': {shown}' if shown else ''}). Is it the right repository?"
     )
+
+
+def _is_weights(name: str) -> bool:
+    return name.endswith(WEIGHT_ENDINGS)
 
 
 def _choose_converted(names: frozenset[str], read_json: ReadJson) -> Iterator[str]:

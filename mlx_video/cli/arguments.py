@@ -24,8 +24,8 @@ def folder_path(text: str) -> Path:
         ) from error
 
 
-def model_place(text: str) -> Path:
-    """A folder, or owner/name of a repository on the Hub.
+def place_or_repository(text: str) -> Path:
+    """A path here, or owner/name of a repository on the Hub, perhaps with a path in it.
 
     Raises:
         argparse.ArgumentTypeError: it begins with the `~` of a user that the system does not know.
@@ -85,7 +85,7 @@ def parse_lora(words: Sequence[str]) -> LoraChoice:
             f"{' '.join(words)!r} is more than a path and a strength. Repeat the option for each adapter"
         )
     try:
-        return LoraChoice(folder_path(path), *map(float, rest))
+        return LoraChoice(place_or_repository(path), *map(float, rest))
     except (ValueError, RequestError) as error:
         raise argparse.ArgumentTypeError(
             f"the strength of {path}, {rest[0]!r}, is no number. Write one such as 1 or 0.8, and repeat the "
@@ -107,7 +107,8 @@ def add_lora_options(group: argparse._ArgumentGroup) -> None:
             dest=field,
             default=(),
             metavar=("PATH", "STRENGTH"),
-            help=f"adapter for {which}, and its strength, 1 if left out; repeatable (default: none)",
+            help=f"adapter for {which}, a file or owner/name/file on the Hub, and its strength, 1 if left "
+            "out; repeatable (default: none)",
         )
     group.add_argument(
         "--strict-lora",

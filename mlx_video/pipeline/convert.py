@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
 
 from mlx_video.checkpoint.file_bytes import describe_bytes
-from mlx_video.checkpoint.hub import fetch_folder
-from mlx_video.checkpoint.hub_files import Use
 from mlx_video.checkpoint.model_folder import (
     CONFIG_FILE,
     TOKENIZER_FILES,
@@ -27,6 +24,7 @@ from mlx_video.checkpoint.model_folder import (
 from mlx_video.config import QuantizationConfig
 from mlx_video.events import BytesWritten, Event, FileWritten, Notice, StageFinished, StageStarted
 from mlx_video.pipeline.convert_plan import Component, Copy, Plan, plan_conversion
+from mlx_video.pipeline.local_files import with_local_checkpoint
 from mlx_video.pipeline.quantize_plan import plan_quantization
 from mlx_video.request import ConvertRequest
 from mlx_video.weights.stream import PIECE_BYTES, output_infos, plan_jobs, write_tensors
@@ -53,7 +51,7 @@ def convert(request: ConvertRequest) -> Iterator[Event]:
         ConfigError: a config.json contradicts the weights.
         RequestError: an option does not fit the checkpoint.
     """
-    request = yield from _with_local_folder(request)
+    request = yield from with_local_checkpoint(request)
     with ExitStack() as opened:
         plan = (plan_quantization if request.quantize_only else plan_conversion)(request, opened)
         yield from map(Notice, plan.notices)
@@ -69,15 +67,6 @@ def convert(request: ConvertRequest) -> Iterator[Event]:
             _write_tokenizer(plan, stage)
             (stage / CONFIG_FILE).write_text(json.dumps(plan.config, indent=2) + "\n", encoding="ascii")
     yield FileWritten(request.output_dir)
-
-
-def _with_local_folder(request: ConvertRequest) -> Generator[Event, None, ConvertRequest]:
-    """The request with a folder here in place of a repository on the Hub."""
-    if request.checkpoint_dir is None:
-        return request
-    use: Use = "run" if request.quantize_only else "convert"
-    folder = yield from fetch_folder(request.checkpoint_dir, request.revision, use, request.components)
-    return replace(request, checkpoint_dir=folder, revision=None)
 
 
 def _check_space(plan: Plan, request: ConvertRequest) -> None:

@@ -19,6 +19,7 @@ from mlx_video.pipeline.components import open_model
 from mlx_video.pipeline.convert import convert
 from mlx_video.pipeline.demo_model import demo_model_folder
 from mlx_video.pipeline.generate import generate, plan_generation, prepare_run
+from mlx_video.pipeline.local_files import with_local_adapters
 from mlx_video.pipeline.memory_plan import MemoryPlan
 from mlx_video.pipeline.run import finish
 from mlx_video.pipeline.run_memory import ANY_PROMPT
@@ -97,7 +98,8 @@ class WanPipeline:
             **options: the other fields of `mlx_video.request.GenerateRequest`: width, height (pixels),
                 num_frames, steps, guide_scale, shift, seed, scheduler, output_path and so on. `image` and
                 `end_image` may be paths, Pillow images or arrays; `loras`, `loras_high` and `loras_low`
-                lists of paths, of (path, strength) or of `LoraChoice`.
+                lists of paths, of (path, strength) or of `LoraChoice`, a path being also owner/name/file on
+                the Hub.
 
         Returns:
             The video: `frames` uint8 [F, H, W, 3], `latents` float32 [C, T, H, W].
@@ -107,7 +109,8 @@ class WanPipeline:
             AdapterError: an adapter is damaged or does not fit the model.
             MemoryBudgetError: a stage needs more memory than there is, whatever stays in it.
         """
-        run = prepare_run(build_request(prompt, options), self.folder, self.config)
+        request = finish(with_local_adapters(build_request(prompt, options)), on_event)
+        run = prepare_run(request, self.folder, self.config)
         collector, latents = FrameCollector(), run.finished_latents
         for event in generate(run, extra_sinks=[collector]):
             if isinstance(event, StepFinished):
@@ -129,7 +132,8 @@ class WanPipeline:
             RequestError: an option is unknown or does not fit the model.
             MemoryBudgetError: a stage needs more than there is, whatever stays in memory.
         """
-        return plan_generation(build_request(prompt or ANY_PROMPT, options), self.folder, self.config)
+        request = finish(with_local_adapters(build_request(prompt or ANY_PROMPT, options)), _ignore)
+        return plan_generation(request, self.folder, self.config)
 
     def decode(self, file: str | Path, *, on_event: EventHandler = _ignore, **options: Any) -> Video:
         """Make the video from latents that an earlier run kept; only the VAE is loaded.
@@ -195,10 +199,10 @@ def _read_adapter_choice(field_name: str, item: object) -> LoraChoice:
         case LoraChoice():
             return item
         case str() | Path():
-            return LoraChoice(Path(item).expanduser())
+            return LoraChoice(named_place(item))
         case [str() | Path() as path, float() | int() as strength]:
             try:
-                return LoraChoice(Path(path).expanduser(), strength)
+                return LoraChoice(named_place(path), strength)
             except RequestError as error:
                 raise RequestError(field_name, error.message) from error
     raise RequestError(
@@ -223,7 +227,8 @@ def convert_checkpoint(
         **options: the other fields of `mlx_video.request.ConvertRequest`: dtype, model_version, quantize,
             bits, group_size, quantize_only, and loras, loras_high, loras_low, strict_lora, whose adapters are
             written as for a :class:`WanPipeline`; and transformer or high_noise and low_noise, text_encoder,
-            vae, clip, tokenizer: files and folders in place of the checkpoint's; and revision.
+            vae, clip, tokenizer: files and folders in place of the checkpoint's, also as owner/name/file on
+            the Hub; and revision, of `checkpoint_dir`.
 
     Returns:
         The converted folder.
@@ -236,7 +241,7 @@ def convert_checkpoint(
     """
     for name in COMPONENT_FIELDS:
         if isinstance(options.get(name), str | Path):
-            options[name] = Path(options[name]).expanduser()
+            options[name] = named_place(options[name])
     request = ConvertRequest(
         None if checkpoint_dir is None else named_place(checkpoint_dir),
         Path(output_dir).expanduser(),

@@ -109,9 +109,8 @@ def write_tensors(path: Path, source: TensorSource, jobs: Sequence[TensorJob]) -
     with SafetensorsWriter(path, output_infos(jobs)) as writer, closing(reads):
         for job, _ in parts:
             for piece in _lay_out(job, next(reads)):
-                for name, array in _convert_piece(source, job, piece):
-                    writer.write(name, array)
-                    done += array.nbytes
+                done += _write_piece(writer, source, job, piece)
+                del piece  # or it would stay in memory while the next is made
                 yield done
 
 
@@ -154,6 +153,14 @@ def _lay_out(job: TensorJob, stored: mx.array) -> Iterator[mx.array]:
 def _read_pieces(source: TensorSource, job: TensorJob) -> Iterator[mx.array]:
     for rows in _parts_to_read(job):
         yield from _lay_out(job, source.read(job.move.info.name, rows))
+
+
+def _write_piece(writer: SafetensorsWriter, source: TensorSource, job: TensorJob, piece: mx.array) -> int:
+    """Convert and write a piece; returns the bytes written."""
+    written = _convert_piece(source, job, piece)
+    for name, array in written:
+        writer.write(name, array)
+    return sum(array.nbytes for _, array in written)
 
 
 def _convert_piece(source: TensorSource, job: TensorJob, piece: mx.array) -> list[tuple[str, mx.array]]:

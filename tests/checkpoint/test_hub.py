@@ -212,7 +212,7 @@ def test_a_token_without_the_right_is_told_from_a_gate(repository):
 @pytest.mark.parametrize(("status", "code"), [(401, ""), (401, "RepoNotFound"), (404, "RepoNotFound")])
 def test_a_mistyped_path_is_told_in_both_its_readings(repository, server, status, code):
     server.repositories["models/wan"] = Repository(repository.folder, error=(status, code))
-    both = rf"models/wan: is neither a folder here nor a repository on the Hub .*\(HTTP {status}\)"
+    both = rf"models/wan: is neither here nor a repository on the Hub .*\(HTTP {status}\)"
     with pytest.raises(CheckpointError, match=rf"{both}\. Check the path, or the spelling of owner/name"):
         fetch("models/wan")
 
@@ -228,26 +228,20 @@ def test_a_commit_may_be_named(repository, folder):
 
 def test_a_hub_in_trouble_is_told_with_its_status(repository):
     repository.error = (500, "")
-    with pytest.raises(
-        CheckpointError, match=rf"{NAME}: is no folder here, and downloading .*500.*run the same"
-    ):
+    with pytest.raises(CheckpointError, match=rf"{NAME}: is not here, and downloading .*500.*run the same"):
         fetch()
 
 
 def test_without_network_and_cache_both_readings_and_the_reason_are_named(repository, monkeypatch, tmp_path):
     go_online(monkeypatch, None, tmp_path / "cache")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    with pytest.raises(
-        CheckpointError, match=rf"{NAME}: is no folder here, .*ConnectError.*path or the network"
-    ):
+    with pytest.raises(CheckpointError, match=rf"{NAME}: is not here, .*ConnectError.*path or the network"):
         fetch()
 
 
 def test_offline_without_cache_both_readings_and_the_setting_are_named(repository, monkeypatch, tmp_path):
     go_online(monkeypatch, None, tmp_path / "cache")
-    with pytest.raises(
-        CheckpointError, match=rf"{NAME}: is no folder here, .*HF_HUB_OFFLINE is set.*online once"
-    ):
+    with pytest.raises(CheckpointError, match=rf"{NAME}: is not here, .*HF_HUB_OFFLINE is set.*online once"):
         fetch()
 
 

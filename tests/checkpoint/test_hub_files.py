@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlx_video.checkpoint.hub_files import choose_files
+from mlx_video.checkpoint.hub_files import choose_files, choose_part
 from mlx_video.errors import CheckpointError
 
 TOKENIZER = ("special_tokens_map.json", "spiece.model", "tokenizer.json", "tokenizer_config.json")
@@ -121,7 +121,8 @@ def test_a_checkpoint_is_not_downloaded_to_run_it_unconverted(names):
 def test_single_files_of_many_models_are_refused_by_number_and_name():
     names = [f"split_files/diffusion_models/wan{n}.safetensors" for n in range(5)]
     with pytest.raises(
-        CheckpointError, match=r"5 single files \(split_files/.*wan0.* \.\.\.\).*--transformer"
+        CheckpointError,
+        match=r"5 single files \(.*wan0.* \.\.\.\).*--transformer owner/name/split_files/.*wan0",
     ):
         choose(names)
 
@@ -131,3 +132,28 @@ def test_a_repository_of_something_else_is_refused_before_anything_is_downloaded
         CheckpointError, match=r"holds no Wan checkpoint .*model\.safetensors.*right repository"
     ):
         choose(["config.json", "model.safetensors"])
+
+
+def part(name, names, jsons=None):
+    contents = jsons or {}
+    return choose_part("owner/name", name, names, lambda name: contents.get(name, {}))
+
+
+def test_of_a_named_file_nothing_but_it_is_chosen():
+    assert part("unet/a-Q8_0.gguf", ["unet/a-Q8_0.gguf", "unet/config.json"]) == ["unet/a-Q8_0.gguf"]
+
+
+@pytest.mark.parametrize("folder", ["", "high_noise_model/"])
+@pytest.mark.parametrize("stem", [STEM, "model"])
+def test_of_a_named_folder_the_plain_shards_are_chosen_with_index_and_config(folder, stem):
+    index = f"{folder}{stem}.safetensors.index.json"
+    needed = [f"{folder}config.json", index, *shards(folder, 2, stem)]
+    others = [f"{folder}{stem}.fp16.safetensors", f"{folder}sub/{stem}.safetensors", "other/config.json"]
+    weight_map = {f"w{n}": name.rpartition("/")[2] for n, name in enumerate(shards("", 2, stem))}
+    chosen = part(folder.rstrip("/"), [*needed, *others], {index: {"weight_map": weight_map}})
+    assert chosen == sorted(needed)
+
+
+def test_of_a_named_tokenizer_its_files_are_chosen():
+    names = [f"google/umt5-xxl/{n}" for n in TOKENIZER]
+    assert part("google/umt5-xxl", [*names, "config.json"]) == sorted(names)

@@ -17,9 +17,11 @@ from mlx_video.errors import CheckpointError, RequestError
 from mlx_video.events import BytesDownloaded, Notice
 from mlx_video.generate_wan import main as generate_main
 from mlx_video.request import ConvertRequest
+from tests.fixtures.adapter_files import write_adapter
+from tests.fixtures.comfy_files import write_comfy_tree, write_gguf_transformer
 from tests.fixtures.diffusers_checkpoint import write_diffusers_variant
 from tests.fixtures.hub_server import Repository, go_online, serve_hub
-from tests.fixtures.tiny_checkpoint import write_tokenizer
+from tests.fixtures.tiny_checkpoint import write_tiny_checkpoint, write_tokenizer
 from tests.fixtures.tiny_variants import write_tiny_variant
 
 T2V = "wan2.1-t2v-1.3b"
@@ -76,6 +78,14 @@ def assert_same_files(found, expected):
             assert (found / name).read_bytes() == (expected / name).read_bytes(), name
 
 
+def assert_same_tensors(found, expected):
+    """Where config.json may differ: it names the adapters' files, and follows the transformer's own."""
+    names = sorted(path.name for path in expected.glob("*.safetensors"))
+    assert [path.name for path in sorted(found.glob("*.safetensors"))] == names
+    for name in names:
+        assert (found / name).read_bytes() == (expected / name).read_bytes(), name
+
+
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_a_repository_converts_to_the_files_that_its_folder_converts_to(name, folders, server, tmp_path):
     events = []
@@ -109,12 +119,116 @@ def test_a_converted_repository_is_quantized_from_its_name(folders, tmp_path):
     assert_same_files(found, convert_checkpoint(folders[name], tmp_path / "expected", quantize_only=True))
 
 
-def test_a_component_of_the_users_own_is_not_downloaded(folders, server, tmp_path):
-    name = "Wan-AI/Wan2.1-T2V-1.3B"
-    own = shutil.copy(folders[name] / "Wan2.1_VAE.pth", tmp_path / "own.pth")
-    found = convert_checkpoint(name, tmp_path / "out", vae=own)
-    assert "Wan2.1_VAE.pth" not in server.downloads()
-    assert (found / "vae.safetensors").is_file()
+OWN = {
+    "Wan-AI/Wan2.1-T2V-1.3B": {
+        "transformer": "diffusion_pytorch_model.safetensors",
+        "text_encoder": "models_t5_umt5-xxl-enc-bf16.pth",
+        "vae": "Wan2.1_VAE.pth",
+        "tokenizer": "google/umt5-xxl",
+    },
+    "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": {"transformer": "transformer", "vae": "vae"},
+    "Wan-AI/Wan2.2-T2V-A14B": {"high_noise": "high_noise_model", "low_noise": "low_noise_model"},
+}
+
+
+@pytest.mark.parametrize(("name", "option"), [(name, option) for name in OWN for option in OWN[name]])
+def test_a_component_of_the_users_own_is_not_downloaded(name, option, folders, server, tmp_path):
+    part = OWN[name][option]
+    own, source = tmp_path / "own" / Path(part).name, folders[name] / part
+    own.parent.mkdir()
+    (shutil.copytree if source.is_dir() else shutil.copy)(source, own)
+    found = convert_checkpoint(name, tmp_path / "out", **{option: own})
+    weights = [
+        done for done in server.downloads() if done.endswith((".safetensors", ".pth", "tokenizer.json"))
+    ]
+    assert weights
+    assert not [done for done in weights if done.startswith(part)]
+    assert_same_tensors(found, convert_checkpoint(folders[name], tmp_path / "expected"))
+
+
+PARTS = {
+    "transformer": "city96/wan-gguf/wan-F16.gguf",
+    "text_encoder": "Comfy-Org/Wan/text_encoders/umt5_xxl_fp16.safetensors",
+    "vae": "Comfy-Org/Wan/vae/wan_2.1_vae.safetensors",
+}
+
+
+@pytest.fixture
+def single_files(server, tmp_path):
+    """Repositories of single files; their folders here."""
+    root = tmp_path / "served"
+    tiny = write_tiny_checkpoint(tmp_path / "original")
+    write_comfy_tree(root / "Comfy-Org" / "Wan", tiny)
+    write_gguf_transformer(root / PARTS["transformer"], tiny.transformer)
+    (root / "city96" / "wan-gguf" / "wan-Q8_0.gguf").write_bytes(bytes(30_000))
+    (root / "someone" / "styles").mkdir(parents=True)
+    write_adapter(root / "someone" / "styles" / "a.safetensors", tiny.sizes.transformer)
+    write_tokenizer(root / "google" / "umt5-xxl")
+    server.repositories |= {f"{f.parent.name}/{f.name}": Repository(f) for f in root.glob("*/*")}
+    return root
+
+
+def test_components_are_named_as_files_of_repositories(single_files, server, tmp_path, monkeypatch):
+    found = convert_checkpoint(None, tmp_path / "out", **PARTS)
+    assert set(server.downloads()) == {place.split("/", 2)[2] for place in PARTS.values()}
+    own = {option: single_files / place for option, place in PARTS.items()}
+    assert_same_files(found, convert_checkpoint(None, tmp_path / "expected", **own))
+    go_online(monkeypatch, None, tmp_path / "cache")
+    assert_same_files(convert_checkpoint(None, tmp_path / "again", **PARTS), found)
+    with pytest.raises(CheckpointError, match=r"wan-Q8_0\.gguf: is not in the cache .* Go online once"):
+        convert_checkpoint(None, tmp_path / "no", **PARTS | {"transformer": "city96/wan-gguf/wan-Q8_0.gguf"})
+
+
+def test_a_tokenizer_is_named_by_its_repository(single_files, server, tmp_path):
+    found = convert_checkpoint(None, tmp_path / "out", **PARTS, tokenizer="google/umt5-xxl")
+    assert (found / "tokenizer" / "tokenizer.json").read_bytes() == (
+        single_files / "google" / "umt5-xxl" / "tokenizer.json"
+    ).read_bytes()
+
+
+def test_a_folder_of_shards_is_named_in_its_repository(folders, server, tmp_path):
+    name = "Wan-AI/Wan2.2-T2V-A14B"
+    experts = {"high_noise": f"{name}/high_noise_model", "low_noise": f"{name}/low_noise_model"}
+    found = convert_checkpoint(folders[name], tmp_path / "out", **experts)
+    assert {done.split("/")[0] for done in server.downloads()} == {"high_noise_model", "low_noise_model"}
+    assert_same_files(found, convert_checkpoint(folders[name], tmp_path / "expected"))
+
+
+def test_an_adapter_is_named_as_a_file_of_a_repository(single_files, server, tmp_path):
+    place, name = "someone/styles/a.safetensors", "Wan-AI/Wan2.1-T2V-1.3B"
+    own = single_files / place
+    baked = convert_checkpoint(name, tmp_path / "out", loras=place)
+    assert_same_tensors(baked, convert_checkpoint(name, tmp_path / "expected", loras=own))
+    pipe = WanPipeline.from_pretrained("Anes1032/Wan2.1-mlx")
+    latents = pipe("a red circle", loras=[(place, 0.5)], **SETTINGS).latents
+    assert mx.array_equal(latents, pipe("a red circle", loras=[(own, 0.5)], **SETTINGS).latents)
+    assert str(pipe.plan("a red circle", loras=place, **SETTINGS)) == str(
+        pipe.plan("a red circle", loras=own, **SETTINGS)
+    )
+    model = ["--model-dir", "Anes1032/Wan2.1-mlx", "--prompt", "a", *FLAGS, "--quiet"]
+    assert generate_main([*model, "--output-path", "a.png", "--lora", place]) == 0
+    assert server.downloads().count("a.safetensors") == 1
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [
+        ("city96/wan-gguf/wan-Q8.gguf", r"city96/wan-gguf: has no wan-Q8\.gguf\. Is it wan-Q8_0\.gguf\?"),
+        ("city96/wan-gguf/unet", r"city96/wan-gguf: has no unet\. Is it wan-F16\.gguf\?"),
+        ("city96/wan-gguf", r"has no weights outside of folders\. Is it wan-F16\.gguf\?"),
+        ("city96/nothing/wan.gguf", r"city96/nothing: is neither here nor a repository on the Hub"),
+        ("models/wan.gguf", r"transformer: models/wan\.gguf: no such file"),
+        ("here/too/wan.gguf", r"transformer: here/too/wan\.gguf: no such file"),
+        ("./city96/wan-gguf/wan-F16.gguf", r"/city96/wan-gguf/wan-F16\.gguf: no such file"),
+    ],
+)
+def test_a_file_that_is_nowhere_is_an_error_that_tells_where_it_was_looked_for(
+    single_files, tmp_path, place, expected
+):
+    (tmp_path / "here").mkdir()
+    with pytest.raises((CheckpointError, RequestError), match=expected):
+        convert_checkpoint(None, tmp_path / "out", **PARTS | {"transformer": place})
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_checkpoint_given_as_a_model_is_refused_before_its_download(server):
@@ -179,9 +293,7 @@ def test_the_command_takes_names_and_revisions(server, capsys):
     assert generate_main([*model, "--output-path", "a.png", "--quiet"]) == 0
     assert capsys.readouterr() == ("a.png\n", "")
     assert generate_main(["--model-dir", "models/wan", "--prompt", "a"]) == 1
-    assert (
-        "error: models/wan: is neither a folder here nor a repository on the Hub" in capsys.readouterr().err
-    )
+    assert "error: models/wan: is neither here nor a repository on the Hub" in capsys.readouterr().err
 
 
 def test_an_interrupted_download_says_how_to_go_on(capsys):
