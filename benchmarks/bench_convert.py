@@ -153,7 +153,7 @@ def write_source(folder: Path, tensors: dict[str, list[StoredTensor]], scale: st
     for name, part in tensors.items():
         (write_safetensors if name.endswith(".safetensors") else write_torch_archive)(folder / name, part)
     (folder / "config.json").write_text(json.dumps(source_config(SCALES[scale][0])))
-    write_tokenizer(folder / TOKENIZER_FOLDER)
+    write_tokenizer(folder / TOKENIZER_FOLDER, num_pieces=SCALES[scale][1].vocab_size)
 
 
 def files_of(folder: Path) -> Iterable[Path]:

@@ -11,7 +11,7 @@ from mlx_video.checkpoint.folder_layout import ORIGINAL_STEM, read_json_object
 from mlx_video.checkpoint.safetensors_header import read_header
 from mlx_video.errors import CheckpointError
 
-_SHARD = re.compile(r"-(\d+)-of-(\d+)\.safetensors$")
+SHARD = re.compile(r"-(\d+)-of-(\d+)(?=\.\w+$)")
 SPLIT_REST = "non_block.safetensors"
 _SPLIT_BLOCK = re.compile(r"block_(\d+)\.safetensors")
 # What stands behind the stem: a variant such as ".fp16", a shard's number, both or neither.
@@ -54,13 +54,12 @@ def weight_files(
     if index.is_file():
         return _check_one_variant(index, _files_of_index(index), variants[variant])
     files = variants[variant]
-    shards = [path for path in files if _SHARD.search(path.name)]
-    if shards != files and len(files) > 1:
+    if len(files) > 1 and not all(SHARD.search(path.name) for path in files):
         raise CheckpointError(
             f"{folder}: {len(files)} {component} files that are not shards of one another "
             f"({', '.join(path.name for path in files[:3])}). Keep one of them."
         )
-    _check_numbers(folder, shards)
+    check_shards(files)
     return tuple(files)
 
 
@@ -118,27 +117,29 @@ def _index_file(folder: Path, stem: str, variant: str) -> Path:
     return folder / f"{stem}.safetensors.index{variant}.json"
 
 
-def _check_numbers(folder: Path, shards: Sequence[Path]) -> None:
-    """Without an index the names alone tell how many shards there are."""
-    numbers = [_shard_number(path) for path in shards]
+def check_shards(files: Sequence[Path]) -> None:
+    """Check by their names that no shard of a component is missing; a lone file needs no number.
+
+    Args:
+        files: of one component, in one folder.
+
+    Raises:
+        CheckpointError: a shard is absent, or they are of different sets.
+    """
+    numbers = [(int(match[1]), int(match[2])) for path in files if (match := SHARD.search(path.name))]
     totals = {total for _, total in numbers}
     if len(totals) > 1:
         raise CheckpointError(
-            f"{folder}: shards of different sets ({', '.join(f'of {n}' for n in sorted(totals))}). "
+            f"{files[0].parent}: shards of different sets ({', '.join(f'of {n}' for n in sorted(totals))}). "
             "Keep the files of one download only."
         )
     for total in totals:
         absent = sorted(set(range(1, total + 1)) - {number for number, _ in numbers})
         if absent:
             raise CheckpointError(
-                f"{folder}: shard {absent[0]} of {total} is absent ({len(shards)} of {total} found). "
-                "Fetch it again."
+                f"{files[0].parent}: shard {absent[0]} of {total} is absent ({len(numbers)} of {total} "
+                "found). Fetch it again."
             )
-
-
-def _shard_number(path: Path) -> tuple[int, int]:
-    match = _SHARD.search(path.name)
-    return (int(match[1]), int(match[2])) if match else (1, 1)
 
 
 def _files_of_index(index: Path) -> tuple[Path, ...]:
@@ -168,10 +169,10 @@ def _check_present(folder: Path, name: str, weight_map: Mapping[str, str]) -> No
     if (folder / name).is_file():
         return
     missing = [tensor for tensor, file in weight_map.items() if file == name]
-    number, total = _shard_number(folder / name)
+    match = SHARD.search(name)
+    shard = f"Shard {int(match[1])} of {int(match[2])} ({name})" if match else name
     raise CheckpointError(
-        f"{folder}: {len(missing)} tensors missing, first {missing[0]}. "
-        f"Shard {number} of {total} ({name}) is absent; fetch it again."
+        f"{folder}: {len(missing)} tensors missing, first {missing[0]}. {shard} is absent; fetch it again."
     )
 
 

@@ -14,11 +14,10 @@ from mlx_video.lora.apply import merged_weight
 from mlx_video.lora.read import AdapterSet, read_adapters, transformer_shapes
 from mlx_video.pipeline.plan import RunPlan
 from mlx_video.request import LORA_FIELDS, ConvertRequest, GenerateRequest, LoraChoice
-from mlx_video.variants.distilled import DISTILLED_NAMES
+from mlx_video.variants.distilled import DISTILLED_NAMES, MOST_STEPS
 from mlx_video.weights.stream import TensorJob
 
 OWN_FIELDS = {"high_noise": "loras_high", "low_noise": "loras_low"}
-MAX_DISTILLED_STEPS = 10
 
 
 def read_all_adapters(
@@ -105,7 +104,7 @@ def report_distilled(request: GenerateRequest, plan: RunPlan) -> Iterator[Notice
 
     Source: ModelTC/Wan2.2-Lightning README.md, the settings of its examples.
     """
-    if plan.steps <= MAX_DISTILLED_STEPS and set(plan.guide_scale) == {1.0}:
+    if plan.steps <= MOST_STEPS and set(plan.guide_scale) == {1.0}:
         return
     for choice in (choice for field in LORA_FIELDS for choice in getattr(request, field)):
         if choice.strength and DISTILLED_NAMES.search("/".join(choice.path.parts[-2:])):

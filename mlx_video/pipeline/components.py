@@ -24,7 +24,6 @@ from mlx_video.errors import CheckpointError, ConfigError
 from mlx_video.lora.apply import apply_adapters
 from mlx_video.lora.read import AdapterSet
 from mlx_video.models.image_encoder import CLIPImageEncoder
-from mlx_video.models.text_encoder import UMT5Encoder
 from mlx_video.models.transformer import WanTransformer
 from mlx_video.models.vae import WanVAE
 from mlx_video.pipeline.foreign_folder import read_foreign_config
@@ -78,18 +77,6 @@ def check_weights(model: ModelFolder, config: ModelConfig) -> None:
         with _open_image_encoder(model) as source:
             _read_image_encoder(source, config)
     _find_half(model, config, "decoder")
-
-
-def load_text_encoder(model: ModelFolder, config: ModelConfig) -> UMT5Encoder:
-    """Load the text encoder in the dtype of its file.
-
-    Raises:
-        CheckpointError: the file does not hold the encoder that config.json describes.
-    """
-    encoder = UMT5Encoder(config.text_encoder)
-    with open_tensors(model.text_encoder) as source:
-        load_module(encoder, source)
-    return encoder
 
 
 def load_image_encoder(model: ModelFolder, config: ModelConfig) -> CLIPImageEncoder:

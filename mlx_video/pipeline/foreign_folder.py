@@ -17,7 +17,7 @@ from mlx_video.config import (
     find_vae_config,
 )
 from mlx_video.errors import CheckpointError
-from mlx_video.variants.distilled import adopt_distilled
+from mlx_video.variants.distilled import MOST_STEPS, adopt_distilled
 from mlx_video.variants.registry import SIZE_TENSORS, Recognition, recognise_checkpoint
 from mlx_video.variants.variant import Variant
 from mlx_video.weights.quantize import dense_shapes
@@ -39,7 +39,6 @@ _TASK_KEYS = {
 _UNSHAPED = ("num_heads", "eps", "text_len")  # no tensor shows them
 
 _FASTWAN_MARK = "fastwan_dmd"
-_MOST_DISTILLED_STEPS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +171,7 @@ def _adopt_fastwan(data: dict[str, Any], variant: Variant, where: str) -> Notice
     if not data.get(_FASTWAN_MARK):
         return ()
     sampling = config_from_json(data, where=where).sampling
-    if sampling.steps > _MOST_DISTILLED_STEPS:
+    if sampling.steps > MOST_STEPS:
         sampling, _ = adopt_distilled(sampling, variant.model_type, (_FASTWAN_MARK,))
         data |= {"sample_steps": sampling.steps, "sample_shift": sampling.shift}
         data["sample_guide_scale"] = list(sampling.guide_scale)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mlx_video.checkpoint.diffusers_folder import ENCODER_STEM, read_transformer_sizes
 from mlx_video.checkpoint.folder_layout import CONFIG_FILE, ORIGINAL_STEM, read_json_object
-from mlx_video.checkpoint.shards import SPLIT_REST, split_files, weight_files
+from mlx_video.checkpoint.shards import SHARD, SPLIT_REST, check_shards, split_files, weight_files
 from mlx_video.checkpoint.tensor_source import TensorSource, open_tensors
 from mlx_video.errors import CheckpointError
 from mlx_video.weights.all_in_one import pick_component
@@ -28,7 +27,6 @@ WEIGHT_ENDINGS = (".safetensors", ".sft", ".gguf", ".pth", ".pt", ".ckpt")
 TREE_FOLDERS = (
     "diffusion_models", "unet", "checkpoints", "text_encoders", "clip", "vae", "clip_vision",
 )  # fmt: skip
-_SHARD = re.compile(r"-(\d+)-of-(\d+)(?=\.\w+$)")
 # Where each component's width is stated: tensor under its original name, axis.
 _WIDTHS = {
     "transformer": ("text_embedding.0.weight", 1),
@@ -128,7 +126,7 @@ def read_files(paths: tuple[Path, ...], config: Mapping[str, Any] | None = None)
     Raises:
         CheckpointError: a file is absent, damaged or of an unknown format, or a shard is absent.
     """
-    _check_shards(paths)
+    check_shards(paths)
     with open_tensors(paths) as source:
         kinds: dict[str, ComponentKind] = {kind.component: kind for kind in find_components(source.infos)}
         widths, image_width = _read_widths(source, kinds)
@@ -177,7 +175,7 @@ def _group_direct(folder: Path) -> Iterator[tuple[Path, ...]]:
     groups: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         if path not in split and _is_weight_file(path):
-            groups.setdefault(_SHARD.sub("", path.name), []).append(path)
+            groups.setdefault(SHARD.sub("", path.name), []).append(path)
     yield from (tuple(paths) for paths in groups.values())
 
 
@@ -187,21 +185,10 @@ def _is_weight_file(path: Path) -> bool:
 
 def _with_other_shards(path: Path) -> tuple[Path, ...]:
     """A file with those that its name says belong to it."""
-    if not _SHARD.search(path.name) or not path.is_file():
+    if not SHARD.search(path.name) or not path.is_file():
         return (path,)
-    stem = _SHARD.sub("", path.name)
-    return tuple(p for p in sorted(path.parent.iterdir()) if _SHARD.sub("", p.name) == stem and p.is_file())
-
-
-def _check_shards(paths: Iterable[Path]) -> None:
-    numbers = [(path, match) for path in paths if (match := _SHARD.search(path.name))]
-    for path, match in numbers[:1]:
-        absent = set(range(1, int(match[2]) + 1)) - {int(other[1]) for _, other in numbers}
-        if absent:
-            raise CheckpointError(
-                f"{path.parent}: shard {min(absent)} of {int(match[2])} of {_SHARD.sub('', path.name)} is "
-                "absent. Fetch it again."
-            )
+    stem = SHARD.sub("", path.name)
+    return tuple(p for p in sorted(path.parent.iterdir()) if SHARD.sub("", p.name) == stem and p.is_file())
 
 
 def _files_of_folder(folder: Path) -> tuple[Path, ...]:

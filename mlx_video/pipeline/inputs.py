@@ -26,7 +26,7 @@ from mlx_video.media.resize import to_unit_range
 from mlx_video.memory.residency import resident
 from mlx_video.memory.streamed_text_encoder import encode_streamed
 from mlx_video.models.vae import WanVAE
-from mlx_video.pipeline.components import load_image_encoder, load_text_encoder, load_vae_encoder
+from mlx_video.pipeline.components import load_image_encoder, load_vae_encoder
 from mlx_video.pipeline.run import Run, Value, Work, finish
 from mlx_video.request import GenerateRequest
 
@@ -66,14 +66,9 @@ def recall_or_encode(run: Run, texts: Texts) -> Work[list[mx.array]]:
 def run_text_encoder(run: Run, texts: Texts) -> Work[list[mx.array]]:
     """Encode texts given as token numbers to features [n, text_dim] each, evaluated."""
     config = run.config.text_encoder
-    if run.plan.memory.streams_text_encoder:
-        with open_tensors(run.model.text_encoder) as source:
-            make_event = partial(BlocksRead, total=config.num_layers)
-            return (yield from report(encode_streamed(source, config, texts), make_event))
-    with resident(lambda: load_text_encoder(run.model, run.config)) as encoder:
-        features = [encoder(mx.array(list(text), dtype=mx.int32)) for text in texts]
-        mx.eval(features)
-    return features
+    with open_tensors(run.model.text_encoder) as source:
+        make_event = partial(BlocksRead, total=config.num_layers)
+        return (yield from report(encode_streamed(source, config, texts), make_event))
 
 
 def report_cut_texts(

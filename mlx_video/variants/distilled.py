@@ -12,6 +12,8 @@ from mlx_video.config import SamplingDefaults
 DISTILLED_NAMES = re.compile(
     r"fastwan|dmd|lightning|lightx2v|distill|causvid|accvid|(?<!\d)[1-8]-?steps?(?![a-z])", re.IGNORECASE
 )
+# More steps than any of them is made for.
+MOST_STEPS = 10
 
 
 @dataclass(frozen=True, slots=True)

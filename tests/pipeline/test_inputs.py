@@ -54,11 +54,9 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
-def prepare(pipeline: WanPipeline, prompt: str = "a cat", *, streams: bool = True, **options) -> Run:
+def prepare(pipeline: WanPipeline, prompt: str = "a cat", **options) -> Run:
     request = GenerateRequest(prompt, **(SMALL | options))
-    run = prepare_run(request, pipeline.folder, pipeline.config)
-    memory = replace(run.plan.memory, streams_text_encoder=streams)
-    return replace(run, plan=replace(run.plan, memory=memory))
+    return prepare_run(request, pipeline.folder, pipeline.config)
 
 
 def assert_same(found: Conditioning, expected: Conditioning) -> None:
@@ -66,14 +64,6 @@ def assert_same(found: Conditioning, expected: Conditioning) -> None:
         first, second = getattr(found, name), getattr(expected, name)
         assert first.dtype == second.dtype
         assert mx.array_equal(first, second).item()
-
-
-def test_streamed_and_resident_encoders_give_the_same_context(pipeline: WanPipeline):
-    streamed, resident = (
-        finish(encode_texts(prepare(pipeline, streams=streams, prompt_cache=False)))
-        for streams in (True, False)
-    )
-    assert_same(streamed, resident)
 
 
 def test_an_encoded_and_a_cached_prompt_are_the_same(pipeline: WanPipeline, encoded: list[int]):
@@ -88,10 +78,9 @@ def test_a_cached_prompt_does_without_the_encoder(pipeline: WanPipeline, monkeyp
     def refuse(*_: object) -> None:
         raise AssertionError("the text encoder was opened")
 
-    for name in ("encode_streamed", "load_text_encoder", "open_tensors"):
+    for name in ("encode_streamed", "open_tensors"):
         monkeypatch.setattr(inputs, name, refuse)
-    for streams in (True, False):
-        finish(encode_texts(prepare(pipeline, streams=streams)))
+    finish(encode_texts(prepare(pipeline)))
 
 
 def test_only_what_is_new_is_encoded(pipeline: WanPipeline, encoded: list[int]):
