@@ -66,10 +66,13 @@ class LoraChoice:
         path: its file, or the folder of a PEFT adapter; or owner/name/file in a repository on the Hub.
         strength: 1 for what its authors trained, more or less for more or less of it; negative turns it
             around, 0 leaves it out.
+        named: what the user calls it, for records; "" for the path. It stays where `path` becomes that of
+            the downloaded file.
     """
 
     path: Path
     strength: float = 1.0
+    named: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.path, Path):
@@ -79,10 +82,11 @@ class LoraChoice:
             raise RequestError(
                 "loras", f"{self.path} {self.strength!r}: the strength must be a number; 1 is the usual one."
             )
+        object.__setattr__(self, "named", self.named or str(self.path))
 
     def __str__(self) -> str:
-        """Path and strength, as they stand behind the option."""
-        return f"{self.path} {self.strength:g}"
+        """Name and strength, as they stand behind the option."""
+        return f"{self.named} {self.strength:g}"
 
 
 @dataclass(frozen=True, slots=True)

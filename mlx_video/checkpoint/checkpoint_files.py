@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from mlx_video.checkpoint.hub_cache import published_name
+
 PartName = Literal["model", "low_noise", "high_noise", "text_encoder", "vae", "image_encoder", "tokenizer"]
 
 
@@ -43,6 +45,8 @@ class CheckpointFiles:
         image_encoder: the files of CLIP, which Wan2.1's image-to-video models come with; empty without it.
         vae_config: what a config.json says of the VAE; empty where there is none.
         hints: about sampling.
+        names_transformers: whether what the folder is called tells of its transformers; not where the user
+            gives others for all of them.
         notices: how the files were found, where their names do not tell.
     """
 
@@ -55,13 +59,16 @@ class CheckpointFiles:
     image_encoder: tuple[Path, ...] = ()
     vae_config: Mapping[str, Any] = field(default_factory=dict)
     hints: SamplingHints = SamplingHints()
+    names_transformers: bool = True
     notices: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What its publisher calls the checkpoint: folder or repository, pipeline, weight files."""
-        # <cache>/models--<owner>--<name>/snapshots/<revision> of huggingface_hub.
-        is_cached = self.path.parent.name == "snapshots"
-        folder = self.path.parent.parent if is_cached else self.path
-        files = (path.name for paths in self.transformers.values() for path in paths)
-        return tuple(filter(None, (folder.name, self.hints.pipeline, *files)))
+        """What its publisher calls all transformers together: folder or repository, and pipeline."""
+        names = (published_name(self.path), self.hints.pipeline) if self.names_transformers else ()
+        return tuple(filter(None, names))
+
+    @property
+    def transformer_names(self) -> tuple[str, ...]:
+        """What the file of each transformer is called, or the first of its shards."""
+        return tuple(paths[0].name for paths in self.transformers.values())

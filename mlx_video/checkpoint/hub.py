@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from mlx_video.checkpoint.file_bytes import describe_bytes
 from mlx_video.checkpoint.folder_layout import TOKENIZER_FILES, read_json_object
+from mlx_video.checkpoint.hub_cache import COMMIT, find_in_cache, storage_folder
 from mlx_video.checkpoint.hub_download import (
     DamagedDownload,
     HubFile,
@@ -18,7 +18,8 @@ from mlx_video.checkpoint.hub_download import (
     download_files,
     link_file,
 )
-from mlx_video.checkpoint.hub_files import WEIGHT_ENDINGS, Use, choose_files, choose_part
+from mlx_video.checkpoint.hub_files import WEIGHT_ENDINGS, ReadJson, Use, choose_files
+from mlx_video.checkpoint.hub_parts import Part, choose_part
 from mlx_video.checkpoint.staging import check_free_space
 from mlx_video.errors import CheckpointError, RequestError
 from mlx_video.events import BytesDownloaded, Event, Notice
@@ -27,11 +28,9 @@ TOKENIZER_REPOSITORY = "google/umt5-xxl"
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _PART = re.compile(rf"(?P<repository>{_REPOSITORY.pattern})(/(?P<name>.+))?")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHOWN_DIGITS = 8
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
-ReadJson = Callable[[str], Mapping[str, Any]]
 Choose = Callable[[Collection[str], ReadJson], Sequence[str]]
 
 
@@ -46,7 +45,7 @@ def fetch_folder(
     """Give the folder that a user named; one that is a repository on the Hub is downloaded first.
 
     Args:
-        place: an existing folder, or owner/name.
+        place: an existing folder, or owner/name; to be converted also owner/name/file.
         revision: branch, tag or commit of the repository; None for its main branch.
         use: "convert" for a checkpoint to be converted, "run" for a folder that is converted.
         given: components that the user has elsewhere, by the names of their options; they are left out.
@@ -69,15 +68,18 @@ def fetch_folder(
         raise RequestError(
             "revision", f"{revision}: {place} is a path, not a repository on the Hub. Leave the option out."
         )
+    if use == "convert" and place.suffix in WEIGHT_ENDINGS:
+        return (yield from fetch_part(place))
     return place
 
 
-def fetch_part(place: Path) -> Generator[Event, None, Path]:
-    """Give the file or folder of one component; one in a repository on the Hub is downloaded first.
+def fetch_part(place: Path, part: Part = "component") -> Generator[Event, None, Path]:
+    """Give the file or folder of one component or adapter; one on the Hub is downloaded first.
 
     Args:
         place: a path, or owner/name with the path of a file or folder in that repository behind it. What
             begins with a folder that exists here is a path.
+        part: what it is; of a folder in a repository no more than that is downloaded.
 
     Yields:
         What is downloaded, with its progress; nothing where all is in the cache.
@@ -93,7 +95,8 @@ def fetch_part(place: Path) -> Generator[Event, None, Path]:
     if found is None or is_file_name or Path(place.parts[0]).exists():
         return place
     repository, name = found["repository"], found["name"] or ""
-    folder = yield from fetch_repository(repository, None, partial(choose_part, repository, name))
+    choose = partial(choose_part, repository, name, part=part)
+    folder = yield from fetch_repository(repository, None, choose)
     if not (folder / name).exists():
         raise CheckpointError(
             f"{place}: is not in the cache ({folder}), and the Hub cannot be reached. Go online once."
@@ -112,11 +115,8 @@ def fetch_tokenizer() -> Generator[Event, None, Path]:
     cached = try_to_load_from_cache(TOKENIZER_REPOSITORY, TOKENIZER_FILES[0])
     if isinstance(cached, str):
         return Path(cached).parent
-    return (yield from fetch_repository(TOKENIZER_REPOSITORY, None, _choose_tokenizer))
-
-
-def _choose_tokenizer(names: Collection[str], read_json: ReadJson) -> list[str]:
-    return [name for name in TOKENIZER_FILES if name in names]
+    choose = partial(choose_part, TOKENIZER_REPOSITORY, "", part="tokenizer")
+    return (yield from fetch_repository(TOKENIZER_REPOSITORY, None, choose))
 
 
 def fetch_repository(repository: str, revision: str | None, choose: Choose) -> Generator[Event, None, Path]:
@@ -153,29 +153,12 @@ def fetch_repository(repository: str, revision: str | None, choose: Choose) -> G
         names = choose(listing, lambda name: read_json_object(link_file(snapshot, name)))
         files = [listing[name] for name in names]
         yield from _download(snapshot, files, revision)
-    except (CheckpointError, GeneratorExit):
+    except CheckpointError:
         raise
     except Exception as error:
         raise _explain(error, repository, revision) from error
     _remember_revision(snapshot, revision)
     return snapshot.folder
-
-
-def find_in_cache(repository: str, revision: str) -> Path | None:
-    """The folder of a repository whose download was finished; None where there is none."""
-    storage = _storage(repository)
-    reference = storage / "refs" / revision
-    commit = reference.read_text().strip() if reference.is_file() else revision
-    folder = storage / "snapshots" / commit
-    return folder if _COMMIT.fullmatch(commit) and folder.is_dir() else None
-
-
-def _storage(repository: str) -> Path:
-    """The repository's folder in the cache."""
-    from huggingface_hub.constants import HF_HUB_CACHE
-    from huggingface_hub.file_download import repo_folder_name
-
-    return Path(HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model")
 
 
 def _list_files(repository: str, revision: str) -> tuple[Snapshot, dict[str, HubFile]]:
@@ -185,11 +168,12 @@ def _list_files(repository: str, revision: str) -> tuple[Snapshot, dict[str, Hub
     info = HfApi().model_info(
         repository, revision=revision, files_metadata=True, timeout=HF_HUB_DOWNLOAD_TIMEOUT
     )
-    files = (
+    files = [
         HubFile(entry.rfilename, entry.size or 0, entry.lfs.sha256 if entry.lfs else None)
         for entry in info.siblings or ()
-    )
-    return Snapshot(repository, str(info.sha), _storage(repository)), {file.name: file for file in files}
+    ]
+    snapshot = Snapshot(repository, str(info.sha), storage_folder(repository))
+    return snapshot, {file.name: file for file in files}
 
 
 def _download(snapshot: Snapshot, files: Sequence[HubFile], revision: str) -> Iterator[Event]:
@@ -211,7 +195,7 @@ def _download(snapshot: Snapshot, files: Sequence[HubFile], revision: str) -> It
 
 def _remember_revision(snapshot: Snapshot, revision: str) -> None:
     """Note which commit a branch is at, only now: without network it stands for a finished download."""
-    if _COMMIT.fullmatch(revision):
+    if COMMIT.fullmatch(revision):
         return
     reference = snapshot.storage / "refs" / revision
     if not reference.is_file() or reference.read_text() != snapshot.commit:
@@ -260,7 +244,7 @@ def _describe_failure(error: Exception, repository: str, revision: str) -> str:
         case errors.OfflineModeIsEnabled():
             return (
                 "is not here, and as a repository on the Hub it is not whole in the cache "
-                f"(revision {revision}, {_storage(repository)}) while HF_HUB_OFFLINE is set. "
+                f"(revision {revision}, {storage_folder(repository)}) while HF_HUB_OFFLINE is set. "
                 "Check the path, or go online once."
             )
         case errors.GatedRepoError():

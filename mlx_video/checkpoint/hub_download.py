@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from io import FileIO
@@ -142,14 +142,14 @@ def _fetch_content(snapshot: Snapshot, file: HubFile, stopped: threading.Event) 
     """
     from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import WeakFileLock, build_hf_headers
+    from huggingface_hub.utils import build_hf_headers
 
     partial = snapshot.partial(file)
     content = partial.with_suffix("")
     lock = snapshot.storage.parent / ".locks" / snapshot.storage.name / f"{file.sha256}.lock"
     for folder in (lock.parent, partial.parent):
         folder.mkdir(parents=True, exist_ok=True)
-    with WeakFileLock(lock):
+    with _hold(lock, stopped):
         if content.exists():
             return
         with _StoppableFile(partial, stopped, file.nbytes) as growing:
@@ -165,6 +165,26 @@ def _fetch_content(snapshot: Snapshot, file: HubFile, stopped: threading.Event) 
         if begun:
             _check_content(file, partial)
         os.replace(partial, content)
+
+
+@contextmanager
+def _hold(lock: Path, stopped: threading.Event) -> Iterator[None]:
+    """Hold a file's lock, as soon as no other process fetches it.
+
+    Raises:
+        DownloadStopped: nobody waits for the file any more.
+    """
+    from huggingface_hub.utils import WeakFileLock
+
+    with ExitStack() as held:
+        while not stopped.is_set():
+            try:
+                held.enter_context(WeakFileLock(lock, timeout=_POLL_SECONDS))
+            except TimeoutError:
+                continue
+            yield
+            return
+    raise DownloadStopped
 
 
 def _check_content(file: HubFile, partial: Path) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
-from difflib import get_close_matches
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +22,7 @@ from mlx_video.checkpoint.original_folder import (
     VAE_FILES,
 )
 from mlx_video.checkpoint.original_folder import TEXT_ENCODER_FILE as ORIGINAL_TEXT_ENCODER
+from mlx_video.checkpoint.shards import match_weight_file, read_weight_map
 from mlx_video.errors import CheckpointError
 
 Use = Literal["convert", "run"]
@@ -41,6 +41,12 @@ _SCHEDULER_FILE = "scheduler/scheduler_config.json"
 # A transformer's file may be called as those of any model; text encoders and VAEs of MLX folders may not.
 _CONVERTED_NAME = re.compile(r"(t5_encoder\w*|vae|vae_(encoder|decoder))\.safetensors")
 _COMFY_NAME = re.compile(r"(^|/)(diffusion_models|unet|text_encoders)/[^/]+$|\.gguf$")
+# What a message takes for an example, the best first; each name that makes a repository ComfyUI's fits one.
+_EXAMPLES = (
+    ("--transformer", re.compile(r"(^|/)(diffusion_models|unet)/")),
+    ("--transformer", re.compile(r"^(?!.*(umt5|encoder|vae|clip)).*\.gguf$", re.IGNORECASE)),
+    ("--text-encoder", re.compile(r"(^|/)text_encoders/|\.gguf$")),
+)
 # Component by its option → how the names of its files begin, where it can be left out.
 _STARTS = {
     "transformer": (ORIGINAL_STEM, "high_noise_model/", "low_noise_model/", "transformer/", "transformer_2/"),
@@ -87,32 +93,6 @@ def choose_files(
     return sorted(name for name in set(choose(frozenset(names), read_json)) if not name.startswith(left_out))
 
 
-def choose_part(repository: str, part: str, names: Collection[str], read_json: ReadJson) -> list[str]:
-    """Choose one component's files.
-
-    Args:
-        repository: for messages.
-        part: a file of the repository, or a folder with the shards of a component or with a tokenizer; "" for
-            the files that lie in no folder.
-        names: of all its files.
-        read_json: reads one of them that holds a JSON object.
-
-    Raises:
-        CheckpointError: there is no such file, or nothing of a component in the folder.
-    """
-    if part in names:
-        return [part]
-    present = frozenset(names)
-    chosen = set(_present(present, _in(part, [CONFIG_FILE, *TOKENIZER_FILES])))
-    for stem in (ORIGINAL_STEM, ENCODER_STEM):
-        chosen.update(_choose_weights(present, part, stem, read_json))
-    if not chosen:
-        near = get_close_matches(part, names, n=1) or [name for name in sorted(names) if _is_weights(name)]
-        meant = f" Is it {near[0]}?" if near else ""
-        raise CheckpointError(f"{repository}: has no {part or 'weights outside of folders'}.{meant}")
-    return sorted(chosen)
-
-
 def recognise_names(names: Collection[str]) -> Layout:
     """Tell what layout a repository has from the names of its files; the first rule that fits wins."""
     folders = {name.partition("/")[0] for name in names if "/" in name}
@@ -128,7 +108,7 @@ def recognise_names(names: Collection[str]) -> Layout:
         return "lightx2v"
     if any(_is_weight_file(name, ORIGINAL_STEM) for name in names):
         return "original"
-    return "comfy" if any(_COMFY_NAME.search(name) for name in names) else "unknown"
+    return "comfy" if any(is_weights(name) and _COMFY_NAME.search(name) for name in names) else "unknown"
 
 
 def _check_use(repository: str, layout: Layout, names: Collection[str], use: Use) -> None:
@@ -148,13 +128,13 @@ def _check_use(repository: str, layout: Layout, names: Collection[str], use: Use
 
 
 def _describe_other(repository: str, layout: Layout, names: Collection[str]) -> str:
-    weights = [name for name in sorted(names) if _is_weights(name)]
+    weights = [name for name in sorted(names) if is_weights(name)]
     shown = ", ".join(weights[:_MOST_NAMED]) + (" ..." if len(weights) > _MOST_NAMED else "")
     if layout == "comfy":
         return (
             f"holds {len(weights)} single files ({shown}), and no name says which belong together. "
-            f"Name those of one model: --transformer {repository}/{weights[0]}, and --text-encoder and --vae "
-            "in the same way. Only they are downloaded."
+            f"Name those of one model: {_name_one(repository, weights)}, and the others by --transformer, "
+            "--text-encoder and --vae in the same way. Only they are downloaded."
         )
     return (
         f"holds no Wan checkpoint in the original, Diffusers' or the MLX layout ({len(weights)} weight "
@@ -162,30 +142,41 @@ def _describe_other(repository: str, layout: Layout, names: Collection[str]) -> 
     )
 
 
-def _is_weights(name: str) -> bool:
+def _name_one(repository: str, weights: Sequence[str]) -> str:
+    """One component's option with a file of the repository, a transformer where there is any."""
+    return next(
+        f"{flag} {repository}/{name}"
+        for flag, pattern in _EXAMPLES
+        for name in weights
+        if pattern.search(name)
+    )
+
+
+def is_weights(name: str) -> bool:
+    """Whether a name is that of a weight file, of whatever model."""
     return name.endswith(WEIGHT_ENDINGS)
 
 
 def _choose_converted(names: frozenset[str], read_json: ReadJson) -> Iterator[str]:
     yield from (name for name in names if "/" not in name and name.endswith((".safetensors", ".json")))
-    yield from _present(names, (*TOKENIZER_FILES, *_in(CONVERTED_TOKENIZER, TOKENIZER_FILES)))
+    yield from present_names(names, (*TOKENIZER_FILES, *names_in(CONVERTED_TOKENIZER, TOKENIZER_FILES)))
 
 
 def _choose_original(names: frozenset[str], read_json: ReadJson) -> Iterator[str]:
     experts = [folder for folder in EXPERT_FOLDERS.values() if any(n.startswith(f"{folder}/") for n in names)]
     for folder in experts or [""]:
-        yield from _choose_weights(names, folder, ORIGINAL_STEM, read_json)
-        yield from _present(names, _in(folder, [CONFIG_FILE]))
+        yield from choose_weights(names, folder, ORIGINAL_STEM, read_json)
+        yield from present_names(names, names_in(folder, [CONFIG_FILE]))
     config = read_json(CONFIG_FILE) if CONFIG_FILE in names and not experts else {}
-    yield from _present(names, [ORIGINAL_TEXT_ENCODER, *_in(TOKENIZER_FOLDER, TOKENIZER_FILES)])
+    yield from present_names(names, [ORIGINAL_TEXT_ENCODER, *names_in(TOKENIZER_FOLDER, TOKENIZER_FILES)])
     yield from _choose_vae(names, config)
     if not experts and config.get("model_type") not in _WITHOUT_IMAGE_ENCODER:
-        yield from _present(names, [IMAGE_ENCODER_FILE])
+        yield from present_names(names, [IMAGE_ENCODER_FILE])
 
 
 def _choose_vae(names: frozenset[str], config: Mapping[str, Any]) -> list[str]:
     """The VAE; where both lie there, the one of as many channels as the transformer makes."""
-    present = _present(names, VAE_FILES.values())
+    present = present_names(names, VAE_FILES.values())
     if len(present) < 2:
         return present
     return [VAE_FILES["2.2" if config.get("out_dim") == 48 else "2.1"]]
@@ -194,51 +185,55 @@ def _choose_vae(names: frozenset[str], config: Mapping[str, Any]) -> list[str]:
 def _choose_diffusers(names: frozenset[str], read_json: ReadJson) -> Iterator[str]:
     index = read_json(MODEL_INDEX) if MODEL_INDEX in names else {}
     absent = {part for part, entry in index.items() if isinstance(entry, list) and not any(entry)}
-    yield from _present(names, [MODEL_INDEX, _SCHEDULER_FILE, *_in("tokenizer", TOKENIZER_FILES)])
+    yield from present_names(names, [MODEL_INDEX, _SCHEDULER_FILE, *names_in("tokenizer", TOKENIZER_FILES)])
     for folder, stem in _DIFFUSERS_STEMS.items():
         if folder not in absent:
-            yield from _present(names, _in(folder, [CONFIG_FILE]))
-            yield from _choose_weights(names, folder, stem, read_json)
+            yield from present_names(names, names_in(folder, [CONFIG_FILE]))
+            yield from choose_weights(names, folder, stem, read_json)
 
 
-def _choose_weights(names: frozenset[str], folder: str, stem: str, read_json: ReadJson) -> Iterator[str]:
-    """One component's weights: the plain variant, or else the first; those of its index where it has one."""
+def choose_weights(names: frozenset[str], folder: str, stem: str, read_json: ReadJson) -> Iterator[str]:
+    """Choose one component's weights.
+
+    Args:
+        names: of all files of the repository.
+        folder: in which the weights lie; "" for none.
+        stem: how the files' names begin.
+        read_json: reads one of them that holds a JSON object.
+
+    Yields:
+        Of the plain variant, or else the first, the index and the files that it names; without index all.
+    """
     found = [name for name in names if Path(name).parent == Path(folder) and _is_weight_file(name, stem)]
     variants = {_variant_of(name, stem) for name in found}
     indexes = {
-        variant: _in(folder, [f"{stem}.safetensors.index{variant}.json"])[0] for variant in variants | {""}
+        variant: names_in(folder, [f"{stem}.safetensors.index{variant}.json"])[0]
+        for variant in variants | {""}
     }
     variant = "" if indexes[""] in names or not variants else min(variants)
     if indexes[variant] in names:
         yield indexes[variant]
-        yield from _present(names, _in(folder, _files_of_index(read_json(indexes[variant]))))
+        files = set(read_weight_map(read_json(indexes[variant])).values())
+        yield from present_names(names, names_in(folder, files))
     else:
         yield from (name for name in found if _variant_of(name, stem) == variant)
 
 
-def _files_of_index(index: Mapping[str, Any]) -> set[str]:
-    weight_map = index.get("weight_map")
-    return set(map(str, weight_map.values())) if isinstance(weight_map, dict) else set()
-
-
 def _is_weight_file(name: str, stem: str) -> bool:
-    return _match_weight_file(name, stem) is not None
+    return match_weight_file(Path(name).name, stem) is not None
 
 
 def _variant_of(name: str, stem: str) -> str:
     """What stands behind the stem, such as ".fp16"; "" for the plain files."""
-    match = _match_weight_file(name, stem)
+    match = match_weight_file(Path(name).name, stem)
     return (match["variant"] or "") if match else ""
 
 
-def _match_weight_file(name: str, stem: str) -> re.Match[str] | None:
-    ending = r"(?P<variant>\.[A-Za-z]\w*)?(-\d+-of-\d+)?\.safetensors"
-    return re.fullmatch(re.escape(stem) + ending, Path(name).name)
-
-
-def _in(folder: str, names: Collection[str]) -> list[str]:
+def names_in(folder: str, names: Collection[str]) -> list[str]:
+    """Names with a folder before them; "" for none."""
     return [f"{folder}/{name}" if folder else name for name in names]
 
 
-def _present(names: frozenset[str], wanted: Collection[str]) -> list[str]:
+def present_names(names: frozenset[str], wanted: Collection[str]) -> list[str]:
+    """Those of the wanted names that a repository has, in their order."""
     return [name for name in wanted if name in names]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeGuard
+from typing import Any
 
 from mlx_video.checkpoint.folder_layout import ORIGINAL_STEM, read_json_object
 from mlx_video.checkpoint.safetensors_header import read_header
-from mlx_video.errors import CheckpointError
+from mlx_video.errors import CheckpointError, MissingPartError
 
 SHARD = re.compile(r"-(\d+)-of-(\d+)(?=\.\w+$)")
 SPLIT_REST = "non_block.safetensors"
@@ -40,7 +40,7 @@ def weight_files(
     """
     variants = _find_variants(folder, stem)
     if not variants:
-        raise CheckpointError(
+        raise MissingPartError(
             f"{folder}: no {component} found, expected {stem}.safetensors or its shards. "
             "Download the whole repository, or give the folder that holds these files."
         )
@@ -91,11 +91,32 @@ def split_files(folder: Path) -> tuple[Path, ...]:
     return (rest, *(blocks[number] for number in sorted(blocks)))
 
 
+def match_weight_file(name: str, stem: str) -> re.Match[str] | None:
+    """Match a weight file's name against the stem; its group "variant" is such as ".fp16", or None."""
+    return re.fullmatch(re.escape(stem) + _ENDING, name)
+
+
+def read_weight_map(index: Mapping[str, Any]) -> dict[str, str]:
+    """What an index says: name of a tensor → the file in the same folder that holds it.
+
+    Args:
+        index: the content of its JSON file.
+
+    Returns:
+        The map; empty where there is none, or where a value is no name of a file.
+    """
+    found = index.get("weight_map")
+    if not isinstance(found, dict):
+        return {}
+    is_usable = all(isinstance(name, str) and name == Path(name).name for name in found.values())
+    return found if is_usable else {}
+
+
 def _find_variants(folder: Path, stem: str) -> dict[str, list[Path]]:
     """Variant, "" for the plain one → its files, sorted; one that has only an index has none."""
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.glob(f"{stem}*")):
-        match = re.fullmatch(re.escape(stem) + _ENDING, path.name)
+        match = match_weight_file(path.name, stem)
         if match and path.is_file():
             found.setdefault(match["variant"] or "", []).append(path)
     if _index_file(folder, stem, "").is_file():
@@ -145,8 +166,8 @@ def check_shards(files: Sequence[Path]) -> None:
 def _files_of_index(index: Path) -> tuple[Path, ...]:
     folder = index.parent
     content = read_json_object(index)
-    weight_map = content.get("weight_map")
-    if not _maps_to_files(weight_map):
+    weight_map = read_weight_map(content)
+    if not weight_map:
         raise CheckpointError(f"{index}: has no weight_map from tensors to files. Fetch it again.")
     names = sorted(set(weight_map.values()))
     for name in names:
@@ -154,15 +175,6 @@ def _files_of_index(index: Path) -> tuple[Path, ...]:
     data_bytes = sum(_check_shard(index, name, weight_map) for name in names)
     _check_total(index, content.get("metadata"), data_bytes)
     return tuple(folder / name for name in names)
-
-
-def _maps_to_files(value: object) -> TypeGuard[dict[str, str]]:
-    """Whether every value is the name of a file in the same folder."""
-    return (
-        isinstance(value, dict)
-        and len(value) > 0
-        and all(isinstance(name, str) and name == Path(name).name for name in value.values())
-    )
 
 
 def _check_present(folder: Path, name: str, weight_map: Mapping[str, str]) -> None:

@@ -85,7 +85,8 @@ def parse_lora(words: Sequence[str]) -> LoraChoice:
             f"{' '.join(words)!r} is more than a path and a strength. Repeat the option for each adapter"
         )
     try:
-        return LoraChoice(place_or_repository(path), *map(float, rest))
+        strength = float(rest[0]) if rest else 1.0
+        return LoraChoice(place_or_repository(path), strength, named=path)
     except (ValueError, RequestError) as error:
         raise argparse.ArgumentTypeError(
             f"the strength of {path}, {rest[0]!r}, is no number. Write one such as 1 or 0.8, and repeat the "

@@ -9,14 +9,11 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
+from mlx_video.checkpoint.adapter_folder import ADAPTER_CONFIG, ADAPTER_FILES, adapter_candidates
+from mlx_video.checkpoint.hub_cache import published_name
 from mlx_video.checkpoint.safetensors import SafetensorsFile
 from mlx_video.checkpoint.tensor_source import TensorInfo, open_tensors
 from mlx_video.errors import AdapterError
-
-FLOATS = ("F64", "F32", "F16", "BF16")
-# What PEFT and Diffusers call an adapter inside its folder.
-FILE_NAMES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
-CONFIG_NAME = "adapter_config.json"
 
 
 class AdapterFile:
@@ -40,14 +37,14 @@ class AdapterFile:
 
     def __init__(self, path: Path) -> None:
         file = _find_file(path)
-        self.label = path.name or str(path)
+        self.label = published_name(path) or str(path)
         source = open_tensors(file)
         self._source = source
         weakref.finalize(self, source.close)
         self.infos: Mapping[str, TensorInfo] = source.infos
         self.metadata = source.metadata if isinstance(source, SafetensorsFile) else {}
-        config = file.with_name(CONFIG_NAME)
-        self.config_path = config if file.name in FILE_NAMES and config.is_file() else None
+        config = file.with_name(ADAPTER_CONFIG)
+        self.config_path = config if file.name in ADAPTER_FILES and config.is_file() else None
         self._kept: dict[str, mx.array] = {}
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -90,11 +87,8 @@ def _find_file(path: Path) -> Path:
         return path
     if not path.is_dir():
         raise AdapterError(f"{path}: there is no such adapter file. Check the path.")
-    files = [path / name for name in FILE_NAMES if (path / name).is_file()]
-    if files:
-        return files[0]
-    others = sorted(file.name for file in path.glob("*.safetensors") if not file.name.startswith("."))
-    if len(others) == 1:
-        return path / others[0]
-    held = f"holds {', '.join(others)}" if others else "holds no safetensors file"
+    found = adapter_candidates([file.name for file in path.iterdir() if file.is_file()])
+    if len(found) == 1:
+        return path / found[0]
+    held = f"holds {', '.join(found)}" if found else "holds no safetensors file"
     raise AdapterError(f"{path}: the folder {held}. Give the path of one adapter file.")

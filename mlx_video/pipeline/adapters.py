@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from mlx_video.config import ModelConfig
@@ -69,7 +70,7 @@ def _refuse_expert_adapters(request: GenerateRequest | ConvertRequest) -> None:
         for choice in getattr(request, field):
             raise RequestError(
                 field,
-                f"{choice.path}: this model has one transformer, no high-noise and low-noise expert. "
+                f"{choice.named}: this model has one transformer, no high-noise and low-noise expert. "
                 "Use --lora.",
             )
 
@@ -107,9 +108,10 @@ def report_distilled(request: GenerateRequest, plan: RunPlan) -> Iterator[Notice
     if plan.steps <= MOST_STEPS and set(plan.guide_scale) == {1.0}:
         return
     for choice in (choice for field in LORA_FIELDS for choice in getattr(request, field)):
-        if choice.strength and DISTILLED_NAMES.search("/".join(choice.path.parts[-2:])):
+        names = ("/".join(place.parts[-2:]) for place in (choice.path, Path(choice.named)))
+        if choice.strength and any(map(DISTILLED_NAMES.search, names)):
             yield Notice(
-                f"{choice.path.name}: the name suggests a distilled adapter, made for few steps without "
-                f"guidance; this run takes {plan.steps} steps at guide scale {plan.guide_scale_text}. "
-                "Usual: --steps 4 --guide-scale 1 --shift 5 --scheduler euler."
+                f"{Path(choice.named).name}: the name suggests a distilled adapter, made for few steps "
+                f"without guidance; this run takes {plan.steps} steps at guide scale "
+                f"{plan.guide_scale_text}. Usual: --steps 4 --guide-scale 1 --shift 5 --scheduler euler."
             )

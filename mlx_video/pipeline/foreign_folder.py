@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mlx_video.checkpoint.hub_cache import published_name
 from mlx_video.checkpoint.model_folder import CONFIG_FILE, ModelFolder
 from mlx_video.checkpoint.tensor_source import TensorInfo, open_tensors
 from mlx_video.config import (
@@ -104,7 +105,7 @@ def _refuse_lost_image_branch(folder: ModelFolder, weights: _Weights) -> None:
 def _guess(folder: ModelFolder, weights: _Weights) -> tuple[ModelConfig, Notices]:
     """The published config of the model that the weights are of."""
     found = weights.recognise({})
-    model_type, name = found.variant.model_type, folder.path.resolve().name
+    model_type, name = found.variant.model_type, published_name(folder.path)
     sampling, distilled = adopt_distilled(found.config.sampling, model_type, (name,))
     told = f"{folder.path / CONFIG_FILE}: not found; the weights tell the sizes, the model its defaults."
     config = replace(found.config, sampling=sampling, text_encoder=_read_text_encoder(folder))

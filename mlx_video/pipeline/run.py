@@ -9,6 +9,7 @@ from typing import TypeVar
 import mlx.core as mx
 import numpy as np
 
+from mlx_video.checkpoint.hub_cache import published_name
 from mlx_video.checkpoint.model_folder import ModelFolder
 from mlx_video.config import ModelConfig
 from mlx_video.events import Event
@@ -71,4 +72,4 @@ class Run:
         if self.request.decode_only and self.state:
             trimmed = str(self.request.trim_first_frames)
             return {**self.state.settings, "trim_first_frames": trimmed}
-        return describe_run(self.request, self.plan, self.config.variant or self.model.path.name)
+        return describe_run(self.request, self.plan, self.config.variant or published_name(self.model.path))

@@ -156,10 +156,7 @@ def build_request(prompt: str, options: dict[str, Any]) -> GenerateRequest:
     Raises:
         RequestError: an option is unknown or has a wrong value.
     """
-    known = {field.name for field in fields(GenerateRequest)}
-    for name in options:
-        if name not in known:
-            raise RequestError(name, f"unknown option. Known: {', '.join(sorted(known))}.")
+    _check_known(options, GenerateRequest)
     for name in ("output_path", "save_frames", "save_latents", "decode_only"):
         if options.get(name) is not None:
             options[name] = Path(options[name]).expanduser()
@@ -167,6 +164,13 @@ def build_request(prompt: str, options: dict[str, Any]) -> GenerateRequest:
         if isinstance(options.get(name), str | Path):  # the others are pictures themselves
             options[name] = Path(options[name]).expanduser()
     return GenerateRequest(prompt, **_with_adapters(options))
+
+
+def _check_known(options: Iterable[str], request: type[GenerateRequest | ConvertRequest]) -> None:
+    known = {field.name for field in fields(request)}
+    for name in options:
+        if name not in known:
+            raise RequestError(name, f"unknown option. Known: {', '.join(sorted(known))}.")
 
 
 def _with_adapters(options: dict[str, Any]) -> dict[str, Any]:
@@ -199,10 +203,10 @@ def _read_adapter_choice(field_name: str, item: object) -> LoraChoice:
         case LoraChoice():
             return item
         case str() | Path():
-            return LoraChoice(named_place(item))
+            return LoraChoice(named_place(item), named=str(item))
         case [str() | Path() as path, float() | int() as strength]:
             try:
-                return LoraChoice(named_place(path), strength)
+                return LoraChoice(named_place(path), strength, str(path))
             except RequestError as error:
                 raise RequestError(field_name, error.message) from error
     raise RequestError(
@@ -239,6 +243,7 @@ def convert_checkpoint(
         RequestError: an option has a wrong value.
         AdapterError: an adapter is damaged or does not fit the model.
     """
+    _check_known(options, ConvertRequest)
     for name in COMPONENT_FIELDS:
         if isinstance(options.get(name), str | Path):
             options[name] = named_place(options[name])

@@ -184,5 +184,6 @@ def test_the_folder_above_a_pipeline_points_to_it(tmp_path):
 
 def test_a_repository_in_the_hubs_cache_is_called_by_its_name(tmp_path):
     snapshot = tmp_path / "models--Wan-AI--Wan2.1-T2V-14B-Diffusers" / "snapshots" / "38ec498"
-    names = open_checkpoint(diffusers(snapshot)).names
-    assert names == ("models--Wan-AI--Wan2.1-T2V-14B-Diffusers", "WanPipeline", WEIGHTS)
+    files = open_checkpoint(diffusers(snapshot))
+    assert files.names == ("Wan-AI/Wan2.1-T2V-14B-Diffusers", "WanPipeline")
+    assert files.transformer_names == (WEIGHTS,)

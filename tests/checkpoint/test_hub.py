@@ -3,13 +3,16 @@
 import errno
 import hashlib
 import shutil
+import threading
+import time
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
-from mlx_video.checkpoint import hub
 from mlx_video.checkpoint.hub import fetch_folder, fetch_tokenizer, is_repository
+from mlx_video.checkpoint.hub_cache import storage_folder
 from mlx_video.errors import CheckpointError, RequestError
 from mlx_video.events import BytesDownloaded, Notice
 from mlx_video.request import named_place
@@ -140,6 +143,23 @@ def test_an_interrupted_download_goes_on_where_it_ended(repository, server, fold
     assert not list((tmp_path / "cache").rglob("*.incomplete"))
 
 
+def test_a_download_that_waits_for_another_process_can_be_interrupted(repository, folder, tmp_path):
+    digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    held = tmp_path / "cache" / ".locks" / storage_folder(NAME).name / f"{digest}.lock"
+    held.parent.mkdir(parents=True)
+    lock = FileLock(held, thread_local=False)
+    lock.acquire()
+    end = threading.Timer(3, lock.release)  # so that a wait without end does not stop the suite
+    end.start()
+    with closing(fetch_folder(Path(NAME), None, "convert")) as work:
+        next(event for event in work if isinstance(event, BytesDownloaded) and event.done == 9300)
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 1.5  # looked at every 0.2 s
+    end.cancel()
+    lock.release()
+    assert contents(fetch()[1]) == expected(folder)
+
+
 def test_an_interrupted_download_is_not_taken_for_a_whole_one_offline(repository, monkeypatch, tmp_path):
     repository.piece_seconds = 0.02
     with closing(fetch_folder(Path(NAME), None, "convert")) as work:
@@ -161,7 +181,7 @@ def test_a_broken_connection_is_taken_up_again_in_the_same_run(repository, serve
 
 def test_a_damaged_beginning_of_an_earlier_run_is_found_and_removed(repository, folder, tmp_path):
     digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
-    partial = hub._storage(NAME) / "blobs" / f"{digest}.incomplete"
+    partial = storage_folder(NAME) / "blobs" / f"{digest}.incomplete"
     partial.parent.mkdir(parents=True)
     partial.write_bytes(bytes(5000))
     with pytest.raises(CheckpointError, match=rf"{NAME}: {WEIGHTS} came in damaged and was removed. Run"):
@@ -190,8 +210,8 @@ def test_a_disk_that_fills_up_meanwhile_is_told_as_such(repository, monkeypatch)
 def test_the_token_is_sent_to_the_hub_but_not_to_the_store_that_it_points_to(repository, server, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_of_the_test")
     fetch()
-    tokens = {request.path.startswith("/store/"): request.token for request in server.requests}
-    assert tokens == {False: "Bearer hf_of_the_test", True: None}
+    tokens = {(request.path.startswith("/store/"), request.token) for request in server.requests}
+    assert tokens == {(False, "Bearer hf_of_the_test"), (True, None)}
 
 
 @pytest.mark.parametrize("status", [401, 403])

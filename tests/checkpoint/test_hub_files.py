@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlx_video.checkpoint.hub_files import choose_files, choose_part
+from mlx_video.checkpoint.hub_files import choose_files
 from mlx_video.errors import CheckpointError
 
 TOKENIZER = ("special_tokens_map.json", "spiece.model", "tokenizer.json", "tokenizer_config.json")
@@ -134,26 +134,29 @@ def test_a_repository_of_something_else_is_refused_before_anything_is_downloaded
         choose(["config.json", "model.safetensors"])
 
 
-def part(name, names, jsons=None):
-    contents = jsons or {}
-    return choose_part("owner/name", name, names, lambda name: contents.get(name, {}))
+COMFY = [
+    "split_files/clip_vision/clip_vision_h.safetensors",
+    "split_files/diffusion_models/wan2.1_t2v.safetensors",
+    "split_files/text_encoders/umt5_xxl.safetensors",
+]
 
 
-def test_of_a_named_file_nothing_but_it_is_chosen():
-    assert part("unet/a-Q8_0.gguf", ["unet/a-Q8_0.gguf", "unet/config.json"]) == ["unet/a-Q8_0.gguf"]
+@pytest.mark.parametrize(
+    ("names", "example"),
+    [
+        (COMFY, "--transformer owner/name/split_files/diffusion_models/wan2.1_t2v.safetensors"),
+        (["clip_vision/a.safetensors", "unet/b.safetensors"], "--transformer owner/name/unet/b.safetensors"),
+        (["VAE/a.safetensors", "wan-Q8_0.gguf"], "--transformer owner/name/wan-Q8_0.gguf"),
+        (["umt5-xxl-encoder-Q8_0.gguf"], "--text-encoder owner/name/umt5-xxl-encoder-Q8_0.gguf"),
+        ([COMFY[0], COMFY[2]], "--text-encoder owner/name/split_files/text_encoders/umt5_xxl.safetensors"),
+    ],
+)
+def test_the_example_for_single_files_is_one_that_the_option_takes(names, example):
+    with pytest.raises(CheckpointError, match=rf"Name those of one model: {example}, and the others by"):
+        choose(names)
 
 
-@pytest.mark.parametrize("folder", ["", "high_noise_model/"])
-@pytest.mark.parametrize("stem", [STEM, "model"])
-def test_of_a_named_folder_the_plain_shards_are_chosen_with_index_and_config(folder, stem):
-    index = f"{folder}{stem}.safetensors.index.json"
-    needed = [f"{folder}config.json", index, *shards(folder, 2, stem)]
-    others = [f"{folder}{stem}.fp16.safetensors", f"{folder}sub/{stem}.safetensors", "other/config.json"]
-    weight_map = {f"w{n}": name.rpartition("/")[2] for n, name in enumerate(shards("", 2, stem))}
-    chosen = part(folder.rstrip("/"), [*needed, *others], {index: {"weight_map": weight_map}})
-    assert chosen == sorted(needed)
-
-
-def test_of_a_named_tokenizer_its_files_are_chosen():
-    names = [f"google/umt5-xxl/{n}" for n in TOKENIZER]
-    assert part("google/umt5-xxl", [*names, "config.json"]) == sorted(names)
+def test_folders_of_comfyui_without_weights_are_no_models():
+    names = ["text_encoders/put_text_encoders_here", "unet/put_here.txt"]
+    with pytest.raises(CheckpointError, match=r"owner/name: holds no Wan checkpoint .*\(0 weight files\)"):
+        choose(names)

@@ -1,5 +1,6 @@
 """Models by the names of their repositories: downloaded, converted, run."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from mlx_video import WanPipeline, convert_checkpoint
 from mlx_video.cli.console import EXIT_INTERRUPTED, run_command
 from mlx_video.convert_wan import build_parser
 from mlx_video.convert_wan import main as convert_main
-from mlx_video.errors import CheckpointError, RequestError
+from mlx_video.errors import AdapterError, CheckpointError, RequestError
 from mlx_video.events import BytesDownloaded, Notice
 from mlx_video.generate_wan import main as generate_main
 from mlx_video.request import ConvertRequest
@@ -21,7 +22,7 @@ from tests.fixtures.adapter_files import write_adapter
 from tests.fixtures.comfy_files import write_comfy_tree, write_gguf_transformer
 from tests.fixtures.diffusers_checkpoint import write_diffusers_variant
 from tests.fixtures.hub_server import Repository, go_online, serve_hub
-from tests.fixtures.tiny_checkpoint import write_tiny_checkpoint, write_tokenizer
+from tests.fixtures.tiny_checkpoint import TinySizes, write_tiny_checkpoint, write_tokenizer
 from tests.fixtures.tiny_variants import write_tiny_variant
 
 T2V = "wan2.1-t2v-1.3b"
@@ -171,6 +172,8 @@ def single_files(server, tmp_path):
 def test_components_are_named_as_files_of_repositories(single_files, server, tmp_path, monkeypatch):
     found = convert_checkpoint(None, tmp_path / "out", **PARTS)
     assert set(server.downloads()) == {place.split("/", 2)[2] for place in PARTS.values()}
+    encoders = {option: place for option, place in PARTS.items() if option != "transformer"}
+    assert_same_files(convert_checkpoint(PARTS["transformer"], tmp_path / "based", **encoders), found)
     own = {option: single_files / place for option, place in PARTS.items()}
     assert_same_files(found, convert_checkpoint(None, tmp_path / "expected", **own))
     go_online(monkeypatch, None, tmp_path / "cache")
@@ -180,10 +183,17 @@ def test_components_are_named_as_files_of_repositories(single_files, server, tmp
 
 
 def test_a_tokenizer_is_named_by_its_repository(single_files, server, tmp_path):
+    (single_files / "google" / "umt5-xxl" / "model-00001-of-00002.safetensors").write_bytes(bytes(1000))
     found = convert_checkpoint(None, tmp_path / "out", **PARTS, tokenizer="google/umt5-xxl")
+    assert "model-00001-of-00002.safetensors" not in server.downloads()
     assert (found / "tokenizer" / "tokenizer.json").read_bytes() == (
         single_files / "google" / "umt5-xxl" / "tokenizer.json"
     ).read_bytes()
+
+
+def test_an_unknown_option_is_named(tmp_path):
+    with pytest.raises(RequestError, match=r"vaee: unknown option\. Known: bits, checkpoint_dir, clip"):
+        convert_checkpoint(None, tmp_path / "out", vaee="a.safetensors")
 
 
 def test_a_folder_of_shards_is_named_in_its_repository(folders, server, tmp_path):
@@ -202,12 +212,93 @@ def test_an_adapter_is_named_as_a_file_of_a_repository(single_files, server, tmp
     pipe = WanPipeline.from_pretrained("Anes1032/Wan2.1-mlx")
     latents = pipe("a red circle", loras=[(place, 0.5)], **SETTINGS).latents
     assert mx.array_equal(latents, pipe("a red circle", loras=[(own, 0.5)], **SETTINGS).latents)
-    assert str(pipe.plan("a red circle", loras=place, **SETTINGS)) == str(
-        pipe.plan("a red circle", loras=own, **SETTINGS)
+    planned = SETTINGS | {"memory_limit": 4}  # what the machine has free changes from moment to moment
+    assert str(pipe.plan("a red circle", loras=place, **planned)) == str(
+        pipe.plan("a red circle", loras=own, **planned)
     )
     model = ["--model-dir", "Anes1032/Wan2.1-mlx", "--prompt", "a", *FLAGS, "--quiet"]
     assert generate_main([*model, "--output-path", "a.png", "--lora", place]) == 0
     assert server.downloads().count("a.safetensors") == 1
+
+
+def test_an_adapter_is_recorded_as_the_user_named_it(single_files, server, tmp_path, monkeypatch):
+    place, model = "someone/styles/a.safetensors", "Anes1032/Wan2.1-mlx"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copy(single_files / place, tmp_path / "mine.safetensors")
+    pipe = WanPipeline.from_pretrained(model)
+    video = pipe("a", loras=[(place, 0.5), "~/mine.safetensors"], **SETTINGS)
+    assert video.settings["loras"] == f"{place} 0.5, ~/mine.safetensors 1"
+    lora = ["--lora", place, "0.5", "--lora", "~/mine.safetensors"]
+    assert convert_main(["--checkpoint-dir", model, "--quantize-only", *lora, "--output-dir", "out"]) == 0
+    recorded = json.loads(Path("out/config.json").read_text())["mlx_video"]["loras"]
+    assert recorded == [f"{place} 0.5", "~/mine.safetensors 1"]
+
+
+def test_adapters_on_the_hub_are_compared_by_content_and_not_by_name(single_files, server, tmp_path):
+    place = "someone/styles/a.safetensors"
+    pipe = WanPipeline.from_pretrained("Anes1032/Wan2.1-mlx")
+    kept = SETTINGS | {"output_path": tmp_path / "a.png", "num_frames": 1, "keep_state": True}
+    pipe("a", loras=place, **kept)
+    pipe("a", loras=single_files / place, resume=True, **kept)
+    revised = tmp_path / "revised"
+    revised.mkdir()
+    write_adapter(revised / "a.safetensors", TinySizes().transformer, seed=1)
+    server.repositories["someone/styles"] = Repository(revised)
+    with pytest.raises(RequestError, match=r"adapter 1 of --lora is .* there and .* here"):
+        pipe("a", loras=place, resume=True, **kept)
+
+
+def write_peft_adapter(folder):
+    """An adapter without alphas of its own, and the description that has one."""
+    folder.mkdir(parents=True)
+    write_adapter(folder / "plain.safetensors", TinySizes().transformer)
+    arrays = {
+        name: a for name, a in mx.load(str(folder / "plain.safetensors")).items() if "alpha" not in name
+    }
+    mx.save_safetensors(str(folder / "adapter_model.safetensors"), arrays)
+    (folder / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 8}))
+
+
+@pytest.mark.parametrize("place", ["someone/peft/style", "someone/peft/style/adapter_model.safetensors"])
+def test_an_adapter_of_peft_comes_with_the_alpha_beside_it(single_files, server, tmp_path, place):
+    folder = single_files / "someone" / "peft" / "style"
+    write_peft_adapter(folder)
+    server.repositories["someone/peft"] = Repository(folder.parent)
+    pipe = WanPipeline.from_pretrained("Anes1032/Wan2.1-mlx")
+    latents = pipe("a red circle", loras=place, **SETTINGS).latents
+    fetched = [name for name in server.downloads() if name.startswith("style/")]
+    assert fetched == ["style/adapter_config.json", "style/adapter_model.safetensors"]
+    assert mx.array_equal(latents, pipe("a red circle", loras=folder, **SETTINGS).latents)
+    (folder / "adapter_config.json").unlink()
+    assert not mx.array_equal(latents, pipe("a red circle", loras=folder, **SETTINGS).latents)
+
+
+def test_a_distilled_adapter_on_the_hub_is_known_by_its_repository(single_files, server):
+    server.repositories["someone/Wan-Lightning"] = server.repositories["someone/styles"]
+    events = []
+    pipe = WanPipeline.from_pretrained("Anes1032/Wan2.1-mlx")
+    settings = SETTINGS | {"guide_scale": 5.0}
+    pipe("a", loras="someone/Wan-Lightning/a.safetensors", on_event=events.append, **settings)
+    assert any("suggests a distilled adapter" in event.text for event in events if isinstance(event, Notice))
+
+
+def split_weights(file, folder, count):
+    """Write a file's tensors as shards without an index; returns their names."""
+    folder.mkdir()
+    tensors = sorted(mx.load(str(file)).items())
+    names = [f"wan-{n:05}-of-{count:05}.safetensors" for n in range(1, count + 1)]
+    for n, name in enumerate(names):
+        mx.save_safetensors(str(folder / name), dict(tensors[n::count]))
+    return names
+
+
+def test_a_shard_stands_for_all_of_its_component(folders, server, tmp_path):
+    name = "Wan-AI/Wan2.1-T2V-1.3B"
+    shards = split_weights(folders[name] / "diffusion_pytorch_model.safetensors", tmp_path / "served", 3)
+    server.repositories["someone/shards"] = Repository(tmp_path / "served")
+    found = convert_checkpoint(folders[name], tmp_path / "out", transformer=f"someone/shards/{shards[1]}")
+    assert server.downloads() == shards
+    assert_same_tensors(found, convert_checkpoint(folders[name], tmp_path / "expected"))
 
 
 @pytest.mark.parametrize(
@@ -229,6 +320,28 @@ def test_a_file_that_is_nowhere_is_an_error_that_tells_where_it_was_looked_for(
     with pytest.raises((CheckpointError, RequestError), match=expected):
         convert_checkpoint(None, tmp_path / "out", **PARTS | {"transformer": place})
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"vae": "nosuch.pth"}, r"vae: nosuch\.pth: no such file"),
+        ({"tokenizer": "nosuch"}, r"tokenizer: nosuch: no such folder"),
+        ({"text_encoder": "Comfy-Org/Wan/nosuch.safetensors"}, r"Comfy-Org/Wan: has no nosuch"),
+        ({"loras": "nosuch.safetensors"}, r"nosuch\.safetensors"),
+        ({"loras": "someone/styles/nosuch.safetensors"}, r"someone/styles: has no nosuch"),
+        ({"output_dir": "taken"}, r"taken: is not empty and no converted model"),
+        ({"checkpoint_dir": "Comfy-Org/Wan", **PARTS}, r"Comfy-Org/Wan: holds 3 single files"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_downloaded(
+    single_files, server, tmp_path, options, expected
+):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "novel.txt").write_text("It was")
+    with pytest.raises((AdapterError, CheckpointError, RequestError), match=expected):
+        convert_checkpoint(**({"checkpoint_dir": "Wan-AI/Wan2.1-T2V-1.3B"} | options))
+    assert [name for name in server.downloads() if not name.endswith(".json")] == []
 
 
 def test_a_checkpoint_given_as_a_model_is_refused_before_its_download(server):
