@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from mlx_video.checkpoint.model_folder import ModelFolder
+from mlx_video.conditioning.text import most_tokens
 from mlx_video.config import ModelConfig
 from mlx_video.memory.budget import find_budget, find_machine, memory_limits
 from mlx_video.models.dispatch import current_limits, use_limits
@@ -16,6 +17,8 @@ from mlx_video.pipeline.run import Run
 
 ANY_PROMPT = "any prompt of any length " * 100
 """Stands for a prompt that is not known: it is planned as the longest that a model reads."""
+LAST_IMAGE_FRAMES = 5
+"""Frames of the shortest video that has a last image besides the first."""
 
 
 def with_memory_plan(run: Run) -> Run:
@@ -51,18 +54,18 @@ def find_task(run: Run) -> MemoryTask:
     request, plan = run.request, run.plan
     only_decodes = request.decode_only is not None
     texts = [request.prompt, *([] if plan.negative_prompt is None else [plan.negative_prompt])]
-    # A token is one character at least, and one more ends the text.
-    lengths = tuple(min(run.config.transformer.text_len, len(text) + 1) for text in texts)
+    least_frames = 1 if request.end_image is None else LAST_IMAGE_FRAMES
     return MemoryTask(
         sizes=_read_sizes(run.model, run.config, only_decodes),
         geometry=plan.geometry,
-        text_lengths=lengths,
+        text_lengths=tuple(min(run.config.transformer.text_len, most_tokens(text)) for text in texts),
         num_images=len(run.images),
         keeps_both=run.config.is_dual and request.experts == "parallel",
         adapter_bytes=max((adapters.nbytes for adapters in run.adapters.values()), default=0),
         stream=request.stream,
         tiling=request.tiling,
         only_decodes=only_decodes,
+        least_frames=max(least_frames, request.trim_first_frames + 1),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -11,20 +12,23 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlx_video.conditioning.text import load_tokenizer, number_prompt
 from mlx_video.config import TransformerConfig
 from mlx_video.errors import MemoryBudgetError, RequestError
 from mlx_video.events import MemoryPlanned, StageFinished
 from mlx_video.generate_wan import main
+from mlx_video.geometry import measure
+from mlx_video.memory.budget import find_budget
 from mlx_video.memory.forward_tape import ForwardSize, forward_tape
 from mlx_video.models.dispatch import CPU_LIMITS
 from mlx_video.pipeline import run_memory
 from mlx_video.pipeline.components import open_model
 from mlx_video.pipeline.fitting import fit_memory
-from mlx_video.pipeline.generate import generate, prepare_run
-from mlx_video.pipeline.memory_plan import MemoryPlan, plan_memory
+from mlx_video.pipeline.generate import generate, prepare_run, settle_run
+from mlx_video.pipeline.memory_plan import Host, MemoryPlan, MemoryTask, plan_memory
 from mlx_video.pipeline.wan_pipeline import WanPipeline, convert_checkpoint
 from mlx_video.request import GenerateRequest
-from tests.fixtures.published_models import cpu, mac, task
+from tests.fixtures.published_models import cpu, mac, published_model, task
 from tests.fixtures.published_sizes import PUBLISHED_TRANSFORMERS
 from tests.fixtures.tiny_checkpoint import write_tiny_checkpoint
 from tests.fixtures.tiny_variants import write_tiny_variant
@@ -165,9 +169,121 @@ def test_both_experts_that_do_not_fit_are_sent_to_the_relay():
         fit_memory(task("wan2.2-t2v-a14b", keeps_both=True), mac(64))
 
 
+def ways_out(run: MemoryTask, host: Host) -> list[str]:
+    """What the error of a run that does not fit says it fits with."""
+    with pytest.raises(MemoryBudgetError) as caught:
+        fit_memory(run, host)
+    _, found, said = str(caught.value).partition(" are missing. It fits with ")
+    assert found, str(caught.value)
+    return said.removesuffix(".").split(", or with ")
+
+
+CHANGED = {
+    "--experts": lambda run, mode: replace(run, keeps_both=mode == "parallel"),
+    "--stream": lambda run, mode: replace(run, stream=mode),
+    "--tiling": lambda run, mode: replace(run, tiling=mode),
+    "--width": lambda run, width: resized(run, width=int(width)),
+    "--height": lambda run, height: resized(run, height=int(height)),
+    "--num-frames": lambda run, frames: resized(run, num_frames=int(frames)),
+}
+
+
+def resized(run: MemoryTask, **sizes: int) -> MemoryTask:
+    geometry, config = run.geometry, run.sizes.config
+    sizes = {name: sizes.get(name, getattr(geometry, name)) for name in ("width", "height", "num_frames")}
+    vae, patch_size = config.vae, config.transformer.patch_size
+    return replace(run, geometry=measure(**sizes, z_dim=vae.z_dim, stride=vae.stride, patch_size=patch_size))
+
+
+def follow(advice: str, run: MemoryTask, host: Host) -> tuple[MemoryTask, Host]:
+    """The run of a user who does what the error says."""
+    if converted := re.match(r"a model converted with --quantize --bits (\d)(?: and )?", advice):
+        run = replace(run, sizes=published_model(str(run.sizes.config.variant), int(converted[1])))
+        advice = advice[converted.end() :]
+    words = advice.split()
+    for flag, value in zip(words[::2], words[1::2], strict=True):
+        if flag == "--memory-limit":
+            host = replace(host, budget=find_budget(host.machine, float(value)))
+        else:
+            run = CHANGED[flag](run, value)
+    return run, host
+
+
+@pytest.mark.parametrize("memory_gb", [8, 12, 16, 24])
+@pytest.mark.parametrize("keeps_both", [False, True])
+@pytest.mark.parametrize("stream", ["auto", "off"])
+@pytest.mark.parametrize("tiling", ["auto", "none"])
+def test_whoever_follows_the_error_gets_a_run_that_fits(
+    memory_gb: int, keeps_both: bool, stream: str, tiling: str
+):
+    run = task("wan2.2-t2v-a14b", keeps_both=keeps_both, stream=stream, tiling=tiling)
+    host = mac(memory_gb)
+    for advice in ways_out(run, host) if plan_memory(run, host).misfits else ():
+        assert not plan_memory(*follow(advice, run, host)).misfits, advice
+
+
+def test_choices_that_must_all_be_given_up_are_all_named():
+    run = task("wan2.2-t2v-a14b", keeps_both=True, stream="off")
+    assert ways_out(run, mac(24))[0] == "--experts relay --stream auto"
+
+
+def test_a_smaller_video_is_looked_for_without_the_choices_against_saving():
+    size = r"--width \d+ --height \d+ --num-frames \d+"
+    (advice,) = ways_out(task("wan2.2-t2v-a14b", keeps_both=True), mac(8))
+    assert re.fullmatch(f"--experts relay {size}", advice)
+    (advice,) = ways_out(task("wan2.2-t2v-a14b", 1280, 720, keeps_both=True, tiling="none"), mac(5))
+    assert re.fullmatch(
+        f"a model converted with --quantize --bits 8 and --experts relay --tiling auto {size}", advice
+    )
+
+
+def test_a_run_that_only_decodes_is_told_what_counts_for_decoding():
+    run = task("wan2.1-t2v-14b", 1280, 720, tiling="none", only_decodes=True)
+    assert ways_out(run, mac(12)) == ["--tiling auto"]
+    assert ways_out(replace(run, keeps_both=True, stream="off"), mac(12)) == ["--tiling auto"]
+
+
+def test_a_limit_below_what_the_machine_has_may_be_raised():
+    run, host = task("wan2.1-t2v-14b", only_decodes=True), cpu(0.2)
+    (advice,) = ways_out(run, host)
+    assert advice.startswith("--memory-limit ")
+    assert not plan_memory(*follow(advice, run, host)).misfits
+    *_, last = ways_out(task("wan2.1-t2v-14b", 1280, 720), cpu(4.0))
+    assert last.startswith("--memory-limit ")
+
+
+def test_frames_that_the_request_needs_are_not_advised_away():
+    def shorter(least_frames: int) -> list[str]:
+        run = task("wan2.1-t2v-14b", 1280, 720, least_frames=least_frames)
+        return [text for text in ways_out(run, mac(16)) if "--num-frames" in text]
+
+    assert [shorter(n) for n in (1, 58, 61, 62)] == [*3 * [["--num-frames 61"]], ["--num-frames 65"]]
+    assert shorter(78) == []
+
+
+def test_a_model_whose_layers_cannot_be_packed_is_not_sent_to_quantizing():
+    run = task("wan2.1-t2v-14b", stream="off")
+    assert any("--quantize" in text for text in ways_out(run, mac(24)))
+    dense = run.sizes.transformers["model"]
+    odd = tuple(replace(i, shape=(5120, 13825)) if i.name.endswith("ffn.fc2.weight") else i for i in dense)
+    run = replace(run, sizes=replace(run.sizes, transformers={"model": odd}))
+    assert not any("--quantize" in text for text in ways_out(run, mac(24)))
+
+
+def test_whole_frames_that_do_not_fit_are_told_from_those_that_could():
+    run = task("wan2.1-t2v-1.3b", 1280, 720)
+    assert plan_memory(run, cpu(4.0)).needs_tiles
+    assert not plan_memory(replace(run, tiling="aggressive"), mac(64)).needs_tiles
+
+
 def test_a_machine_too_small_for_anything_is_told_so():
-    with pytest.raises(MemoryBudgetError, match="Not even a much smaller video fits"):
-        fit_memory(task("wan2.1-t2v-1.3b", num_frames=5), cpu(0.1))
+    with pytest.raises(MemoryBudgetError, match=r"Not even a much smaller video fits\. Use a machine"):
+        fit_memory(task("wan2.1-t2v-1.3b", num_frames=5), mac(1))
+
+
+def test_a_machine_too_small_to_decode_is_told_so():
+    with pytest.raises(MemoryBudgetError, match=r"Not even the smallest tiles fit\. Use a machine"):
+        fit_memory(task("wan2.1-t2v-1.3b", num_frames=5, only_decodes=True), mac(1))
 
 
 def test_the_table_names_every_stage_and_what_a_step_reads():
@@ -261,6 +377,28 @@ def test_a_pipeline_plans_without_a_prompt(folder: Path):
     plan = WanPipeline.from_pretrained(folder).plan(width=32, height=32, num_frames=5)
     assert list(plan.predicted) == ["text", "denoise", "decode"]
     assert "transformer, all 2 blocks" in str(plan)
+
+
+@pytest.mark.parametrize("prompt", ["ﷺ", "ﷺ" * 40, "a cat", "\u200b", "龘" * 100])
+def test_no_text_has_more_tokens_than_are_planned(folder: Path, prompt: str):
+    run = settle_run(GenerateRequest(prompt, negative_prompt=prompt, **TINY), *open_model(folder))
+    tokenizer = load_tokenizer(run.model.tokenizer)
+    count = len(number_prompt(tokenizer, prompt, run.config.transformer.text_len))
+    planned = run_memory.find_task(run).text_lengths
+    assert len(planned) == 2
+    assert min(planned) >= count
+
+
+def test_trimmed_frames_and_a_last_image_need_frames(folder: Path):
+    def least_frames(**options: object) -> int:
+        run = settle_run(GenerateRequest("a cat", **TINY), *open_model(folder))
+        request = GenerateRequest("a cat", **TINY, **options)
+        return run_memory.find_task(replace(run, request=request)).least_frames
+
+    picture = np.zeros((16, 16, 3), np.uint8)
+    assert least_frames() == 1
+    assert least_frames(trim_first_frames=2) == 3
+    assert least_frames(image=picture, end_image=picture) == 5
 
 
 def run_events(folder: Path, **options: object):
