@@ -25,7 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = argparse.ArgumentParser(
         prog="python -m mlx_video.convert_wan",
-        description="Convert a Wan2.1 or Wan2.2 checkpoint folder for MLX, in about one tensor of memory. "
+        description="Convert a Wan2.1 or Wan2.2 checkpoint for MLX, in a few hundred megabytes of memory. "
         "The output folder appears when it is complete.",
     )
     parser.add_argument(
@@ -88,7 +88,7 @@ def _add_inspection_options(group: argparse._ArgumentGroup) -> None:
         type=folder_path,
         metavar="PATH",
         help="say what a file or folder is, what it lacks and which command takes it; exit code 1 if "
-        "something in it is damaged or unknown (default: off)",
+        "something in it is damaged, ambiguous or unknown (default: off)",
     )
     group.add_argument("--json", action="store_true", help="with --inspect: as JSON (default: off)")
 
@@ -132,6 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _convert(args: argparse.Namespace) -> Iterator[Event]:
     if args.inspect is not None:
+        _refuse_idle_options(args)
         from mlx_video.pipeline.inspect_path import report
 
         return report(args.inspect, as_json=args.json)
@@ -157,6 +158,13 @@ def _convert(args: argparse.Namespace) -> Iterator[Event]:
             **{name: getattr(args, name) for name in COMPONENT_FIELDS},
         )
     )
+
+
+def _refuse_idle_options(args: argparse.Namespace) -> None:
+    """Refuse what says how to convert where nothing is converted."""
+    for name, default in vars(build_parser().parse_args([])).items():
+        if name not in ("inspect", "json", "debug", "quiet") and getattr(args, name) != default:
+            raise RequestError(name, "does not count with --inspect PATH, which converts nothing. Drop it.")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,10 @@ class CheckpointError(MLXVideoError):
     """A weight file or a model folder is missing, damaged, or not what it should be."""
 
 
+class MissingPartError(CheckpointError):
+    """A checkpoint or a model folder lacks a part; what is there may be sound."""
+
+
 class ConfigError(MLXVideoError):
     """A config.json cannot be read, or contradicts the weights beside it."""
 

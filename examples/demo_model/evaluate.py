@@ -24,7 +24,7 @@ from mlx_video import WanPipeline
 from mlx_video.latents.decode import decode_frames, to_uint8
 from mlx_video.latents.encode import encode_video
 from mlx_video.memory.residency import resident
-from mlx_video.pipeline.components import load_vae
+from mlx_video.pipeline.components import load_vae_decoder, load_vae_encoder
 
 SHEET_COLUMNS, SHEET_ROWS, SHEET_ZOOM = 5, 8, 2
 
@@ -46,12 +46,15 @@ def reconstruction_psnr(pipeline: WanPipeline, count: int = 6) -> float:
     """Mean PSNR in dB of held-out clips through encoder and decoder."""
     rng = np.random.default_rng(99)
     _, scenes = split_scenes()
-    values = []
-    with resident(lambda: load_vae(pipeline.folder, pipeline.config)) as vae:
+    values, model = [], (pipeline.folder, pipeline.config)
+    with (
+        resident(lambda: load_vae_encoder(*model)) as encoder,
+        resident(lambda: load_vae_decoder(*model)) as decoder,
+    ):
         for scene in scenes[:count]:
             clip = draw_clip(scene, rng)
-            latents = encode_video(vae, mx.array(clip.astype(np.float32) / 127.5 - 1))
-            decoded = np.concatenate([to_uint8(piece) for piece in decode_frames(vae, latents)])
+            latents = encode_video(encoder, mx.array(clip.astype(np.float32) / 127.5 - 1))
+            decoded = np.concatenate([to_uint8(piece) for piece in decode_frames(decoder, latents)])
             error = np.square(decoded.astype(float) - clip).mean()
             values.append(10 * np.log10(255**2 / error))
     return float(np.mean(values))

@@ -14,7 +14,7 @@ from mlx_video.checkpoint.checkpoint_files import CheckpointFiles, PartName, Sam
 from mlx_video.checkpoint.folder_layout import CONFIG_FILE, is_tokenizer_folder, read_json_object
 from mlx_video.checkpoint.original_folder import check_tokenizer
 from mlx_video.checkpoint.shards import weight_files
-from mlx_video.errors import CheckpointError, ConfigError
+from mlx_video.errors import CheckpointError, ConfigError, MissingPartError
 
 MODEL_INDEX = "model_index.json"
 SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
@@ -109,7 +109,7 @@ def _refuse_lone_component(path: Path) -> None:
     if (path / MODEL_INDEX).is_file() or (path / "transformer").is_dir():
         return
     above = path.resolve().parent
-    raise CheckpointError(
+    raise MissingPartError(
         f"{path}: is the transformer of a Diffusers folder alone; text encoder, tokenizer and VAE "
         f"lie beside it. Give the folder above it{f', {above}' if (above / MODEL_INDEX).is_file() else ''}."
     )
@@ -145,7 +145,7 @@ def _check_parts(path: Path, extra: Collection[str], given: Collection[str]) -> 
     if "tokenizer" not in given and not is_tokenizer_folder(path / "tokenizer"):
         missing.append(f"No tokenizer found in {path / 'tokenizer'}. {_ADVICE['tokenizer']}")
     if missing:
-        raise CheckpointError("\n".join(missing))
+        raise MissingPartError("\n".join(missing))
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -161,7 +161,7 @@ def read_transformer_sizes(folder: Path) -> dict[str, Any]:
         ConfigError: it describes another network than Wan's.
     """
     if not (folder / CONFIG_FILE).is_file():
-        raise CheckpointError(
+        raise MissingPartError(
             f"{folder / CONFIG_FILE} not found; it states the transformer's sizes. "
             "Copy it from the repository."
         )

@@ -118,11 +118,25 @@ def write_at(file: FileIO, path: Path, position: int, data: memoryview) -> None:
         try:
             done += os.pwrite(file.fileno(), data[done : done + _LARGEST_CALL_BYTES], position + done)
         except OSError as error:
-            is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            reason = "the disk is full" if is_full else f"cannot be written ({error.strerror})"
-            raise CheckpointError(
-                f"{path}: {reason} at byte {position + done:,}. Free some space, or write to another disk."
-            ) from error
+            raise _explain_write(error, path, f" at byte {position + done:,}") from error
+
+
+def flush(file: FileIO, path: Path) -> None:
+    """Wait until the disk has what was written; other threads run meanwhile.
+
+    Raises:
+        CheckpointError: the disk is full or reports an error.
+    """
+    try:
+        os.fsync(file.fileno())
+    except OSError as error:
+        raise _explain_write(error, path) from error
+
+
+def _explain_write(error: OSError, path: Path, place: str = "") -> CheckpointError:
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    reason = "the disk is full" if is_full else f"cannot be written ({error.strerror})"
+    return CheckpointError(f"{path}: {reason}{place}. Free some space, or write to another disk.")
 
 
 def describe_bytes(count: int) -> str:

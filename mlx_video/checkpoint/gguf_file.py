@@ -55,6 +55,15 @@ class GgufFile(TensorFile):
         first = first_row * math.prod(shape[1:])
         return mx.array(self._unpack(tensor, first, first + math.prod(shape)).reshape(shape))
 
+    def read_into(self, name: str, memory: memoryview) -> None:
+        """Read a whole tensor that is stored plain into memory of its type and shape.
+
+        Args, Raises: as :meth:`TensorFile.read_into`; packed tensors are a ValueError too.
+        """
+        if name in self._packed:
+            raise ValueError(f"{self.label}: {name} is packed as {self._packed[name].kind}; use read")
+        super().read_into(name, memory)
+
     def _unpack(self, tensor: GgufTensor, first: int, end: int) -> np.ndarray:
         """Elements of a packed tensor as float32; the blocks that hold them are read whole."""
         elements, size = BLOCKS[tensor.kind]

@@ -29,7 +29,7 @@ from mlx_video.checkpoint.staging import (
     is_unfinished_name,
     staged_folder,
 )
-from mlx_video.errors import CheckpointError, ConfigError
+from mlx_video.errors import CheckpointError, ConfigError, MissingPartError
 
 __all__ = [
     "CONFIG_FILE",
@@ -168,6 +168,6 @@ def _transformer_names(path: Path, config: Mapping[str, Any]) -> tuple[str, ...]
 def _check_present(path: Path, files: tuple[Path, ...]) -> None:
     missing = [file.name for file in files if not file.is_file()]
     if missing:
-        raise CheckpointError(
+        raise MissingPartError(
             f"{path}: {', '.join(missing)} not found, the folder is incomplete. Copy it whole."
         )

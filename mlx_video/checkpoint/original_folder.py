@@ -15,7 +15,7 @@ from mlx_video.checkpoint.folder_layout import (
     read_json_object,
 )
 from mlx_video.checkpoint.shards import split_files, weight_files
-from mlx_video.errors import CheckpointError
+from mlx_video.errors import MissingPartError
 
 TEXT_ENCODER_FILE = "models_t5_umt5-xxl-enc-bf16.pth"
 IMAGE_ENCODER_FILE = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
@@ -68,12 +68,12 @@ def _transformer_folders(path: Path, given: Collection[str]) -> dict[str, Path]:
     folders = {expert: path / name for expert, name in EXPERT_FOLDERS.items()}
     if not any(folder.is_dir() for folder in folders.values()):
         if path.resolve().name in EXPERT_FOLDERS.values():
-            raise CheckpointError(f"{path}: is one of two experts. Give the folder above it.")
+            raise MissingPartError(f"{path}: is one of two experts. Give the folder above it.")
         return {"model": path}
     for name, folder in folders.items():
         if not folder.is_dir() and name not in given:
             other = next(f.name for f in folders.values() if f != folder)
-            raise CheckpointError(
+            raise MissingPartError(
                 f"{path}: {folder.name}/ not found beside {other}/. A Wan2.2 A14B model needs both; fetch it."
             )
     return folders
@@ -101,4 +101,4 @@ def _check_parts(path: Path, transformer_folders: Mapping[str, Path], given: Col
             "(tokenizer.json and three more files). Copy it whole."
         )
     if missing:
-        raise CheckpointError("\n".join(missing))
+        raise MissingPartError("\n".join(missing))

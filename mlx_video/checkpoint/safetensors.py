@@ -12,7 +12,7 @@ from typing import Self
 import mlx.core as mx
 import numpy as np
 
-from mlx_video.checkpoint.file_bytes import open_for_writing, write_at
+from mlx_video.checkpoint.file_bytes import flush, open_for_writing, write_at
 from mlx_video.checkpoint.safetensors_header import METADATA_KEY, Header, encode_header, read_header
 from mlx_video.checkpoint.tensor_file import Placement, TensorFile, contiguous_strides
 from mlx_video.checkpoint.tensor_info import DTYPES, TensorInfo
@@ -112,6 +112,7 @@ class SafetensorsWriter:
 
         Raises:
             ValueError: a tensor is missing or has too few rows; nothing stays behind.
+            CheckpointError: the disk is full or fails; nothing stays behind.
         """
         if self._file.closed:
             return
@@ -122,7 +123,11 @@ class SafetensorsWriter:
                     f"{self.path.name}: {name} {list(info.shape)} is incomplete, "
                     f"{self._written[name]:,} of {info.nbytes:,} bytes were written"
                 )
-        os.fsync(self._file.fileno())
+        try:
+            flush(self._file, self.path)
+        except BaseException:
+            self.discard()
+            raise
         self._file.close()
         os.replace(self._partial, self.path)
 

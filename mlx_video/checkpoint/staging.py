@@ -58,7 +58,7 @@ def staged_folder(output: Path) -> Iterator[Path]:
             there, or the disk fails.
     """
     final = output.resolve()
-    _check_replaceable(output)
+    check_replaceable(output)
     stage = _sibling(final, _UNFINISHED)
     descriptor = _make_stage(output, stage)
     try:
@@ -114,7 +114,12 @@ def _sibling(final: Path, ending: str) -> Path:
     return final.with_name(f".{final.name}{ending}")
 
 
-def _check_replaceable(output: Path) -> None:
+def check_replaceable(output: Path) -> None:
+    """Refuse a name for a folder to be made that something else has.
+
+    Raises:
+        CheckpointError: it is a file, or a folder that holds anything but a converted model.
+    """
     if not output.exists():
         return
     if not output.is_dir():

@@ -50,6 +50,9 @@ DTYPES: Mapping[str, StoredType] = MappingProxyType(
 Source: huggingface/safetensors safetensors/src/tensor.rs, Dtype.
 """
 
+# Floating-point numbers that stand for themselves; eight bits mostly have a scale beside them.
+FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")
+
 
 def dtype_name(dtype: mx.Dtype) -> str:
     """The safetensors spelling of an MLX dtype: mx.bfloat16 → "BF16".

@@ -12,11 +12,20 @@ import mlx.core as mx
 from mlx_video.checkpoint.file_kind import recognise, refusal
 from mlx_video.checkpoint.gguf_file import GgufFile
 from mlx_video.checkpoint.safetensors import SafetensorsFile
-from mlx_video.checkpoint.tensor_info import DTYPES, StoredType, TensorInfo, dtype_name
+from mlx_video.checkpoint.tensor_info import DTYPES, FLOAT_DTYPES, StoredType, TensorInfo, dtype_name
 from mlx_video.checkpoint.torch_pickle import TorchArchive
 from mlx_video.errors import CheckpointError
 
-__all__ = ["DTYPES", "StoredType", "TensorInfo", "TensorSource", "dtype_name", "open_tensors"]
+__all__ = [
+    "DTYPES",
+    "FLOAT_DTYPES",
+    "StoredType",
+    "TensorInfo",
+    "TensorSource",
+    "TensorView",
+    "dtype_name",
+    "open_tensors",
+]
 
 
 class TensorSource(Protocol):
@@ -62,6 +71,29 @@ class TensorSource(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
 
+class TensorView:
+    """What a `TensorSource` over others needs not write itself.
+
+    Args:
+        sources: closed with this one; the first gives its label.
+    """
+
+    def __init__(self, *sources: TensorSource) -> None:
+        self._sources = sources
+        self.label = sources[0].label
+
+    def close(self) -> None:
+        """Close the other sources; arrays read from them stay valid."""
+        for source in self._sources:
+            source.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
 def open_tensors(paths: Path | Sequence[Path]) -> TensorSource:
     """Open the files of one component as one set of tensors.
 
@@ -99,11 +131,11 @@ def _open_file(path: Path) -> TensorSource:
     raise refusal(path, kind)
 
 
-class _Shards:
+class _Shards(TensorView):
     """A `TensorSource` over several files."""
 
     def __init__(self, sources: Sequence[TensorSource]) -> None:
-        self._sources = sources
+        super().__init__(*sources)
         self._by_name: dict[str, TensorSource] = {}
         for source in sources:
             for name in source.infos:
@@ -126,16 +158,6 @@ class _Shards:
 
     def read(self, name: str, rows: slice | None = None) -> mx.array:
         return self._source_of(name).read(name, rows)
-
-    def close(self) -> None:
-        for source in self._sources:
-            source.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _source_of(self, name: str) -> TensorSource:
         if name not in self._by_name:

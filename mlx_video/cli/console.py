@@ -81,7 +81,7 @@ class Console:
             self.show_progress(event)
         elif isinstance(event, TextResult):
             self.close_bar()
-            print(event.text, flush=True)
+            _print_result(event.text)
         else:
             self.show_progress(event)
 
@@ -205,12 +205,19 @@ def _bar_class() -> type[tqdm]:
     return Bar
 
 
-def _print_result(path: Path) -> None:
-    """Print a path on stdout, byte for byte as the system knows it where the encoding cannot spell it."""
+def _print_result(result: Path | str) -> None:
+    """Print a path or a text on stdout.
+
+    What the encoding cannot spell is escaped in a text; a path comes byte for byte as the system knows it.
+    """
     try:
-        print(path, flush=True)
+        print(result, flush=True)
     except UnicodeEncodeError:
-        sys.stdout.buffer.write(os.fsencode(path) + b"\n")
+        if isinstance(result, Path):
+            spelt = os.fsencode(result)
+        else:
+            spelt = result.encode(sys.stdout.encoding, "backslashreplace")
+        sys.stdout.buffer.write(spelt + b"\n")
         sys.stdout.flush()
     except BrokenPipeError:
         # Nobody reads on, and the file is made. Without this Python would complain when it exits.

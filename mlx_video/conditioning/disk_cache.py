@@ -27,7 +27,7 @@ from mlx_video.models.elementwise import is_compile_enabled, on_gpu
 TENSOR_NAME = "context"
 DIGEST_NAME = "sha256"
 # About a hundred of the longest prompts.
-MAX_BYTES = 512 << 20
+MAX_BYTES = 512 * 10**6
 _SUFFIX = ".safetensors"
 _ABANDONED_SECONDS = 3600
 

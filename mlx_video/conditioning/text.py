@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,6 +124,15 @@ def count_tokens(tokenizer: PromptTokenizer, text: str) -> int:
         text: as the user wrote it.
     """
     return len(tokenizer.split(clean_prompt(text))) + 1
+
+
+def most_tokens(text: str) -> int:
+    """More tokens than any tokenizer makes of a text; needs none.
+
+    A token stands for a byte at least, once the text is cleaned and its ligatures are taken apart. One more
+    may stand before the text, and one ends it.
+    """
+    return len(unicodedata.normalize("NFKC", clean_prompt(text)).encode()) + 2
 
 
 def number_prompt(tokenizer: PromptTokenizer, text: str, max_tokens: int) -> list[int]:

@@ -7,17 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Literal
 
+from mlx_video.weights.adapter_names import Role, split_adapter_name
 from mlx_video.weights.rules import find_sources
 from mlx_video.weights.transformer_names import DIFFUSERS_RULES, WAN_RULES
-
-Role = Literal[
-    "down", "up", "up_bias", "alpha", "magnitude", "diff", "diff_b", "diff_m", "set_weight",
-    "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b",
-    "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b",
-    "lora_mid", "reshape_weight", "hada_t1", "hada_t2", "lokr_t2",
-]  # fmt: skip
 
 # Roles that no published Wan adapter has, or that would change the network.
 UNSUPPORTED: Mapping[Role, str] = MappingProxyType(
@@ -28,30 +21,6 @@ UNSUPPORTED: Mapping[Role, str] = MappingProxyType(
         "lokr_t2": "a Tucker core",
         "reshape_weight": "an enlargement of the layer",
     }
-)
-
-_LITERAL_ROLES: tuple[Role, ...] = (
-    "alpha", "diff_m", "set_weight", "reshape_weight", "hada_t1", "hada_t2", "lokr_t2",
-    "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b",
-    "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b",
-)  # fmt: skip
-# An adapter of PEFT may have a name inside its keys, "default" as a rule.
-_ENDINGS: Mapping[Role, str] = MappingProxyType(
-    {
-        "down": r"\.lora_A(\.[^.]+)?\.weight|\.lora_down\.weight|[._]lora\.down\.weight"
-        r"|\.lora_linear_layer\.down\.weight|\.lora_A|\.lora_down",
-        "up": r"\.lora_B(\.[^.]+)?\.weight|\.lora_up\.weight|[._]lora\.up\.weight"
-        r"|\.lora_linear_layer\.up\.weight|\.lora_B|\.lora_up",
-        "up_bias": r"\.lora_B(\.[^.]+)?\.bias|\.lora_up\.bias",
-        "magnitude": r"\.dora_scale|\.lora_magnitude_vector(\.[^.]+)?(\.weight)?",
-        "diff": r"\.diff|\.w_norm",
-        "diff_b": r"\.diff_b|\.b_norm",
-        "lora_mid": r"\.lora_mid\.weight",
-        **{role: rf"\.{role}" for role in _LITERAL_ROLES},
-    }
-)
-_KEY = re.compile(
-    "(?P<path>.+?)(?:" + "|".join(f"(?P<{role}>{ending})" for role, ending in _ENDINGS.items()) + ")"
 )
 
 PREFIXES = (
@@ -93,9 +62,8 @@ class AdapterKey:
 
 def parse_key(name: str) -> AdapterKey:
     """Take a tensor's name apart: prefixes, layer, role."""
-    match = _KEY.fullmatch(name)
-    path, prefixes = _strip_prefixes(match["path"] if match else name)
-    role = next((role for role in _ENDINGS if match[role] is not None), None) if match else None
+    path, role = split_adapter_name(name)
+    path, prefixes = _strip_prefixes(path)
     return AdapterKey(name, path, role, prefixes)
 
 

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Literal
 
+from mlx_video.checkpoint.expert_names import Expert, guess_expert_of_name
 from mlx_video.lora.dialects import AdapterKey
-
-Expert = Literal["high_noise", "low_noise"]
 
 EXPERT_NAMES = {"model": "transformer", "high_noise": "high-noise expert", "low_noise": "low-noise expert"}
 
@@ -34,7 +31,6 @@ _IMAGE_BRANCH = re.compile(
     r"[._](k_img|v_img|norm_k_img|add_k_proj|add_v_proj|norm_added_k)$|img_emb|image_embedder"
 )
 _BLOCK = re.compile(r"^blocks[._](\d+)[._]")
-_SINGLE_LETTER = r"(?<=[_-]){letter}(?=[_-]|$)"
 
 
 def guess_family(keys: Iterable[AdapterKey]) -> str:
@@ -71,17 +67,4 @@ def guess_expert(name: str, keys: Iterable[AdapterKey]) -> Expert | None:
     """
     if any("transformer_2." in key.prefixes for key in keys):
         return "low_noise"
-    is_high, is_low = _names(name, "high", "H"), _names(name, "low", "L")
-    if is_high == is_low:
-        return None
-    return "high_noise" if is_high else "low_noise"
-
-
-def guess_expert_of_file(path: Path) -> Expert | None:
-    """Which expert a transformer's file holds, by its name or else its folder's; None if neither tells."""
-    return guess_expert(path.stem, ()) or guess_expert(path.parent.name, ())
-
-
-def _names(name: str, word: str, letter: str) -> bool:
-    has_word = re.search(rf"(?i)(?<![a-z]){word}(?![a-z])|{word}[ _-]?noise", name)
-    return bool(has_word or re.search(_SINGLE_LETTER.format(letter=letter), name))
+    return guess_expert_of_name(name)

@@ -7,16 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
+from mlx_video.checkpoint.tensor_source import FLOAT_DTYPES
 from mlx_video.errors import AdapterError
-from mlx_video.lora.adapter_file import FLOATS, AdapterFile
+from mlx_video.lora.adapter_file import AdapterFile
 from mlx_video.lora.changes import Change, Delta, Full, Hadamard, Kronecker, LowRank, is_column_magnitude
-from mlx_video.lora.dialects import UNSUPPORTED, Role
+from mlx_video.lora.dialects import UNSUPPORTED
 from mlx_video.lora.scaling import Scaling
+from mlx_video.weights.adapter_names import Role
 from mlx_video.weights.rules import Shape
+from mlx_video.weights.transformer_names import PATCH_CELLS
 
 PATCH_EMBEDDING = "patch_embedding_proj"
-# Latent cells in a token, in every published transformer.
-PATCH_CELLS = 4
 # Channels that tell the published transformers apart.
 SIZES = {1536: "Wan 1.3B", 3072: "Wan 5B", 5120: "Wan 14B"}
 NO_ALPHA = "none"
@@ -93,12 +94,12 @@ def input_channels(layer: AdapterLayer) -> tuple[int, int] | None:
     """
     if layer.path != PATCH_EMBEDDING:
         return None
-    if "up" in layer.keys and layer.shape("up")[0] != layer.weight_shape[0]:
+    if "up" in layer.keys and layer.shape("up")[:1] != layer.weight_shape[:1]:
         return None  # of another width altogether
     roles: tuple[Role, ...] = ("down", "hada_w1_b", "diff", "set_weight")
     columns = {math.prod(layer.shape(role)[1:]) for role in roles if role in layer.keys}
-    found, expected = max(columns, default=0), layer.weight_shape[1]
-    return (found // PATCH_CELLS, expected // PATCH_CELLS) if found not in (0, expected) else None
+    found, expected = (size // PATCH_CELLS for size in (max(columns, default=0), layer.weight_shape[1]))
+    return (found, expected) if found not in (0, expected) else None
 
 
 def build_changes(layer: AdapterLayer, scaling: Scaling, strength: float) -> LayerChanges:
@@ -158,7 +159,7 @@ def _check_kinds(layer: AdapterLayer) -> None:
                 "Use an adapter of another kind.",
             )
         dtype = layer.file.infos[name].dtype
-        if dtype not in FLOATS and not (role == "alpha" and dtype.startswith(("I", "U"))):
+        if dtype not in FLOAT_DTYPES and not (role == "alpha" and dtype.startswith(("I", "U"))):
             layer.refuse(
                 f"{name} is {dtype}; adapters must be F32, F16 or BF16",
                 "8-bit files lack their scales: use the bf16 or fp16 file of this adapter.",

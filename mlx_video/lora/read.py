@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+from mlx_video.checkpoint.hub_cache import published_name
 from mlx_video.config import TransformerConfig
 from mlx_video.errors import AdapterError
 from mlx_video.lora.adapter_file import AdapterFile
 from mlx_video.lora.adapter_set import AdapterSet
 from mlx_video.lora.changes import Change
-from mlx_video.lora.dialects import AdapterKey, Role, Spellings, is_diffusers, parse_key
+from mlx_video.lora.dialects import AdapterKey, Spellings, is_diffusers, parse_key
 from mlx_video.lora.families import explain_unmatched, guess_expert, guess_family
 from mlx_video.lora.layers import AdapterLayer, LayerChanges, build_changes, input_channels
 from mlx_video.lora.report import describe, describe_unmatched, warn_of_expert, warn_of_scale
 from mlx_video.lora.scaling import read_scaling
 from mlx_video.request import LoraChoice
+from mlx_video.weights.adapter_names import Role
 from mlx_video.weights.rules import Shape, target_shapes
 from mlx_video.weights.transformer_names import WAN_RULES, transformer_tensors
 
@@ -52,7 +55,7 @@ def read_adapters(
     notices: list[str] = []
     for choice in choices:
         if choice.strength == 0:
-            notices.append(f"{choice.path.name}: strength 0, left out.")
+            notices.append(f"{published_name(choice.path)}: strength 0, left out.")
             continue
         layers, of_file = _read_file(choice, shapes, strict, transformer)
         notices += of_file
@@ -91,7 +94,7 @@ def _read_file(
         describe(file, keys, layers, choice.strength),
         *([describe_unmatched(file, unmatched)] if unmatched else []),
         *warn_of_scale(file, layers.values(), choice.strength),
-        *warn_of_expert(file, guess_expert(choice.path.stem, keys), transformer),
+        *warn_of_expert(file, guess_expert(Path(file.label).stem, keys), transformer),
     ]
     return layers, notices
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from mlx_video.checkpoint.expert_names import Expert
 from mlx_video.lora.adapter_file import AdapterFile
 from mlx_video.lora.changes import Change, Full, Hadamard, Kronecker
 from mlx_video.lora.dialects import AdapterKey
-from mlx_video.lora.families import EXPERT_NAMES, Expert
+from mlx_video.lora.families import EXPERT_NAMES
 from mlx_video.lora.layers import NO_ALPHA, LayerChanges
+from mlx_video.weights.adapter_names import PAIR_ROLES
 from mlx_video.weights.quantize import is_quantized_layer
 
 # Scales beyond these are rare enough to be a mistake.
 SMALLEST_SCALE, LARGEST_SCALE = 1 / 64, 4.0
-_PAIR_ROLES = ("down", "hada_w1_a", "lokr_w1", "lokr_w1_a")
 _SHOWN = 3
 
 
@@ -23,7 +24,7 @@ def describe(
 ) -> str:
     """One sentence: what of a file is applied, its ranks, where alpha stands, the scale that follows."""
     changes = [change for layer in layers.values() for of in layer.changes.values() for change in of]
-    parts = [_count_kinds(changes, sum(key.role in _PAIR_ROLES for key in keys))]
+    parts = [_count_kinds(changes, sum(key.role in PAIR_ROLES for key in keys))]
     parts.append(f"{_count(len(layers), 'layer')} changed")
     ranked = [change.delta for change in changes if change.delta.rank is not None]
     if ranked:

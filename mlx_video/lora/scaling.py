@@ -50,7 +50,7 @@ def _ends_like(path: str, pattern: str) -> bool:
     """Source: peft src/peft/utils/other.py, get_pattern_key."""
     try:
         return re.match(rf"(.*\.)?({pattern})$", path) is not None
-    except re.error:
+    except (re.error, OverflowError, RecursionError):
         return path == pattern or path.endswith(f".{pattern}")
 
 
@@ -74,16 +74,16 @@ def read_scaling(file: AdapterFile) -> Scaling:
 
 
 def _read_peft(file: AdapterFile) -> Mapping[str, Any]:
-    text = file.metadata.get(PEFT_KEY)
+    text: str | bytes | None = file.metadata.get(PEFT_KEY)
     place = f"metadata {PEFT_KEY}"
     if text is None and file.config_path is not None:
-        text, place = file.config_path.read_text(encoding="utf-8"), file.config_path.name
+        text, place = file.config_path.read_bytes(), file.config_path.name
     if text is None:
         return {}
     try:
         settings = json.loads(text)
-    except ValueError as error:
-        settings = error
+    except (ValueError, RecursionError):
+        settings = None
     if not isinstance(settings, dict):
         raise AdapterError(
             f"{file.label}: {place} is no JSON object. The file is damaged; download it again."
@@ -109,6 +109,6 @@ def _as_number(value: object) -> float | None:
     """A finite number, or the text of one; None for anything else."""
     try:
         number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None

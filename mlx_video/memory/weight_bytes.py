@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from mlx_video.checkpoint.tensor_info import DTYPES, TensorInfo
 from mlx_video.config import QuantizationConfig
+from mlx_video.errors import ConfigError
 from mlx_video.weights.quantize import is_quantized_layer, quantized_infos, read_quantization
 
 _BLOCK = re.compile(r"blocks\.(\d+)\.")
@@ -61,15 +64,13 @@ def weigh(infos: Iterable[TensorInfo]) -> WeightBytes:
 
 
 def _find_bits(tensors: Infos) -> int | None:
-    for name, info in tensors.items():
-        if name.endswith(".scales"):
-            path = name.removesuffix(".scales")
-            # Every published layer has groups of 32, 64 or 128 inputs; the packed width tells the bits.
-            words = tensors[f"{path}.weight"].shape[-1]
-            for group_size in (64, 32, 128):
-                bits, rest = divmod(32 * words, info.shape[-1] * group_size)
-                if not rest and bits in (4, 8):
-                    return read_quantization(path, info.shape[-1] * group_size, tensors).bits
+    for path in (name.removesuffix(".scales") for name in tensors if name.endswith(".scales")):
+        # Every published layer has groups of 32, 64 or 128 inputs; the packed width tells the bits.
+        for group_size in (64, 32, 128):
+            columns = math.prod(tensors[f"{path}.scales"].shape[-1:]) * group_size
+            with suppress(ConfigError):  # another group size, or a damaged layer, which loading refuses
+                if (bits := read_quantization(path, columns, tensors).bits) in (4, 8):
+                    return bits
     return None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -20,16 +22,17 @@ from mlx_video.config import (
     ModelConfig,
     config_from_json,
 )
-from mlx_video.errors import CheckpointError, ConfigError
+from mlx_video.errors import CheckpointError, ConfigError, MissingPartError
 from mlx_video.lora.apply import apply_adapters
 from mlx_video.lora.read import AdapterSet
 from mlx_video.models.image_encoder import CLIPImageEncoder
+from mlx_video.models.text_encoder import UMT5Encoder
 from mlx_video.models.transformer import WanTransformer
 from mlx_video.models.vae import WanVAE
 from mlx_video.pipeline.foreign_folder import read_foreign_config
 from mlx_video.request import LoraMode
 from mlx_video.weights.image_encoder_names import read_converted_image_encoder_config
-from mlx_video.weights.load import load_module
+from mlx_video.weights.load import fit_module, load_module
 from mlx_video.weights.renamed import RenamedTensors
 from mlx_video.weights.vae_names import CONVERTED_RULES, read_vae_config
 
@@ -61,9 +64,10 @@ def check_weights(model: ModelFolder, config: ModelConfig) -> None:
     """Find a damaged or a wrong weight file before hours of work, from the headers alone.
 
     Raises:
-        CheckpointError: a file is truncated or no weight file, the VAE is another or lacks its decoder, or
-            an image encoder is needed and is absent or another.
-        ConfigError: config.json names another number of transformers than the folder holds.
+        CheckpointError: a file is truncated or does not hold what config.json describes, the VAE is another
+            or lacks its decoder, or an image encoder is needed and is absent or another.
+        ConfigError: config.json names another number of transformers than the folder holds, or another
+            quantization.
     """
     if config.is_dual != (len(model.transformers) > 1):
         names = " and ".join(path.name for path in model.transformers.values())
@@ -71,12 +75,15 @@ def check_weights(model: ModelFolder, config: ModelConfig) -> None:
             f"{model.path / CONFIG_FILE}: dual_model is {str(config.is_dual).lower()}, but the folder holds "
             f"{names}. Convert the model again."
         )
-    for path in (*model.transformers.values(), model.text_encoder):
-        open_tensors(path).close()
+    for path in model.transformers.values():
+        with open_tensors(path) as source:
+            fit_module(WanTransformer(config.transformer), source, quantization=config.quantization)
+    with open_tensors(model.text_encoder) as source:
+        fit_module(UMT5Encoder(config.text_encoder), source)
     if config.transformer.image_dim is not None:
         with _open_image_encoder(model) as source:
-            _read_image_encoder(source, config)
-    _find_half(model, config, "decoder")
+            fit_module(CLIPImageEncoder(_read_image_encoder(source, config)), source)
+    check_vae_decoder(model, config)
 
 
 def load_image_encoder(model: ModelFolder, config: ModelConfig) -> CLIPImageEncoder:
@@ -93,7 +100,7 @@ def load_image_encoder(model: ModelFolder, config: ModelConfig) -> CLIPImageEnco
 
 def _open_image_encoder(model: ModelFolder) -> TensorSource:
     if model.image_encoder is None:
-        raise CheckpointError(
+        raise MissingPartError(
             f"{model.path}: {IMAGE_ENCODER_FILE} not found; this model reads its image through it. Convert "
             "the original checkpoint again, with its models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth."
         )
@@ -145,7 +152,7 @@ def check_vae_encoder(model: ModelFolder, config: ModelConfig) -> None:
     Raises:
         CheckpointError: no file holds the encoder half of the VAE, or the VAE is another.
     """
-    _find_half(model, config, "encoder")
+    _fit_half(model, config, "encoder")
 
 
 def check_vae_decoder(model: ModelFolder, config: ModelConfig) -> None:
@@ -154,17 +161,7 @@ def check_vae_decoder(model: ModelFolder, config: ModelConfig) -> None:
     Raises:
         CheckpointError: the file does not hold the decoder half of the VAE, or the VAE is another.
     """
-    _find_half(model, config, "decoder")
-
-
-def load_vae(model: ModelFolder, config: ModelConfig) -> WanVAE:
-    """Load both halves of the VAE as float32, whatever their files hold.
-
-    Raises:
-        CheckpointError: the files hold no VAE of the latent channels that config.json names, or not both
-            halves.
-    """
-    return _load_halves(model, config, ("encoder", "decoder"))
+    _fit_half(model, config, "decoder")
 
 
 def load_vae_decoder(model: ModelFolder, config: ModelConfig) -> WanVAE:
@@ -173,7 +170,7 @@ def load_vae_decoder(model: ModelFolder, config: ModelConfig) -> WanVAE:
     Raises:
         CheckpointError: the file holds no decoder of the latent channels that config.json names.
     """
-    return _load_halves(model, config, ("decoder",))
+    return _load_half(model, config, "decoder")
 
 
 def load_vae_encoder(model: ModelFolder, config: ModelConfig) -> WanVAE:
@@ -182,21 +179,35 @@ def load_vae_encoder(model: ModelFolder, config: ModelConfig) -> WanVAE:
     Raises:
         CheckpointError: no file holds an encoder of the latent channels that config.json names.
     """
-    return _load_halves(model, config, ("encoder",))
+    return _load_half(model, config, "encoder")
 
 
-def _load_halves(model: ModelFolder, config: ModelConfig, halves: tuple[Half, ...]) -> WanVAE:
-    found = {half: _find_half(model, config, half) for half in halves}
-    widths = {half: width for half, (_, width) in found.items()}
-    vae = WanVAE(replace(config.vae, encoder_dim=widths.get("encoder"), decoder_dim=widths.get("decoder")))
-    for half, (path, _) in found.items():
-        with _open_vae(path) as source:
-            load_module(vae, source, dtype=mx.float32, prefix_filter=VAE_HALVES[half])
+def _load_half(model: ModelFolder, config: ModelConfig, half: Half) -> WanVAE:
+    path, width = _find_half(model, config, half)
+    vae = _build_half(config, half, width)
+    with _open_vae(path) as source:
+        load_module(vae, source, dtype=mx.float32, prefix_filter=VAE_HALVES[half])
     return vae
 
 
-def _open_vae(path: Path) -> TensorSource:
-    return RenamedTensors(open_tensors(path), CONVERTED_RULES)
+def _fit_half(model: ModelFolder, config: ModelConfig, half: Half) -> None:
+    path, width = _find_half(model, config, half)
+    with _open_vae(path) as source:
+        fit_module(_build_half(config, half, width), source, prefix_filter=VAE_HALVES[half])
+
+
+def _build_half(config: ModelConfig, half: Half, width: int) -> WanVAE:
+    is_encoder = half == "encoder"
+    alone = replace(
+        config.vae, encoder_dim=width if is_encoder else None, decoder_dim=None if is_encoder else width
+    )
+    return WanVAE(alone)
+
+
+@contextmanager
+def _open_vae(path: Path) -> Iterator[TensorSource]:
+    with open_tensors(path) as file:
+        yield RenamedTensors(file, CONVERTED_RULES)
 
 
 def _find_half(model: ModelFolder, config: ModelConfig, half: Half) -> tuple[Path, int]:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from mlx_video.checkpoint.checkpoint_files import CheckpointFiles
+from mlx_video.checkpoint.expert_names import guess_expert_of_name
+from mlx_video.checkpoint.folder_layout import ORIGINAL_STEM
 from mlx_video.checkpoint.model_folder import (
     IMAGE_ENCODER_FILE,
     TEXT_ENCODER_FILE,
@@ -21,23 +23,22 @@ from mlx_video.checkpoint.original_folder import IMAGE_ENCODER_FILE as ORIGINAL_
 from mlx_video.checkpoint.tensor_source import TensorSource, open_tensors
 from mlx_video.conditioning.text import load_tokenizer, read_tokenizer_model
 from mlx_video.config import ModelConfig, QuantizationConfig, TextEncoderConfig, config_to_json
-from mlx_video.errors import CheckpointError
+from mlx_video.errors import CheckpointError, MissingPartError, RequestError
 from mlx_video.lora.read import AdapterSet
 from mlx_video.pipeline.adapters import bake_jobs, read_all_adapters, record_baked
 from mlx_video.pipeline.find_checkpoint import find_checkpoint
+from mlx_video.pipeline.recognise_transformers import STAGES, recognise_transformers
 from mlx_video.pipeline.source_hints import adopt_hints
 from mlx_video.request import ConvertRequest
-from mlx_video.variants.registry import Recognition, recognise_checkpoint
 from mlx_video.weights import image_encoder_names, text_encoder_names, transformer_names, vae_names
 from mlx_video.weights.all_in_one import pick_component
 from mlx_video.weights.component_kind import TOKENIZER_TENSOR
 from mlx_video.weights.quantize import check_group_size
 from mlx_video.weights.rules import plan_moves
 from mlx_video.weights.scaled import descale, report_plain_float8
-from mlx_video.weights.spellings import ComponentName, as_original, have_equal_rows
+from mlx_video.weights.spellings import ComponentName, as_original
 from mlx_video.weights.stream import TensorJob, output_infos, plan_jobs
 
-STAGES = {"model": "transformer", "low_noise": "low_noise", "high_noise": "high_noise"}
 DTYPE_SPELLINGS = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 
 
@@ -48,6 +49,7 @@ class Component:
     Attributes:
         stage: what the user sees while it is written.
         file_name: in the converted folder.
+        source: the tensors that the jobs read.
         jobs: every tensor of the file.
     """
 
@@ -69,6 +71,7 @@ class Copy:
     Attributes:
         stage: what the user sees while it is copied.
         file_name: in the converted folder.
+        path: the file to copy.
     """
 
     stage: str
@@ -86,6 +89,8 @@ class Plan:
     """Everything that the converted folder will hold, and what to tell the user beforehand.
 
     Attributes:
+        components: the files to write from tensors.
+        copies: the files to copy.
         tokenizer: folder to copy the tokenizer's files from.
         tokenizer_model: the file spiece.model, where the text encoder's file holds it; else empty.
         config: config.json to be written.
@@ -124,7 +129,7 @@ def plan_conversion(request: ConvertRequest, opened: ExitStack) -> Plan:
         name: open_component(paths, "transformer", opened) for name, paths in files.transformers.items()
     }
     text_source = open_component(files.text_encoder, "text_encoder", opened)
-    recognition = _recognise(files, transformers, request)
+    recognition = recognise_transformers(files, transformers, request)
     vae_source = _open_vae(files, recognition.config.transformer.out_dim, opened)
     config, hint_notices = adopt_hints(
         replace(
@@ -180,12 +185,16 @@ def open_component(paths: Sequence[Path], component: ComponentName, opened: Exit
 
 def _report_experts(files: CheckpointFiles) -> Iterator[str]:
     """Say which transformer is which expert: swapped ones could not be told from their tensors."""
-    if len(files.transformers) > 1:
-        first = [paths[0] for paths in files.transformers.values()]
-        are_apart = len({path.parent for path in first}) > 1
-        places = (f"{path.parent.name}/" if are_apart else path.name for path in first)
-        told = zip(files.transformers, places, strict=True)
-        yield f"Experts: {', '.join(f'{STAGES[name]} from {place}' for name, place in told)}."
+    if len(files.transformers) < 2:
+        return
+    places = {
+        name: f"{path.parent.name}/" if path.name.startswith(ORIGINAL_STEM) else path.name
+        for name, (path, *_) in files.transformers.items()
+    }
+    yield f"Experts: {', '.join(f'{STAGES[name]} from {place}' for name, place in places.items())}."
+    for name, place in places.items():
+        if guess_expert_of_name(Path(place).stem) not in (None, name):
+            yield f"{place}: the name says the other expert. If they are swapped, the video will be noise."
 
 
 def _report_dropped(transformers: Mapping[str, TensorSource]) -> Iterator[str]:
@@ -197,45 +206,6 @@ def _report_dropped(transformers: Mapping[str, TensorSource]) -> Iterator[str]:
                 f"{STAGES[name]}: {len(gates)} tensors of FastVideo's sparse attention (to_gate_compress) "
                 "are left out; attention is dense here."
             )
-
-
-def _recognise(
-    files: CheckpointFiles, transformers: Mapping[str, TensorSource], request: ConvertRequest
-) -> Recognition:
-    """Tell the variant from the transformers; two experts must be of one kind and size, but not one file."""
-    found = {name: _recognise_one(files, transformers, name, request) for name in transformers}
-    (first, recognition), *others = found.items()
-    for name, other in others:
-        if other.config != recognition.config:
-            raise CheckpointError(
-                f"{files.path}: {STAGES[first]} and {STAGES[name]} are different transformers "
-                f"({other.config.transformer} and {recognition.config.transformer}). "
-                "Fetch both experts from the same repository."
-            )
-        _refuse_twins(files, transformers[first], transformers[name])
-    return recognition
-
-
-def _refuse_twins(files: CheckpointFiles, first: TensorSource, second: TensorSource) -> None:
-    samples = [name for name in second.infos if name.endswith((".self_attn.q.weight", ".ffn.0.weight"))][:3]
-    if samples and all(name in first.infos and have_equal_rows(first, second, name) for name in samples):
-        raise CheckpointError(
-            f"{files.path}: both experts are identical: the same file was given twice. "
-            "Fetch the high-noise and the low-noise transformer again."
-        )
-
-
-def _recognise_one(
-    files: CheckpointFiles, transformers: Mapping[str, TensorSource], name: str, request: ConvertRequest
-) -> Recognition:
-    source = transformers[name]
-    return recognise_checkpoint(
-        {tensor: info.shape for tensor, info in source.infos.items()},
-        files.transformer_configs[name],
-        is_dual=len(transformers) > 1,
-        model_version=request.model_version,
-        label=source.label,
-    )
 
 
 def _quantization(request: ConvertRequest) -> QuantizationConfig | None:
@@ -311,9 +281,11 @@ def _plan_image_encoder(
 ) -> Iterator[Component]:
     """The CLIP visual tower, where the transformer has an image branch; other models do without it."""
     if config.transformer.image_dim is None:
+        if request.clip is not None:
+            raise RequestError("clip", "this transformer reads no image through CLIP. Leave the option out.")
         return
     if not files.image_encoder:
-        raise CheckpointError(
+        raise MissingPartError(
             f"{ORIGINAL_IMAGE_ENCODER} not found in {files.path}; the transformer has an image branch and "
             "reads images through it. It is in Wan-AI/Wan2.1-I2V-14B-480P (4.8 GB), or as image_encoder/ in "
             "its Diffusers version; the same serves all Wan2.1 image-to-video models. Put it there, or "

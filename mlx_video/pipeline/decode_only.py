@@ -10,7 +10,6 @@ from mlx_video.errors import RequestError
 from mlx_video.geometry import VideoGeometry, measure, pixel_frames
 from mlx_video.latents.latents_file import load_latents
 from mlx_video.pipeline.components import check_vae_decoder
-from mlx_video.pipeline.outputs import check_outputs
 from mlx_video.pipeline.plan import RunPlan, check_trim
 from mlx_video.pipeline.run import Run
 from mlx_video.pipeline.run_state import RunState, is_state, load_state
@@ -19,7 +18,7 @@ from mlx_video.variants.registry import find_variant
 
 
 def prepare_decoding(request: GenerateRequest, path: Path, model: ModelFolder, config: ModelConfig) -> Run:
-    """A run of which only the last stage is left; no weight file but the VAE's is opened.
+    """A run of which only the last stage is left; of the weight files only the VAE's is opened.
 
     Args:
         request: names the results; what it says of sampling is not read.
@@ -28,16 +27,15 @@ def prepare_decoding(request: GenerateRequest, path: Path, model: ModelFolder, c
         config: what its config.json says.
 
     Raises:
-        MediaError: the file holds no latents, or an output cannot be written.
-        RequestError: the run of the latents has steps left, they are of another VAE, or an output name cannot
-            be used.
+        MediaError: the file holds no latents.
+        RequestError: the run of the latents has steps left, they are of another VAE, or all frames are to be
+            trimmed.
         CheckpointError: the VAE's file is damaged or lacks the decoder.
     """
     state = load_finished(path)
     geometry = measure_latents(path, state, config)
     check_vae_decoder(model, config)
     check_trim(request, geometry.num_frames)
-    check_outputs(request, geometry)
     return Run(model, config, find_variant(config), request, plan_decoding(geometry, config), state=state)
 
 
@@ -68,12 +66,18 @@ def measure_latents(path: Path, state: RunState, config: ModelConfig) -> VideoGe
         RequestError: the model's VAE makes nothing of such latents.
     """
     channels, frames, rows, columns = state.latents.shape
-    vae = config.vae
+    vae, patch_size = config.vae, config.transformer.patch_size
     if channels != vae.z_dim:
         raise RequestError(
             "decode_only",
             f"{path}: latents of {channels} channels, the model's VAE takes {vae.z_dim}. Give --model-dir of "
             f"the model that made them ({state.settings.get('model', 'unknown')}).",
+        )
+    if not frames or not rows or not columns or rows % patch_size[1] or columns % patch_size[2]:
+        raise RequestError(
+            "decode_only",
+            f"{path}: latents of {frames} frames of {columns}x{rows} cells. No run makes such; frames have "
+            f"multiples of {patch_size[2]}x{patch_size[1]} cells. Give the file that --save-latents wrote.",
         )
     return measure(
         columns * vae.stride[2],
@@ -81,7 +85,7 @@ def measure_latents(path: Path, state: RunState, config: ModelConfig) -> VideoGe
         pixel_frames(frames, vae.stride[0]),
         z_dim=channels,
         stride=vae.stride,
-        patch_size=config.transformer.patch_size,
+        patch_size=patch_size,
     )
 
 

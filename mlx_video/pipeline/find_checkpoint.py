@@ -9,13 +9,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from mlx_video.checkpoint.checkpoint_files import CheckpointFiles, PartName
+from mlx_video.checkpoint.checkpoint_files import CheckpointFiles, PartName, SamplingHints
+from mlx_video.checkpoint.expert_names import Expert, guess_expert_of_file
 from mlx_video.checkpoint.folder_layout import TOKENIZER_FOLDER, is_tokenizer_folder, recognise_layout
 from mlx_video.checkpoint.open_checkpoint import open_checkpoint
 from mlx_video.checkpoint.original_folder import TOKENIZER_FOLDER as ORIGINAL_TOKENIZER_FOLDER
 from mlx_video.checkpoint.original_folder import check_tokenizer
-from mlx_video.errors import CheckpointError, RequestError
-from mlx_video.lora.families import Expert, guess_expert_of_file
+from mlx_video.errors import CheckpointError, MissingPartError, RequestError
 from mlx_video.pipeline.found_files import FoundFiles, Scan, read_component, scan_folder
 from mlx_video.request import ConvertRequest
 
@@ -62,6 +62,7 @@ _FLAGS = MappingProxyType(
         "adapter": "--lora",
     }
 )
+_CONVERTED = "is converted already. Give the file that it was made from."
 # A lone "high" may mean something else; with "noise" behind it the file is one of two.
 _SURE_EXPERT_NAME = re.compile(r"(?i)(high|low)[-_ .]?noise")
 
@@ -90,13 +91,34 @@ def _is_surely_expert(found: FoundFiles) -> bool:
     return any(_SURE_EXPERT_NAME.search(name) for name in (found.paths[0].name, found.paths[0].parent.name))
 
 
+def check_component(name: str, path: Path) -> None:
+    """Refuse a component that is not what its option says, from its header alone.
+
+    Args:
+        name: of the option.
+        path: its file or folder, here.
+
+    Raises:
+        CheckpointError: it is damaged.
+        RequestError: it is absent, or something else.
+    """
+    if name == "tokenizer":
+        _check_tokenizer_folder(path)
+    else:
+        _read_option(name, path)
+
+
 def _read_option(name: str, path: Path) -> FoundFiles:
     """The file behind an option, which must hold what the option says."""
     if not path.exists():
         raise RequestError(name, f"{path}: no such file. Check the path, or download the file.")
+    if path.is_dir() and recognise_layout(path) == "converted":
+        raise RequestError(name, f"{path}: {_CONVERTED}")
     found = read_component(path)
     component = _TAKES[name]
-    if component in found.kinds and found.kinds[component].spelling != "mlx":
+    if found.is_converted:
+        raise RequestError(name, f"{path}: {_CONVERTED}")
+    if component in found.kinds:
         return found
     if not found.kinds:
         raise RequestError(
@@ -104,8 +126,6 @@ def _read_option(name: str, path: Path) -> FoundFiles:
             f"{path}: holds no part of a Wan model (first tensor {found.first_tensor}). "
             f"Give the file of the {component.replace('_', ' ')}.",
         )
-    if component in found.kinds:
-        raise RequestError(name, f"{path}: is converted already. Give the file that it was made from.")
     other = next(iter(found.kinds.values()))
     raise RequestError(
         name, f"{path}: holds another part ({other.title}). Give it as {_FLAGS[other.component]}."
@@ -148,6 +168,8 @@ def _read_lone_file(path: Path) -> FoundFiles:
             f"{path}: holds no part of a Wan model (first tensor {found.first_tensor}). "
             "Give the folder of a checkpoint, or the file of a transformer."
         )
+    if found.is_converted:
+        raise CheckpointError(f"{path}: {_CONVERTED}")
     if "adapter" in found.kinds:
         raise CheckpointError(
             f"{path}: is an adapter, not a model. Convert its base model and give this file as --lora."
@@ -196,9 +218,14 @@ def _choose_transformers(
     wanted = [expert for expert in _EXPERTS if expert not in given]
     if len(candidates) == 1:
         only = candidates[0]
-        is_one_of_two = len(wanted) == 1 or _is_surely_expert(only)
-        expert = guess_expert_of_file(only.paths[0]) or wanted[0]
-        return {expert if is_one_of_two else "model": only}
+        expert = guess_expert_of_file(only.paths[0])
+        if len(wanted) == 1 and expert != wanted[0]:
+            raise RequestError(
+                wanted[0],
+                f"is not given, and the name of {_list(path, candidates)} in {path} does not say that it is "
+                "this expert. Give the file by this option.",
+            )
+        return {expert if expert and _is_surely_expert(only) else "model": only}
     if len(candidates) <= 2 and all(expert in named for expert in wanted):
         return {expert: named[expert] for expert in wanted}
     raise CheckpointError(
@@ -261,7 +288,7 @@ def _check_complete(files: CheckpointFiles, scan: Scan, given: set[PartName]) ->
     kinds = [kind.title for found in scan.found for kind in found.kinds.values()]
     holds = f"holds {', '.join(sorted(set(kinds)))}; " if kinds else ""
     unreadable = "".join(f"\nNot readable: {text}" for text in scan.unreadable)
-    raise CheckpointError(
+    raise MissingPartError(
         f"{files.path}: {holds}not found: {'; '.join(missing)}. Add the options, or the files.{unreadable}"
     )
 
@@ -286,7 +313,11 @@ def _with_options(files: CheckpointFiles, chosen: Mapping[str, FoundFiles]) -> C
         configs = {name: files.transformer_configs[name] for name in kept}
         transformers = kept | {name: part.paths for name, part in found.items()}
         changes["transformers"] = {n: transformers[n] for n in ("model", *_EXPERTS) if n in transformers}
-        changes["transformer_configs"] = configs | {name: part.config for name, part in found.items()}
+        # Both experts are of the same sizes, and a file alone does not state those that no tensor shows.
+        usual: Mapping[str, Any] = next(iter(configs.values()), {})
+        changes["transformer_configs"] = configs | {n: part.config or usual for n, part in found.items()}
+        if not kept:  # then nothing that the folder says of sampling is about these transformers
+            changes |= {"hints": SamplingHints(), "names_transformers": False}
     if "text_encoder" in chosen:
         changes["text_encoder"] = chosen["text_encoder"].paths
     if "vae" in chosen:
@@ -311,9 +342,16 @@ def _check_experts(path: Path, names: Iterable[str]) -> None:
 def _with_tokenizer(files: CheckpointFiles, folder: Path | None) -> CheckpointFiles:
     if folder is None:
         return files
+    _check_tokenizer_folder(folder)
+    return replace(files, tokenizer=folder)
+
+
+def _check_tokenizer_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        what = "is a file, its folder is expected" if folder.exists() else "no such folder"
+        raise RequestError("tokenizer", f"{folder}: {what}. Give the checkpoint's google/umt5-xxl.")
     if not is_tokenizer_folder(folder):
         raise RequestError(
             "tokenizer", f"{folder}: holds neither tokenizer.json nor spiece.model. Give google/umt5-xxl."
         )
     check_tokenizer(folder)
-    return replace(files, tokenizer=folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from mlx_video.checkpoint.diffusers_folder import ENCODER_STEM, read_transformer_sizes
 from mlx_video.checkpoint.folder_layout import CONFIG_FILE, ORIGINAL_STEM, read_json_object
+from mlx_video.checkpoint.loose_files import is_weight_file, walk_folders
 from mlx_video.checkpoint.shards import SHARD, SPLIT_REST, check_shards, split_files, weight_files
 from mlx_video.checkpoint.tensor_source import TensorSource, open_tensors
 from mlx_video.errors import CheckpointError
@@ -22,7 +22,6 @@ from mlx_video.weights.component_kind import (
 )
 from mlx_video.weights.spellings import as_original
 
-WEIGHT_ENDINGS = (".safetensors", ".sft", ".gguf", ".pth", ".pt", ".ckpt")
 # Where ComfyUI looks for models, the folders that matter here; they may hold folders themselves.
 TREE_FOLDERS = (
     "diffusion_models", "unet", "checkpoints", "text_encoders", "clip", "vae", "clip_vision",
@@ -65,6 +64,11 @@ class FoundFiles:
         """What messages call it."""
         more = f" and {len(self.paths) - 1} more" if len(self.paths) > 1 else ""
         return f"{self.paths[0].name}{more}"
+
+    @property
+    def is_converted(self) -> bool:
+        """Whether it is of a folder that was converted for MLX."""
+        return any(kind.spelling == "mlx" for kind in self.kinds.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,12 +164,11 @@ def _read_widths(
 
 def _group_files(folder: Path) -> Iterator[tuple[Path, ...]]:
     """The weight files below a folder, shards together."""
-    trees = [folder / name for name in TREE_FOLDERS if (folder / name).is_dir()]
     yield from _group_direct(folder)
-    for tree in trees:
-        for place, below, _ in os.walk(tree):
-            below[:] = sorted(name for name in below if not name.startswith("."))
-            yield from _group_direct(Path(place))
+    seen = {folder.resolve()}
+    for tree in (folder / name for name in TREE_FOLDERS if (folder / name).is_dir()):
+        for place in walk_folders(tree, seen):
+            yield from _group_direct(place)
 
 
 def _group_direct(folder: Path) -> Iterator[tuple[Path, ...]]:
@@ -174,13 +177,9 @@ def _group_direct(folder: Path) -> Iterator[tuple[Path, ...]]:
         yield split
     groups: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
-        if path not in split and _is_weight_file(path):
+        if path not in split and is_weight_file(path):
             groups.setdefault(SHARD.sub("", path.name), []).append(path)
     yield from (tuple(paths) for paths in groups.values())
-
-
-def _is_weight_file(path: Path) -> bool:
-    return path.suffix.lower() in WEIGHT_ENDINGS and not path.name.startswith(".") and path.is_file()
 
 
 def _with_other_shards(path: Path) -> tuple[Path, ...]:

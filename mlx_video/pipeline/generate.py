@@ -68,7 +68,9 @@ def prepare_run(request: GenerateRequest, model: ModelFolder, config: ModelConfi
         DeviceError: an operation of the device gives wrong numbers, and there is no other way.
     """
     if request.decode_only:
-        return fit_run(prepare_decoding(request, request.decode_only, model, config))
+        run = prepare_decoding(request, request.decode_only, model, config)
+        check_outputs(request, run.plan.geometry)
+        return fit_run(run)
     run = settle_run(request, model, config)
     check_outputs(request, run.plan.geometry)
     return find_start(fit_run(run))
@@ -82,7 +84,8 @@ def fit_run(run: Run) -> Run:
         MediaError: the disk of temporary files is too full.
     """
     run = with_memory_plan(with_safe_limits(run))
-    check_scratch_space(run.memory_plan.scratch_bytes if run.memory_plan else 0)
+    if run.memory_plan:
+        check_scratch_space(run.memory_plan.scratch_bytes, needs_tiles=run.memory_plan.needs_tiles)
     return run
 
 
@@ -113,7 +116,7 @@ def plan_generation(request: GenerateRequest, model: ModelFolder, config: ModelC
     """What a run of this request would keep in memory; nothing is written or computed.
 
     Raises:
-        MLXVideoError: as :func:`prepare_run`; a device is not checked, and outputs only with `decode_only`.
+        MLXVideoError: as :func:`prepare_run`; neither the device nor outputs are checked.
     """
     if request.decode_only:
         return plan_of(prepare_decoding(request, request.decode_only, model, config))

@@ -15,12 +15,12 @@ from mlx_video.lora.read import transformer_shapes
 from mlx_video.lora.scaling import read_scaling
 from mlx_video.pipeline.inspection import AdapterFacts
 from mlx_video.variants.sizes import describe_width
+from mlx_video.weights.adapter_names import PAIR_ROLES
 
 # A transformer that has every layer of the family's; only names are made of it.
 _LARGEST = TransformerConfig(
     dim=64, ffn_dim=64, num_heads=1, num_layers=40, in_dim=36, image_dim=64, image_positions=2
 )
-_PAIRS = ("down", "hada_w1_a", "lokr_w1", "lokr_w1_a")
 _ENDINGS = {
     ".lora_A": "PEFT pairs (lora_A, lora_B)",
     ".lora_down": "Kohya pairs (lora_down, lora_up)",
@@ -29,6 +29,7 @@ _ENDINGS = {
     ".hada_w1_a": "LoHa (hada_w1, hada_w2)",
     ".lokr_w1": "LoKr (lokr_w1, lokr_w2)",
     ".diff": "whole deltas (diff)",
+    ".w_norm": "whole deltas of norms (w_norm, b_norm)",
 }
 
 
@@ -50,7 +51,7 @@ def describe_adapter(path: Path) -> AdapterFacts:
     ranks = [file.shape(key.name)[0] for key in keys if key.role == "down" and file.shape(key.name)]
     return AdapterFacts(
         dialect=_dialect(keys),
-        pairs=sum(key.role in _PAIRS for key in keys),
+        pairs=sum(key.role in PAIR_ROLES for key in keys),
         ranks=(min(ranks), max(ranks)) if ranks else None,
         alpha=_find_alpha(file, keys),
         made_for=_describe_model(file, matched) if matched else guess_family(keys),
@@ -76,11 +77,12 @@ def _find_alpha(file: AdapterFile, keys: Iterable[AdapterKey]) -> str:
 
 def _describe_model(file: AdapterFile, matched: Sequence[AdapterKey]) -> str:
     """The model, by the inputs of its attention, the number of its blocks and its image branch."""
-    widths = {
-        file.shape(key.name)[-1]
+    shapes = {
+        file.shape(key.name)
         for key in matched
         if key.role == "down" and re.search(r"(self_attn|cross_attn|attn[12])[._](to_)?[qkv]$", key.path)
     }
+    widths = {shape[-1] for shape in shapes if shape}
     blocks = [int(match[1]) for key in matched if (match := re.match(r"blocks[._](\d+)", key.path))]
     texts = [describe_width(widths.pop())] if len(widths) == 1 else ["a Wan model of unknown width"]
     if blocks:

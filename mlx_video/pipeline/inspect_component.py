@@ -14,32 +14,33 @@ from mlx_video.variants.other_models import PUBLISHED, digest_shapes
 from mlx_video.variants.registry import HEAD_DIM, find_variant, recognise_checkpoint
 from mlx_video.variants.variant import Variant
 from mlx_video.weights import image_encoder_names, text_encoder_names, transformer_names, vae_names
-from mlx_video.weights.component_kind import TOKENIZER_TENSOR, ComponentKind, has_tokenizer
+from mlx_video.weights.component_kind import TOKENIZER_TENSOR
 from mlx_video.weights.renamed import RenamedTensors
 from mlx_video.weights.rules import Rule, plan_moves, target_shapes
 from mlx_video.weights.scaled import descale
-from mlx_video.weights.spellings import as_original
-
-PATCH_CELLS = 4  # of every published transformer
+from mlx_video.weights.spellings import ComponentName, as_original
 
 
-def identify(part: FilePart, source: TensorSource, kind: ComponentKind) -> FilePart:
+def identify(
+    part: FilePart, source: TensorSource, component: ComponentName, *, is_converted: bool
+) -> FilePart:
     """Say which model a component is of, after checking its tensors.
 
     Args:
         part: what is known of it; the expert counts.
         source: its tensors as they are stored.
-        kind: what it is.
+        component: what it is.
+        is_converted: whether they are those of a converted file.
 
     Raises:
         CheckpointError: a tensor is missing, unknown or misshapen, or the component is of an unknown model.
         ConfigError: the sizes fit no network.
     """
-    if kind.spelling == "mlx":
-        return _CONVERTED_READERS[kind.component](part, source)
+    if is_converted:
+        return _CONVERTED_READERS[component](part, source)
     published = _published_title(source)
-    original = as_original(descale(source), kind.component)  # type: ignore[arg-type]  # adapters come not here
-    found = _READERS[kind.component](part, original)
+    original = as_original(descale(source), component)
+    found = _READERS[component](part, original)
     return replace(found, model=published or _published_title(original) or found.model)
 
 
@@ -62,10 +63,9 @@ def _with_variant(part: FilePart, variant: Variant, network: TransformerConfig) 
 
 def _read_text_encoder(part: FilePart, source: TensorSource) -> FilePart:
     found = text_encoder_names.read_text_encoder_config(source.infos, label=source.label)
-    holds_tokenizer = has_tokenizer(source.infos)
     kept = (Rule(TOKENIZER_TENSOR, None), *text_encoder_names.WAN_RULES)
     plan_moves(source, kept, text_encoder_names.text_encoder_tensors(found))
-    return replace(part, model=_describe_text_encoder(found), has_tokenizer=holds_tokenizer)
+    return replace(part, model=_describe_text_encoder(found))
 
 
 def _describe_text_encoder(found: TextEncoderConfig) -> str:
@@ -108,7 +108,7 @@ def _read_converted_transformer(part: FilePart, source: TensorSource) -> FilePar
 def _read_converted_sizes(source: TensorSource) -> TransformerConfig:
     """Sizes of a converted transformer, from its shapes alone."""
     shapes = {name: info.shape for name, info in source.infos.items()}
-    patch = shapes["patch_embedding_proj.weight"]
+    patch = shapes.get("patch_embedding_proj.weight", ())
     rows, ffn = shapes.get("head.head.bias", ()), shapes.get("blocks.0.ffn.fc1.bias", ())
     if len(patch) != 2 or len(rows) != 1 or len(ffn) != 1:
         raise CheckpointError(
@@ -122,8 +122,8 @@ def _read_converted_sizes(source: TensorSource) -> TransformerConfig:
         ffn_dim=ffn[0],
         num_heads=max(1, patch[0] // HEAD_DIM),
         num_layers=len(blocks),
-        in_dim=patch[1] // PATCH_CELLS,
-        out_dim=rows[0] // PATCH_CELLS,
+        in_dim=patch[1] // transformer_names.PATCH_CELLS,
+        out_dim=rows[0] // transformer_names.PATCH_CELLS,
         image_dim=image_dim,
         image_positions=positions,
     )
@@ -146,13 +146,13 @@ def _read_converted_image_encoder(part: FilePart, source: TensorSource) -> FileP
 
 
 _Reader = Callable[[FilePart, TensorSource], FilePart]
-_READERS: Mapping[str, _Reader] = {
+_READERS: Mapping[ComponentName, _Reader] = {
     "transformer": _read_transformer,
     "text_encoder": _read_text_encoder,
     "image_encoder": _read_image_encoder,
     "vae": _read_vae,
 }
-_CONVERTED_READERS: Mapping[str, _Reader] = {
+_CONVERTED_READERS: Mapping[ComponentName, _Reader] = {
     "transformer": _read_converted_transformer,
     "text_encoder": _read_converted_text_encoder,
     "image_encoder": _read_converted_image_encoder,

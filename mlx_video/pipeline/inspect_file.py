@@ -9,19 +9,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from mlx_video.checkpoint.expert_names import guess_expert_of_file
 from mlx_video.checkpoint.file_kind import recognise
+from mlx_video.checkpoint.float8 import FLOAT8_DTYPES
 from mlx_video.checkpoint.gguf_header import read_gguf_header
 from mlx_video.checkpoint.safetensors import SafetensorsFile
 from mlx_video.checkpoint.tensor_source import TensorInfo, TensorSource, open_tensors
 from mlx_video.errors import MLXVideoError
 from mlx_video.latents.latents_file import TENSOR_NAME
-from mlx_video.lora.families import guess_expert_of_file
 from mlx_video.pipeline.inspect_adapter import describe_adapter
 from mlx_video.pipeline.inspect_component import identify
 from mlx_video.pipeline.inspection import FilePart
 from mlx_video.pipeline.run_state import is_state
 from mlx_video.weights.all_in_one import pick_component
-from mlx_video.weights.component_kind import ComponentKind, find_components
+from mlx_video.weights.component_kind import (
+    ComponentKind,
+    find_components,
+    has_tokenizer,
+    is_tokenizer_tensor,
+)
 from mlx_video.weights.quantize import read_quantization
 from mlx_video.weights.scale_conventions import is_beside_weights
 
@@ -36,12 +42,6 @@ _SCALES = {
     ".scale_weight": "scales beside the weights (ComfyUI or musubi, scale_weight)",
     ".weight_scale": "scales beside the weights (ComfyUI or LightX2V, weight_scale)",
     ".weight._scale": "scales beside the weights (quanto)",
-}
-# Names that only converted files have, which otherwise keep the official ones.
-_CONVERTED = {
-    "text_encoder": "blocks.0.ffn.gate_proj.weight",
-    "vae": "decoder.middle.0.residual.layer_0.gamma",
-    "image_encoder": "transformer.0.mlp.fc1.weight",
 }
 
 
@@ -70,7 +70,7 @@ def _describe_parts(source: TensorSource, paths: Sequence[Path], part: FilePart)
         metadata = source.metadata if isinstance(source, SafetensorsFile) else {}
         yield _describe_latents(part, source.infos[TENSOR_NAME], metadata)
         return
-    kinds = _find_kinds(source.infos)
+    kinds = find_components(source.infos)
     if not kinds:
         yield replace(part, notices=(f"{source.label}: {_explain_unknown(source)}",))
     for kind in kinds:
@@ -80,32 +80,6 @@ def _describe_parts(source: TensorSource, paths: Sequence[Path], part: FilePart)
 
 def _is_of_run(name: str) -> bool:
     return name == TENSOR_NAME or name.startswith("solver.")
-
-
-def _find_kinds(infos: Mapping[str, TensorInfo]) -> tuple[ComponentKind, ...]:
-    """The components by their names, and converted ones, of which only some names differ."""
-    found = list(find_components(infos))
-    for index, kind in enumerate(found):
-        mark = _CONVERTED.get(kind.component)
-        is_converted = mark in infos or (kind.component == "vae" and _is_channels_last(infos, kind.prefix))
-        if is_converted:
-            found[index] = replace(kind, spelling="mlx")
-    if not found:
-        if (
-            "decoder.middle.0.residual.layer_0.gamma" in infos
-            or "encoder.middle.0.residual.layer_0.gamma" in infos
-        ):
-            return (ComponentKind("vae", "mlx", vae_generation="2.2"),)
-        if _CONVERTED["image_encoder"] in infos:
-            return (ComponentKind("image_encoder", "mlx"),)
-        if "encoder.middle.0.residual.0.gamma" in infos:
-            return (ComponentKind("vae", "mlx", vae_generation="2.1"),)
-    return tuple(found)
-
-
-def _is_channels_last(infos: Mapping[str, TensorInfo], prefix: str) -> bool:
-    info = infos.get(f"{prefix}decoder.conv1.weight")
-    return info is not None and len(info.shape) == 5 and info.shape[1] == info.shape[3] == 3
 
 
 def _packing(source: TensorSource, paths: Sequence[Path]) -> Mapping[str, tuple[str, int]]:
@@ -121,7 +95,7 @@ def _packing(source: TensorSource, paths: Sequence[Path]) -> Mapping[str, tuple[
 def _count(
     part: FilePart, infos: Mapping[str, TensorInfo], packing: Mapping[str, tuple[str, int]]
 ) -> FilePart:
-    """Fill in numbers, bytes and types; scales and other companions of weights are no parameters."""
+    """Fill in numbers, bytes and types; what lies beside weights (scales, a tokenizer) is no parameter."""
     precision: Counter[str] = Counter()
     nbytes = 0
     quantized = {name.removesuffix(".scales") for name in infos if name.endswith(".scales")}
@@ -131,7 +105,9 @@ def _count(
         layer = name.rpartition(".")[0]
         if is_beside_weights(name) or (name.endswith((".scales", ".biases")) and layer in quantized):
             continue
-        if layer in quantized and info.dtype == "U32":
+        if is_tokenizer_tensor(name):
+            continue
+        if layer in quantized and name == f"{layer}.weight" and info.dtype == "U32":
             kind, size = _packed_size(infos, layer)
         else:
             size = math.prod(info.shape)
@@ -154,12 +130,11 @@ def _count_own(part: FilePart, source: TensorSource, paths: Sequence[Path], pref
 
 def _packed_size(infos: Mapping[str, TensorInfo], layer: str) -> tuple[str, int]:
     """Type and weights of a layer that MLX packed, from the shapes of its triple."""
-    columns = _inputs(infos, layer)
-    if columns is None:
-        return "packed", math.prod(infos[f"{layer}.weight"].shape)
+    shape, columns = infos[f"{layer}.weight"].shape, _inputs(infos, layer)
+    if not columns:
+        return "packed", math.prod(shape)
     found = read_quantization(layer, columns, infos)
-    kind = f"{found.bits} bits, group {found.group_size}"
-    return kind, infos[f"{layer}.weight"].shape[0] * columns
+    return f"{found.bits} bits, group {found.group_size}", shape[0] * columns
 
 
 def _inputs(infos: Mapping[str, TensorInfo], layer: str) -> int | None:
@@ -177,7 +152,7 @@ def _describe_scales(infos: Mapping[str, TensorInfo]) -> str:
     kinds = [text for end, text in _SCALES.items() if any(name.endswith(end) for name in infos)]
     if any(name.endswith(".comfy_quant") for name in infos):
         kinds.append("described layer by layer (comfy_quant)")
-    if not kinds and any(info.dtype.startswith("F8_E") for info in infos.values()):
+    if not kinds and any(info.dtype in FLOAT8_DTYPES for info in infos.values()):
         kinds.append("float8 without scales")
     return ", ".join(kinds)
 
@@ -207,13 +182,14 @@ def _describe_component(
     part: FilePart, source: TensorSource, paths: Sequence[Path], kind: ComponentKind
 ) -> FilePart:
     spelling = SPELLINGS[kind.spelling] + (f" behind {kind.prefix}" if kind.prefix else "")
-    part = replace(part, component=kind.component, spelling=spelling)
+    holds_tokenizer = kind.component == "text_encoder" and has_tokenizer(source.infos)
+    part = replace(part, component=kind.component, spelling=spelling, has_tokenizer=holds_tokenizer)
     try:
         if kind.component == "adapter":
             facts = describe_adapter(paths[0])
             return replace(part, spelling="", adapter=facts, model=facts.made_for, expert=facts.expert)
         own = pick_component(source, kind.component)
-        return identify(_at_expert(part, paths[0]), own, kind)
+        return identify(_at_expert(part, paths[0]), own, kind.component, is_converted=kind.spelling == "mlx")
     except MLXVideoError as error:
         return replace(part, problem=str(error))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -13,12 +12,17 @@ from typing import Any
 
 from mlx_video.checkpoint.file_kind import FileKind, recognise
 from mlx_video.checkpoint.folder_layout import Layout, is_tokenizer_folder, recognise_layout
-from mlx_video.errors import CheckpointError, MLXVideoError
+from mlx_video.checkpoint.hub import is_repository
+from mlx_video.checkpoint.loose_files import is_weight_file, walk_folders
+from mlx_video.checkpoint.shards import SHARD
+from mlx_video.errors import CheckpointError, MissingPartError, MLXVideoError
 from mlx_video.events import Event, TextResult
-from mlx_video.pipeline.components import check_weights, open_model
+from mlx_video.pipeline.components import check_vae_encoder, check_weights, open_model
 from mlx_video.pipeline.convert_plan import plan_conversion
-from mlx_video.pipeline.inspect_file import inspect_files
+from mlx_video.pipeline.inspect_command import convert_file, convert_folder, generate_with, use_result
+from mlx_video.pipeline.inspect_file import SPELLINGS, inspect_files
 from mlx_video.pipeline.inspection import (
+    COMPONENTS,
     FilePart,
     Inspection,
     Kind,
@@ -43,16 +47,10 @@ _LAYOUTS: Mapping[Layout, str] = MappingProxyType(
 _FORMATS: Mapping[FileKind, str] = MappingProxyType(
     {"safetensors": "safetensors file", "zip": "torch archive", "gguf": "GGUF file"}
 )
-_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".gguf")
+_RESULTS: tuple[Kind, ...] = ("adapter", "latents", "run state")
 _DEPTH = 3
-_SHARD = re.compile(r"-(\d+)-of-(\d+)(?=\.)")
 _BLOCK = re.compile(r"(block_\d+|non_block)(?=\.safetensors$)")
-_NEEDED = ("transformer", "text_encoder", "vae")
-_CONVERT = "python -m mlx_video.convert_wan"
-_GENERATE = "python -m mlx_video.generate_wan"
-_FLAGS = MappingProxyType(
-    {"transformer": "transformer", "text_encoder": "text-encoder", "vae": "vae", "image_encoder": "clip"}
-)
+_RESUME_NOTICE = "A run goes on only with the options that it began with; add the others to the command."
 
 
 def report(path: Path, *, as_json: bool = False) -> Iterator[Event]:
@@ -82,8 +80,18 @@ def inspect_path(path: Path) -> Inspection:
         CheckpointError: there is no such file or folder.
     """
     if not path.exists():
-        raise CheckpointError(f"{path}: no such file or folder. Check the path.")
+        raise CheckpointError(f"{path}: no such file or folder. {_advice_for_absent(path)}")
     return _inspect_folder(path) if path.is_dir() else _inspect_file(path)
+
+
+def _advice_for_absent(path: Path) -> str:
+    repository = Path(*path.parts[:2])
+    if not is_repository(repository):
+        return "Check the path."
+    return (
+        "Check the path. The Hub is not inspected: download the repository first, or convert it by its name: "
+        f"{convert_folder(repository)}"
+    )
 
 
 def _inspect_file(path: Path) -> Inspection:
@@ -92,19 +100,31 @@ def _inspect_file(path: Path) -> Inspection:
     problems = tuple(part.problem for part in parts if part.problem)
     if kind == "unknown" and not problems:
         problems = parts[0].notices
-    if (shard := _SHARD.search(path.name)) and (problems or kind == "component"):
+    if (shard := SHARD.search(path.name)) and (problems or kind == "component"):
         number, total = map(int, shard.groups())
         problems = (f"{path}: is shard {number} of {total} alone. Give the folder that holds them all.",)
-    found = Inspection(
-        path, kind, _FORMATS.get(recognise(path), "no weight file"), parts=parts, problems=problems
-    )
+    layout = _FORMATS.get(recognise(path), "no weight file")
+    found = Inspection(path, kind, layout, parts=parts, tokenizer=_find_embedded(parts), problems=problems)
     found = _with_variant(found, next((part.variant for part in parts if part.variant), ""))
-    return found if problems else replace(found, command=_command_for_file(path, kind, parts))
+    if problems:
+        return found
+    if kind in _RESULTS:
+        return _with_use(found)
+    if any(part.spelling.startswith(SPELLINGS["mlx"]) for part in parts):
+        is_whole = recognise_layout(path.parent) == "converted"
+        return replace(found, command=_inspect_folder(path.parent).command if is_whole else "")
+    return replace(found, command=convert_file(path, parts))
+
+
+def _with_use(found: Inspection) -> Inspection:
+    """The command for adapters, latents and run states."""
+    notices = (_RESUME_NOTICE,) if found.kind == "run state" else ()
+    return replace(found, notices=notices, command=use_result(found.path, found.kind, found.parts))
 
 
 def _kind_of(parts: Sequence[FilePart], otherwise: Kind) -> Kind:
     kinds = {part.component for part in parts}
-    for kind in ("adapter", "latents", "run state"):
+    for kind in _RESULTS:
         if kinds == {kind}:
             return kind
     return "unknown" if kinds <= {"unknown"} else otherwise
@@ -123,28 +143,6 @@ def _with_variant(found: Inspection, name: str) -> Inspection:
     )
 
 
-def _command_for_file(path: Path, kind: Kind, parts: Sequence[FilePart]) -> str:
-    name = shlex.quote(str(path))
-    if kind == "adapter":
-        flag = {"high_noise": "--lora-high", "low_noise": "--lora-low"}.get(parts[0].expert, "--lora")
-        return f'{_GENERATE} --model-dir MODEL --prompt "..." {flag} {name} 1'
-    if kind == "latents":
-        return f"{_GENERATE} --model-dir MODEL --decode-only {name} --output-path video.mp4"
-    if kind == "run state":
-        video = shlex.quote(str(path).removesuffix(".state.safetensors"))
-        return f"{_GENERATE} with the options of that run, --output-path {video} and --resume"
-    if any(part.spelling.startswith("converted") for part in parts):
-        return f'{_GENERATE} --model-dir {shlex.quote(str(path.parent))} --prompt "..."'
-    if len(parts) > 1:
-        return f"{_CONVERT} --checkpoint-dir {name}, with the components that it lacks"
-    flags = " ".join(f"--{_flag_of(part)} {name}" for part in parts)
-    return f"{_CONVERT} {flags} with the other components"
-
-
-def _flag_of(part: FilePart) -> str:
-    return part.expert.replace("_", "-") or _FLAGS[part.component]
-
-
 def _inspect_folder(path: Path) -> Inspection:
     layout = recognise_layout(path)
     parts = tuple(part for files in _group_files(path) for part in inspect_files(files, path))
@@ -152,8 +150,8 @@ def _inspect_folder(path: Path) -> Inspection:
     broken = tuple(part.problem for part in parts if part.problem)
     kind: Kind = "converted model" if layout == "converted" else _kind_of(parts, "checkpoint")
     found = Inspection(path, kind, _LAYOUTS[layout], parts=parts, tokenizer=tokenizer, problems=broken)
-    if kind in ("adapter", "latents", "run state"):
-        return replace(found, command="" if broken else _command_for_file(path, kind, parts))
+    if kind in _RESULTS:
+        return found if broken else _with_use(found)
     if kind == "converted model":
         return _judge_converted(found)
     return _judge_checkpoint(found)
@@ -162,26 +160,21 @@ def _inspect_folder(path: Path) -> Inspection:
 def _group_files(path: Path) -> list[tuple[Path, ...]]:
     """The weight files of a folder, shards of one component together."""
     groups: dict[tuple[Path, str], list[Path]] = {}
-    for file in _walk(path, _DEPTH):
-        stem = _BLOCK.sub("blocks", _SHARD.sub("", file.name))
-        groups.setdefault((file.parent, stem), []).append(file)
+    for folder in walk_folders(path, set(), depth=_DEPTH):
+        for file in filter(is_weight_file, sorted(folder.iterdir())):
+            stem = _BLOCK.sub("blocks", SHARD.sub("", file.name))
+            groups.setdefault((folder, stem), []).append(file)
     return [tuple(files) for files in groups.values()]
-
-
-def _walk(folder: Path, depth: int) -> Iterator[Path]:
-    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    for entry in entries:
-        if entry.is_file() and entry.suffix.lower() in _SUFFIXES:
-            yield entry
-    for entry in entries:
-        if entry.is_dir() and depth > 1:
-            yield from _walk(entry, depth - 1)
 
 
 def _find_tokenizer(path: Path, parts: Sequence[FilePart]) -> str:
     for name in ("tokenizer", "google/umt5-xxl", "."):
         if is_tokenizer_folder(path / name):
             return f"{name}/" if name != "." else "beside the weights"
+    return _find_embedded(parts)
+
+
+def _find_embedded(parts: Sequence[FilePart]) -> str:
     holders = [part.files[0] for part in parts if part.has_tokenizer]
     return f"in {holders[0]}" if holders else ""
 
@@ -190,15 +183,19 @@ def _judge_converted(found: Inspection) -> Inspection:
     """Whether generate_wan would take the folder."""
     try:
         model, config = open_model(found.path)
-        found = _with_variant(found, find_variant(config).name)
+        variant = find_variant(config)
+        found = _with_variant(found, variant.name)
         maker = "made by mlx-video" if "mlx_video" in model.config else "made by another tool"
         found = replace(found, layout=f"{found.layout} {maker}")
+        if found.problems:
+            return found
         check_weights(model, config)
+        if "image" in variant.inputs.required:
+            check_vae_encoder(model, config)
     except MLXVideoError as error:
         return _with_error(found, error)
     missing = () if found.tokenizer else ("tokenizer: it is fetched once from google/umt5-xxl.",)
-    command = f'{_GENERATE} --model-dir {shlex.quote(str(found.path))} --prompt "..."'
-    return replace(found, missing=missing, command=command)
+    return replace(found, missing=missing, command=generate_with(found.path, variant.inputs))
 
 
 def _judge_checkpoint(found: Inspection) -> Inspection:
@@ -210,21 +207,14 @@ def _judge_checkpoint(found: Inspection) -> Inspection:
     except MLXVideoError as error:
         return _with_error(found, error)
     stated: Any = plan.config.get("mlx_video", {})
-    command = f"{_CONVERT} --checkpoint-dir {shlex.quote(str(found.path))} --output-dir wan_mlx_model"
     found = _with_variant(found, stated.get("variant", ""))
-    return replace(found, notices=plan.notices, command=command)
+    return replace(found, notices=plan.notices, command=convert_folder(found.path))
 
 
 def _with_error(found: Inspection, error: MLXVideoError) -> Inspection:
-    """What stands in the way: missing where a component is absent, wrong where all are there."""
+    """What stands in the way: missing where a model lacks a part, wrong in every other case."""
     lines = tuple(str(error).splitlines())
-    if _is_incomplete(found):
+    is_model = any(part.component in COMPONENTS for part in found.parts)
+    if is_model and isinstance(error, MissingPartError):
         return replace(found, missing=lines)
     return replace(found, problems=tuple(dict.fromkeys((*lines, *found.problems))))
-
-
-def _is_incomplete(found: Inspection) -> bool:
-    kinds = {part.component for part in found.parts}
-    needs_image_encoder = any(part.has_image_branch for part in found.parts) and "image_encoder" not in kinds
-    known = bool(kinds & set(_FLAGS))
-    return known and (needs_image_encoder or not found.tokenizer or not set(_NEEDED) <= kinds)

@@ -12,7 +12,7 @@ from mlx_video.checkpoint.file_bytes import describe_bytes
 
 Kind = Literal["checkpoint", "converted model", "component", "adapter", "latents", "run state", "unknown"]
 FORMAT = 1
-_COMPONENTS = ("transformer", "text_encoder", "image_encoder", "vae")
+COMPONENTS = ("transformer", "text_encoder", "image_encoder", "vae")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +165,7 @@ def _part_lines(part: FilePart) -> Iterator[str]:
     known = ", ".join(filter(None, (part.model, part.spelling)))
     if part.adapter:
         known = _describe_adapter(part.adapter)
-    unknown = "of no known model" if part.component in (*_COMPONENTS, "unknown") else "see below"
+    unknown = "of no known model" if part.component in (*COMPONENTS, "unknown") else "see below"
     yield f"  {name}: {known or unknown}"
     yield f"    files: {_describe_files(part.files)}"
     if part.tensors:

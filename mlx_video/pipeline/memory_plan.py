@@ -39,6 +39,7 @@ class MemoryTask:
         stream: whether blocks are streamed.
         tiling: of the VAE.
         only_decodes: whether the latents are there already.
+        least_frames: pixel frames below which the request makes no sense.
     """
 
     sizes: ModelSizes
@@ -50,6 +51,7 @@ class MemoryTask:
     stream: StreamMode = "auto"
     tiling: TilingMode = "auto"
     only_decodes: bool = False
+    least_frames: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +95,14 @@ class MemoryPlan:
         choices: what the run keeps and what it streams or tiles.
         stages: in the order of the run.
         scratch_bytes: of the largest temporary file, in which the VAE's tiles wait.
+        needs_tiles: whether the VAE could not work on whole frames.
     """
 
     host: Host
     choices: MemoryChoices
     stages: tuple[StagePlan, ...]
     scratch_bytes: int = 0
+    needs_tiles: bool = False
 
     @property
     def predicted(self) -> dict[str, int]:
@@ -147,7 +151,11 @@ def plan_memory(task: MemoryTask, host: Host) -> MemoryPlan:
     Returns:
         The plan; its `misfits` are the stages for which the budget is too small whatever is chosen.
     """
-    return _plan(task, host, choose=lambda choices: choices)
+    plan = _plan(task, host, choose=lambda choices: choices)
+    whole = [_plan_decode(task, host, None)]
+    if task.num_images and not task.only_decodes:
+        whole.append(_plan_image(task, host, None))
+    return replace(plan, needs_tiles=not all(stage.fits(host.budget) for stage in whole))
 
 
 def fits_at_all(task: MemoryTask, host: Host) -> bool:

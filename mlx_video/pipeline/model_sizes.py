@@ -81,7 +81,8 @@ def _read_vae(model: ModelFolder, config: ModelConfig) -> VAEConfig:
     found = []
     for path in (model.vae, model.vae_encoder):
         if path is not None:
-            with RenamedTensors(open_tensors(path), CONVERTED_RULES) as source:
+            with open_tensors(path) as file:
+                source = RenamedTensors(file, CONVERTED_RULES)
                 found.append(read_vae_config(source.infos, config.vae, label=source.label))
     encoders = [sizes.encoder_dim for sizes in found if sizes.encoder_dim is not None]
     return replace(found[0], encoder_dim=encoders[0] if encoders else None)

@@ -34,7 +34,8 @@ def check_outputs(request: GenerateRequest, geometry: VideoGeometry) -> None:
         geometry: of the video.
 
     Raises:
-        RequestError: two results have the same name, or the video's ending is unknown or a picture's.
+        RequestError: two results have the same name, or one that of the run's state or of the latents that
+            are read; or the video's ending is unknown or a picture's.
         MediaError: a name is a folder's, a folder takes no files, ffmpeg is missing, or the disk is too full.
     """
     _check_names(request)
@@ -52,12 +53,17 @@ def check_outputs(request: GenerateRequest, geometry: VideoGeometry) -> None:
 
 def _check_names(request: GenerateRequest) -> None:
     owners: dict[Path, str] = {}
+    if request.decode_only:
+        owners[request.decode_only.resolve()] = "--decode-only has the same name"
+    elif state := find_state_path(request):
+        owners[state.resolve()] = "the run keeps its state under this name, beside --output-path"
     for name in OUTPUTS:
         path = getattr(request, name)
-        owner = owners.setdefault(path.resolve(), name) if path else name
-        if owner != name:
-            flag = owner.replace("_", "-")
-            raise RequestError(name, f"{path}: --{flag} has the same name. Choose another for one of them.")
+        if path is None:
+            continue
+        if owner := owners.get(path.resolve()):
+            raise RequestError(name, f"{path}: {owner}. Choose another for one of them.")
+        owners[path.resolve()] = f"--{name.replace('_', '-')} has the same name"
 
 
 def _check_free_space(request: GenerateRequest, geometry: VideoGeometry) -> None:
@@ -73,16 +79,18 @@ def _check_free_space(request: GenerateRequest, geometry: VideoGeometry) -> None
         )
 
 
-def check_scratch_space(nbytes: int) -> None:
+def check_scratch_space(nbytes: int, *, needs_tiles: bool) -> None:
     """Make sure that there is room for the temporary file in which the VAE's tiles wait.
 
     Args:
         nbytes: its size; 0 without tiles.
+        needs_tiles: whether whole frames would not fit in memory.
 
     Raises:
         MediaError: the disk of temporary files is too full.
     """
-    cure = "set TMPDIR to a folder on another disk, or decode whole frames with --tiling none"
+    cure = "set TMPDIR to a folder on another disk"
+    cure += "" if needs_tiles else ", or decode whole frames with --tiling none"
     _check_room(Path(tempfile.gettempdir()), nbytes, "the VAE's tiles take", cure)
 
 

@@ -20,7 +20,8 @@ from mlx_video.errors import CheckpointError, RequestError
 from mlx_video.lora.read import AdapterSet
 from mlx_video.pipeline.adapters import bake_jobs, read_all_adapters, record_baked
 from mlx_video.pipeline.components import open_model
-from mlx_video.pipeline.convert_plan import STAGES, Component, Copy, Plan, stored_dtype
+from mlx_video.pipeline.convert_plan import Component, Copy, Plan, stored_dtype
+from mlx_video.pipeline.recognise_transformers import STAGES
 from mlx_video.request import ConvertRequest
 from mlx_video.weights import transformer_names
 from mlx_video.weights.quantize import check_group_size

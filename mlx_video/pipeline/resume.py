@@ -20,7 +20,8 @@ from mlx_video.pipeline.run_state import (
     save_state,
 )
 from mlx_video.request import GenerateRequest, draw_seed
-from mlx_video.sampling.solvers import Solver
+from mlx_video.sampling.schedule import build_schedule
+from mlx_video.sampling.solvers import Solver, build_solver
 
 
 def find_start(run: Run) -> Run:
@@ -47,6 +48,7 @@ def find_start(run: Run) -> Run:
     state = load_state(path)
     run = _identified(replace(run, request=_with_seed(run.request, int(state.settings["seed"]))))
     refuse_other_run(path, state, run.identity)
+    _check_fits(path, state, run)
     texts = [f"Going on after {state.progress}, from {path}."]
     if state.versions != current_versions():
         texts.append(
@@ -54,6 +56,18 @@ def find_start(run: Run) -> Run:
             "may be others than in one go."
         )
     return _with_notices(replace(run, state=state), *texts)
+
+
+def _check_fits(path: Path, state: RunState, run: Run) -> None:
+    """Refuse a state that says it is of this run, but cannot be: something else has changed it."""
+    request, plan, shape = run.request, run.plan, run.plan.geometry.latent_shape
+    try:
+        if state.steps != plan.steps or state.latents.shape != shape:
+            raise ValueError(f"{state.steps} steps of {state.latents.shape}, not {plan.steps} of {shape}")
+        schedule = build_schedule(request.scheduler, plan.steps, plan.shift)
+        build_solver(request.scheduler, schedule).restore(state.solver)
+    except ValueError as error:
+        raise MediaError(f"{path}: is damaged ({error}). Begin anew without --resume.") from error
 
 
 def _with_seed(request: GenerateRequest, seed: int) -> GenerateRequest:

@@ -14,7 +14,7 @@ from mlx_video import __version__
 from mlx_video.errors import MediaError
 from mlx_video.latents.array_file import read_arrays, write_arrays
 from mlx_video.latents.latents_file import TENSOR_NAME
-from mlx_video.request import GenerateRequest
+from mlx_video.request import MAX_SEED, GenerateRequest
 
 FORMAT = 1
 _KEY = "run_state"  # its text, beside the settings; a file of final latents has the settings alone
@@ -93,7 +93,7 @@ def load_state(path: Path) -> RunState:
     arrays, texts = read_arrays(path)
     try:
         record = _read_record(path, texts)
-        return RunState(
+        state = RunState(
             latents=arrays.pop(TENSOR_NAME),
             next_step=record["next_step"],
             steps=record["steps"],
@@ -102,10 +102,38 @@ def load_state(path: Path) -> RunState:
             solver={name.removeprefix(_SOLVER): array for name, array in arrays.items()},
             versions=record["versions"],
         )
+        _check_texts(state)
+        _check_arrays(state)
     except (KeyError, TypeError, ValueError) as error:
         raise MediaError(
-            f"{path}: is no state of a run ({error!r}). Move the file away, or choose another output name."
+            f"{path}: is no state of a run ({error!r}). Begin anew without --resume, or choose another file."
         ) from error
+    return state
+
+
+def _check_texts(state: RunState) -> None:
+    """Refuse what `save_state` writes for no run.
+
+    Raises:
+        KeyError, TypeError, ValueError: a text or a number is absent, or something else.
+    """
+    if not (type(state.next_step) is type(state.steps) is int and 0 <= state.next_step <= state.steps):
+        raise ValueError(f"{state.next_step!r} of {state.steps!r} steps")
+    if not all(isinstance(texts, dict) for texts in (state.settings, state.identity)):
+        raise TypeError("settings and identity must be texts with names")
+    texts = (*state.settings.values(), *state.identity.values(), state.versions)
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("settings, identity and versions must be texts")
+    if not 0 <= int(state.settings["seed"]) <= MAX_SEED:
+        raise ValueError(f"seed {state.settings['seed']}")
+
+
+def _check_arrays(state: RunState) -> None:
+    """The same for arrays."""
+    shape = state.latents.shape
+    for array in (state.latents, *state.solver.values()):
+        if len(shape) != 4 or array.shape != shape or array.dtype != mx.float32:
+            raise ValueError(f"an array is {array.dtype} {array.shape}, not float32 [C, T, H, W]")
 
 
 def is_state(texts: Mapping[str, str]) -> bool:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mlx_video.checkpoint.checkpoint_files import CheckpointFiles
-from mlx_video.config import ModelConfig
+from mlx_video.checkpoint.hub_cache import published_name
+from mlx_video.config import ModelConfig, SamplingDefaults
 from mlx_video.errors import ConfigError
-from mlx_video.variants.distilled import adopt_distilled
+from mlx_video.variants.distilled import DISTILLED_NAMES, adopt_distilled
 
 # Diffusers rounds nothing, but some repositories list the statistics with fewer digits.
 _STATISTICS_TOLERANCE = 1e-3
@@ -32,14 +33,28 @@ def adopt_hints(config: ModelConfig, files: CheckpointFiles) -> tuple[ModelConfi
     sampling = replace(
         official, shift=hints.shift or official.shift, boundary=hints.boundary or official.boundary
     )
-    changes = {"shift": (sampling.shift, official.shift), "boundary": (sampling.boundary, official.boundary)}
+    settled, distilled = _adopt_distilled(sampling, config, files)
     notices = [
-        f"{files.path.name}: {name} {found:g} becomes the default (official: {usual:g})."
-        for name, (found, usual) in changes.items()
-        if found != usual
+        f"{published_name(files.path)}: {name} {found:g} becomes the default (official: {usual:g})."
+        for name in ("shift", "boundary")
+        if (found := getattr(settled, name)) != (usual := getattr(official, name))
+        and found == getattr(sampling, name)
     ]
-    sampling, distilled = adopt_distilled(sampling, config.transformer.model_type, files.names)
-    return replace(config, sampling=sampling), (*notices, *distilled)
+    return replace(config, sampling=settled), (*notices, *distilled)
+
+
+def _adopt_distilled(
+    sampling: SamplingDefaults, config: ModelConfig, files: CheckpointFiles
+) -> tuple[SamplingDefaults, tuple[str, ...]]:
+    """The defaults of a distilled checkpoint; of two experts both must be."""
+    marked = [name for name in files.transformer_names if DISTILLED_NAMES.search(name)]
+    others = [name for name in files.transformer_names if name not in marked]
+    if marked and others and not any(map(DISTILLED_NAMES.search, files.names)):
+        return sampling, (
+            f"{marked[0]}: the name suggests a distilled model, that of {others[0]} does not. The defaults "
+            "are those of the base model; experts that were distilled together belong together.",
+        )
+    return adopt_distilled(sampling, config.transformer.model_type, (*files.names, *files.transformer_names))
 
 
 def _check_timesteps(config: ModelConfig, files: CheckpointFiles) -> None:

@@ -184,6 +184,11 @@ def _read_facts(shapes: Shapes, is_dual: bool, label: str) -> CheckpointFacts:
             f"{label}: patch_embedding.weight is {list(patch)}, expected [dim, channels, t, h, w]. "
             "Is the file from another model?"
         )
+    if len(head) != 2:
+        raise CheckpointError(
+            f"{label}: head.head.weight is {list(head)}, expected [channels of a patch, dim]. "
+            "Is the file from another model?"
+        )
     patch_cells = patch[2] * patch[3] * patch[4]
     blocks = {int(match[1]) for name in shapes if (match := re.match(r"blocks\.(\d+)\.", name))}
     return CheckpointFacts(
@@ -244,7 +249,7 @@ def _evidence(key: str, shapes: Shapes, label: str) -> str:
 
 def _size(shapes: Shapes, name: str, axis: int, label: str) -> int:
     shape = shapes.get(name, ())
-    if len(shape) <= axis:
+    if len(shape) <= axis or not shape[axis]:
         raise CheckpointError(
             f"{label}: tensor {name} is missing or misshapen ({list(shape)}). Fetch the file again."
         )

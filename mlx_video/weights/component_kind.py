@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 from mlx_video.checkpoint.tensor_source import TensorInfo
 from mlx_video.weights import text_encoder_names
+from mlx_video.weights.adapter_names import is_adapter_name
 from mlx_video.weights.spellings import ComponentName
 
 SpellingName = Literal["original", "diffusers", "huggingface", "gguf", "mlx"]
@@ -17,13 +18,6 @@ VaeGeneration = Literal["2.1", "2.2"]
 TOKENIZER_TENSOR = "spiece_model"
 """ComfyUI's text encoder files hold the SentencePiece model in it, byte by byte."""
 
-# Ends of names that only adapters have.
-# Source: huggingface/peft, kohya-ss/sd-scripts and KohakuBlueleaf/LyCORIS, the names that they save.
-ADAPTER_ENDS = (
-    ".lora_A.weight", ".lora_B.weight", ".lora_down.weight", ".lora_up.weight", ".lora_A.default.weight",
-    ".hada_w1_a", ".lokr_w1", ".lokr_w1_a", ".diff", ".diff_b", ".diff_m",
-)  # fmt: skip
-
 
 @dataclass(frozen=True, slots=True)
 class ComponentKind:
@@ -31,7 +25,7 @@ class ComponentKind:
 
     Attributes:
         component: what it is; an adapter is none of a checkpoint's.
-        spelling: whose names its tensors have; those of a converted transformer are "mlx".
+        spelling: whose names its tensors have; "mlx" where the file is converted already.
         prefix: what stands before its own names, with the final dot; "" without one.
         vae_generation: of a VAE: 2.1 has latents of 16 channels, 2.2 of 48.
     """
@@ -43,24 +37,40 @@ class ComponentKind:
 
     @property
     def title(self) -> str:
-        """What messages call it: "VAE 2.1", "text encoder"."""
+        """What messages call it: "VAE 2.1", "text encoder", "converted text encoder"."""
+        name = self.component.replace("_", " ")
         if self.component == "vae":
-            return f"VAE {self.vae_generation}"
-        return self.component.replace("_", " ")
+            name = f"VAE {self.vae_generation}"
+        return f"converted {name}" if self.spelling == "mlx" else name
 
 
 @dataclass(frozen=True, slots=True)
 class _Marks:
-    """Names that tell a component in one spelling: all of them behind the same prefix, the first one once."""
+    """What tells a component in one spelling.
+
+    Attributes:
+        names: all stand behind the same prefix, the first one once.
+        kernel: behind the prefix, a convolution's weight of which the channels must come last; "" for none.
+    """
 
     component: ComponentName
     spelling: SpellingName
     names: tuple[str, ...]
+    kernel: str = ""
 
 
+# Converted files keep most of the original names, so they come first.
 _MARKS = (
-    _Marks("transformer", "original", ("head.modulation", "patch_embedding.weight")),
     _Marks("transformer", "mlx", ("head.modulation", "patch_embedding_proj.weight")),
+    _Marks("text_encoder", "mlx", ("blocks.0.ffn.gate_proj.weight", "token_embedding.weight")),
+    _Marks("image_encoder", "mlx", ("transformer.0.mlp.fc1.weight", "cls_embedding")),
+    # Some tools write the halves of a VAE to two files.
+    *(
+        _Marks("vae", "mlx", (f"{half}.middle.0.residual.{norm}.gamma",), kernel)
+        for half in ("decoder", "encoder")
+        for norm, kernel in (("layer_0", ""), ("0", f"{half}.middle.0.residual.2.weight"))
+    ),
+    _Marks("transformer", "original", ("head.modulation", "patch_embedding.weight")),
     _Marks("transformer", "diffusers", ("condition_embedder.time_proj.weight", "patch_embedding.weight")),
     _Marks("text_encoder", "original", ("token_embedding.weight", "blocks.0.attn.q.weight")),
     _Marks("text_encoder", "huggingface", ("encoder.block.0.layer.0.SelfAttention.q.weight",)),
@@ -75,10 +85,11 @@ _MARKS = (
     ),
 )
 # Names that only the later generation of VAEs has, behind the prefix.
-_WAN22_VAE_MARKS: Mapping[SpellingName, str] = MappingProxyType(
+_WAN22_VAE_MARKS: Mapping[SpellingName, tuple[str, ...]] = MappingProxyType(
     {
-        "original": "decoder.upsamples.0.upsamples.0.residual.2.weight",
-        "diffusers": "decoder.up_blocks.0.upsampler.resample.1.weight",
+        "original": ("decoder.upsamples.0.upsamples.0.residual.2.weight",),
+        "diffusers": ("decoder.up_blocks.0.upsampler.resample.1.weight",),
+        "mlx": ("decoder.middle.0.residual.layer_0.gamma", "encoder.middle.0.residual.layer_0.gamma"),
     }
 )
 
@@ -94,28 +105,24 @@ def find_components(infos: Mapping[str, TensorInfo]) -> tuple[ComponentKind, ...
     """
     # quanto keeps the codes of a weight beside its scale.
     names = {name.removesuffix("._data") for name in infos}
-    if any(name.endswith(ADAPTER_ENDS) for name in names):
+    if any(map(is_adapter_name, names)):
         return (ComponentKind("adapter"),)
     found: dict[str, ComponentKind] = {}
     for marks in _MARKS:
         for prefix in _find_prefixes(names, marks.names):
-            found.setdefault(marks.component, _describe(marks, prefix, names))
+            if not marks.kernel or _is_channels_last(infos.get(prefix + marks.kernel)):
+                found.setdefault(marks.component, _describe(marks, prefix, names))
     return tuple(found[name] for name in get_args(ComponentName) if name in found)
-
-
-def find_component(infos: Mapping[str, TensorInfo]) -> ComponentKind | None:
-    """The one component that a file holds; None for several, or for another model's file.
-
-    Args:
-        infos: the tensors as they are stored.
-    """
-    found = find_components(infos)
-    return found[0] if len(found) == 1 else None
 
 
 def has_tokenizer(infos: Iterable[str]) -> bool:
     """Whether a text encoder's file holds its tokenizer too."""
-    return TOKENIZER_TENSOR in infos or any(name.endswith(f".{TOKENIZER_TENSOR}") for name in infos)
+    return any(map(is_tokenizer_tensor, infos))
+
+
+def is_tokenizer_tensor(name: str) -> bool:
+    """Whether a tensor is a tokenizer, whatever stands before its name."""
+    return name == TOKENIZER_TENSOR or name.endswith(f".{TOKENIZER_TENSOR}")
 
 
 def is_other_text_encoder(infos: Mapping[str, TensorInfo]) -> bool:
@@ -135,8 +142,14 @@ def _find_prefixes(names: set[str], marks: tuple[str, ...]) -> Iterator[str]:
         yield whole[0]
 
 
+def _is_channels_last(kernel: TensorInfo | None) -> bool:
+    """Whether a kernel of three cells a side lies as MLX keeps it: [out, t, h, w, in]."""
+    return kernel is not None and kernel.shape[1:4] == (3, 3, 3) and len(kernel.shape) == 5
+
+
 def _describe(marks: _Marks, prefix: str, names: set[str]) -> ComponentKind:
     generation: VaeGeneration | None = None
     if marks.component == "vae":
-        generation = "2.2" if prefix + _WAN22_VAE_MARKS[marks.spelling] in names else "2.1"
+        is_wan22 = any(prefix + mark in names for mark in _WAN22_VAE_MARKS[marks.spelling])
+        generation = "2.2" if is_wan22 else "2.1"
     return ComponentKind(marks.component, marks.spelling, prefix, generation)

@@ -128,8 +128,11 @@ def _read_sizes(
 ) -> ImageEncoderConfig:
     width = _shape(infos, ANCHOR, 3, label)[2]
     mlp_width = _shape(infos, f"transformer.0.{first_layer}.weight", 2, label)[0]
-    patch_size = math.isqrt(math.prod(_shape(infos, "patch_embedding.weight", None, label)[1:]) // 3)
+    kernel = _shape(infos, "patch_embedding.weight", None, label)
+    patch_size = math.isqrt(math.prod(kernel[1:]) // 3)
     side = math.isqrt(_shape(infos, "pos_embedding", 3, label)[1] - 1)
+    if not patch_size:
+        raise _no_tower(label, "patch_embedding.weight", kernel)
     if width % HEAD_DIM:
         raise CheckpointError(
             f"{label}: {ANCHOR} is {width} wide, no multiple of the {HEAD_DIM} channels of a head. "
@@ -148,6 +151,10 @@ def _read_sizes(
 def _shape(infos: Mapping[str, TensorInfo], name: str, axes: int | None, label: str) -> Shape:
     info = infos.get(name)
     if info is None or 0 in info.shape or len(info.shape) not in ((2, 4) if axes is None else (axes,)):
-        found = "missing" if info is None else f"{list(info.shape)}, which is not its form"
-        raise CheckpointError(f"{label}: {name} is {found}, so this is no CLIP visual tower of Wan. {_CURE}")
+        raise _no_tower(label, name, None if info is None else info.shape)
     return info.shape
+
+
+def _no_tower(label: str, name: str, shape: Shape | None) -> CheckpointError:
+    found = "missing" if shape is None else f"{list(shape)}, which is not its form"
+    return CheckpointError(f"{label}: {name} is {found}, so this is no CLIP visual tower of Wan. {_CURE}")

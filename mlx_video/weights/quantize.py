@@ -97,10 +97,10 @@ def dense_shapes(infos: Mapping[str, TensorInfo], path: str, columns: int) -> di
     """
     shapes = {name: info.shape for name, info in infos.items() if not name.endswith((".scales", ".biases"))}
     packed = {f"{name.removesuffix('.scales')}.weight" for name in infos if name.endswith(".scales")}
-    if f"{path}.weight" not in packed & shapes.keys():
+    stored = {name: shapes[name] for name in packed & shapes.keys() if shapes[name]}
+    if f"{path}.weight" not in stored:
         return shapes
-    bits = max(WORD_BITS * shapes[f"{path}.weight"][-1] // columns, 1)
-    stored = {name: shapes[name] for name in packed & shapes.keys()}
+    bits = max(WORD_BITS * stored[f"{path}.weight"][-1] // max(columns, 1), 1)
     return shapes | {name: (*rest, words * WORD_BITS // bits) for name, (*rest, words) in stored.items()}
 
 
@@ -121,12 +121,24 @@ def read_quantization(path: str, columns: int, infos: Mapping[str, TensorInfo]) 
             f"{path}: is marked as quantized by its scales, but lacks packed U32 weights or biases. "
             "The file is damaged; convert the model again."
         )
-    bits, bits_rest = divmod(WORD_BITS * weight.shape[-1], columns)
-    group_size, group_rest = divmod(columns, max(scales.shape[-1], 1))
-    if bits_rest or group_rest or scales.shape != biases.shape or bits not in (2, 3, 4, 5, 6, 8):
+    setting = _find_setting(columns, weight.shape, scales.shape)
+    if setting is None or scales.shape != biases.shape:
         raise ConfigError(
             f"{path}: weight {list(weight.shape)}, scales {list(scales.shape)} and biases "
             f"{list(biases.shape)} do not quantize {columns} inputs. The file is from another model; "
             "convert it again."
         )
+    return setting
+
+
+def _find_setting(
+    columns: int, weight: tuple[int, ...], scales: tuple[int, ...]
+) -> QuantizationConfig | None:
+    """What packs so many inputs into weights and scales of these shapes; None for nothing."""
+    if columns < 1 or len(weight) < 2 or len(scales) < 2:
+        return None
+    bits, bits_rest = divmod(WORD_BITS * weight[-1], columns)
+    group_size, group_rest = divmod(columns, max(scales[-1], 1))
+    if bits_rest or group_rest or bits not in (2, 3, 4, 5, 6, 8):
+        return None
     return QuantizationConfig(bits=bits, group_size=group_size)

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
 
 import mlx.core as mx
 
-from mlx_video.checkpoint.tensor_source import TensorInfo, TensorSource
+from mlx_video.checkpoint.tensor_source import TensorInfo, TensorSource, TensorView
 from mlx_video.errors import CheckpointError
 from mlx_video.weights.rules import Rule, apply_rules, strip_prefix
 
 
-class RenamedTensors:
+class RenamedTensors(TensorView):
     """A `TensorSource` whose tensors another source holds under other names.
 
     Args:
@@ -27,15 +26,14 @@ class RenamedTensors:
     """
 
     def __init__(self, source: TensorSource, rules: Sequence[Rule], *, prefix: str = "") -> None:
+        super().__init__(source)
         self._source = source
-        self.label = source.label
         self._names: dict[str, str] = {}
         for short, info in strip_prefix(source.infos, prefix).items():
             target, _ = apply_rules(short, rules)
             if target is None:
                 continue
             if (other := self._names.setdefault(target, info.name)) != info.name:
-                source.close()
                 raise CheckpointError(
                     f"{source.label}: {other} and {info.name} are two spellings of the same tensor. "
                     "The file holds two models, or is damaged; use one that holds the Wan model alone."
@@ -51,16 +49,6 @@ class RenamedTensors:
     def read(self, name: str, rows: slice | None = None) -> mx.array:
         """Read a tensor, or rows of it, under its name here."""
         return self._source.read(self._names[name], rows)
-
-    def close(self) -> None:
-        """Close the other source."""
-        self._source.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _rename(info: TensorInfo, name: str) -> TensorInfo:

@@ -26,11 +26,10 @@ import numpy as np
 
 from mlx_video.checkpoint.file_kind import recognise
 from mlx_video.checkpoint.safetensors import read_header
-from mlx_video.checkpoint.tensor_source import TensorInfo, TensorSource
+from mlx_video.checkpoint.tensor_source import FLOAT_DTYPES, TensorInfo, TensorSource
 from mlx_video.errors import CheckpointError
 
 CODES = ("F8_E4M3", "F8_E5M2", "I8")
-_FLOATS = ("F64", "F32", "F16", "BF16")
 _FORMATS = ("float8_e4m3fn", "float8_e5m2", "int8", "int8_tensorwise")
 # What one may hold beside a weight's scale; it serves arithmetic in eight bits, which is not done here.
 _COMPANIONS = (".scale_input", ".input_scale", ".output_scale", ".comfy_quant")
@@ -111,7 +110,7 @@ def _check_scale(source: TensorSource, codes: TensorInfo, scale: TensorInfo) -> 
     if scale.dtype in ("F8_E8M0", "F8_E4M3", "U8"):
         layout = "nvfp4" if scale.dtype == "F8_E4M3" else "mxfp8"
         raise _unread(source, codes.name, f"{layout} ({scale.name} is {scale.dtype})")
-    if scale.dtype not in _FLOATS or codes.dtype not in (*CODES, *_FLOATS):
+    if scale.dtype not in FLOAT_DTYPES or codes.dtype not in (*CODES, *FLOAT_DTYPES):
         raise _damaged(source, scale.name, f"is {scale.dtype}, and {codes.name} is {codes.dtype}")
     rows = codes.shape[:1]
     is_row = bool(rows) and scale.shape in (rows, (*rows, 1), (*rows, 1, 1))

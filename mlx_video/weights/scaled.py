@@ -6,13 +6,12 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Self
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_video.checkpoint.float8 import FLOAT8_DTYPES
-from mlx_video.checkpoint.tensor_source import TensorInfo, TensorSource
+from mlx_video.checkpoint.tensor_source import TensorInfo, TensorSource, TensorView
 from mlx_video.errors import CheckpointError
 from mlx_video.weights.scale_conventions import Scaled, find_scaled, is_beside_weights
 
@@ -47,7 +46,7 @@ def report_plain_float8(sources: Iterable[TensorSource]) -> Iterator[str]:
             )
 
 
-class DescaledTensors:
+class DescaledTensors(TensorView):
     """A `TensorSource` that multiplies weights by their scales, and has no tensors for these.
 
     Args:
@@ -59,8 +58,8 @@ class DescaledTensors:
     """
 
     def __init__(self, source: TensorSource) -> None:
+        super().__init__(source)
         self._source = source
-        self.label = source.label
         self._scaled = find_scaled(source)
         names = {scaled.codes: name for name, scaled in self._scaled.items()}
         self.infos: Mapping[str, TensorInfo] = {
@@ -100,16 +99,6 @@ class DescaledTensors:
         """Float32; of a scale for each row, only those of the rows."""
         is_one = math.prod(self._source.infos[scaled.scale].shape) == 1
         return self._source.read(scaled.scale, None if is_one else rows).astype(mx.float32)
-
-    def close(self) -> None:
-        """Close the other source."""
-        self._source.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _describe(weight: str | None, info: TensorInfo) -> TensorInfo:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -14,7 +14,7 @@ from mlx_video.checkpoint.tensor_source import TensorSource
 from mlx_video.errors import CheckpointError
 from mlx_video.weights import image_encoder_names, text_encoder_names, transformer_names, vae_names
 from mlx_video.weights.renamed import RenamedTensors
-from mlx_video.weights.rules import Rule, drop, find_prefix
+from mlx_video.weights.rules import Rule, Shape, drop, find_prefix
 from mlx_video.weights.stacked import Stack, StackedTensors
 
 ComponentName = Literal["transformer", "text_encoder", "image_encoder", "vae"]
@@ -99,11 +99,18 @@ def have_equal_rows(source: TensorSource, other: TensorSource, name: str, other_
     info, other_info = source.infos[name], other.infos[other_name]
     if (info.shape, info.dtype) != (other_info.shape, other_info.dtype):
         return False
-    count = info.shape[0]
-    places = (slice(index, index + 1) for index in range(0, count, max(1, count // _SAMPLED_ROWS)))
     return all(
-        mx.array_equal(source.read(name, rows), other.read(other_name, rows)).item() for rows in places
+        mx.array_equal(source.read(name, rows), other.read(other_name, rows)).item()
+        for rows in _sample_rows(info.shape)
     )
+
+
+def _sample_rows(shape: Shape) -> Iterator[slice | None]:
+    if not shape:
+        yield None
+        return
+    for index in range(0, shape[0], max(1, shape[0] // _SAMPLED_ROWS)):
+        yield slice(index, index + 1)
 
 
 def _stack_projections(source: TensorSource) -> TensorSource:

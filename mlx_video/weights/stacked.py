@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import mlx.core as mx
 
-from mlx_video.checkpoint.tensor_source import TensorInfo, TensorSource
+from mlx_video.checkpoint.tensor_source import TensorInfo, TensorSource, TensorView
 from mlx_video.errors import CheckpointError
 
 
@@ -26,7 +25,7 @@ class Stack:
     new_axes: int = 0
 
 
-class StackedTensors:
+class StackedTensors(TensorView):
     """A `TensorSource` some of whose tensors are made of several of another source.
 
     Args:
@@ -38,9 +37,9 @@ class StackedTensors:
     """
 
     def __init__(self, source: TensorSource, stacks: Mapping[str, Stack]) -> None:
+        super().__init__(source)
         self._source = source
         self._stacks = stacks
-        self.label = source.label
         by_first = {stack.parts[0]: name for name, stack in stacks.items()}
         hidden = {part for stack in stacks.values() for part in stack.parts} - by_first.keys()
         self.infos: Mapping[str, TensorInfo] = {
@@ -87,13 +86,3 @@ class StackedTensors:
             if low < high:
                 yield self._source.read(part, slice(low, high))
             start += count
-
-    def close(self) -> None:
-        """Close the other source."""
-        self._source.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

@@ -14,7 +14,7 @@ import numpy as np
 from mlx_video.checkpoint.float8 import FLOAT8_DTYPES
 from mlx_video.checkpoint.read_ahead import read_ahead
 from mlx_video.checkpoint.safetensors import SafetensorsWriter
-from mlx_video.checkpoint.tensor_source import DTYPES, TensorInfo, TensorSource
+from mlx_video.checkpoint.tensor_source import DTYPES, FLOAT_DTYPES, TensorInfo, TensorSource
 from mlx_video.config import QuantizationConfig
 from mlx_video.errors import AdapterError, CheckpointError, MLXVideoError
 from mlx_video.weights.quantize import is_quantized_layer, quantize_rows, quantized_infos
@@ -24,7 +24,7 @@ from mlx_video.weights.rules import Move
 PIECE_BYTES = 8 << 20
 # Types that are read as float32 because MLX has none of their own, and so cannot be written.
 WIDENED_DTYPES = ("F64", *FLOAT8_DTYPES)
-FLOAT_DTYPES = ("F64", "F32", "F16", "BF16", *FLOAT8_DTYPES)
+_CONVERTIBLE_DTYPES = (*FLOAT_DTYPES, *FLOAT8_DTYPES)
 # The smallest bit pattern of a positive number that is not finite; below it, floats order like their bits.
 _FIRST_NON_FINITE = {mx.float32: 0x7F800000, mx.float16: 0x7C00, mx.bfloat16: 0x7F80}
 
@@ -116,10 +116,11 @@ def write_tensors(path: Path, source: TensorSource, jobs: Sequence[TensorJob]) -
 
 def _check_dtypes(source: TensorSource, jobs: Iterable[TensorJob]) -> None:
     for info in (job.move.info for job in jobs):
-        if info.dtype not in FLOAT_DTYPES:
+        if info.dtype not in _CONVERTIBLE_DTYPES:
             raise CheckpointError(
                 f"{source.file_of(info.name).name}: {info.title} is {info.dtype}; only "
-                f"{', '.join(FLOAT_DTYPES)} can be converted. Use the bf16, fp16 or fp32 files of this model."
+                f"{', '.join(_CONVERTIBLE_DTYPES)} can be converted. "
+                "Use the bf16, fp16 or fp32 files of this model."
             )
 
 

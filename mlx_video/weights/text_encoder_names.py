@@ -127,7 +127,7 @@ def read_text_encoder_config(
 
 def _matrix(infos: Mapping[str, TensorInfo], name: str, label: str) -> tuple[int, int]:
     info = infos.get(name)
-    if info is None or len(info.shape) != 2:
+    if info is None or len(info.shape) != 2 or 0 in info.shape:
         found = "missing" if info is None else f"{list(info.shape)} instead of a matrix"
         raise CheckpointError(
             f"{label}: {name} is {found}, so this is no UMT5 encoder. "

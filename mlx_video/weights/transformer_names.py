@@ -74,6 +74,7 @@ CONVERTED_ANCHOR = "patch_embedding_proj.bias"
 # From a converted file's names back to the original ones.
 _ORIGINAL_NAMES = tuple(Rule(rule.target, rule.source) for rule in WAN_RULES if rule.target is not None)
 PATCH_SIZE = (1, 2, 2)  # of every published transformer; a flattened kernel does not show it
+PATCH_CELLS = math.prod(PATCH_SIZE)
 
 
 def transformer_tensors(config: TransformerConfig) -> dict[str, Shape]:
@@ -100,11 +101,12 @@ def transformer_tensors(config: TransformerConfig) -> dict[str, Shape]:
 
 def original_shapes(infos: Mapping[str, TensorInfo]) -> dict[str, Shape]:
     """What a converted transformer's tensors, dense or quantized, are in the original layout."""
-    width = infos[CONVERTED_ANCHOR].shape[0] if CONVERTED_ANCHOR in infos else 1
+    anchor = infos.get(CONVERTED_ANCHOR)
+    width = anchor.shape[0] if anchor is not None and anchor.shape else 1
     shapes = dense_shapes(infos, "blocks.0.self_attn.q", max(width, 1))
     renamed = {str(apply_rules(name, _ORIGINAL_NAMES)[0]): shape for name, shape in shapes.items()}
     if len(patch := renamed.get(ANCHOR, ())) == 2:
-        renamed[ANCHOR] = (patch[0], patch[1] // math.prod(PATCH_SIZE), *PATCH_SIZE)
+        renamed[ANCHOR] = (patch[0], patch[1] // PATCH_CELLS, *PATCH_SIZE)
     return renamed
 
 

@@ -52,6 +52,18 @@ def test_unpacked_numbers_are_near_those_packed(tmp_path, kind, share):
     assert error < 1.01 * share * np.abs(VALUES).max()
 
 
+def test_only_plain_tensors_can_be_read_into_memory(tmp_path):
+    tensors = {"plain": ("F32", VALUES.view(np.uint8)), "packed": ("Q8_0", pack(VALUES, "Q8_0"))}
+    memory = np.zeros(VALUES.shape, np.float32)
+    with open_tensors(write_gguf(tmp_path / "x.gguf", tensors)) as source:
+        source.read_into("plain", memory.reshape(-1).view(np.uint8).data)
+        assert np.array_equal(memory, VALUES)
+        with pytest.raises(ValueError, match=r"x\.gguf: packed is packed as Q8_0"):
+            source.read_into("packed", memory.reshape(-1).view(np.uint8).data)
+        with pytest.raises(KeyError, match="has no tensor 'none'"):
+            source.read_into("none", memory.reshape(-1).view(np.uint8).data)
+
+
 def test_a_tensor_of_several_pieces_is_the_same_numbers(tmp_path, monkeypatch):
     data = pack(VALUES, "Q4_K")
     path = write_gguf(tmp_path / "x.gguf", {"w": ("Q4_K", data)})

@@ -230,6 +230,19 @@ def test_a_full_disk_is_reported_with_the_file_and_leaves_nothing(tmp_path, monk
     assert not os.listdir(tmp_path)
 
 
+def test_a_disk_that_fails_at_the_last_flush_leaves_nothing(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(file_bytes.os, "fsync", fail)
+    with (
+        pytest.raises(CheckpointError, match=r"x\.safetensors: cannot be written \(Input/output error\)"),
+        SafetensorsWriter(tmp_path / "x.safetensors", [TensorInfo("x", (1,), "F32")]) as writer,
+    ):
+        writer.write("x", mx.zeros(1))
+    assert not os.listdir(tmp_path)
+
+
 def test_a_missing_folder_is_reported(tmp_path):
     with pytest.raises(CheckpointError, match="cannot be written"):
         SafetensorsWriter(tmp_path / "absent" / "x.safetensors", [])

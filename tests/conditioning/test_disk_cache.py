@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -61,6 +62,13 @@ def test_features_of_another_width_are_not_used(cache: PromptCache):
 
 def cut(data: bytes) -> bytes:
     return data[:-40]
+
+
+def test_the_cache_takes_what_the_readme_says(tmp_path: Path):
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    megabytes = re.search(r"at most (\d+) MB", readme)
+    assert megabytes is not None
+    assert PromptCache(tmp_path, "encoder", 8).max_bytes == int(megabytes[1]) * 10**6
 
 
 def flip_a_bit(data: bytes) -> bytes:

@@ -1,3 +1,5 @@
+"""Latents become frames piece by piece: the same whatever the pieces, within the range of pixels."""
+
 from __future__ import annotations
 
 import mlx.core as mx

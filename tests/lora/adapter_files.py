@@ -54,7 +54,7 @@ def product(factors: tuple[np.ndarray, np.ndarray], scale: float = 1.0) -> np.nd
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> Path:
-    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path, metadata)
+    save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, path, metadata)
     return path
 
 

@@ -127,6 +127,23 @@ def test_an_adapter_with_more_input_channels_is_refused(tmp_path, kernel):
     refuse_arrays(tmp_path, arrays, text)
 
 
+@pytest.mark.parametrize(
+    ("down", "up", "text"),
+    [
+        ((4, 64), (), "patch_embedding.lora_B.weight is [], no matrix"),
+        ((), (64, 4), "patch_embedding.lora_A.weight is [], no matrix"),
+        ((4, 0), (64, 4), "is [64, 64] in the model, the adapter changes [64, 0]"),
+        ((4, 1), (64, 4), "is [64, 64] in the model, the adapter changes [64, 1]"),
+    ],
+)
+def test_misshapen_factors_of_the_patch_embedding_are_refused(tmp_path, down, up, text):
+    arrays = {
+        "patch_embedding.lora_A.weight": np.ones(down, np.float32),
+        "patch_embedding.lora_B.weight": np.ones(up, np.float32),
+    }
+    refuse_arrays(tmp_path, arrays, f"patch_embedding_proj: {text}")
+
+
 A, B = f"diffusion_model.{Q}.lora_A.weight", f"diffusion_model.{Q}.lora_B.weight"
 ONE = np.ones(1, np.float32)
 MALFORMED = {

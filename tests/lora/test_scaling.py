@@ -92,8 +92,24 @@ def test_dora_by_the_metadata_without_magnitudes_is_refused(tmp_path):
         read(path)
 
 
-@pytest.mark.parametrize("text", ["no json", "[1, 2]"])
+@pytest.mark.parametrize("text", ["no json", "[1, 2]", "[" * 100_000])
 def test_metadata_that_cannot_be_read_are_refused(tmp_path, text):
     path = write_diffusers(tmp_path / "a.safetensors", text)
     with pytest.raises(AdapterError, match=r"a\.safetensors: metadata lora_adapter_metadata is no JSON"):
         read(path)
+
+
+@pytest.mark.parametrize("content", [b'{"lora_alpha": "\xff"}', b"[" * 100_000], ids=["not UTF-8", "nested"])
+def test_a_description_beside_the_file_that_cannot_be_read_is_refused(tmp_path, content):
+    (tmp_path / "style").mkdir()
+    write_diffusers(tmp_path / "style" / "adapter_model.safetensors", None)
+    (tmp_path / "style" / "adapter_config.json").write_bytes(content)
+    with pytest.raises(AdapterError, match=r"style: adapter_config\.json is no JSON object"):
+        read(tmp_path / "style")
+
+
+def test_numbers_and_patterns_beyond_reason_do_not_count(tmp_path):
+    """Pattern and alpha come from the file's author; neither may end a run with a traceback."""
+    patterns = {"a{99999999999}": 1, "to_q": 10**400}
+    path = write_diffusers(tmp_path / "a.safetensors", {"lora_alpha": 8, "alpha_pattern": patterns})
+    assert scales(path) == {Q: 8 / RANK}

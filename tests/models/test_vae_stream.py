@@ -1,3 +1,5 @@
+"""A VAE's layers remember the frames of one clip, and no more of them than they need."""
+
 from __future__ import annotations
 
 import mlx.core as mx

@@ -187,6 +187,63 @@ def test_fastwan_5b_gets_its_three_steps_as_defaults(tmp_path):
     assert f"{source.name}: the name suggests a distilled model: 3 steps" in texts[-1]
 
 
+def test_a_changed_default_names_the_repository_that_it_comes_from(tmp_path):
+    snapshot = tmp_path / "models--owner--Wan-Diffusers" / "snapshots" / "38ec498"
+    write_diffusers_variant(snapshot, "wan2.2-ti2v-5b")
+    change(snapshot / "scheduler/scheduler_config.json", flow_shift=7.5)
+    assert "owner/Wan-Diffusers: shift 7.5 becomes the default (official: 5)." in notices(
+        run(snapshot, tmp_path / "out")
+    )
+
+
+def own_transformer(tmp_path, name="wan2.1-t2v-1.3b", file="plain.safetensors"):
+    """A transformer that the user has, in the original's names."""
+    write_tiny_variant(tmp_path / "original", name)
+    return shutil.copy(tmp_path / "original" / "diffusion_pytorch_model.safetensors", tmp_path / file)
+
+
+def test_what_a_folder_says_of_sampling_is_not_of_the_transformer_that_replaces_its_own(tmp_path):
+    source = tmp_path / "FastWan2.1-T2V-1.3B-Diffusers"
+    write_diffusers_variant(source, "wan2.1-t2v-1.3b")
+    change(source / "scheduler/scheduler_config.json", flow_shift=8.0)
+    change(source / "model_index.json", _class_name="WanDMDPipeline")
+    texts = notices(run(source, tmp_path / "out", transformer=own_transformer(tmp_path)))
+    sampling = read_config(tmp_path / "out").sampling
+    assert (sampling.steps, sampling.shift, sampling.guide_scale) == (50, 5.0, (5.0, 5.0))
+    assert not [text for text in texts if "default" in text]
+
+
+def test_a_dual_folder_may_lend_its_encoders_to_one_transformer(tmp_path):
+    write_diffusers_variant(tmp_path / "source", "wan2.2-t2v-a14b")
+    run(tmp_path / "source", tmp_path / "out", transformer=own_transformer(tmp_path))
+    sampling = read_config(tmp_path / "out").sampling
+    assert (sampling.shift, sampling.boundary) == (5.0, 0.0)
+
+
+def test_a_ti2v_folder_may_lend_its_text_encoder_to_another_model(tmp_path):
+    write_diffusers_variant(tmp_path / "source", "wan2.2-ti2v-5b")
+    transformer = own_transformer(tmp_path)
+    vae = tmp_path / "original" / "Wan2.1_VAE.pth"
+    run(tmp_path / "source", tmp_path / "out", transformer=transformer, vae=vae)
+    assert read_config(tmp_path / "out").transformer.model_type == "t2v"
+
+
+def test_one_distilled_expert_alone_changes_no_defaults(tmp_path):
+    source = tmp_path / "Wan2.2-T2V-A14B-Diffusers"
+    arrays = write_diffusers_variant(source, "wan2.2-t2v-a14b")
+    assert arrays
+    name = "t2v_high_noise_lightx2v_4step.safetensors"
+    own = shutil.copy(source / "transformer" / "diffusion_pytorch_model.safetensors", tmp_path / name)
+    texts = notices(run(source, tmp_path / "out", high_noise=own))
+    sampling = read_config(tmp_path / "out").sampling
+    assert (sampling.steps, sampling.guide_scale) == (40, (3.0, 4.0))
+    assert any(text.startswith(f"{name}: the name suggests a distilled model, that of") for text in texts)
+    low = "t2v_low_noise_lightx2v_4step.safetensors"
+    low = shutil.copy(source / "transformer_2" / "diffusion_pytorch_model.safetensors", tmp_path / low)
+    run(source, tmp_path / "both", high_noise=own, low_noise=low)
+    assert read_config(tmp_path / "both").sampling.steps == 4
+
+
 CONTRADICTIONS = [
     ("transformer/config.json", "num_layers", 3, r"num_layers 3, but the number of blocks .* says 2"),
     ("transformer/config.json", "out_channels", 48, r"out_dim 48, but head.head.weight .* says 16"),

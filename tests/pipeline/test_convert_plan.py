@@ -2,7 +2,7 @@
 
 import dataclasses
 import shutil
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import pytest
@@ -58,6 +58,17 @@ def write_component(checkpoint, component, arrays):
         write_torch_archive(path, [store(name, values, dtype) for name, values in arrays.items()])
 
 
+@contextmanager
+def rewritten(tiny, own, component, arrays):
+    """Put other tensors into one component's file for a while."""
+    checkpoint: TinyCheckpoint = dataclasses.replace(tiny, path=own)
+    write_component(checkpoint, component, arrays)
+    try:
+        yield
+    finally:
+        write_component(checkpoint, component, getattr(tiny, component))
+
+
 def change(arrays, name, how):
     rest = {other: values for other, values in arrays.items() if other != name}
     values = arrays[name]
@@ -77,48 +88,36 @@ def change(arrays, name, how):
     how=st.sampled_from(["dropped", "renamed", "reshaped", "flattened"]),
 )
 def test_a_changed_tensor_is_named(tiny, own, component, place, how):
-    checkpoint: TinyCheckpoint = dataclasses.replace(tiny, path=own)
     arrays = getattr(tiny, component)
     name = sorted(arrays)[place % len(arrays)]
     # One more row is a larger vocabulary: no other tensor and no file states its size.
     assume((name, how) != ("token_embedding.weight", "reshaped"))
-    write_component(checkpoint, component, change(arrays, name, how))
-    try:
-        with pytest.raises(MLXVideoError) as caught:
-            plan(own)
-    finally:
-        write_component(checkpoint, component, arrays)
+    with rewritten(tiny, own, component, change(arrays, name, how)), pytest.raises(MLXVideoError) as caught:
+        plan(own)
     assert name in str(caught.value) or name in TELL_SIZES
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_an_added_tensor_is_named(tiny, own, component):
-    checkpoint = dataclasses.replace(tiny, path=own)
-    arrays = getattr(tiny, component)
-    write_component(checkpoint, component, arrays | {"extra.lora_down.weight": np.zeros((4, 2), np.float32)})
-    with pytest.raises(MLXVideoError, match=r"extra.lora_down.weight \[4, 2\]"):
+    arrays = getattr(tiny, component) | {"extra.lora_down.weight": np.zeros((4, 2), np.float32)}
+    message = r"extra.lora_down.weight \[4, 2\]"
+    with rewritten(tiny, own, component, arrays), pytest.raises(MLXVideoError, match=message):
         plan(own)
-    write_component(checkpoint, component, arrays)
 
 
 def test_half_a_vae_is_refused(tiny, own):
-    checkpoint = dataclasses.replace(tiny, path=own)
     decoder = {name: values for name, values in tiny.vae.items() if name.startswith(("decoder.", "conv2."))}
-    write_component(checkpoint, "vae", decoder)
-    with pytest.raises(
-        MLXVideoError, match=r"Wan2.1_VAE.pth: \d+ tensors missing, first encoder.conv1.weight"
-    ):
+    message = r"Wan2.1_VAE.pth: \d+ tensors missing, first encoder.conv1.weight"
+    with rewritten(tiny, own, "vae", decoder), pytest.raises(MLXVideoError, match=message):
         plan(own)
-    write_component(checkpoint, "vae", tiny.vae)
 
 
 def test_a_rotary_table_in_the_transformer_is_dropped(tiny, own):
-    checkpoint = dataclasses.replace(tiny, path=own)
-    write_component(checkpoint, "transformer", tiny.transformer | {"freqs": np.zeros((4, 2), np.float32)})
-    names = [job.move.target for job in plan(own).components[0].jobs]
+    arrays = tiny.transformer | {"freqs": np.zeros((4, 2), np.float32)}
+    with rewritten(tiny, own, "transformer", arrays):
+        names = [job.move.target for job in plan(own).components[0].jobs]
     assert len(names) == len(tiny.transformer)
     assert "freqs" not in names
-    write_component(checkpoint, "transformer", tiny.transformer)
 
 
 def test_a_converted_folder_that_does_not_fit_its_config_is_not_quantized(tiny, tmp_path):

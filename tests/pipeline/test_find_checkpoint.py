@@ -178,6 +178,27 @@ def test_a_single_file_is_a_checkpoint_beside_the_others(expected, tree, tmp_pat
     assert file_bytes(tmp_path / "out") == file_bytes(expected)
 
 
+def test_folders_on_another_disk_are_found_through_links(expected, tree, tmp_path):
+    disk = tmp_path / "disk"
+    (tree / "diffusion_models").rename(disk)
+    (tree / "diffusion_models").mkdir()
+    (tree / "diffusion_models" / "wan").symlink_to(disk)
+    (tree / "unet").symlink_to(tree / "diffusion_models")  # two names of one folder are no two models
+    (disk / "back").symlink_to(tree)
+    run(tree, tmp_path / "out")
+    assert file_bytes(tmp_path / "out") == file_bytes(expected)
+
+
+def test_experts_of_different_sizes_are_refused_with_what_differs(shared, tree, tmp_path):
+    sizes = replace(SIZES, transformer=replace(SIZES.transformer, num_layers=1, ffn_dim=64))
+    other = write_tiny_checkpoint(tmp_path / "Other", sizes)
+    experts = {"low_noise": tree / TRANSFORMER, "high_noise": other.transformer_file}
+    text = refused(CheckpointError, tree, tmp_path / "out", **experts)
+    layers, ffn = SIZES.transformer.num_layers, SIZES.transformer.ffn_dim
+    sizes = f"ffn_dim {ffn} and 64, num_layers {layers} and 1"
+    assert f"low_noise and high_noise are different transformers ({sizes})." in text
+
+
 def test_a_gguf_transformer_is_one_of_the_files(shared, tree, tmp_path):
     (tree / TRANSFORMER).unlink()
     write_gguf_transformer(tree / "unet" / "wan.gguf", shared.transformer)
@@ -298,6 +319,36 @@ def test_experts_may_be_given_and_replaced_by_options(shared, tree, tmp_path):
         if data != file_bytes(tmp_path / "found")[name]
     }
     assert changed == {"low_noise_model.safetensors"}
+
+
+def test_a_lone_transformer_is_the_other_expert_only_where_its_name_says_so(shared, tree, tmp_path):
+    high = write_plain(tmp_path / "a.safetensors", {n: v + 1 for n, v in shared.transformer.items()})
+    message = refused(RequestError, tree, tmp_path / "out", high_noise=high)
+    assert message.startswith("low_noise: is not given, and the name of diffusion_models/wan2.1_t2v")
+    (tree / TRANSFORMER).rename(tree / "diffusion_models" / "wan_low_noise.safetensors")
+    run(tree, tmp_path / "out", high_noise=high)
+    assert (tmp_path / "out" / "low_noise_model.safetensors").is_file()
+
+
+def test_experts_whose_names_say_the_opposite_are_reported(shared, tree, tmp_path):
+    high, low = experts_of(tree, shared, ("t2v_low_noise", "t2v_high_noise"))
+    others = {"text_encoder": tree / TEXT_ENCODER, "vae": tree / VAE}
+    notices = run(None, tmp_path / "out", high_noise=high, low_noise=low, **others)
+    assert (
+        "Experts: low_noise from t2v_high_noise.safetensors, high_noise from t2v_low_noise.safetensors."
+        in notices
+    )
+    for file in (high, low):
+        assert any(text.startswith(f"{file.name}: the name says the other expert") for text in notices)
+    notices = run(None, tmp_path / "right", high_noise=low, low_noise=high, **others)
+    assert not any("other expert" in text for text in notices)
+
+
+def test_an_image_encoder_is_refused_for_a_model_that_reads_no_image(tree, tmp_path):
+    source = write_tiny_checkpoint(tmp_path / "Wan2.1-I2V", SIZES.reading_images())
+    clip = source.path / "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
+    message = refused(RequestError, tree, tmp_path / "out", clip=clip)
+    assert message == "clip: this transformer reads no image through CLIP. Leave the option out."
 
 
 def test_an_all_in_one_file_is_a_whole_checkpoint(shared, expected, tmp_path):

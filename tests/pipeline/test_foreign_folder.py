@@ -25,7 +25,8 @@ from mlx_video.models.text_encoder import UMT5Encoder
 from mlx_video.pipeline.components import (
     check_weights,
     load_transformer,
-    load_vae,
+    load_vae_decoder,
+    load_vae_encoder,
     open_model,
 )
 from mlx_video.variants.registry import VARIANTS, find_variant
@@ -100,7 +101,8 @@ def load_all(folder: Path) -> tuple[str, ...]:
     for name in model.transformers:
         load_transformer(model, config, name)
     encode(model, config)
-    load_vae(model, config)
+    load_vae_decoder(model, config)
+    load_vae_encoder(model, config)
     return model.notices
 
 
@@ -164,8 +166,13 @@ def test_without_config_every_published_model_gets_its_own(tmp_path: Path, name:
     )
 
 
-def test_a_folder_without_config_whose_name_says_fastwan_samples_as_fastwan(foreign, tmp_path: Path):
-    folder = foreign(TI2V).rename(tmp_path / "FastWan2.2-TI2V-5B-mlx")
+FASTWAN_PLACES = ["FastWan2.2-TI2V-5B-mlx", "models--owner--FastWan2.2-TI2V-5B-mlx/snapshots/38ec498"]
+
+
+@pytest.mark.parametrize("place", FASTWAN_PLACES)
+def test_a_folder_without_config_whose_name_says_fastwan_samples_as_fastwan(foreign, tmp_path: Path, place):
+    (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+    folder = foreign(TI2V).rename(tmp_path / place)
     (folder / "config.json").unlink()
     model, config = open_model(folder)
     assert (config.sampling.steps, config.sampling.guide_scale) == (3, (1.0, 1.0))
@@ -396,11 +403,12 @@ def test_either_vae_is_read_in_either_spelling(converted, foreign, name: str, sp
         return renamed
 
     rewrite(folder / "vae.safetensors", respell)
-    found, ours = (
-        dict(tree_flatten(load_vae(*open_model(path)).parameters())) for path in (folder, converted(name))
-    )
-    assert found.keys() == ours.keys()
-    assert all(mx.array_equal(found[tensor], ours[tensor]) for tensor in ours)
+    for load in (load_vae_decoder, load_vae_encoder):
+        found, ours = (
+            dict(tree_flatten(load(*open_model(path)).parameters())) for path in (folder, converted(name))
+        )
+        assert found.keys() == ours.keys()
+        assert all(mx.array_equal(found[tensor], ours[tensor]) for tensor in ours)
 
 
 def test_the_video_is_that_of_our_own_folder(converted, foreign):

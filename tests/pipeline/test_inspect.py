@@ -8,10 +8,12 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlx_video.checkpoint.loose_files import WEIGHT_ENDINGS
 from mlx_video.config import TextEncoderConfig
 from mlx_video.convert_wan import main
 from mlx_video.latents.latents_file import save_latents
 from mlx_video.pipeline.convert import convert
+from mlx_video.pipeline.found_files import scan_folder
 from mlx_video.pipeline.inspect_path import inspect_path
 from mlx_video.pipeline.run_state import RunState, save_state
 from mlx_video.request import ConvertRequest
@@ -21,7 +23,7 @@ from mlx_video.weights.transformer_names import transformer_tensors
 from tests.checkpoint.gguf_writer import pack, write_gguf
 from tests.checkpoint.stored_arrays import entry, write_raw
 from tests.fixtures.adapter_files import write_adapter
-from tests.fixtures.diffusers_checkpoint import write_diffusers_variant
+from tests.fixtures.diffusers_checkpoint import rename, text_encoder_name, write_diffusers_variant
 from tests.fixtures.published_sizes import PUBLISHED_TRANSFORMERS
 from tests.fixtures.tiny_checkpoint import (
     TinySizes,
@@ -31,6 +33,8 @@ from tests.fixtures.tiny_checkpoint import (
 )
 from tests.fixtures.tiny_variants import write_tiny_variant
 from tests.fixtures.weight_files import store, write_safetensors
+from tests.lora.adapter_files import LAYERS, write
+from tests.lora.test_dialects import DIALECTS, dialect_arrays
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +196,75 @@ def test_a_file_of_several_components_is_taken_apart(own, tmp_path):
     assert f"--checkpoint-dir {found.path}" in found.command
 
 
+def test_a_tensor_in_two_spellings_is_a_problem_of_its_component_alone(own, tmp_path):
+    """The text encoder, whose two token tables are read to compare them, is described after it."""
+    transformer = rename(own.transformer)
+    transformer["blocks.0.ffn.fc_in.weight"] = transformer["blocks.0.ffn.net.0.proj.weight"]
+    text_encoder = {text_encoder_name(name): values for name, values in own.text_encoder.items()}
+    text_encoder["encoder.embed_tokens.weight"] = text_encoder["shared.weight"]
+    parts = {"model.diffusion_model.": transformer, "text_encoders.t5.transformer.": text_encoder}
+    tensors = [store(prefix + name, v) for prefix, part in parts.items() for name, v in part.items()]
+    write_safetensors(tmp_path / "all.safetensors", tensors)
+    found = inspect_path(tmp_path / "all.safetensors")
+    assert "are two spellings of the same tensor" in part_of(found, "transformer").problem
+    assert part_of(found, "text_encoder").model.startswith("UMT5 of 2 blocks")
+
+
+@pytest.mark.parametrize("ending", WEIGHT_ENDINGS)
+def test_files_of_every_ending_that_is_converted_are_listed(own, tmp_path, ending):
+    folder = tmp_path / "models" / "diffusion_models"
+    folder.mkdir(parents=True)
+    path = folder / f"wan{ending.upper() if ending == '.sft' else ending}"
+    write_safetensors(path, [store(name, values, "F16") for name, values in own.transformer.items()])
+    found = inspect_path(tmp_path / "models")
+    assert [part.files for part in found.parts] == [(f"diffusion_models/{path.name}",)]
+    assert [kinds for files in scan_folder(tmp_path / "models").found for kinds in files.kinds] == [
+        "transformer"
+    ]
+
+
+def test_linked_folders_are_listed_once(own, tmp_path):
+    disk, models = tmp_path / "disk", tmp_path / "models"
+    disk.mkdir()
+    models.mkdir()
+    tensors = [store(name, values, "F16") for name, values in own.transformer.items()]
+    write_safetensors(disk / "wan.safetensors", tensors)
+    (models / "diffusion_models").symlink_to(disk)
+    (models / "unet").symlink_to(disk)
+    (disk / "back").symlink_to(models)
+    parts = inspect_path(models).parts
+    assert [part.files for part in parts] == [("diffusion_models/wan.safetensors",)]
+
+
+MALFORMED = {
+    "scales without a weight": {"a.scales": (4, 2), "a.other": (4, 2)},
+    "packed scalars": {"blocks.0.ffn.fc1.weight": (), "blocks.0.ffn.fc1.scales": ()},
+    "packed with no width": {
+        "blocks.0.ffn.fc1.weight": (4, 2), "blocks.0.ffn.fc1.scales": (4, 2),
+        "blocks.0.ffn.fc1.biases": (4, 2), "blocks.0.self_attn.norm_q.weight": (0,),
+    },
+    "a scalar factor": {
+        "blocks.0.self_attn.q.lora_A.weight": (), "blocks.0.self_attn.q.lora_B.weight": (8, 4),
+    },
+    "scalar token tables": {
+        "shared.weight": (), "encoder.embed_tokens.weight": (),
+        "encoder.block.0.layer.0.SelfAttention.q.weight": (8, 8),
+    },
+    "a converted transformer behind a prefix": {
+        "model.head.modulation": (1, 2, 8), "model.patch_embedding_proj.weight": (8, 64),
+    },
+    "a scalar patch embedding": {"head.modulation": (), "patch_embedding.weight": (), "head.head.weight": ()},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shapes", MALFORMED.values(), ids=MALFORMED)
+def test_misshapen_tensors_are_described_or_refused(tmp_path, shapes):
+    path = tmp_path / "x.safetensors"
+    write_sparse(path, shapes, dtype="U32" if any(name.endswith(".scales") for name in shapes) else "F32")
+    (part,) = inspect_path(path).parts
+    assert part.tensors == len(shapes)
+
+
 def test_a_comfyui_folder_lists_everything_and_the_other_models_in_it(own, tmp_path):
     files = {
         "diffusion_models/wan_fp16": own.transformer,
@@ -225,6 +298,14 @@ def test_an_adapter_tells_dialect_rank_alpha_and_what_it_is_made_for(tmp_path, n
     assert f"{flag} {path} 1" in found.command
 
 
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_adapters_of_every_dialect_are_called_adapters(tmp_path, dialect):
+    path = write(tmp_path / "style.safetensors", dialect_arrays(dialect))
+    found = inspect_path(path)
+    assert (found.kind, found.problems) == ("adapter", ())
+    assert found.parts[0].adapter.pairs == len(LAYERS)
+
+
 def test_an_adapter_for_another_model_is_called_one(tmp_path):
     names = ("double_blocks.0.img_attn.proj.lora_A.weight", "double_blocks.0.img_attn.proj.lora_B.weight")
     write_safetensors(
@@ -242,7 +323,7 @@ def test_latents_and_run_states_tell_their_settings(tmp_path):
     assert (first.kind, second.kind) == ("latents", "run state")
     assert first.parts[0].notices == ("C 16, T 2, H 4, W 6", "seed 7", "prompt 'a cat'")
     assert "--decode-only" in first.command
-    assert f"--output-path {tmp_path / 'b.mp4'} and --resume" in second.command
+    assert f"--output-path {tmp_path / 'b.mp4'} --resume" in second.command
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,24 @@ def test_two_results_of_one_name_are_refused(tmp_path: Path):
         check(output_path=tmp_path / "a.mp4", save_latents=tmp_path / "b" / ".." / "a.mp4")
 
 
+@pytest.mark.parametrize("name", ["save_latents", "save_frames"])
+def test_a_result_of_the_states_name_is_refused(tmp_path: Path, name: str):
+    state = tmp_path / "b" / ".." / "v.mp4.state.safetensors"
+    with pytest.raises(RequestError, match=r"state\.safetensors: the run keeps its state .* Choose another"):
+        check(output_path=tmp_path / "v.mp4", **{name: state})
+
+
+def test_a_state_may_be_decoded_into_the_video_beside_it(tmp_path: Path):
+    state = tmp_path / "v.webp.state.safetensors"
+    check(output_path=tmp_path / "v.webp", decode_only=state)
+
+
+def test_the_latents_that_are_read_are_not_written_over(tmp_path: Path):
+    latents = tmp_path / "latents.webp"
+    with pytest.raises(RequestError, match=r"output_path: .*latents\.webp: --decode-only has the same name"):
+        check(output_path=latents, decode_only=latents)
+
+
 def test_temporary_files_of_killed_runs_are_cleared_away(tmp_path: Path):
     places = [tmp_path / name for name in ("videos", "frames", "latents")]
     for place in places:
@@ -108,10 +126,17 @@ def test_the_real_disk_is_asked(tmp_path: Path):
 def test_a_full_disk_of_temporary_files_is_found_where_tiles_need_one(monkeypatch, tmp_path: Path):
     monkeypatch.setattr(outputs.tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.setattr(outputs.shutil, "disk_usage", lambda _: SimpleNamespace(free=900_000_000))
-    check_scratch_space(900_000_000)
+    check_scratch_space(900_000_000, needs_tiles=False)
     with pytest.raises(MediaError) as caught:
-        check_scratch_space(1_400_000_000)
+        check_scratch_space(1_400_000_000, needs_tiles=False)
     assert str(caught.value) == (
         f"{tmp_path}: the VAE's tiles take 1.40 GB, 900.0 MB are free. Free some space, or set TMPDIR to a "
         "folder on another disk, or decode whole frames with --tiling none."
     )
+
+
+def test_whole_frames_are_no_way_out_where_they_do_not_fit(monkeypatch, tmp_path: Path):
+    monkeypatch.setattr(outputs.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(outputs.shutil, "disk_usage", lambda _: SimpleNamespace(free=900_000_000))
+    with pytest.raises(MediaError, match=r"or set TMPDIR to a folder on another disk\.$"):
+        check_scratch_space(1_400_000_000, needs_tiles=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -14,11 +15,12 @@ import pytest
 from mlx_video import RequestError, Video, WanPipeline, convert_checkpoint, generate_wan
 from mlx_video.errors import CheckpointError, MediaError, NonFiniteError
 from mlx_video.events import FileWritten, Notice, StageStarted, StateSaved, StepFinished
+from mlx_video.latents.latents_file import save_latents
 from mlx_video.media.video import read_frames, read_video_metadata
 from mlx_video.models.transformer import WanTransformer
 from mlx_video.pipeline import generate as stages
 from mlx_video.pipeline import resume, run_state, sample
-from mlx_video.pipeline.run_state import load_state
+from mlx_video.pipeline.run_state import load_state, save_state
 from tests.fixtures.adapter_files import write_adapter
 from tests.fixtures.tiny_checkpoint import TinySizes, write_tiny_checkpoint
 from tests.fixtures.tiny_variants import write_tiny_variant
@@ -248,6 +250,33 @@ def test_options_that_do_not_change_the_latents_may_differ(
         options = {"save_frames": tmp_path / "frames"}
     with pytest.raises(Interrupted):  # in its first stage: it was not refused
         resume_kept(pipeline, kept, **options)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda state: replace(state, latents=state.latents[:, :1], solver={}),
+        lambda state: replace(state, steps=STEPS + 1),
+        lambda state: replace(state, solver={"another": state.latents}),
+    ],
+    ids=["shape", "steps", "solver"],
+)
+def test_a_state_that_contradicts_itself_is_refused_by_name(
+    pipeline: WanPipeline, kept: Path, output: Path, damage
+):
+    save_state(state_of(output), damage(load_state(state_of(kept))))
+    with pytest.raises(MediaError, match=r"state\.safetensors: is damaged \(.*\)\. Begin anew without"):
+        resume_kept(pipeline, output)
+
+
+def test_a_state_without_a_seed_is_refused_by_name_or_replaced(
+    pipeline: WanPipeline, kept: Path, output: Path
+):
+    save_state(state_of(output), replace(load_state(state_of(kept)), settings={}))
+    with pytest.raises(MediaError, match=r"is no state of a run \(KeyError\('seed'\)\)\. Begin anew without"):
+        resume_kept(pipeline, output)
+    with pytest.raises(Interrupted):
+        resume_kept(pipeline, output, resume=False)
 
 
 def test_other_weights_are_refused_by_file(folder: Path, kept: Path, tmp_path: Path):
@@ -499,11 +528,22 @@ def test_an_unfinished_state_is_not_decoded(pipeline: WanPipeline, kept: Path):
 
 
 def test_latents_of_another_vae_are_refused(pipeline: WanPipeline, tmp_path: Path):
-    from mlx_video.latents.latents_file import save_latents
-
     save_latents(tmp_path / "a", mx.zeros((48, 2, 4, 4)), {"model": "wan2.2-ti2v-5b"})
     with pytest.raises(RequestError, match=r"48 channels, the model's VAE takes 16\..*\(wan2\.2-ti2v-5b\)"):
         pipeline.decode(tmp_path / "a")
+
+
+@pytest.mark.parametrize("shape", [(16, 2, 3, 4), (16, 2, 4, 3), (16, 0, 4, 4), (16, 2, 0, 4)])
+def test_latents_that_no_run_makes_are_refused(pipeline: WanPipeline, tmp_path: Path, shape: tuple[int, ...]):
+    save_latents(tmp_path / "a", mx.zeros(shape), {})
+    with pytest.raises(RequestError, match=r"decode_only: .*a: latents of \d frames of \dx\d cells"):
+        pipeline.decode(tmp_path / "a")
+
+
+def test_planning_to_decode_makes_no_folder(pipeline: WanPipeline, latents_file: Path, tmp_path: Path):
+    plan = pipeline.plan(decode_only=latents_file, output_path=tmp_path / "new" / "a.webp")
+    assert list(plan.predicted) == ["decode"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_model_without_a_decoder_is_refused(folder: Path, latents_file: Path, tmp_path: Path):

@@ -9,6 +9,7 @@ import mlx.core as mx
 import pytest
 
 from mlx_video.errors import MediaError
+from mlx_video.latents.array_file import read_arrays, write_arrays
 from mlx_video.latents.latents_file import load_latents, save_latents
 from mlx_video.pipeline.run_state import RunState, current_versions, find_state_path, load_state, save_state
 from mlx_video.request import GenerateRequest
@@ -65,7 +66,7 @@ def test_a_truncated_state_is_refused_by_name(tmp_path: Path):
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        ({}, r"a\.state: is no state of a run \(KeyError\('run_state'\)\)\. Move the file away"),
+        ({}, r"a\.state: is no state of a run \(KeyError\('run_state'\)\)\. Begin anew without"),
         ({"run_state": "{}"}, "is no state of a run"),
         ({"run_state": "no json"}, "is no state of a run"),
         ({"run_state": json.dumps({"format": 2})}, "has format 2, this version reads 1. Update mlx-video"),
@@ -75,6 +76,51 @@ def test_other_files_are_no_states(tmp_path: Path, texts: dict[str, str], messag
     path = tmp_path / "a.state"
     save_latents(path, LATENTS, texts)
     with pytest.raises(MediaError, match=message):
+        load_state(path)
+
+
+ABSENT = object()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, ABSENT) for name in ("format", "next_step", "steps", "versions", "settings", "identity")),
+        *((name, None) for name in ("next_step", "steps", "versions", "settings", "identity")),
+        ("next_step", "3"), ("next_step", -1), ("next_step", 8), ("steps", 7.0), ("steps", True),
+        ("settings", []), ("settings", {}), ("settings", {"seed": None}), ("settings", {"seed": "one"}),
+        ("settings", {"seed": "-1"}), ("settings", {"seed": "1", "prompt": 5}), ("identity", {"--seed": 1}),
+    ],
+)  # fmt: skip
+def test_a_state_whose_record_is_no_record_is_refused_by_name(tmp_path: Path, name: str, value: object):
+    path = tmp_path / "a.state"
+    save_state(path, STATE)
+    arrays, texts = read_arrays(path)
+    record = {**json.loads(texts["run_state"]), name: value}
+    record = {key: kept for key, kept in record.items() if kept is not ABSENT}
+    write_arrays(path, arrays, texts | {"run_state": json.dumps(record)})
+    with pytest.raises(MediaError, match=r"a\.state: is no state of a run \(.*\)\. Begin anew without"):
+        load_state(path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"latents": None},
+        {"latents": LATENTS[0]},
+        {"latents": LATENTS.astype(mx.float16)},
+        {"solver.start": START[:, :1]},
+        {"solver.start": START.astype(mx.float16)},
+    ],
+    ids=["absent", "an axis less", "float16", "another shape", "float16 of the solver"],
+)
+def test_a_state_of_other_arrays_is_refused_by_name(tmp_path: Path, changes: dict[str, mx.array | None]):
+    path = tmp_path / "a.state"
+    save_state(path, STATE)
+    arrays, texts = read_arrays(path)
+    kept = {name: array for name, array in {**arrays, **changes}.items() if array is not None}
+    write_arrays(path, kept, texts)
+    with pytest.raises(MediaError, match=r"a\.state: is no state of a run"):
         load_state(path)
 
 

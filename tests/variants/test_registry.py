@@ -66,6 +66,22 @@ def test_a_config_with_a_value_that_is_no_positive_number_is_refused(key: str, v
         recognise_checkpoint(shapes_of(SMALL), OFFICIAL | {key: value})
 
 
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("patch_embedding.weight", ()),
+        ("patch_embedding.weight", (64, 0, 1, 2, 2)),
+        ("head.head.weight", ()),
+        ("blocks.0.ffn.0.weight", (0, 64)),
+        ("text_embedding.0.weight", (64, 0)),
+        ("time_embedding.0.weight", (64,)),
+    ],
+)
+def test_a_tensor_that_tells_no_size_is_refused_by_name(name: str, shape: tuple[int, ...]):
+    with pytest.raises(CheckpointError, match=f"x.pth: .*{name} is"):
+        recognise_checkpoint(shapes_of(SMALL) | {name: shape}, {}, label="x.pth")
+
+
 def test_a_wild_block_index_is_counted_once():
     shapes = shapes_of(SMALL) | {"blocks.1000000000.norm3.weight": (64,)}
     with pytest.raises(ConfigError, match="num_layers 2, but the number of blocks"):

@@ -5,7 +5,6 @@ import pytest
 from mlx_video.checkpoint.tensor_info import TensorInfo
 from mlx_video.weights.component_kind import (
     ComponentKind,
-    find_component,
     find_components,
     has_tokenizer,
     is_other_text_encoder,
@@ -46,26 +45,35 @@ def infos(names, prefix=""):
 )
 def test_a_component_is_known_behind_any_prefix(names, expected, prefix):
     component, spelling, *generation = expected
-    kind = find_component(infos(names, prefix))
-    assert kind == ComponentKind(component, spelling, prefix, *generation)
+    found = find_components(infos(names, prefix))
+    assert found == (ComponentKind(component, spelling, prefix, *generation),)
 
 
 def test_the_whole_published_clip_file_is_its_visual_tower():
-    assert find_component(infos(TOWER)) == ComponentKind("image_encoder", "original", "visual.")
+    assert find_components(infos(TOWER)) == (ComponentKind("image_encoder", "original", "visual."),)
 
 
 def test_names_of_gguf_and_quanto_files_count_too():
-    assert find_component(infos(["enc.blk.0.attn_q.weight"])) == ComponentKind("text_encoder", "gguf")
+    assert find_components(infos(["enc.blk.0.attn_q.weight"])) == (ComponentKind("text_encoder", "gguf"),)
     names = [f"{name}._data" if ".attn.q." in name else name for name in TEXT_ENCODER]
-    assert find_component(infos(names)).component == "text_encoder"
+    assert [kind.component for kind in find_components(infos(names))] == ["text_encoder"]
 
 
 def test_converted_transformers_are_told_from_those_to_convert():
     names = [name.replace("patch_embedding.", "patch_embedding_proj.") for name in TRANSFORMER]
-    assert find_component(infos(names)).spelling == "mlx"
+    assert [kind.spelling for kind in find_components(infos(names))] == ["mlx"]
 
 
-@pytest.mark.parametrize("end", [".lora_A.weight", ".lora_down.weight", ".hada_w1_a", ".lokr_w1", ".diff_b"])
+@pytest.mark.parametrize(
+    "end",
+    [
+        ".lora_A.weight", ".lora_A", ".lora_B.style.weight", ".lora_down.weight", ".lora_up",
+        ".lora.down.weight", "_lora.up.weight", ".lora_linear_layer.down.weight", ".lora_up.bias",
+        ".lora_mid.weight", ".hada_w1_a", ".hada_t2", ".lokr_w1", ".lokr_w2_b", ".lokr_t2", ".dora_scale",
+        ".lora_magnitude_vector.default.weight", ".diff", ".diff_b", ".diff_m", ".set_weight",
+        ".reshape_weight", ".w_norm", ".b_norm",
+    ],
+)  # fmt: skip
 def test_an_adapter_is_no_component_even_with_whole_tensors_in_it(end):
     kinds = find_components(infos([*TRANSFORMER, f"blocks.0.self_attn.q{end}"]))
     assert [kind.component for kind in kinds] == ["adapter"]
@@ -82,7 +90,6 @@ def test_an_all_in_one_file_holds_several():
         ("text_encoder", "text_encoders.umt5xxl.transformer."),
         ("vae", "vae."),
     ]
-    assert find_component(together) is None
 
 
 @pytest.mark.parametrize(

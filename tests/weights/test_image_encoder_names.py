@@ -90,6 +90,7 @@ def test_sizes_are_read_from_original_and_from_converted_tensors(config):
         ({"pos_embedding": None}, "pos_embedding is missing"),
         ({"transformer.0.mlp.0.weight": None}, "transformer.0.mlp.0.weight is missing"),
         ({"patch_embedding.weight": (3,)}, r"patch_embedding.weight is \[3\]"),
+        ({"patch_embedding.weight": (160, 1, 1, 1)}, r"patch_embedding.weight is \[160, 1, 1, 1\]"),
         ({"cls_embedding": (1, 1, 100)}, "100 wide, no multiple of the 80 channels of a head"),
         ({"post_norm.weight": None}, "post_norm.weight is missing"),
     ],

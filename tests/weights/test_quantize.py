@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -103,4 +105,15 @@ def triple(weight, scales, biases, dtype="U32"):
 )
 def test_triples_that_no_quantization_makes_are_refused(infos, message):
     with pytest.raises(ConfigError, match=message):
+        read_quantization("a", 256, infos)
+
+
+def test_a_layer_without_inputs_is_refused():
+    with pytest.raises(ConfigError, match=r"^a: weight \[2, 32\].* do not quantize 0 inputs"):
+        read_quantization("a", 0, triple(32, 4, 4))
+
+
+def test_a_triple_of_single_numbers_is_refused():
+    infos = {name: replace(info, shape=()) for name, info in triple(32, 4, 4).items()}
+    with pytest.raises(ConfigError, match="do not quantize 256 inputs"):
         read_quantization("a", 256, infos)

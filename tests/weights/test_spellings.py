@@ -10,7 +10,7 @@ from mlx_video.config import WAN21_VAE, WAN22_VAE, ImageEncoderConfig, TextEncod
 from mlx_video.errors import CheckpointError
 from mlx_video.weights.image_encoder_names import image_encoder_tensors
 from mlx_video.weights.renamed import RenamedTensors
-from mlx_video.weights.rules import apply_rules, find_sources
+from mlx_video.weights.rules import Rule, apply_rules, find_sources
 from mlx_video.weights.spellings import KEEP, as_original, have_equal_rows
 from mlx_video.weights.stacked import Stack, StackedTensors
 from mlx_video.weights.text_encoder_names import HF_RULES, text_encoder_tensors
@@ -161,3 +161,21 @@ def test_equal_rows_are_told_from_different_ones(tmp_path):
         assert have_equal_rows(source, source, "a", "b")
         assert not have_equal_rows(source, source, "a", "c")
         assert not have_equal_rows(source, source, "a", "d")
+
+
+def test_scalars_are_compared_whole(tmp_path):
+    mx.save_safetensors(
+        str(tmp_path / "a.safetensors"), {"a": mx.array(1.0), "b": mx.array(1.0), "c": mx.array(2.0)}
+    )
+    with open_tensors(tmp_path / "a.safetensors") as source:
+        assert have_equal_rows(source, source, "a", "b")
+        assert not have_equal_rows(source, source, "a", "c")
+
+
+def test_a_source_stays_open_where_its_names_are_refused(tmp_path):
+    """Whoever opened it closes it: other components may lie in the same file."""
+    mx.save_safetensors(str(tmp_path / "a.safetensors"), {"p.a": mx.ones(2), "p.b": mx.ones(2)})
+    with open_tensors(tmp_path / "a.safetensors") as source:
+        with pytest.raises(CheckpointError, match="two spellings of the same tensor"):
+            RenamedTensors(source, (Rule("*", "x"),), prefix="p.")
+        assert source.read("p.a").tolist() == [1, 1]

@@ -1,6 +1,7 @@
 """Tensor lists: equal to those of the published files, and of the official code at other sizes."""
 
 import hashlib
+import re
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,12 @@ from mlx_video.errors import CheckpointError
 from mlx_video.weights.rules import target_shapes
 from mlx_video.weights.text_encoder_names import WAN_RULES as TEXT_ENCODER_RULES
 from mlx_video.weights.text_encoder_names import read_text_encoder_config, text_encoder_tensors
-from mlx_video.weights.transformer_names import WAN_RULES, read_image_sizes, transformer_tensors
+from mlx_video.weights.transformer_names import (
+    WAN_RULES,
+    original_shapes,
+    read_image_sizes,
+    transformer_tensors,
+)
 from mlx_video.weights.vae_names import WAN21_RULES, read_vae_config, vae_tensors
 from tests.parity.official import wan_module
 
@@ -164,9 +170,18 @@ def test_a_file_that_is_no_umt5_says_which_tensor_tells():
         CheckpointError, match=r"x.pth: token_embedding.weight is missing, so this is no UMT5"
     ):
         read_text_encoder_config(infos_of({"a": (1,)}), label="x.pth")
-    tensors = text_encoder_tensors(SMALL_TEXT_ENCODER) | {"blocks.0.attn.q.weight": (4,)}
-    with pytest.raises(CheckpointError, match=r"blocks.0.attn.q.weight is \[4\] instead of a matrix"):
-        read_text_encoder_config(infos_of(tensors))
+    for shape in ((4,), (), (24, 0)):
+        tensors = text_encoder_tensors(SMALL_TEXT_ENCODER) | {"blocks.0.attn.q.weight": shape}
+        message = re.escape(f"blocks.0.attn.q.weight is {list(shape)} instead of a matrix")
+        with pytest.raises(CheckpointError, match=message):
+            read_text_encoder_config(infos_of(tensors))
+
+
+def test_a_packed_transformer_of_single_numbers_is_described_as_it_is():
+    tensors = {"patch_embedding_proj.bias": (), "blocks.0.self_attn.q.weight": (), "a.weight": ()}
+    scales = {"blocks.0.self_attn.q.scales": (), "a.scales": ()}
+    shapes = original_shapes(infos_of(tensors | scales))
+    assert shapes["blocks.0.self_attn.q.weight"] == shapes["patch_embedding.bias"] == ()
 
 
 @pytest.mark.parametrize("widths", [(96, 96), (8, 12), (None, 12), (8, None)])

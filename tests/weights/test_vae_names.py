@@ -138,5 +138,6 @@ def test_renamed_tensors_are_read_from_where_they_lie(tmp_path):
 
 def test_two_spellings_of_one_tensor_are_refused(tmp_path):
     path = save(tmp_path / "a.safetensors", **{"a.proj_bias": mx.zeros(1), "a.proj.bias": mx.ones(1)})
-    with pytest.raises(CheckpointError, match=r"a.proj.bias and a.proj_bias are two spellings"):
-        RenamedTensors(open_tensors(path), CONVERTED_RULES)
+    message = r"a.proj.bias and a.proj_bias are two spellings"
+    with open_tensors(path) as file, pytest.raises(CheckpointError, match=message):
+        RenamedTensors(file, CONVERTED_RULES)

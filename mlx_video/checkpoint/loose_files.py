@@ -1,0 +1,33 @@
+"""Weight files in folders whose layout says nothing: which files they are, and the folders they lie in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+WEIGHT_ENDINGS = (".safetensors", ".sft", ".gguf", ".pth", ".pt", ".ckpt", ".bin")
+
+
+def is_weight_file(path: Path) -> bool:
+    """Whether a path is a file that may hold weights, by its ending; hidden files never count."""
+    return path.suffix.lower() in WEIGHT_ENDINGS and not path.name.startswith(".") and path.is_file()
+
+
+def walk_folders(folder: Path, seen: set[Path], *, depth: int | None = None) -> Iterator[Path]:
+    """A folder and those below it, sorted; links are followed, and no folder comes twice.
+
+    Args:
+        folder: where to begin.
+        seen: folders that count as visited, resolved; those visited are added.
+        depth: how many levels, the folder itself being the first; None for all.
+    """
+    resolved = folder.resolve()
+    if resolved in seen:
+        return
+    seen.add(resolved)
+    yield folder
+    if depth == 1:
+        return
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not path.name.startswith("."):
+            yield from walk_folders(path, seen, depth=None if depth is None else depth - 1)
