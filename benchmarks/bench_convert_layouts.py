@@ -1,8 +1,8 @@
 """Converting a transformer that is stored in other layouts, against copying what is read or what is written.
 
 A synthetic transformer of the 1.3B's widths is written as Diffusers names it, as ComfyUI scales it to float8,
-and as GGUF packs it; a small text encoder and VAE stand beside it. The larger of both sides is copied twice;
-the faster time counts. Each conversion runs in a process of its own; its peak memory
+and as GGUF packs it; a small text encoder and VAE stand beside it. Converting and copying the larger of both
+sides take turns; the fastest of each counts. Each conversion runs in a process of its own; its peak memory
 counts above an interpreter with MLX imported. Everything is deleted at the end.
 
     python -m benchmarks.bench_convert_layouts                  # 12 GB of disk for a while, some minutes
@@ -52,6 +52,7 @@ from tests.fixtures.weight_files import write_safetensors, write_torch_archive
 from tests.parity.diffusers_transformer import diffusers_name
 
 LIMIT_TIME, LIMIT_GB = 2.0, 1.5
+TURNS = 3
 TEXT = TextEncoderConfig(vocab_size=1000, num_layers=1)
 VAE = VAEConfig(encoder_dim=24, decoder_dim=24)
 PACKED = re.compile(r"blocks\.\d+\.(self_attn\.[qkvo]|cross_attn\.[qkvo]|ffn\.[02])\.weight")
@@ -133,20 +134,19 @@ def measure(layout: str, source: Path, folder: Path, config: TransformerConfig) 
     stored.mkdir()
     transformer = stored / f"transformer.{ending}"
     write(transformer, transformer_tensors(config))
-    empty_cache(folder)
-    command = [sys.executable, "-m", "benchmarks.bench_convert_layouts", "--child"]
-    child = subprocess.run(
-        [*command, str(source), str(transformer), str(output)],
-        cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True,
-    )  # fmt: skip
-    figures: dict[str, float] = json.loads(child.stdout)
-    read_bytes, written = size_of(stored), size_of(output)
-    larger = output if written > read_bytes else stored
-    copy_seconds = min(copy_measured(larger, copied) for _ in range(2))
+    conversions: list[dict[str, float]] = []
+    copies: list[float] = []
+    for _ in range(TURNS):
+        shutil.rmtree(output, ignore_errors=True)
+        empty_cache(folder)
+        conversions.append(convert_apart(source, transformer, output))
+        read_bytes, written = size_of(stored), size_of(output)
+        copies.append(copy_measured(output if written > read_bytes else stored, copied))
     shutil.rmtree(stored)
     shutil.rmtree(output)
-    peak_bytes = int(figures["peak_bytes"])
-    done, floor = Timing((figures["convert"],), peak_bytes), Timing((copy_seconds,), 0)
+    peak_bytes = int(max(figures["peak_bytes"] for figures in conversions))
+    done = Timing((min(figures["convert"] for figures in conversions),), peak_bytes)
+    floor = Timing((min(copies),), 0)
     is_kept = done.median / floor.median <= LIMIT_TIME and peak_bytes / 1e9 <= LIMIT_GB
     print(
         f"{layout}: {read_bytes / 1e9:.2f} GB to {written / 1e9:.2f} GB in {done.median:.1f} s, "
@@ -157,6 +157,17 @@ def measure(layout: str, source: Path, folder: Path, config: TransformerConfig) 
         format_row(f"convert {layout} to bfloat16", "1.3B widths", f"{read_bytes / 1e9:.1f} GB", done, floor)
     )
     return is_kept
+
+
+def convert_apart(source: Path, transformer: Path, output: Path) -> dict[str, float]:
+    """Seconds and bytes of a conversion in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.bench_convert_layouts", "--child"]
+    child = subprocess.run(
+        [*command, str(source), str(transformer), str(output)],
+        cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True,
+    )  # fmt: skip
+    figures: dict[str, float] = json.loads(child.stdout)
+    return figures
 
 
 def size_of(folder: Path) -> int:
