@@ -104,15 +104,21 @@ def run(folder: Path, args: argparse.Namespace) -> dict[str, float]:
     write_source(source, tensors, args.scale)
     copy_seconds = copy_measured(source, copied)
     empty_cache(source)
-    command = [sys.executable, "-m", "benchmarks.bench_convert", "--child", str(source), str(output)]
     flags = ["--quantize"] if args.quantize else []
-    child = subprocess.run([*command, *flags], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    figures = convert_apart("benchmarks.bench_convert", "--child", str(source), str(output), *flags)
     check_samples(source, output)
-    figures: dict[str, float] = json.loads(child.stdout)
-    written = sum(path.stat().st_size for path in files_of(output))
+    written = size_of(output)
     shutil.rmtree(output)
     copy_seconds = min(copy_seconds, copy_measured(source, copied))
     return figures | {"copy": copy_seconds, "source_bytes": source_bytes, "output_bytes": written}
+
+
+def convert_apart(module: str, *arguments: str) -> dict[str, float]:
+    """Seconds and bytes of a conversion in a process of its own."""
+    command = [sys.executable, "-m", module, *arguments]
+    child = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    figures: dict[str, float] = json.loads(child.stdout)
+    return figures
 
 
 def describe_files(scale: str) -> dict[str, list[StoredTensor]]:
@@ -158,6 +164,10 @@ def write_source(folder: Path, tensors: dict[str, list[StoredTensor]], scale: st
 
 def files_of(folder: Path) -> Iterable[Path]:
     return (path for path in folder.rglob("*") if path.is_file())
+
+
+def size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in files_of(folder))
 
 
 def empty_cache(folder: Path) -> None:

@@ -15,7 +15,6 @@ import argparse
 import json
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,13 +24,13 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.bench_convert import (
-    ROOT,
     bare_bytes,
+    convert_apart,
     copy_measured,
     empty_cache,
-    files_of,
     peak_resident_bytes,
     random_tensors,
+    size_of,
 )
 from benchmarks.timing import Timing, format_row, ratio
 from mlx_video.config import TextEncoderConfig, TransformerConfig, VAEConfig
@@ -139,7 +138,11 @@ def measure(layout: str, source: Path, folder: Path, config: TransformerConfig) 
     for _ in range(TURNS):
         shutil.rmtree(output, ignore_errors=True)
         empty_cache(folder)
-        conversions.append(convert_apart(source, transformer, output))
+        conversions.append(
+            convert_apart(
+                "benchmarks.bench_convert_layouts", "--child", *map(str, (source, transformer, output))
+            )
+        )
         read_bytes, written = size_of(stored), size_of(output)
         copies.append(copy_measured(output if written > read_bytes else stored, copied))
     shutil.rmtree(stored)
@@ -157,21 +160,6 @@ def measure(layout: str, source: Path, folder: Path, config: TransformerConfig) 
         format_row(f"convert {layout} to bfloat16", "1.3B widths", f"{read_bytes / 1e9:.1f} GB", done, floor)
     )
     return is_kept
-
-
-def convert_apart(source: Path, transformer: Path, output: Path) -> dict[str, float]:
-    """Seconds and bytes of a conversion in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.bench_convert_layouts", "--child"]
-    child = subprocess.run(
-        [*command, str(source), str(transformer), str(output)],
-        cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True,
-    )  # fmt: skip
-    figures: dict[str, float] = json.loads(child.stdout)
-    return figures
-
-
-def size_of(folder: Path) -> int:
-    return sum(path.stat().st_size for path in files_of(folder))
 
 
 def convert_measured(source: Path, transformer: Path, output: Path) -> dict[str, float]:

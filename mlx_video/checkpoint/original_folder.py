@@ -14,6 +14,7 @@ from mlx_video.checkpoint.folder_layout import (
     is_tokenizer_folder,
     read_json_object,
 )
+from mlx_video.checkpoint.folder_layout import TOKENIZER_FOLDER as CONVERTED_TOKENIZER
 from mlx_video.checkpoint.shards import split_files, weight_files
 from mlx_video.errors import MissingPartError
 
@@ -51,6 +52,12 @@ def open_original_folder(path: Path, given: Collection[PartName] = ()) -> Checkp
         tokenizer=tokenizer if is_tokenizer_folder(tokenizer) else None,
         image_encoder=(image_encoder,) if image_encoder.is_file() else (),
     )
+
+
+def find_tokenizer(path: Path) -> Path | None:
+    """The tokenizer's folder in a checkpoint of any layout, which may be the checkpoint's own."""
+    places = (path / TOKENIZER_FOLDER, path / CONVERTED_TOKENIZER, path)
+    return next((place for place in places if is_tokenizer_folder(place)), None)
 
 
 def check_tokenizer(folder: Path) -> None:

@@ -11,10 +11,9 @@ from typing import Any
 
 from mlx_video.checkpoint.checkpoint_files import CheckpointFiles, PartName, SamplingHints
 from mlx_video.checkpoint.expert_names import Expert, guess_expert_of_file
-from mlx_video.checkpoint.folder_layout import TOKENIZER_FOLDER, is_tokenizer_folder, recognise_layout
+from mlx_video.checkpoint.folder_layout import is_tokenizer_folder, recognise_layout
 from mlx_video.checkpoint.open_checkpoint import open_checkpoint
-from mlx_video.checkpoint.original_folder import TOKENIZER_FOLDER as ORIGINAL_TOKENIZER_FOLDER
-from mlx_video.checkpoint.original_folder import check_tokenizer
+from mlx_video.checkpoint.original_folder import check_tokenizer, find_tokenizer
 from mlx_video.errors import CheckpointError, MissingPartError, RequestError
 from mlx_video.pipeline.found_files import FoundFiles, Scan, read_component, scan_folder
 from mlx_video.request import ConvertRequest
@@ -195,7 +194,7 @@ def _choose(
         transformer_configs={name: found.config for name, found in transformers.items()},
         text_encoder=text_encoder.paths if text_encoder else (),
         vaes={str(found.paths[0]): found.paths for found in vaes},
-        tokenizer=_find_tokenizer(path),
+        tokenizer=find_tokenizer(path),
         image_encoder=image_encoder.paths if image_encoder else (),
     )
     has_tokenizer = files.tokenizer is not None or (text_encoder is not None and text_encoder.has_tokenizer)
@@ -204,9 +203,7 @@ def _choose(
 
 
 def _all_of(scan: Scan, component: str) -> tuple[FoundFiles, ...]:
-    return tuple(
-        found for found in scan.found if component in found.kinds and found.kinds[component].spelling != "mlx"
-    )
+    return tuple(found for found in scan.found if component in found.kinds and not found.is_converted)
 
 
 def _choose_transformers(
@@ -264,13 +261,6 @@ def _list(path: Path, candidates: Iterable[FoundFiles]) -> str:
 
 def _below(folder: Path, path: Path) -> str:
     return str(path.relative_to(folder)) if path.is_relative_to(folder) and path != folder else path.name
-
-
-def _find_tokenizer(path: Path) -> Path | None:
-    if not path.is_dir():
-        return None
-    names = (ORIGINAL_TOKENIZER_FOLDER, TOKENIZER_FOLDER, ".")
-    return next((path / name for name in names if is_tokenizer_folder(path / name)), None)
 
 
 def _check_complete(files: CheckpointFiles, scan: Scan, given: set[PartName]) -> None:

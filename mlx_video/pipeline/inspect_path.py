@@ -11,9 +11,10 @@ from types import MappingProxyType
 from typing import Any
 
 from mlx_video.checkpoint.file_kind import FileKind, recognise
-from mlx_video.checkpoint.folder_layout import Layout, is_tokenizer_folder, recognise_layout
+from mlx_video.checkpoint.folder_layout import Layout, recognise_layout
 from mlx_video.checkpoint.hub import is_repository
 from mlx_video.checkpoint.loose_files import is_weight_file, walk_folders
+from mlx_video.checkpoint.original_folder import find_tokenizer
 from mlx_video.checkpoint.shards import SHARD
 from mlx_video.errors import CheckpointError, MissingPartError, MLXVideoError
 from mlx_video.events import Event, TextResult
@@ -168,10 +169,10 @@ def _group_files(path: Path) -> list[tuple[Path, ...]]:
 
 
 def _find_tokenizer(path: Path, parts: Sequence[FilePart]) -> str:
-    for name in ("tokenizer", "google/umt5-xxl", "."):
-        if is_tokenizer_folder(path / name):
-            return f"{name}/" if name != "." else "beside the weights"
-    return _find_embedded(parts)
+    place = find_tokenizer(path)
+    if place is None:
+        return _find_embedded(parts)
+    return "beside the weights" if place == path else f"{place.relative_to(path)}/"
 
 
 def _find_embedded(parts: Sequence[FilePart]) -> str:
