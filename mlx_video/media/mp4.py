@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from mlx_video.errors import MediaError
 from mlx_video.media.embedded_settings import settings_to_text, text_to_settings, title_of
 from mlx_video.media.ffmpeg import cannot_start, find_ffmpeg, format_tags, last_lines, read_tags, run_ffmpeg
 from mlx_video.media.frame_writer import FrameWriter
-from mlx_video.media.whole_file import hold, publish, temporary_sibling
+from mlx_video.media.whole_file import held, publish, temporary_sibling
 
 # What imageio makes of quality 8, the official setting: int(51 · (1 - 8/10)).
 CONSTANT_RATE_FACTOR = 10
@@ -66,13 +65,21 @@ class Mp4Writer(FrameWriter):
         self._path = path
         self._temporary = temporary_sibling(path, ".mp4")
         program = find_ffmpeg()
-        # A file, not an argument: a command line has a limit that long prompts can reach.
-        self._tags = tempfile.NamedTemporaryFile(suffix=".txt")  # noqa: SIM115 (closed with the process)
-        self._tags.write(format_tags({"title": title_of(metadata), "comment": settings_to_text(metadata)}))
-        self._tags.flush()
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (a pipe would block once nobody reads it)
-        self._held = hold(self._temporary)
-        self._process = self._start(program, fps)
+        tags = {"title": title_of(metadata), "comment": settings_to_text(metadata)}
+        self._files = ExitStack()
+        try:
+            # A file, not an argument: a command line has a limit that long prompts can reach.
+            self._tags = tempfile.NamedTemporaryFile(suffix=".txt")  # noqa: SIM115 (closed with the others)
+            self._files.enter_context(self._tags)
+            self._tags.write(format_tags(tags))
+            self._tags.flush()
+            self._log = tempfile.TemporaryFile()  # noqa: SIM115 (a pipe would block once nobody reads it)
+            self._files.enter_context(self._log)
+            self._files.enter_context(held(self._temporary))
+            self._process = self._start(program, fps)
+        except BaseException:
+            self._remove_files()
+            raise
 
     def _start(self, program: str, fps: float) -> subprocess.Popen[bytes]:
         command = [program, "-y", "-nostats", "-v", "warning"]
@@ -92,8 +99,6 @@ class Mp4Writer(FrameWriter):
                 start_new_session=True,
             )
         except OSError as error:
-            self._temporary.unlink(missing_ok=True)
-            self._close_files()
             raise cannot_start(program, error) from error
 
     def _append(self, frames: np.ndarray) -> None:
@@ -109,13 +114,12 @@ class Mp4Writer(FrameWriter):
         if self._process.returncode or not self._temporary.stat().st_size:
             raise self._failure()
         publish(self._temporary, self._path)
-        self._close_files()
+        self._files.close()
 
     def _abandon(self) -> None:
         self._process.kill()
         self._close_pipe()
-        self._temporary.unlink(missing_ok=True)
-        self._close_files()
+        self._remove_files()
 
     def _close_pipe(self) -> None:
         assert self._process.stdin is not None
@@ -123,10 +127,9 @@ class Mp4Writer(FrameWriter):
             self._process.stdin.close()
         self._process.wait()
 
-    def _close_files(self) -> None:
-        self._tags.close()
-        self._log.close()
-        os.close(self._held)
+    def _remove_files(self) -> None:
+        self._temporary.unlink(missing_ok=True)
+        self._files.close()
 
     def _failure(self) -> MediaError:
         self._log.seek(0)

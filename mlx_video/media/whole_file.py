@@ -58,19 +58,20 @@ def temporary_sibling(path: Path, suffix: str | None = None) -> Path:
     return path.with_name(f".partial-{secrets.token_hex(6)}{path.suffix if suffix is None else suffix}")
 
 
-def hold(temporary: Path) -> int:
-    """Create a temporary file and mark it as one that somebody is writing.
-
-    Returns:
-        A descriptor; the mark lasts until it is closed, or the process ends in any way at all.
+@contextmanager
+def held(temporary: Path) -> Iterator[None]:
+    """Create a temporary file and mark it as being written, until the block or the process ends.
 
     Raises:
         OSError: the file cannot be made.
     """
     descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT, 0o666)
-    with suppress(OSError):  # some network disks have no locks
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return descriptor
+    try:
+        with suppress(OSError):  # some network disks have no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -123,12 +124,12 @@ def written_whole(path: Path, suffix: str | None = None) -> Iterator[Path]:
     temporary = temporary_sibling(path, suffix)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = hold(temporary)
         try:
-            yield temporary
-            publish(temporary, path)
+            with held(temporary):
+                yield temporary
+                publish(temporary, path)
         finally:
-            os.close(descriptor)
+            # Around everything: Ctrl-C can arrive while the file is made, and while it is closed.
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise _cannot_write(path, error) from error

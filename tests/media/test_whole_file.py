@@ -6,10 +6,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mlx_video.media.whole_file import hold, publish, remove_leftovers, temporary_sibling, written_whole
+from mlx_video.media.whole_file import held, publish, remove_leftovers, temporary_sibling, written_whole
 
 
 def leave_behind(folder: Path, name: str = "a.mp4") -> Path:
@@ -39,8 +40,8 @@ def test_a_file_that_is_being_written_is_no_leftover(tmp_path: Path):
 
 
 def test_a_file_of_a_killed_process_is_a_leftover(tmp_path: Path):
-    program = "import sys; from pathlib import Path; from mlx_video.media.whole_file import hold; " \
-        "hold(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"  # fmt: skip
+    program = "import sys; from pathlib import Path; from mlx_video.media.whole_file import held\n" \
+        "with held(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"  # fmt: skip
     path = temporary_sibling(tmp_path / "a.mp4")
     command = [sys.executable, "-c", program, str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -57,7 +58,22 @@ def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, monkeypat
     fsync, rename = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda descriptor: (calls.append("fsync"), fsync(descriptor)))
     monkeypatch.setattr(os, "replace", lambda *names: (calls.append("replace"), rename(*names)))
-    descriptor = hold(tmp_path / "a")
-    publish(tmp_path / "a", tmp_path / "b")
-    os.close(descriptor)
+    with held(tmp_path / "a"):
+        publish(tmp_path / "a", tmp_path / "b")
     assert calls == ["fsync", "replace"]
+
+
+@pytest.mark.parametrize("call", ["open", "close", "fsync"])
+def test_ctrl_c_during_a_system_call_leaves_no_temporary_file(tmp_path: Path, monkeypatch, call: str):
+    """Python raises it once the call is done, so a file that was being made exists by then."""
+    complete = getattr(os, call)
+
+    def interrupted(*args: Any) -> None:
+        complete(*args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, call, interrupted)
+    with pytest.raises(KeyboardInterrupt), written_whole(tmp_path / "a.txt") as temporary:
+        temporary.write_text("whole")
+    monkeypatch.undo()
+    assert not list(tmp_path.iterdir())
