@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_video.checkpoint.file_bytes import read_at
-from mlx_video.checkpoint.gguf_header import BLOCKS, GgufTensor, read_gguf_header
+from mlx_video.checkpoint.gguf_header import BLOCKS, GgufHeader, GgufTensor, read_gguf_header
+from mlx_video.checkpoint.sentencepiece_model import TOKENIZER_TENSOR
 from mlx_video.checkpoint.tensor_file import Placement, TensorFile, contiguous_strides, cut_rows
 from mlx_video.checkpoint.tensor_info import DTYPES, TensorInfo
 
@@ -23,7 +24,8 @@ class GgufFile(TensorFile):
     """A `TensorSource` over one GGUF file.
 
     Packed tensors are listed as F32, which is what reading them gives; the others as they are stored. Only
-    plain tensors can be read into the caller's memory.
+    plain tensors can be read into the caller's memory. A tokenizer in the metadata is listed as the tensor
+    that ComfyUI's files have it in.
 
     Args:
         path: the file.
@@ -41,13 +43,16 @@ class GgufFile(TensorFile):
         plain = [tensor for tensor in header.tensors if tensor.kind in DTYPES]
         super().__init__(path, [_place(tensor) for tensor in plain])
         self._packed = {tensor.name: tensor for tensor in header.tensors if tensor.kind not in DTYPES}
-        self.infos: Mapping[str, TensorInfo] = {tensor.name: _describe(tensor) for tensor in header.tensors}
+        self._tokenizer = header.tokenizer
+        self.infos: Mapping[str, TensorInfo] = {info.name: info for info in _list_tensors(header)}
 
     def read(self, name: str, rows: slice | None = None) -> mx.array:
         """Read a tensor, or consecutive rows of its first axis; packed ones are unpacked to float32.
 
         Args, Returns, Raises: as :meth:`TensorFile.read`.
         """
+        if self._tokenizer and name == TOKENIZER_TENSOR:
+            return mx.array(np.frombuffer(self._tokenizer, np.uint8)[rows or slice(None)])
         tensor = self._packed.get(name)
         if tensor is None:
             return super().read(name, rows)
@@ -58,10 +63,10 @@ class GgufFile(TensorFile):
     def read_into(self, name: str, memory: memoryview) -> None:
         """Read a whole tensor that is stored plain into memory of its type and shape.
 
-        Args, Raises: as :meth:`TensorFile.read_into`; packed tensors are a ValueError too.
+        Args, Raises: as :meth:`TensorFile.read_into`; other tensors are a ValueError too.
         """
-        if name in self._packed:
-            raise ValueError(f"{self.label}: {name} is packed as {self._packed[name].kind}; use read")
+        if name in self.infos and name not in self._placements:
+            raise ValueError(f"{self.label}: {name} is not stored as it is read")
         super().read_into(name, memory)
 
     def _unpack(self, tensor: GgufTensor, first: int, end: int) -> np.ndarray:
@@ -75,6 +80,12 @@ class GgufFile(TensorFile):
             packed = read_at(self._file, self.path, position, part.size // elements * size)
             part.reshape(-1, elements)[:] = _dequantize(tensor.kind, packed.reshape(-1, size))
         return numbers[first - begin * elements : end - begin * elements]
+
+
+def _list_tensors(header: GgufHeader) -> Iterator[TensorInfo]:
+    yield from map(_describe, header.tensors)
+    if header.tokenizer:
+        yield TensorInfo(TOKENIZER_TENSOR, (len(header.tokenizer),), "U8")
 
 
 def _describe(tensor: GgufTensor) -> TensorInfo:

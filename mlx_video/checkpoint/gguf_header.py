@@ -14,9 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BufferedReader, FileIO
 from pathlib import Path
+from typing import Any
 
 from mlx_video.checkpoint.file_bytes import describe_two_sizes, open_for_reading, size_of
 from mlx_video.checkpoint.file_kind import LARGEST_HEADER_BYTES, recognise, refusal
+from mlx_video.checkpoint.sentencepiece_model import PREFIX, build_sentencepiece_model
 from mlx_video.errors import CheckpointError
 
 Value = str | int | float | bool | tuple[int, ...]
@@ -84,11 +86,13 @@ class GgufHeader:
 
     Attributes:
         tensors: in the order of the file.
-        metadata: texts, numbers and short lists of whole numbers; long lists, as vocabularies, are left out.
+        metadata: texts, numbers and short lists of whole numbers; long lists are left out.
+        tokenizer: a `spiece.model` of the tokenizer that the metadata spell out; empty without one.
     """
 
     tensors: tuple[GgufTensor, ...]
     metadata: Mapping[str, Value]
+    tokenizer: bytes = b""
 
 
 def read_gguf_header(path: Path) -> GgufHeader:
@@ -119,15 +123,21 @@ def read_gguf_header(path: Path) -> GgufHeader:
         data_start = -(-reader.position // alignment) * alignment
     tensors = [GgufTensor(name, shape, kind, data_start + offset) for name, shape, kind, offset in found]
     _check_places(path, tensors, file_bytes)
-    return GgufHeader(tuple(tensors), metadata)
+    return GgufHeader(tuple(tensors), metadata, _read_tokenizer(reader, metadata))
 
 
 class _Reader:
-    """Reads little-endian values one after another and refuses to run past the file's end."""
+    """Reads little-endian values one after another and refuses to run past the file's end.
+
+    Attributes:
+        position: of the next byte.
+        lists: those of a tokenizer, whole; texts as bytes.
+    """
 
     def __init__(self, path: Path, file: BufferedReader[FileIO], file_bytes: int) -> None:
         self.path = path
         self.position = 0
+        self.lists: dict[str, Sequence[Any]] = {}
         self._file = file
         self._end = min(file_bytes, LARGEST_HEADER_BYTES)
         self._file_bytes = file_bytes
@@ -166,16 +176,25 @@ class _Reader:
     def _array(self, key: str) -> tuple[int, ...]:
         """A list of whole numbers; empty if it holds something else or is long."""
         kind, count = struct.unpack("<IQ", self.take(12))
+        values = self._list(key, kind, count)
+        if key.startswith(PREFIX):
+            self.lists[key] = values
+        is_kept = count <= _LONGEST_KEPT_ARRAY and kind != _STRING and kind not in _FLOATS
+        return tuple(values) if is_kept else ()
+
+    def _list(self, key: str, kind: int, count: int) -> Sequence[Any]:
         if kind == _STRING:
-            for _ in range(count):
-                self.take(self.numbers("Q")[0])
-            return ()
+            return [self.take(self.numbers("Q")[0]) for _ in range(count)]
         if kind not in _SCALARS:
             raise self.damaged(f"{key} is a list of type {kind}, which there is none of")
-        if count > _LONGEST_KEPT_ARRAY or kind in _FLOATS:
-            self.take(count * struct.calcsize(f"<{_SCALARS[kind]}"))
-            return ()
         return self.numbers(_SCALARS[kind], count)
+
+
+def _read_tokenizer(reader: _Reader, metadata: Mapping[str, Value]) -> bytes:
+    try:
+        return build_sentencepiece_model(metadata, reader.lists)
+    except (AttributeError, TypeError, ValueError, struct.error) as error:  # lists of other types or lengths
+        raise reader.damaged(f"its tokenizer cannot be read ({error})") from error
 
 
 def _read_counts(reader: _Reader) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from mlx_video.checkpoint.model_folder import (
     VAE_FILE,
 )
 from mlx_video.checkpoint.original_folder import IMAGE_ENCODER_FILE as ORIGINAL_IMAGE_ENCODER
+from mlx_video.checkpoint.sentencepiece_model import TOKENIZER_TENSOR
 from mlx_video.checkpoint.tensor_source import TensorSource, open_tensors
 from mlx_video.conditioning.text import load_tokenizer, read_tokenizer_model
 from mlx_video.config import ModelConfig, QuantizationConfig, TextEncoderConfig, config_to_json
@@ -32,7 +33,6 @@ from mlx_video.pipeline.source_hints import adopt_hints
 from mlx_video.request import ConvertRequest
 from mlx_video.weights import image_encoder_names, text_encoder_names, transformer_names, vae_names
 from mlx_video.weights.all_in_one import pick_component
-from mlx_video.weights.component_kind import TOKENIZER_TENSOR
 from mlx_video.weights.quantize import check_group_size
 from mlx_video.weights.rules import plan_moves
 from mlx_video.weights.scaled import descale, report_plain_float8

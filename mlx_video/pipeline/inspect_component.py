@@ -14,9 +14,8 @@ from mlx_video.variants.other_models import PUBLISHED, digest_shapes
 from mlx_video.variants.registry import HEAD_DIM, find_variant, recognise_checkpoint
 from mlx_video.variants.variant import Variant
 from mlx_video.weights import image_encoder_names, text_encoder_names, transformer_names, vae_names
-from mlx_video.weights.component_kind import TOKENIZER_TENSOR
 from mlx_video.weights.renamed import RenamedTensors
-from mlx_video.weights.rules import Rule, plan_moves, target_shapes
+from mlx_video.weights.rules import plan_moves, target_shapes
 from mlx_video.weights.scaled import descale
 from mlx_video.weights.spellings import ComponentName, as_original
 
@@ -63,8 +62,7 @@ def _with_variant(part: FilePart, variant: Variant, network: TransformerConfig) 
 
 def _read_text_encoder(part: FilePart, source: TensorSource) -> FilePart:
     found = text_encoder_names.read_text_encoder_config(source.infos, label=source.label)
-    kept = (Rule(TOKENIZER_TENSOR, None), *text_encoder_names.WAN_RULES)
-    plan_moves(source, kept, text_encoder_names.text_encoder_tensors(found))
+    plan_moves(source, text_encoder_names.WAN_RULES, text_encoder_names.text_encoder_tensors(found))
     return replace(part, model=_describe_text_encoder(found))
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from mlx_video.checkpoint.sentencepiece_model import TOKENIZER_TENSOR
 from mlx_video.checkpoint.tensor_source import TensorSource
 from mlx_video.errors import CheckpointError
-from mlx_video.weights.component_kind import TOKENIZER_TENSOR, find_components
+from mlx_video.weights.component_kind import find_components
 from mlx_video.weights.renamed import RenamedTensors
 from mlx_video.weights.rules import Rule, drop
 from mlx_video.weights.spellings import ComponentName

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, get_args
 
+from mlx_video.checkpoint.sentencepiece_model import TOKENIZER_TENSOR
 from mlx_video.checkpoint.tensor_source import TensorInfo
 from mlx_video.weights import text_encoder_names
 from mlx_video.weights.adapter_names import is_adapter_name
@@ -14,9 +15,6 @@ from mlx_video.weights.spellings import ComponentName
 
 SpellingName = Literal["original", "diffusers", "huggingface", "gguf", "mlx"]
 VaeGeneration = Literal["2.1", "2.2"]
-
-TOKENIZER_TENSOR = "spiece_model"
-"""ComfyUI's text encoder files hold the SentencePiece model in it, byte by byte."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from mlx_video.checkpoint.sentencepiece_model import TOKENIZER_TENSOR
 from mlx_video.checkpoint.tensor_source import TensorInfo
 from mlx_video.config import TextEncoderConfig
 from mlx_video.errors import CheckpointError
@@ -18,6 +19,7 @@ HF_TOKEN_TABLES = ("shared.weight", "encoder.embed_tokens.weight")
 GGUF_ANCHORS = ("enc.blk.0.attn_q.weight", "enc.output_norm.weight")
 
 WAN_RULES = (
+    drop(TOKENIZER_TENSOR),
     Rule("blocks.N.ffn.gate.0.weight", "blocks.N.ffn.gate_proj.weight"),
     Rule("*", "*"),
 )
@@ -36,7 +38,6 @@ _HF_BLOCK = {
 HF_RULES = (
     drop("decoder.*"),  # of uploads of the whole UMT5
     drop("lm_head.*"),
-    drop("spiece_model"),  # the tokenizer, in ComfyUI's files
     drop("logit_scale"),  # an empty place of ComfyUI's text encoders
     *(Rule(name, "token_embedding.weight") for name in HF_TOKEN_TABLES),
     *(Rule(f"encoder.block.N.{theirs}", f"blocks.N.{ours}") for theirs, ours in _HF_BLOCK.items()),

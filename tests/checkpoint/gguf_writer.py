@@ -43,7 +43,7 @@ def write_gguf(
     Args:
         path: the file to make.
         tensors: name → type and its bytes, [..., bytes of a row], as `pack` makes them.
-        metadata: more entries: whole numbers, texts, lists.
+        metadata: more entries: whole numbers, yes or no, texts, lists.
         architecture: what the file calls its model.
     """
     from gguf import GGMLQuantizationType, GGUFWriter
@@ -54,6 +54,8 @@ def write_gguf(
             writer.add_array(key, value)
         elif isinstance(value, str):
             writer.add_string(key, value)
+        elif isinstance(value, bool):
+            writer.add_bool(key, value)
         else:
             writer.add_uint32(key, value)
     for name, (kind, data) in tensors.items():
@@ -66,3 +68,32 @@ def write_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def tokenizer_metadata(model: bytes, normalization: bytes) -> dict[str, Any]:
+    """What llama.cpp's converter writes of a SentencePiece model of T5's kind.
+
+    Args:
+        model: what spiece.model holds.
+        normalization: the model's precompiled character map, which the package does not give out.
+    """
+    from sentencepiece import SentencePieceProcessor
+
+    pieces = SentencePieceProcessor(model_proto=model)
+    numbers = range(pieces.get_piece_size())
+    marks = ((pieces.is_unknown, 2), (pieces.is_control, 3), (pieces.is_unused, 5), (pieces.is_byte, 6))
+    metadata = {
+        "tokenizer.ggml.model": "t5",
+        "tokenizer.ggml.pre": "default",
+        "tokenizer.ggml.tokens": [pieces.id_to_piece(number) for number in numbers],
+        "tokenizer.ggml.scores": [pieces.get_score(number) for number in numbers],
+        "tokenizer.ggml.token_type": [
+            next((kind for is_kind, kind in marks if is_kind(number)), 1) for number in numbers
+        ],
+        "tokenizer.ggml.add_space_prefix": True,
+        "tokenizer.ggml.remove_extra_whitespaces": True,
+        "tokenizer.ggml.eos_token_id": pieces.eos_id(),
+        "tokenizer.ggml.add_eos_token": True,
+    }
+    # As a list of whole numbers: the converter writes bytes.
+    return metadata | ({"tokenizer.ggml.precompiled_charsmap": list(normalization)} if normalization else {})

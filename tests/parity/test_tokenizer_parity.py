@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from mlx_video.conditioning.text import clean_prompt, load_tokenizer
 from mlx_video.config import DEFAULT_NEGATIVE_PROMPT
+from tests.fixtures.sentencepiece_fields import precompiled_charsmap
 from tests.parity.official import wan_module
 
 pytestmark = pytest.mark.parity
@@ -96,35 +97,3 @@ def test_cleaning_equals_the_official_cleaning(official: ModuleType, text: str) 
 )
 def test_separators_behind_entities_are_cleaned_alike(official: ModuleType, text: str) -> None:
     assert clean_prompt(text) == official.whitespace_clean(official.basic_clean(text))
-
-
-def precompiled_charsmap(model: bytes) -> bytes:
-    """The normalisation table inside a sentencepiece model: field 2 of the message in field 3."""
-    return protobuf_fields(protobuf_fields(model)[3])[2]
-
-
-def protobuf_fields(message: bytes) -> dict[int, bytes]:
-    """The last length-delimited value of each field number."""
-    fields: dict[int, bytes] = {}
-    position = 0
-    while position < len(message):
-        tag, position = varint(message, position)
-        if tag & 7 == 2:
-            length, position = varint(message, position)
-            fields[tag >> 3] = message[position : position + length]
-            position += length
-        elif tag & 7 == 0:
-            _, position = varint(message, position)
-        else:
-            position += 4 if tag & 7 == 5 else 8
-    return fields
-
-
-def varint(message: bytes, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = message[position]
-        value |= (byte & 127) << shift
-        position, shift = position + 1, shift + 7
-        if byte < 128:
-            return value, position

@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 
 from mlx_video.checkpoint.float8 import decode_float8
+from mlx_video.conditioning.text import load_tokenizer, read_tokenizer_model
 from mlx_video.errors import CheckpointError
 from mlx_video.events import Notice
 from mlx_video.pipeline.convert import convert
 from mlx_video.request import ConvertRequest
-from tests.checkpoint.gguf_writer import pack, write_gguf
+from tests.checkpoint.gguf_writer import pack, tokenizer_metadata, write_gguf
 from tests.checkpoint.stored_arrays import write_raw
-from tests.fixtures.tiny_checkpoint import write_tiny_checkpoint, write_transformer
+from tests.fixtures.comfy_files import tokenizer_model
+from tests.fixtures.sentencepiece_fields import precompiled_charsmap
+from tests.fixtures.tiny_checkpoint import TOKENIZER_FOLDER, write_tiny_checkpoint, write_transformer
 from tests.fixtures.weight_files import store, write_torch_archive
 
 BLOCK_PARTS = {
@@ -183,3 +186,17 @@ def test_a_gguf_text_encoder_converts_under_its_own_names(tiny, own, tmp_path):
     assert file_bytes(tmp_path / "packed") == file_bytes(tmp_path / "plain")
     made = mx.load(str(tmp_path / "packed" / "t5_encoder.safetensors"))
     assert np.array_equal(np.array(made["blocks.1.attn.q.weight"]), numbers["blocks.1.attn.q.weight"])
+
+
+def test_the_tokenizer_of_a_gguf_text_encoder_is_written_out(tiny, own, tmp_path):
+    shutil.rmtree(own / TOKENIZER_FOLDER)
+    own.joinpath(tiny.text_encoder_file.name).unlink()
+    metadata = tokenizer_metadata(tokenizer_model(), precompiled_charsmap(tokenizer_model()))
+    tensors = {gguf_text_name(name): ("F32", values) for name, values in tiny.text_encoder.items()}
+    encoder = write_gguf(tmp_path / "umt5.gguf", tensors, metadata, architecture="t5encoder")
+    run(own, tmp_path / "out", text_encoder=encoder)
+    made, trained = (
+        load_tokenizer(tmp_path / "out" / "tokenizer"),
+        read_tokenizer_model(tokenizer_model(), "x"),
+    )
+    assert made.encode("a red circle", 16) == trained.encode("a red circle", 16)
