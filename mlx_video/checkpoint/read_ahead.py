@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from itertools import islice
 from typing import TypeVar
 
@@ -13,6 +14,8 @@ import mlx.core as mx
 Item = TypeVar("Item")
 Loaded = TypeVar("Loaded")
 
+_idle: list[ThreadPoolExecutor] = []
+
 
 def read_ahead(
     items: Iterable[Item], load: Callable[[Item], Loaded], depth: int = 1
@@ -20,7 +23,7 @@ def read_ahead(
     """Load items in their order while the caller uses the ones before.
 
     At most `depth` + 1 loaded things exist: the one handed out, which the caller must let go before it asks
-    for the next, and those being read. The thread ends with the iterator, also when the caller stops early
+    for the next, and those being read. The reading ends with the iterator, also when the caller stops early
     or fails; a load that has begun is waited for.
 
     Args:
@@ -44,8 +47,7 @@ def read_ahead(
 def _read_on_thread(
     waiting: Iterator[Item], load: Callable[[Item], Loaded], depth: int
 ) -> Generator[Loaded, None, None]:
-    # MLX's streams belong to threads. On a stream of its own the thread's arrays could not be used here, and
-    # the stream would outlive the thread.
+    # MLX's streams belong to threads: on a stream of its own the thread's arrays could not be used here.
     stream = mx.default_stream(mx.default_device())
 
     def load_for_caller(item: Item) -> Loaded:
@@ -53,7 +55,7 @@ def _read_on_thread(
             return load(item)
 
     reads: deque[Future[Loaded]] = deque()
-    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader:
+    with _borrowed_reader() as reader:
         try:
             reads.extend(reader.submit(load_for_caller, item) for item in islice(waiting, depth))
             while reads:
@@ -65,3 +67,17 @@ def _read_on_thread(
         finally:
             for read in reads:
                 read.cancel()
+            wait(reads)
+
+
+@contextmanager
+def _borrowed_reader() -> Iterator[ThreadPoolExecutor]:
+    """A thread that is used again: to each new one MLX would give a stream, and later a thread, for good."""
+    try:
+        reader = _idle.pop()
+    except IndexError:
+        reader = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
+    try:
+        yield reader
+    finally:
+        _idle.append(reader)

@@ -28,6 +28,7 @@ from mlx_video.memory.stream_plan import SLOTS, block_prefix, choose_streamed, p
 from mlx_video.models.transformer import WanTransformer
 from mlx_video.weights.load import load_module
 from mlx_video.weights.quantize import is_quantized_layer
+from tests.fixtures.reader_threads import count_busy_readers
 from tests.models.networks import (
     CONCAT_LATENTS,
     CONTEXT,
@@ -96,10 +97,6 @@ def open_stream(
 ) -> tuple[WanTransformer, BlockStream]:
     transformer = WanTransformer(config)
     return transformer, load_streamed(transformer, source, resident_blocks, **options)
-
-
-def readers() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("read-ahead")]
 
 
 def wait_until(condition) -> None:
@@ -251,7 +248,7 @@ def test_blocks_that_have_room_in_memory_are_read_once(
         with stream:
             for _ in range(2):
                 np.testing.assert_array_equal(forward(transformer, block_source=stream), velocity)
-            assert readers() == []
+            assert count_busy_readers() == 0
         assert Counter(source.reads) == dict.fromkeys(source.infos, 1)
         assert stream.bytes_per_step == 0
 
@@ -313,7 +310,7 @@ def test_no_more_than_the_resident_blocks_and_two_others_are_in_memory(tmp_path:
     assert mx.get_active_memory() - before < 10_000
 
 
-def test_closing_in_the_middle_frees_every_block_and_ends_the_thread(tmp_path: Path):
+def test_closing_in_the_middle_frees_every_block_and_ends_the_reading(tmp_path: Path):
     path = build_wide(tmp_path)
     release_memory()
     before = mx.get_active_memory()
@@ -322,9 +319,9 @@ def test_closing_in_the_middle_frees_every_block_and_ends_the_thread(tmp_path: P
         transformer.clear()
         walk = stream.blocks()
         kept = [next(walk) for _ in range(4)]
-        assert len(readers()) == 1
+        assert count_busy_readers() == 1
         stream.close()
-        assert readers() == []
+        assert count_busy_readers() == 0
         stream.close()
     release_memory()
     assert mx.get_active_memory() - before < 10_000
@@ -385,7 +382,7 @@ def test_a_file_that_ends_early_names_the_block_and_the_file(file: Path, tmp_pat
                     CheckpointError, match=r"block \d of the transformer: .*model.safetensors: ends at byte"
                 ):
                     forward(transformer, block_source=stream)
-                assert readers() == []
+                assert count_busy_readers() == 0
 
 
 def test_a_disk_that_fails_once_can_be_read_again(file: Path, velocity: np.ndarray, monkeypatch):
@@ -419,7 +416,7 @@ def test_a_walk_that_is_broken_off_does_no_harm_to_the_next(file: Path, velocity
             np.testing.assert_array_equal(forward(transformer, block_source=stream), velocity)
 
 
-def test_an_interrupt_while_a_block_is_waited_for_ends_the_thread(file: Path):
+def test_an_interrupt_while_a_block_is_waited_for_ends_the_reading(file: Path):
     with Recording(file) as source:
         transformer, stream = open_stream(source)
         source.may_read.clear()
@@ -427,7 +424,7 @@ def test_an_interrupt_while_a_block_is_waited_for_ends_the_thread(file: Path):
         threading.Timer(0.3, source.may_read.set).start()
         with pytest.raises(KeyboardInterrupt), stream:
             forward(transformer, block_source=stream)
-    assert readers() == []
+    assert count_busy_readers() == 0
 
 
 def test_another_models_file_is_refused_before_a_block_is_read(file: Path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from mlx_video.pipeline.sample import sample_latents
 from mlx_video.pipeline.wan_pipeline import build_request
 from tests.fixtures import tiny_variants
 from tests.fixtures.adapter_files import write_adapter
+from tests.fixtures.reader_threads import count_busy_readers
 from tests.fixtures.tiny_variants import TINY_VARIANTS, write_tiny_variant
 
 LAYERS = 4
@@ -176,7 +176,7 @@ def test_the_memory_of_a_run_is_back_at_its_end_and_small_on_the_way(root: Path)
     assert peak(0) <= peak(None) - 0.9 * spared
 
 
-def test_a_failing_read_ends_the_run_and_its_thread(root: Path, tmp_path: Path):
+def test_a_failing_read_ends_the_run_and_its_reading(root: Path, tmp_path: Path):
     folder = converted(root, "wan2.1-t2v-14b")
     copy = tmp_path / "model"
     copy.mkdir()
@@ -192,10 +192,10 @@ def test_a_failing_read_ends_the_run_and_its_thread(root: Path, tmp_path: Path):
         CheckpointError, match=r"block \d of the transformer: .*model.safetensors: ends at byte"
     ):
         list(work)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("read-ahead")]
+    assert count_busy_readers() == 0
 
 
-def test_a_run_that_is_left_early_ends_its_thread_and_frees_its_memory(root: Path):
+def test_a_run_that_is_left_early_ends_its_reading_and_frees_its_memory(root: Path):
     run = prepare(converted(root, "wan2.1-t2v-14b"), 1)
     conditioning = imagine(run)
     mx.eval(conditioning.context, conditioning.negative_context)
@@ -204,7 +204,7 @@ def test_a_run_that_is_left_early_ends_its_thread_and_frees_its_memory(root: Pat
     work = sample_latents(run, conditioning)
     next(event for event in work if isinstance(event, StepFinished))
     work.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("read-ahead")]
+    assert count_busy_readers() == 0
     del work
     release_memory()
     assert mx.get_active_memory() - before < 10_000
