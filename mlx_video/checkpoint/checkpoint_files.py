@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from mlx_video.checkpoint.hub_cache import published_name
 
-PartName = Literal["model", "low_noise", "high_noise", "text_encoder", "vae", "image_encoder", "tokenizer"]
+PartName = Literal["model", "low_noise", "high_noise", "text_encoder", "vae", "image_encoder"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class CheckpointFiles:
         text_encoder: the files of UMT5.
         vaes: name → the files of one VAE. Where several lie in the folder, the number of latent channels
             decides which one belongs to the transformer.
-        tokenizer: the folder of the UMT5 tokenizer; None where the text encoder's file holds it.
+        tokenizer: the folder of the UMT5 tokenizer; None where the text encoder's file holds it, or nothing.
         image_encoder: the files of CLIP, which Wan2.1's image-to-video models come with; empty without it.
         vae_config: what a config.json says of the VAE; empty where there is none.
         hints: about sampling.

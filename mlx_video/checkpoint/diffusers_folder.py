@@ -55,7 +55,6 @@ _ADVICE = MappingProxyType(
         "transformer": "It is the model itself; download the whole repository.",
         "transformer_2": "A Wan2.2 A14B model needs both transformers; fetch it.",
         "text_encoder": "Every Wan-AI Diffusers repository has it; the same serves all Wan models.",
-        "tokenizer": "Every Wan-AI Diffusers repository has it; the same serves all Wan models.",
         "vae": "Copy it from the model's repository.",
         "image_encoder": "It is in Wan-AI/Wan2.1-I2V-14B-480P-Diffusers; the same serves all Wan2.1 models.",
     }
@@ -142,8 +141,6 @@ def _check_parts(path: Path, extra: Collection[str], given: Collection[str]) -> 
         for part in (*extra, "text_encoder", "vae")
         if part not in given and not (path / part).is_dir()
     ]
-    if "tokenizer" not in given and not is_tokenizer_folder(path / "tokenizer"):
-        missing.append(f"No tokenizer found in {path / 'tokenizer'}. {_ADVICE['tokenizer']}")
     if missing:
         raise MissingPartError("\n".join(missing))
 

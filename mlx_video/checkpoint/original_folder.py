@@ -102,10 +102,5 @@ def _check_parts(path: Path, transformer_folders: Mapping[str, Path], given: Col
             f"No VAE found in {path}; Wan2.1 and the A14B models need Wan2.1_VAE.pth (0.5 GB), "
             "TI2V-5B needs Wan2.2_VAE.pth (2.8 GB). Copy it from the model's repository."
         )
-    if "tokenizer" not in given and not is_tokenizer_folder(path / TOKENIZER_FOLDER):
-        missing.append(
-            f"No tokenizer found in {path / TOKENIZER_FOLDER}; every Wan-AI repository has this folder "
-            "(tokenizer.json and three more files). Copy it whole."
-        )
     if missing:
         raise MissingPartError("\n".join(missing))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
 
 from mlx_video.checkpoint.file_bytes import describe_bytes
+from mlx_video.checkpoint.hub import TOKENIZER_REPOSITORY, fetch_tokenizer
 from mlx_video.checkpoint.model_folder import (
     CONFIG_FILE,
     TOKENIZER_FILES,
@@ -21,7 +23,9 @@ from mlx_video.checkpoint.model_folder import (
     find_unfinished,
     staged_folder,
 )
+from mlx_video.conditioning.text import load_tokenizer
 from mlx_video.config import QuantizationConfig
+from mlx_video.errors import CheckpointError
 from mlx_video.events import BytesWritten, Event, FileWritten, Notice, StageFinished, StageStarted
 from mlx_video.pipeline.convert_plan import Component, Copy, Plan, plan_conversion
 from mlx_video.pipeline.local_files import with_local_checkpoint
@@ -56,6 +60,8 @@ def convert(request: ConvertRequest) -> Iterator[Event]:
         plan = (plan_quantization if request.quantize_only else plan_conversion)(request, opened)
         yield from map(Notice, plan.notices)
         _check_space(plan, request)
+        if not (plan.has_tokenizer or request.quantize_only):
+            plan = yield from _with_tokenizer(plan)
         leftover = find_unfinished(request.output_dir)
         with _small_cache(), staged_folder(request.output_dir) as stage:
             if leftover:
@@ -67,6 +73,21 @@ def convert(request: ConvertRequest) -> Iterator[Event]:
             _write_tokenizer(plan, stage)
             (stage / CONFIG_FILE).write_text(json.dumps(plan.config, indent=2) + "\n", encoding="ascii")
     yield FileWritten(request.output_dir)
+
+
+def _with_tokenizer(plan: Plan) -> Generator[Event, None, Plan]:
+    """The plan with the tokenizer that all Wan models share, downloaded the first time."""
+    lack = "The checkpoint has no tokenizer, neither in a folder nor in its text encoder"
+    try:
+        folder = yield from fetch_tokenizer()
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{lack}. Give the folder {TOKENIZER_REPOSITORY} of any Wan-AI repository as --tokenizer. "
+            f"Downloading it failed. {error}"
+        ) from error
+    load_tokenizer(folder, plan.vocab_size)
+    yield Notice(f"{lack}; took that of {TOKENIZER_REPOSITORY}.")
+    return replace(plan, tokenizer=folder)
 
 
 def _check_space(plan: Plan, request: ConvertRequest) -> None:
@@ -127,7 +148,7 @@ def _copy_file(source: Path, target: Path) -> Iterator[int]:
 
 
 def _write_tokenizer(plan: Plan, stage: Path) -> None:
-    if plan.tokenizer is None and not plan.tokenizer_model:
+    if not plan.has_tokenizer:
         return
     folder = stage / TOKENIZER_FOLDER
     folder.mkdir()

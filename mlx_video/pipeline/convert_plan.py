@@ -20,7 +20,6 @@ from mlx_video.checkpoint.model_folder import (
     VAE_FILE,
 )
 from mlx_video.checkpoint.original_folder import IMAGE_ENCODER_FILE as ORIGINAL_IMAGE_ENCODER
-from mlx_video.checkpoint.sentencepiece_model import TOKENIZER_TENSOR
 from mlx_video.checkpoint.tensor_source import TensorSource, open_tensors
 from mlx_video.conditioning.text import load_tokenizer, read_tokenizer_model
 from mlx_video.config import ModelConfig, QuantizationConfig, TextEncoderConfig, config_to_json
@@ -33,6 +32,7 @@ from mlx_video.pipeline.source_hints import adopt_hints
 from mlx_video.request import ConvertRequest
 from mlx_video.weights import image_encoder_names, text_encoder_names, transformer_names, vae_names
 from mlx_video.weights.all_in_one import pick_component
+from mlx_video.weights.component_kind import is_tokenizer_tensor
 from mlx_video.weights.quantize import check_group_size
 from mlx_video.weights.rules import plan_moves
 from mlx_video.weights.scaled import descale, report_plain_float8
@@ -91,8 +91,9 @@ class Plan:
     Attributes:
         components: the files to write from tensors.
         copies: the files to copy.
-        tokenizer: folder to copy the tokenizer's files from.
+        tokenizer: folder to copy the tokenizer's files from, if there is one.
         tokenizer_model: the file spiece.model, where the text encoder's file holds it; else empty.
+        vocab_size: rows of the text encoder's table, which any tokenizer must fit; 0 if unknown.
         config: config.json to be written.
         notices: what the user should know before it begins.
     """
@@ -103,6 +104,12 @@ class Plan:
     config: Mapping[str, Any]
     notices: tuple[str, ...]
     tokenizer_model: bytes = b""
+    vocab_size: int = 0
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether the checkpoint came with one."""
+        return self.tokenizer is not None or bool(self.tokenizer_model)
 
     @property
     def nbytes(self) -> int:
@@ -153,6 +160,7 @@ def plan_conversion(request: ConvertRequest, opened: ExitStack) -> Plan:
         copies=(),
         tokenizer=files.tokenizer,
         tokenizer_model=_check_tokenizer(files, config.text_encoder, opened),
+        vocab_size=config.text_encoder.vocab_size,
         config=record_baked(config_to_json(config), request),
         notices=(
             *files.notices,
@@ -231,7 +239,9 @@ def _check_tokenizer(files: CheckpointFiles, config: TextEncoderConfig, opened: 
         load_tokenizer(files.tokenizer, config.vocab_size)
         return b""
     source = opened.enter_context(open_tensors(files.text_encoder))
-    name = next(name for name in source.infos if name.endswith(TOKENIZER_TENSOR))
+    name = next(filter(is_tokenizer_tensor, source.infos), None)
+    if name is None:
+        return b""
     model = np.array(source.read(name)).tobytes() if source.infos[name].dtype in ("U8", "I8") else b""
     read_tokenizer_model(model, f"{source.label}: {name}", config.vocab_size)
     return model

@@ -48,8 +48,6 @@ _ADVICE = MappingProxyType(
         "high_noise": "high-noise transformer (--high-noise FILE)",
         "text_encoder": "text encoder (--text-encoder FILE)",
         "vae": "VAE (--vae FILE)",
-        "tokenizer": "tokenizer, which the text encoder's file does not hold (--tokenizer DIR, such as "
-        "google/umt5-xxl of a Wan-AI repository)",
     }
 )
 _FLAGS = MappingProxyType(
@@ -131,19 +129,17 @@ def _read_option(name: str, path: Path) -> FoundFiles:
     )
 
 
-def _given_parts(request: ConvertRequest, chosen: Mapping[str, FoundFiles]) -> set[PartName]:
+def _given_parts(chosen: Mapping[str, FoundFiles]) -> set[PartName]:
     """What the checkpoint's folder may lack."""
     given: set[PartName] = set()
     if "transformer" in chosen or {"high_noise", "low_noise"} <= chosen.keys():
         given |= {"model", *_EXPERTS}
     given |= {part for option, part in _PARTS.items() if option in chosen}
-    if request.tokenizer is not None or ("text_encoder" in chosen and chosen["text_encoder"].has_tokenizer):
-        given.add("tokenizer")
     return given
 
 
 def _open_base(request: ConvertRequest, chosen: Mapping[str, FoundFiles]) -> CheckpointFiles:
-    given = _given_parts(request, chosen)
+    given = _given_parts(chosen)
     path = request.checkpoint_dir
     if path is None:
         first = next(chosen[name] for name in ("transformer", "high_noise", "low_noise") if name in chosen)
@@ -197,8 +193,7 @@ def _choose(
         tokenizer=find_tokenizer(path),
         image_encoder=image_encoder.paths if image_encoder else (),
     )
-    has_tokenizer = files.tokenizer is not None or (text_encoder is not None and text_encoder.has_tokenizer)
-    _check_complete(files, scan, given | ({"tokenizer"} if has_tokenizer else set()))
+    _check_complete(files, scan, given)
     return replace(files, notices=_report_found(path, files))
 
 
@@ -270,8 +265,6 @@ def _check_complete(files: CheckpointFiles, scan: Scan, given: set[PartName]) ->
     needed = [name for name in needed if name not in files.transformers]
     needed += [] if files.text_encoder else ["text_encoder"]
     needed += [] if files.vaes else ["vae"]
-    # Without text encoder it cannot be known whether a tokenizer lies in its file.
-    needed += ["tokenizer"] if files.text_encoder or "text_encoder" in given else []
     missing = [_ADVICE[name] for name in needed if name not in given]
     if not missing:
         return

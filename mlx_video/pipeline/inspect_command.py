@@ -74,7 +74,7 @@ def _option_of(part: FilePart) -> str:
 
 
 def _lacking_options(parts: Collection[FilePart]) -> Iterator[str]:
-    """What a conversion needs besides; a text encoder that is not known may hold its tokenizer."""
+    """What a conversion needs besides."""
     by_name = {part.component: part for part in parts}
     for name in ("transformer", "text_encoder", "vae"):
         if name not in by_name:
@@ -83,8 +83,6 @@ def _lacking_options(parts: Collection[FilePart]) -> Iterator[str]:
             yield other
     if "image_encoder" not in by_name and any(part.has_image_branch for part in parts):
         yield _OPTIONS["image_encoder"]
-    if "text_encoder" in by_name and not by_name["text_encoder"].has_tokenizer:
-        yield "tokenizer"
 
 
 def _quote(path: Path) -> str:

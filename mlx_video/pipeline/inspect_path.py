@@ -12,7 +12,7 @@ from typing import Any
 
 from mlx_video.checkpoint.file_kind import FileKind, recognise
 from mlx_video.checkpoint.folder_layout import Layout, recognise_layout
-from mlx_video.checkpoint.hub import is_repository
+from mlx_video.checkpoint.hub import TOKENIZER_REPOSITORY, is_repository
 from mlx_video.checkpoint.loose_files import is_weight_file, walk_folders
 from mlx_video.checkpoint.original_folder import find_tokenizer
 from mlx_video.checkpoint.shards import SHARD
@@ -195,8 +195,8 @@ def _judge_converted(found: Inspection) -> Inspection:
             check_vae_encoder(model, config)
     except MLXVideoError as error:
         return _with_error(found, error)
-    missing = () if found.tokenizer else ("tokenizer: it is fetched once from google/umt5-xxl.",)
-    return replace(found, missing=missing, command=generate_with(found.path, variant.inputs))
+    command = generate_with(found.path, variant.inputs)
+    return replace(found, missing=_describe_lack(found.tokenizer), command=command)
 
 
 def _judge_checkpoint(found: Inspection) -> Inspection:
@@ -209,7 +209,12 @@ def _judge_checkpoint(found: Inspection) -> Inspection:
         return _with_error(found, error)
     stated: Any = plan.config.get("mlx_video", {})
     found = _with_variant(found, stated.get("variant", ""))
-    return replace(found, notices=plan.notices, command=convert_folder(found.path))
+    lack = _describe_lack(found.tokenizer)
+    return replace(found, missing=lack, notices=plan.notices, command=convert_folder(found.path))
+
+
+def _describe_lack(tokenizer: str) -> tuple[str, ...]:
+    return () if tokenizer else (f"tokenizer: it is fetched once from {TOKENIZER_REPOSITORY}.",)
 
 
 def _with_error(found: Inspection, error: MLXVideoError) -> Inspection:

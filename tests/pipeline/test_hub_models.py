@@ -17,6 +17,7 @@ from mlx_video.convert_wan import main as convert_main
 from mlx_video.errors import AdapterError, CheckpointError, RequestError
 from mlx_video.events import BytesDownloaded, Notice
 from mlx_video.generate_wan import main as generate_main
+from mlx_video.pipeline.convert import convert
 from mlx_video.request import ConvertRequest
 from tests.fixtures.adapter_files import write_adapter
 from tests.fixtures.comfy_files import write_comfy_tree, write_gguf_transformer
@@ -189,6 +190,28 @@ def test_a_tokenizer_is_named_by_its_repository(single_files, server, tmp_path):
     assert (found / "tokenizer" / "tokenizer.json").read_bytes() == (
         single_files / "google" / "umt5-xxl" / "tokenizer.json"
     ).read_bytes()
+
+
+def test_a_checkpoint_without_tokenizer_gets_the_one_of_all_wan_models(single_files, server, tmp_path):
+    text_encoder = single_files / PARTS["text_encoder"]
+    tensors = mx.load(str(text_encoder))
+    del tensors["spiece_model"]
+    mx.save_safetensors(str(text_encoder), tensors)
+
+    def run(name):
+        own = {option: single_files / place for option, place in PARTS.items()}
+        events = list(convert(ConvertRequest(None, tmp_path / name, **own)))
+        return [event.text for event in events if isinstance(event, Notice) and "took" in event.text]
+
+    (notice,) = run("first")
+    assert notice.endswith("neither in a folder nor in its text encoder; took that of google/umt5-xxl.")
+    assert server.downloads() == ["special_tokens_map.json", "tokenizer.json", "tokenizer_config.json"]
+    server.requests.clear()
+    assert run("second") == [notice]
+    assert server.requests == []
+    expected = single_files / "google" / "umt5-xxl" / "tokenizer.json"
+    assert (tmp_path / "first" / "tokenizer" / "tokenizer.json").read_bytes() == expected.read_bytes()
+    assert_same_files(tmp_path / "first", tmp_path / "second")
 
 
 def test_an_unknown_option_is_named(tmp_path):

@@ -1,6 +1,7 @@
 """Every command that --inspect suggests can be pasted: the real parsers take it, and so does the work."""
 
 import shlex
+import shutil
 
 import mlx.core as mx
 import pytest
@@ -15,6 +16,7 @@ from mlx_video.request import ConvertRequest
 from tests.fixtures.adapter_files import write_adapter
 from tests.fixtures.comfy_files import comfy_text_encoder, embedded_tokenizer, write_plain, write_words
 from tests.fixtures.diffusers_checkpoint import image_encoder_arrays
+from tests.fixtures.hub_server import go_online
 from tests.fixtures.tiny_checkpoint import TinySizes, write_tiny_checkpoint
 from tests.fixtures.weight_files import store, write_safetensors
 
@@ -43,6 +45,16 @@ def place(tmp_path_factory):
     return path
 
 
+@pytest.fixture(autouse=True)
+def cached_tokenizer(place, tmp_path, monkeypatch):
+    """The tokenizer of all Wan models where an earlier download left it."""
+    commit, folder = "0" * 40, tmp_path / "cache" / "models--google--umt5-xxl"
+    shutil.copytree(place / "t2v" / "google" / "umt5-xxl", folder / "snapshots" / commit)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text(commit)
+    go_online(monkeypatch, None, tmp_path / "cache")
+
+
 def write_components(path, tiny):
     parts = {"model.diffusion_model.": tiny.transformer, "vae.": tiny.vae}
     whole = [store(prefix + name, values) for prefix, part in parts.items() for name, values in part.items()]
@@ -56,7 +68,6 @@ def write_components(path, tiny):
     text_encoder = comfy_text_encoder(tiny.text_encoder, "BF16")
     write_words(path / "umt5.safetensors", text_encoder)
     write_words(path / "TEXT_ENCODER", text_encoder | embedded_tokenizer())
-    (path / "TOKENIZER").symlink_to(tiny.path / "google" / "umt5-xxl")
     for folder in ("loras", "latents", "states"):
         (path / folder).mkdir()
     for name in ("one.safetensors", "loras/a.safetensors", "loras/b.safetensors"):

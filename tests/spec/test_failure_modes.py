@@ -430,15 +430,16 @@ def test_f19_the_types_that_are_decoded_convert(own: TinyCheckpoint):
             ("in every Wan-AI repository (11.4 GB)", "serves all Wan models"),
         ),
         ("Wan2.1_VAE.pth", ("Wan2.1_VAE.pth (0.5 GB)", "Copy it")),
-        (TOKENIZER_FOLDER, ("tokenizer.json", "Copy it whole")),
     ],
 )
-def test_f20_a_component_that_is_not_there(
-    own: TinyCheckpoint, model: Path, lost: str, parts: tuple[str, ...]
-):
-    path = own.path / lost
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
+def test_f20_a_component_that_is_not_there(own: TinyCheckpoint, lost: str, parts: tuple[str, ...]):
+    (own.path / lost).unlink()
     assert_says(refusal(own.path), "found in", str(own.path), *parts)
+
+
+def test_f20_a_tokenizer_that_is_nowhere(own: TinyCheckpoint):
+    shutil.rmtree(own.path / TOKENIZER_FOLDER)
+    assert_says(refusal(own.path), "has no tokenizer", TOKENIZER_FOLDER, "--tokenizer", "HF_HUB_OFFLINE")
 
 
 def test_f20_a_component_of_a_converted_model_that_is_not_there(model: Path):
