@@ -18,8 +18,9 @@ from mlx_video.checkpoint.hub_download import (
     download_files,
     link_file,
 )
-from mlx_video.checkpoint.hub_files import WEIGHT_ENDINGS, ReadJson, Use, choose_files
+from mlx_video.checkpoint.hub_files import ReadJson, Use, choose_files
 from mlx_video.checkpoint.hub_parts import Part, choose_part
+from mlx_video.checkpoint.loose_files import is_weight_name
 from mlx_video.checkpoint.staging import check_free_space
 from mlx_video.errors import CheckpointError, RequestError
 from mlx_video.events import BytesDownloaded, Event, Notice
@@ -68,7 +69,7 @@ def fetch_folder(
         raise RequestError(
             "revision", f"{revision}: {place} is a path, not a repository on the Hub. Leave the option out."
         )
-    if use == "convert" and place.suffix in WEIGHT_ENDINGS:
+    if use == "convert" and is_weight_name(place.name):
         return (yield from fetch_part(place))
     return place
 
@@ -91,7 +92,7 @@ def fetch_part(place: Path, part: Part = "component") -> Generator[Event, None, 
         CheckpointError: the repository cannot be had, holds no such file, or the disk is too full.
     """
     found = _PART.fullmatch(place.as_posix())
-    is_file_name = found is not None and found["name"] is None and place.suffix in WEIGHT_ENDINGS
+    is_file_name = found is not None and found["name"] is None and is_weight_name(place.name)
     if found is None or is_file_name or Path(place.parts[0]).exists():
         return place
     repository, name = found["repository"], found["name"] or ""

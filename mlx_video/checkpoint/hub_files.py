@@ -16,6 +16,7 @@ from mlx_video.checkpoint.folder_layout import (
     Layout,
 )
 from mlx_video.checkpoint.folder_layout import TOKENIZER_FOLDER as CONVERTED_TOKENIZER
+from mlx_video.checkpoint.loose_files import is_weight_name
 from mlx_video.checkpoint.original_folder import (
     IMAGE_ENCODER_FILE,
     TOKENIZER_FOLDER,
@@ -60,7 +61,6 @@ _STARTS = {
 # Wan's image encoder serves the first generation's image-to-video models alone.
 _WITHOUT_IMAGE_ENCODER = ("t2v", "ti2v")
 _MOST_NAMED = 3
-WEIGHT_ENDINGS = (".safetensors", ".gguf", ".pth", ".bin")
 
 
 def choose_files(
@@ -108,7 +108,7 @@ def recognise_names(names: Collection[str]) -> Layout:
         return "lightx2v"
     if any(_is_weight_file(name, ORIGINAL_STEM) for name in names):
         return "original"
-    return "comfy" if any(is_weights(name) and _COMFY_NAME.search(name) for name in names) else "unknown"
+    return "comfy" if any(is_weight_name(name) and _COMFY_NAME.search(name) for name in names) else "unknown"
 
 
 def _check_use(repository: str, layout: Layout, names: Collection[str], use: Use) -> None:
@@ -128,7 +128,7 @@ def _check_use(repository: str, layout: Layout, names: Collection[str], use: Use
 
 
 def _describe_other(repository: str, layout: Layout, names: Collection[str]) -> str:
-    weights = [name for name in sorted(names) if is_weights(name)]
+    weights = [name for name in sorted(names) if is_weight_name(name)]
     shown = ", ".join(weights[:_MOST_NAMED]) + (" ..." if len(weights) > _MOST_NAMED else "")
     if layout == "comfy":
         return (
@@ -150,11 +150,6 @@ def _name_one(repository: str, weights: Sequence[str]) -> str:
         for name in weights
         if pattern.search(name)
     )
-
-
-def is_weights(name: str) -> bool:
-    """Whether a name is that of a weight file, of whatever model."""
-    return name.endswith(WEIGHT_ENDINGS)
 
 
 def _choose_converted(names: frozenset[str], read_json: ReadJson) -> Iterator[str]:

@@ -15,7 +15,8 @@ from mlx_video.checkpoint.folder_layout import (
     TOKENIZER_FILES,
     TOKENIZER_MODEL,
 )
-from mlx_video.checkpoint.hub_files import ReadJson, choose_weights, is_weights, names_in, present_names
+from mlx_video.checkpoint.hub_files import ReadJson, choose_weights, names_in, present_names
+from mlx_video.checkpoint.loose_files import is_weight_name
 from mlx_video.checkpoint.shards import SHARD
 from mlx_video.errors import CheckpointError
 
@@ -117,6 +118,8 @@ def _describe_absent(repository: str, place: str, names: Collection[str], part: 
         return f"holds several adapters ({', '.join(several[:3])}). Name one: {repository}/{several[0]}"
     is_here = place in names or any(name.startswith(f"{place}/") for name in names)
     what = f"{_FILES[part]} in {place}" if is_here else place or f"{_FILES[part]} outside of folders"
-    offered = sorted(filter(None, _tokenizers(names) if part == "tokenizer" else filter(is_weights, names)))
+    offered = sorted(
+        filter(None, _tokenizers(names) if part == "tokenizer" else filter(is_weight_name, names))
+    )
     near = get_close_matches(place, offered, n=1) or offered
     return f"has no {what}.{f' Is it {near[0]}?' if near else ' Is it the right repository?'}"

@@ -8,9 +8,14 @@ from pathlib import Path
 WEIGHT_ENDINGS = (".safetensors", ".sft", ".gguf", ".pth", ".pt", ".ckpt", ".bin")
 
 
+def is_weight_name(name: str) -> bool:
+    """Whether a file of this name may hold weights, of whatever model."""
+    return name.lower().endswith(WEIGHT_ENDINGS)
+
+
 def is_weight_file(path: Path) -> bool:
     """Whether a path is a file that may hold weights, by its ending; hidden files never count."""
-    return path.suffix.lower() in WEIGHT_ENDINGS and not path.name.startswith(".") and path.is_file()
+    return is_weight_name(path.name) and not path.name.startswith(".") and path.is_file()
 
 
 def walk_folders(folder: Path, seen: set[Path], *, depth: int | None = None) -> Iterator[Path]:
