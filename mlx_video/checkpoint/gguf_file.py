@@ -17,7 +17,7 @@ from mlx_video.checkpoint.tensor_info import DTYPES, TensorInfo
 
 # Elements unpacked at once: the package takes many times their bytes while it works. With fewer, threads
 # beside it wait for the interpreter more than they work.
-_PIECE = 1 << 19
+_PIECE = 1 << 18
 
 
 class GgufFile(TensorFile):

@@ -18,7 +18,7 @@ from typing import Any
 
 from mlx_video.checkpoint.file_bytes import describe_two_sizes, open_for_reading, size_of
 from mlx_video.checkpoint.file_kind import LARGEST_HEADER_BYTES, recognise, refusal
-from mlx_video.checkpoint.sentencepiece_model import PREFIX, build_sentencepiece_model
+from mlx_video.checkpoint.sentencepiece_model import LISTS, build_sentencepiece_model
 from mlx_video.errors import CheckpointError
 
 Value = str | int | float | bool | tuple[int, ...]
@@ -131,7 +131,7 @@ class _Reader:
 
     Attributes:
         position: of the next byte.
-        lists: those of a tokenizer, whole; texts as bytes.
+        lists: those of a tokenizer; texts as bytes.
     """
 
     def __init__(self, path: Path, file: BufferedReader[FileIO], file_bytes: int) -> None:
@@ -176,18 +176,20 @@ class _Reader:
     def _array(self, key: str) -> tuple[int, ...]:
         """A list of whole numbers; empty if it holds something else or is long."""
         kind, count = struct.unpack("<IQ", self.take(12))
-        values = self._list(key, kind, count)
-        if key.startswith(PREFIX):
-            self.lists[key] = values
-        is_kept = count <= _LONGEST_KEPT_ARRAY and kind != _STRING and kind not in _FLOATS
-        return tuple(values) if is_kept else ()
-
-    def _list(self, key: str, kind: int, count: int) -> Sequence[Any]:
         if kind == _STRING:
-            return [self.take(self.numbers("Q")[0]) for _ in range(count)]
+            texts = [self.take(self.numbers("Q")[0]) for _ in range(count)]
+            if key in LISTS:
+                self.lists[key] = texts
+            return ()
         if kind not in _SCALARS:
             raise self.damaged(f"{key} is a list of type {kind}, which there is none of")
-        return self.numbers(_SCALARS[kind], count)
+        if key in LISTS:
+            self.lists[key] = self.numbers(_SCALARS[kind], count)
+        elif count > _LONGEST_KEPT_ARRAY or kind in _FLOATS:
+            self.take(count * struct.calcsize(f"<{_SCALARS[kind]}"))
+        else:
+            return self.numbers(_SCALARS[kind], count)
+        return ()
 
 
 def _read_tokenizer(reader: _Reader, metadata: Mapping[str, Value]) -> bytes:

@@ -16,13 +16,14 @@ from typing import Any
 # Where ComfyUI's text encoders hold the file, byte by byte.
 TOKENIZER_TENSOR = "spiece_model"
 
-PREFIX = "tokenizer.ggml."
-_FAMILY = f"{PREFIX}model"
+_PREFIX = "tokenizer.ggml."
+_FAMILY = f"{_PREFIX}model"
 # What llama.cpp calls SentencePiece's unigram tokenizer, which T5 and UMT5 have.
 _UNIGRAM = "t5"
-_TOKENS, _SCORES, _KINDS = f"{PREFIX}tokens", f"{PREFIX}scores", f"{PREFIX}token_type"
-_NORMALIZATION = f"{PREFIX}precompiled_charsmap"
-_ADDS_SPACE, _REMOVES_SPACES = f"{PREFIX}add_space_prefix", f"{PREFIX}remove_extra_whitespaces"
+_TOKENS, _SCORES, _KINDS = f"{_PREFIX}tokens", f"{_PREFIX}scores", f"{_PREFIX}token_type"
+_NORMALIZATION = f"{_PREFIX}precompiled_charsmap"
+_ADDS_SPACE, _REMOVES_SPACES = f"{_PREFIX}add_space_prefix", f"{_PREFIX}remove_extra_whitespaces"
+LISTS = (_TOKENS, _SCORES, _KINDS, _NORMALIZATION)
 # The same numbers in both formats.
 _BYTE = 6
 
@@ -35,7 +36,7 @@ def build_sentencepiece_model(metadata: Mapping[str, Any], lists: Mapping[str, S
 
     Args:
         metadata: the single values of a GGUF file.
-        lists: its lists; texts as bytes.
+        lists: those of `LISTS` that it has; texts as bytes.
 
     Returns:
         What `spiece.model` would hold; empty if the file describes no such tokenizer.

@@ -20,8 +20,8 @@ from mlx_video.errors import AdapterError, CheckpointError, MLXVideoError
 from mlx_video.weights.quantize import is_quantized_layer, quantize_rows, quantized_infos
 from mlx_video.weights.rules import Move
 
-# Small enough that buffers are reused instead of mapped anew for each piece: 16 MB and more take longer.
-PIECE_BYTES = 8 << 20
+# Small enough that buffers are reused instead of mapped anew for each piece: 8 MB and more take longer.
+PIECE_BYTES = 4 << 20
 # Types that are read as float32 because MLX has none of their own, and so cannot be written.
 WIDENED_DTYPES = ("F64", *FLOAT8_DTYPES)
 _CONVERTIBLE_DTYPES = (*FLOAT_DTYPES, *FLOAT8_DTYPES)

@@ -98,6 +98,19 @@ def test_it_is_read_as_the_tensor_of_comfyui_files(tmp_path: Path):
     assert np.array(rows).tobytes() == model[2:9]
 
 
+def test_lists_of_another_tokenizer_are_skipped(tmp_path: Path):
+    lists = {
+        "tokenizer.ggml.merges": ["a b", "b c"],
+        "other.numbers": list(range(99)),
+        "other.scales": [0.5, 0.25],
+    }
+    metadata = {"tokenizer.ggml.model": "gpt2", **lists}
+    header = read_gguf_header(write_gguf(tmp_path / "x.gguf", TABLE, metadata))
+    assert header.tokenizer == b""
+    assert {header.metadata[key] for key in lists} == {()}
+    assert [tensor.name for tensor in header.tensors] == ["w"]
+
+
 @pytest.mark.parametrize("family", ["gpt2", "llama", ""])
 def test_another_kind_of_tokenizer_is_left_alone(tmp_path: Path, family: str):
     assert rebuild(tmp_path, MODELS["plain"], **{"tokenizer.ggml.model": family}) == b""
