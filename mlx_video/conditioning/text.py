@@ -17,6 +17,9 @@ END_TOKEN = "</s>"
 _UMT5_ROWS = 256_384
 _UMT5_PIECES = 256_000
 
+_COPY_AGAIN = "Copy it again from the checkpoint."
+_GIVE_ANOTHER = "Give google/umt5-xxl of a Wan-AI repository as --tokenizer."
+
 
 @dataclass(frozen=True, slots=True)
 class PromptTokenizer:
@@ -107,8 +110,8 @@ def read_tokenizer_model(model: bytes, label: str, vocab_size: int | None = None
     """
     if not model:
         raise CheckpointError(
-            f"{label}: should be the tokenizer, byte by byte, but is empty or of another type. Give "
-            "google/umt5-xxl of a Wan-AI repository as --tokenizer."
+            f"{label}: should be the tokenizer, byte by byte, but is empty or of another type. "
+            f"{_GIVE_ANOTHER}"
         )
     tokenizer = _read_sentencepiece(Path(label), model)
     if vocab_size is not None:
@@ -181,7 +184,7 @@ def _read_sentencepiece(path: Path, model: bytes | None = None) -> PromptTokeniz
         place = {"model_file": str(path)} if model is None else {"model_proto": model}
         processor = SentencePieceProcessor(**place)
     except (OSError, RuntimeError) as error:
-        raise _damaged(path, error) from error
+        raise _damaged(path, error, _COPY_AGAIN if model is None else _GIVE_ANOTHER) from error
     if processor.eos_id() < 0:
         raise CheckpointError(
             f"{path}: has no end token, so it is no T5 tokenizer. Use the checkpoint's own."
@@ -200,5 +203,5 @@ def _check_fits(folder: Path, tokenizer: PromptTokenizer, vocab_size: int) -> No
         )
 
 
-def _damaged(path: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(f"{path}: cannot be read ({error}). Copy it again from the checkpoint.")
+def _damaged(path: Path, error: Exception, cure: str = _COPY_AGAIN) -> CheckpointError:
+    return CheckpointError(f"{path}: cannot be read ({error}). {cure}")

@@ -457,6 +457,7 @@ def test_a_damaged_embedded_tokenizer_is_refused(shared, tree, tmp_path, data, m
     text = refused(CheckpointError, tree, tmp_path / "out")
     assert "spiece_model" in text
     assert message in text
+    assert text.endswith("Give google/umt5-xxl of a Wan-AI repository as --tokenizer.")
 
 
 def test_a_tokenizer_of_a_larger_vocabulary_is_refused(shared, tree, tmp_path):
