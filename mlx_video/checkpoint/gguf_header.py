@@ -87,7 +87,7 @@ class GgufHeader:
     Attributes:
         tensors: in the order of the file.
         metadata: texts, numbers and short lists of whole numbers; long lists are left out.
-        tokenizer: a `spiece.model` of the tokenizer that the metadata spell out; empty without one.
+        tokenizer: a `spiece.model` of the tokenizer that the metadata spell out; empty where they do not.
     """
 
     tensors: tuple[GgufTensor, ...]
@@ -123,7 +123,7 @@ def read_gguf_header(path: Path) -> GgufHeader:
         data_start = -(-reader.position // alignment) * alignment
     tensors = [GgufTensor(name, shape, kind, data_start + offset) for name, shape, kind, offset in found]
     _check_places(path, tensors, file_bytes)
-    return GgufHeader(tuple(tensors), metadata, _read_tokenizer(reader, metadata))
+    return GgufHeader(tuple(tensors), metadata, build_sentencepiece_model(metadata, reader.lists))
 
 
 class _Reader:
@@ -190,13 +190,6 @@ class _Reader:
         else:
             return self.numbers(_SCALARS[kind], count)
         return ()
-
-
-def _read_tokenizer(reader: _Reader, metadata: Mapping[str, Value]) -> bytes:
-    try:
-        return build_sentencepiece_model(metadata, reader.lists)
-    except (AttributeError, TypeError, ValueError, struct.error) as error:  # lists of other types or lengths
-        raise reader.damaged(f"its tokenizer cannot be read ({error})") from error
 
 
 def _read_counts(reader: _Reader) -> tuple[int, int]:

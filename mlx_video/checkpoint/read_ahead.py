@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -15,6 +16,7 @@ Item = TypeVar("Item")
 Loaded = TypeVar("Loaded")
 
 _idle: list[ThreadPoolExecutor] = []
+os.register_at_fork(after_in_child=_idle.clear)  # a forked process has none of these threads
 
 
 def read_ahead(
@@ -59,7 +61,8 @@ def _read_on_thread(
         try:
             reads.extend(reader.submit(load_for_caller, item) for item in islice(waiting, depth))
             while reads:
-                loaded = reads.popleft().result()
+                loaded = reads[0].result()  # stays in the queue meanwhile: an interrupt must wait for it too
+                reads.popleft()
                 reads.extend(reader.submit(load_for_caller, item) for item in islice(waiting, 1))
                 yield loaded
                 # Not to be kept alive by this frame while the next is waited for.

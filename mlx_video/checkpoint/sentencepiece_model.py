@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from itertools import starmap
 from typing import Any
 
 # Where ComfyUI's text encoders hold the file, byte by byte.
@@ -39,18 +40,21 @@ def build_sentencepiece_model(metadata: Mapping[str, Any], lists: Mapping[str, S
         lists: those of `LISTS` that it has; texts as bytes.
 
     Returns:
-        What `spiece.model` would hold; empty if the file describes no such tokenizer.
-
-    Raises:
-        ValueError: its lists are not equally long; the message says so.
+        What `spiece.model` would hold; empty if the file describes no such tokenizer, or not all of it: one
+        without its normalization would number some texts differently.
     """
-    if metadata.get(_FAMILY) != _UNIGRAM or _TOKENS not in lists:
+    if metadata.get(_FAMILY) != _UNIGRAM or not all(lists.get(key) for key in LISTS):
         return b""
-    tokens, scores, kinds = (lists.get(key, ()) for key in (_TOKENS, _SCORES, _KINDS))
-    if not len(tokens) == len(scores) == len(kinds):
-        raise ValueError(f"{len(tokens)} tokens with {len(scores)} scores and {len(kinds)} types")
+    try:
+        return _build(metadata, lists)
+    except (ArithmeticError, AttributeError, TypeError, ValueError, struct.error):
+        return b""  # lists of other types or lengths
+
+
+def _build(metadata: Mapping[str, Any], lists: Mapping[str, Sequence[Any]]) -> bytes:
+    tokens, scores, kinds = (lists[key] for key in (_TOKENS, _SCORES, _KINDS))
     packed = struct.iter_unpack("4s", struct.pack(f"<{len(scores)}f", *scores))
-    pieces = b"".join(map(_piece, tokens, packed, kinds))
+    pieces = b"".join(starmap(_piece, zip(tokens, packed, kinds, strict=True)))
     trainer = _tag(35, _VARINT) + b"\x01" if _BYTE in kinds else b""
     normalizer = b"".join(_normalizer(metadata, lists))
     return pieces + _message(2, trainer) + _message(3, normalizer)
@@ -62,7 +66,7 @@ def _piece(token: bytes, score: tuple[bytes], kind: int) -> bytes:
 
 def _normalizer(metadata: Mapping[str, Any], lists: Mapping[str, Sequence[Any]]) -> Iterator[bytes]:
     # Bytes, which some writers call signed.
-    yield _message(2, bytes(number & 0xFF for number in lists.get(_NORMALIZATION, ())))
+    yield _message(2, bytes(number & 0xFF for number in lists[_NORMALIZATION]))
     for field, key in ((3, _ADDS_SPACE), (4, _REMOVES_SPACES)):
         if key in metadata:
             yield _tag(field, _VARINT) + _varint(int(bool(metadata[key])))

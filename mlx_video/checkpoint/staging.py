@@ -145,8 +145,12 @@ def _make_stage(output: Path, stage: Path) -> int:
         if stage.is_dir():
             os.close(_hold(stage, output))
             shutil.rmtree(stage)
-        stage.mkdir()
-        return _hold(stage, output)
+        try:
+            stage.mkdir()
+            return _hold(stage, output)
+        except KeyboardInterrupt:
+            shutil.rmtree(stage, ignore_errors=True)
+            raise
     except OSError as error:
         raise CheckpointError(
             f"{output}: cannot be made ({error.strerror}). Check that {stage.parent} is a folder of yours."

@@ -242,12 +242,24 @@ def run_command(
                 console.show(event)
             console.summarize()
         except KeyboardInterrupt:
-            console.show_error("interrupted; unfinished files were removed.")
-            return EXIT_INTERRUPTED
+            return _end_interrupted(console)
         except Exception as error:
+            if isinstance(error, ImportError) and _comes_of_interrupt(error):
+                return _end_interrupted(console)
             console.show_error(describe_error(error), with_traceback=args.debug)
             return EXIT_USAGE if isinstance(error, RequestError) else EXIT_ERROR
     return EXIT_DONE
+
+
+def _end_interrupted(console: Console) -> int:
+    console.show_error("interrupted; unfinished files were removed.")
+    return EXIT_INTERRUPTED
+
+
+def _comes_of_interrupt(error: BaseException) -> bool:
+    """Whether Ctrl-C is behind an error: some libraries turn it into one while they are imported."""
+    cause = error.__cause__ or error.__context__
+    return cause is not None and (isinstance(cause, KeyboardInterrupt) or _comes_of_interrupt(cause))
 
 
 def describe_error(error: Exception) -> str:

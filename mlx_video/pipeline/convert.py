@@ -80,12 +80,12 @@ def _with_tokenizer(plan: Plan) -> Generator[Event, None, Plan]:
     lack = "The checkpoint has no tokenizer, neither in a folder nor in its text encoder"
     try:
         folder = yield from fetch_tokenizer()
+        load_tokenizer(folder, plan.vocab_size)
     except CheckpointError as error:
         raise CheckpointError(
             f"{lack}. Give the folder {TOKENIZER_REPOSITORY} of any Wan-AI repository as --tokenizer. "
-            f"Downloading it failed. {error}"
+            f"That of the Hub cannot be taken: {error}"
         ) from error
-    load_tokenizer(folder, plan.vocab_size)
     yield Notice(f"{lack}; took that of {TOKENIZER_REPOSITORY}.")
     return replace(plan, tokenizer=folder)
 

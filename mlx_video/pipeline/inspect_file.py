@@ -65,7 +65,10 @@ def inspect_files(paths: Sequence[Path], root: Path) -> tuple[FilePart, ...]:
 
 
 def _describe_parts(source: TensorSource, paths: Sequence[Path], part: FilePart) -> Iterator[FilePart]:
-    part = _count(part, source.infos, _packing(source, paths))
+    packing = _packing(source, paths)
+    # Of GGUF files no more than their tensors: a tokenizer in the metadata is none.
+    stored = {name: info for name, info in source.infos.items() if not packing or name in packing}
+    part = _count(part, stored, packing)
     if TENSOR_NAME in source.infos and all(_is_of_run(name) for name in source.infos):
         metadata = source.metadata if isinstance(source, SafetensorsFile) else {}
         yield _describe_latents(part, source.infos[TENSOR_NAME], metadata)

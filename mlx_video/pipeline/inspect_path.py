@@ -209,8 +209,9 @@ def _judge_checkpoint(found: Inspection) -> Inspection:
         return _with_error(found, error)
     stated: Any = plan.config.get("mlx_video", {})
     found = _with_variant(found, stated.get("variant", ""))
-    lack = _describe_lack(found.tokenizer)
-    return replace(found, missing=lack, notices=plan.notices, command=convert_folder(found.path))
+    tokenizer = found.tokenizer if plan.has_tokenizer else ""
+    found = replace(found, tokenizer=tokenizer, missing=_describe_lack(tokenizer))
+    return replace(found, notices=plan.notices, command=convert_folder(found.path))
 
 
 def _describe_lack(tokenizer: str) -> tuple[str, ...]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -120,6 +123,31 @@ def test_a_failing_iterable_frees_the_thread_too():
     with pytest.raises(RuntimeError, match="no more"):
         next(reads)
     assert count_busy_readers() == 0
+
+
+def test_an_interrupt_waits_for_the_load_that_has_begun():
+    is_read = threading.Event()
+
+    def load(_: int) -> None:
+        time.sleep(0.3)
+        is_read.set()
+
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        list(read_ahead(range(3), load))
+    assert is_read.is_set()
+    assert count_busy_readers() == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_reads_with_threads_of_its_own():
+    program = (
+        "import os\nfrom mlx_video.checkpoint.read_ahead import read_ahead\n"
+        "list(read_ahead(range(3), int))\nchild = os.fork()\n"
+        "if child: raise SystemExit(os.waitpid(child, 0)[1])\n"
+        "os._exit(list(read_ahead(range(3), int)) != [0, 1, 2])"
+    )
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", program], timeout=60).returncode == 0
 
 
 def test_a_thing_is_let_go_before_the_next_is_waited_for():

@@ -14,7 +14,6 @@ from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
 from mlx_video.checkpoint.gguf_header import read_gguf_header
 from mlx_video.checkpoint.tensor_source import open_tensors
-from mlx_video.errors import CheckpointError
 from tests.checkpoint.gguf_writer import tokenizer_metadata, write_gguf
 from tests.fixtures.sentencepiece_fields import precompiled_charsmap
 from tests.fixtures.tiny_checkpoint import CORPUS
@@ -42,7 +41,7 @@ def train(**options: object) -> bytes:
 MODELS = {
     "plain": train(vocab_size=100),
     "bytes for unknown letters": train(vocab_size=400, byte_fallback=True),
-    "no normalization": train(vocab_size=100, normalization_rule_name="identity"),
+    "another normalization": train(vocab_size=100, normalization_rule_name="nfkc"),
     "control tokens": train(vocab_size=110, control_symbols=["<s>", "<mask>"]),
 }
 
@@ -118,20 +117,16 @@ def test_another_kind_of_tokenizer_is_left_alone(tmp_path: Path, family: str):
         assert list(source.infos) == ["w"]
 
 
-@pytest.mark.parametrize("name", ["scores", "token_type"])
-def test_lists_of_other_lengths_are_damage(tmp_path: Path, name: str):
-    with pytest.raises(CheckpointError, match=r"x\.gguf: damaged header, its tokenizer .*\d+ tokens with"):
-        rebuild(tmp_path, MODELS["plain"], **{f"tokenizer.ggml.{name}": [1, 2, 3]})
+@pytest.mark.parametrize("name", ["tokens", "scores", "token_type", "precompiled_charsmap"])
+@pytest.mark.parametrize("values", [[], ["x"], [0.5]])
+def test_a_tokenizer_that_is_not_whole_is_none(tmp_path: Path, name: str, values: list[object]):
+    """Another one takes its place; the weights beside it are as good as ever."""
+    assert rebuild(tmp_path, MODELS["plain"], **{f"tokenizer.ggml.{name}": values}) == b""
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [("tokens", 1), ("scores", "x"), ("token_type", "x"), ("token_type", 0.5), ("precompiled_charsmap", 0.5)],
+    ("name", "value"), [("tokens", 1), ("scores", "x"), ("token_type", "x"), ("token_type", 0.5)]
 )
-def test_lists_of_other_types_are_damage(tmp_path: Path, name: str, value: object):
-    changes = {
-        f"tokenizer.ggml.{name}": [value]
-        * SentencePieceProcessor(model_proto=MODELS["plain"]).get_piece_size()
-    }
-    with pytest.raises(CheckpointError, match=r"x\.gguf: damaged header, its tokenizer cannot be read"):
-        rebuild(tmp_path, MODELS["plain"], **changes)
+def test_a_tokenizer_of_other_types_is_none(tmp_path: Path, name: str, value: object):
+    size = SentencePieceProcessor(model_proto=MODELS["plain"]).get_piece_size()
+    assert rebuild(tmp_path, MODELS["plain"], **{f"tokenizer.ggml.{name}": [value] * size}) == b""

@@ -51,6 +51,16 @@ def test_an_exception_leaves_nothing(tmp_path, error):
     assert names(tmp_path) == []
 
 
+def test_ctrl_c_while_the_folder_is_made_leaves_nothing(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(staging.fcntl, "flock", interrupted)
+    with pytest.raises(KeyboardInterrupt), staging.staged_folder(tmp_path / "out"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_exception_leaves_the_older_model_as_it_was(tmp_path):
     output = converted(tmp_path / "wan")
     with pytest.raises(RuntimeError):

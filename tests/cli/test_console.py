@@ -48,9 +48,19 @@ def failing(error: BaseException):
     return build_events
 
 
+def broken_import() -> ImportError:
+    """What a compiled library makes of Ctrl-C."""
+    error = ImportError("while initializing the extension")
+    error.__cause__ = SystemError("inner")
+    error.__cause__.__context__ = KeyboardInterrupt()
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "code", "text"),
     [
+        (broken_import(), 130, "error: interrupted"),
+        (ImportError("no module"), 1, "error: unexpected ImportError: no module"),
         (CheckpointError("vae.safetensors: not found"), 1, "error: vae.safetensors: not found"),
         (RequestError("num_frames", "80: must be 4n+1."), 2, "error: --num-frames 80: must be 4n+1."),
         (KeyboardInterrupt(), 130, "error: interrupted"),

@@ -11,6 +11,7 @@ from mlx_video.conditioning.text import load_tokenizer, read_tokenizer_model
 from mlx_video.errors import CheckpointError
 from mlx_video.events import Notice
 from mlx_video.pipeline.convert import convert
+from mlx_video.pipeline.inspect_path import inspect_path
 from mlx_video.request import ConvertRequest
 from tests.checkpoint.gguf_writer import pack, tokenizer_metadata, write_gguf
 from tests.checkpoint.stored_arrays import write_raw
@@ -200,3 +201,6 @@ def test_the_tokenizer_of_a_gguf_text_encoder_is_written_out(tiny, own, tmp_path
         read_tokenizer_model(tokenizer_model(), "x"),
     )
     assert made.encode("a red circle", 16) == trained.encode("a red circle", 16)
+    (part,) = inspect_path(encoder).parts
+    assert (part.has_tokenizer, part.tensors) == (True, len(tensors))
+    assert part.nbytes == sum(values.nbytes for values in tiny.text_encoder.values())

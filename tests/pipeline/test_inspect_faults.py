@@ -5,6 +5,7 @@ import json
 import sys
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
 from mlx_video.convert_wan import main
@@ -15,7 +16,17 @@ from mlx_video.pipeline.find_checkpoint import find_checkpoint
 from mlx_video.pipeline.inspect_path import inspect_path
 from mlx_video.request import ConvertRequest
 from mlx_video.weights.vae_names import vae_tensors
-from tests.fixtures.comfy_files import TEXT_ENCODER, TRANSFORMER, VAE, write_comfy_tree, write_plain
+from tests.fixtures.comfy_files import (
+    TEXT_ENCODER,
+    TRANSFORMER,
+    VAE,
+    Words,
+    comfy_text_encoder,
+    embedded_tokenizer,
+    write_comfy_tree,
+    write_plain,
+    write_words,
+)
 from tests.fixtures.tiny_checkpoint import TinySizes, random_arrays, write_tiny_checkpoint
 from tests.fixtures.tiny_variants import TINY_VARIANTS, write_tiny_variant
 
@@ -45,6 +56,16 @@ def test_the_tokenizer_in_a_text_encoder_is_reported_and_no_parameter(comfy, tin
     assert part.parameters == sum(values.size for values in tiny.text_encoder.values())
     assert main(["--inspect", str(comfy / TEXT_ENCODER)]) == 0
     assert "  tokenizer: in umt5" in capsys.readouterr().out
+
+
+def test_the_tokenizer_of_another_models_text_encoder_does_not_count(comfy, tiny):
+    text_encoder = comfy_text_encoder(tiny.text_encoder)
+    write_words(comfy / TEXT_ENCODER, text_encoder)
+    other = text_encoder | {"shared.weight": Words("F16", np.zeros((32128, 8), np.float16))}
+    write_words(comfy / "text_encoders" / "t5xxl.safetensors", other | embedded_tokenizer())
+    found = inspect_path(comfy)
+    assert found.tokenizer == ""
+    assert found.missing == ("tokenizer: it is fetched once from google/umt5-xxl.",)
 
 
 def test_the_vae_of_other_models_is_a_problem_of_a_whole_comfyui_folder(comfy, capsys):
