@@ -26,6 +26,7 @@ from mlx_video.weights.component_kind import (
     ComponentKind,
     find_components,
     has_tokenizer,
+    is_other_text_encoder,
     is_tokenizer_tensor,
 )
 from mlx_video.weights.quantize import read_quantization
@@ -194,6 +195,9 @@ def _describe_component(
         own = pick_component(source, kind.component)
         return identify(_at_expert(part, paths[0]), own, kind.component, is_converted=kind.spelling == "mlx")
     except MLXVideoError as error:
+        if kind.component == "text_encoder" and is_other_text_encoder(source.infos):
+            # Of FLUX or the like: no part of a Wan model, which may lie beside one.
+            return replace(part, component="unknown", has_tokenizer=False, notices=(str(error),))
         return replace(part, problem=str(error))
 
 

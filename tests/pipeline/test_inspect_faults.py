@@ -64,8 +64,19 @@ def test_the_tokenizer_of_another_models_text_encoder_does_not_count(comfy, tiny
     other = text_encoder | {"shared.weight": Words("F16", np.zeros((32128, 8), np.float16))}
     write_words(comfy / "text_encoders" / "t5xxl.safetensors", other | embedded_tokenizer())
     found = inspect_path(comfy)
-    assert found.tokenizer == ""
+    assert (found.problems, found.tokenizer) == ((), "")
     assert found.missing == ("tokenizer: it is fetched once from google/umt5-xxl.",)
+
+
+def test_the_text_encoder_of_another_model_alone_is_a_problem(comfy, tiny, tmp_path, capsys):
+    other = comfy_text_encoder(tiny.text_encoder) | {
+        "shared.weight": Words("F16", np.zeros((32128, 8), np.float16))
+    }
+    for path in (comfy / TEXT_ENCODER, tmp_path / "t5xxl.safetensors"):
+        write_words(path, other)
+    for path in (comfy, tmp_path / "t5xxl.safetensors"):
+        assert main(["--inspect", str(path)]) == 1
+        assert "32128 vocabulary rows (T5 v1.1); Wan needs UMT5-XXL" in capsys.readouterr().out
 
 
 def test_the_vae_of_other_models_is_a_problem_of_a_whole_comfyui_folder(comfy, capsys):
