@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_video.checkpoint.file_bytes import read_at
-from mlx_video.checkpoint.gguf_header import BLOCKS, GgufHeader, GgufTensor, read_gguf_header
+from mlx_video.checkpoint.gguf_header import BLOCKS, GgufTensor, read_gguf_header
 from mlx_video.checkpoint.sentencepiece_model import TOKENIZER_TENSOR
 from mlx_video.checkpoint.tensor_file import Placement, TensorFile, contiguous_strides, cut_rows
 from mlx_video.checkpoint.tensor_info import DTYPES, TensorInfo
@@ -43,8 +43,11 @@ class GgufFile(TensorFile):
         plain = [tensor for tensor in header.tensors if tensor.kind in DTYPES]
         super().__init__(path, [_place(tensor) for tensor in plain])
         self._packed = {tensor.name: tensor for tensor in header.tensors if tensor.kind not in DTYPES}
-        self._tokenizer = header.tokenizer
-        self.infos: Mapping[str, TensorInfo] = {info.name: info for info in _list_tensors(header)}
+        self._tokenizer = header.build_tokenizer()
+        infos = {tensor.name: _describe(tensor) for tensor in header.tensors}
+        if self._tokenizer:
+            infos[TOKENIZER_TENSOR] = TensorInfo(TOKENIZER_TENSOR, (len(self._tokenizer),), "U8")
+        self.infos: Mapping[str, TensorInfo] = infos
 
     def read(self, name: str, rows: slice | None = None) -> mx.array:
         """Read a tensor, or consecutive rows of its first axis; packed ones are unpacked to float32.
@@ -80,12 +83,6 @@ class GgufFile(TensorFile):
             packed = read_at(self._file, self.path, position, part.size // elements * size)
             part.reshape(-1, elements)[:] = _dequantize(tensor.kind, packed.reshape(-1, size))
         return numbers[first - begin * elements : end - begin * elements]
-
-
-def _list_tensors(header: GgufHeader) -> Iterator[TensorInfo]:
-    yield from map(_describe, header.tensors)
-    if header.tokenizer:
-        yield TensorInfo(TOKENIZER_TENSOR, (len(header.tokenizer),), "U8")
 
 
 def _describe(tensor: GgufTensor) -> TensorInfo:

@@ -87,12 +87,16 @@ class GgufHeader:
     Attributes:
         tensors: in the order of the file.
         metadata: texts, numbers and short lists of whole numbers; long lists are left out.
-        tokenizer: a `spiece.model` of the tokenizer that the metadata spell out; empty where they do not.
+        lists: those of a tokenizer; texts as bytes.
     """
 
     tensors: tuple[GgufTensor, ...]
     metadata: Mapping[str, Value]
-    tokenizer: bytes = b""
+    lists: Mapping[str, Sequence[Any]]
+
+    def build_tokenizer(self) -> bytes:
+        """A `spiece.model` of the tokenizer that the metadata spell out; empty where they do not."""
+        return build_sentencepiece_model(self.metadata, self.lists)
 
 
 def read_gguf_header(path: Path) -> GgufHeader:
@@ -123,7 +127,7 @@ def read_gguf_header(path: Path) -> GgufHeader:
         data_start = -(-reader.position // alignment) * alignment
     tensors = [GgufTensor(name, shape, kind, data_start + offset) for name, shape, kind, offset in found]
     _check_places(path, tensors, file_bytes)
-    return GgufHeader(tuple(tensors), metadata, build_sentencepiece_model(metadata, reader.lists))
+    return GgufHeader(tuple(tensors), metadata, reader.lists)
 
 
 class _Reader:

@@ -17,7 +17,6 @@ from mlx_video.weights.all_in_one import pick_component
 from mlx_video.weights.component_kind import (
     ComponentKind,
     find_components,
-    has_tokenizer,
     is_other_text_encoder,
 )
 from mlx_video.weights.spellings import as_original
@@ -44,7 +43,6 @@ class FoundFiles:
         widths: component → channels of its text features (transformer, text encoder) or its own (image
             encoder), as far as tensors tell.
         image_width: channels of the image features that a transformer takes; None without image branch.
-        has_tokenizer: whether the text encoder's tokenizer is among the tensors.
         is_other_text_encoder: whether its text encoder is T5 v1.1.
         config: what a config.json beside a transformer's shards says.
         first_tensor: a name for messages.
@@ -54,7 +52,6 @@ class FoundFiles:
     kinds: Mapping[str, ComponentKind]
     widths: Mapping[str, int] = field(default_factory=dict)
     image_width: int | None = None
-    has_tokenizer: bool = False
     is_other_text_encoder: bool = False
     config: Mapping[str, Any] = field(default_factory=dict)
     first_tensor: str = ""
@@ -139,7 +136,6 @@ def read_files(paths: tuple[Path, ...], config: Mapping[str, Any] | None = None)
             kinds=kinds,
             widths=widths,
             image_width=image_width,
-            has_tokenizer=has_tokenizer(source.infos),
             is_other_text_encoder="text_encoder" in kinds and is_other_text_encoder(source.infos),
             config=config or {},
             first_tensor=next(iter(source.infos), "none"),
