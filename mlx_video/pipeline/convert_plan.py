@@ -135,7 +135,8 @@ def plan_conversion(request: ConvertRequest, opened: ExitStack) -> Plan:
     transformers = {
         name: open_component(paths, "transformer", opened) for name, paths in files.transformers.items()
     }
-    text_source = open_component(files.text_encoder, "text_encoder", opened)
+    text_stored = opened.enter_context(open_tensors(files.text_encoder))
+    text_source = _as_component(text_stored, "text_encoder")
     recognition = recognise_transformers(files, transformers, request)
     vae_source = _open_vae(files, recognition.config.transformer.out_dim, opened)
     config, hint_notices = adopt_hints(
@@ -159,7 +160,7 @@ def plan_conversion(request: ConvertRequest, opened: ExitStack) -> Plan:
         ),
         copies=(),
         tokenizer=files.tokenizer,
-        tokenizer_model=_check_tokenizer(files, config.text_encoder, opened),
+        tokenizer_model=_check_tokenizer(files, config.text_encoder, text_stored),
         vocab_size=config.text_encoder.vocab_size,
         config=record_baked(config_to_json(config), request),
         notices=(
@@ -187,8 +188,11 @@ def open_component(paths: Sequence[Path], component: ComponentName, opened: Exit
     Raises:
         CheckpointError: a file is missing, damaged or of an unknown format, or holds a tensor twice.
     """
-    stored = pick_component(opened.enter_context(open_tensors(paths)), component)
-    return as_original(descale(stored), component)
+    return _as_component(opened.enter_context(open_tensors(paths)), component)
+
+
+def _as_component(stored: TensorSource, component: ComponentName) -> TensorSource:
+    return as_original(descale(pick_component(stored, component)), component)
 
 
 def _report_experts(files: CheckpointFiles) -> Iterator[str]:
@@ -233,17 +237,16 @@ def _read_text_encoder(source: TensorSource, config: ModelConfig) -> TextEncoder
     return found
 
 
-def _check_tokenizer(files: CheckpointFiles, config: TextEncoderConfig, opened: ExitStack) -> bytes:
+def _check_tokenizer(files: CheckpointFiles, config: TextEncoderConfig, stored: TensorSource) -> bytes:
     """Refuse a tokenizer of another text encoder; returns the one that lies in the encoder's own file."""
     if files.tokenizer is not None:
         load_tokenizer(files.tokenizer, config.vocab_size)
         return b""
-    source = opened.enter_context(open_tensors(files.text_encoder))
-    name = next(filter(is_tokenizer_tensor, source.infos), None)
+    name = next(filter(is_tokenizer_tensor, stored.infos), None)
     if name is None:
         return b""
-    model = np.array(source.read(name)).tobytes() if source.infos[name].dtype in ("U8", "I8") else b""
-    read_tokenizer_model(model, f"{source.label}: {name}", config.vocab_size)
+    model = np.array(stored.read(name)).tobytes() if stored.infos[name].dtype in ("U8", "I8") else b""
+    read_tokenizer_model(model, f"{stored.label}: {name}", config.vocab_size)
     return model
 
 
