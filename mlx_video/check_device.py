@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from mlx_video.cli.arguments import add_common_options, folder_path
+from mlx_video.cli.arguments import CommandParser, add_common_options, folder_path
 from mlx_video.cli.console import run_command
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m mlx_video.check_device",
         description="Run every kind of operation that the models use on the default device, and compare some "
         "rows of each result with float64. The error is that of the worst row: the length of the difference "

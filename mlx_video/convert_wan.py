@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from mlx_video.cli.arguments import (
+    CommandParser,
     add_common_options,
     add_lora_options,
     add_revision_option,
@@ -23,7 +24,7 @@ from mlx_video.request import COMPONENT_FIELDS, ConvertRequest, DTypeName, Model
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m mlx_video.convert_wan",
         description="Convert a Wan2.1 or Wan2.2 checkpoint for MLX, in a few hundred megabytes of memory. "
         "The output folder appears when it is complete.",

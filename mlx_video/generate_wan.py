@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from mlx_video.cli.arguments import (
+    CommandParser,
     add_common_options,
     add_lora_options,
     add_revision_option,
@@ -38,7 +39,7 @@ MODEL_DEFAULT = "default: the model's"
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = argparse.ArgumentParser(prog="python -m mlx_video.generate_wan", description=__doc__)
+    parser = CommandParser(prog="python -m mlx_video.generate_wan", description=__doc__)
     model = parser.add_argument_group("model and text")
     model.add_argument(
         "--model-dir",

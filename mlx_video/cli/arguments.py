@@ -5,9 +5,50 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
+from mlx_video.cli.console import EXIT_USAGE
 from mlx_video.errors import RequestError
 from mlx_video.request import LoraChoice, named_place
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser that answers a wrong option with one line; the list of all options is for --help."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        # Every `type=int` and `type=float` of the command, also in groups, with a message of our own.
+        self.register("type", int, whole_number)
+        self.register("type", float, any_number)
+
+    def error(self, message: str) -> NoReturn:
+        """End the command with exit code 2."""
+        line = " ".join(message.splitlines()).rstrip(".")
+        self.exit(EXIT_USAGE, f"error: {line}. --help lists all options.\n")
+
+
+def whole_number(text: str) -> int:
+    """An integer.
+
+    Raises:
+        argparse.ArgumentTypeError: the text is none.
+    """
+    try:
+        return int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number, such as 4") from error
+
+
+def any_number(text: str) -> float:
+    """An integer or a decimal fraction.
+
+    Raises:
+        argparse.ArgumentTypeError: the text is neither.
+    """
+    try:
+        return float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number, such as 0.5") from error
 
 
 def folder_path(text: str) -> Path:
