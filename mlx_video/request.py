@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import secrets
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
@@ -58,6 +59,31 @@ def named_place(text: str | Path) -> Path:
     return Path.cwd() / path if str(text).startswith((".", "~")) else path
 
 
+def advise_two_strengths(path: str | Path, value: object) -> str:
+    """How to give each of two experts its strength, where a value looks like two; "" where it does not.
+
+    Of "0.8;1.0" the first is the high-noise expert's, which serves first; so other tools write it. Where
+    nothing tells the order, none is guessed.
+
+    Args:
+        path: of the adapter.
+        value: what stands in the place of its strength: a text, or several values.
+    """
+    parts = re.split(r"[;,/]", value) if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple) or len(parts) != 2 or not all(map(_is_number, parts)):
+        return ""
+    is_ordered = isinstance(value, str) and ";" in value
+    high, low = (str(part).strip() for part in parts) if is_ordered else ("STRENGTH", "STRENGTH")
+    return f"Each of two experts takes its own: --lora-high {path} {high} --lora-low {path} {low}"
+
+
+def _is_number(value: object) -> bool:
+    try:
+        return math.isfinite(float(value))  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False
+
+
 @dataclass(frozen=True, slots=True)
 class LoraChoice:
     """One adapter, and how strongly it counts.
@@ -79,8 +105,9 @@ class LoraChoice:
             raise RequestError("loras", f"{self.path!r}: must be a path (pathlib.Path).")
         is_number = isinstance(self.strength, Real) and not isinstance(self.strength, bool)
         if not (is_number and math.isfinite(self.strength)):
+            cure = advise_two_strengths(self.path, self.strength) or "1 is the usual one"
             raise RequestError(
-                "loras", f"{self.path} {self.strength!r}: the strength must be a number; 1 is the usual one."
+                "loras", f"{self.path} {self.strength!r}: the strength must be a number. {cure}."
             )
         object.__setattr__(self, "named", self.named or str(self.path))
 

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from mlx_video.cli.console import EXIT_USAGE
 from mlx_video.errors import RequestError
-from mlx_video.request import LoraChoice, named_place
+from mlx_video.request import LoraChoice, advise_two_strengths, named_place
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -122,16 +122,16 @@ def parse_lora(words: Sequence[str]) -> LoraChoice:
     """
     path, *rest = words
     if len(rest) > 1:
-        raise argparse.ArgumentTypeError(
-            f"{' '.join(words)!r} is more than a path and a strength. Repeat the option for each adapter"
-        )
+        cure = advise_two_strengths(path, rest) or "Repeat the option for each adapter"
+        raise argparse.ArgumentTypeError(f"{' '.join(words)!r} is more than a path and a strength. {cure}")
     try:
         strength = float(rest[0]) if rest else 1.0
         return LoraChoice(place_or_repository(path), strength, named=path)
     except (ValueError, RequestError) as error:
+        cure = advise_two_strengths(path, rest[0])
+        cure = cure or "Write one such as 1 or 0.8, and repeat the option for each adapter"
         raise argparse.ArgumentTypeError(
-            f"the strength of {path}, {rest[0]!r}, is no number. Write one such as 1 or 0.8, and repeat the "
-            "option for each adapter"
+            f"the strength of {path}, {rest[0]!r}, is no number. {cure}"
         ) from error
 
 

@@ -29,6 +29,7 @@ from mlx_video.request import (
     ConvertRequest,
     GenerateRequest,
     LoraChoice,
+    advise_two_strengths,
     named_place,
 )
 
@@ -209,6 +210,8 @@ def _read_adapter_choice(field_name: str, item: object) -> LoraChoice:
                 return LoraChoice(named_place(path), strength, str(path))
             except RequestError as error:
                 raise RequestError(field_name, error.message) from error
+        case [str() | Path() as path, strength] if cure := advise_two_strengths(path, strength):
+            raise RequestError(field_name, f"{path} {strength!r}: the strength must be a number. {cure}.")
     raise RequestError(
         field_name, f"{item!r}: must be a path or (path, strength), in a list: [('style.safetensors', 0.8)]."
     )

@@ -102,6 +102,26 @@ def test_what_is_no_path_and_strength_is_a_usage_error(command, options: list[st
     assert text in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "high", "low"),
+    [
+        (["0.8;1.0"], "0.8", "1.0"),
+        (["0.8; -1"], "0.8", "-1"),
+        (["1,0.5"], "STRENGTH", "STRENGTH"),
+        (["1/0.5"], "STRENGTH", "STRENGTH"),
+        (["1", "0.5"], "STRENGTH", "STRENGTH"),
+    ],
+)
+@pytest.mark.parametrize("command", [generate_wan, convert_wan])
+@pytest.mark.parametrize("flag", ["--lora", "--lora-low"])
+def test_two_strengths_point_to_the_options_of_the_experts(command, flag, words, high, low, capsys):
+    with pytest.raises(SystemExit) as caught:
+        command.main([flag, "a.safetensors", *words])
+    assert caught.value.code == 2
+    cure = f"--lora-high a.safetensors {high} --lora-low a.safetensors {low}"
+    assert cure in capsys.readouterr().err
+
+
 def test_adapters_are_always_merged_when_converting(capsys):
     with pytest.raises(SystemExit) as caught:
         convert_wan.main(["--checkpoint-dir", "x", "--lora-mode", "side"])

@@ -387,6 +387,13 @@ def test_adapters_are_written_as_paths_pairs_or_choices(monkeypatch: pytest.Monk
     assert read_adapter_choices("loras", None) == read_adapter_choices("loras", []) == ()
 
 
+def test_a_choice_with_two_strengths_points_to_the_options_of_the_experts():
+    with pytest.raises(
+        RequestError, match="a '1;0.5': the strength must be .*--lora-high a 1 --lora-low a 0.5"
+    ):
+        LoraChoice(Path("a"), "1;0.5")
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [
@@ -396,6 +403,11 @@ def test_adapters_are_written_as_paths_pairs_or_choices(monkeypatch: pytest.Monk
         ([("a", "b")], r"\('a', 'b'\): must be a path or"),
         ([("a", float("nan"))], "a nan: the strength must be a number"),
         ([("a", True)], "a True: the strength must be a number"),
+        (
+            [("a", "0.8;1.0")],
+            "a '0.8;1.0': the strength must be a number. .*--lora-high a 0.8 --lora-low a 1.0",
+        ),
+        ([("a", (0.8, 1.0))], r"a \(0.8, 1.0\): the strength must be a number. .*--lora-high a STRENGTH"),
     ],
 )
 def test_what_is_no_adapter_is_refused_by_option_and_value(value: object, text: str):
