@@ -155,7 +155,8 @@ def add_lora_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--strict-lora",
         action="store_true",
-        help="refuse an adapter of which a part does not fit the model, instead of saying so (default: off)",
+        help="refuse an adapter that changes nothing, or of which a part does not fit the model, instead of "
+        "saying so (default: off)",
     )
 
 

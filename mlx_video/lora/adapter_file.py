@@ -65,6 +65,16 @@ class AdapterFile:
                 self._kept[name] = array
         return array
 
+    def is_zero(self, name: str) -> bool:
+        """Whether a tensor is zero throughout; of most others the first row tells enough.
+
+        Args:
+            name: a key of `infos`.
+        """
+        if len(self.shape(name)) > 1 and mx.any(self._source.read(name, slice(0, 1)) != 0).item():
+            return False
+        return not mx.any(self._source.read(name) != 0).item()
+
     def read_number(self, name: str) -> float:
         """Read a tensor of one element.
 

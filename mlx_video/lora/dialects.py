@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
 
+from mlx_video.checkpoint.expert_names import Expert
 from mlx_video.weights.adapter_names import Role, split_adapter_name
 from mlx_video.weights.rules import find_sources
 from mlx_video.weights.transformer_names import DIFFUSERS_RULES, WAN_RULES
@@ -23,8 +24,20 @@ UNSUPPORTED: Mapping[Role, str] = MappingProxyType(
     }
 )
 
+# Source: huggingface/diffusers pipeline_wan.py, WanPipeline: `transformer_2` serves the low-noise steps;
+# ostris/ai-toolkit wan22_14b_model.py, Wan2214bModel.save_lora: `transformer_1` is the high-noise one.
+EXPERT_PREFIXES: Mapping[str, Expert] = MappingProxyType(
+    {
+        "transformer_1.": "high_noise",
+        "transformer_2.": "low_noise",
+        "transformer_1_": "high_noise",
+        "transformer_2_": "low_noise",
+    }
+)
+# Diffusers' only transformer, or the high-noise one beside `transformer_2`.
+FIRST_TRANSFORMER = "transformer."
 PREFIXES = (
-    "base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer.", "transformer_2.",
+    "base_model.model.", "model.diffusion_model.", "diffusion_model.", FIRST_TRANSFORMER, *EXPERT_PREFIXES,
     "pipe.dit.", "dit.", "unet.", "model.",
     "lora_unet__", "lora_unet_", "lora_transformer_", "lycoris_",
 )  # fmt: skip
@@ -55,6 +68,11 @@ class AdapterKey:
     prefixes: tuple[str, ...] = ()
 
     @property
+    def expert(self) -> Expert | None:
+        """The expert that its prefix names; None where it names none."""
+        return next((EXPERT_PREFIXES[name] for name in self.prefixes if name in EXPERT_PREFIXES), None)
+
+    @property
     def is_of_text_encoder(self) -> bool:
         """Whether it changes a text encoder, which no tool for Wan trains."""
         return self.path.startswith(TEXT_ENCODER_PREFIXES)
@@ -81,6 +99,29 @@ def is_diffusers(keys: Iterable[AdapterKey]) -> bool:
     This matters where both spell a name and mean different layers by it: `norm2` is our `norm3` there.
     """
     return any(_DIFFUSERS_MARK.search(key.path) for key in keys)
+
+
+def find_experts(keys: Sequence[AdapterKey]) -> frozenset[Expert]:
+    """The experts that an adapter is for, as far as its prefixes tell; empty where they name none."""
+    owners = find_owners([key for key in keys if key.role])
+    return frozenset(owner for owner in owners if owner is not None)
+
+
+def find_owners(keys: Sequence[AdapterKey]) -> list[Expert | None]:
+    """The expert that each key is for; beside Diffusers' second transformer, its first is the high-noise one.
+
+    Args:
+        keys: all of one adapter.
+
+    Returns:
+        One for each key; None for those that name none.
+    """
+    named = {key.expert for key in keys}
+    is_pair = "low_noise" in named and "high_noise" not in named
+    return [
+        "high_noise" if is_pair and not key.expert and FIRST_TRANSFORMER in key.prefixes else key.expert
+        for key in keys
+    ]
 
 
 def layer_of(name: str) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from mlx_video.checkpoint.expert_names import Expert, guess_expert_of_name
-from mlx_video.lora.dialects import AdapterKey
+from mlx_video.lora.dialects import AdapterKey, find_experts
 
 EXPERT_NAMES = {"model": "transformer", "high_noise": "high-noise expert", "low_noise": "low-noise expert"}
 
@@ -58,13 +58,19 @@ def explain_unmatched(key: AdapterKey, num_blocks: int) -> str:
     return "of layers that this model lacks"
 
 
-def guess_expert(name: str, keys: Iterable[AdapterKey]) -> Expert | None:
+def explain_stray(key: AdapterKey) -> str:
+    """Why a tensor counts for neither expert in a file whose others name theirs."""
+    if key.is_of_text_encoder:
+        return "of a text encoder, which is not supported"
+    return "that name neither expert, where others do"
+
+
+def guess_expert(name: str, keys: Sequence[AdapterKey]) -> Expert | None:
     """Which of two experts a file is for, by its name or its keys; None if these do not tell.
 
     Args:
         name: the file's or folder's, without suffix.
-        keys: Diffusers calls the low-noise expert `transformer_2`.
+        keys: their prefixes outrank the name; a file that is for both experts is for neither of them.
     """
-    if any("transformer_2." in key.prefixes for key in keys):
-        return "low_noise"
-    return guess_expert_of_name(name)
+    experts = find_experts(keys)
+    return (next(iter(experts)) if len(experts) == 1 else None) if experts else guess_expert_of_name(name)

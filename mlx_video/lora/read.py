@@ -5,23 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from mlx_video.checkpoint.expert_names import Expert
 from mlx_video.checkpoint.hub_cache import published_name
 from mlx_video.config import TransformerConfig
 from mlx_video.errors import AdapterError
 from mlx_video.lora.adapter_file import AdapterFile
 from mlx_video.lora.adapter_set import AdapterSet
 from mlx_video.lora.changes import Change
-from mlx_video.lora.dialects import AdapterKey, Spellings, is_diffusers, parse_key
-from mlx_video.lora.families import explain_unmatched, guess_expert, guess_family
+from mlx_video.lora.dialects import AdapterKey, Spellings, find_experts, is_diffusers, parse_key
+from mlx_video.lora.families import explain_stray, explain_unmatched, guess_expert, guess_family
+from mlx_video.lora.halves import Part, take_part
 from mlx_video.lora.layers import AdapterLayer, LayerChanges, build_changes, input_channels
-from mlx_video.lora.report import describe, describe_unmatched, warn_of_expert, warn_of_scale
+from mlx_video.lora.report import describe, describe_unmatched, describe_zeros, warn_of_expert, warn_of_scale
 from mlx_video.lora.scaling import read_scaling
+from mlx_video.lora.zeros import leave_out_zeros
 from mlx_video.request import LoraChoice
 from mlx_video.weights.adapter_names import Role
 from mlx_video.weights.rules import Shape, target_shapes
 from mlx_video.weights.transformer_names import WAN_RULES, transformer_tensors
 
-__all__ = ["AdapterSet", "read_adapters", "transformer_shapes"]
+__all__ = ["AdapterSet", "find_expert", "read_adapters", "transformer_shapes"]
 
 Unmatched = list[tuple[AdapterKey, str]]
 
@@ -38,17 +41,21 @@ def read_adapters(
     strict: bool = False,
     transformer: str = "model",
 ) -> AdapterSet:
-    """Find out what adapters do to one transformer; only headers, metadata and alphas are read.
+    """Find out what adapters do to one transformer; of factors no more is read than tells them from zeros.
+
+    Of a file for two experts, the half of this transformer counts.
 
     Args:
         choices: files and strengths, in the order in which they count.
         shapes: the transformer's parameters, as :func:`transformer_shapes` gives them.
-        strict: refuse a file of which a part fits nothing, instead of saying so in a notice.
+        strict: refuse a file of which a part fits nothing, or that changes nothing, instead of saying so in a
+            notice.
         transformer: which one it is, "model", "high_noise" or "low_noise"; for the notices.
 
     Raises:
-        AdapterError: a file is absent, fits nothing in the transformer, fits in part under `strict`, is of a
-            kind that cannot be applied, or its tensors do not fit each other or the transformer.
+        AdapterError: a file is absent, fits nothing in the transformer, fits in part or holds zeros alone
+            under `strict`, is of a kind that cannot be applied, or its tensors do not fit each other or the
+            transformer; or it is for two experts, and the transformer is none.
         CheckpointError: a file is damaged or no weight file.
     """
     changes: dict[str, list[Change]] = {}
@@ -70,33 +77,65 @@ def _read_file(
     choice: LoraChoice, shapes: Mapping[str, Shape], strict: bool, transformer: str
 ) -> tuple[dict[str, LayerChanges], list[str]]:
     file = AdapterFile(choice.path)
+    part = take_part(file.label, _parse_keys(file), transformer)
+    found, unmatched = _match(file, part.keys, shapes)
+    unmatched += _leave_out_narrow_input(found)
+    if not found:
+        raise AdapterError(
+            f"{part.label}: none of {len(part.keys)} keys matched the transformer ({_first(part.keys)}). It "
+            f"looks made for {guess_family(part.keys)}. Use an adapter for this model."
+        )
+    unmatched += [(key, explain_stray(key)) for key in part.strays]
+    unmatched_notices = _judge_unmatched(part, unmatched, strict)
+    scaling = read_scaling(file, part.expert)
+    built = {layer.path: build_changes(layer, scaling, choice.strength) for layer in found.values()}
+    layers, zeros = leave_out_zeros(built)
+    if strict and not layers:
+        raise AdapterError(
+            f"{describe_zeros(part.label, zeros)} Leave out --strict-lora to go on without it."
+        )
+    notices = [
+        describe(part, layers, choice.strength, zeros) if layers else describe_zeros(part.label, zeros),
+        *unmatched_notices,
+        *warn_of_scale(part.label, layers.values(), choice.strength),
+        *warn_of_expert(part, guess_expert(Path(file.label).stem, part.keys), transformer),
+    ]
+    return layers, notices
+
+
+def find_expert(path: Path) -> Expert | None:
+    """The one expert that an adapter is for by the names of its tensors; None where they do not tell.
+
+    Raises:
+        AdapterError: there is no such file, or it is no adapter.
+        CheckpointError: the file is damaged or no weight file.
+    """
+    experts = find_experts(_parse_keys(AdapterFile(path)))
+    return next(iter(experts)) if len(experts) == 1 else None
+
+
+def _parse_keys(file: AdapterFile) -> list[AdapterKey]:
     keys = [parse_key(name) for name in file.infos]
     if not any(key.role for key in keys):
         raise AdapterError(
             f"{file.label}: holds no adapter: its {len(keys)} keys are whole weights or something else "
             f"({_first(keys)}). Give a LoRA file; a whole model is converted with convert_wan."
         )
-    found, unmatched = _match(file, keys, shapes)
-    unmatched += _leave_out_narrow_input(found)
-    if not found:
-        raise AdapterError(
-            f"{file.label}: none of {len(keys)} keys matched the transformer ({_first(keys)}). It looks made "
-            f"for {guess_family(keys)}. Use an adapter for this model."
-        )
+    return keys
+
+
+def _judge_unmatched(part: Part, unmatched: Unmatched, strict: bool) -> list[str]:
+    """What to say of tensors that fit nothing.
+
+    Raises:
+        AdapterError: there are some, under `strict`.
+    """
+    text = describe_unmatched(part, unmatched) if unmatched else ""
     if unmatched and strict:
-        text = describe_unmatched(file, unmatched)
         raise AdapterError(
             f"{text} Leave out --strict-lora to use the rest, or take an adapter of this model."
         )
-    scaling = read_scaling(file)
-    layers = {layer.path: build_changes(layer, scaling, choice.strength) for layer in found.values()}
-    notices = [
-        describe(file, keys, layers, choice.strength),
-        *([describe_unmatched(file, unmatched)] if unmatched else []),
-        *warn_of_scale(file, layers.values(), choice.strength),
-        *warn_of_expert(file, guess_expert(Path(file.label).stem, keys), transformer),
-    ]
-    return layers, notices
+    return [text] if text else []
 
 
 def _first(keys: Sequence[AdapterKey]) -> str:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from mlx_video.checkpoint.expert_names import Expert
-from mlx_video.lora.adapter_file import AdapterFile
 from mlx_video.lora.changes import Change, Full, Hadamard, Kronecker
 from mlx_video.lora.dialects import AdapterKey
 from mlx_video.lora.families import EXPERT_NAMES
+from mlx_video.lora.halves import Part
 from mlx_video.lora.layers import NO_ALPHA, LayerChanges
+from mlx_video.lora.zeros import Zeros
 from mlx_video.weights.adapter_names import PAIR_ROLES
 from mlx_video.weights.quantize import is_quantized_layer
 
@@ -19,12 +20,10 @@ SMALLEST_SCALE, LARGEST_SCALE = 1 / 64, 4.0
 _SHOWN = 3
 
 
-def describe(
-    file: AdapterFile, keys: Iterable[AdapterKey], layers: Mapping[str, LayerChanges], strength: float
-) -> str:
-    """One sentence: what of a file is applied, its ranks, where alpha stands, the scale that follows."""
+def describe(part: Part, layers: Mapping[str, LayerChanges], strength: float, zeros: Zeros) -> str:
+    """One sentence: what of a file is applied, its ranks, where alpha stands, the scale, what is zero."""
     changes = [change for layer in layers.values() for of in layer.changes.values() for change in of]
-    parts = [_count_kinds(changes, sum(key.role in PAIR_ROLES for key in keys))]
+    parts = [_count_kinds(changes, sum(key.role in PAIR_ROLES for key in part.keys))]
     parts.append(f"{_count(len(layers), 'layer')} changed")
     ranked = [change.delta for change in changes if change.delta.rank is not None]
     if ranked:
@@ -41,7 +40,24 @@ def describe(
     if dense:
         become = "layer becomes" if dense == 1 else "layers become"
         parts.append(f"{dense} {become} dense in a quantized model (--lora-mode merge packs them again)")
-    return f"{file.label}: {', '.join(parts)}."
+    return f"{part.label}: {', '.join([*parts, *_count_zeros(zeros)])}."
+
+
+def _count_zeros(zeros: Zeros) -> Iterator[str]:
+    if zeros.layers:
+        yield f"{_count(zeros.layers, 'layer')} left as they are: zeros"
+    if zeros.bare_magnitudes:
+        pairs = _count(zeros.bare_magnitudes, "pair")
+        yield f"{pairs} of zeros, of which the magnitudes alone count: they may change nothing"
+
+
+def describe_zeros(label: str, zeros: Zeros) -> str:
+    """That a file changes nothing, and why."""
+    return (
+        f"{label}: changes nothing: what it holds for {_count(zeros.layers, 'layer')} is zero (first: "
+        f"{zeros.first}), as a training leaves it that failed or never began. Train it again, or download it "
+        "again."
+    )
 
 
 def _count_kinds(changes: Sequence[Change], pairs_in_file: int) -> str:
@@ -66,18 +82,18 @@ def _becomes_dense(path: str, layer: LayerChanges) -> bool:
     return is_quantized_layer(path) and any(not change.is_low_rank for change in of_weight)
 
 
-def describe_unmatched(file: AdapterFile, unmatched: Sequence[tuple[AdapterKey, str]]) -> str:
+def describe_unmatched(part: Part, unmatched: Sequence[tuple[AdapterKey, str]]) -> str:
     """How many tensors of a file fit nothing, why, and the first of them."""
     reasons = Counter(reason for _, reason in unmatched)
     counted = "; ".join(f"{count} {reason}" for reason, count in reasons.items())
     names = [key.name for key, _ in unmatched[:_SHOWN]]
     return (
-        f"{file.label}: {len(unmatched)} of {_count(len(file.infos), 'key')} fit nothing in the model: "
+        f"{part.label}: {len(unmatched)} of {_count(part.size, 'key')} fit nothing in the model: "
         f"{counted} (first: {', '.join(names)})."
     )
 
 
-def warn_of_scale(file: AdapterFile, layers: Iterable[LayerChanges], strength: float) -> list[str]:
+def warn_of_scale(label: str, layers: Iterable[LayerChanges], strength: float) -> list[str]:
     """Notices about scales that are probably not what the user wants."""
     layers = list(layers)
     scales = [
@@ -90,19 +106,19 @@ def warn_of_scale(file: AdapterFile, layers: Iterable[LayerChanges], strength: f
     notices = []
     if scales and (min(scales) < SMALLEST_SCALE or max(scales) > LARGEST_SCALE):
         notices.append(
-            f"{file.label}: its changes count {_range(scales)} times, far from the usual 1. If the video "
+            f"{label}: its changes count {_range(scales)} times, far from the usual 1. If the video "
             "looks burnt or unchanged, choose another strength."
         )
     has_no_alpha = any(layer.alpha_source == NO_ALPHA for layer in layers)
-    if has_no_alpha and "lightning" in file.label.lower() and strength == 1:
+    if has_no_alpha and "lightning" in label.lower() and strength == 1:
         notices.append(
-            f"{file.label}: holds no alpha, so its scale is the strength alone. The first Wan2.2-Lightning "
+            f"{label}: holds no alpha, so its scale is the strength alone. The first Wan2.2-Lightning "
             "adapters were made for 0.125."
         )
     return notices
 
 
-def warn_of_expert(file: AdapterFile, expert: Expert | None, transformer: str) -> list[str]:
+def warn_of_expert(part: Part, expert: Expert | None, transformer: str) -> list[str]:
     """A notice where a file is for another expert than the one it is applied to."""
     if expert is None or transformer == expert or transformer not in EXPERT_NAMES:
         return []
@@ -110,7 +126,7 @@ def warn_of_expert(file: AdapterFile, expert: Expert | None, transformer: str) -
     if transformer == "model":
         cure = "This model has no experts; such an adapter may not suit it."
     return [
-        f"{file.label}: looks made for the {EXPERT_NAMES[expert]}, and is applied to the "
+        f"{part.label}: looks made for the {EXPERT_NAMES[expert]}, and is applied to the "
         f"{EXPERT_NAMES[transformer]}. {cure}"
     ]
 

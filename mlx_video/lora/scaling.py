@@ -9,11 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mlx_video.checkpoint.expert_names import Expert
 from mlx_video.errors import AdapterError
 from mlx_video.lora.adapter_file import AdapterFile
+from mlx_video.lora.dialects import FIRST_TRANSFORMER
 
 PEFT_KEY = "lora_adapter_metadata"
 KOHYA_KEY = "ss_network_alpha"
+# Before the settings of one transformer, as before its tensors.
+_HIGH, _LOW = (FIRST_TRANSFORMER, "transformer_1."), "transformer_2."
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,7 @@ def _ends_like(path: str, pattern: str) -> bool:
         return path == pattern or path.endswith(f".{pattern}")
 
 
-def read_scaling(file: AdapterFile) -> Scaling:
+def read_scaling(file: AdapterFile, expert: Expert | None = None) -> Scaling:
     """Read a file's metadata, or the adapter_config.json beside it.
 
     Kohya's alpha counts only in a file with its own names of pairs and no alpha tensor at all: tools that
@@ -63,7 +67,7 @@ def read_scaling(file: AdapterFile) -> Scaling:
     Raises:
         AdapterError: the PEFT metadata cannot be read.
     """
-    if settings := _read_peft(file):
+    if settings := _read_peft(file, expert):
         return _from_peft(settings, file)
     text = file.metadata.get(KOHYA_KEY)
     has_kohya_pairs = any(name.endswith(".lora_down.weight") for name in file.infos)
@@ -73,7 +77,7 @@ def read_scaling(file: AdapterFile) -> Scaling:
     return Scaling(alpha, source=KOHYA_KEY) if alpha else Scaling()
 
 
-def _read_peft(file: AdapterFile) -> Mapping[str, Any]:
+def _read_peft(file: AdapterFile, expert: Expert | None) -> Mapping[str, Any]:
     text: str | bytes | None = file.metadata.get(PEFT_KEY)
     place = f"metadata {PEFT_KEY}"
     if text is None and file.config_path is not None:
@@ -88,8 +92,16 @@ def _read_peft(file: AdapterFile) -> Mapping[str, Any]:
         raise AdapterError(
             f"{file.label}: {place} is no JSON object. The file is damaged; download it again."
         )
+    return _without_prefixes(settings, expert)
+
+
+def _without_prefixes(settings: Mapping[str, Any], expert: Expert | None) -> Mapping[str, Any]:
+    """Settings by PEFT's own names: of one expert, where each has its own."""
+    others = {"high_noise": (_LOW,), "low_noise": _HIGH}.get(expert or "", ())
     return {
-        key.removeprefix("transformer_2.").removeprefix("transformer."): settings[key] for key in settings
+        key.partition(".")[2] if key.startswith((*_HIGH, _LOW)) else key: value
+        for key, value in settings.items()
+        if not key.startswith(others)
     }
 
 

@@ -8,11 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mlx_video.checkpoint.expert_names import Expert
+from mlx_video.checkpoint.hub_cache import published_name
 from mlx_video.config import ModelConfig
 from mlx_video.errors import RequestError
 from mlx_video.events import Notice
 from mlx_video.lora.apply import merged_weight
-from mlx_video.lora.read import AdapterSet, read_adapters, transformer_shapes
+from mlx_video.lora.families import EXPERT_NAMES
+from mlx_video.lora.read import AdapterSet, find_expert, read_adapters, transformer_shapes
 from mlx_video.pipeline.plan import RunPlan
 from mlx_video.request import LORA_FIELDS, ConvertRequest, GenerateRequest, LoraChoice
 from mlx_video.variants.distilled import DISTILLED_NAMES, MOST_STEPS
@@ -24,7 +27,10 @@ OWN_FIELDS = {"high_noise": "loras_high", "low_noise": "loras_low"}
 def read_all_adapters(
     request: GenerateRequest | ConvertRequest, config: ModelConfig
 ) -> tuple[dict[str, AdapterSet], tuple[Notice, ...]]:
-    """Read the headers of all adapters and check them against the transformers that take them.
+    """Read what adapters hold and check them against the transformers that take them.
+
+    Of a file for two experts each takes its half. A file whose tensors name one expert goes to that one
+    alone, even if it is given for both.
 
     Args:
         request: names the adapters.
@@ -40,8 +46,12 @@ def read_all_adapters(
     """
     shapes = transformer_shapes(config.transformer)
     found: dict[str, AdapterSet] = {}
-    texts: list[str] = []
-    for name, choices in choose_adapters(request, config).items():
+    owners = _find_owners(request) if config.is_dual else {}
+    texts = [
+        f"{published_name(path)}: its tensors name one expert; applied to the {EXPERT_NAMES[expert]} alone."
+        for path, expert in owners.items()
+    ]
+    for name, choices in choose_adapters(request, config, owners).items():
         adapters = read_adapters(choices, shapes, strict=request.strict_lora, transformer=name)
         texts += adapters.notices
         if adapters:
@@ -49,16 +59,33 @@ def read_all_adapters(
     return found, tuple(map(Notice, dict.fromkeys(texts)))
 
 
+def _find_owners(request: GenerateRequest | ConvertRequest) -> dict[Path, Expert]:
+    """The files given for both experts whose tensors name one of them."""
+    owners = {choice.path: find_expert(choice.path) for choice in request.loras if choice.strength}
+    return {path: expert for path, expert in owners.items() if expert is not None}
+
+
 def choose_adapters(
-    request: GenerateRequest | ConvertRequest, config: ModelConfig
+    request: GenerateRequest | ConvertRequest, config: ModelConfig, owners: Mapping[Path, Expert]
 ) -> dict[str, tuple[LoraChoice, ...]]:
     """Which adapters each transformer takes, in the order in which they count.
+
+    Args:
+        request: names the adapters.
+        config: of the model.
+        owners: files among those for both experts that are for one.
 
     Raises:
         RequestError: adapters for one expert are given to a model that has one transformer.
     """
     if config.is_dual:
-        chosen = {name: request.loras + getattr(request, field) for name, field in OWN_FIELDS.items()}
+        chosen = {
+            name: (
+                *(choice for choice in request.loras if owners.get(choice.path, name) == name),
+                *getattr(request, field),
+            )
+            for name, field in OWN_FIELDS.items()
+        }
     else:
         _refuse_expert_adapters(request)
         chosen = {"model": request.loras}

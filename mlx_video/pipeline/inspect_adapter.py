@@ -1,21 +1,33 @@
-"""What an adapter is, told by its names and shapes: dialect, ranks, the model it was made for."""
+"""What an adapter is: dialect, ranks, the model and the experts it was made for, and what of it is zero."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from mlx_video.checkpoint.expert_names import Expert
 from mlx_video.config import TransformerConfig
 from mlx_video.lora.adapter_file import AdapterFile
-from mlx_video.lora.dialects import AdapterKey, Spellings, is_diffusers, parse_key
+from mlx_video.lora.dialects import (
+    AdapterKey,
+    Spellings,
+    find_experts,
+    find_owners,
+    is_diffusers,
+    parse_key,
+)
 from mlx_video.lora.families import guess_expert, guess_family
+from mlx_video.lora.halves import BOTH, HALF_NAMES
 from mlx_video.lora.read import transformer_shapes
+from mlx_video.lora.report import describe_zeros
 from mlx_video.lora.scaling import read_scaling
+from mlx_video.lora.zeros import Zeros, find_idle_layer
 from mlx_video.pipeline.inspection import AdapterFacts
 from mlx_video.variants.sizes import describe_width
-from mlx_video.weights.adapter_names import PAIR_ROLES
+from mlx_video.weights.adapter_names import PAIR_ROLES, Role
 
 # A transformer that has every layer of the family's; only names are made of it.
 _LARGEST = TransformerConfig(
@@ -34,7 +46,7 @@ _ENDINGS = {
 
 
 def describe_adapter(path: Path) -> AdapterFacts:
-    """Find out what an adapter is; alphas and factors are not read.
+    """Find out what an adapter is; alphas are not read, and of factors no more than tells them from zeros.
 
     Args:
         path: the file, or its folder.
@@ -48,6 +60,7 @@ def describe_adapter(path: Path) -> AdapterFacts:
     spellings = Spellings(tuple(transformer_shapes(_LARGEST)), diffusers=is_diffusers(keys))
     layers = {key.name: spellings.find(key) for key in keys}
     matched = [key for key in keys if key.role and layers[key.name]]
+    counts = _count_layers(file, keys, layers)
     ranks = [file.shape(key.name)[0] for key in keys if key.role == "down" and file.shape(key.name)]
     return AdapterFacts(
         dialect=_dialect(keys),
@@ -57,7 +70,61 @@ def describe_adapter(path: Path) -> AdapterFacts:
         made_for=_describe_model(file, matched) if matched else guess_family(keys),
         expert=guess_expert(path.stem, keys) or "",
         unmatched=len(keys) - len(matched),
+        layers=sum(count.layers for count in counts.values()),
+        zero_layers=sum(count.zeros.layers for count in counts.values()),
+        halves=tuple(sorted(experts)) if (experts := find_experts(keys)) == BOTH else (),
+        remarks=tuple(_remark(file.label, counts)),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Count:
+    """Layers that a file, or one half of it, holds something for; and those it leaves as they are."""
+
+    layers: int
+    zeros: Zeros
+
+
+def _count_layers(
+    file: AdapterFile, keys: Sequence[AdapterKey], layers: Mapping[str, str | None]
+) -> dict[Expert | None, _Count]:
+    """The layers of each expert; None stands for those that name none.
+
+    Args:
+        file: the adapter.
+        keys: its tensors.
+        layers: name of a tensor → our layer, where it has one.
+    """
+    parts = [key for key in keys if key.role]
+    grouped: dict[Expert | None, dict[str, dict[Role, str]]] = {}
+    for key, owner in zip(parts, find_owners(parts), strict=True):
+        of_layer = grouped.setdefault(owner, {}).setdefault(layers[key.name] or key.path, {})
+        of_layer |= {key.role: key.name} if key.role else {}
+    return {owner: _count_zeros(file, list(of_owner.values())) for owner, of_owner in grouped.items()}
+
+
+def _count_zeros(file: AdapterFile, layers: Sequence[Mapping[Role, str]]) -> _Count:
+    idle = [name for name in (find_idle_layer(file, roles) for roles in layers) if name]
+    return _Count(len(layers), Zeros(len(idle), next(iter(idle), "")))
+
+
+def _remark(label: str, counts: Mapping[Expert | None, _Count]) -> Iterator[str]:
+    """That a file is for two experts, and what of it changes nothing."""
+    if counts.keys() >= BOTH:
+        high, low = counts["high_noise"].layers, counts["low_noise"].layers
+        yield (
+            f"holds one adapter for each expert of a Wan2.2 A14B model: {high} layers of the high-noise one, "
+            f"{low} of the low-noise one. Given as --lora, each goes to its expert"
+        )
+    for owner, count in counts.items():
+        part = f"{label}, {HALF_NAMES[owner]}" if owner and counts.keys() >= BOTH else label
+        if count.zeros.layers == count.layers:
+            yield describe_zeros(part, count.zeros)
+        elif count.zeros.layers:
+            yield (
+                f"{part}: changes nothing in {count.zeros.layers} of {count.layers} layers: zeros (first: "
+                f"{count.zeros.first})"
+            )
 
 
 def _dialect(keys: Sequence[AdapterKey]) -> str:

@@ -191,6 +191,7 @@ def _describe_component(
     try:
         if kind.component == "adapter":
             facts = describe_adapter(paths[0])
+            part = replace(part, notices=facts.remarks)
             return replace(part, spelling="", adapter=facts, model=facts.made_for, expert=facts.expert)
         own = pick_component(source, kind.component)
         return identify(_at_expert(part, paths[0]), own, kind.component, is_converted=kind.spelling == "mlx")

@@ -27,6 +27,10 @@ class AdapterFacts:
         made_for: which model it looks made for.
         expert: which expert it is for, where its name or its keys tell; "" if not.
         unmatched: keys that fit no transformer of the family.
+        layers: how many it changes, those of two experts counted one by one.
+        zero_layers: how many of these it does not change, because what it holds for them is zero.
+        halves: "high_noise" and "low_noise" where it holds an adapter for each of two experts.
+        remarks: what else is good to know.
     """
 
     dialect: str
@@ -36,6 +40,10 @@ class AdapterFacts:
     made_for: str
     expert: str
     unmatched: int
+    layers: int = 0
+    zero_layers: int = 0
+    halves: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,14 @@ Role = Literal[
 # Of each pair of any kind, the tensors by which pairs are counted.
 PAIR_ROLES: tuple[Role, ...] = ("down", "hada_w1_a", "lokr_w1", "lokr_w1_a")
 
+# Tensors whose product is one change: zero as soon as one of them is.
+PRODUCT_ROLES: tuple[tuple[Role, ...], ...] = (
+    ("down", "up"),
+    ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),
+    ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b"),
+    ("diff",), ("diff_m",), ("diff_b",), ("up_bias",),
+)  # fmt: skip
+
 _LITERAL_ROLES: tuple[Role, ...] = (
     "alpha", "diff_m", "set_weight", "reshape_weight", "hada_t1", "hada_t2", "lokr_t2",
     "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b",

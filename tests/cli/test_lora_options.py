@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -188,6 +189,24 @@ def write_rank_zero(path: Path) -> None:
     )
 
 
+def write_zeros(path: Path) -> None:
+    write_both_halves(path, [""], gain=0.0)
+
+
+def write_both_halves(
+    path: Path, roots: Sequence[str] = ("transformer_1.", "transformer_2."), *, gain: float = 1.0
+) -> None:
+    down, up = np.ones((4, 128), np.float32), np.full((128, 4), gain, np.float32)
+    write_safetensors(
+        path,
+        [
+            store(f"diffusion_model.{root}blocks.0.self_attn.q.{name}.weight", values)
+            for root in roots
+            for name, values in (("lora_A", down), ("lora_B", up))
+        ],
+    )
+
+
 def write_for_a_wider_model(path: Path) -> None:
     write_adapter(path, replace(CONFIG, dim=256))
 
@@ -210,6 +229,9 @@ REFUSALS = [
     (write_partly_unknown, ("--strict-lora",), ["blocks.7.self_attn.q", "--strict-lora"]),
     (write_half_a_pair, (), ["blocks.0.self_attn.q", "its up is missing"]),
     (write_rank_zero, (), ["blocks.0.self_attn.q", "rank 0"]),
+    (write_zeros, ("--strict-lora",), ["changes nothing", "--strict-lora"]),
+    (write_zeros, ("--strict-lora", "--quiet"), ["changes nothing", "--strict-lora"]),
+    (write_both_halves, (), ["holds two adapters", "diffusion_model.transformer_1.", "one transformer"]),
     (write_for_a_wider_model, (), ["blocks.0.self_attn.q", "256", "128"]),
     (write_cut, (), ["header promises"]),
     (write_web_page, (), ["HTML"]),
@@ -249,6 +271,38 @@ def test_what_does_not_fit_is_reported_with_count_and_name(folder: Path, tmp_pat
     assert "style.safetensors: 1 of 2 pairs, 1 layer changed" in printed
     assert "style.safetensors: 2 of 4 keys fit nothing in the model" in printed
     assert "first: diffusion_model.blocks.7.self_attn.q.lora_down.weight" in printed
+
+
+@pytest.mark.parametrize("command", ["generate", "convert"])
+def test_an_adapter_of_zeros_is_reported(command: str, original: Path, folder: Path, tmp_path: Path, capsys):
+    path = tmp_path / "style.safetensors"
+    write_zeros(path)
+    if command == "generate":
+        assert generate(folder, tmp_path / "a.png", "--lora", str(path)) == 0
+    else:
+        places = ["--checkpoint-dir", str(original), "--output-dir", str(tmp_path / "out")]
+        assert convert_wan.main([*places, "--lora", str(path)]) == 0
+    assert "style.safetensors: changes nothing: what it holds for 1 layer is zero" in capsys.readouterr().err
+
+
+def test_a_plan_refuses_an_adapter_of_zeros_if_strict(folder: Path, tmp_path: Path, capsys):
+    path = tmp_path / "style.safetensors"
+    write_zeros(path)
+    options = ["--plan", "--model-dir", str(folder), "--lora", str(path)]
+    assert generate_wan.main(options) == 0
+    assert generate_wan.main([*options, "--strict-lora"]) == 1
+    assert "changes nothing" in capsys.readouterr().err
+
+
+def test_one_file_for_both_experts_is_given_once_or_for_each(experts: Path, tmp_path: Path, capsys):
+    path = tmp_path / "style.safetensors"
+    write_both_halves(path)
+    for options in (["--lora", str(path)], ["--lora-high", str(path), "0.5", "--lora-low", str(path), "2"]):
+        assert generate(experts, tmp_path / "a.png", *options) == 0
+        printed = capsys.readouterr().err
+        for half in ("high-noise half", "low-noise half"):
+            assert f"style.safetensors, {half}: 1 of 1 pair, 1 layer changed" in printed
+        assert "fit nothing" not in printed
 
 
 @pytest.mark.parametrize("flag", ["--lora-high", "--lora-low"])

@@ -35,6 +35,8 @@ from tests.fixtures.tiny_variants import write_tiny_variant
 from tests.fixtures.weight_files import store, write_safetensors
 from tests.lora.adapter_files import LAYERS, write
 from tests.lora.test_dialects import DIALECTS, dialect_arrays
+from tests.lora.test_halves import FORMS, halves
+from tests.lora.test_zeros import EMPTY
 
 
 @pytest.fixture(scope="module")
@@ -304,6 +306,57 @@ def test_adapters_of_every_dialect_are_called_adapters(tmp_path, dialect):
     found = inspect_path(path)
     assert (found.kind, found.problems) == ("adapter", ())
     assert found.parts[0].adapter.pairs == len(LAYERS)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_adapter_for_two_experts_is_said_to_hold_both_halves(tmp_path, form, capsys):
+    path = write(tmp_path / "style_high_noise.safetensors", halves(form))
+    found = inspect_path(path)
+    adapter = found.parts[0].adapter
+    assert (found.kind, found.problems, found.parts[0].expert) == ("adapter", (), "")
+    assert (adapter.halves, adapter.layers, adapter.unmatched) == (
+        ("high_noise", "low_noise"), 2 * len(LAYERS), 0,
+    )  # fmt: skip
+    assert f"--lora {path} 1" in found.command
+    assert main(["--inspect", str(path)]) == 0
+    count, printed = len(LAYERS), capsys.readouterr().out
+    assert "note: holds one adapter for each expert of a Wan2.2 A14B model: " in printed
+    assert f"{count} layers of the high-noise one, {count} of the low-noise one." in printed
+    assert main(["--inspect", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["parts"][0]["adapter"]["halves"] == ["high_noise", "low_noise"]
+
+
+@pytest.mark.parametrize("kind", EMPTY)
+def test_an_adapter_of_zeros_is_said_to_change_nothing(tmp_path, kind, capsys):
+    path = write(tmp_path / "style.safetensors", EMPTY[kind])
+    adapter = inspect_path(path).parts[0].adapter
+    assert (adapter.layers, adapter.zero_layers) == (1, 1)
+    assert main(["--inspect", str(path)]) == 0
+    assert "changes nothing: what it holds for 1 layer is zero (first: " in capsys.readouterr().out
+
+
+def test_zeros_among_other_layers_are_counted(tmp_path):
+    other = {name.replace("self_attn.q", "self_attn.v"): array for name, array in EMPTY["PEFT's B"].items()}
+    path = write(tmp_path / "style.safetensors", other | dialect_arrays("lightx2v"))
+    (notice,) = inspect_path(path).parts[0].notices
+    assert f"changes nothing in 1 of {len(LAYERS) + 1} layers: zeros (first: diffusion_model." in notice
+
+
+def test_the_half_of_zeros_is_named(tmp_path):
+    arrays = halves("AI-Toolkit")
+    zero = {name: np.zeros_like(array) for name, array in arrays.items() if "transformer_1" in name}
+    part = inspect_path(write(tmp_path / "style.safetensors", arrays | zero)).parts[0]
+    assert part.adapter.zero_layers == len(LAYERS)
+    assert part.notices[1].startswith(
+        "style.safetensors, high-noise half: changes nothing: what it holds for"
+    )
+
+
+@pytest.mark.parametrize("role", ["set_weight", "dora_scale"])
+def test_values_and_magnitudes_of_zeros_may_change_something(tmp_path, role):
+    arrays = EMPTY["PEFT's B"] | {"diffusion_model.blocks.0.self_attn.q." + role: np.zeros(64, np.float32)}
+    adapter = inspect_path(write(tmp_path / "style.safetensors", arrays)).parts[0].adapter
+    assert (adapter.layers, adapter.zero_layers) == (1, 0)
 
 
 def test_an_adapter_for_another_model_is_called_one(tmp_path):

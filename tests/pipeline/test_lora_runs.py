@@ -12,6 +12,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
+from safetensors.numpy import load_file, save_file
 
 from mlx_video import AdapterError, RequestError, WanPipeline, convert_checkpoint
 from mlx_video.conditioning.types import Conditioning
@@ -242,6 +243,138 @@ def test_an_adapter_that_does_not_fit_is_refused_before_any_weight_is_read(
     with pytest.raises(AdapterError, match="wide.safetensors"):
         pipeline("a cat", loras=[tmp_path / "wide.safetensors"], on_event=events.append, **SMALL)
     assert (read, events) == ([], [])
+
+
+def change_names(source: Path, target: Path, root: str, *, is_zero: bool = False) -> Arrays:
+    """The tensors of an adapter behind another root, written to a file; the ups perhaps of zeros."""
+    arrays = {}
+    for name, array in load_file(source).items():
+        factor = np.float32(0 if is_zero and "lora_up" in name else 1)
+        arrays[name.replace("diffusion_model.", root)] = np.asarray(array * factor)
+    save_file(arrays, target)
+    return arrays
+
+
+@pytest.fixture(scope="module")
+def both(models: Models) -> Path:
+    """Adapter "one" for the high-noise expert and "two" for the low-noise one, in one file."""
+    path, high, low = (models.root / f"{name}.safetensors" for name in ("both", "high_half", "low_half"))
+    arrays = change_names(models.adapter("one"), high, "diffusion_model.transformer_1.")
+    arrays |= change_names(models.adapter("two"), low, "diffusion_model.transformer_2.")
+    save_file(arrays, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"experts": "parallel"}, {"stream": "on"}, {"lora_mode": "side"}, {"lora_mode": "merge"}],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", ["dense", "4 bits"])
+def test_each_expert_runs_with_its_half_of_one_file(models: Models, both: Path, kind: str, options: dict):
+    folder = models.converted("experts", kind)
+    one, two = models.adapter("one"), models.adapter("two")
+    apart = sample(folder, loras_high=[one], loras_low=[two], **ONE_EACH, **options)
+    assert mx.array_equal(sample(folder, loras=[both], **ONE_EACH, **options), apart).item()
+    assert difference(apart, sample(folder, **ONE_EACH, **options)) > 0
+
+
+def test_the_halves_of_one_file_take_strengths_of_their_own(models: Models, both: Path):
+    folder = models.converted("experts")
+    apart = {"loras_high": [(models.adapter("one"), 0.5)], "loras_low": [(models.adapter("two"), 2.0)]}
+    together = {"loras_high": [(both, 0.5)], "loras_low": [(both, 2.0)]}
+    expected = sample(folder, **ONE_EACH, **apart)
+    assert mx.array_equal(sample(folder, **ONE_EACH, **together), expected).item()
+    said = notices(folder, **together)
+    assert any(
+        text.startswith("both.safetensors, high-noise half: ") and "strength 0.5" in text for text in said
+    )
+    assert any(
+        text.startswith("both.safetensors, low-noise half: ") and "strength 2" in text for text in said
+    )
+
+
+@pytest.mark.parametrize("is_later", [False, True])
+def test_each_half_is_baked_into_its_expert(models: Models, both: Path, tmp_path: Path, is_later: bool):
+    source = models.converted("experts") if is_later else models.root / "experts"
+    options = {"dtype": "float32", "quantize": True, "bits": 4, "group_size": 32, "quantize_only": is_later}
+    one, two = models.adapter("one"), models.adapter("two")
+    apart = convert_checkpoint(source, tmp_path / "apart", loras_high=[one], loras_low=[two], **options)
+    together = convert_checkpoint(source, tmp_path / "together", loras=[both], strict_lora=True, **options)
+    for name in ("high_noise_model.safetensors", "low_noise_model.safetensors"):
+        assert (apart / name).read_bytes() == (together / name).read_bytes()
+
+
+def test_one_transformer_takes_no_file_for_two_experts(models: Models, both: Path, tmp_path: Path):
+    text = "both.safetensors: holds two adapters, one for each expert of a Wan2.2 A14B model.*one transformer"
+    with pytest.raises(AdapterError, match=text):
+        prepare(models.converted("single"), loras=[both])
+    with pytest.raises(AdapterError, match=text):
+        convert_checkpoint(models.root / "single", tmp_path / "out", loras=[both])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("half", "expert"), [("high_half", "high_noise"), ("low_half", "low_noise")])
+def test_a_file_whose_tensors_name_one_expert_is_applied_to_that_one(
+    models: Models, both: Path, half, expert
+):
+    folder, path = models.converted("experts"), both.with_name(f"{half}.safetensors")
+    assert prepare(folder, loras=[path]).adapters.keys() == {expert}
+    said = notices(folder, loras=[path])
+    name = expert.replace("_", "-")
+    assert f"{half}.safetensors: its tensors name one expert; applied to the {name} expert alone." in said
+    # Who names the other expert means it, and is told.
+    other = "loras_low" if expert == "high_noise" else "loras_high"
+    run = prepare(folder, **{other: [path]})
+    assert run.adapters.keys() == {"high_noise", "low_noise"} - {expert}
+    assert any(f"looks made for the {name} expert" in notice.text for notice in run.plan.notices)
+
+
+@pytest.fixture(scope="module")
+def zero(models: Models) -> Path:
+    """Adapter "one" with ups of zeros."""
+    change_names(models.adapter("one"), models.root / "zero.safetensors", "diffusion_model.", is_zero=True)
+    return models.root / "zero.safetensors"
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"stream": "on"}, {"lora_mode": "side"}, {"lora_mode": "merge"}], ids=str
+)
+@pytest.mark.parametrize(("name", "kind"), [("single", "dense"), ("single", "4 bits"), ("experts", "dense")])
+def test_an_adapter_of_zeros_changes_no_bit_and_is_said_to(models: Models, zero: Path, name, kind, options):
+    folder = models.converted(name, kind)
+    options = options | (ONE_EACH if name == "experts" else {})
+    run = prepare(folder, loras=[zero], **options)
+    assert not run.adapters
+    (text,) = [notice.text for notice in run.plan.notices if "zero.safetensors" in notice.text]
+    assert text.startswith("zero.safetensors: changes nothing: what it holds for 20 layers is zero (first: ")
+    assert mx.array_equal(sample(folder, loras=[zero], **options), sample(folder, **options)).item()
+    with pytest.raises(AdapterError, match="zero.safetensors: changes nothing"):
+        prepare(folder, loras=[zero], strict_lora=True, **options)
+
+
+@pytest.mark.parametrize("is_later", [False, True])
+def test_baking_an_adapter_of_zeros_says_so_or_refuses(models: Models, zero: Path, tmp_path: Path, is_later):
+    source = models.converted("single") if is_later else models.root / "single"
+    options = {"dtype": "float32", "quantize": True, "bits": 4, "group_size": 32, "quantize_only": is_later}
+    events: list = []
+    baked = convert_checkpoint(source, tmp_path / "baked", loras=[zero], on_event=events.append, **options)
+    said = [event.text for event in events if isinstance(event, Notice)]
+    assert any(text.startswith("zero.safetensors: changes nothing") for text in said)
+    plain = convert_checkpoint(source, tmp_path / "plain", **options)
+    assert (baked / "model.safetensors").read_bytes() == (plain / "model.safetensors").read_bytes()
+    with pytest.raises(AdapterError, match="zero.safetensors: changes nothing"):
+        convert_checkpoint(source, tmp_path / "strict", loras=[zero], strict_lora=True, **options)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["baked", "plain"]
+
+
+def test_an_adapter_of_zeros_beside_another_leaves_that_one_alone(models: Models, zero: Path):
+    folder, one = models.converted("single"), models.adapter("one")
+    expected = sample(folder, loras=[one])
+    assert mx.array_equal(sample(folder, loras=[zero, one]), expected).item()
+    assert prepare(folder, loras=[zero, one]).adapters["model"].nbytes == (
+        prepare(folder, loras=[one]).adapters["model"].nbytes
+    )
 
 
 def count_passes(monkeypatch: pytest.MonkeyPatch) -> tuple[list[float], list[str]]:
