@@ -27,7 +27,7 @@ _FAMILIES = (
     (r"^(self_attn|cross_attn|ffn|blocks[._]\d+)", "another Wan model or a renamed one"),
 )
 
-_IMAGE_BRANCH = re.compile(
+IMAGE_BRANCH = re.compile(
     r"[._](k_img|v_img|norm_k_img|add_k_proj|add_v_proj|norm_added_k)$|img_emb|image_embedder"
 )
 _BLOCK = re.compile(r"^blocks[._](\d+)[._]")
@@ -46,7 +46,7 @@ def explain_unmatched(key: AdapterKey, num_blocks: int) -> str:
     """Why a tensor of an adapter fits nothing in the model."""
     if key.is_of_text_encoder:
         return "of a text encoder, which is not supported"
-    if _IMAGE_BRANCH.search(key.path):
+    if IMAGE_BRANCH.search(key.path):
         return "of image cross-attention, which this model lacks"
     if "vace_" in key.path:
         return "of VACE, which this model lacks"

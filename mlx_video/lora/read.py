@@ -16,6 +16,7 @@ from mlx_video.lora.dialects import AdapterKey, Spellings, find_experts, is_diff
 from mlx_video.lora.families import explain_stray, explain_unmatched, guess_expert, guess_family
 from mlx_video.lora.halves import Part, take_part
 from mlx_video.lora.layers import AdapterLayer, LayerChanges, build_changes, input_channels
+from mlx_video.lora.leftovers import find_leftovers, name_leftover
 from mlx_video.lora.report import describe, describe_unmatched, describe_zeros, warn_of_expert, warn_of_scale
 from mlx_video.lora.scaling import read_scaling
 from mlx_video.lora.zeros import leave_out_zeros
@@ -49,7 +50,7 @@ def read_adapters(
         choices: files and strengths, in the order in which they count.
         shapes: the transformer's parameters, as :func:`transformer_shapes` gives them.
         strict: refuse a file of which a part fits nothing, or that changes nothing, instead of saying so in a
-            notice.
+            notice. Tensors that are known to do no harm are never refused.
         transformer: which one it is, "model", "high_noise" or "low_noise"; for the notices.
 
     Raises:
@@ -128,14 +129,18 @@ def _judge_unmatched(part: Part, unmatched: Unmatched, strict: bool) -> list[str
     """What to say of tensors that fit nothing.
 
     Raises:
-        AdapterError: there are some, under `strict`.
+        AdapterError: `strict`, and some of them are not known to do no harm.
     """
-    text = describe_unmatched(part, unmatched) if unmatched else ""
-    if unmatched and strict:
+    kinds = find_leftovers(part.keys)
+    named = [(key, reason, name_leftover(key, kinds)) for key, reason in unmatched]
+    doubtful = [(key, reason) for key, reason, kind in named if not kind]
+    if doubtful and strict:
+        text = describe_unmatched(part, doubtful)
         raise AdapterError(
             f"{text} Leave out --strict-lora to use the rest, or take an adapter of this model."
         )
-    return [text] if text else []
+    said = [(key, f"{reason}, as in {kind}: harmless" if kind else reason) for key, reason, kind in named]
+    return [describe_unmatched(part, said)] if said else []
 
 
 def _first(keys: Sequence[AdapterKey]) -> str:

@@ -94,6 +94,54 @@ def test_a_part_that_does_not_fit_is_counted_named_and_refused_if_strict(tmp_pat
     )
 
 
+def image_branch(root: str = "diffusion_model.") -> dict[str, np.ndarray]:
+    """What LightX2V's distilled image-to-video adapters hold for the image branch."""
+    arrays = {f"{root}blocks.1.cross_attn.norm_k_img.diff": fill((64,), 1)}
+    for layer in ("blocks.1.cross_attn.k_img", "blocks.1.cross_attn.v_img", "img_emb.proj.3"):
+        down, up = pair(layer, config=IMAGE_TO_VIDEO)
+        arrays |= {f"{root}{layer}.lora_down.weight": down, f"{root}{layer}.lora_up.weight": up}
+        arrays[f"{root}{layer}.diff_b"] = fill((len(up),), 2)
+    arrays[f"{root}img_emb.proj.0.diff"] = fill((32,), 3)
+    return arrays
+
+
+@pytest.mark.parametrize("root", ["diffusion_model.", ""])
+def test_known_leftovers_are_said_to_be_harmless_and_pass_if_strict(tmp_path, root):
+    arrays = FITTING | image_branch(root)
+    path = write(tmp_path / "lightx2v.safetensors", arrays)
+    adapters = read(path, strict=True)
+    assert adapters.targets == {f"{Q}.weight"}
+    assert adapters.notices[1].startswith(
+        "lightx2v.safetensors: 11 of 13 keys fit nothing in the model: 11 of image cross-attention, which "
+        "this model lacks, as in LightX2V's image-to-video adapters: harmless (first: "
+    )
+
+
+def test_known_leftovers_are_applied_where_the_model_has_the_layers(tmp_path):
+    path = write(tmp_path / "lightx2v.safetensors", FITTING | image_branch())
+    adapters = read(path, config=IMAGE_TO_VIDEO, strict=True)
+    assert len(adapters.notices) == 1
+    assert "blocks.1.cross_attn.norm_k_img.weight" in adapters.targets
+
+
+def test_a_lone_norm_of_the_image_branch_is_a_known_leftover_in_every_spelling(tmp_path):
+    for name in ("blocks.0.attn2.norm_added_k.diff", "lora_unet_blocks_0_cross_attn_norm_k_img.diff"):
+        path = write(tmp_path / "a.safetensors", FITTING | {name: fill((64,), 1)})
+        assert "harmless" in read(path, strict=True).notices[1]
+
+
+def test_unknown_tensors_beside_known_leftovers_are_refused_if_strict(tmp_path):
+    arrays = FITTING | image_branch() | factors(64, 64, path="blocks.7.self_attn.q")
+    path = write(tmp_path / "lightx2v.safetensors", arrays)
+    refuse(path, "lightx2v.safetensors: 2 of 15 keys fit nothing", "2 of blocks beyond", strict=True)
+    assert "11 of image cross-attention" in read(path).notices[1]
+
+
+def test_a_trained_image_branch_is_no_leftover(tmp_path):
+    arrays = FITTING | factors(64, 64, path="blocks.0.cross_attn.k_img")
+    refuse_arrays(tmp_path, arrays, "2 of 4 keys fit nothing", "image cross-attention", strict=True)
+
+
 @pytest.mark.parametrize(
     ("rows", "columns", "origin"),
     [
@@ -278,7 +326,8 @@ def test_file_names_tell_the_expert(name, expert):
     [
         ("a_high_noise", "low_noise", "high-noise expert, and is applied to the low-noise expert. Give it"),
         ("a_low_noise", "high_noise", "low-noise expert, and is applied to the high-noise expert. Give it"),
-        ("a_low_noise", "model", "low-noise expert, and is applied to the transformer. This model"),
+        ("a_low_noise", "model", "low-noise expert, and is applied to the transformer. This model has one "
+         "transformer: such an adapter suits it where that is this expert, converted alone"),
         ("a_low_noise", "low_noise", None),
         ("a", "low_noise", None),
     ],
