@@ -124,7 +124,10 @@ def warn_of_expert(part: Part, expert: Expert | None, transformer: str) -> list[
         return []
     cure = f"Give it to {'--lora-high' if expert == 'high_noise' else '--lora-low'} if that was meant."
     if transformer == "model":
-        cure = "This model has no experts; such an adapter may not suit it."
+        cure = (
+            "This model has one transformer: such an adapter suits it where that is this expert, converted "
+            "alone, and may not suit it otherwise."
+        )
     return [
         f"{part.label}: looks made for the {EXPERT_NAMES[expert]}, and is applied to the "
         f"{EXPERT_NAMES[transformer]}. {cure}"

@@ -330,6 +330,29 @@ def test_a_file_whose_tensors_name_one_expert_is_applied_to_that_one(
     assert any(f"looks made for the {name} expert" in notice.text for notice in run.plan.notices)
 
 
+@pytest.mark.parametrize("name", ["style_high_noise", "style_low_noise"])
+def test_an_expert_converted_alone_takes_plain_adapters_and_tells_when_they_suit(
+    models: Models, tmp_path: Path, name: str
+):
+    expert = name.removeprefix("style_")
+    folder = convert_checkpoint(
+        models.root / "experts",
+        tmp_path / "alone",
+        transformer=models.root / "experts" / f"{expert}_model",
+        dtype="float32",
+    )
+    path = tmp_path / f"{name}.safetensors"
+    shutil.copy(models.adapter("one"), path)
+    text = (
+        "This model has one transformer: such an adapter suits it where that is this expert, converted alone"
+    )
+    assert any(text in notice for notice in notices(folder, loras=[path]))
+    assert difference(sample(folder, loras=[path]), sample(folder)) > 0
+    field = f"loras_{expert.removesuffix('_noise')}"
+    with pytest.raises(RequestError, match=f"{field}: .*this model has one transformer.*Use --lora."):
+        prepare(folder, **{field: [path]})
+
+
 @pytest.fixture(scope="module")
 def zero(models: Models) -> Path:
     """Adapter "one" with ups of zeros."""
