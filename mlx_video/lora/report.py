@@ -122,7 +122,8 @@ def warn_of_expert(part: Part, expert: Expert | None, transformer: str) -> list[
     """A notice where a file is for another expert than the one it is applied to."""
     if expert is None or transformer == expert or transformer not in EXPERT_NAMES:
         return []
-    cure = f"Give it to {'--lora-high' if expert == 'high_noise' else '--lora-low'} if that was meant."
+    flag = "--lora-high" if expert == "high_noise" else "--lora-low"
+    cure = f"Give it as {flag} if that was meant; --lora stands for both experts."
     if transformer == "model":
         cure = (
             "This model has one transformer: such an adapter suits it where that is this expert, converted "
