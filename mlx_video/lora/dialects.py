@@ -134,6 +134,7 @@ class Spellings:
 
     The rules that convert weights make it: dotted names, ours, the official ones and Diffusers', and the same
     with dots flattened to underscores. A flattened name is never split, since underscores are parts of names.
+    Old LoKr files of AI-Toolkit mix both: `self_attn_to_out_0`.
 
     Args:
         names: the transformer's parameters.
@@ -159,7 +160,9 @@ def _spell_layers(names: tuple[str, ...], diffusers: bool) -> Mapping[str, str]:
         foreign = [other for own in official for other in find_sources(own, DIFFUSERS_RULES)]
         for spelling in map(layer_of, (*official, *(foreign if diffusers else ()))):
             _add(layers, spelling, layer)
-            _add(layers, spelling.replace(".", "_"), layer)
+            flat = spelling.replace(".", "_")
+            _add(layers, flat, layer)
+            _add(layers, flat.replace("_attn1_", "_self_attn_").replace("_attn2_", "_cross_attn_"), layer)
     return MappingProxyType(layers)
 
 

@@ -14,6 +14,7 @@ from mlx_video.lora.read import transformer_shapes
 from tests.fixtures.published_sizes import PUBLISHED_TRANSFORMERS
 from tests.lora.adapter_files import IMAGE_TO_VIDEO, LAYERS, RANK, assert_changed, pair, product, read, write
 from tests.models.networks import build_transformer
+from tests.parity.golden import fill
 
 ALPHA = 2.0
 # Who writes it: (layer with its prefix, down, up, whether an alpha lies beside them). `flat` has underscores.
@@ -75,6 +76,27 @@ def test_every_dialect_is_merged_alike(tmp_path, dialect):
     assert_changed(model, expected_deltas(0.5 * (ALPHA / RANK if has_alpha else 1.0)))
     assert f"{len(LAYERS)} of {len(LAYERS)} pairs" in adapters.notices[0]
     assert f"rank {RANK}, alpha {'in the file' if has_alpha else 'absent'}" in adapters.notices[0]
+
+
+def test_old_lokr_files_of_ai_toolkit_mix_both_spellings(tmp_path):
+    # Its converter renames attention and projections, but not what dots would tell apart.
+    layers = {
+        "lycoris_blocks_0_self_attn_q": "blocks.0.self_attn.q",
+        "lycoris_blocks_0_self_attn_to_out_0": "blocks.0.self_attn.o",
+        "lycoris_blocks_1_cross_attn_to_out_0": "blocks.1.cross_attn.o",
+        "lycoris_blocks_1_ffn_net_2": "blocks.1.ffn.fc2",
+    }
+    arrays = {}
+    for salt, (path, layer) in enumerate(layers.items(), 1):
+        columns = 12 if "ffn" in layer else 8
+        arrays |= {f"{path}.lokr_w1": fill((8, 8), salt), f"{path}.lokr_w2": fill((8, columns), salt + 10)}
+    model = build_transformer()
+    apply_adapters(model, read(write(tmp_path / "a.safetensors", arrays), strict=True))
+    pairs = zip(*[iter(array.astype(np.float64) for array in arrays.values())] * 2, strict=True)
+    assert_changed(
+        model,
+        {f"{layer}.weight": np.kron(*pair) for layer, pair in zip(layers.values(), pairs, strict=True)},
+    )
 
 
 @pytest.mark.parametrize("wrapper", [None, "state_dict"])
