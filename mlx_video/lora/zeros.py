@@ -11,6 +11,7 @@ from mlx_video.lora.adapter_file import AdapterFile
 from mlx_video.lora.changes import Change
 from mlx_video.lora.layers import LayerChanges
 from mlx_video.weights.adapter_names import PRODUCT_ROLES, Role
+from mlx_video.weights.stream import is_finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +92,8 @@ def find_zeros(file: AdapterFile, factors: Sequence[str]) -> str:
     A number that is not finite makes the product another: such a file is damaged, which shows later.
     """
     zero = next((name for name in factors if file.is_zero(name)), "")
-    return zero if zero and all(_is_finite(file.read(name)) for name in factors) else ""
+    return zero if zero and all(_holds_numbers(file.read(name)) for name in factors) else ""
 
 
-def _is_finite(array: mx.array) -> bool:
-    return bool(mx.all(mx.isfinite(array)).item())
+def _holds_numbers(array: mx.array) -> bool:
+    return not mx.issubdtype(array.dtype, mx.floating) or is_finite(array)
