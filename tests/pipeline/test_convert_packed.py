@@ -146,7 +146,8 @@ def unpack(kind, data, shape):
 
 # The content decides which reader is used, so the file may keep its name.
 @pytest.mark.parametrize(
-    ("kind", "options"), [("F16", {}), ("BF16", {}), ("Q8_0", {}), ("Q4_1", {"quantize": True})]
+    ("kind", "options"),
+    [("F16", {}), ("BF16", {}), ("Q8_0", {}), ("Q4_1", {"quantize": True}), ("IQ4_NL", {}), ("MXFP4", {})],
 )
 def test_a_gguf_transformer_converts_to_the_reference_decoders_numbers(tiny, own, tmp_path, kind, options):
     packed = gguf_transformer(tiny.transformer, kind)
