@@ -16,11 +16,14 @@ from mlx_video.weights import image_encoder_names, text_encoder_names, transform
 from mlx_video.weights.renamed import RenamedTensors
 from mlx_video.weights.rules import Rule, Shape, drop, find_prefix
 from mlx_video.weights.stacked import Stack, StackedTensors
+from mlx_video.weights.unfolded import TRANSFORMER_KERNELS, VAE_KERNELS, unfold
 
 ComponentName = Literal["transformer", "text_encoder", "image_encoder", "vae"]
 
 KEEP = (Rule("*", "*"),)
 _SAMPLED_ROWS = 64
+# Of three axes, the first of length one: ends of names.
+_WITH_AXIS_OF_ONE = ("modulation", "emb_pos")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,13 +133,18 @@ def _stack_projections(source: TensorSource) -> TensorSource:
 
 
 def _restore_axes(source: TensorSource) -> TensorSource:
-    """GGUF's quantizer drops the modulations' first axis, which has length one."""
+    """GGUF's tools fold the first kernel, and drop a first axis of length one."""
     stacks = {
         name: Stack((name,), 1)
         for name, info in source.infos.items()
-        if name.rpartition(".")[2] == "modulation" and len(info.shape) == 2
+        if name.rpartition(".")[2] in _WITH_AXIS_OF_ONE and len(info.shape) == 2
     }
-    return StackedTensors(source, stacks) if stacks else source
+    unfolded = unfold(source, TRANSFORMER_KERNELS)
+    return StackedTensors(unfolded, stacks) if stacks else unfolded
+
+
+def _unfold_vae(source: TensorSource) -> TensorSource:
+    return unfold(source, VAE_KERNELS)
 
 
 # Foreign spellings first: some names of the original one occur in them too.
@@ -162,8 +170,12 @@ SPELLINGS: Mapping[ComponentName, tuple[Spelling, ...]] = MappingProxyType(
             Spelling((image_encoder_names.ANCHOR,), lambda _: KEEP),
         ),
         "vae": (
-            Spelling(vae_names.DIFFUSERS_ANCHORS, lambda source: vae_names.diffusers_rules(source.infos)),
-            Spelling((vae_names.ANCHOR,), lambda _: KEEP),
+            Spelling(
+                vae_names.DIFFUSERS_ANCHORS,
+                lambda source: vae_names.diffusers_rules(source.infos),
+                _unfold_vae,
+            ),
+            Spelling((vae_names.ANCHOR,), lambda _: KEEP, _unfold_vae),
         ),
     }
 )
