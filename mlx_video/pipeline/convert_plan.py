@@ -36,6 +36,7 @@ from mlx_video.weights.component_kind import is_tokenizer_tensor
 from mlx_video.weights.quantize import check_group_size
 from mlx_video.weights.rules import plan_moves
 from mlx_video.weights.scaled import descale, report_plain_float8
+from mlx_video.weights.side_file import check_kernel, report_side_file
 from mlx_video.weights.spellings import ComponentName, as_original
 from mlx_video.weights.stream import TensorJob, output_infos, plan_jobs
 
@@ -167,6 +168,7 @@ def plan_conversion(request: ConvertRequest, opened: ExitStack) -> Plan:
             *files.notices,
             *recognition.notices,
             *_report_experts(files),
+            *(text for paths in files.transformers.values() for text in report_side_file(paths)),
             *hint_notices,
             *_report_dropped(transformers),
             *report_plain_float8((*transformers.values(), text_source)),
@@ -192,7 +194,10 @@ def open_component(paths: Sequence[Path], component: ComponentName, opened: Exit
 
 
 def _as_component(stored: TensorSource, component: ComponentName) -> TensorSource:
-    return as_original(descale(pick_component(stored, component)), component)
+    source = as_original(descale(pick_component(stored, component)), component)
+    if component == "transformer":
+        check_kernel(source)
+    return source
 
 
 def _report_experts(files: CheckpointFiles) -> Iterator[str]:

@@ -17,6 +17,7 @@ from mlx_video.weights import image_encoder_names, text_encoder_names, transform
 from mlx_video.weights.renamed import RenamedTensors
 from mlx_video.weights.rules import plan_moves, target_shapes
 from mlx_video.weights.scaled import descale
+from mlx_video.weights.side_file import check_kernel
 from mlx_video.weights.spellings import ComponentName, as_original
 
 
@@ -39,6 +40,8 @@ def identify(
         return _CONVERTED_READERS[component](part, source)
     published = _published_title(source)
     original = as_original(descale(source), component)
+    if component == "transformer":
+        check_kernel(original)
     found = _READERS[component](part, original)
     return replace(found, model=published or _published_title(original) or found.model)
 

@@ -156,7 +156,9 @@ SPELLINGS: Mapping[ComponentName, tuple[Spelling, ...]] = MappingProxyType(
                 lambda _: transformer_names.DIFFUSERS_RULES,
                 _restore_axes,
             ),
-            Spelling((transformer_names.ANCHOR,), lambda _: KEEP, _restore_axes),
+            Spelling(
+                (transformer_names.ANCHOR, transformer_names.BIAS_ANCHOR), lambda _: KEEP, _restore_axes
+            ),
         ),
         "text_encoder": (
             Spelling(text_encoder_names.HF_ANCHORS, _text_encoder_rules),

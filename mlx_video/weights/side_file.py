@@ -1,0 +1,162 @@
+"""The file in which a GGUF converter keeps the tensors of five axes that it left out of its own.
+
+ComfyUI-GGUF writes such tensors to fix_5d_tensors_<architecture>.safetensors, and puts them into the GGUF
+file in a last step of its own, which is easily forgotten.
+
+Source: city96/ComfyUI-GGUF tools/convert.py, handle_nd_tensor, and tools/fix_5d_tensors.py, apply_5d_fix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from mlx_video.checkpoint.expert_names import guess_expert_of_file, guess_expert_of_name
+from mlx_video.checkpoint.file_kind import recognise
+from mlx_video.checkpoint.loose_files import is_weight_file
+from mlx_video.checkpoint.tensor_source import TensorInfo, TensorSource, open_tensors
+from mlx_video.errors import CheckpointError
+from mlx_video.weights.transformer_names import ANCHOR, BIAS_ANCHOR
+
+Infos = Mapping[str, TensorInfo]
+
+# A few kernels; the largest transformer's is 13 MB.
+_LARGEST_BYTES = 64 << 20
+_AXES = 5
+
+
+def is_side_file(path: Path) -> bool:
+    """Whether a file holds the first kernel of a transformer, and nothing but tensors of five axes."""
+    return bool(_read_side_infos(path))
+
+
+def with_side_file(paths: tuple[Path, ...]) -> tuple[Path, ...]:
+    """The files of a component, and the one beside a GGUF file that holds what its converter left out.
+
+    Args:
+        paths: one file, or shards.
+
+    Returns:
+        The same where nothing is left out, or no file beside it has it.
+
+    Raises:
+        CheckpointError: it cannot be told which of several files is the one, or a file is damaged.
+    """
+    if len(paths) != 1 or recognise(paths[0]) != "gguf":
+        return paths
+    with open_tensors(paths[0]) as source:
+        if not any(_lacks_kernel(name, source.infos) for name in source.infos):
+            return paths
+        fitting = [path for path, infos in _side_files(paths[0].parent) if _fits(infos, source.infos)]
+    fitting = [path for path in fitting if _may_belong(path, paths[0])]
+    if len(fitting) > 1:
+        names = " and ".join(path.name for path in fitting)
+        raise CheckpointError(
+            f"{paths[0]}: {ANCHOR} lies in a file of its own, and {names} beside it could be that file. "
+            "Keep the one that was made with it."
+        )
+    if fitting:
+        _refuse_doubt(paths[0], fitting[0])
+    return (*paths, *fitting)
+
+
+def check_kernel(source: TensorSource) -> None:
+    """Refuse a transformer whose GGUF converter left out the first kernel, and say how it is put back.
+
+    Args:
+        source: under the official names.
+
+    Raises:
+        CheckpointError: the kernel is missing from a GGUF file.
+    """
+    if not _lacks_kernel(BIAS_ANCHOR, source.infos):
+        return
+    path = source.file_of(BIAS_ANCHOR)
+    if recognise(path) != "gguf":
+        return
+    width = source.infos[BIAS_ANCHOR].shape[0]
+    others = [
+        f" {other.name} beside it is of another model ({list(info.shape)}, not [{width}, ...])."
+        for other, infos in _side_files(path.parent)
+        for info in infos.values()
+        if info.shape[0] != width
+    ]
+    raise CheckpointError(
+        f"{path.name}: {ANCHOR} is missing. ComfyUI-GGUF keeps it in fix_5d_tensors_wan.safetensors, and the "
+        f"step that puts it back, tools/fix_5d_tensors.py, was left out.{''.join(others)} Lay that file "
+        "beside this one, run the step, or fetch a GGUF file that is whole."
+    )
+
+
+def report_side_file(paths: Sequence[Path]) -> Iterator[str]:
+    """Say so where the last of a transformer's files is one that lay beside the first."""
+    if len(paths) == 2 and recognise(paths[0]) == "gguf" and is_side_file(paths[1]):
+        name = paths[1].name
+        yield f"{paths[0].name}: {ANCHOR}, which its converter left out, is taken from {name} beside it."
+
+
+def describe_side_file() -> str:
+    """What to say of such a file where it stands alone."""
+    return (
+        f"holds {ANCHOR} alone, which a GGUF converter left out of its file. Give that file (.gguf), with "
+        "this one beside it."
+    )
+
+
+def _lacks_kernel(bias: str, infos: Infos) -> bool:
+    is_bias = bias == BIAS_ANCHOR or bias.endswith(f".{BIAS_ANCHOR}")
+    return is_bias and bias in infos and f"{bias.removesuffix('bias')}weight" not in infos
+
+
+def _side_files(folder: Path) -> Iterator[tuple[Path, Infos]]:
+    for path in sorted(folder.iterdir()):
+        if is_weight_file(path) and (infos := _read_side_infos(path)):
+            yield path, infos
+
+
+def _read_side_infos(path: Path) -> Infos:
+    """What a side file holds; nothing for other files, whatever is wrong with them."""
+    if path.stat().st_size > _LARGEST_BYTES:
+        return {}
+    try:
+        with open_tensors(path) as source:
+            infos = dict(source.infos)
+    except CheckpointError:
+        return {}
+    is_side = all(len(info.shape) == _AXES for info in infos.values()) and any(map(_is_kernel, infos))
+    return infos if is_side else {}
+
+
+def _is_kernel(name: str) -> bool:
+    return name == ANCHOR or name.endswith(f".{ANCHOR}")
+
+
+def _fits(side: Infos, infos: Infos) -> bool:
+    """Whether each tensor is one that the file lacks, and has as many channels as its bias there."""
+    biases = {name: infos.get(f"{name.removesuffix('weight')}bias") for name in side}
+    return all(
+        bias is not None and name not in infos and bias.shape == side[name].shape[:1]
+        for name, bias in biases.items()
+    )
+
+
+def _may_belong(side: Path, path: Path) -> bool:
+    """Whether the names do not tell of two experts."""
+    experts = {guess_expert_of_file(side), guess_expert_of_file(path)} - {None}
+    return len(experts) < 2
+
+
+def _refuse_doubt(path: Path, side: Path) -> None:
+    """Two experts in a folder have kernels of their own: one file cannot serve both."""
+    expert = guess_expert_of_name(path.stem)
+    if expert is None or guess_expert_of_file(side) is not None:
+        return
+    found = {
+        guess_expert_of_name(other.stem) for other in path.parent.iterdir() if other.suffix.lower() == ".gguf"
+    }
+    if len(found - {None}) > 1:
+        raise CheckpointError(
+            f"{path}: {ANCHOR} lies in a file of its own, and {side.name} beside it does not say of which "
+            f"expert it is. Name it after its expert (fix_5d_tensors_{expert}.safetensors), or give each "
+            "expert a folder."
+        )
