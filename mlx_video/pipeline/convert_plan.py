@@ -33,11 +33,12 @@ from mlx_video.request import ConvertRequest
 from mlx_video.weights import image_encoder_names, text_encoder_names, transformer_names, vae_names
 from mlx_video.weights.all_in_one import pick_component
 from mlx_video.weights.component_kind import is_tokenizer_tensor
+from mlx_video.weights.empty_weights import check_token_table
 from mlx_video.weights.quantize import check_group_size
 from mlx_video.weights.rules import plan_moves
 from mlx_video.weights.scaled import descale, report_plain_float8
 from mlx_video.weights.side_file import check_kernel, report_side_file
-from mlx_video.weights.spellings import ComponentName, as_original
+from mlx_video.weights.spellings import ComponentName, as_original, report_empty_table
 from mlx_video.weights.stream import TensorJob, output_infos, plan_jobs
 
 DTYPE_SPELLINGS = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
@@ -171,6 +172,7 @@ def plan_conversion(request: ConvertRequest, opened: ExitStack) -> Plan:
             *(text for paths in files.transformers.values() for text in report_side_file(paths)),
             *hint_notices,
             *_report_dropped(transformers),
+            *report_empty_table(text_stored),
             *report_plain_float8((*transformers.values(), text_source)),
             *(notice.text for notice in adapter_notices),
         ),
@@ -239,6 +241,7 @@ def _read_text_encoder(source: TensorSource, config: ModelConfig) -> TextEncoder
             f"text_embedding.0.weight takes {config.transformer.text_dim}. They are of different models; "
             "fetch both from the same repository."
         )
+    check_token_table(source)
     return found
 
 
