@@ -150,16 +150,17 @@ def plan_conversion(request: ConvertRequest, opened: ExitStack) -> Plan:
         files,
     )
     adapters, adapter_notices = read_all_adapters(request, config)
-    return Plan(
-        components=(
-            *(
-                _plan_transformer(name, source, config, request, adapters.get(name))
-                for name, source in transformers.items()
-            ),
-            _plan_text_encoder(text_source, config.text_encoder, request),
-            *_plan_image_encoder(files, config, request, opened),
-            _plan_vae(vae_source, config),
+    components = (
+        *(
+            _plan_transformer(name, source, config, request, adapters.get(name))
+            for name, source in transformers.items()
         ),
+        _plan_text_encoder(text_source, config.text_encoder, request),
+        *_plan_image_encoder(files, config, request, opened),
+        _plan_vae(vae_source, config),
+    )
+    return Plan(
+        components=components,
         copies=(),
         tokenizer=files.tokenizer,
         tokenizer_model=_check_tokenizer(files, config.text_encoder, text_stored),
@@ -173,7 +174,7 @@ def plan_conversion(request: ConvertRequest, opened: ExitStack) -> Plan:
             *hint_notices,
             *_report_dropped(transformers),
             *report_empty_table(text_stored),
-            *report_plain_float8((*transformers.values(), text_source)),
+            *report_plain_float8(component.source for component in components),
             *(notice.text for notice in adapter_notices),
         ),
     )

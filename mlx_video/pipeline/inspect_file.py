@@ -30,7 +30,7 @@ from mlx_video.weights.component_kind import (
     is_tokenizer_tensor,
 )
 from mlx_video.weights.quantize import read_quantization
-from mlx_video.weights.scale_conventions import is_beside_weights
+from mlx_video.weights.scale_conventions import find_unscaled, is_beside_weights
 from mlx_video.weights.side_file import (
     describe_side_file,
     is_side_file,
@@ -168,8 +168,10 @@ def _describe_scales(infos: Mapping[str, TensorInfo]) -> str:
     kinds = [text for end, text in _SCALES.items() if any(name.endswith(end) for name in infos)]
     if any(name.endswith(".comfy_quant") for name in infos):
         kinds.append("described layer by layer (comfy_quant)")
-    if not kinds and any(info.dtype in FLOAT8_DTYPES for info in infos.values()):
-        kinds.append("float8 without scales")
+    plain = [info for info in find_unscaled(infos) if info.dtype in FLOAT8_DTYPES]
+    if plain:
+        count = f" ({len(plain)} tensors)" if kinds else ""
+        kinds.append(f"float8 without scales{count}")
     return ", ".join(kinds)
 
 

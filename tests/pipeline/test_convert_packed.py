@@ -17,9 +17,10 @@ from mlx_video.weights import stream
 from mlx_video.weights.vae_names import vae_tensors
 from tests.checkpoint.gguf_writer import pack, tokenizer_metadata, write_gguf
 from tests.checkpoint.stored_arrays import write_raw
-from tests.fixtures.comfy_files import tokenizer_model
+from tests.fixtures.comfy_files import Words, tokenizer_model, write_words
 from tests.fixtures.sentencepiece_fields import precompiled_charsmap
 from tests.fixtures.tiny_checkpoint import (
+    IMAGE_ENCODER_FILE,
     TOKENIZER_FOLDER,
     TinySizes,
     random_arrays,
@@ -69,17 +70,19 @@ def is_matrix(name, values):
     return values.ndim == 2 and name.startswith("blocks.") and name.endswith(".weight")
 
 
-def as_codes(values):
+def as_codes(values, scale=None):
     """Numbers near the given ones that are E4M3 codes times a power of two: codes, scale, the numbers."""
-    scale = np.float32(2.0 ** np.ceil(np.log2(np.abs(values).max() / 448)))
+    scale = scale or np.float32(2.0 ** np.ceil(np.log2(np.abs(values).max() / 448)))
     table = decode_float8(np.arange(256, dtype=np.uint8), "F8_E4M3")
     order = np.argsort(table)[:254]  # NaN comes last
     codes = order[np.searchsorted(table[order], values / scale).clip(0, 253)].astype(np.uint8)
     return codes, scale, table[codes] * scale
 
 
-def write_eight_bits(path, tensors, *, scale_end=None, lost=None):
+def write_eight_bits(path, tensors, *, scale_end=None, lost=None, plain=()):
     """A transformer whose block weights are E4M3; with the name's end a scale for each, else a plain cast.
+
+    One may have lost its scale; others may be plain casts, which have none.
 
     Returns:
         The float32 numbers that the file stands for.
@@ -94,7 +97,10 @@ def write_eight_bits(path, tensors, *, scale_end=None, lost=None):
 
     for name, values in tensors.items():
         numbers[name] = values
-        if is_matrix(name, values):
+        if name in plain:
+            codes, _, numbers[name] = as_codes(values, np.float32(1))
+            put(name, "F8_E4M3", codes)
+        elif is_matrix(name, values):
             codes, scale, scaled = as_codes(values)
             put(name, "F8_E4M3", codes)
             numbers[name] = scaled if scale_end else scaled / scale
@@ -125,6 +131,35 @@ def test_a_plain_cast_converts_and_is_reported(tiny, own, tmp_path):
     write_transformer(own, numbers)
     run(own, tmp_path / "plain")
     assert file_bytes(tmp_path / "packed") == file_bytes(tmp_path / "plain")
+
+
+def test_plain_casts_beside_scaled_weights_convert_as_they_are_and_are_reported(tiny, own, tmp_path):
+    path = own / tiny.transformer_file.name
+    plain = ("blocks.0.ffn.2.weight", "blocks.1.self_attn.q.weight", "head.head.weight")
+    numbers = write_eight_bits(path, tiny.transformer, scale_end=".scale_weight", plain=plain)
+    told = (
+        f"{path.name}: 3 tensors are F8_E4M3 without scales, a plain cast to eight bits, read as they are (sc"
+    )
+    assert sum(text.startswith(told) for text in run(own, tmp_path / "packed")) == 1
+    (part,) = inspect_path(path).parts
+    assert (part.problem, part.model) == ("", inspect_path(tiny.transformer_file).parts[0].model)
+    assert part.storage.endswith("scale_weight), float8 without scales (3 tensors)")
+    write_transformer(own, numbers)
+    run(own, tmp_path / "plain")
+    assert file_bytes(tmp_path / "packed") == file_bytes(tmp_path / "plain")
+
+
+def test_a_plain_cast_of_an_image_encoder_and_a_vae_is_reported_too(tmp_path):
+    sizes = TinySizes().reading_images()
+    tiny = write_tiny_checkpoint(tmp_path / "own", sizes)
+    for file, arrays in ((IMAGE_ENCODER_FILE, tiny.image_encoder), (tiny.vae_file.name, tiny.vae)):
+        one = next(name for name, values in arrays.items() if values.ndim > 1 and "bias" not in name)
+        words = {name: Words("F32", values) for name, values in arrays.items()}
+        write_words(
+            tiny.path / file, words | {one: Words("F8_E4M3", as_codes(arrays[one], np.float32(1))[0])}
+        )
+    notices = run(tiny.path, tmp_path / "out")
+    assert sum("1 tensors are F8_E4M3 without scales" in text for text in notices) == 2
 
 
 def test_no_folder_is_begun_for_weights_of_which_one_lost_its_scale(tiny, own, tmp_path):
