@@ -1,4 +1,4 @@
-"""What one weight file, or one set of shards, holds; only headers are read."""
+"""What one weight file, or one set of shards, holds; headers and a few rows are read."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def report(path: Path, *, as_json: bool = False) -> Iterator[Event]:
 
 
 def inspect_path(path: Path) -> Inspection:
-    """Find out what a file or folder is; headers are read, and nothing is written.
+    """Find out what a file or folder is; headers and a few rows are read, and nothing is written.
 
     Raises:
         CheckpointError: there is no such file or folder.

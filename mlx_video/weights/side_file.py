@@ -8,17 +8,19 @@ Source: city96/ComfyUI-GGUF tools/convert.py, handle_nd_tensor, and tools/fix_5d
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mlx_video.checkpoint.expert_names import guess_expert_of_file, guess_expert_of_name
 from mlx_video.checkpoint.file_kind import recognise
+from mlx_video.checkpoint.gguf_header import read_gguf_header
 from mlx_video.checkpoint.loose_files import is_weight_file
-from mlx_video.checkpoint.tensor_source import TensorInfo, TensorSource, open_tensors
+from mlx_video.checkpoint.tensor_source import TensorSource, open_tensors
 from mlx_video.errors import CheckpointError
+from mlx_video.weights.rules import Shape
 from mlx_video.weights.transformer_names import ANCHOR, BIAS_ANCHOR
 
-Infos = Mapping[str, TensorInfo]
+Shapes = Mapping[str, Shape]
 
 # A few kernels; the largest transformer's is 13 MB.
 _LARGEST_BYTES = 64 << 20
@@ -27,7 +29,7 @@ _AXES = 5
 
 def is_side_file(path: Path) -> bool:
     """Whether a file holds the first kernel of a transformer, and nothing but tensors of five axes."""
-    return bool(_read_side_infos(path))
+    return bool(_read_side_file(path))
 
 
 def with_side_file(paths: tuple[Path, ...]) -> tuple[Path, ...]:
@@ -44,10 +46,10 @@ def with_side_file(paths: tuple[Path, ...]) -> tuple[Path, ...]:
     """
     if len(paths) != 1 or recognise(paths[0]) != "gguf":
         return paths
-    with open_tensors(paths[0]) as source:
-        if not any(_lacks_kernel(name, source.infos) for name in source.infos):
-            return paths
-        fitting = [path for path, infos in _side_files(paths[0].parent) if _fits(infos, source.infos)]
+    shapes = {tensor.name: tensor.shape for tensor in read_gguf_header(paths[0]).tensors}
+    if not any(_lacks_kernel(name, shapes) for name in shapes):
+        return paths
+    fitting = [path for path, side in _side_files(paths[0].parent) if _fits(side, shapes)]
     fitting = [path for path in fitting if _may_belong(path, paths[0])]
     if len(fitting) > 1:
         names = " and ".join(path.name for path in fitting)
@@ -76,10 +78,10 @@ def check_kernel(source: TensorSource) -> None:
         return
     width = source.infos[BIAS_ANCHOR].shape[0]
     others = [
-        f" {other.name} beside it is of another model ({list(info.shape)}, not [{width}, ...])."
-        for other, infos in _side_files(path.parent)
-        for info in infos.values()
-        if info.shape[0] != width
+        f" {other.name} beside it is of another model ({list(shape)}, not [{width}, ...])."
+        for other, shapes in _side_files(path.parent)
+        for shape in shapes.values()
+        if shape[0] != width
     ]
     raise CheckpointError(
         f"{path.name}: {ANCHOR} is missing. ComfyUI-GGUF keeps it in fix_5d_tensors_wan.safetensors, and the "
@@ -103,40 +105,39 @@ def describe_side_file() -> str:
     )
 
 
-def _lacks_kernel(bias: str, infos: Infos) -> bool:
+def _lacks_kernel(bias: str, names: Collection[str]) -> bool:
     is_bias = bias == BIAS_ANCHOR or bias.endswith(f".{BIAS_ANCHOR}")
-    return is_bias and bias in infos and f"{bias.removesuffix('bias')}weight" not in infos
+    return is_bias and bias in names and f"{bias.removesuffix('bias')}weight" not in names
 
 
-def _side_files(folder: Path) -> Iterator[tuple[Path, Infos]]:
+def _side_files(folder: Path) -> Iterator[tuple[Path, Shapes]]:
     for path in sorted(folder.iterdir()):
-        if is_weight_file(path) and (infos := _read_side_infos(path)):
-            yield path, infos
+        if is_weight_file(path) and (shapes := _read_side_file(path)):
+            yield path, shapes
 
 
-def _read_side_infos(path: Path) -> Infos:
+def _read_side_file(path: Path) -> Shapes:
     """What a side file holds; nothing for other files, whatever is wrong with them."""
     if path.stat().st_size > _LARGEST_BYTES:
         return {}
     try:
         with open_tensors(path) as source:
-            infos = dict(source.infos)
+            shapes = {name: info.shape for name, info in source.infos.items()}
     except CheckpointError:
         return {}
-    is_side = all(len(info.shape) == _AXES for info in infos.values()) and any(map(_is_kernel, infos))
-    return infos if is_side else {}
+    is_side = all(len(shape) == _AXES for shape in shapes.values()) and any(map(_is_kernel, shapes))
+    return shapes if is_side else {}
 
 
 def _is_kernel(name: str) -> bool:
     return name == ANCHOR or name.endswith(f".{ANCHOR}")
 
 
-def _fits(side: Infos, infos: Infos) -> bool:
+def _fits(side: Shapes, shapes: Shapes) -> bool:
     """Whether each tensor is one that the file lacks, and has as many channels as its bias there."""
-    biases = {name: infos.get(f"{name.removesuffix('weight')}bias") for name in side}
     return all(
-        bias is not None and name not in infos and bias.shape == side[name].shape[:1]
-        for name, bias in biases.items()
+        name not in shapes and shapes.get(f"{name.removesuffix('weight')}bias") == shape[:1]
+        for name, shape in side.items()
     )
 
 

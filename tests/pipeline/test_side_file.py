@@ -16,6 +16,7 @@ from tests.checkpoint.gguf_writer import pack, write_gguf
 from tests.fixtures.comfy_files import SIZES, TEXT_ENCODER, VAE, write_comfy_tree, write_plain
 from tests.fixtures.tiny_checkpoint import random_arrays, write_tiny_checkpoint
 from tests.fixtures.weight_files import round_to
+from tests.parity.diffusers_transformer import diffusers_name
 
 KERNEL = "patch_embedding.weight"
 SIDE = "fix_5d_tensors_wan.safetensors"
@@ -65,8 +66,8 @@ def write_half(path, arrays):
     packed = {}
     for name, values in arrays.items():
         if values.ndim < 5:
-            values = values[0] if name.endswith("modulation") else values
-            kind = "F16" if values.ndim == 2 and name.startswith("blocks.") else "F32"
+            values = values[0] if name.endswith(("modulation", "scale_shift_table")) else values
+            kind = "F16" if values.ndim == 2 and "blocks." in name and name.endswith("weight") else "F32"
             packed[name] = kind, pack(values, kind)
     return write_gguf(path, packed)
 
@@ -92,6 +93,20 @@ def test_the_kernel_beside_a_gguf_file_given_by_option_is_read(tiny, tmp_path, e
     notices = run(ConvertRequest(tiny.path, tmp_path / "out", transformer=given))
     assert file_bytes(tmp_path / "out") == expected
     assert any("is taken from" in text for text in notices)
+
+
+@pytest.mark.parametrize("spelling", ["prefixed", "diffusers"])
+def test_half_made_files_under_other_names_are_read_and_refused_alike(
+    tiny, tree, tmp_path, expected, spelling
+):
+    rename = diffusers_name if spelling == "diffusers" else "model.diffusion_model.{}".format
+    folder = tree / "diffusion_models"
+    write_half(folder / "wan-Q8_0.gguf", {rename(name): v for name, v in tiny.transformer.items()})
+    with pytest.raises(CheckpointError, match=MISSING):
+        run(ConvertRequest(tree, tmp_path / "out"))
+    write_plain(folder / SIDE, {rename(KERNEL): tiny.transformer[KERNEL]})
+    assert any("is taken from" in text for text in run(ConvertRequest(tree, tmp_path / "out")))
+    assert file_bytes(tmp_path / "out") == expected
 
 
 def test_a_half_made_file_alone_names_what_it_lacks_and_the_step_left_out(tree, tiny, tmp_path):
