@@ -76,12 +76,12 @@ def check_kernel(source: TensorSource) -> None:
     path = source.file_of(BIAS_ANCHOR)
     if recognise(path) != "gguf":
         return
-    width = source.infos[BIAS_ANCHOR].shape[0]
+    bias = source.infos[BIAS_ANCHOR].shape
     others = [
-        f" {other.name} beside it is of another model ({list(shape)}, not [{width}, ...])."
+        f" {other.name} beside it is of another model ({list(shape)}, the bias here is {list(bias)})."
         for other, shapes in _side_files(path.parent)
         for shape in shapes.values()
-        if shape[0] != width
+        if shape[:1] != bias
     ]
     raise CheckpointError(
         f"{path.name}: {ANCHOR} is missing. ComfyUI-GGUF keeps it in fix_5d_tensors_wan.safetensors, and the "

@@ -1,4 +1,4 @@
-"""Kernels of convolutions that a tool folded to fewer axes, in their own shapes again."""
+"""Kernels of convolutions that a tool folded from five axes to four, in their own shapes again."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from mlx_video.checkpoint.tensor_source import TensorInfo, TensorSource, TensorV
 from mlx_video.errors import CheckpointError
 from mlx_video.weights.rules import Shape
 
-Cells = tuple[int, ...]
+Cells = tuple[int, int, int]
 Kernels = Mapping[str, Cells]
 
-# Official name, or what stands behind its last block → cells of the kernel; of three axes the first is time.
+# Official name of a layer, or its end → cells of the kernel, time first.
 TRANSFORMER_KERNELS: Kernels = MappingProxyType({"patch_embedding": (1, 2, 2)})
 VAE_KERNELS: Kernels = MappingProxyType(
     {
@@ -31,9 +31,6 @@ VAE_KERNELS: Kernels = MappingProxyType(
         ".head.2": (3, 3, 3),
         ".time_conv": (3, 1, 1),
         ".shortcut": (1, 1, 1),
-        ".resample.1": (3, 3),
-        ".to_qkv": (1, 1),
-        ".proj": (1, 1),
     }
 )
 
@@ -42,8 +39,8 @@ def unfold(source: TensorSource, kernels: Kernels) -> TensorSource:
     """The source itself, or a view in which folded kernels have all their axes.
 
     GGUF has four axes in many tools, so that these write [out, in, t, h, w] as [out·in, t, h, w], and do not
-    say so. The bias tells the channels out, the layer's place its cells, and the rest is channels in. Other
-    merges of neighbouring axes are undone as well; what is no merge keeps its shape and is refused later.
+    say so. The bias tells the channels out. What is folded in another way keeps its shape, and is refused
+    later.
 
     Args:
         source: tensors under the official names.
@@ -57,8 +54,8 @@ def unfold(source: TensorSource, kernels: Kernels) -> TensorSource:
     shapes = {}
     for name, info in source.infos.items():
         cells = _find_cells(name, kernels)
-        if cells and len(info.shape) != len(cells) + 2 and (true := _true_shape(source, info, cells)):
-            shapes[name] = true
+        if cells is not None and info.shape[1:] == cells and (channels := _read_channels(source, info)):
+            shapes[name] = (*channels, *cells)
     return UnfoldedTensors(source, shapes) if shapes else source
 
 
@@ -66,44 +63,31 @@ def _find_cells(name: str, kernels: Kernels) -> Cells | None:
     layer = name.removesuffix(".weight")
     if layer == name:
         return None
-    ends = (
+    found = (
         cells for end, cells in kernels.items() if layer == end or (end[0] == "." and layer.endswith(end))
     )
-    return next(ends, None)
+    return next(found, None)
 
 
-def _true_shape(source: TensorSource, info: TensorInfo, cells: Cells) -> Shape | None:
-    """Channels out and in, and cells of a folded kernel; None if it is none of this place."""
+def _read_channels(source: TensorSource, info: TensorInfo) -> tuple[int, int] | None:
+    """Channels out and in of a folded kernel; None if the bias contradicts it."""
     bias = source.infos.get(f"{info.name.removesuffix('weight')}bias")
     if bias is None:
         raise CheckpointError(
-            f"{source.label}: {info.title} is {list(info.shape)}, folded to {len(info.shape)} axes, and the "
-            "bias that tells its channels is missing. Fetch the file again, or use one that is not GGUF."
+            f"{source.label}: {info.title} is {list(info.shape)}, folded to four axes, and the bias that "
+            "tells its channels is missing. Fetch the file again, or use one that is not GGUF."
         )
     out = math.prod(bias.shape)
-    into, rest = divmod(math.prod(info.shape), out * math.prod(cells)) if out else (0, 1)
-    true = (out, into, *cells)
-    return true if into and not rest and _is_fold(info.shape, true) else None
-
-
-def _is_fold(folded: Shape, shape: Shape) -> bool:
-    """Whether each axis of one shape is neighbouring axes of the other; those of length one are free."""
-    lengths = iter(length for length in shape if length != 1)
-    for merged in (length for length in folded if length != 1):
-        product = 1
-        while product < merged:
-            product *= next(lengths, merged + 1)
-        if product != merged:
-            return False
-    return next(lengths, None) is None
+    into, rest = divmod(info.shape[0], out) if out else (0, 1)
+    return (out, into) if into and not rest else None
 
 
 class UnfoldedTensors(TensorView):
-    """A `TensorSource` some of whose tensors have more axes than in another source, and the same numbers.
+    """A `TensorSource` some of whose tensors have their first axis cut in two.
 
     Args:
         source: closed with this one.
-        shapes: name → shape here.
+        shapes: name → shape here, of one axis more.
     """
 
     def __init__(self, source: TensorSource, shapes: Mapping[str, Shape]) -> None:
@@ -120,13 +104,9 @@ class UnfoldedTensors(TensorView):
         return self._source.file_of(name)
 
     def read(self, name: str, rows: slice | None = None) -> mx.array:
-        """Read a tensor, or rows of it; of a folded one no more than these rows, if rows of it hold them."""
-        if rows is None or name not in self._shapes:
-            array = self._source.read(name, rows)
-            return array.reshape(self._shapes[name]) if name in self._shapes else array
+        """Read a tensor, or rows of it; no more than these rows are read."""
+        if name not in self._shapes:
+            return self._source.read(name, rows)
         shape, first = cut_rows(self.infos[name], rows)
-        stored, row = self._source.infos[name].shape, math.prod(shape[1:])
-        if row % math.prod(stored[1:]):
-            return self._source.read(name).reshape(self._shapes[name])[rows]
-        share = row // math.prod(stored[1:])
-        return self._source.read(name, slice(first * share, (first + shape[0]) * share)).reshape(shape)
+        into = shape[1]
+        return self._source.read(name, slice(first * into, (first + shape[0]) * into)).reshape(shape)
