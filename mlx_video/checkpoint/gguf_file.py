@@ -98,8 +98,10 @@ def _dequantize(kind: str, blocks: np.ndarray) -> np.ndarray:
     # An import for a package that only packed tensors need.
     from gguf import quants
 
+    # The class of a type, not the package's own walk over rows: that one copies everything once more.
+    decoder = getattr(quants, kind)
+    decoder.init_grid()  # of the types that look numbers up in a table; done once
     # A damaged block may hold a scale that is no number; numbers are checked where they are written.
     with np.errstate(all="ignore"):
-        # The class of a type, not the package's own walk over rows: that one copies everything once more.
-        numbers: np.ndarray = getattr(quants, kind).dequantize_blocks(blocks)
+        numbers: np.ndarray = decoder.dequantize_blocks(blocks)
     return numbers

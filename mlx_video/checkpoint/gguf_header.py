@@ -12,6 +12,7 @@ import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,19 @@ BLOCKS: Mapping[str, tuple[int, int]] = {
     "Q4_K": (256, 144),
     "Q5_K": (256, 176),
     "Q6_K": (256, 210),
+    "IQ1_S": (256, 50),
+    "IQ1_M": (256, 56),
+    "IQ2_XXS": (256, 66),
+    "IQ2_XS": (256, 74),
+    "IQ2_S": (256, 82),
+    "IQ3_XXS": (256, 98),
+    "IQ3_S": (256, 110),
+    "IQ4_NL": (32, 18),
+    "IQ4_XS": (256, 136),
+    "MXFP4": (32, 17),
 }
+# Types that older versions of the gguf package cannot unpack.
+_RECENT = ("MXFP4",)
 # In the order of their numbers. Source: ggml-org/ggml include/ggml.h, ggml_type.
 _TYPE_NAMES = (
     "F32 F16 Q4_0 Q4_1 Q4_2 Q4_3 Q5_0 Q5_1 Q8_0 Q8_1 Q2_K Q3_K Q4_K Q5_K Q6_K Q8_K IQ2_XXS IQ2_XS IQ3_XXS "
@@ -242,10 +255,24 @@ def _checked_kind(reader: _Reader, name: str, shape: Sequence[int], number: int)
             f"{reader.path}: {name} is {kind}, which is not supported. "
             "Use the Q8_0, Q6_K, Q5_K_M, Q4_K_M or bf16 file of this model."
         )
+    if kind in _RECENT:
+        _check_package(reader.path, name, kind)
     elements, _ = BLOCKS[kind]
     if elements > 1 and (not shape or shape[-1] % elements):
         raise reader.damaged(f"{name} {list(shape)} is {kind}, which packs {elements} neighbours of a row")
     return kind
+
+
+def _check_package(path: Path, name: str, kind: str) -> None:
+    """Refuse a type that the installed gguf package does not know, before anything is read or written."""
+    # An import for a package that only packed tensors need.
+    from gguf import quants
+
+    if not hasattr(quants, kind):
+        raise CheckpointError(
+            f"{path}: {name} is {kind}, which the installed gguf package {version('gguf')} cannot unpack. "
+            "Update it (pip install --upgrade gguf), or use the Q8_0 or bf16 file of this model."
+        )
 
 
 def _check_places(path: Path, tensors: Sequence[GgufTensor], file_bytes: int) -> None:

@@ -31,6 +31,7 @@ from mlx_video.models.transformer import WanTransformer
 from mlx_video.models.vae import WanVAE
 from mlx_video.pipeline.foreign_folder import read_foreign_config
 from mlx_video.request import LoraMode
+from mlx_video.weights.empty_weights import check_token_table
 from mlx_video.weights.image_encoder_names import read_converted_image_encoder_config
 from mlx_video.weights.load import fit_module, load_module
 from mlx_video.weights.renamed import RenamedTensors
@@ -61,11 +62,12 @@ def open_model(path: Path) -> tuple[ModelFolder, ModelConfig]:
 
 
 def check_weights(model: ModelFolder, config: ModelConfig) -> None:
-    """Find a damaged or a wrong weight file before hours of work, from the headers alone.
+    """Find a damaged or a wrong weight file before hours of work, from the headers and a few rows alone.
 
     Raises:
         CheckpointError: a file is truncated or does not hold what config.json describes, the VAE is another
-            or lacks its decoder, or an image encoder is needed and is absent or another.
+            or lacks its decoder, an image encoder is needed and is absent or another, or the table of tokens
+            is empty.
         ConfigError: config.json names another number of transformers than the folder holds, or another
             quantization.
     """
@@ -80,6 +82,7 @@ def check_weights(model: ModelFolder, config: ModelConfig) -> None:
             fit_module(WanTransformer(config.transformer), source, quantization=config.quantization)
     with open_tensors(model.text_encoder) as source:
         fit_module(UMT5Encoder(config.text_encoder), source)
+        check_token_table(source)
     if config.transformer.image_dim is not None:
         with _open_image_encoder(model) as source:
             fit_module(CLIPImageEncoder(_read_image_encoder(source, config)), source)

@@ -33,10 +33,12 @@ from mlx_video.request import ConvertRequest
 from mlx_video.weights import image_encoder_names, text_encoder_names, transformer_names, vae_names
 from mlx_video.weights.all_in_one import pick_component
 from mlx_video.weights.component_kind import is_tokenizer_tensor
+from mlx_video.weights.empty_weights import check_token_table
 from mlx_video.weights.quantize import check_group_size
 from mlx_video.weights.rules import plan_moves
 from mlx_video.weights.scaled import descale, report_plain_float8
-from mlx_video.weights.spellings import ComponentName, as_original
+from mlx_video.weights.side_file import check_kernel, report_side_file
+from mlx_video.weights.spellings import ComponentName, as_original, report_empty_table
 from mlx_video.weights.stream import TensorJob, output_infos, plan_jobs
 
 DTYPE_SPELLINGS = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
@@ -148,16 +150,17 @@ def plan_conversion(request: ConvertRequest, opened: ExitStack) -> Plan:
         files,
     )
     adapters, adapter_notices = read_all_adapters(request, config)
-    return Plan(
-        components=(
-            *(
-                _plan_transformer(name, source, config, request, adapters.get(name))
-                for name, source in transformers.items()
-            ),
-            _plan_text_encoder(text_source, config.text_encoder, request),
-            *_plan_image_encoder(files, config, request, opened),
-            _plan_vae(vae_source, config),
+    components = (
+        *(
+            _plan_transformer(name, source, config, request, adapters.get(name))
+            for name, source in transformers.items()
         ),
+        _plan_text_encoder(text_source, config.text_encoder, request),
+        *_plan_image_encoder(files, config, request, opened),
+        _plan_vae(vae_source, config),
+    )
+    return Plan(
+        components=components,
         copies=(),
         tokenizer=files.tokenizer,
         tokenizer_model=_check_tokenizer(files, config.text_encoder, text_stored),
@@ -167,9 +170,11 @@ def plan_conversion(request: ConvertRequest, opened: ExitStack) -> Plan:
             *files.notices,
             *recognition.notices,
             *_report_experts(files),
+            *(text for paths in files.transformers.values() for text in report_side_file(paths)),
             *hint_notices,
             *_report_dropped(transformers),
-            *report_plain_float8((*transformers.values(), text_source)),
+            *report_empty_table(text_stored),
+            *report_plain_float8(component.source for component in components),
             *(notice.text for notice in adapter_notices),
         ),
     )
@@ -192,7 +197,10 @@ def open_component(paths: Sequence[Path], component: ComponentName, opened: Exit
 
 
 def _as_component(stored: TensorSource, component: ComponentName) -> TensorSource:
-    return as_original(descale(pick_component(stored, component)), component)
+    source = as_original(descale(pick_component(stored, component)), component)
+    if component == "transformer":
+        check_kernel(source)
+    return source
 
 
 def _report_experts(files: CheckpointFiles) -> Iterator[str]:
@@ -234,6 +242,7 @@ def _read_text_encoder(source: TensorSource, config: ModelConfig) -> TextEncoder
             f"text_embedding.0.weight takes {config.transformer.text_dim}. They are of different models; "
             "fetch both from the same repository."
         )
+    check_token_table(source)
     return found
 
 

@@ -17,6 +17,7 @@ from mlx_video.checkpoint.original_folder import check_tokenizer, find_tokenizer
 from mlx_video.errors import CheckpointError, MissingPartError, RequestError
 from mlx_video.pipeline.found_files import FoundFiles, Scan, read_component, scan_folder
 from mlx_video.request import ConvertRequest
+from mlx_video.weights.side_file import describe_side_file, is_side_file
 
 _EXPERTS: tuple[Expert, ...] = ("low_noise", "high_noise")
 # Layouts whose file names say nothing, so that the tensors are asked.
@@ -117,6 +118,8 @@ def _read_option(name: str, path: Path) -> FoundFiles:
         raise RequestError(name, f"{path}: {_CONVERTED}")
     if component in found.kinds:
         return found
+    if not path.is_dir() and is_side_file(path):
+        raise RequestError(name, f"{path}: {describe_side_file()}")
     if not found.kinds:
         raise RequestError(
             name,
@@ -158,6 +161,8 @@ def _open_base(request: ConvertRequest, chosen: Mapping[str, FoundFiles]) -> Che
 
 def _read_lone_file(path: Path) -> FoundFiles:
     found = read_component(path)
+    if is_side_file(path):
+        raise CheckpointError(f"{path}: {describe_side_file()}")
     if not found.kinds:
         raise CheckpointError(
             f"{path}: holds no part of a Wan model (first tensor {found.first_tensor}). "

@@ -19,6 +19,7 @@ from mlx_video.weights.component_kind import (
     find_components,
     is_other_text_encoder,
 )
+from mlx_video.weights.side_file import is_side_file, with_side_file
 from mlx_video.weights.spellings import as_original
 
 # Where ComfyUI looks for models, the folders that matter here; they may hold folders themselves.
@@ -121,13 +122,14 @@ def read_files(paths: tuple[Path, ...], config: Mapping[str, Any] | None = None)
     """Look into the headers of one file, or of shards.
 
     Args:
-        paths: all shards.
+        paths: all shards. A file beside a GGUF file joins it where its converter left a tensor there.
         config: what a config.json beside them says.
 
     Raises:
         CheckpointError: a file is absent, damaged or of an unknown format, or a shard is absent.
     """
     check_shards(paths)
+    paths = with_side_file(paths)
     with open_tensors(paths) as source:
         kinds: dict[str, ComponentKind] = {kind.component: kind for kind in find_components(source.infos)}
         widths, image_width = _read_widths(source, kinds)
@@ -191,6 +193,8 @@ def _files_of_folder(folder: Path) -> tuple[Path, ...]:
         if any(folder.glob(f"{stem}*.safetensors")):
             return weight_files(folder, stem, component="component")
     groups = list(_group_direct(folder))
+    if len(groups) > 1:
+        groups = [paths for paths in groups if not is_side_file(paths[0])]
     if len(groups) != 1:
         names = ", ".join(paths[0].name for paths in groups) or "none"
         raise CheckpointError(

@@ -90,7 +90,7 @@ def fit_run(run: Run) -> Run:
 
 
 def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig) -> Run:
-    """Settle the settings of a run; nothing is written or computed, and no weight is read.
+    """Settle the settings of a run; nothing is written or computed, and of weights a few rows are read.
 
     Raises:
         CheckpointError, ConfigError, RequestError, AdapterError: as :func:`prepare_run`.

@@ -14,10 +14,12 @@ from mlx_video.variants.other_models import PUBLISHED, digest_shapes
 from mlx_video.variants.registry import HEAD_DIM, find_variant, recognise_checkpoint
 from mlx_video.variants.variant import Variant
 from mlx_video.weights import image_encoder_names, text_encoder_names, transformer_names, vae_names
+from mlx_video.weights.empty_weights import check_token_table
 from mlx_video.weights.renamed import RenamedTensors
 from mlx_video.weights.rules import plan_moves, target_shapes
 from mlx_video.weights.scaled import descale
-from mlx_video.weights.spellings import ComponentName, as_original
+from mlx_video.weights.side_file import check_kernel
+from mlx_video.weights.spellings import ComponentName, as_original, report_empty_table
 
 
 def identify(
@@ -39,7 +41,10 @@ def identify(
         return _CONVERTED_READERS[component](part, source)
     published = _published_title(source)
     original = as_original(descale(source), component)
-    found = _READERS[component](part, original)
+    if component == "transformer":
+        check_kernel(original)
+    notices = report_empty_table(source) if component == "text_encoder" else ()
+    found = _READERS[component](replace(part, notices=(*part.notices, *notices)), original)
     return replace(found, model=published or _published_title(original) or found.model)
 
 
@@ -63,6 +68,7 @@ def _with_variant(part: FilePart, variant: Variant, network: TransformerConfig) 
 def _read_text_encoder(part: FilePart, source: TensorSource) -> FilePart:
     found = text_encoder_names.read_text_encoder_config(source.infos, label=source.label)
     plan_moves(source, text_encoder_names.WAN_RULES, text_encoder_names.text_encoder_tensors(found))
+    check_token_table(source)
     return replace(part, model=_describe_text_encoder(found))
 
 
@@ -135,6 +141,7 @@ def _read_converted_vae(part: FilePart, source: TensorSource) -> FilePart:
 
 def _read_converted_text_encoder(part: FilePart, source: TensorSource) -> FilePart:
     found = text_encoder_names.read_text_encoder_config(source.infos, label=source.label)
+    check_token_table(source)
     return replace(part, model=_describe_text_encoder(found))
 
 

@@ -1,4 +1,4 @@
-"""What one weight file, or one set of shards, holds; of weights, only zeros of adapters are read."""
+"""What one weight file, or one set of shards, holds; of weights, a few rows and zeros of adapters are read."""
 
 from __future__ import annotations
 
@@ -30,7 +30,13 @@ from mlx_video.weights.component_kind import (
     is_tokenizer_tensor,
 )
 from mlx_video.weights.quantize import read_quantization
-from mlx_video.weights.scale_conventions import is_beside_weights
+from mlx_video.weights.scale_conventions import find_unscaled, is_beside_weights
+from mlx_video.weights.side_file import (
+    describe_side_file,
+    is_side_file,
+    report_side_file,
+    with_side_file,
+)
 
 SPELLINGS = {
     "original": "Wan's names",
@@ -56,19 +62,25 @@ def inspect_files(paths: Sequence[Path], root: Path) -> tuple[FilePart, ...]:
     Returns:
         One part for each component; one with a problem if the files cannot be read.
     """
-    names = tuple(str(path.relative_to(root)) if path != root else path.name for path in paths)
-    unread = FilePart("unknown", names)
+    unread = FilePart("unknown", tuple(_name(path, root) for path in paths))
     try:
-        with open_tensors(tuple(paths)) as source:
-            return tuple(_describe_parts(source, paths, unread))
+        whole = with_side_file(tuple(paths))
+        part = replace(unread, files=tuple(_name(path, root) for path in whole))
+        with open_tensors(whole) as source:
+            return tuple(_describe_parts(source, whole, part))
     except MLXVideoError as error:
         return (replace(unread, problem=str(error)),)
+
+
+def _name(path: Path, root: Path) -> str:
+    """What a file is called below the inspected path, which may be the file, or one beside it."""
+    return str(path.relative_to(root)) if root in path.parents else path.name
 
 
 def _describe_parts(source: TensorSource, paths: Sequence[Path], part: FilePart) -> Iterator[FilePart]:
     packing = _packing(source, paths)
     # Of GGUF files no more than their tensors: a tokenizer in the metadata is none.
-    stored = {name: info for name, info in source.infos.items() if not packing or name in packing}
+    stored = {n: info for n, info in source.infos.items() if not (packing and is_tokenizer_tensor(n))}
     part = _count(part, stored, packing)
     if TENSOR_NAME in source.infos and all(_is_of_run(name) for name in source.infos):
         metadata = source.metadata if isinstance(source, SafetensorsFile) else {}
@@ -76,7 +88,7 @@ def _describe_parts(source: TensorSource, paths: Sequence[Path], part: FilePart)
         return
     kinds = find_components(source.infos)
     if not kinds:
-        yield replace(part, notices=(f"{source.label}: {_explain_unknown(source)}",))
+        yield replace(part, notices=(f"{source.label}: {_explain_unknown(source, paths)}",))
     for kind in kinds:
         own = part if len(kinds) == 1 else _count_own(part, source, paths, kind.prefix)
         yield _describe_component(own, source, paths, kind)
@@ -156,8 +168,10 @@ def _describe_scales(infos: Mapping[str, TensorInfo]) -> str:
     kinds = [text for end, text in _SCALES.items() if any(name.endswith(end) for name in infos)]
     if any(name.endswith(".comfy_quant") for name in infos):
         kinds.append("described layer by layer (comfy_quant)")
-    if not kinds and any(info.dtype in FLOAT8_DTYPES for info in infos.values()):
-        kinds.append("float8 without scales")
+    plain = [info for info in find_unscaled(infos) if info.dtype in FLOAT8_DTYPES]
+    if plain:
+        count = f" ({len(plain)} tensors)" if kinds else ""
+        kinds.append(f"float8 without scales{count}")
     return ", ".join(kinds)
 
 
@@ -172,9 +186,11 @@ def _describe_latents(part: FilePart, info: TensorInfo, metadata: Mapping[str, s
     return replace(part, component=kind, notices=notices, parameters=0)
 
 
-def _explain_unknown(source: TensorSource) -> str:
+def _explain_unknown(source: TensorSource, paths: Sequence[Path]) -> str:
     if not source.infos:
         return "holds no tensors. Download it again."
+    if is_side_file(paths[0]):
+        return describe_side_file()
     names = ", ".join(list(source.infos)[:3])
     return (
         f"none of its tensors ({len(source.infos)}, first: {names}) tells a Wan transformer, UMT5, a Wan "
@@ -194,6 +210,7 @@ def _describe_component(
             part = replace(part, notices=facts.remarks)
             return replace(part, spelling="", adapter=facts, model=facts.made_for, expert=facts.expert)
         own = pick_component(source, kind.component)
+        part = replace(part, notices=tuple(report_side_file(paths)))
         return identify(_at_expert(part, paths[0]), own, kind.component, is_converted=kind.spelling == "mlx")
     except MLXVideoError as error:
         if kind.component == "text_encoder" and is_other_text_encoder(source.infos):

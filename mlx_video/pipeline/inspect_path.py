@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -75,7 +75,7 @@ def report(path: Path, *, as_json: bool = False) -> Iterator[Event]:
 
 
 def inspect_path(path: Path) -> Inspection:
-    """Find out what a file or folder is; headers are read, and nothing is written.
+    """Find out what a file or folder is; headers and a few rows are read, and nothing is written.
 
     Raises:
         CheckpointError: there is no such file or folder.
@@ -146,7 +146,7 @@ def _with_variant(found: Inspection, name: str) -> Inspection:
 
 def _inspect_folder(path: Path) -> Inspection:
     layout = recognise_layout(path)
-    parts = tuple(part for files in _group_files(path) for part in inspect_files(files, path))
+    parts = _drop_joined(part for files in _group_files(path) for part in inspect_files(files, path))
     tokenizer = _find_tokenizer(path, parts)
     broken = tuple(part.problem for part in parts if part.problem)
     kind: Kind = "converted model" if layout == "converted" else _kind_of(parts, "checkpoint")
@@ -166,6 +166,13 @@ def _group_files(path: Path) -> list[tuple[Path, ...]]:
             stem = _BLOCK.sub("blocks", SHARD.sub("", file.name))
             groups.setdefault((folder, stem), []).append(file)
     return [tuple(files) for files in groups.values()]
+
+
+def _drop_joined(parts: Iterable[FilePart]) -> tuple[FilePart, ...]:
+    """The parts without files that were read together with another, for a tensor that it left out."""
+    kept = tuple(parts)
+    joined = {name for part in kept if part.component != "unknown" for name in part.files[1:]}
+    return tuple(part for part in kept if part.component != "unknown" or part.files[0] not in joined)
 
 
 def _find_tokenizer(path: Path, parts: Sequence[FilePart]) -> str:

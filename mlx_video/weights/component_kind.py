@@ -70,6 +70,9 @@ _MARKS = (
     ),
     _Marks("transformer", "original", ("head.modulation", "patch_embedding.weight")),
     _Marks("transformer", "diffusers", ("condition_embedder.time_proj.weight", "patch_embedding.weight")),
+    # Without its first kernel, which some converters leave out.
+    _Marks("transformer", "original", ("head.modulation", "patch_embedding.bias", "text_embedding.0.weight")),
+    _Marks("transformer", "diffusers", ("condition_embedder.time_proj.weight", "patch_embedding.bias")),
     _Marks("text_encoder", "original", ("token_embedding.weight", "blocks.0.attn.q.weight")),
     _Marks("text_encoder", "huggingface", ("encoder.block.0.layer.0.SelfAttention.q.weight",)),
     _Marks("text_encoder", "gguf", ("enc.blk.0.attn_q.weight",)),

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,15 +66,20 @@ def find_scaled(source: TensorSource) -> dict[str, Scaled]:
         source: tensors as stored; only descriptions among them are read.
 
     Returns:
-        Name of the weight → where its codes and its scale are; empty for a file without scales.
+        Name of the weight → where its codes and its scale are; empty for a file without scales. 8-bit floats
+        that the file nowhere calls scaled stand for themselves.
 
     Raises:
         CheckpointError: a scale is missing, misshapen, or belongs to no weight, or the weights are in a
             format that is not read.
+
+    Source: ComfyUI comfy/ops.py, _load_quantized_module, which takes a weight as it is unless its layer is
+    described.
     """
     scaled = _pair(source)
-    _refuse_formats(source)
-    _check_every_tensor(source, scaled)
+    stated = tuple(_stated_formats(source))
+    _refuse_formats(source, stated)
+    _check_every_tensor(source, scaled, [layer for layer, _ in stated])
     return scaled
 
 
@@ -139,13 +144,13 @@ def _is_sentinel(name: str) -> bool:
     return name.rpartition(".")[2] == _SENTINEL
 
 
-def _refuse_formats(source: TensorSource) -> None:
+def _refuse_formats(source: TensorSource, described: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
     """Refuse files that are stored in more than codes and scales."""
     for name in source.infos:
         for end, layout in _UNREAD.items():
             if name.endswith(end):
                 raise _unread(source, name.removesuffix(end), layout)
-    for layer, stated in _stated_formats(source):
+    for layer, stated in described:
         stored_as = stated.get("format")
         if _is_rotated(stated):
             raise _unread(source, layer, f"{stored_as} with rotated weights (convrot)")
@@ -184,23 +189,39 @@ def _parse(source: TensorSource, name: str, text: str | bytes) -> Mapping[str, A
     return stated
 
 
-def _check_every_tensor(source: TensorSource, scaled: Mapping[str, Scaled]) -> None:
-    """All eight-bit weights have a scale or none has, and nothing is left over."""
-    with_scale = {pair.codes for pair in scaled.values()}
-    without = [
+def find_unscaled(infos: Mapping[str, TensorInfo]) -> tuple[TensorInfo, ...]:
+    """The 8-bit floats and integers of a file that have no scale.
+
+    Args:
+        infos: the tensors as they are stored.
+    """
+    with_scale = {names[1] for name in infos if (names := _weight_of(name))}
+    return tuple(
         info
-        for name, info in source.infos.items()
+        for name, info in infos.items()
         if info.dtype in CODES and name not in with_scale and not is_beside_weights(name)
-    ]
-    claims = [name for name in source.infos if _is_sentinel(name) or name.endswith(_COMFY_LAYER)]
-    if without and (with_scale or claims or without[0].dtype == "I8"):
-        count = f"while {len(with_scale)} others do" if with_scale else "and cannot do without"
-        kind = "int8" if without[0].dtype == "I8" else "float8"
-        raise _damaged(source, without[0].name, f"is {kind} but has no scale, {count}")
+    )
+
+
+def _check_every_tensor(source: TensorSource, scaled: Mapping[str, Scaled], described: Sequence[str]) -> None:
+    """Weights that are integers, or that the file calls scaled, have a scale, and nothing is left over."""
+    has_lost_all = not scaled and (described or any(map(_is_sentinel, source.infos)))
+    for info in find_unscaled(source.infos):
+        if has_lost_all or _must_have_scale(info, described):
+            count = f"while {len(scaled)} others do" if scaled else "and cannot do without"
+            kind = "int8" if info.dtype == "I8" else "float8"
+            raise _damaged(source, info.name, f"is {kind} but has no scale, {count}")
     for name in source.infos:
         end = next((end for end in _COMPANIONS if name.endswith(end)), None)
         if end is not None and name.removesuffix(end) + ".weight" not in scaled:
             raise _damaged(source, name, "belongs to a layer that has no scale for its weight")
+
+
+def _must_have_scale(info: TensorInfo, described: Iterable[str]) -> bool:
+    """Whether a weight cannot stand for itself: by its type, quanto's name for codes, or the file's word."""
+    layer = info.name.removesuffix(".weight")
+    is_described = any(layer == name or layer.endswith(f".{name}") for name in described)
+    return info.dtype == "I8" or info.name.endswith("._data") or is_described
 
 
 def _damaged(source: TensorSource, name: str, what: str) -> CheckpointError:

@@ -19,7 +19,12 @@ _SAMPLES, _SAMPLED_ROWS = 3, 64
 # Attention weights of a transformer spread by 0.005 to 0.2; codes whose scale is lost, by tens. Text encoders
 # are not judged: the published one's weights are of any size.
 _JUDGED = re.compile(r"(.*\.)?(self_attn|cross_attn|attn1|attn2)\.(to_)?[qkv]\.weight")
-_LARGEST_SPREAD = 2.0
+_USUAL_SPREAD, _LARGEST_SPREAD = 0.2, 2.0
+# Every layer of a transformer's blocks; and how much more than all others of its kind a weight may spread.
+_LINEAR = re.compile(
+    r"(.*\.)?((self_attn|cross_attn|attn1|attn2)\.(to_)?([qkvo]|out\.0)|ffn\.(0|2|net\.0\.proj|net\.2))\.weight"
+)
+_LARGEST_RATIO = 8
 
 
 def descale(source: TensorSource) -> TensorSource:
@@ -42,7 +47,7 @@ def report_plain_float8(sources: Iterable[TensorSource]) -> Iterator[str]:
         if plain:
             yield (
                 f"{source.label}: {len(plain)} tensors are {plain[0].dtype} without scales, a plain cast to "
-                "eight bits: precision is lost compared with the bf16 file."
+                "eight bits, read as they are (scale 1): precision is lost compared with the bf16 file."
             )
 
 
@@ -70,6 +75,7 @@ class DescaledTensors(TensorView):
         for scaled in self._scaled.values():  # here, since reading must leave all to be evaluated later
             _check_scale(source, scaled.scale)
         _check_spread(self, self._scaled)
+        _check_plain(self, self._scaled)
 
     def file_of(self, name: str) -> Path:
         """The file that holds a tensor."""
@@ -118,9 +124,47 @@ def _check_spread(view: DescaledTensors, weights: Iterable[str]) -> None:
     """Refuse scales that do not bring codes down to weights: a model would run and make noise."""
     judged = [name for name in weights if _JUDGED.fullmatch(name)]
     for name in judged[:: max(1, len(judged) // _SAMPLES)][:_SAMPLES]:
-        spread = float(np.std(np.array(view.read(name, slice(0, _SAMPLED_ROWS)))))
+        spread = _spread(view, name)
         if not spread < _LARGEST_SPREAD:
             raise CheckpointError(
                 f"{view.file_of(name).name}: {name} spreads by {spread:.3g} once it is scaled, weights by "
                 "0.005 to 0.2: its scale is not the one it was stored with. Download the file again."
             )
+
+
+def _check_plain(view: DescaledTensors, scaled: Mapping[str, Scaled]) -> None:
+    """Refuse codes that lost their scale among weights that have one: alone they look like a plain cast."""
+    kinds: dict[str, list[str]] = {}
+    for name in scaled:
+        kinds.setdefault(_kind_of(name), []).append(name)
+    plain = [name for name, info in view.infos.items() if info.dtype in FLOAT8_DTYPES and len(info.shape) > 1]
+    for name in plain if scaled else ():
+        usual = max((_spread(view, peer) for peer in kinds.get(_kind_of(name), ())), default=None)
+        spread = _spread(view, name)
+        if not spread <= _largest_spread(name, usual):
+            raise CheckpointError(
+                f"{view.file_of(name).name}: {name} is float8 but has no scale, while {len(scaled)} others "
+                f"do, and spreads by {spread:.3g}, weights of its kind by {usual or _USUAL_SPREAD:.2g}: the "
+                "scale is lost, the file damaged. Download it again."
+            )
+
+
+def _largest_spread(name: str, usual: float | None) -> float:
+    """The most by which a weight spreads that stands for itself.
+
+    Args:
+        name: of the weight.
+        usual: the most by which others of its kind spread; None where there are none.
+    """
+    limits = [] if usual is None else [_LARGEST_RATIO * usual]
+    limits += [_LARGEST_SPREAD] if _LINEAR.fullmatch(name) else []
+    return min(limits, default=math.inf)
+
+
+def _kind_of(name: str) -> str:
+    """A layer's name without the number of its block."""
+    return re.sub(r"(?<=\.)\d+(?=\.)", "N", name, count=1)
+
+
+def _spread(view: DescaledTensors, name: str) -> float:
+    return float(np.std(np.array(view.read(name, slice(0, _SAMPLED_ROWS)))))

@@ -13,14 +13,17 @@ import mlx.core as mx
 from mlx_video.checkpoint.tensor_source import TensorSource
 from mlx_video.errors import CheckpointError
 from mlx_video.weights import image_encoder_names, text_encoder_names, transformer_names, vae_names
+from mlx_video.weights.empty_weights import looks_empty, sample_rows
 from mlx_video.weights.renamed import RenamedTensors
-from mlx_video.weights.rules import Rule, Shape, drop, find_prefix
+from mlx_video.weights.rules import Rule, drop, find_prefix
 from mlx_video.weights.stacked import Stack, StackedTensors
+from mlx_video.weights.unfolded import TRANSFORMER_KERNELS, VAE_KERNELS, unfold
 
 ComponentName = Literal["transformer", "text_encoder", "image_encoder", "vae"]
 
 KEEP = (Rule("*", "*"),)
-_SAMPLED_ROWS = 64
+# Of three axes, the first of length one: ends of names.
+_WITH_AXIS_OF_ONE = ("modulation", "emb_pos")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,19 +70,44 @@ def _find_prefix(names: Iterable[str], anchor: str) -> str | None:
 
 
 def _text_encoder_rules(source: TensorSource) -> Sequence[Rule]:
-    """Of two copies of the token table one is taken, once their numbers are found equal."""
-    tables = [
-        name for table in text_encoder_names.HF_TOKEN_TABLES for name in source.infos if _ends(name, table)
-    ]
+    """Of two copies of the token table one is taken: that with numbers, or either if they are equal."""
+    tables = _find_token_tables(source)
     if len(tables) != len(text_encoder_names.HF_TOKEN_TABLES):
         return text_encoder_names.HF_RULES
     first, second = tables
+    empty = find_empty_table(source)
+    if empty is not None:
+        return (drop(text_encoder_names.HF_TOKEN_TABLES[tables.index(empty)]), *text_encoder_names.HF_RULES)
     if not have_equal_rows(source, source, first, second):
         raise CheckpointError(
             f"{source.label}: {first} and {second} differ; they should be the same table of tokens. "
             "The file is damaged or not a UMT5 encoder; fetch it from a Wan-AI repository."
         )
     return (drop(text_encoder_names.HF_TOKEN_TABLES[1]), *text_encoder_names.HF_RULES)
+
+
+def _find_token_tables(source: TensorSource) -> list[str]:
+    tables = text_encoder_names.HF_TOKEN_TABLES
+    return [name for table in tables for name in source.infos if _ends(name, table)]
+
+
+def find_empty_table(source: TensorSource) -> str | None:
+    """The token table that holds nothing but zeros, of two of which the other has numbers; else None."""
+    tables = _find_token_tables(source)
+    empty = [name for name in tables if len(tables) > 1 and looks_empty(source, name)]
+    return empty[0] if len(empty) == 1 else None
+
+
+def report_empty_table(source: TensorSource) -> Iterator[str]:
+    """Say so where one of a text encoder's two token tables is empty, so that the other is taken.
+
+    Args:
+        source: the encoder's tensors as they are stored.
+    """
+    empty = find_empty_table(source)
+    if empty is not None:
+        (other,) = (name for name in _find_token_tables(source) if name != empty)
+        yield f"{source.label}: {empty} holds nothing but zeros; {other}, the same table, is taken."
 
 
 def _ends(name: str, anchor: str) -> bool:
@@ -101,16 +129,8 @@ def have_equal_rows(source: TensorSource, other: TensorSource, name: str, other_
         return False
     return all(
         mx.array_equal(source.read(name, rows), other.read(other_name, rows)).item()
-        for rows in _sample_rows(info.shape)
+        for rows in sample_rows(info.shape)
     )
-
-
-def _sample_rows(shape: Shape) -> Iterator[slice | None]:
-    if not shape:
-        yield None
-        return
-    for index in range(0, shape[0], max(1, shape[0] // _SAMPLED_ROWS)):
-        yield slice(index, index + 1)
 
 
 def _stack_projections(source: TensorSource) -> TensorSource:
@@ -130,13 +150,18 @@ def _stack_projections(source: TensorSource) -> TensorSource:
 
 
 def _restore_axes(source: TensorSource) -> TensorSource:
-    """GGUF's quantizer drops the modulations' first axis, which has length one."""
+    """GGUF's tools fold the first kernel, and drop a first axis of length one."""
     stacks = {
         name: Stack((name,), 1)
         for name, info in source.infos.items()
-        if name.rpartition(".")[2] == "modulation" and len(info.shape) == 2
+        if name.rpartition(".")[2] in _WITH_AXIS_OF_ONE and len(info.shape) == 2
     }
-    return StackedTensors(source, stacks) if stacks else source
+    unfolded = unfold(source, TRANSFORMER_KERNELS)
+    return StackedTensors(unfolded, stacks) if stacks else unfolded
+
+
+def _unfold_vae(source: TensorSource) -> TensorSource:
+    return unfold(source, VAE_KERNELS)
 
 
 # Foreign spellings first: some names of the original one occur in them too.
@@ -148,7 +173,9 @@ SPELLINGS: Mapping[ComponentName, tuple[Spelling, ...]] = MappingProxyType(
                 lambda _: transformer_names.DIFFUSERS_RULES,
                 _restore_axes,
             ),
-            Spelling((transformer_names.ANCHOR,), lambda _: KEEP, _restore_axes),
+            Spelling(
+                (transformer_names.ANCHOR, transformer_names.BIAS_ANCHOR), lambda _: KEEP, _restore_axes
+            ),
         ),
         "text_encoder": (
             Spelling(text_encoder_names.HF_ANCHORS, _text_encoder_rules),
@@ -162,8 +189,12 @@ SPELLINGS: Mapping[ComponentName, tuple[Spelling, ...]] = MappingProxyType(
             Spelling((image_encoder_names.ANCHOR,), lambda _: KEEP),
         ),
         "vae": (
-            Spelling(vae_names.DIFFUSERS_ANCHORS, lambda source: vae_names.diffusers_rules(source.infos)),
-            Spelling((vae_names.ANCHOR,), lambda _: KEEP),
+            Spelling(
+                vae_names.DIFFUSERS_ANCHORS,
+                lambda source: vae_names.diffusers_rules(source.infos),
+                _unfold_vae,
+            ),
+            Spelling((vae_names.ANCHOR,), lambda _: KEEP, _unfold_vae),
         ),
     }
 )

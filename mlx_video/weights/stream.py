@@ -17,6 +17,7 @@ from mlx_video.checkpoint.safetensors import SafetensorsWriter
 from mlx_video.checkpoint.tensor_source import DTYPES, FLOAT_DTYPES, TensorInfo, TensorSource
 from mlx_video.config import QuantizationConfig
 from mlx_video.errors import AdapterError, CheckpointError, MLXVideoError
+from mlx_video.weights.empty_weights import has_numbers, must_hold_numbers, refuse_empty
 from mlx_video.weights.quantize import is_quantized_layer, quantize_rows, quantized_infos
 from mlx_video.weights.rules import Move
 
@@ -99,7 +100,7 @@ def write_tensors(path: Path, source: TensorSource, jobs: Sequence[TensorJob]) -
 
     Raises:
         CheckpointError: a tensor holds numbers that are not finite, before or after the change of dtype, or
-            is of a kind that cannot be converted. No file is left.
+            is of a kind that cannot be converted, or a matrix holds nothing but zeros. No file is left.
         AdapterError: the numbers are not finite once adapters are merged.
     """
     _check_dtypes(source, jobs)
@@ -107,11 +108,26 @@ def write_tensors(path: Path, source: TensorSource, jobs: Sequence[TensorJob]) -
     parts = [(job, rows) for job in jobs for rows in _parts_to_read(job)]
     reads = read_ahead(parts, lambda part: source.read(part[0].move.info.name, part[1]))
     with SafetensorsWriter(path, output_infos(jobs)) as writer, closing(reads):
-        for job, _ in parts:
-            for piece in _lay_out(job, next(reads)):
-                done += _write_piece(writer, source, job, piece)
-                del piece  # or it would stay in memory while the next is made
+        for job in jobs:
+            for written in _write_job(writer, source, job, reads):
+                done += written
                 yield done
+
+
+def _write_job(
+    writer: SafetensorsWriter, source: TensorSource, job: TensorJob, reads: Iterator[mx.array]
+) -> Iterator[int]:
+    """Write one tensor; yields the bytes of each piece, and refuses it at the end if all of it was zero."""
+    is_empty = must_hold_numbers(job.move.info)
+    for _ in _parts_to_read(job):
+        stored = next(reads)
+        is_empty = is_empty and not has_numbers(stored)
+        for piece in _lay_out(job, stored):
+            yield _write_piece(writer, source, job, piece)
+            del piece  # or it would stay in memory while the next is made
+        del stored
+    if is_empty:
+        raise refuse_empty(source, job.move.info)
 
 
 def _check_dtypes(source: TensorSource, jobs: Iterable[TensorJob]) -> None:

@@ -11,6 +11,7 @@ from mlx_video.weights.quantize import dense_shapes
 from mlx_video.weights.rules import FLATTEN_KERNEL, Rule, Shape, apply_rules, drop
 
 ANCHOR = "patch_embedding.weight"
+BIAS_ANCHOR = "patch_embedding.bias"
 DIFFUSERS_ANCHORS = ("condition_embedder.time_proj.weight", "condition_embedder.time_proj.bias")
 IMAGE_ANCHOR = "img_emb.proj.0.weight"
 

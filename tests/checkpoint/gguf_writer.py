@@ -12,9 +12,9 @@ from mlx_video.checkpoint.gguf_header import BLOCKS
 
 PACKED = tuple(name for name, (elements, _) in BLOCKS.items() if elements > 1)
 # The package cannot quantize these, only decode them.
-DECODED_ONLY = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
-# Where the float16 scales of a block lie, which random bytes must not make infinite.
-_SCALES = {"Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
+DECODED_ONLY = tuple(name for name in PACKED if name.endswith("_K") or name.startswith("IQ"))
+# Where the float16 scales of a block lie, which random bytes must not make infinite; mostly at its start.
+_SCALES = {"Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "IQ1_M": ()}
 
 
 def pack(values: np.ndarray, kind: str) -> np.ndarray:
@@ -26,7 +26,9 @@ def pack(values: np.ndarray, kind: str) -> np.ndarray:
     elements, size = BLOCKS[kind]
     rng = np.random.default_rng(len(kind) + values.size)
     blocks = rng.integers(0, 256, (values.size // elements, size), dtype=np.uint8)
-    for place in _SCALES[kind]:
+    if kind == "IQ1_M":
+        blocks[:, 55] = blocks[:, 55] & 0x0F | 0x20  # the scale's first four bits
+    for place in _SCALES.get(kind, (0,)):
         scales = (rng.uniform(0.001, 0.1, len(blocks))).astype(np.float16)
         blocks[:, place : place + 2] = scales.view(np.uint8).reshape(-1, 2)
     return blocks.reshape(*values.shape[:-1], -1)

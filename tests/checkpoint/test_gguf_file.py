@@ -21,6 +21,12 @@ from tests.checkpoint.gguf_writer import PACKED, pack, write_gguf
 VALUES = np.random.default_rng(0).standard_normal((6, 512), np.float32)
 
 
+def quants_class(kind):
+    from gguf import quants
+
+    return getattr(quants, kind)
+
+
 def reference(data, kind):
     from gguf import GGMLQuantizationType, dequantize
 
@@ -28,8 +34,10 @@ def reference(data, kind):
 
 
 @pytest.mark.parametrize("kind", ["F32", "F16", "BF16", *PACKED])
-def test_every_type_gives_the_reference_decoders_numbers_bit_for_bit(tmp_path, kind):
+def test_every_type_gives_the_reference_decoders_numbers_bit_for_bit(tmp_path, kind, monkeypatch):
     data = pack(VALUES, kind)
+    if kind in PACKED:  # as in a process that has unpacked nothing yet
+        monkeypatch.setattr(quants_class(kind), "grid", None)
     path = write_gguf(tmp_path / "x.gguf", {"before": ("F32", VALUES[:1].view(np.uint8)), "w": (kind, data)})
     with open_tensors(path) as source:
         info, whole = source.infos["w"], source.read("w")
@@ -43,7 +51,60 @@ def test_every_type_gives_the_reference_decoders_numbers_bit_for_bit(tmp_path, k
     assert mx.array_equal(mx.concatenate(parts), whole)
 
 
-@pytest.mark.parametrize(("kind", "share"), [("Q8_0", 1 / 254), ("Q5_1", 1 / 31), ("Q4_0", 1 / 8)])
+def low_and_high(packed):
+    """Four-bit codes of a block: the low halves of all bytes, then the high ones."""
+    return np.concatenate([packed & 15, packed >> 4], axis=-1).astype(np.float64)
+
+
+def words(blocks, start):
+    return blocks[:, start : start + 2].copy().view(np.float16).astype(np.float64)
+
+
+def fifth_bits(blocks, start):
+    return 16.0 * np.unpackbits(blocks[:, start : start + 4], axis=-1, bitorder="little")
+
+
+# Each block worked out from its layout in ggml-common.h: scale, lowest number, codes.
+BY_HAND = {
+    "Q4_0": lambda b: words(b, 0) * (low_and_high(b[:, 2:]) - 8),
+    "Q4_1": lambda b: words(b, 0) * low_and_high(b[:, 4:]) + words(b, 2),
+    "Q5_0": lambda b: words(b, 0) * (low_and_high(b[:, 6:]) + fifth_bits(b, 2) - 16),
+    "Q5_1": lambda b: words(b, 0) * (low_and_high(b[:, 8:]) + fifth_bits(b, 4)) + words(b, 2),
+    "Q8_0": lambda b: words(b, 0) * b[:, 2:].view(np.int8),
+}
+
+
+@pytest.mark.parametrize("kind", BY_HAND)
+def test_plain_blocks_give_the_numbers_worked_out_by_hand(tmp_path, kind):
+    data = pack(VALUES, kind)
+    with open_tensors(write_gguf(tmp_path / "x.gguf", {"w": (kind, data)})) as source:
+        found = np.array(source.read("w"))
+    expected = BY_HAND[kind](data.reshape(-1, BLOCKS[kind][1])).reshape(VALUES.shape)
+    assert np.allclose(found, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["Q4_1", "IQ4_NL", "IQ4_XS", "MXFP4", "IQ3_S"])
+def test_a_file_of_one_type_may_hold_tensors_of_another(tmp_path, kind):
+    tensors = {"a": ("Q4_K", pack(VALUES, "Q4_K")), "b": (kind, pack(VALUES, kind))}
+    with open_tensors(write_gguf(tmp_path / "x-Q4_K_M.gguf", tensors)) as source:
+        for name, (stored, data) in tensors.items():
+            assert np.array_equal(np.array(source.read(name)), reference(data, stored))
+
+
+def test_a_type_that_an_older_package_lacks_is_refused_by_name_before_it_is_read(tmp_path, monkeypatch):
+    from gguf import quants
+
+    path = write_gguf(tmp_path / "x.gguf", {"w": ("MXFP4", pack(VALUES, "MXFP4"))})
+    monkeypatch.delattr(quants, "MXFP4")
+    message = r"x\.gguf: w is MXFP4, which the installed gguf package [\d.]+ cannot unpack. Update it"
+    with pytest.raises(CheckpointError, match=message):
+        open_tensors(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "share"),
+    [("Q8_0", 1 / 254), ("Q5_1", 1 / 31), ("Q4_1", 1 / 15), ("Q4_0", 1 / 8), ("Q5_0", 1 / 16)],
+)
 def test_unpacked_numbers_are_near_those_packed(tmp_path, kind, share):
     """Half a step of the type's grid, of Q4_0 a whole one at the cut end; 1% for the scale in float16."""
     path = write_gguf(tmp_path / "x.gguf", {"w": (kind, pack(VALUES, kind))})
@@ -154,8 +215,8 @@ def raw_gguf(tensors, *, version=3, count=None, metadata=b"", entries=0, data=b"
     ("content", "message"),
     [
         (
-            raw_gguf([("w", (256, 2), 23, 0)]),
-            "w is IQ4_XS, which is not supported. Use the Q8_0, Q6_K, Q5_K_M",
+            raw_gguf([("w", (256, 2), 35, 0)]),
+            "w is TQ2_0, which is not supported. Use the Q8_0, Q6_K, Q5_K_M",
         ),
         (raw_gguf([("w", (256, 2), 99, 0)]), "w is type 99, which is not supported"),
         (
@@ -181,7 +242,7 @@ def raw_gguf(tensors, *, version=3, count=None, metadata=b"", entries=0, data=b"
         ),
     ],
     ids=[
-        "IQ4_XS",
+        "TQ2_0",
         "unknown type",
         "truncated",
         "offset beyond the end",

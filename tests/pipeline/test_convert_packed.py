@@ -13,11 +13,21 @@ from mlx_video.events import Notice
 from mlx_video.pipeline.convert import convert
 from mlx_video.pipeline.inspect_path import inspect_path
 from mlx_video.request import ConvertRequest
+from mlx_video.weights import stream
+from mlx_video.weights.vae_names import vae_tensors
 from tests.checkpoint.gguf_writer import pack, tokenizer_metadata, write_gguf
 from tests.checkpoint.stored_arrays import write_raw
-from tests.fixtures.comfy_files import tokenizer_model
+from tests.fixtures.comfy_files import Words, tokenizer_model, write_words
 from tests.fixtures.sentencepiece_fields import precompiled_charsmap
-from tests.fixtures.tiny_checkpoint import TOKENIZER_FOLDER, write_tiny_checkpoint, write_transformer
+from tests.fixtures.tiny_checkpoint import (
+    IMAGE_ENCODER_FILE,
+    TOKENIZER_FOLDER,
+    TinySizes,
+    random_arrays,
+    write_tiny_checkpoint,
+    write_transformer,
+)
+from tests.fixtures.tiny_variants import TEXT_AND_IMAGE_TO_VIDEO
 from tests.fixtures.weight_files import store, write_torch_archive
 
 BLOCK_PARTS = {
@@ -60,17 +70,19 @@ def is_matrix(name, values):
     return values.ndim == 2 and name.startswith("blocks.") and name.endswith(".weight")
 
 
-def as_codes(values):
+def as_codes(values, scale=None):
     """Numbers near the given ones that are E4M3 codes times a power of two: codes, scale, the numbers."""
-    scale = np.float32(2.0 ** np.ceil(np.log2(np.abs(values).max() / 448)))
+    scale = scale or np.float32(2.0 ** np.ceil(np.log2(np.abs(values).max() / 448)))
     table = decode_float8(np.arange(256, dtype=np.uint8), "F8_E4M3")
     order = np.argsort(table)[:254]  # NaN comes last
     codes = order[np.searchsorted(table[order], values / scale).clip(0, 253)].astype(np.uint8)
     return codes, scale, table[codes] * scale
 
 
-def write_eight_bits(path, tensors, *, scale_end=None, lost=None):
+def write_eight_bits(path, tensors, *, scale_end=None, lost=None, plain=()):
     """A transformer whose block weights are E4M3; with the name's end a scale for each, else a plain cast.
+
+    One may have lost its scale; others may be plain casts, which have none.
 
     Returns:
         The float32 numbers that the file stands for.
@@ -85,7 +97,10 @@ def write_eight_bits(path, tensors, *, scale_end=None, lost=None):
 
     for name, values in tensors.items():
         numbers[name] = values
-        if is_matrix(name, values):
+        if name in plain:
+            codes, _, numbers[name] = as_codes(values, np.float32(1))
+            put(name, "F8_E4M3", codes)
+        elif is_matrix(name, values):
             codes, scale, scaled = as_codes(values)
             put(name, "F8_E4M3", codes)
             numbers[name] = scaled if scale_end else scaled / scale
@@ -118,6 +133,35 @@ def test_a_plain_cast_converts_and_is_reported(tiny, own, tmp_path):
     assert file_bytes(tmp_path / "packed") == file_bytes(tmp_path / "plain")
 
 
+def test_plain_casts_beside_scaled_weights_convert_as_they_are_and_are_reported(tiny, own, tmp_path):
+    path = own / tiny.transformer_file.name
+    plain = ("blocks.0.ffn.2.weight", "blocks.1.self_attn.q.weight", "head.head.weight")
+    numbers = write_eight_bits(path, tiny.transformer, scale_end=".scale_weight", plain=plain)
+    told = (
+        f"{path.name}: 3 tensors are F8_E4M3 without scales, a plain cast to eight bits, read as they are (sc"
+    )
+    assert sum(text.startswith(told) for text in run(own, tmp_path / "packed")) == 1
+    (part,) = inspect_path(path).parts
+    assert (part.problem, part.model) == ("", inspect_path(tiny.transformer_file).parts[0].model)
+    assert part.storage.endswith("scale_weight), float8 without scales (3 tensors)")
+    write_transformer(own, numbers)
+    run(own, tmp_path / "plain")
+    assert file_bytes(tmp_path / "packed") == file_bytes(tmp_path / "plain")
+
+
+def test_a_plain_cast_of_an_image_encoder_and_a_vae_is_reported_too(tmp_path):
+    sizes = TinySizes().reading_images()
+    tiny = write_tiny_checkpoint(tmp_path / "own", sizes)
+    for file, arrays in ((IMAGE_ENCODER_FILE, tiny.image_encoder), (tiny.vae_file.name, tiny.vae)):
+        one = next(name for name, values in arrays.items() if values.ndim > 1 and "bias" not in name)
+        words = {name: Words("F32", values) for name, values in arrays.items()}
+        write_words(
+            tiny.path / file, words | {one: Words("F8_E4M3", as_codes(arrays[one], np.float32(1))[0])}
+        )
+    notices = run(tiny.path, tmp_path / "out")
+    assert sum("1 tensors are F8_E4M3 without scales" in text for text in notices) == 2
+
+
 def test_no_folder_is_begun_for_weights_of_which_one_lost_its_scale(tiny, own, tmp_path):
     path, lost = own / tiny.transformer_file.name, "blocks.1.ffn.2.weight"
     write_eight_bits(path, tiny.transformer, scale_end=".scale_weight", lost=lost)
@@ -146,7 +190,8 @@ def unpack(kind, data, shape):
 
 # The content decides which reader is used, so the file may keep its name.
 @pytest.mark.parametrize(
-    ("kind", "options"), [("F16", {}), ("BF16", {}), ("Q8_0", {}), ("Q4_1", {"quantize": True})]
+    ("kind", "options"),
+    [("F16", {}), ("BF16", {}), ("Q8_0", {}), ("Q4_1", {"quantize": True}), ("IQ4_NL", {}), ("MXFP4", {})],
 )
 def test_a_gguf_transformer_converts_to_the_reference_decoders_numbers(tiny, own, tmp_path, kind, options):
     packed = gguf_transformer(tiny.transformer, kind)
@@ -159,6 +204,92 @@ def test_a_gguf_transformer_converts_to_the_reference_decoders_numbers(tiny, own
     if kind == "F16":  # as the tiny checkpoint itself is stored
         run(tiny.path, tmp_path / "original", **options)
         assert file_bytes(tmp_path / "packed") == file_bytes(tmp_path / "original")
+
+
+def fold(values):
+    """As stable-diffusion.cpp writes kernels: channels out and in on one axis, four axes at most."""
+    return values.reshape(-1, *values.shape[2:]) if values.ndim == 5 else values
+
+
+def folded_gguf(tensors, kind="F16"):
+    """Type and bytes of each tensor, kernels folded, first axes of length one dropped."""
+    packed = {}
+    for name, values in tensors.items():
+        values = values[0] if values.shape[:1] == (1,) and values.ndim > 1 else fold(values)
+        chosen = kind if is_matrix(name, values) else "F32"
+        packed[name] = chosen, pack(values, chosen)
+    return packed
+
+
+@pytest.fixture(scope="module", params=["wan2.1", "wan2.2", "flf2v"])
+def any_model(request, tmp_path_factory):
+    """A checkpoint of either VAE, and one with places for two images; no test may change it."""
+    sizes = {
+        "wan2.1": TinySizes(),
+        "wan2.2": TEXT_AND_IMAGE_TO_VIDEO,
+        "flf2v": TinySizes().reading_images("flf2v"),
+    }[request.param]
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("any") / "Wan", sizes, transformer_dtype="F16")
+
+
+def test_folded_gguf_files_convert_to_the_tensors_of_the_original(any_model, tmp_path):
+    own = shutil.copytree(any_model.path, tmp_path / "own")
+    write_gguf(own / any_model.transformer_file.name, folded_gguf(any_model.transformer))
+    write_gguf(own / any_model.vae_file.name, folded_gguf(any_model.vae))
+    run(own, tmp_path / "folded")
+    run(any_model.path, tmp_path / "original")
+    assert file_bytes(tmp_path / "folded") == file_bytes(tmp_path / "original")
+
+
+def test_folded_gguf_files_convert_in_pieces_of_any_size(tiny, own, tmp_path, monkeypatch):
+    write_gguf(own / tiny.transformer_file.name, folded_gguf(tiny.transformer))
+    write_gguf(own / tiny.vae_file.name, folded_gguf(tiny.vae))
+    monkeypatch.setattr(stream, "PIECE_BYTES", 1000)
+    run(own, tmp_path / "folded")
+    monkeypatch.undo()
+    run(tiny.path, tmp_path / "original")
+    assert file_bytes(tmp_path / "folded") == file_bytes(tmp_path / "original")
+
+
+def test_a_folded_file_converts_in_any_order_and_with_its_shape_stated(tiny, own, tmp_path):
+    """Some tools state the shape of some tensors; the order of tensors is of no account."""
+    packed = folded_gguf(tiny.transformer)
+    shape = tiny.transformer["patch_embedding.weight"].shape
+    metadata = {"comfy.gguf.orig_shape.patch_embedding.weight": list(shape)}
+    run(tiny.path, tmp_path / "original")
+    for number, stated in enumerate((metadata, {})):
+        tensors = dict(sorted(packed.items(), reverse=True))
+        write_gguf(own / tiny.transformer_file.name, tensors, stated)
+        run(own, tmp_path / f"folded{number}")
+        assert file_bytes(tmp_path / f"folded{number}") == file_bytes(tmp_path / "original")
+
+
+def test_folded_gguf_files_are_inspected_as_the_models_they_are(any_model, tmp_path):
+    transformer = write_gguf(tmp_path / "a.gguf", folded_gguf(any_model.transformer, "Q8_0"))
+    vae = write_gguf(tmp_path / "b.gguf", folded_gguf(any_model.vae))
+    for file, original in ((transformer, any_model.transformer_file), (vae, any_model.vae_file)):
+        (found,), (expected,) = inspect_path(file).parts, inspect_path(original).parts
+        assert (found.component, found.model, found.problem) == (expected.component, expected.model, "")
+
+
+def test_folded_vaes_of_both_generations_are_told_apart_in_a_folder(any_model, tmp_path):
+    """By their latent channels, which a folded kernel's first axis does not tell."""
+    own = shutil.copytree(any_model.path, tmp_path / "own")
+    for name, sizes in (("Wan2.1_VAE.pth", TinySizes()), ("Wan2.2_VAE.pth", TEXT_AND_IMAGE_TO_VIDEO)):
+        write_gguf(own / name, folded_gguf(random_arrays(vae_tensors(sizes.vae), seed=2)))
+    run(own, tmp_path / "out")
+    made = mx.load(str(tmp_path / "out" / "vae.safetensors"))
+    assert made["conv2.weight"].shape[0] == any_model.sizes.vae.z_dim
+
+
+def test_a_kernel_of_other_axes_is_refused_by_its_shape(tiny, own, tmp_path):
+    kernel = tiny.transformer["patch_embedding.weight"]
+    swapped = np.ascontiguousarray(kernel[:, :, 0].swapaxes(0, 1))
+    packed = folded_gguf(tiny.transformer) | {"patch_embedding.weight": ("F32", pack(swapped, "F32"))}
+    write_gguf(own / tiny.transformer_file.name, packed)
+    with pytest.raises(CheckpointError, match=r"patch_embedding.weight is \[16, 128, 2, 2\], expected"):
+        run(own, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def gguf_text_name(name):

@@ -163,8 +163,8 @@ def test_a_file_without_scales_is_left_as_it_is(tmp_path):
     with open_tensors(write(tmp_path / "x.safetensors", {f"{L}.weight": E4M3})) as source:
         assert descale(source) is source
         assert list(report_plain_float8([source])) == [
-            "x.safetensors: 1 tensors are F8_E4M3 without scales, a plain cast to eight bits: precision is "
-            "lost compared with the bf16 file."
+            "x.safetensors: 1 tensors are F8_E4M3 without scales, a plain cast to eight bits, read as they "
+            "are (scale 1): precision is lost compared with the bf16 file."
         ]
 
 
@@ -186,6 +186,11 @@ def with_scale(words, dtype=None, weight=E4M3):
     [
         (SCALED | {f"{OTHER}.weight": E4M3}, f"{OTHER}.weight is float8 but has no scale, while 1 others do"),
         ({f"{L}.weight": put(INT_CODES)}, f"{L}.weight is int8 but has no scale"),
+        (
+            SCALED | {f"{OTHER}.weight": put(INT_CODES)},
+            f"{OTHER}.weight is int8 but has no scale, while 1 oth",
+        ),
+        (SCALED | {f"{OTHER}.weight._data": E4M3}, f"{OTHER}.weight._data is float8 but has no scale"),
         ({"scaled_fp8": ONE_CODE, f"{L}.weight": E4M3}, f"{L}.weight is float8 but has no scale"),
         (
             SCALED | {f"{OTHER}.scale_weight": put(SCALE)},
@@ -248,6 +253,83 @@ def test_a_description_in_the_metadata_can_refuse_a_file_too(tmp_path, text, mes
     path = write(tmp_path / "x.safetensors", SCALED, {"_quantization_metadata": text})
     with open_tensors(path) as source, pytest.raises(CheckpointError, match=message):
         descale(source)
+
+
+# Numbers of a weight's size, as codes that need no scale.
+SMALL_CODES = put(
+    RNG.integers(1, 0x18, (OUT, IN), np.uint8) | 0x80 * RNG.integers(0, 2, (OUT, IN), np.uint8), "F8_E4M3"
+)
+
+
+@pytest.mark.parametrize("marks", ["none", "sentinel", "descriptions", "metadata", "rows"])
+def test_float8_weights_without_a_scale_beside_scaled_ones_stand_for_themselves(tmp_path, marks):
+    """As ComfyUI reads them, whatever tells it of the others."""
+    end = "scale_weight" if marks == "sentinel" else "weight_scale"
+    scale = put(ROW_SCALES) if marks == "rows" else put(SCALE)
+    tensors = {
+        f"{L}.weight": E4M3,
+        f"{L}.{end}": scale,
+        f"{OTHER}.weight": SMALL_CODES,
+        f"{OTHER}.bias": SMALL_CODES,
+    }
+    tensors |= {"sentinel": {"scaled_fp8": ONE_CODE}}.get(marks, {})
+    if marks == "descriptions":
+        tensors |= {f"{L}.comfy_quant": describe(format="float8_e4m3fn")}
+    path = write(tmp_path / "x.safetensors", tensors, COMFY_LAYERS if marks == "metadata" else None)
+    with descale(open_tensors(path)) as view:
+        assert set(view.infos) == {f"{L}.weight", f"{OTHER}.weight", f"{OTHER}.bias"}
+        numbers = decode_float8(SMALL_CODES[1], "F8_E4M3")
+        assert np.array_equal(np.array(view.read(f"{OTHER}.weight")), numbers)
+        assert np.array_equal(np.array(view.read(f"{OTHER}.weight", slice(1, 3))), numbers[1:3])
+        assert np.array_equal(
+            np.array(view.read(f"{L}.weight")),
+            expected({n: tensors[n] for n in (f"{L}.weight", f"{L}.{end}")}),
+        )
+        (notice,) = report_plain_float8([view])
+        assert notice.startswith("x.safetensors: 2 tensors are F8_E4M3 without scales")
+
+
+@pytest.mark.parametrize("stated", [OTHER, OTHER.removeprefix("blocks.")])
+def test_a_layer_that_the_metadata_call_scaled_needs_its_scale(tmp_path, stated):
+    layers = {L: {"format": "float8_e4m3fn"}, stated: {"format": "float8_e4m3fn"}}
+    path = write(
+        tmp_path / "x.safetensors",
+        SCALED | {f"{OTHER}.weight": SMALL_CODES},
+        {"_quantization_metadata": json.dumps({"layers": layers})},
+    )
+    message = f"{OTHER}.weight is float8 but has no scale, while 1 others do: the file is damaged"
+    with open_tensors(path) as source, pytest.raises(CheckpointError, match=message):
+        descale(source)
+
+
+def test_metadata_that_call_layers_scaled_are_not_believed_without_any_scale(tmp_path):
+    path = write(tmp_path / "x.safetensors", {f"{OTHER}.weight": SMALL_CODES}, COMFY_LAYERS)
+    with (
+        open_tensors(path) as source,
+        pytest.raises(CheckpointError, match="no scale, and cannot do without"),
+    ):
+        descale(source)
+
+
+@pytest.mark.parametrize(
+    ("layers", "is_lost"),
+    [
+        (("blocks.0.ffn.2", "blocks.1.ffn.2"), True),  # far from its kind
+        (("blocks.0.ffn.0", "blocks.1.ffn.2"), True),  # none of its kind: a transformer's weights are small
+        (("encoder.block.0.layer.1.DenseReluDense.wo", "encoder.block.3.layer.1.DenseReluDense.wo"), True),
+        (("encoder.block.0.layer.1.DenseReluDense.wo", "shared"), False),  # a table is of any size
+    ],
+)
+def test_codes_that_lost_their_scale_are_told_from_weights_by_their_spread(tmp_path, layers, is_lost):
+    scaled, other = layers
+    tensors = {f"{scaled}.weight": E4M3, f"{scaled}.scale_weight": put(SCALE), f"{other}.weight": E4M3}
+    with open_tensors(write(tmp_path / "x.safetensors", tensors)) as source:
+        if is_lost:
+            message = rf"{other}.weight is float8 but has no scale, while 1 others do, and spreads by [\d.]+"
+            with pytest.raises(CheckpointError, match=message):
+                descale(source)
+        else:
+            assert set(descale(source).infos) == {f"{scaled}.weight", f"{other}.weight"}
 
 
 @pytest.mark.parametrize(
