@@ -13,7 +13,15 @@ from mlx_video.pipeline.convert import convert
 from mlx_video.pipeline.convert_plan import plan_conversion
 from mlx_video.pipeline.inspect_path import inspect_path
 from mlx_video.request import ConvertRequest
-from tests.fixtures.comfy_files import CLIP, SIZES, Words, as_codes, write_comfy_tree, write_words
+from tests.fixtures.comfy_files import (
+    CLIP,
+    SIZES,
+    Words,
+    as_codes,
+    comfy_image_encoder,
+    write_comfy_tree,
+    write_words,
+)
 from tests.fixtures.diffusers_checkpoint import image_encoder_arrays
 from tests.fixtures.tiny_checkpoint import (
     IMAGE_ENCODER_FILE,
@@ -26,7 +34,6 @@ from tests.fixtures.tiny_variants import write_pickle
 from tests.fixtures.weight_files import encode, round_to
 
 CONVERTED = "clip_vision.safetensors"
-POSITIONS = {"embeddings.position_ids": Words("I64", np.arange(5)[None])}
 
 
 def whole(arrays: Arrays, dtype: str = "F32", prefix: str = "") -> dict[str, Words]:
@@ -82,10 +89,9 @@ FORMS = {
     "models_clip_open-clip-xlm-roberta-large-vit-huge-14-fp8.safetensors": eight_bits,
     "tower.safetensors": lambda arrays: visual(arrays, ""),
     "wrapped.safetensors": lambda arrays: whole(arrays, "F16", "clip.model."),
-    "clip_vision_h.safetensors": lambda arrays: huggingface(arrays),
-    "clip_vision_h_with_positions.safetensors": lambda arrays: (
-        huggingface(arrays) | {f"vision_model.{name}": words for name, words in POSITIONS.items()}
-    ),
+    "clip_vision_h.safetensors": lambda arrays: comfy_image_encoder(arrays, "F16"),
+    "clip_vision_h_without_positions.safetensors": lambda arrays: huggingface(arrays),
+    "without_prefix.safetensors": lambda arrays: huggingface(arrays, ""),
     "image_encoder.safetensors": lambda arrays: {
         name: words for name, words in huggingface(arrays).items() if name.startswith("vision_model.")
     },
