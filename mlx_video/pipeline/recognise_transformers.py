@@ -10,6 +10,7 @@ from mlx_video.checkpoint.tensor_source import TensorSource
 from mlx_video.errors import CheckpointError
 from mlx_video.request import ConvertRequest
 from mlx_video.variants.registry import Recognition, recognise_checkpoint
+from mlx_video.weights.rules import Shape
 from mlx_video.weights.spellings import have_equal_rows
 
 # A transformer → what the user sees while it is written, and in messages.
@@ -53,7 +54,14 @@ def _recognise_one(
         is_dual=len(transformers) > 1,
         model_version=request.model_version,
         label=source.label,
+        names=files.told_names,
+        stored=stored_shapes(source),
     )
+
+
+def stored_shapes(source: TensorSource) -> dict[str, Shape]:
+    """The shapes of a source's tensors under the names of its file."""
+    return {info.stored_as or info.name: info.shape for info in source.infos.values()}
 
 
 def _list_differences(first: Recognition, second: Recognition) -> str:
