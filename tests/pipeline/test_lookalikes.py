@@ -73,10 +73,10 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.mark.parametrize("file", SPELLINGS)
 def test_fun_1_3b_inp_is_told_by_its_size_in_every_spelling(
-    tmp_path: Path, others: dict[str, Path], file: str
+    brief_path: Path, others: dict[str, Path], file: str
 ):
-    path = write_sparse(tmp_path / file, SPELLINGS[file](FUN_1_3B))
-    message = refused(None, tmp_path / "out", transformer=path, **others)
+    path = write_sparse(brief_path / file, SPELLINGS[file](FUN_1_3B))
+    message = refused(None, brief_path / "out", transformer=path, **others)
     assert "this is Wan2.1 Fun-1.3B-InP (no other model has this size and these channels)" in message
     assert "Use Wan2.1 I2V 14B, or Wan2.2 TI2V 5B" in message
     assert message in inspect_path(path).problems
@@ -88,10 +88,10 @@ def test_fun_1_3b_inp_has_its_published_digest():
 
 @pytest.mark.parametrize("file", SPELLINGS)
 def test_a_fun_model_of_48_channels_is_named_in_every_spelling(
-    tmp_path: Path, others: dict[str, Path], file: str
+    brief_path: Path, others: dict[str, Path], file: str
 ):
-    path = write_sparse(tmp_path / file, SPELLINGS[file](FUN_CONTROL))
-    message = refused(None, tmp_path / "out", transformer=path, **others)
+    path = write_sparse(brief_path / file, SPELLINGS[file](FUN_CONTROL))
+    message = refused(None, brief_path / "out", transformer=path, **others)
     assert "this is Wan2.1 Fun-1.3B-Control, which this version cannot convert" in message
     assert message in inspect_path(path).problems
 
@@ -114,11 +114,11 @@ def test_a_large_fun_model_runs_as_the_one_with_its_tensors_and_says_so(tmp_path
     assert not any("Fun" in text for text in plan(usual.path, tmp_path / "out").notices)
 
 
-def test_krea_realtime_is_told_by_the_names_of_its_tensors(tmp_path: Path, others: dict[str, Path]):
+def test_krea_realtime_is_told_by_the_names_of_its_tensors(brief_path: Path, others: dict[str, Path]):
     tensors = {f"model.{name}": tensor for name, tensor in read_list("transformer-wan2.1-t2v-14b").items()}
     assert PUBLISHED[digest_shapes({n: t.shape for n, t in tensors.items()})] == "krea-realtime 14B"
-    path = write_sparse(tmp_path / "wan.safetensors", tensors)
-    message = refused(None, tmp_path / "out", transformer=path, **others)
+    path = write_sparse(brief_path / "wan.safetensors", tensors)
+    message = refused(None, brief_path / "out", transformer=path, **others)
     assert "this is krea-realtime 14B (its tensors are named as that file's, first model." in message
     assert "Use Wan2.1 T2V" in message
     assert message in inspect_path(path).problems

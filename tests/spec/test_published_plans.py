@@ -142,9 +142,9 @@ FORMS = [
 
 @pytest.mark.parametrize(("write", "name"), FORMS, ids=lambda form: getattr(form, "__name__", form))
 def test_a_published_model_without_its_numbers_gets_its_plan(
-    tmp_path: Path, write: Callable[[Path, str], Path], name: str
+    brief_path: Path, write: Callable[[Path, str], Path], name: str
 ):
-    folder = write(tmp_path / "Wan", name)
+    folder = write(brief_path / "Wan", name)
     made = plan(folder)
     is_dual, reads_images = name.endswith("a14b"), name in ("wan2.1-i2v-14b", "wan2.1-flf2v-14b")
     transformers = ["low_noise_model", "high_noise_model"] if is_dual else ["model"]

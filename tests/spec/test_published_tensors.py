@@ -111,9 +111,9 @@ def test_the_official_modules_still_make_the_list(name: str):
 
 
 @pytest.mark.parametrize("name", list_names())
-def test_each_list_alone_is_taken_by_its_option_and_inspected_as_what_it_is(tmp_path: Path, name: str):
+def test_each_list_alone_is_taken_by_its_option_and_inspected_as_what_it_is(brief_path: Path, name: str):
     ending = ".gguf" if "gguf" in name else ENDINGS.get(name, ".safetensors")
-    file = write_sparse(tmp_path / f"{name}{ending}", read_list(name))
+    file = write_sparse(brief_path / f"{name}{ending}", read_list(name))
     option = next(option for option, stems in COMPONENTS.items() if name.startswith(stems))
     check_component(option, file)
     found = inspect_path(file)
