@@ -79,9 +79,9 @@ class CheckpointFiles:
 
     @property
     def told_names(self) -> tuple[str, ...]:
-        """Everything that a publisher's name may be told by: of the whole, and of each transformer."""
+        """Everything that a publisher's name may be told by: of each transformer, and of the whole."""
         transformers = (told_name(paths[0]) for paths in self.transformers.values())
-        return tuple(dict.fromkeys((*self.names, *transformers)))
+        return tuple(dict.fromkeys((*transformers, *self.names)))
 
 
 def told_name(path: Path) -> str:

@@ -167,6 +167,16 @@ def test_krea_realtime_is_told_by_its_folder(tmp_path: Path, layout: str):
     assert f"this is krea-realtime 14B (it is called {name})" in refused(path, tmp_path / "out", **options)
 
 
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_the_repository_of_krea_realtime_is_named_before_what_it_lacks(tmp_path: Path, prefix: str):
+    tiny = write_tiny_checkpoint(tmp_path / "Wan2.1-T2V", prefix=prefix)
+    folder = tmp_path / "krea"
+    folder.mkdir()
+    file = tiny.transformer_file.rename(folder / KREA)
+    for source in (folder, file):
+        assert f"this is krea-realtime 14B (it is called {KREA})" in refused(source, tmp_path / "out")
+
+
 def test_a_causal_transformer_is_told_by_the_class_in_its_config(tmp_path: Path):
     tiny = write_tiny_checkpoint(tmp_path / "Wan2.1-T2V")
     config = source_config(tiny.sizes.transformer) | {"_class_name": "CausalWanModel"}
