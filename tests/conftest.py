@@ -7,6 +7,8 @@ import os
 import shutil
 import signal
 import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +25,13 @@ def _own_cache_folder(tmp_path_factory: pytest.TempPathFactory):
         patch.setenv("MLX_VIDEO_CACHE", str(tmp_path_factory.mktemp("user-cache")))
         yield
     shutil.rmtree(os.environ["HF_HUB_CACHE"], ignore_errors=True)
+
+
+@pytest.fixture
+def brief_path(tmp_path: Path) -> Iterator[Path]:
+    """A folder for files of full size with holes, gone after the test."""
+    yield tmp_path
+    shutil.rmtree(tmp_path)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -7,7 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from mlx_video.checkpoint.folder_layout import EXPERT_FOLDERS, ORIGINAL_STEM
 from mlx_video.checkpoint.hub_cache import published_name
+
+# Folders that hold one transformer of a checkpoint, which the folder above them names.
+_TRANSFORMER_FOLDERS = (*EXPERT_FOLDERS.values(), "transformer", "transformer_2")
 
 PartName = Literal["model", "low_noise", "high_noise", "text_encoder", "vae", "image_encoder"]
 
@@ -72,3 +76,21 @@ class CheckpointFiles:
     def transformer_names(self) -> tuple[str, ...]:
         """What the file of each transformer is called, or the first of its shards."""
         return tuple(paths[0].name for paths in self.transformers.values())
+
+    @property
+    def told_names(self) -> tuple[str, ...]:
+        """Everything that a publisher's name may be told by: of each transformer, and of the whole."""
+        transformers = (told_name(paths[0]) for paths in self.transformers.values())
+        return tuple(dict.fromkeys((*transformers, *self.names)))
+
+
+def told_name(path: Path) -> str:
+    """What a transformer is called: by its file, or by its folder where all files are called like it.
+
+    Args:
+        path: of the file, or of the first shard.
+    """
+    if not path.name.startswith(ORIGINAL_STEM):
+        return path.name
+    folder = path.parent
+    return published_name(folder.parent if folder.name in _TRANSFORMER_FOLDERS else folder)

@@ -16,6 +16,7 @@ from mlx_video.checkpoint.open_checkpoint import open_checkpoint
 from mlx_video.checkpoint.original_folder import check_tokenizer, find_tokenizer
 from mlx_video.errors import CheckpointError, MissingPartError, RequestError
 from mlx_video.pipeline.found_files import FoundFiles, Scan, read_component, scan_folder
+from mlx_video.pipeline.recognise_transformers import refuse_other_models
 from mlx_video.request import ConvertRequest
 from mlx_video.weights.side_file import describe_side_file, is_side_file
 
@@ -273,6 +274,7 @@ def _check_complete(files: CheckpointFiles, scan: Scan, given: set[PartName]) ->
     missing = [_ADVICE[name] for name in needed if name not in given]
     if not missing:
         return
+    refuse_other_models(files)
     kinds = [kind.title for found in scan.found for kind in found.kinds.values()]
     holds = f"holds {', '.join(sorted(set(kinds)))}; " if kinds else ""
     unreadable = "".join(f"\nNot readable: {text}" for text in scan.unreadable)

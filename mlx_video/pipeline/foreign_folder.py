@@ -50,16 +50,20 @@ class _Weights:
         shapes: under the Wan original's names, as if nothing was quantized.
         label: the file's name.
         is_dual: whether there is another transformer.
+        folder: what the folder's publisher calls it.
     """
 
     infos: Mapping[str, TensorInfo]
     shapes: Mapping[str, Shape]
     label: str
     is_dual: bool
+    folder: str
 
     def recognise(self, stated: Mapping[str, Any]) -> Recognition:
         """The model they are of; `stated` holds what config.json says of sizes that no tensor shows."""
-        return recognise_checkpoint(self.shapes, stated, is_dual=self.is_dual, label=self.label)
+        return recognise_checkpoint(
+            self.shapes, stated, is_dual=self.is_dual, label=self.label, names=(self.folder,)
+        )
 
 
 def read_foreign_config(folder: ModelFolder) -> tuple[ModelConfig, Notices]:
@@ -84,7 +88,8 @@ def read_foreign_config(folder: ModelFolder) -> tuple[ModelConfig, Notices]:
     path = next(iter(folder.transformers.values()))
     with open_tensors(path) as source:
         infos = source.infos
-    weights = _Weights(infos, original_shapes(infos), path.name, len(folder.transformers) > 1)
+    is_dual, name = len(folder.transformers) > 1, published_name(folder.path)
+    weights = _Weights(infos, original_shapes(infos), path.name, is_dual, name)
     _refuse_lost_image_branch(folder, weights)
     return _correct(folder, weights) if folder.config else _guess(folder, weights)
 

@@ -6,10 +6,12 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from mlx_video.checkpoint.checkpoint_files import told_name
 from mlx_video.checkpoint.tensor_source import TensorInfo, TensorSource
 from mlx_video.config import ModelConfig, TextEncoderConfig, TransformerConfig, find_vae_config
 from mlx_video.errors import CheckpointError
 from mlx_video.pipeline.inspection import FilePart
+from mlx_video.pipeline.recognise_transformers import stored_shapes
 from mlx_video.variants.other_models import PUBLISHED, digest_shapes
 from mlx_video.variants.registry import HEAD_DIM, find_variant, recognise_checkpoint
 from mlx_video.variants.variant import Variant
@@ -54,7 +56,14 @@ def _published_title(source: TensorSource) -> str:
 
 def _read_transformer(part: FilePart, source: TensorSource) -> FilePart:
     shapes = {name: info.shape for name, info in source.infos.items()}
-    found = recognise_checkpoint(shapes, {}, is_dual=bool(part.expert), label=source.label)
+    found = recognise_checkpoint(
+        shapes,
+        {},
+        is_dual=bool(part.expert),
+        label=source.label,
+        names=(told_name(source.file_of(next(iter(shapes)))),),
+        stored=stored_shapes(source),
+    )
     network = found.config.transformer
     plan_moves(source, transformer_names.WAN_RULES, transformer_names.transformer_tensors(network))
     return _with_variant(part, found.variant, network)

@@ -1,4 +1,4 @@
-"""What one weight file, or one set of shards, holds; of weights, a few rows and zeros of adapters are read."""
+"""What one weight file, or one set of shards, holds; of weights, few rows and zeros of adapters are read."""
 
 from __future__ import annotations
 

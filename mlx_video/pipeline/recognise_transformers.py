@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from dataclasses import fields
 
 from mlx_video.checkpoint.checkpoint_files import CheckpointFiles
-from mlx_video.checkpoint.tensor_source import TensorSource
+from mlx_video.checkpoint.tensor_source import TensorSource, open_tensors
 from mlx_video.errors import CheckpointError
 from mlx_video.request import ConvertRequest
 from mlx_video.variants.registry import Recognition, recognise_checkpoint
-from mlx_video.weights.spellings import have_equal_rows
+from mlx_video.weights.all_in_one import pick_component
+from mlx_video.weights.rules import Shape
+from mlx_video.weights.scaled import descale
+from mlx_video.weights.spellings import as_original, have_equal_rows
 
 # A transformer → what the user sees while it is written, and in messages.
 STAGES = {"model": "transformer", "low_noise": "low_noise", "high_noise": "high_noise"}
@@ -53,7 +56,36 @@ def _recognise_one(
         is_dual=len(transformers) > 1,
         model_version=request.model_version,
         label=source.label,
+        names=files.told_names,
+        stored=stored_shapes(source),
     )
+
+
+def stored_shapes(source: TensorSource) -> dict[str, Shape]:
+    """The shapes of a source's tensors under the names of its file."""
+    return {info.stored_as or info.name: info.shape for info in source.infos.values()}
+
+
+def refuse_other_models(files: CheckpointFiles) -> None:
+    """Refuse transformers that are not run, before anyone fetches what else the checkpoint lacks.
+
+    Args:
+        files: other parts may be absent.
+
+    Raises:
+        CheckpointError: a transformer is damaged, or no variant fits it.
+        ConfigError: config.json contradicts the tensors.
+    """
+    for name, paths in files.transformers.items():
+        with open_tensors(paths) as stored:
+            source = as_original(descale(pick_component(stored, "transformer")), "transformer")
+            recognise_checkpoint(
+                {tensor: info.shape for tensor, info in source.infos.items()},
+                files.transformer_configs[name],
+                label=source.label,
+                names=files.told_names,
+                stored=stored_shapes(source),
+            )
 
 
 def _list_differences(first: Recognition, second: Recognition) -> str:

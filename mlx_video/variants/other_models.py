@@ -44,6 +44,7 @@ OTHER_MODELS = (
     OtherModel("SCAIL", "patch_embedding_pose."),
     OtherModel("Wan2.1 Fun-V1.1 Control", "ref_conv.", (48, 16)),
     OtherModel("Wan2.1 Fun Control", "img_emb.", (48, 16)),
+    OtherModel("a Fun Control model", channels=(48, 16)),
     OtherModel("Wan2.2 Fun-A14B-Control", "ref_conv.", (52, 16)),
     OtherModel("Lucy-Edit, or another 5B model that edits videos", channels=(96, 48)),
     OtherModel("Wan2.2 Fun-5B-InP", channels=(100, 48)),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mlx_video.config import ModelConfig, TransformerConfig, find_vae_config
 from mlx_video.errors import CheckpointError, ConfigError, RequestError
 from mlx_video.variants import i2v, t2v, ti2v
+from mlx_video.variants.lookalikes import Evidence, name_lookalike, report_twin
 from mlx_video.variants.other_models import name_other_model
 from mlx_video.variants.variant import CheckpointFacts, Shapes, Variant
 from mlx_video.weights.transformer_names import IMAGE_ANCHOR, read_image_sizes
@@ -94,6 +95,8 @@ def recognise_checkpoint(
     is_dual: bool = False,
     model_version: str = "auto",
     label: str = "transformer",
+    names: Sequence[str] = (),
+    stored: Shapes | None = None,
 ) -> Recognition:
     """Tell which variant a checkpoint in the original layout is.
 
@@ -103,6 +106,8 @@ def recognise_checkpoint(
         is_dual: whether it has a low-noise and a high-noise transformer.
         model_version: what the user says it is; "auto" believes the tensors.
         label: names the transformer's file in messages.
+        names: what its publisher calls it; some models have the tensors of others.
+        stored: the tensors under the names of the file, where they are at hand.
 
     Raises:
         CheckpointError: no variant of this version fits.
@@ -110,7 +115,8 @@ def recognise_checkpoint(
         RequestError: the user's `model_version` contradicts the tensors.
     """
     facts = _read_facts(shapes, is_dual, label)
-    variant = _match(facts, shapes)
+    evidence = Evidence(tuple(names), stored or shapes, source_config)
+    variant = _match(facts, shapes, evidence)
     if model_version not in ("auto", variant.model_version):
         raise RequestError(
             "model_version",
@@ -128,7 +134,8 @@ def recognise_checkpoint(
     )
     found = f"Found {variant.title}: {_describe(facts)}."
     other_task = _report_other_task(shapes, source_config, variant, label)
-    return Recognition(variant, config, tuple(filter(None, (found, other_task, variant.remark))))
+    notices = (found, other_task, variant.remark, *report_twin(variant, evidence))
+    return Recognition(variant, config, tuple(filter(None, notices)))
 
 
 def _report_other_task(shapes: Shapes, source: Mapping[str, Any], variant: Variant, label: str) -> str:
@@ -146,7 +153,13 @@ def _report_other_task(shapes: Shapes, source: Mapping[str, Any], variant: Varia
     )
 
 
-def _match(facts: CheckpointFacts, shapes: Shapes | None = None) -> Variant:
+def _match(facts: CheckpointFacts, shapes: Shapes | None = None, evidence: Evidence | None = None) -> Variant:
+    lookalike = name_lookalike(facts, evidence or Evidence())
+    if lookalike is not None:
+        title, advice = lookalike
+        raise CheckpointError(
+            f"transformer: {_describe(facts)}: this is {title}, which this version cannot convert. {advice}"
+        )
     for variant in VARIANTS:
         if variant.matches(facts):
             return variant

@@ -6,6 +6,7 @@ from mlx_video.checkpoint.sentencepiece_model import TOKENIZER_TENSOR
 from mlx_video.checkpoint.tensor_source import TensorSource
 from mlx_video.errors import CheckpointError
 from mlx_video.weights.component_kind import find_components
+from mlx_video.weights.image_encoder_names import TEXT_TOWER
 from mlx_video.weights.renamed import RenamedTensors
 from mlx_video.weights.rules import Rule, drop
 from mlx_video.weights.spellings import ComponentName
@@ -32,9 +33,12 @@ def pick_component(source: TensorSource, component: ComponentName) -> TensorSour
 
 def _check_every_tensor(source: TensorSource, prefixes: list[str]) -> None:
     """Tensors may lie beside a component, as a text encoder's tokenizer does, but not beside all of them."""
-    places = tuple(prefix.partition(".")[0] + "." if prefix else "" for prefix in prefixes)
+    places = [prefix.partition(".")[0] + "." if prefix else "" for prefix in prefixes]
+    if "visual." in places:
+        places += [pattern.rstrip("*") for pattern in TEXT_TOWER]
+    known = tuple(places)
     strange = [
-        name for name in source.infos if not name.startswith(places) and not name.endswith(TOKENIZER_TENSOR)
+        name for name in source.infos if not name.startswith(known) and not name.endswith(TOKENIZER_TENSOR)
     ]
     if strange:
         raise CheckpointError(

@@ -73,7 +73,12 @@ _MARKS = (
     # Without its first kernel, which some converters leave out.
     _Marks("transformer", "original", ("head.modulation", "patch_embedding.bias", "text_embedding.0.weight")),
     _Marks("transformer", "diffusers", ("condition_embedder.time_proj.weight", "patch_embedding.bias")),
-    _Marks("text_encoder", "original", ("token_embedding.weight", "blocks.0.attn.q.weight")),
+    # The gate tells it from the text tower of the published CLIP, which has all but that.
+    _Marks(
+        "text_encoder",
+        "original",
+        ("token_embedding.weight", "blocks.0.attn.q.weight", "blocks.0.ffn.gate.0.weight"),
+    ),
     _Marks("text_encoder", "huggingface", ("encoder.block.0.layer.0.SelfAttention.q.weight",)),
     _Marks("text_encoder", "gguf", ("enc.blk.0.attn_q.weight",)),
     _Marks("vae", "original", ("decoder.middle.0.residual.0.gamma",)),

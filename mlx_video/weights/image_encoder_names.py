@@ -16,6 +16,15 @@ HEAD_DIM = 80  # of the published tower; no tensor tells how many heads there ar
 
 _CURE = "Fetch models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth from Wan-AI/Wan2.1-I2V-14B-480P."
 
+# What the published file holds beside the visual tower: an XLM-RoBERTa, which Wan does not use.
+TEXT_TOWER = ("textual.*", "log_scale")
+
+
+def _drop_beside(*patterns: str) -> tuple[Rule, ...]:
+    """Rules for what stands beside the tower, which keeps the prefix that both may have."""
+    return (*map(drop, patterns), *(drop(f"*.{pattern}") for pattern in patterns))
+
+
 HF_ANCHORS = ("embeddings.class_embedding", "pre_layrnorm.weight")  # the second is spelt so
 _HF_BLOCK = {
     "layer_norm1.*": "norm1.*",
@@ -30,7 +39,8 @@ _HF_BLOCK = {
 # From Hugging Face's names, without "vision_model.", to the official ones; q, k and v stay apart.
 # Source: transformers src/transformers/models/clip/modeling_clip.py, CLIPVisionModel.
 HF_RULES = (
-    *map(drop, ("embeddings.position_ids", "visual_projection.*", "text_*", "logit_scale")),
+    drop("embeddings.position_ids"),
+    *_drop_beside("visual_projection.*", "text_*", "logit_scale"),
     Rule("embeddings.class_embedding", ANCHOR),
     Rule("embeddings.position_embedding.weight", "pos_embedding"),
     Rule("embeddings.patch_embedding.*", "patch_embedding.*"),
@@ -44,8 +54,7 @@ HF_RULES = (
 def wan_rules(config: ImageEncoderConfig) -> tuple[Rule, ...]:
     """Rules for the published file, which also holds a text tower and the visual tower's unused end."""
     return (
-        drop("textual.*"),
-        drop("log_scale"),
+        *_drop_beside(*TEXT_TOWER),
         drop(f"transformer.{config.num_layers}.*"),
         drop("post_norm.*"),
         drop("head"),

@@ -4,31 +4,26 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from mlx_video.checkpoint.safetensors import read_header
-from mlx_video.config import WAN21_VAE, WAN22_VAE, ImageEncoderConfig, TextEncoderConfig
 from mlx_video.errors import MLXVideoError
 from mlx_video.pipeline.convert_plan import Plan, plan_conversion
 from mlx_video.pipeline.inspect_path import inspect_path
 from mlx_video.request import ConvertRequest
-from mlx_video.weights.text_encoder_names import text_encoder_tensors
-from mlx_video.weights.transformer_names import transformer_tensors
-from mlx_video.weights.vae_names import vae_tensors
-from tests.checkpoint.stored_arrays import entry, write_raw
+from tests.fixtures.diffusers_checkpoint import pipeline_index, transformer_config, write_json
 from tests.fixtures.published_sizes import PUBLISHED_TRANSFORMERS
+from tests.fixtures.sparse_files import full_tokenizer, write_sparse
+from tests.fixtures.tensor_lists import read_list
 from tests.fixtures.tiny_checkpoint import (
     IMAGE_ENCODER_FILE,
     TEXT_ENCODER_FILE,
     TOKENIZER_FOLDER,
-    image_encoder_file_tensors,
     source_config,
     write_tiny_checkpoint,
-    write_tokenizer,
 )
 
 # Model → tensors and parameters of each transformer. Source: the published files' headers.
@@ -41,46 +36,95 @@ PUBLISHED_COUNTS = {
     "wan2.2-i2v-a14b": (1095, 14_288_901_184),
     "wan2.2-ti2v-5b": (825, 4_999_787_712),
 }
-# Names, kinds and sizes alone; its 256384 tokens are not written.
-TEXT_ENCODER = replace(TextEncoderConfig(), vocab_size=160)
+SPIECE_BYTES = read_list("umt5-comfy")["spiece_model"].shape[0]
+TREES = {
+    "wan2.1-t2v-1.3b": {
+        "diffusion_models/wan2.1_t2v_1.3B_fp16.safetensors": "comfy-wan2.1-t2v-1.3b",
+        "text_encoders/umt5_xxl_fp16.safetensors": "umt5-comfy",
+        "vae/wan_2.1_vae.safetensors": "vae-2.1-comfy",
+    },
+    "wan2.1-i2v-14b": {
+        "diffusion_models/wan2.1_i2v_480p_14B_fp8_scaled.safetensors": "comfy-wan2.1-i2v-14b-fp8-scaled",
+        "text_encoders/umt5_xxl_fp8_e4m3fn_scaled.safetensors": "umt5-comfy-fp8-scaled",
+        "vae/wan_2.1_vae.safetensors": "vae-2.1-comfy",
+        "clip_vision/clip_vision_h.safetensors": "clip-comfy",
+    },
+    "wan2.1-flf2v-14b": {
+        "diffusion_models/wan2.1_flf2v_720p_14B.safetensors": "transformer-wan2.1-flf2v-14b",
+        "text_encoders/umt5_xxl_bf16.safetensors": "umt5-diffusers",
+        "vae/vae.safetensors": "vae-2.1-diffusers",
+        "clip_vision/open-clip-xlm-roberta-large-vit-huge-14_fp16.safetensors": "clip-fp16",
+    },
+    "wan2.1-t2v-14b": {
+        "unet/wan2.1-t2v-14b-F16.gguf": "gguf-wan2.1-t2v-14b",
+        "text_encoders/umt5-xxl-encoder-F16.gguf": "umt5-gguf",
+        "vae/Wan2.1_VAE.pth": "vae-2.1",
+    },
+    "wan2.2-i2v-a14b": {
+        "diffusion_models/wan2.2_i2v_high_noise_14B.safetensors": "transformer-wan2.2-i2v-a14b",
+        "diffusion_models/wan2.2_i2v_low_noise_14B.safetensors": "transformer-wan2.2-i2v-a14b",
+        "text_encoders/models_t5_umt5-xxl-enc-bf16.pth": "umt5",
+        "vae/wan_2.1_vae.safetensors": "vae-2.1-comfy",
+    },
+    "wan2.2-ti2v-5b": {
+        "diffusion_models/wan2.2_ti2v_5B.safetensors": "transformer-wan2.2-ti2v-5b",
+        "text_encoders/umt5-xxl-encoder-F16.gguf": "umt5-gguf",
+        "vae/wan2.2_vae.safetensors": "vae-2.2-comfy",
+    },
+}
 
 
-def write_sparse(path: Path, shapes: dict[str, tuple[int, ...]], dtype: str = "F32") -> None:
-    """A file of zeros that takes no room on the disk."""
-    header, at = {}, 0
-    for name, shape in shapes.items():
-        header[name] = entry(at, *shape, dtype=dtype)
-        at = header[name]["data_offsets"][1]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_raw(path, header)
-    with path.open("r+b") as file:
-        file.truncate(path.stat().st_size + at)
+def list_of(name: str) -> str:
+    """A transformer's list; the experts of Wan2.2 T2V have the tensors of Wan2.1."""
+    return name.replace("wan2.2-t2v-a14b", "wan2.1-t2v-14b")
 
 
-def tell_apart(path: Path) -> None:
-    """Give a file of zeros one number of its own: two experts are never the same."""
-    header = read_header(path)
-    with path.open("r+b") as file:
-        file.seek(header.data_start + header.offsets["blocks.0.self_attn.q.weight"][0])
-        file.write(b"\x01")
+def write_full_tokenizer(folder: Path) -> None:
+    """The same tokenizer as in ComfyUI's text encoder."""
+    folder.mkdir(parents=True)
+    (folder / "spiece.model").write_bytes(full_tokenizer(SPIECE_BYTES))
 
 
-def write_published(path: Path, name: str) -> Path:
+def write_original(path: Path, name: str) -> Path:
     """The folder of a published model, in full size and without numbers."""
     config = PUBLISHED_TRANSFORMERS[name]
-    is_dual = name.endswith("a14b")
-    for folder in ("low_noise_model", "high_noise_model") if is_dual else (".",):
-        write_sparse(path / folder / "diffusion_pytorch_model.safetensors", transformer_tensors(config))
+    tensors = read_list(f"transformer-{list_of(name)}")
+    folders = ("low_noise_model", "high_noise_model") if name.endswith("a14b") else (".",)
+    for number, folder in enumerate(folders, 1):
+        write_sparse(path / folder / "diffusion_pytorch_model.safetensors", tensors, seed=number)
         (path / folder / "config.json").write_text(json.dumps(source_config(config)))
-    if is_dual:
-        tell_apart(path / "high_noise_model" / "diffusion_pytorch_model.safetensors")
-    write_sparse(path / TEXT_ENCODER_FILE, text_encoder_tensors(TEXT_ENCODER), "BF16")
-    vae, file = (WAN22_VAE, "Wan2.2_VAE.pth") if name == "wan2.2-ti2v-5b" else (WAN21_VAE, "Wan2.1_VAE.pth")
-    write_sparse(path / file, vae_tensors(vae))
+    write_sparse(path / TEXT_ENCODER_FILE, read_list("umt5"))
+    generation = "2.2" if name == "wan2.2-ti2v-5b" else "2.1"
+    write_sparse(path / f"Wan{generation}_VAE.pth", read_list(f"vae-{generation}"))
     if config.image_dim is not None:
-        tensors = image_encoder_file_tensors(replace(ImageEncoderConfig(), num_layers=31))
-        write_sparse(path / IMAGE_ENCODER_FILE, tensors)
-    write_tokenizer(path / TOKENIZER_FOLDER)
+        write_sparse(path / IMAGE_ENCODER_FILE, read_list("clip"))
+    if name == "wan2.1-t2v-1.3b":  # reading it takes longer than all else
+        write_full_tokenizer(path / TOKENIZER_FOLDER)
+    return path
+
+
+def write_diffusers(path: Path, name: str) -> Path:
+    """The same as Diffusers lays it out."""
+    config, is_dual = PUBLISHED_TRANSFORMERS[name], name.endswith("a14b")
+    tensors = read_list(f"diffusers-{list_of(name)}")
+    for number, folder in enumerate(("transformer", "transformer_2")[: 1 + is_dual], 1):
+        write_sparse(path / folder / "diffusion_pytorch_model.safetensors", tensors, seed=number)
+        write_json(path / folder / "config.json", transformer_config(config))
+    tables = "-both-tables" if name == "wan2.1-i2v-14b" else ""
+    write_sparse(path / "text_encoder" / "model.safetensors", read_list(f"umt5-diffusers{tables}"))
+    generation = "2.2" if name == "wan2.2-ti2v-5b" else "2.1"
+    vae = read_list(f"vae-{generation}-diffusers")
+    write_sparse(path / "vae" / "diffusion_pytorch_model.safetensors", vae)
+    if config.image_dim is not None:
+        write_sparse(path / "image_encoder" / "model.safetensors", read_list("clip-diffusers"))
+    write_json(path / "model_index.json", pipeline_index(name, config.image_dim is not None))
+    return path
+
+
+def write_tree(path: Path, name: str) -> Path:
+    """The same as users of ComfyUI have it."""
+    for number, (file, recorded) in enumerate(TREES[name].items(), 1):
+        write_sparse(path / file, read_list(recorded), seed=number)
     return path
 
 
@@ -89,9 +133,18 @@ def plan(folder: Path) -> Plan:
         return plan_conversion(ConvertRequest(folder, folder / "out"), opened)
 
 
-@pytest.mark.parametrize("name", PUBLISHED_TRANSFORMERS)
-def test_a_published_model_without_its_numbers_gets_its_plan(tmp_path: Path, name: str):
-    folder = write_published(tmp_path / "Wan", name)
+FORMS = [
+    *((write_original, name) for name in PUBLISHED_TRANSFORMERS),
+    *((write_diffusers, name) for name in PUBLISHED_TRANSFORMERS),
+    *((write_tree, name) for name in TREES),
+]
+
+
+@pytest.mark.parametrize(("write", "name"), FORMS, ids=lambda form: getattr(form, "__name__", form))
+def test_a_published_model_without_its_numbers_gets_its_plan(
+    brief_path: Path, write: Callable[[Path, str], Path], name: str
+):
+    folder = write(brief_path / "Wan", name)
     made = plan(folder)
     is_dual, reads_images = name.endswith("a14b"), name in ("wan2.1-i2v-14b", "wan2.1-flf2v-14b")
     transformers = ["low_noise_model", "high_noise_model"] if is_dual else ["model"]
@@ -100,14 +153,16 @@ def test_a_published_model_without_its_numbers_gets_its_plan(tmp_path: Path, nam
     tensors, parameters = PUBLISHED_COUNTS[name]
     for component in made.components[: len(transformers)]:
         assert (len(component.jobs), component.nbytes) == (tensors, 2 * parameters)
+    others = [(component.stage, len(component.jobs)) for component in made.components[len(transformers) :]]
+    expected = {"text_encoder": 242, "image_encoder": 377, "vae": 196 if name == "wan2.2-ti2v-5b" else 194}
+    assert others == [(stage, count) for stage, count in expected.items() if stage in dict(others)]
     assert made.config["mlx_video"]["variant"] == name
     assert made.config["vae_z_dim"] == (48 if name == "wan2.2-ti2v-5b" else 16)
     assert made.config["dual_model"] == is_dual
-    if name in ("wan2.1-t2v-14b", "wan2.1-flf2v-14b", "wan2.2-t2v-a14b"):
-        return  # the others stand for these
     found = inspect_path(folder)
-    assert (found.variant, found.problems, found.missing) == (name, (), ())
-    assert found.nbytes > 4 * parameters
+    assert (found.variant, found.problems) == (name, ())
+    assert all("tokenizer" in text for text in found.missing)
+    assert {part.component for part in found.parts} == {"transformer", *dict(others)}
 
 
 REQUIRED = (

@@ -25,6 +25,7 @@ MODELS = {
     "SCAIL": (20, 16, ("patch_embedding_pose.weight",)),
     "Wan2.1 Fun-V1.1 Control": (48, 16, ("ref_conv.weight", *IMAGE)),
     "Wan2.1 Fun Control": (48, 16, IMAGE),
+    "a Fun Control model": (48, 16, ()),
     "Wan2.2 Fun-A14B-Control": (52, 16, ("ref_conv.weight",)),
     "Lucy-Edit": (96, 48, ()),
     "Wan2.2 Fun-5B-InP": (100, 48, ()),
