@@ -286,7 +286,7 @@ def test_f10_quantizing_twice(model: Path):
     assert_says(refusal(model, quantize_only=True), "already quantized (8 bits", "bfloat16")
 
 
-def float8_file(own: TinyCheckpoint, *, lost_scale: str = "", scaled: bool = True) -> Path:
+def float8_file(own: TinyCheckpoint, *, lost_scale: str = "", plain: str = "", scaled: bool = True) -> Path:
     """The transformer with its attention in float8, in the place of the shards."""
     header: dict[str, object] = {}
     data = b""
@@ -302,8 +302,11 @@ def float8_file(own: TinyCheckpoint, *, lost_scale: str = "", scaled: bool = Tru
         if not layer.endswith(("self_attn.q", "self_attn.k")):
             add(name, values, "F32")
             continue
-        add(name, np.full(values.shape, 0x38, np.uint8), "F8_E4M3")
-        if scaled and layer != lost_scale:
+        # 1, -1, 8 and -8 in turn, as scaled codes spread; without scales like plain weights.
+        is_scaled = scaled and layer != plain
+        codes = [0x38, 0xB8, 0x50, 0xD0] if is_scaled else [0x08, 0x88, 0x10, 0x90]
+        add(name, np.resize(np.array(codes, np.uint8), values.shape), "F8_E4M3")
+        if is_scaled and layer != lost_scale:
             add(f"{layer}.scale_weight", np.array(0.01, np.float32), "F32")
     one_file(own, {})
     own.transformer_file.write_bytes(raw_safetensors(header, data))
@@ -312,7 +315,12 @@ def float8_file(own: TinyCheckpoint, *, lost_scale: str = "", scaled: bool = Tru
 
 def test_f11_a_scale_that_was_lost(own: TinyCheckpoint):
     text = refusal(float8_file(own, lost_scale="blocks.1.self_attn.k"))
-    assert_says(text, "blocks.1.self_attn.k.weight is float8 but has no scale, while 3 others do", "damaged")
+    assert_says(text, "blocks.1.self_attn.k.weight", "scale", "damaged")
+
+
+def test_f11_a_weight_that_never_had_a_scale(own: TinyCheckpoint):
+    text = notices(float8_file(own, plain="blocks.1.self_attn.k"))
+    assert_says(text, "1 tensors are F8_E4M3 without scales", "scale 1")
 
 
 def test_f11_a_format_that_is_not_read(own: TinyCheckpoint):
@@ -406,13 +414,11 @@ def test_f18_an_adapter_of_rank_zero_or_with_a_broken_alpha(own: TinyCheckpoint)
 def test_f19_a_gguf_type_that_is_not_decoded(own: TinyCheckpoint):
     name = "blocks.0.self_attn.q.weight"
     header = b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + struct.pack("<Q", len(name)) + name.encode()
-    header += struct.pack("<I2QIQ", 2, 256, 128, 23, 0)
+    header += struct.pack("<I2QIQ", 2, 256, 128, 34, 0)
     one_file(own, own.transformer)
     own.transformer_file.write_bytes(header + bytes(-len(header) % 32) + bytes(17408))
     text = refusal(own.path)
-    assert_says(
-        text, own.transformer_file.name, name, "IQ4_XS", "not supported", "Use the Q8_0, Q6_K, Q5_K_M"
-    )
+    assert_says(text, own.transformer_file.name, name, "TQ1_0", "not supported", "Use the Q8_0, Q6_K, Q5_K_M")
 
 
 def test_f19_the_types_that_are_decoded_convert(own: TinyCheckpoint):
