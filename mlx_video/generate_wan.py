@@ -20,6 +20,7 @@ from mlx_video.cli.console import Console, run_command
 from mlx_video.errors import RequestError
 from mlx_video.events import TextResult
 from mlx_video.request import (
+    RANDOM_SEED,
     ExpertMode,
     GenerateRequest,
     LoraMode,
@@ -47,7 +48,10 @@ def build_parser() -> argparse.ArgumentParser:
         "model)",
     )
     add_revision_option(model)
-    model.add_argument("--prompt", help="what the video shows (default with the demo model: its example)")
+    model.add_argument(
+        "--prompt",
+        help='what the video shows; "" for no prompt (default with the demo model: its example)',
+    )
     negative = model.add_mutually_exclusive_group()
     negative.add_argument("--negative-prompt", help=f"what it should not show ({MODEL_DEFAULT})")
     negative.add_argument(
@@ -107,7 +111,10 @@ def _add_sampling_options(group: argparse._ArgumentGroup) -> None:
         help="relay: one expert in memory at a time; parallel: both (default: relay)",
     )
     group.add_argument(
-        "--seed", type=int, default=-1, help="0 to 2**63-1; negative for a random one (default: -1)"
+        "--seed",
+        type=int,
+        default=RANDOM_SEED,
+        help="0 to 2**64-1, or -2 to -2**63 as torch takes them; -1 for a random one (default: -1)",
     )
     group.add_argument(
         "--scheduler", choices=get_args(SchedulerName), default="unipc", help="solver (default: unipc)"
@@ -245,8 +252,8 @@ def build_request(args: argparse.Namespace) -> GenerateRequest:
         from mlx_video.pipeline.run_memory import ANY_PROMPT
 
         prompt = ANY_PROMPT
-    if args.decode_only is None and not (prompt or "").strip():
-        raise RequestError("prompt", "missing: say what the video should show.")
+    if prompt is None and args.decode_only is None:
+        raise RequestError("prompt", 'missing: say what the video should show, or give "" for no prompt.')
     same_name = (
         "image end_image width height num_frames steps guide_scale shift boundary experts seed scheduler "
         "loras loras_high loras_low lora_mode strict_lora checkpoint_every resume keep_state decode_only "
@@ -305,7 +312,7 @@ def generate_video(
     steps: int | None = None,
     guide_scale: float | tuple[float, float] | str | None = None,
     shift: float | None = None,
-    seed: int = -1,
+    seed: int = RANDOM_SEED,
     output_path: str | Path = "output.mp4",
     scheduler: SchedulerName = "unipc",
     loras: Sequence[tuple[str | Path, float]] | None = None,

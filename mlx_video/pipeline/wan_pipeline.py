@@ -93,7 +93,7 @@ class WanPipeline:
         """Make a video.
 
         Args:
-            prompt: what the video shows.
+            prompt: what the video shows; "" for nothing in particular.
             on_event: called with every event of the run (see `mlx_video.events`).
             **options: the other fields of `mlx_video.request.GenerateRequest`: width, height (pixels),
                 num_frames, steps, guide_scale, shift, seed, scheduler, output_path and so on. `image` and
@@ -132,7 +132,8 @@ class WanPipeline:
             RequestError: an option is unknown or does not fit the model.
             MemoryBudgetError: a stage needs more than there is, whatever stays in memory.
         """
-        request = finish(with_local_adapters(build_request(prompt or ANY_PROMPT, options)), _ignore)
+        prompt = ANY_PROMPT if prompt is None else prompt
+        request = finish(with_local_adapters(build_request(prompt, options)), _ignore)
         return plan_generation(request, self.folder, self.config)
 
     def decode(self, file: str | Path, *, on_event: EventHandler = _ignore, **options: Any) -> Video:

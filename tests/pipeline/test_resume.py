@@ -115,6 +115,25 @@ def test_a_resumed_video_equals_the_uninterrupted_one_bit_for_bit(
     assert list(output.parent.iterdir()) == [output], "the state goes away with success"
 
 
+@pytest.mark.parametrize("seed", [2**64 - 1, -2])
+def test_a_run_of_a_long_seed_and_no_prompt_is_resumed(pipeline: WanPipeline, output: Path, seed: int):
+    options = SMALL | {"seed": seed}
+    whole = pipeline("", **options)
+
+    def stop(event) -> None:
+        if isinstance(event, StepFinished) and event.index == 1:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        pipeline("", output_path=output, on_event=stop, **options)
+    for given in ({"seed": seed}, {"seed": -1}):
+        kept = shutil.copy(state_of(output), output.with_name("kept"))
+        video = pipeline("", **(SMALL | given), output_path=output, resume=True)
+        assert mx.array_equal(video.latents, whole.latents)
+        assert video.settings["seed"] == str(seed % 2**64)
+        shutil.move(kept, state_of(output))
+
+
 def test_a_run_can_be_resumed_again_and_again(
     pipeline: WanPipeline, uninterrupted: dict[str, Video], output: Path
 ):
