@@ -14,6 +14,7 @@ import numpy as np
 from mlx_video.errors import MediaError
 from mlx_video.media.embedded_settings import settings_to_text, text_to_settings
 from mlx_video.media.frame_writer import FrameWriter
+from mlx_video.media.picture_kind import open_picture
 from mlx_video.media.whole_file import written_whole
 
 if TYPE_CHECKING:
@@ -126,10 +127,8 @@ def read_animation_frames(path: Path) -> np.ndarray:
 
 
 def _open(path: Path) -> Image.Image:
-    from PIL import Image
-
     try:
-        return Image.open(path)
+        return open_picture(path)
     except OSError as error:
         raise MediaError(
             f"{path}: no picture that Pillow can read ({error}). Is the file complete?"

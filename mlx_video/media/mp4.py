@@ -160,7 +160,7 @@ def read_mp4_frames(path: Path) -> np.ndarray:
     source = str(path.absolute())
     # PPM: each frame says its size and carries plain bytes.
     stream = run_ffmpeg(
-        "-v", "error", "-i", source, "-map", "0:v:0", "-f", "image2pipe", "-c:v", "ppm", "pipe:1"
+        "-v", "error", "-f", "mp4", "-i", source, "-map", "0:v:0", "-f", "image2pipe", "-c:v", "ppm", "pipe:1"
     )
     header = _PPM_HEADER.match(stream)
     if header is None:
