@@ -145,7 +145,16 @@ def read_mp4_settings(path: Path) -> dict[str, str]:
     Raises:
         MediaError: ffmpeg cannot read the file.
     """
-    return text_to_settings(read_tags(path).get("comment", ""))
+    return text_to_settings(read_mp4_comment(path))
+
+
+def read_mp4_comment(path: Path) -> str:
+    """Comment tag; "" where there is none.
+
+    Raises:
+        MediaError: ffmpeg cannot read the file.
+    """
+    return read_tags(path).get("comment", "")
 
 
 def read_mp4_frames(path: Path) -> np.ndarray:

@@ -36,6 +36,7 @@ from mlx_video.pipeline.adapters import read_all_adapters, report_distilled
 from mlx_video.pipeline.components import check_vae_encoder, check_weights, load_vae_decoder
 from mlx_video.pipeline.decode_only import prepare_decoding
 from mlx_video.pipeline.device_check import held_to_limits, with_safe_limits
+from mlx_video.pipeline.files_read import files_read
 from mlx_video.pipeline.inputs import encode_frames, encode_texts, with_tokenizer
 from mlx_video.pipeline.memory_plan import MemoryPlan
 from mlx_video.pipeline.outputs import check_outputs, check_scratch_space
@@ -69,10 +70,10 @@ def prepare_run(request: GenerateRequest, model: ModelFolder, config: ModelConfi
     """
     if request.decode_only:
         run = prepare_decoding(request, request.decode_only, model, config)
-        check_outputs(request, run.plan.geometry)
+        check_outputs(request, run.plan.geometry, files_read(request, model))
         return fit_run(run)
     run = settle_run(request, model, config)
-    check_outputs(request, run.plan.geometry)
+    check_outputs(request, run.plan.geometry, files_read(request, run.model))
     return find_start(fit_run(run))
 
 
