@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -163,7 +164,8 @@ def _add_memory_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--plan",
         action="store_true",
-        help="print what a run would keep in memory, and make nothing; needs no prompt (default: off)",
+        help="print what a run would keep in memory; downloads and makes nothing, needs no prompt (default: "
+        "off)",
     )
 
 
@@ -273,10 +275,13 @@ def build_request(args: argparse.Namespace) -> GenerateRequest:
 def run_events(args: argparse.Namespace) -> Iterator[Event]:
     """Open the model, then make the video."""
     request = build_request(args)
+    if args.plan:
+        yield from plan_events(args, request)
+        return
     from mlx_video.checkpoint.hub import fetch_folder
     from mlx_video.pipeline.components import open_model
     from mlx_video.pipeline.demo_model import convert_demo_model, demo_model_path
-    from mlx_video.pipeline.generate import generate, plan_generation, prepare_run
+    from mlx_video.pipeline.generate import generate, prepare_run
     from mlx_video.pipeline.local_files import with_local_adapters
 
     takes_image = request.image is not None
@@ -285,10 +290,32 @@ def run_events(args: argparse.Namespace) -> Iterator[Event]:
     place = args.model_dir or demo_model_path(takes_image=takes_image)
     model, config = open_model((yield from fetch_folder(place, args.revision, "run")))
     request = yield from with_local_adapters(request)
-    if args.plan:
-        yield TextResult(str(plan_generation(request, model, config)))
-        return
     yield from generate(prepare_run(request, model, config))
+
+
+def plan_events(args: argparse.Namespace, request: GenerateRequest) -> Iterator[Event]:
+    """Open the model and say what a run would keep in memory; nothing is downloaded or left on disk."""
+    from mlx_video.checkpoint.hub import fetch_folder
+    from mlx_video.checkpoint.hub_cache import nothing_downloaded
+    from mlx_video.pipeline.components import open_model
+    from mlx_video.pipeline.demo_model import passing_demo_model, report_demo_model
+    from mlx_video.pipeline.generate import plan_generation
+    from mlx_video.pipeline.local_files import with_local_adapters
+    from mlx_video.pipeline.run import finish
+
+    takes_image = request.image is not None
+    events: list[Event] = []
+    with ExitStack() as stack:
+        stack.enter_context(nothing_downloaded())
+        place = args.model_dir
+        if place is None:
+            events.append(report_demo_model(takes_image=takes_image))
+            place = stack.enter_context(passing_demo_model(takes_image=takes_image))
+        model, config = open_model(finish(fetch_folder(place, args.revision, "run"), events.append))
+        request = finish(with_local_adapters(request), events.append)
+        plan = plan_generation(request, model, config)
+    yield from events
+    yield TextResult(str(plan))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

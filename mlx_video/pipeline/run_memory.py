@@ -36,7 +36,8 @@ def with_memory_plan(run: Run) -> Run:
 def plan_of(run: Run) -> MemoryPlan:
     """The plan of :func:`with_memory_plan`; raises the same."""
     host = replace(find_host(run.request.memory_limit), limits=run.limits)
-    return fit_memory(find_task(run), host)
+    plan = fit_memory(find_task(run), host)
+    return replace(plan, notices=tuple(notice.text for notice in run.plan.notices))
 
 
 def find_host(limit_gb: float | None) -> Host:

@@ -362,6 +362,23 @@ def test_plan_prints_and_makes_nothing(
     assert mx.get_active_memory() - before < 1000  # constants of modules imported on the way
 
 
+def test_a_plan_says_what_was_rounded(folder: Path, capsys: pytest.CaptureFixture[str]):
+    size = {"width": 50, "height": 33, "num_frames": 5}
+    plan = WanPipeline.from_pretrained(folder).plan(memory_limit=2.5, **size)
+    said = "Size 50x33 becomes 48x32: multiples of 16 by 16 pixels."
+    assert plan.notices == (said,)
+    flags = [word for name, value in size.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    assert main(["--model-dir", str(folder), "--plan", "--quiet", "--memory-limit", "2.5", *flags]) == 0
+    assert capsys.readouterr().out == f"{plan}\n"
+    assert str(plan).splitlines()[0] == said
+    assert (
+        WanPipeline.from_pretrained(folder)
+        .plan(memory_limit=2.5, **(size | {"width": 48, "height": 32}))
+        .notices
+        == ()
+    )
+
+
 def test_a_limit_too_small_is_an_error_with_a_way_out(folder: Path):
     with pytest.raises(MemoryBudgetError, match=r"--memory-limit\): .* missing"):
         WanPipeline.from_pretrained(folder).plan(memory_limit=0.0005, width=64, height=64, num_frames=17)
