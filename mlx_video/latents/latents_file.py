@@ -44,6 +44,8 @@ def load_latents(path: Path) -> tuple[mx.array, dict[str, str]]:
     Raises:
         MediaError: the file is missing, damaged, or holds something else.
     """
+    if path.is_dir():
+        raise MediaError(f"{path}: is a folder. Give the file that --save-latents wrote, or a run's state.")
     if not path.is_file():
         raise MediaError(f"{path}: no such file. --save-latents writes one.")
     tensors, settings = read_arrays(path)

@@ -30,6 +30,12 @@ _STARTS = (
     (b"<?xml", "an SVG drawing or another XML text"),
     (b"\x1a\x45\xdf\xa3", "a Matroska or WebM video"),
 )
+_PICTURE_STARTS = (
+    (b"\x89PNG", "a PNG picture"),
+    (b"\xff\xd8\xff", "a JPEG picture"),
+    (b"GIF8", "a GIF"),
+    (b"RIFF", "a WebP, AVI or WAV file"),
+)
 _START_BYTES = 4096
 
 
@@ -48,20 +54,29 @@ def open_picture(path: Path) -> Image.Image:
 
 def describe_unreadable(path: Path) -> str:
     """What a file is that `open_picture` did not take, and how to get a picture from it."""
+    match name_media(path):
+        case "an AVIF picture":
+            return _describe_avif(path)
+        case "a HEIC picture":
+            return f"is a HEIC picture, which cannot be read. {_export(path)}"
+        case "a video":
+            return "is a video, not a picture. Save one frame of it as PNG or JPEG."
+        case what if what in dict(_STARTS).values():
+            return f"is {what}, which is not read. Export it as PNG or JPEG."
+    return f"no picture of a known kind, or its beginning is damaged. {READABLE}"
+
+
+def name_media(path: Path) -> str:
+    """What a file is by its first bytes, "a video" for example; "" for what is no picture, video or page."""
     with path.open("rb") as file:
         start = file.read(_START_BYTES)
     brands = set(_read_brands(start))
     if brands & _AVIF_BRANDS:
-        return _describe_avif(path)
-    if brands & _HEIC_BRANDS:
-        return f"is a HEIC picture, which cannot be read. {_export(path)}"
+        return "an AVIF picture"
     if brands:
-        return "is a video, not a picture. Save one frame of it as PNG or JPEG."
+        return "a HEIC picture" if brands & _HEIC_BRANDS else "a video"
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n")
-    for magic, what in _STARTS:
-        if text.startswith(magic):
-            return f"is {what}, which is not read. Export it as PNG or JPEG."
-    return f"no picture of a known kind, or its beginning is damaged. {READABLE}"
+    return next((what for magic, what in (*_PICTURE_STARTS, *_STARTS) if text.startswith(magic)), "")
 
 
 def _read_brands(start: bytes) -> Iterator[bytes]:

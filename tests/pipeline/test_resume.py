@@ -16,7 +16,7 @@ from mlx_video import RequestError, Video, WanPipeline, convert_checkpoint, gene
 from mlx_video.errors import CheckpointError, MediaError, NonFiniteError
 from mlx_video.events import FileWritten, Notice, StageStarted, StateSaved, StepFinished
 from mlx_video.latents.latents_file import save_latents
-from mlx_video.media.video import read_frames, read_video_metadata
+from mlx_video.media.video import open_video_writer, read_frames, read_video_metadata
 from mlx_video.models.transformer import WanTransformer
 from mlx_video.pipeline import generate as stages
 from mlx_video.pipeline import resume, run_state, sample
@@ -537,6 +537,29 @@ def test_the_command_decodes_without_a_prompt(folder: Path, latents_file: Path, 
     words = ["--model-dir", str(folder), "--decode-only", str(latents_file), "--output-path", str(output)]
     assert generate_wan.main(words) == 0
     assert capsys.readouterr().out == f"{output}\n"
+
+
+@pytest.mark.parametrize("option", ["--decode-only", "--resume"])
+@pytest.mark.parametrize("damage", ["cut short", "a video"])
+def test_a_file_that_is_no_state_gets_a_message_of_our_own(
+    folder: Path, kept: Path, output: Path, capsys, option: str, damage: str
+):
+    state = state_of(output)
+    if damage == "a video":
+        with open_video_writer(output.with_suffix(".mp4"), 16, 16, 8, {}) as writer:
+            writer.write(np.zeros((2, 16, 16, 3), np.uint8))
+        shutil.move(output.with_suffix(".mp4"), state)
+    else:
+        state.write_bytes(state_of(kept).read_bytes()[:-100])
+    before = state.read_bytes()
+    options = [option, str(state)] if option == "--decode-only" else ["--prompt", "a cat", option]
+    assert generate_wan.main(["--model-dir", str(folder), *options, "--output-path", str(output)]) == 1
+    text = ": cut short, " if damage == "cut short" else ", but a video. Give what --save-latents wrote"
+    shown = capsys.readouterr().err
+    assert f"error: {state}: no complete safetensors file{text}" in shown
+    assert "Traceback" not in shown
+    assert state.read_bytes() == before
+    assert not output.exists()
 
 
 def test_an_unfinished_state_is_not_decoded(pipeline: WanPipeline, kept: Path):
