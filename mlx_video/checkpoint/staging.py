@@ -63,7 +63,7 @@ def staged_folder(output: Path) -> Iterator[Path]:
     final = output.resolve()
     check_replaceable(final)
     stage = _sibling(final, _UNFINISHED)
-    descriptor = _make_stage(output, stage)
+    descriptor = _make_stage(final, stage)
     try:
         yield stage
         _put_in_place(stage, final)
@@ -170,7 +170,7 @@ def _make_stage(output: Path, stage: Path) -> int:
     """Make an empty stage that no other run uses; returns the descriptor that holds it."""
     try:
         stage.parent.mkdir(parents=True, exist_ok=True)
-        _finish_replacing(output.resolve())
+        _finish_replacing(output)
         if stage.is_dir():
             os.close(_hold(stage, output))
             shutil.rmtree(stage)

@@ -77,11 +77,13 @@ def _results(request: GenerateRequest, num_frames: int) -> Iterator[_Result]:
 
 
 def _may_replace_video(path: Path) -> bool:
-    return path.suffix.lower() not in SUFFIXES or is_replaceable(path)  # the ending is refused further on
+    is_refused_later = path.is_dir() or path.suffix.lower() not in SUFFIXES
+    return is_refused_later or is_replaceable(path)
 
 
 def _may_replace_latents(path: Path) -> bool:
-    return is_vacant(path) or path.is_dir() or is_latents_file(path)  # a folder is refused further on
+    is_refused_later = path.is_dir()
+    return is_refused_later or is_vacant(path) or is_latents_file(path)
 
 
 def _may_replace_state(path: Path) -> bool:

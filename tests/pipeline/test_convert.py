@@ -131,6 +131,18 @@ def test_a_model_is_not_quantized_into_itself_by_another_name(tiny, tmp_path):
     assert snapshot(tmp_path / "out") == before
 
 
+def test_a_checkpoint_in_the_folder_to_be_made_is_kept(tiny, tmp_path):
+    shutil.copytree(tiny.path, tmp_path / "out" / "original")
+    before = snapshot(tmp_path)
+    with pytest.raises(CheckpointError, match="out: is not empty and no converted model .first: original"):
+        run(tmp_path / "out" / "original", tmp_path / "out")
+    run(tiny.path, tmp_path / "model")
+    shutil.copytree(tiny.path, tmp_path / "model" / "original")
+    with pytest.raises(CheckpointError, match="would be replaced, but holds original"):
+        run(tmp_path / "model" / "original", tmp_path / "model")
+    assert before.items() <= snapshot(tmp_path).items()
+
+
 def test_adapters_in_the_folder_to_be_replaced_are_not_lost(tiny, tmp_path):
     run(tiny.path, tmp_path / "out")
     (tmp_path / "out" / "vae_encoder.safetensors").write_bytes(b"an adapter by another name")

@@ -219,6 +219,23 @@ def test_an_earlier_video_or_picture_is_replaced_as_before(model: Path, tmp_path
         assert read_video_metadata(tmp_path / name)["prompt"] == prompt
 
 
+@pytest.mark.parametrize("option", ["output_path", "save_latents"])
+def test_a_folder_under_the_name_is_called_one(folder: Path, tmp_path: Path, option: str):
+    (tmp_path / "a.webp").mkdir()
+    with pytest.raises(MediaError, match="is a folder, and a file needs this name"):
+        WanPipeline.from_pretrained(folder)("a cat", **(SMALL | {option: tmp_path / "a.webp"}))
+
+
+@pytest.mark.parametrize("name", ["frames/frame_00002.png", "a.webp.state.safetensors"])
+def test_a_folder_in_the_way_of_a_frame_or_a_state_is_found_before_the_run(
+    folder: Path, tmp_path: Path, name: str
+):
+    (tmp_path / name).mkdir(parents=True)
+    options = {"output_path": tmp_path / "a.webp", "save_frames": tmp_path / "frames"}
+    field = "save_frames" if "frame_" in name else "output_path"
+    refuse(folder, rf"{name}: .*{FOREIGN}", field, **options)
+
+
 @pytest.mark.parametrize("name", ["a.webp", "latents", "a.webp.state.safetensors"])
 def test_an_empty_file_reserves_a_name(model: Path, tmp_path: Path, name: str):
     (tmp_path / name).touch()
