@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -21,6 +22,7 @@ from mlx_video.cli.console import Console, run_command
 from mlx_video.errors import RequestError
 from mlx_video.events import TextResult
 from mlx_video.request import (
+    RANDOM_SEED,
     ExpertMode,
     GenerateRequest,
     LoraMode,
@@ -48,7 +50,10 @@ def build_parser() -> argparse.ArgumentParser:
         "model)",
     )
     add_revision_option(model)
-    model.add_argument("--prompt", help="what the video shows (default with the demo model: its example)")
+    model.add_argument(
+        "--prompt",
+        help='what the video shows; "" for no prompt (default with the demo model: its example)',
+    )
     negative = model.add_mutually_exclusive_group()
     negative.add_argument("--negative-prompt", help=f"what it should not show ({MODEL_DEFAULT})")
     negative.add_argument(
@@ -108,7 +113,10 @@ def _add_sampling_options(group: argparse._ArgumentGroup) -> None:
         help="relay: one expert in memory at a time; parallel: both (default: relay)",
     )
     group.add_argument(
-        "--seed", type=int, default=-1, help="0 to 2**63-1; negative for a random one (default: -1)"
+        "--seed",
+        type=int,
+        default=RANDOM_SEED,
+        help="0 to 2**64-1, or -2 to -2**63 as torch takes them; -1 for a random one (default: -1)",
     )
     group.add_argument(
         "--scheduler", choices=get_args(SchedulerName), default="unipc", help="solver (default: unipc)"
@@ -157,7 +165,8 @@ def _add_memory_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--plan",
         action="store_true",
-        help="print what a run would keep in memory, and make nothing; needs no prompt (default: off)",
+        help="print what a run would keep in memory; downloads and makes nothing, needs no prompt (default: "
+        "off)",
     )
 
 
@@ -246,8 +255,8 @@ def build_request(args: argparse.Namespace) -> GenerateRequest:
         from mlx_video.pipeline.run_memory import ANY_PROMPT
 
         prompt = ANY_PROMPT
-    if args.decode_only is None and not (prompt or "").strip():
-        raise RequestError("prompt", "missing: say what the video should show.")
+    if prompt is None and args.decode_only is None:
+        raise RequestError("prompt", 'missing: say what the video should show, or give "" for no prompt.')
     same_name = (
         "image end_image width height num_frames steps guide_scale shift boundary experts seed scheduler "
         "loras loras_high loras_low lora_mode strict_lora checkpoint_every resume keep_state decode_only "
@@ -267,10 +276,13 @@ def build_request(args: argparse.Namespace) -> GenerateRequest:
 def run_events(args: argparse.Namespace) -> Iterator[Event]:
     """Open the model, then make the video."""
     request = build_request(args)
+    if args.plan:
+        yield from plan_events(args, request)
+        return
     from mlx_video.checkpoint.hub import fetch_folder
     from mlx_video.pipeline.components import open_model
     from mlx_video.pipeline.demo_model import convert_demo_model, demo_model_path
-    from mlx_video.pipeline.generate import generate, plan_generation, prepare_run
+    from mlx_video.pipeline.generate import generate, prepare_run
     from mlx_video.pipeline.local_files import with_local_adapters
 
     takes_image = request.image is not None
@@ -279,10 +291,32 @@ def run_events(args: argparse.Namespace) -> Iterator[Event]:
     place = args.model_dir or demo_model_path(takes_image=takes_image)
     model, config = open_model((yield from fetch_folder(place, args.revision, "run")))
     request = yield from with_local_adapters(request)
-    if args.plan:
-        yield TextResult(str(plan_generation(request, model, config)))
-        return
     yield from generate(prepare_run(request, model, config))
+
+
+def plan_events(args: argparse.Namespace, request: GenerateRequest) -> Iterator[Event]:
+    """Open the model and say what a run would keep in memory; nothing is downloaded or left on disk."""
+    from mlx_video.checkpoint.hub import fetch_folder
+    from mlx_video.checkpoint.hub_cache import nothing_downloaded
+    from mlx_video.pipeline.components import open_model
+    from mlx_video.pipeline.demo_model import passing_demo_model, report_demo_model
+    from mlx_video.pipeline.generate import plan_generation
+    from mlx_video.pipeline.local_files import with_local_adapters
+    from mlx_video.pipeline.run import finish
+
+    takes_image = request.image is not None
+    events: list[Event] = []
+    with ExitStack() as stack:
+        stack.enter_context(nothing_downloaded())
+        place = args.model_dir
+        if place is None:
+            events.append(report_demo_model(takes_image=takes_image))
+            place = stack.enter_context(passing_demo_model(takes_image=takes_image))
+        model, config = open_model(finish(fetch_folder(place, args.revision, "run"), events.append))
+        request = finish(with_local_adapters(request), events.append)
+        plan = plan_generation(request, model, config)
+    yield from events
+    yield TextResult(str(plan))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -306,7 +340,7 @@ def generate_video(
     steps: int | None = None,
     guide_scale: float | tuple[float, float] | str | None = None,
     shift: float | None = None,
-    seed: int = -1,
+    seed: int = RANDOM_SEED,
     output_path: str | Path = "output.mp4",
     scheduler: SchedulerName = "unipc",
     loras: Sequence[tuple[str | Path, float]] | None = None,

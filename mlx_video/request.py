@@ -28,7 +28,9 @@ LoraMode = Literal["auto", "merge", "side"]
 StreamMode = Literal["auto", "on", "off"]
 
 MAX_STEPS = 1000
-MAX_SEED = 2**63 - 1
+# What torch.Generator.manual_seed takes; numbers below zero count from 2**64.
+MIN_SEED, MAX_SEED = -(2**63), 2**64 - 1
+RANDOM_SEED = -1
 LORA_FIELDS = ("loras", "loras_high", "loras_low")
 COMPONENT_FIELDS = ("transformer", "high_noise", "low_noise", "text_encoder", "vae", "clip", "tokenizer")
 
@@ -121,7 +123,7 @@ class GenerateRequest:
     """One video to make. None stands for the model's own default.
 
     Attributes:
-        prompt: what the video shows.
+        prompt: what the video shows; "" for nothing in particular.
         negative_prompt: what it should not show; None for the model's default, "" for nothing.
         image: the first frame: a file, a Pillow image or an array (see `media.open_image`).
         end_image: the last frame, likewise; only together with `image`.
@@ -139,7 +141,8 @@ class GenerateRequest:
             "side" runs them beside the layers, whose weights stay as they are; "auto" merges into dense
             layers and runs beside quantized ones.
         strict_lora: refuse an adapter of which a part fits nothing in the model; else that is reported.
-        seed: 0 to 2**63-1; negative draws one at random, or with `resume` takes that of the run's state.
+        seed: 0 to 2**64-1. -1 draws one at random, or with `resume` takes that of the run's state; numbers
+            from -2 to -2**63 become `seed + 2**64`, as torch takes them.
         noise: "torch" draws what torch draws on a CPU for this seed, "mlx" uses mx.random.
         trim_first_frames: pixel frames dropped from the start of the finished video.
         tiling: how the VAE saves memory; "auto" makes tiles only where whole frames do not fit.
@@ -174,7 +177,7 @@ class GenerateRequest:
     loras_low: tuple[LoraChoice, ...] = ()
     lora_mode: LoraMode = "auto"
     strict_lora: bool = False
-    seed: int = -1
+    seed: int = RANDOM_SEED
     scheduler: SchedulerName = "unipc"
     noise: NoiseKind = "torch"
     tiling: TilingMode = "auto"
@@ -217,8 +220,7 @@ class GenerateRequest:
             raise RequestError(
                 "boundary", f"{self.boundary}: must be between 0 and 1; the models use 0.875 and 0.9."
             )
-        if self.seed > MAX_SEED:
-            raise RequestError("seed", f"{self.seed}: must be below 2**63.")
+        object.__setattr__(self, "seed", _settle_seed(self.seed))
         if self.guide_scale is not None:
             self._check_guide_scale()
         for name in ("image", "end_image"):
@@ -226,7 +228,7 @@ class GenerateRequest:
         if self.end_image is not None:
             self._check_end_image()
         self._check_state_options()
-        if self.seed < 0 and not self.resume:
+        if self.seed == RANDOM_SEED and not self.resume:
             object.__setattr__(self, "seed", draw_seed())
 
     def _check_kinds(self) -> None:
@@ -368,6 +370,20 @@ class ConvertRequest:
             if option.name in ("bits", "group_size") and value != option.default:
                 message = f"{value}: counts only with --quantize. Add it, or leave this option out."
                 raise RequestError(option.name, message)
+
+
+def _settle_seed(seed: int) -> int:
+    """A seed as a run keeps it: 0 to 2**64-1, or `RANDOM_SEED`.
+
+    Source: PyTorch torch/random.py, manual_seed.
+    """
+    if not MIN_SEED <= seed <= MAX_SEED:
+        raise RequestError(
+            "seed",
+            f"{seed}: must be between {MIN_SEED} and {MAX_SEED} (-2**63 and 2**64-1), as torch takes them; "
+            f"{RANDOM_SEED} draws one at random.",
+        )
+    return RANDOM_SEED if seed == RANDOM_SEED else int(seed) % 2**64
 
 
 def _check_choice(field_name: str, value: object, choices: tuple[object, ...]) -> None:

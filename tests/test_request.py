@@ -26,7 +26,10 @@ from mlx_video.request import ConvertRequest, GenerateRequest, LoraChoice
         ({"width": 0}, "width", "0: must be at least 1"),
         ({"num_frames": -3}, "num_frames", "-3: must be at least 1"),
         ({"trim_first_frames": -1}, "trim_first_frames", "must be at least 0"),
-        ({"seed": 2**63}, "seed", "must be below 2\\*\\*63"),
+        ({"seed": 2**64}, "seed", "18446744073709551616: must be between -9223372036854775808 and"),
+        ({"seed": -(2**63) - 1}, "seed", "-9223372036854775809: must be between .* and 18446744073709551615"),
+        ({"seed": None}, "seed", "None: must be a whole number"),
+        ({"prompt": None}, "prompt", "None: must be a text"),
         ({"guide_scale": -1.0}, "guide_scale", "at least 0"),
         ({"guide_scale": float("inf")}, "guide_scale", "at least 0"),
         ({"guide_scale": (1.0, 2.0, 3.0)}, "guide_scale", "one number of at least 0, or two"),
@@ -54,7 +57,7 @@ from mlx_video.request import ConvertRequest, GenerateRequest, LoraChoice
 )
 def test_a_wrong_option_is_refused_by_name_and_value(options: dict, field: str, text: str):
     with pytest.raises(RequestError, match=text) as caught:
-        GenerateRequest("a cat", **options)
+        GenerateRequest(**({"prompt": "a cat"} | options))
     assert caught.value.field == field
 
 
@@ -67,14 +70,37 @@ def test_an_image_is_a_path_a_picture_or_an_array_and_is_not_opened_yet(image):
     assert request.end_image is image
 
 
-def test_a_negative_seed_becomes_a_random_one_that_is_recorded():
+def test_the_seed_minus_one_becomes_a_random_one_that_is_recorded():
     seeds = {GenerateRequest("a cat").seed for _ in range(8)}
     assert len(seeds) > 1
     assert all(0 <= seed < 2**31 for seed in seeds)
 
 
-def test_a_given_seed_is_kept():
-    assert GenerateRequest("a cat", seed=2**63 - 1).seed == 2**63 - 1
+@pytest.mark.parametrize(
+    ("seed", "kept"),
+    [
+        (0, 0),
+        (2**63 - 1, 2**63 - 1),
+        (2**63, 2**63),
+        (18446744073709551615, 2**64 - 1),
+        (np.uint64(2**64 - 1), 2**64 - 1),
+        (-2, 2**64 - 2),
+        (-(2**63), 2**63),
+    ],
+)
+def test_a_seed_is_kept_as_torch_takes_it(seed: int, kept: int):
+    found = GenerateRequest("a cat", seed=seed).seed
+    assert found == kept
+    assert type(found) is int
+
+
+def test_a_run_that_resumes_without_a_seed_draws_none():
+    assert GenerateRequest("a cat", resume=True, output_path=Path("a.mp4")).seed == -1
+
+
+@pytest.mark.parametrize("prompt", ["", " \t\n"])
+def test_an_empty_prompt_is_a_prompt(prompt: str):
+    assert GenerateRequest(prompt).prompt == prompt
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mlx_video.checkpoint.file_bytes import describe_bytes
 from mlx_video.checkpoint.folder_layout import TOKENIZER_FILES, read_json_object
-from mlx_video.checkpoint.hub_cache import COMMIT, find_in_cache, storage_folder
+from mlx_video.checkpoint.hub_cache import COMMIT, NotInCacheError, find_in_cache, storage_folder
 from mlx_video.checkpoint.hub_download import (
     DamagedDownload,
     HubFile,
@@ -99,8 +99,8 @@ def fetch_part(place: Path, part: Part = "component") -> Generator[Event, None, 
     choose = partial(choose_part, repository, name, part=part)
     folder = yield from fetch_repository(repository, None, choose)
     if not (folder / name).exists():
-        raise CheckpointError(
-            f"{place}: is not in the cache ({folder}), and the Hub cannot be reached. Go online once."
+        raise NotInCacheError(
+            str(place), f"is not in the cache ({folder}), and the Hub cannot be reached. Go online once."
         )
     return folder / name
 
@@ -229,11 +229,16 @@ def _is_unreachable(error: Exception) -> bool:
 
 def _explain(error: Exception, repository: str, revision: str) -> Exception:
     """The error for the user; a full disk stays what it is."""
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
     while error.__cause__ is not None and type(error).__name__ == "LocalEntryNotFoundError":
         error = error.__cause__  # type: ignore[assignment]
     if isinstance(error, OSError) and error.errno in _FULL_DISK:
         return error
-    return CheckpointError(f"{repository}: {_describe_failure(error, repository, revision)}")
+    text = _describe_failure(error, repository, revision)
+    if isinstance(error, OfflineModeIsEnabled):
+        return NotInCacheError(repository, text)
+    return CheckpointError(f"{repository}: {text}")
 
 
 def _describe_failure(error: Exception, repository: str, revision: str) -> str:

@@ -40,6 +40,15 @@ class Header:
     offsets: Mapping[str, tuple[int, int]]
 
 
+class CutShortError(CheckpointError):
+    """A file that ends before its header says; both sizes are in words."""
+
+    def __init__(self, message: str, on_disk: str, promised: str) -> None:
+        super().__init__(message)
+        self.on_disk = on_disk
+        self.promised = promised
+
+
 def read_header(path: Path) -> Header:
     """Read and check the header of a safetensors file; no tensor is read.
 
@@ -80,7 +89,9 @@ def _damaged(path: Path, what: str) -> CheckpointError:
 
 def _truncated(path: Path, file_bytes: int, promised: int) -> CheckpointError:
     on_disk, expected = describe_two_sizes(file_bytes, promised)
-    return CheckpointError(f"{path}: {on_disk} on disk, header promises {expected}. Download it again.")
+    return CutShortError(
+        f"{path}: {on_disk} on disk, header promises {expected}. Download it again.", on_disk, expected
+    )
 
 
 def _parse_json(path: Path, text: bytes) -> dict[str, Any]:

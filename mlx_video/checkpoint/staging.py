@@ -6,13 +6,14 @@ import fcntl
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mlx_video.checkpoint.file_bytes import describe_two_sizes
 from mlx_video.checkpoint.folder_layout import (
     CONFIG_FILE,
+    IMAGE_ENCODER_FILE,
     TEXT_ENCODER_FILE,
     TOKENIZER_FILES,
     TOKENIZER_FOLDER,
@@ -33,6 +34,7 @@ _OUR_NAMES = {
     TEXT_ENCODER_FILE,
     VAE_FILE,
     VAE_ENCODER_FILE,
+    IMAGE_ENCODER_FILE,
     TOKENIZER_FOLDER,
     *TOKENIZER_FILES,
 }
@@ -48,7 +50,8 @@ def staged_folder(output: Path) -> Iterator[Path]:
     usable until the last moment. After an exception, Ctrl-C included, nothing new remains.
 
     Args:
-        output: the folder's final name; absent, empty, or an older converted model.
+        output: the folder's final name, which may be a link to the folder; absent, empty, or an older
+            converted model.
 
     Yields:
         An empty folder beside it, to be filled by the caller.
@@ -58,9 +61,9 @@ def staged_folder(output: Path) -> Iterator[Path]:
             there, or the disk fails.
     """
     final = output.resolve()
-    check_replaceable(output)
+    check_replaceable(final)
     stage = _sibling(final, _UNFINISHED)
-    descriptor = _make_stage(output, stage)
+    descriptor = _make_stage(final, stage)
     try:
         yield stage
         _put_in_place(stage, final)
@@ -117,31 +120,57 @@ def _sibling(final: Path, ending: str) -> Path:
 def check_replaceable(output: Path) -> None:
     """Refuse a name for a folder to be made that something else has.
 
+    What counts is the place that the name leads to: `absent/../photos` is `photos`, though no such path can
+    be opened.
+
     Raises:
         CheckpointError: it is a file, or a folder that holds anything but a converted model.
     """
-    if not output.exists():
+    final = output.resolve()
+    if not final.exists():
         return
-    if not output.is_dir():
-        raise CheckpointError(f"{output}: is a file, a folder is to be made there. Choose another name.")
-    names = sorted(entry.name for entry in output.iterdir() if not _SYSTEM_NAMES.fullmatch(entry.name))
-    if names and recognise_layout(output) != "converted":
+    if not final.is_dir():
+        raise CheckpointError(f"{final}: is a file, a folder is to be made there. Choose another name.")
+    names = _names_in(final)
+    if names and recognise_layout(final) != "converted":
         raise CheckpointError(
-            f"{output}: is not empty and no converted model (first: {names[0]}). Choose another folder."
+            f"{final}: is not empty and no converted model (first: {names[0]}). Choose another folder."
         )
-    foreign = [name for name in names if name not in _OUR_NAMES]
-    if foreign:
+    if foreign := next(_foreign_names(final, names), None):
         raise CheckpointError(
-            f"{output}: would be replaced, but holds {foreign[0]}, which is no part of a converted model. "
+            f"{final}: would be replaced, but holds {foreign}, which is no part of a converted model. "
             "Move it away, or choose another folder."
         )
+
+
+def lies_in(path: Path, folder: Path) -> bool:
+    """Whether a path leads to a folder or into it, by its own name or by a link; both must exist."""
+    if not folder.is_dir():
+        return False
+    places = {place for whole in (path.absolute(), path.resolve()) for place in (whole, *whole.parents)}
+    return any(place.exists() and place.samefile(folder) for place in places)
+
+
+def _names_in(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir() if not _SYSTEM_NAMES.fullmatch(entry.name))
+
+
+def _foreign_names(folder: Path, names: Iterable[str]) -> Iterator[str]:
+    """What no conversion writes, by paths inside the folder."""
+    for name in names:
+        is_folder = (folder / name).is_dir()
+        if name not in _OUR_NAMES or is_folder != (name == TOKENIZER_FOLDER):
+            yield name
+        elif is_folder:
+            found = _names_in(folder / name)
+            yield from (f"{name}/{other}" for other in found if other not in TOKENIZER_FILES)
 
 
 def _make_stage(output: Path, stage: Path) -> int:
     """Make an empty stage that no other run uses; returns the descriptor that holds it."""
     try:
         stage.parent.mkdir(parents=True, exist_ok=True)
-        _finish_replacing(output.resolve())
+        _finish_replacing(output)
         if stage.is_dir():
             os.close(_hold(stage, output))
             shutil.rmtree(stage)
@@ -177,6 +206,7 @@ def _put_in_place(stage: Path, final: Path) -> None:
     replaced = _sibling(final, _REPLACED)
     try:
         if final.is_dir() and any(final.iterdir()):
+            check_replaceable(final)  # once more: writing took long enough for other things to get there
             final.rename(replaced)
         stage.rename(final)
     except OSError as error:

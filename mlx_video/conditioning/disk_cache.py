@@ -21,7 +21,7 @@ from mlx_video.checkpoint.safetensors import SafetensorsFile
 from mlx_video.config import TextEncoderConfig
 from mlx_video.errors import CheckpointError, MediaError
 from mlx_video.media.whole_file import written_whole
-from mlx_video.models.dispatch import current_limits
+from mlx_video.models.dispatch import current_limits, device_facts
 from mlx_video.models.elementwise import is_compile_enabled, on_gpu
 
 TENSOR_NAME = "context"
@@ -143,7 +143,7 @@ def describe_encoder(weights: Path, config: TextEncoderConfig) -> str:
         "weights": [fingerprint_weights(weights), weights.stat().st_mtime_ns],
         "config": asdict(config),
         "versions": [__version__, mx.__version__],  # type: ignore[attr-defined]
-        "device": mx.device_info().get("architecture", "") if on_gpu() else "cpu",
+        "device": device_facts().get("architecture", "") if on_gpu() else "cpu",
         "tf32": os.environ.get("MLX_ENABLE_TF32", ""),
         "ways": [is_compile_enabled(), limits.fused_attention, limits.packed_products],
     }

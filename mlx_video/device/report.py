@@ -17,7 +17,7 @@ from mlx_video import __version__
 from mlx_video.device.check import Result, change_limits
 from mlx_video.device.known_faults import find_faults
 from mlx_video.media.whole_file import written_whole
-from mlx_video.models.dispatch import Limits, with_measured_rate
+from mlx_video.models.dispatch import Limits, device_facts, with_measured_rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Machine:
 
 def this_machine() -> Machine:
     """The machine as it is now, with its default device."""
-    info = mx.device_info()
+    info = device_facts()
     return Machine(
         mlx=mx.__version__,  # type: ignore[attr-defined]  # missing from the stubs
         mlx_video=__version__,

@@ -8,8 +8,22 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_video.errors import MediaError
+from mlx_video.checkpoint.file_kind import FileKind, recognise
+from mlx_video.checkpoint.safetensors_header import CutShortError, read_header
+from mlx_video.errors import CheckpointError, MediaError
+from mlx_video.media.picture_kind import name_media
 from mlx_video.media.whole_file import written_whole
+
+_OTHER_KINDS: Mapping[FileKind, str] = {
+    "zip": "a zip archive, perhaps of torch.save",
+    "legacy_torch": "a torch file",
+    "pickle": "a Python pickle",
+    "gguf": "a GGUF file",
+    "lfs_pointer": "a Git LFS pointer",
+    "html": "an HTML page",
+    "json": "JSON text",
+    "empty": "an empty file",
+}
 
 
 def write_arrays(path: Path, arrays: Mapping[str, mx.array], texts: Mapping[str, str]) -> None:
@@ -48,8 +62,23 @@ def read_arrays(path: Path) -> tuple[dict[str, mx.array], dict[str, str]]:
         arrays, texts = loaded
         mx.eval(arrays)  # the file is read here, so that later changes to it do no harm
     except (RuntimeError, ValueError) as error:
-        raise MediaError(f"{path}: no complete safetensors file ({error}). Write it again.") from error
+        raise MediaError(f"{path}: no complete safetensors file{_explain(path, error)}") from error
     return dict(arrays), dict(texts)
+
+
+def _explain(path: Path, error: Exception) -> str:
+    """What is wrong with a file, by its content; `error` is what MLX stumbled over."""
+    kind = recognise(path)
+    what = "" if kind == "safetensors" else name_media(path) or _OTHER_KINDS.get(kind, "")
+    if what:
+        return f", but {what}. Give what --save-latents wrote, or the state of a run, *.state.safetensors."
+    try:
+        read_header(path)
+    except CutShortError as cut:
+        return f": cut short, {cut.on_disk} of {cut.promised} are there. Copy it again, or make it anew."
+    except CheckpointError:
+        pass  # it would advise to download what was never published
+    return f" ({error}). Copy it again, or make it anew."
 
 
 def _valid_utf8(texts: Mapping[str, str]) -> dict[str, str]:

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from mlx_video.errors import MediaError
+from mlx_video.checkpoint.safetensors_header import read_header
+from mlx_video.errors import CheckpointError, MediaError
 from mlx_video.latents.array_file import read_arrays, write_arrays
 
 TENSOR_NAME = "latents"
+STATE_KEY = "run_state"  # the text by which the state of a run is told from final latents
 
 
 def save_latents(path: Path, latents: mx.array, settings: Mapping[str, str]) -> None:
@@ -42,10 +44,24 @@ def load_latents(path: Path) -> tuple[mx.array, dict[str, str]]:
     Raises:
         MediaError: the file is missing, damaged, or holds something else.
     """
+    if path.is_dir():
+        raise MediaError(f"{path}: is a folder. Give the file that --save-latents wrote, or a run's state.")
     if not path.is_file():
         raise MediaError(f"{path}: no such file. --save-latents writes one.")
     tensors, settings = read_arrays(path)
     return _checked(path, tensors), settings
+
+
+def is_latents_file(path: Path) -> bool:
+    """Whether `save_latents` wrote a file, told by its header; a run's state, which holds more, is none."""
+    try:
+        header = read_header(path)
+    except CheckpointError:
+        return False
+    if header.infos.keys() != {TENSOR_NAME} or STATE_KEY in header.metadata:
+        return False
+    info = header.infos[TENSOR_NAME]
+    return len(info.shape) == 4 and info.dtype == "F32"
 
 
 def _checked(path: Path, tensors: Mapping[str, mx.array]) -> mx.array:

@@ -14,6 +14,7 @@ import numpy as np
 from mlx_video.errors import MediaError
 from mlx_video.media.embedded_settings import settings_to_text, text_to_settings
 from mlx_video.media.frame_writer import FrameWriter
+from mlx_video.media.picture_kind import open_picture
 from mlx_video.media.whole_file import written_whole
 
 if TYPE_CHECKING:
@@ -96,18 +97,27 @@ def frame_durations_ms(count: int, fps: float, clock_ms: int) -> list[int]:
 
 
 def read_animation_settings(path: Path) -> dict[str, str]:
-    """Settings from the comment of a GIF, JPEG or PNG, or a WebP's XMP; empty for another program's file.
+    """Settings from the comment of a picture; empty for another program's file.
+
+    Raises:
+        MediaError: no picture that Pillow can read.
+    """
+    return text_to_settings(read_animation_comment(path))
+
+
+def read_animation_comment(path: Path) -> str:
+    """Comment of a GIF, JPEG or PNG, or description in a WebP's XMP; "" where there is none.
 
     Raises:
         MediaError: no picture that Pillow can read.
     """
     with _open(path) as picture:
         if text := picture.info.get("Comment"):  # a PNG's; the others keep bytes
-            return text_to_settings(str(text))
-        comment = picture.info.get("comment", b"")
+            return str(text)
+        comment: bytes = picture.info.get("comment", b"")
         if found := _XMP_TEXT.search(picture.info.get("xmp", b"").decode("utf-8", "replace")):
-            return text_to_settings(unescape(found[1]))
-        return text_to_settings(comment.decode("utf-8", "replace"))
+            return unescape(found[1])
+        return comment.decode("utf-8", "replace")
 
 
 def read_animation_frames(path: Path) -> np.ndarray:
@@ -126,10 +136,8 @@ def read_animation_frames(path: Path) -> np.ndarray:
 
 
 def _open(path: Path) -> Image.Image:
-    from PIL import Image
-
     try:
-        return Image.open(path)
+        return open_picture(path)
     except OSError as error:
         raise MediaError(
             f"{path}: no picture that Pillow can read ({error}). Is the file complete?"

@@ -11,6 +11,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
+from mlx_video.media.earlier_result import check_replaceable
 from mlx_video.media.image import save_frames
 from mlx_video.media.video import open_video_writer
 
@@ -51,13 +52,14 @@ class Video:
             The path written.
 
         Raises:
-            MediaError: the file cannot be written.
+            MediaError: the file cannot be written, or is there already and was not made by this package.
             RequestError: another suffix, or that of a still image for more than one frame.
         """
         path = Path(path).expanduser()
         if not path.suffix:
             save_frames(path, self.frames, self.settings)
             return path
+        check_replaceable(path)
         height, width = self.frames.shape[1:3]
         with open_video_writer(path, width, height, self.fps, self.settings) as writer:
             writer.write(self.frames)

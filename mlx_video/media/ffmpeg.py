@@ -92,13 +92,17 @@ def format_tags(tags: Mapping[str, str]) -> bytes:
 
 
 def read_tags(path: Path) -> dict[str, str]:
-    """Read the tags of a media file as a whole (not those of its streams), keys as ffmpeg names them.
+    """Read the tags of an MP4 file as a whole (not those of its streams), keys as ffmpeg names them.
+
+    Nothing else is read: of a playlist called .mp4 ffmpeg would open the files that it names.
 
     Raises:
         MediaError: ffmpeg cannot read the file.
     """
     source = str(path.absolute())
-    text = run_ffmpeg("-v", "error", "-i", source, "-f", "ffmetadata", "-").decode("utf-8", "replace")
+    text = run_ffmpeg("-v", "error", "-f", "mp4", "-i", source, "-f", "ffmetadata", "-").decode(
+        "utf-8", "replace"
+    )
     tags, position = {}, len(_HEADER)
     # Sections of streams start with "[", which is no entry, so they end the loop.
     while entry := _ENTRY.match(text, position):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mlx_video.errors import RequestError
+from mlx_video.media.earlier_result import check_replaceable, is_replaceable
 from mlx_video.media.embedded_settings import settings_to_text, title_of
 from mlx_video.media.frame_writer import FrameWriter
 from mlx_video.media.whole_file import check_folder, written_whole
@@ -74,7 +75,8 @@ class FrameFolderWriter(FrameWriter):
     """Writes `frame_00000.png`, `frame_00001.png`, … as frames arrive, without loss.
 
     Every picture is complete or absent, and those written before an interruption stay. `close` removes the
-    higher-numbered frames that a longer run left in the same folder.
+    higher-numbered frames that a longer run left in the same folder. Pictures of others, whatever their
+    names, are neither replaced nor removed.
 
     Args:
         folder: is created.
@@ -98,18 +100,36 @@ class FrameFolderWriter(FrameWriter):
 
         options = _png_options(self._metadata)
         for frame in frames:
-            with written_whole(self._folder / f"frame_{self._next:05d}.png") as temporary:
+            path = self._folder / frame_name(self._next)
+            check_replaceable(path)
+            with written_whole(path) as temporary:
                 Image.fromarray(frame).save(temporary, **options)
             self._next += 1
 
     def _finish(self) -> None:
-        for path in self._folder.iterdir():
-            name = _FRAME_NAME.fullmatch(path.name)
-            if name and int(name[1]) >= self._next:
+        for index, path in numbered_frames(self._folder):
+            if index >= self._next and is_replaceable(path):
                 path.unlink()
 
     def _abandon(self) -> None:
         """Complete pictures are kept: they are the work done so far."""
+
+
+def frame_name(index: int) -> str:
+    """The file name of a frame, counted from 0."""
+    return f"frame_{index:05d}.png"
+
+
+def is_frame_name(name: str) -> bool:
+    """Whether `frame_name` makes such a name, or one that is the same where capitals do not count."""
+    return _FRAME_NAME.fullmatch(name.lower()) is not None
+
+
+def numbered_frames(folder: Path) -> Iterator[tuple[int, Path]]:
+    """Numbers and paths of what has the name of a frame in a folder; nothing where there is no folder."""
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if name := _FRAME_NAME.fullmatch(path.name):
+            yield int(name[1]), path
 
 
 def save_frames(folder: Path, frames: np.ndarray, metadata: Mapping[str, str]) -> None:
@@ -121,7 +141,8 @@ def save_frames(folder: Path, frames: np.ndarray, metadata: Mapping[str, str]) -
         metadata: the run's settings, stored in every picture.
 
     Raises:
-        MediaError: the folder takes no files, or there are no frames.
+        MediaError: the folder takes no files, holds a picture of another that has a frame's name, or there
+            are no frames.
         ValueError: other shape or dtype.
     """
     height, width = frames.shape[1:3]
@@ -141,5 +162,6 @@ def _png_options(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 def _jpeg_options(metadata: Mapping[str, str]) -> dict[str, Any]:
     comment = settings_to_text(metadata).encode("utf-8")
-    fits = len(comment) <= _JPEG_COMMENT_BYTES
-    return _JPEG_QUALITY | ({"comment": comment} if fits else {})
+    if len(comment) > _JPEG_COMMENT_BYTES:
+        comment = settings_to_text({}).encode("utf-8")
+    return _JPEG_QUALITY | {"comment": comment}

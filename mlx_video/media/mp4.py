@@ -145,7 +145,16 @@ def read_mp4_settings(path: Path) -> dict[str, str]:
     Raises:
         MediaError: ffmpeg cannot read the file.
     """
-    return text_to_settings(read_tags(path).get("comment", ""))
+    return text_to_settings(read_mp4_comment(path))
+
+
+def read_mp4_comment(path: Path) -> str:
+    """Comment tag; "" where there is none.
+
+    Raises:
+        MediaError: ffmpeg cannot read the file.
+    """
+    return read_tags(path).get("comment", "")
 
 
 def read_mp4_frames(path: Path) -> np.ndarray:
@@ -160,7 +169,7 @@ def read_mp4_frames(path: Path) -> np.ndarray:
     source = str(path.absolute())
     # PPM: each frame says its size and carries plain bytes.
     stream = run_ffmpeg(
-        "-v", "error", "-i", source, "-map", "0:v:0", "-f", "image2pipe", "-c:v", "ppm", "pipe:1"
+        "-v", "error", "-f", "mp4", "-i", source, "-map", "0:v:0", "-f", "image2pipe", "-c:v", "ppm", "pipe:1"
     )
     header = _PPM_HEADER.match(stream)
     if header is None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from mlx_video.errors import MediaError, MLXVideoError
 from mlx_video.events import Notice
+from mlx_video.media.picture_kind import PICTURE_FORMATS, READABLE, describe_unreadable, open_picture
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 _DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 # File types whose further pictures are moments or pages; those of an MPO are by-products of a camera.
 _SERIES = ("GIF", "WEBP", "PNG", "AVIF", "TIFF")
-# "Brands" of the container that phones store HEVC pictures in.
-_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-_READABLE = "Use a PNG, JPEG, WebP, TIFF, BMP or GIF."
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,22 +63,23 @@ def open_image(source: ImageSource | str) -> OpenedImage:
         if isinstance(source, np.ndarray):
             return _convert(_from_array(source, name), name)
         if not isinstance(source, str | Path):
+            _refuse_unread(source, name)
             return _convert(source, name)
         return _open_file(Path(source), name)
 
 
 def _open_file(path: Path, name: str) -> OpenedImage:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
 
     if not path.is_file():
         what = "is a folder, not a picture" if path.is_dir() else "no such file"
         raise MediaError(f"{name}: {what}. Check the path.")
     try:
-        with Image.open(path) as picture:
+        with open_picture(path) as picture:
             opened = _convert(picture, name)
             is_series = picture.format in _SERIES and getattr(picture, "is_animated", False)
     except UnidentifiedImageError as error:
-        raise MediaError(f"{name}: {_describe_unknown(path)}") from error
+        raise MediaError(f"{name}: {describe_unreadable(path)}") from error
     if is_series:
         notice = Notice(f"{name} holds several pictures; the first one is used.")
         return replace(opened, notices=(notice, *opened.notices))
@@ -112,18 +111,16 @@ def _failures_named(name: str) -> Iterator[None]:
         raise MediaError(f"{name}: too large to open ({error}). Shrink the picture first.") from error
     except Exception as error:  # decoders raise almost anything over damaged data
         reason = getattr(error, "strerror", None) or error
-        raise MediaError(f"{name}: cannot be read ({reason}). Is the file complete? {_READABLE}") from error
+        raise MediaError(f"{name}: cannot be read ({reason}). Is the file complete? {READABLE}") from error
 
 
-def _describe_unknown(path: Path) -> str:
-    with path.open("rb") as file:
-        start = file.read(12)
-    if start[4:8] == b"ftyp" and start[8:] in _HEIF_BRANDS:
-        return (
-            "HEIC pictures cannot be read. Export it as JPEG or PNG, on a Mac for example with "
-            "`sips -s format jpeg photo.heic --out photo.jpg`."
+def _refuse_unread(picture: Image.Image, name: str) -> None:
+    """Refuse a picture whose pixels Pillow has yet to read from a file of a kind that we do not open."""
+    kind = getattr(picture, "format", None)
+    if kind is not None and kind not in PICTURE_FORMATS and getattr(picture, "tile", None):
+        raise MediaError(
+            f"{name}: its kind, {kind}, is not read. Call its load() first, or use a PNG or JPEG."
         )
-    return f"no picture of a known kind, or its beginning is damaged. {_READABLE}"
 
 
 def _convert(picture: Image.Image, name: str) -> OpenedImage:

@@ -55,6 +55,9 @@ def convert(request: ConvertRequest) -> Iterator[Event]:
         ConfigError: a config.json contradicts the weights.
         RequestError: an option does not fit the checkpoint.
     """
+    typed = request.output_dir
+    # Resolved once: a link that is changed meanwhile, or a path through `..`, leads nowhere else.
+    request = replace(request, output_dir=typed.resolve())
     request = yield from with_local_checkpoint(request)
     with ExitStack() as opened:
         plan = (plan_quantization if request.quantize_only else plan_conversion)(request, opened)
@@ -72,7 +75,7 @@ def convert(request: ConvertRequest) -> Iterator[Event]:
                 yield from _copy_component(copy, stage)
             _write_tokenizer(plan, stage)
             (stage / CONFIG_FILE).write_text(json.dumps(plan.config, indent=2) + "\n", encoding="ascii")
-    yield FileWritten(request.output_dir)
+    yield FileWritten(typed if typed.exists() else request.output_dir)
 
 
 def _with_tokenizer(plan: Plan) -> Generator[Event, None, Plan]:

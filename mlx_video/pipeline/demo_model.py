@@ -60,11 +60,31 @@ def demo_model_path(*, takes_image: bool = False) -> Path:
 def convert_demo_model(*, takes_image: bool = False) -> Iterator[Event]:
     """Convert a demo model unless an earlier run did; float32, since it is tiny and runs on CPUs too."""
     path = demo_model_path(takes_image=takes_image)
-    yield Notice(f"No --model-dir: using {TITLES[takes_image]} ({path}).")
+    yield report_demo_model(takes_image=takes_image)
     if not (path / "config.json").exists():
         with demo_checkpoint(takes_image=takes_image) as checkpoint:
             events = convert(ConvertRequest(checkpoint, path, dtype="float32"))
             yield from (event for event in events if not isinstance(event, FileWritten))
+
+
+def report_demo_model(*, takes_image: bool = False) -> Notice:
+    """What to tell a user who named no model."""
+    path = demo_model_path(takes_image=takes_image)
+    return Notice(f"No --model-dir: using {TITLES[takes_image]} ({path}).")
+
+
+@contextmanager
+def passing_demo_model(*, takes_image: bool = False) -> Iterator[Path]:
+    """The converted demo's folder; where there is none yet, one that goes when the block is left."""
+    path = demo_model_path(takes_image=takes_image)
+    if (path / "config.json").exists():
+        yield path
+        return
+    with TemporaryDirectory() as folder, demo_checkpoint(takes_image=takes_image) as checkpoint:
+        place = Path(folder) / path.name
+        for _ in convert(ConvertRequest(checkpoint, place, dtype="float32")):
+            pass
+        yield place
 
 
 def demo_model_folder(*, takes_image: bool = False) -> Path:

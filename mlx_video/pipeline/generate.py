@@ -36,7 +36,13 @@ from mlx_video.pipeline.adapters import read_all_adapters, report_distilled
 from mlx_video.pipeline.components import check_vae_encoder, check_weights, load_vae_decoder
 from mlx_video.pipeline.decode_only import prepare_decoding
 from mlx_video.pipeline.device_check import held_to_limits, with_safe_limits
-from mlx_video.pipeline.inputs import encode_frames, encode_texts, with_tokenizer
+from mlx_video.pipeline.files_read import files_read
+from mlx_video.pipeline.inputs import (
+    encode_frames,
+    encode_texts,
+    report_missing_tokenizer,
+    with_tokenizer,
+)
 from mlx_video.pipeline.memory_plan import MemoryPlan
 from mlx_video.pipeline.outputs import check_outputs, check_scratch_space
 from mlx_video.pipeline.plan import ImageSize, check_inputs, plan_run
@@ -69,10 +75,10 @@ def prepare_run(request: GenerateRequest, model: ModelFolder, config: ModelConfi
     """
     if request.decode_only:
         run = prepare_decoding(request, request.decode_only, model, config)
-        check_outputs(request, run.plan.geometry)
+        check_outputs(request, run.plan.geometry, files_read(request, model))
         return fit_run(run)
-    run = settle_run(request, model, config)
-    check_outputs(request, run.plan.geometry)
+    run = with_tokenizer(settle_run(request, model, config))
+    check_outputs(request, run.plan.geometry, files_read(request, run.model))
     return find_start(fit_run(run))
 
 
@@ -90,13 +96,12 @@ def fit_run(run: Run) -> Run:
 
 
 def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig) -> Run:
-    """Settle the settings of a run; nothing is written or computed, and of weights a few rows are read.
+    """Settle the settings of a run; nothing is downloaded, written or computed, and few rows of weights are read.
 
     Raises:
         CheckpointError, ConfigError, RequestError, AdapterError: as :func:`prepare_run`.
         MediaError: an image cannot be read.
     """
-    model = with_tokenizer(model)
     variant = find_variant(config)
     check_inputs(request, variant)
     opened = [open_image(image) for image in (request.image, request.end_image) if image is not None]
@@ -113,14 +118,16 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
 
 
 def plan_generation(request: GenerateRequest, model: ModelFolder, config: ModelConfig) -> MemoryPlan:
-    """What a run of this request would keep in memory; nothing is written or computed.
+    """What a run of this request would keep in memory; nothing is downloaded, written or computed.
 
     Raises:
         MLXVideoError: as :func:`prepare_run`; neither the device nor outputs are checked.
     """
     if request.decode_only:
         return plan_of(prepare_decoding(request, request.decode_only, model, config))
-    return plan_of(settle_run(request, model, config))
+    run = settle_run(request, model, config)
+    notices = (*report_missing_tokenizer(model), *run.plan.notices)
+    return plan_of(replace(run, plan=replace(run.plan, notices=notices)))
 
 
 def generate(run: Run, extra_sinks: Sequence[FrameSink] = ()) -> Iterator[Event]:

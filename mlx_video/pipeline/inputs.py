@@ -92,23 +92,35 @@ def require_tokenizer(model: ModelFolder) -> Path:
     return model.tokenizer
 
 
-def with_tokenizer(model: ModelFolder) -> ModelFolder:
-    """The model with a tokenizer: its own, or the one of all Wan models, downloaded the first time.
+def with_tokenizer(run: Run) -> Run:
+    """The run with a tokenizer: its model's, or the one of all Wan models, downloaded the first time.
 
     Raises:
-        CheckpointError: it has none, and none can be downloaded.
+        CheckpointError: the model has none, and none can be downloaded.
     """
+    model = run.model
     if model.tokenizer is not None:
-        return model
+        return run
     reported: list[Event] = []
     try:
         tokenizer = finish(fetch_tokenizer(), reported.append)
     except CheckpointError as error:
         raise CheckpointError(f"{_describe_lack(model)} Downloading them failed. {error}") from error
-    texts = tuple(event.text for event in reported if isinstance(event, Notice))
-    if texts:
-        texts = (f"{model.path} has no tokenizer; took that of {TOKENIZER_REPOSITORY}.", *texts)
-    return replace(model, tokenizer=tokenizer, notices=(*model.notices, *texts))
+    notices = tuple(event for event in reported if isinstance(event, Notice))
+    if notices:
+        taken = Notice(f"{model.path} has no tokenizer; took that of {TOKENIZER_REPOSITORY}.")
+        notices = (taken, *notices)
+    plan = replace(run.plan, notices=(*notices, *run.plan.notices))
+    return replace(run, model=replace(model, tokenizer=tokenizer), plan=plan)
+
+
+def report_missing_tokenizer(model: ModelFolder) -> Iterator[Notice]:
+    """Say what a run will do about a tokenizer that the folder lacks."""
+    if model.tokenizer is None:
+        yield Notice(
+            f"{model.path} has no tokenizer; a run takes that of {TOKENIZER_REPOSITORY}, downloaded the "
+            "first time."
+        )
 
 
 def _describe_lack(model: ModelFolder) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from mlx_video.checkpoint.hub import fetch_folder, fetch_part
 from mlx_video.checkpoint.hub_files import Use
-from mlx_video.checkpoint.staging import check_replaceable
+from mlx_video.checkpoint.staging import check_replaceable, lies_in
+from mlx_video.errors import RequestError
 from mlx_video.events import Event
 from mlx_video.lora.adapter_file import AdapterFile
 from mlx_video.pipeline.find_checkpoint import check_component
@@ -32,10 +33,11 @@ def with_local_checkpoint(request: ConvertRequest) -> Generator[Event, None, Con
         AdapterError: an adapter that is here cannot be used.
         CheckpointError: a repository cannot be had or lacks a file, the disk is too full, or the name of the
             output is taken.
-        RequestError: a component that is here is not what its option says, or a revision is given for a
-            folder.
+        RequestError: a component that is here is not what its option says, or lies in the folder that would
+            be replaced; or a revision is given for a folder.
     """
     check_replaceable(request.output_dir)
+    _refuse_reading_output(request)
     fetches: dict[str, Fetch] = {
         name: fetch_part(place, "tokenizer" if name == "tokenizer" else "component")
         for name, place in request.components.items()
@@ -57,6 +59,32 @@ def with_local_checkpoint(request: ConvertRequest) -> Generator[Event, None, Con
         local["revision"] = None
     paths = adapters_here | (yield from _finish(adapters, adapters_begun))
     return replace(request, **local, **_chosen(request, paths))
+
+
+def _refuse_reading_output(request: ConvertRequest) -> None:
+    """Refuse to replace a folder that holds what is read.
+
+    Raises:
+        RequestError: it holds the checkpoint, a component or an adapter.
+    """
+    for flag, path in _read_places(request):
+        if lies_in(path, request.output_dir):
+            raise RequestError(
+                "output_dir",
+                f"{request.output_dir}: would be replaced, but {flag} {path} lies in it. Choose another "
+                "folder.",
+            )
+
+
+def _read_places(request: ConvertRequest) -> Iterator[tuple[str, Path]]:
+    """What a conversion reads: the flag and the path of each."""
+    if request.checkpoint_dir is not None:
+        yield "--checkpoint-dir", request.checkpoint_dir
+    for name, path in request.components.items():
+        yield f"--{name.replace('_', '-')}", path
+    for name in LORA_FIELDS:
+        for choice in getattr(request, name):
+            yield f"--{name.replace('loras', 'lora').replace('_', '-')}", choice.path
 
 
 def with_local_adapters(request: Request) -> Generator[Event, None, Request]:

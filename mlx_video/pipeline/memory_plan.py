@@ -96,6 +96,7 @@ class MemoryPlan:
         stages: in the order of the run.
         scratch_bytes: of the largest temporary file, in which the VAE's tiles wait.
         needs_tiles: whether the VAE could not work on whole frames.
+        notices: what was adjusted or chosen for the user, as a run would say it.
     """
 
     host: Host
@@ -103,6 +104,7 @@ class MemoryPlan:
     stages: tuple[StagePlan, ...]
     scratch_bytes: int = 0
     needs_tiles: bool = False
+    notices: tuple[str, ...] = ()
 
     @property
     def predicted(self) -> dict[str, int]:
@@ -127,6 +129,7 @@ class MemoryPlan:
         machine, budget = self.host.machine, self.host.budget
         rows = [(stage.name, f"{stage.predicted_bytes / GB:.2f} GB", stage.holds) for stage in self.stages]
         lines = [
+            *self.notices,
             f"machine: {machine.name}, {machine.memory_bytes / GB:.1f} GB",
             f"budget: {budget.nbytes / GB:.2f} GB ({budget.reason})",
             *(

@@ -6,18 +6,18 @@ import math
 import shutil
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mlx_video.checkpoint.file_bytes import describe_two_sizes
-from mlx_video.errors import MediaError, RequestError
+from mlx_video.errors import MediaError
 from mlx_video.geometry import VideoGeometry
 from mlx_video.media.video import check_output
 from mlx_video.media.whole_file import check_file, check_folder, remove_leftovers
+from mlx_video.pipeline.result_names import check_result_names
 from mlx_video.pipeline.run_state import find_state_path
 from mlx_video.request import GenerateRequest
 
-OUTPUTS = ("output_path", "save_frames", "save_latents")
 # Bytes of a pixel, generous for real pictures; only noise takes more.
 BYTES_PER_PIXEL = {".mp4": 0.5, ".gif": 1.0, ".webp": 0.5}
 STILL_BYTES_PER_PIXEL = 2.5
@@ -26,21 +26,25 @@ LATENT_BYTES = 4
 STATE_ARRAYS = 2 * 4
 
 
-def check_outputs(request: GenerateRequest, geometry: VideoGeometry) -> None:
+def check_outputs(
+    request: GenerateRequest, geometry: VideoGeometry, read: Iterable[tuple[str, Path]] = ()
+) -> None:
     """Make sure that every result can be written; creates their folders, clears away what killed runs left.
 
     Args:
         request: names the results.
         geometry: of the video.
+        read: flags and paths of the files that the run reads.
 
     Raises:
-        RequestError: two results have the same name, or one that of the run's state or of the latents that
-            are read; or the video's ending is unknown or a picture's.
+        RequestError: a name is that of another result, of a file that is read, or of one that no run has
+            made; or the video's ending is unknown or a picture's.
         MediaError: a name is a folder's, a folder takes no files, ffmpeg is missing, or the disk is too full.
     """
-    _check_names(request)
+    num_frames = geometry.num_frames - request.trim_first_frames
+    check_result_names(request, num_frames, read)
     if request.output_path:
-        check_output(request.output_path, geometry.num_frames - request.trim_first_frames)
+        check_output(request.output_path, num_frames)
         remove_leftovers(request.output_path.parent)
     if request.save_frames:
         check_folder(request.save_frames)
@@ -49,21 +53,6 @@ def check_outputs(request: GenerateRequest, geometry: VideoGeometry) -> None:
         check_file(request.save_latents)
         remove_leftovers(request.save_latents.parent)
     _check_free_space(request, geometry)
-
-
-def _check_names(request: GenerateRequest) -> None:
-    owners: dict[Path, str] = {}
-    if request.decode_only:
-        owners[request.decode_only.resolve()] = "--decode-only has the same name"
-    elif state := find_state_path(request):
-        owners[state.resolve()] = "the run keeps its state under this name, beside --output-path"
-    for name in OUTPUTS:
-        path = getattr(request, name)
-        if path is None:
-            continue
-        if owner := owners.get(path.resolve()):
-            raise RequestError(name, f"{path}: {owner}. Choose another for one of them.")
-        owners[path.resolve()] = f"--{name.replace('_', '-')} has the same name"
 
 
 def _check_free_space(request: GenerateRequest, geometry: VideoGeometry) -> None:

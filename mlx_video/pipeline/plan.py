@@ -117,8 +117,7 @@ def check_inputs(request: GenerateRequest, variant: Variant) -> None:
         RequestError: a required input is missing, or an image is given to a model that takes none.
     """
     for name in variant.inputs.required:
-        value = getattr(request, name)
-        if value is None or (isinstance(value, str) and not value.strip()):
+        if getattr(request, name) is None:
             raise RequestError(name, f"missing: {variant.title} needs it.")
     for name in IMAGE_INPUTS:
         if getattr(request, name) is not None and name not in variant.inputs.all:

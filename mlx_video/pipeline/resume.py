@@ -19,7 +19,7 @@ from mlx_video.pipeline.run_state import (
     load_state,
     save_state,
 )
-from mlx_video.request import GenerateRequest, draw_seed
+from mlx_video.request import RANDOM_SEED, GenerateRequest, draw_seed
 from mlx_video.sampling.schedule import build_schedule
 from mlx_video.sampling.solvers import Solver, build_solver
 
@@ -71,7 +71,7 @@ def _check_fits(path: Path, state: RunState, run: Run) -> None:
 
 
 def _with_seed(request: GenerateRequest, seed: int) -> GenerateRequest:
-    return request if request.seed >= 0 else replace(request, seed=seed)
+    return replace(request, seed=seed) if request.seed == RANDOM_SEED else request
 
 
 def _with_notices(run: Run, *texts: str) -> Run:

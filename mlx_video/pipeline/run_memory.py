@@ -8,6 +8,7 @@ from dataclasses import replace
 from mlx_video.checkpoint.model_folder import ModelFolder
 from mlx_video.conditioning.text import most_tokens
 from mlx_video.config import ModelConfig
+from mlx_video.events import Notice
 from mlx_video.memory.budget import find_budget, find_machine, memory_limits
 from mlx_video.models.dispatch import current_limits, use_limits
 from mlx_video.pipeline.fitting import fit_memory
@@ -30,13 +31,18 @@ def with_memory_plan(run: Run) -> Run:
     """
     with use_limits(run.limits):
         memory_plan = plan_of(run)
-    return replace(run, plan=replace(run.plan, memory=memory_plan.choices), memory_plan=memory_plan)
+    notices = tuple(map(Notice, memory_plan.notices))
+    plan = replace(run.plan, memory=memory_plan.choices, notices=notices)
+    return replace(run, plan=plan, memory_plan=memory_plan)
 
 
 def plan_of(run: Run) -> MemoryPlan:
-    """The plan of :func:`with_memory_plan`; raises the same."""
+    """The plan of :func:`with_memory_plan`, with the run's notices and those on memory; raises the same."""
     host = replace(find_host(run.request.memory_limit), limits=run.limits)
-    return fit_memory(find_task(run), host)
+    plan = fit_memory(find_task(run), host)
+    # A limit of the user's makes good what the system does not tell.
+    untold = host.machine.notices if run.request.memory_limit is None else ()
+    return replace(plan, notices=(*(notice.text for notice in run.plan.notices), *untold))
 
 
 def find_host(limit_gb: float | None) -> Host:

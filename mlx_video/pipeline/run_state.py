@@ -11,13 +11,13 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_video import __version__
-from mlx_video.errors import MediaError
+from mlx_video.checkpoint.safetensors_header import read_header
+from mlx_video.errors import CheckpointError, MediaError
 from mlx_video.latents.array_file import read_arrays, write_arrays
-from mlx_video.latents.latents_file import TENSOR_NAME
+from mlx_video.latents.latents_file import STATE_KEY, TENSOR_NAME
 from mlx_video.request import MAX_SEED, GenerateRequest
 
 FORMAT = 1
-_KEY = "run_state"  # its text, beside the settings; a file of final latents has the settings alone
 _SOLVER = "solver."
 
 
@@ -81,7 +81,9 @@ def save_state(path: Path, state: RunState) -> None:
         "identity": dict(state.identity),
     }
     # The settings once more as plain texts, as other latents files have them: any tool can show these.
-    write_arrays(path, {TENSOR_NAME: state.latents, **solver}, {**state.settings, _KEY: json.dumps(record)})
+    write_arrays(
+        path, {TENSOR_NAME: state.latents, **solver}, {**state.settings, STATE_KEY: json.dumps(record)}
+    )
 
 
 def load_state(path: Path) -> RunState:
@@ -138,11 +140,19 @@ def _check_arrays(state: RunState) -> None:
 
 def is_state(texts: Mapping[str, str]) -> bool:
     """Whether a latents file with these texts is the state of a run."""
-    return _KEY in texts
+    return STATE_KEY in texts
+
+
+def is_state_file(path: Path) -> bool:
+    """Whether `save_state` wrote a file, of any version; told by its header."""
+    try:
+        return is_state(read_header(path).metadata)
+    except CheckpointError:
+        return False
 
 
 def _read_record(path: Path, texts: Mapping[str, str]) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads(texts[_KEY])
+    record: dict[str, Any] = json.loads(texts[STATE_KEY])
     if record["format"] != FORMAT:
         raise MediaError(
             f"{path}: has format {record['format']}, this version reads {FORMAT}. Update mlx-video, or begin "

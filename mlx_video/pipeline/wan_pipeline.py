@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mlx_video.checkpoint.hub import fetch_folder
+from mlx_video.checkpoint.hub_cache import nothing_downloaded
 from mlx_video.checkpoint.model_folder import ModelFolder
 from mlx_video.config import ModelConfig
 from mlx_video.errors import RequestError
@@ -94,7 +95,7 @@ class WanPipeline:
         """Make a video.
 
         Args:
-            prompt: what the video shows.
+            prompt: what the video shows; "" for nothing in particular.
             on_event: called with every event of the run (see `mlx_video.events`).
             **options: the other fields of `mlx_video.request.GenerateRequest`: width, height (pixels),
                 num_frames, steps, guide_scale, shift, seed, scheduler, output_path and so on. `image` and
@@ -120,20 +121,23 @@ class WanPipeline:
         return Video(collector.frames(), run.plan.fps, latents, run.settings())
 
     def plan(self, prompt: str | None = None, **options: Any) -> MemoryPlan:
-        """What a video would keep in memory; no weight is read and nothing is written.
+        """What a video would keep in memory; no weight is read, and nothing is downloaded or written.
 
         Args:
             prompt: what the video shows; None for the longest that the model reads.
             **options: those of a call.
 
         Returns:
-            The plan; `print` shows it as a table.
+            The plan; `print` shows it as a table, below what was adjusted for the user, such as a size.
 
         Raises:
             RequestError: an option is unknown or does not fit the model.
             MemoryBudgetError: a stage needs more than there is, whatever stays in memory.
+            CheckpointError: an adapter is on the Hub and was not downloaded yet.
         """
-        request = finish(with_local_adapters(build_request(prompt or ANY_PROMPT, options)), _ignore)
+        prompt = ANY_PROMPT if prompt is None else prompt
+        with nothing_downloaded():
+            request = finish(with_local_adapters(build_request(prompt, options)), _ignore)
         return plan_generation(request, self.folder, self.config)
 
     def decode(self, file: str | Path, *, on_event: EventHandler = _ignore, **options: Any) -> Video:

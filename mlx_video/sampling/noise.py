@@ -9,9 +9,8 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from mlx_video.request import NoiseKind
+from mlx_video.request import MAX_SEED, NoiseKind
 
-MAX_SEED = 2**64 - 1
 GROUP = 16  # torch fills larger tensors in groups: eight cosines, then the eight sines that belong to them
 
 

@@ -10,6 +10,7 @@ from mlx_video.checkpoint.model_folder import (
     open_model_folder,
     staged_folder,
 )
+from mlx_video.checkpoint.staging import check_replaceable, lies_in
 from mlx_video.errors import CheckpointError
 from tests.checkpoint.fake_folders import converted, touch
 
@@ -94,6 +95,81 @@ def test_a_leftover_of_an_interrupted_run_is_found_and_removed(tmp_path):
         assert names(stage) == []
     assert find_unfinished(output) is None
     assert names(tmp_path) == ["wan"]
+
+
+@pytest.mark.parametrize(
+    "typed", ["absent/../photos", "photos/", "link", "absent/a/../../photos", "photos/."]
+)
+def test_whatever_name_leads_to_a_folder_of_the_users_it_is_kept(tmp_path, monkeypatch, typed):
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path / "photos" / "cat.png")
+    (tmp_path / "link").symlink_to("photos")
+    with pytest.raises(CheckpointError, match=r"photos: is not empty and no converted model"):
+        check_replaceable(Path(typed))
+    with pytest.raises(CheckpointError, match=r"photos: is not empty"), staged_folder(Path(typed)):
+        pytest.fail("the block must not run")
+    assert names(tmp_path) == ["link", "photos"]
+    assert names(tmp_path / "photos") == ["cat.png"]
+
+
+@pytest.mark.parametrize("typed", ["absent/../wan", "wan/", "link"])
+def test_whatever_name_leads_to_an_older_model_it_is_replaced(tmp_path, monkeypatch, typed):
+    monkeypatch.chdir(tmp_path)
+    converted(tmp_path / "wan")
+    (tmp_path / "link").symlink_to("wan")
+    fill(Path(typed))
+    assert names(tmp_path) == ["link", "wan"]
+    assert names(tmp_path / "wan") == ["deep"]
+
+
+def test_what_the_user_puts_into_an_older_model_during_the_run_is_kept(tmp_path):
+    output = converted(tmp_path / "wan")
+
+    def write_both() -> None:
+        with staged_folder(output) as stage:
+            touch(stage / "new")
+            touch(output / "notes.txt")
+
+    with pytest.raises(CheckpointError, match=r"would be replaced, but holds notes\.txt"):
+        write_both()
+    assert "notes.txt" in names(output)
+    assert names(tmp_path) == ["wan"]
+
+
+@pytest.mark.parametrize(
+    ("place", "named"),
+    [
+        ("tokenizer/notes.txt", "tokenizer/notes.txt"),
+        ("tokenizer/more/tokenizer.json", "tokenizer/more"),
+        ("vae_encoder.safetensors/cat.png", "vae_encoder.safetensors"),
+    ],
+)
+def test_what_the_user_put_deeper_into_a_model_is_kept(tmp_path, place, named):
+    touch(converted(tmp_path / "wan") / place)
+    assert f"would be replaced, but holds {named}, which is no part" in refused(tmp_path / "wan")
+    assert (tmp_path / "wan" / place).exists()
+
+
+def test_a_model_with_an_image_encoder_is_replaced_like_any_other(tmp_path):
+    touch(converted(tmp_path / "wan") / "clip_vision.safetensors")
+    touch(tmp_path / "wan" / "tokenizer" / "spiece.model")
+    fill(tmp_path / "wan")
+    assert names(tmp_path / "wan") == ["deep"]
+
+
+def test_a_path_lies_in_a_folder_by_its_name_or_by_a_link(tmp_path):
+    folder, other = tmp_path / "wan", tmp_path / "other"
+    touch(folder / "vae.safetensors")
+    touch(other / "file")
+    (tmp_path / "in").symlink_to(folder / "vae.safetensors")
+    (folder / "out").symlink_to(other / "file")
+    (tmp_path / "folder").symlink_to(folder)
+    for path in (folder, folder / "vae.safetensors", tmp_path / "in", folder / "out", other / ".." / "wan"):
+        assert lies_in(path, folder), path
+        assert lies_in(path, tmp_path / "folder"), path
+    for path in (other / "file", tmp_path, tmp_path / "absent"):
+        assert not lies_in(path, folder), path
+    assert not lies_in(folder, tmp_path / "absent")
 
 
 def test_a_folder_with_other_files_is_refused(tmp_path):

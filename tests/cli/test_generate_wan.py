@@ -42,6 +42,22 @@ def test_the_command_writes_a_video_and_prints_its_path(folder: Path, tmp_path: 
     assert read_video_metadata(output)["seed"] == "3"
 
 
+def test_an_empty_prompt_and_the_largest_seed_make_a_video_that_records_both(folder: Path, tmp_path: Path):
+    output, seed = tmp_path / "a.webp", 2**64 - 1
+    options = ["--prompt", "", "--steps", "1", "--seed", str(seed), "--output-path", str(output)]
+    assert generate_wan.main(["--model-dir", str(folder), *SIZE, *options]) == 0
+    settings = read_video_metadata(output)
+    assert settings["prompt"] == ""
+    assert settings["seed"] == str(seed)
+
+
+def test_the_seed_minus_one_is_a_random_one_on_the_command_line_too():
+    parse = generate_wan.build_parser().parse_args
+    seeds = {generate_wan.build_request(parse(["--prompt", "a", "--seed", "-1"])).seed for _ in range(8)}
+    assert len(seeds) > 1
+    assert generate_wan.build_request(parse(["--prompt", "a", "--seed", "-2"])).seed == 2**64 - 2
+
+
 def test_every_output_option_writes_its_file(folder: Path, tmp_path: Path, capsys):
     latents, frames = tmp_path / "final.safetensors", tmp_path / "frames"
     options = [
@@ -78,8 +94,12 @@ def test_a_size_that_must_be_rounded_is_reported(folder: Path, tmp_path: Path, c
     ("options", "code", "text"),
     [
         (["--prompt", "a cat", "--num-frames", "80"], 2, "--num-frames 80: must be 4n+1"),
-        (["--prompt", ""], 2, "--prompt missing"),
-        (["--prompt", "  "], 2, "--prompt missing"),
+        ([], 2, "--prompt missing: say what the video should show"),
+        (
+            ["--prompt", "a cat", "--seed", str(2**64)],
+            2,
+            "must be between -9223372036854775808 and 18446744073709551615",
+        ),
         (["--prompt", "a cat", "--steps", "0"], 2, "--steps 0: must be between 1 and 1000"),
         (["--prompt", "a cat", "--output-path", "a.avi"], 2, "--output-path"),
         (["--prompt", "a cat", "--end-image", "b.png"], 2, "--end-image needs --image, the first frame"),
@@ -103,6 +123,18 @@ def test_a_wrong_option_is_named_as_the_user_typed_it(
     assert text in captured.err
     assert "Traceback" not in captured.err
     assert captured.out == ""
+
+
+def test_only_an_absent_prompt_is_missing():
+    parse = generate_wan.build_parser().parse_args
+    for prompt in ("", "  "):
+        request = generate_wan.build_request(parse(["--model-dir", "m", "--prompt", prompt]))
+        assert request.prompt == prompt
+    assert generate_wan.build_request(parse(["--prompt", ""])).prompt == "", "not the demo model's example"
+    assert generate_wan.build_request(parse(["--model-dir", "m", "--plan", "--prompt", ""])).prompt == ""
+    assert generate_wan.build_request(parse(["--model-dir", "m", "--decode-only", "a"])).prompt == ""
+    with pytest.raises(RequestError, match="prompt: missing"):
+        generate_wan.build_request(parse(["--model-dir", "m"]))
 
 
 def test_a_missing_model_folder_is_an_error_with_a_message(tmp_path: Path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import mlx.core as mx
@@ -92,3 +93,51 @@ def test_files_that_hold_something_else_are_refused(tmp_path: Path) -> None:
     mx.save_safetensors(str(path), {"latents": mx.zeros((2, 2, 2, 2), mx.float16)})
     with pytest.raises(MediaError, match=r"latents is mlx\.core\.float16 \(2, 2, 2, 2\), expected float32"):
         load_latents(path)
+
+
+def test_a_file_that_is_cut_short_is_called_that_with_both_sizes(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_latents(path, LATENTS, {})
+    content = path.read_bytes()
+    for length in (len(content) - 1, len(content) // 2, 20):
+        path.write_bytes(content[:length])
+        with pytest.raises(MediaError) as caught:
+            load_latents(path)
+        whole = f"{len(content):,} bytes" if length != 20 else r".* bytes"
+        text = (
+            rf"no complete safetensors file: cut short, {length:,} bytes of {whole} are there\. Copy it again"
+        )
+        assert re.search(text, str(caught.value)), caught.value
+        assert "mlx" not in str(caught.value).lower().replace(str(path), "")
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"\0\0\0\x20ftypisom\0\0\x02\0isomiso2avc1mp41" + bytes(64), "a video"),
+        (b"\0\0\0\x14ftypqt  \0\0\x02\0qt  " + bytes(64), "a video"),
+        (b"\x1a\x45\xdf\xa3" + bytes(64), "a Matroska or WebM video"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(64), "a PNG picture"),
+        (b"\xff\xd8\xff\xe0" + bytes(64), "a JPEG picture"),
+        (b"GIF89a" + bytes(64), "a GIF"),
+        (b"RIFF\0\0\0\0WEBPVP8 " + bytes(64), "a WebP, AVI or WAV file"),
+        (b"PK\x03\x04" + bytes(64), "a zip archive, perhaps of torch.save"),
+        (b"GGUF\x03" + bytes(64), "a GGUF file"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+        (b"<!DOCTYPE html>", "an HTML page"),
+        (b'{"seed": 1}', "JSON text"),
+        (b"", "an empty file"),
+    ],
+)
+def test_another_kind_of_file_is_named_with_what_is_wanted(tmp_path: Path, content: bytes, what: str) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(MediaError) as caught:
+        load_latents(path)
+    wanted = "what --save-latents wrote, or the state of a run, *.state.safetensors"
+    assert str(caught.value) == f"{path}: no complete safetensors file, but {what}. Give {wanted}."
+
+
+def test_a_folder_is_no_file_of_latents(tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match="is a folder. Give the file that --save-latents wrote"):
+        load_latents(tmp_path)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from mlx_video.errors import MediaError
 from mlx_video.events import Notice
 from mlx_video.media.open_image import name_image, open_image
+from mlx_video.media.video import read_frames, read_video_metadata
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 RGB = np.random.default_rng(0).integers(0, 256, (6, 10, 3), dtype=np.uint8)
@@ -229,11 +231,127 @@ def test_a_picture_that_ends_early_is_refused(tmp_path: Path, suffix: str):
         open_image(path)
 
 
-def test_an_iphone_photo_is_named_as_heic_whatever_its_ending(tmp_path: Path):
-    path = tmp_path / "IMG_0001.jpg"
-    path.write_bytes(b"\0\0\0\x24ftypheic" + bytes(100))
-    with pytest.raises(MediaError, match=r"IMG_0001\.jpg: HEIC pictures cannot be read\. Export it as JPEG"):
+def type_box(*brands: bytes) -> bytes:
+    """The first box of a file of the ISO family: major brand, version, compatible brands."""
+    return struct.pack(">I", 12 + 4 * len(brands)) + b"ftyp" + brands[0] + bytes(4) + b"".join(brands[1:])
+
+
+@pytest.mark.parametrize(
+    "brands", [(b"heic", b"mif1", b"heic"), (b"mif1", b"heic"), (b"mif1", b"mif1", b"miaf", b"heix")]
+)
+def test_an_iphone_photo_is_named_as_heic_whatever_its_ending(tmp_path: Path, brands: tuple[bytes, ...]):
+    path = tmp_path / "IMG 0001.jpg"
+    path.write_bytes(type_box(*brands) + bytes(100))
+    with pytest.raises(MediaError) as caught:
         open_image(path)
+    assert str(caught.value) == (
+        f"{path}: is a HEIC picture, which cannot be read. Export it as PNG, on a Mac with Preview or with "
+        f"`sips -s format png '{path}' --out '{path.with_suffix('.png')}'`."
+    )
+
+
+def test_the_export_of_a_heic_picture_called_png_gets_another_name(tmp_path: Path):
+    path = tmp_path / "photo.png"
+    path.write_bytes(type_box(b"heic", b"heic") + bytes(100))
+    with pytest.raises(MediaError, match=r"--out \S+/photo-copy\.png`\.$"):
+        open_image(path)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow does not read AVIF")
+@pytest.mark.parametrize("name", ["a.avif", "a.png"])
+def test_an_avif_picture_is_read_where_pillow_reads_it(tmp_path: Path, name: str):
+    path = save(tmp_path / name, Image.new("RGB", (16, 16), RED), format="AVIF", quality=100)
+    assert np.abs(open_image(path).pixels.astype(int) - RED).max() <= 3
+
+
+@pytest.mark.parametrize("brands", [(b"avif", b"mif1", b"avif"), (b"mif1", b"avif", b"miaf")])
+def test_an_avif_picture_is_named_where_pillow_does_not_read_it(tmp_path: Path, monkeypatch, brands):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(type_box(*brands) + bytes(100))
+    with pytest.raises(MediaError, match=r"a\.jpg: .*(damaged|cannot be read)"):
+        open_image(path)
+    monkeypatch.delitem(Image.OPEN, "AVIF", raising=False)
+    monkeypatch.setattr(features, "get_supported_modules", list)
+    with pytest.raises(
+        MediaError, match="is an AVIF picture, which this Pillow cannot read.*pip install.*sips"
+    ):
+        open_image(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (type_box(b"isom", b"isom", b"avc1"), "is a video, not a picture. Save one frame"),
+        (b"\x1a\x45\xdf\xa3" + bytes(40), "is a Matroska or WebM video"),
+        (b"%PDF-1.7\n", "is a PDF file, which is not read. Export it as PNG or JPEG"),
+        (b"8BPS\0\x01" + bytes(40), "is a Photoshop file"),
+        (b"\xff\x0a" + bytes(40), "is a JPEG XL picture"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "is a JPEG XL picture"),
+        (b'\n<svg xmlns="http://www.w3.org/2000/svg"/>', "is an SVG drawing"),
+    ],
+)
+def test_what_is_no_picture_for_us_is_named_by_its_content(tmp_path: Path, content: bytes, what: str):
+    path = tmp_path / "a.png"
+    path.write_bytes(content)
+    with pytest.raises(MediaError, match=what):
+        open_image(path)
+
+
+@pytest.fixture
+def ghostscript(tmp_path: Path, monkeypatch) -> Path:
+    """A program called gs, first on PATH; the file is there once anybody has started it."""
+    mark, folder = tmp_path / "started", tmp_path / "bin"
+    folder.mkdir()
+    program = folder / "gs"
+    program.write_text(f"#!/bin/sh\ntouch {mark}\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    return mark
+
+
+@pytest.mark.parametrize("name", ["a.eps", "a.png", "a.jpg", "a.gif", "a.webp", "a"])
+def test_an_eps_under_any_name_starts_no_program(tmp_path: Path, ghostscript: Path, name: str):
+    path = save(tmp_path / name, RGB, format="EPS")
+    with pytest.raises(MediaError, match="is an EPS or PostScript file, which is not read. Export it as PNG"):
+        open_image(path)
+    if path.suffix in (".gif", ".webp", ".png", ".jpg"):
+        for read in (read_frames, read_video_metadata):
+            with pytest.raises(MediaError, match="no picture that Pillow can read"):
+                read(path)
+    assert not ghostscript.exists()
+
+
+def test_an_eps_with_a_preview_starts_no_program(tmp_path: Path, ghostscript: Path):
+    save(tmp_path / "a.eps", RGB, format="EPS")
+    text = (tmp_path / "a.eps").read_bytes()
+    path = tmp_path / "b.png"
+    path.write_bytes(struct.pack("<IIIIIIIH", 0xC6D3D0C5, 30, len(text), 0, 0, 0, 0, 0xFFFF) + text)
+    with pytest.raises(MediaError, match="is an EPS file"):
+        open_image(path)
+    assert not ghostscript.exists()
+
+
+def test_an_opened_eps_starts_no_program_either(tmp_path: Path, ghostscript: Path):
+    path = save(tmp_path / "a.eps", RGB)
+    with Image.open(path) as picture, pytest.raises(MediaError, match=r"a\.eps: its kind, EPS, is not read"):
+        open_image(picture)
+    assert not ghostscript.exists()
+
+
+def test_a_loaded_picture_may_be_of_any_kind(tmp_path: Path):
+    path = save(tmp_path / "a.tga", RGB)
+    with Image.open(path) as picture:
+        picture.load()
+        np.testing.assert_array_equal(open_image(picture).pixels, RGB)
+
+
+def test_pictures_of_every_named_kind_are_read(tmp_path: Path):
+    lossless = {"PNG": {}, "WEBP": {"lossless": True}, "BMP": {}, "DIB": {}, "TIFF": {}, "PPM": {}}
+    for kind, options in lossless.items():
+        path = save(tmp_path / f"{kind}.bin", RGB, format=kind, **options)
+        np.testing.assert_array_equal(open_image(path).pixels, RGB)
+    for kind in ("JPEG", "MPO", "GIF"):
+        assert open_image(save(tmp_path / f"{kind}.bin", RGB, format=kind)).pixels.shape == RGB.shape
 
 
 def test_an_absurdly_large_picture_is_refused_before_it_fills_the_memory(tmp_path: Path, monkeypatch):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mlx_video.errors import MediaError, RequestError
 from mlx_video.media.animation import frame_durations_ms
-from mlx_video.media.ffmpeg import find_ffmpeg, format_tags, read_tags
+from mlx_video.media.ffmpeg import find_ffmpeg, format_tags, read_tags, run_ffmpeg
 from mlx_video.media.video import check_output, open_video_writer, read_frames, read_video_metadata
 
 SETTINGS = {
@@ -72,7 +72,46 @@ def test_mp4_colours_survive_the_codec(tmp_path: Path) -> None:
     frames = np.broadcast_to(colours[:, None, None], (6, 32, 32, 3))
     decoded = read_frames(write(tmp_path / "flat.mp4", frames)).astype(int)
     # 8-bit limited-range YUV has 219 levels, so a channel may be off by two; a wrong matrix is off by 20.
-    assert np.abs(decoded - frames).max() <= 4
+    assert np.abs(decoded - frames).max() <= 2
+
+
+PURE = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+
+
+@pytest.mark.parametrize("colour", PURE)
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_pure_colour_comes_back_within_two_levels(tmp_path: Path, suffix: str, colour: str) -> None:
+    frames = np.full((5, 48, 64, 3), PURE[colour], np.uint8)
+    decoded = read_frames(write(tmp_path / f"pure{suffix}", frames)).astype(int)
+    assert np.abs(decoded - np.array(PURE[colour])).max() <= 2
+
+
+@pytest.mark.parametrize("colour", PURE)
+def test_the_samples_in_an_mp4_are_those_of_bt709_in_limited_range(tmp_path: Path, colour: str) -> None:
+    path = write(tmp_path / "pure.mp4", np.full((5, 48, 64, 3), PURE[colour], np.uint8))
+    planes = run_ffmpeg("-v", "error", "-i", str(path), "-f", "rawvideo", "-pix_fmt", "yuv420p", "-")
+    first = np.frombuffer(planes, np.uint8)[: 48 * 64 * 3 // 2].astype(int)
+    luma, blue, red = np.split(first, [48 * 64, 48 * 64 * 5 // 4])
+    # Recommendation ITU-R BT.709-6, items 3.2 to 3.4, with eight bits a sample.
+    r, g, b = (level / 255 for level in PURE[colour])
+    y = 0.2126 * r + 0.7152 * g + 0.0722 * b
+    for samples, expected in (
+        (luma, 16 + 219 * y),
+        (blue, 128 + 224 * (b - y) / 1.8556),
+        (red, 128 + 224 * (r - y) / 1.5748),
+    ):
+        assert np.abs(samples - expected).max() <= 1
+
+
+def test_bt709_stands_in_the_stream_and_in_the_container(tmp_path: Path) -> None:
+    path = write(tmp_path / "clip.mp4", moving_square())
+    # Primaries, transfer and matrix number 1 are BT.709; the last byte's highest bit would say full range.
+    content = path.read_bytes()
+    box = content[content.index(b"colr") :]
+    assert box[4:15] == b"nclx" + bytes([0, 1, 0, 1, 0, 1, 0])
+    stream = tmp_path / "clip.h264"
+    stream.write_bytes(run_ffmpeg("-v", "error", "-i", str(path), "-c", "copy", "-f", "h264", "-"))
+    assert re.search(r"Video: h264 \(High\).*yuv420p\(tv, bt709", describe(stream))
 
 
 def test_mp4_pictures_survive_the_codec(tmp_path: Path) -> None:

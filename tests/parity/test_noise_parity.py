@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from mlx_video.request import GenerateRequest
 from mlx_video.sampling.noise import draw_noise
 
 torch = pytest.importorskip("torch")
@@ -37,6 +38,15 @@ def test_every_size_up_to_a_hundred_agrees(seed):
 def test_latent_shapes_agree(shape):
     for seed in SEEDS:
         assert_same_as_torch(seed, shape)
+
+
+@pytest.mark.parametrize("seed", [2**63, 2**63 + 12345, 2**64 - 2, 2**64 - 1, -2, -7, -(2**32), -(2**63)])
+def test_seeds_beyond_63_bits_and_below_zero_draw_what_torch_draws(seed):
+    """The seed as a user gives it, on both sides: torch counts negative numbers from 2**64."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    expected = torch.randn((16, 2, 4, 6), generator=generator, dtype=torch.float32).numpy()
+    noise = draw_noise("torch", GenerateRequest("a cat", seed=seed).seed, (16, 2, 4, 6))
+    np.testing.assert_allclose(np.array(noise), expected, rtol=0, atol=TOLERANCE)
 
 
 def test_two_million_numbers_agree_far_into_the_tails():

@@ -90,6 +90,13 @@ def test_real_tokens_alone_agree_with_the_padded_and_masked_text(official, ours)
     assert relative_error(ours(mx.array(IDS)), expected) <= TOLERANCE
 
 
+def test_an_empty_prompt_agrees_with_the_official_one_padded_and_masked(official, ours):
+    """Its only token is the end of the text, number 1 of every T5 vocabulary."""
+    padded, mask = torch.zeros(1, 512, dtype=torch.long), torch.zeros(1, 512, dtype=torch.long)
+    padded[0, 0] = mask[0, 0] = 1
+    assert relative_error(ours(mx.array([1])), official(padded, mask)[0, :1]) <= TOLERANCE
+
+
 def test_bfloat16_is_as_near_to_float32_as_the_official_bfloat16(official, ours, monkeypatch):
     reference = np.array(ours(mx.array(IDS)))
     run_gpu_code(monkeypatch)

@@ -1,6 +1,7 @@
 import json
 import shutil
 import tracemalloc
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -9,10 +10,12 @@ import pytest
 from mlx_video.checkpoint import staging
 from mlx_video.checkpoint.model_folder import open_model_folder
 from mlx_video.config import QuantizationConfig, TextEncoderConfig, TransformerConfig, config_from_json
+from mlx_video.convert_wan import main
 from mlx_video.errors import CheckpointError, ConfigError, RequestError
 from mlx_video.events import BytesWritten, FileWritten, Notice, StageFinished, StageStarted
 from mlx_video.pipeline.convert import convert
-from mlx_video.request import ConvertRequest
+from mlx_video.pipeline.wan_pipeline import convert_checkpoint
+from mlx_video.request import ConvertRequest, LoraChoice
 from mlx_video.weights.quantize import is_quantized_layer
 from tests.fixtures.tiny_checkpoint import (
     TOKENIZER_FOLDER,
@@ -64,6 +67,88 @@ def load_numbers(path):
 
 def snapshot(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("command", [True, False])
+def test_a_path_through_an_absent_folder_deletes_no_photos(tiny, tmp_path, monkeypatch, capsys, command):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.png").write_bytes(b"cat")
+    typed = "absent/../photos"
+    if command:
+        assert main(["--checkpoint-dir", str(tiny.path), "--output-dir", typed]) == 1
+        assert "photos: is not empty and no converted model (first: cat.png)" in capsys.readouterr().err
+    else:
+        with pytest.raises(CheckpointError, match="photos: is not empty and no converted model"):
+            convert_checkpoint(tiny.path, typed)
+    assert snapshot(tmp_path) == {Path("photos/cat.png"): b"cat"}
+
+
+def test_a_path_through_an_absent_folder_names_the_place_where_the_model_is(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert convert_checkpoint(tiny.path, "absent/../out") == tmp_path / "out"
+    assert convert_checkpoint(tiny.path, "out") == Path("out")
+    open_model_folder(tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_conversion_inside_the_checkpoints_folder_leaves_the_checkpoint(own, tmp_path):
+    before = snapshot(own)
+    run(own, own / "mlx")
+    assert {path: data for path, data in snapshot(own).items() if path.parts[0] != "mlx"} == before
+    run(own, own / "mlx")
+    for taken in ("google", "google/umt5-xxl", "."):
+        with pytest.raises((CheckpointError, RequestError)):
+            run(own, own / taken)
+    assert {path: data for path, data in snapshot(own).items() if path.parts[0] != "mlx"} == before
+
+
+@pytest.mark.parametrize(
+    ("option", "place"),
+    [("vae", "vae.safetensors"), ("text_encoder", "t5_encoder.safetensors"), ("tokenizer", "tokenizer")],
+)
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_folder_that_is_read_is_not_replaced(tiny, tmp_path, option, place, linked):
+    run(tiny.path, tmp_path / "out")
+    before, path = snapshot(tmp_path / "out"), tmp_path / "out" / place
+    if linked:
+        (tmp_path / "link").symlink_to(path)
+        path = tmp_path / "link"
+    with pytest.raises(
+        RequestError, match=rf"would be replaced, but --{option.replace('_', '-')} .* lies in it"
+    ):
+        run(tiny.path, tmp_path / "out", **{option: path})
+    assert snapshot(tmp_path / "out") == before
+
+
+def test_a_model_is_not_quantized_into_itself_by_another_name(tiny, tmp_path):
+    run(tiny.path, tmp_path / "out")
+    before = snapshot(tmp_path / "out")
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    for source, output in ((tmp_path / "link", tmp_path / "out"), (tmp_path / "out", tmp_path / "link")):
+        with pytest.raises(RequestError, match="is the checkpoint folder itself"):
+            run(source, output, quantize_only=True)
+    assert snapshot(tmp_path / "out") == before
+
+
+def test_a_checkpoint_in_the_folder_to_be_made_is_kept(tiny, tmp_path):
+    shutil.copytree(tiny.path, tmp_path / "out" / "original")
+    before = snapshot(tmp_path)
+    with pytest.raises(CheckpointError, match="out: is not empty and no converted model .first: original"):
+        run(tmp_path / "out" / "original", tmp_path / "out")
+    run(tiny.path, tmp_path / "model")
+    shutil.copytree(tiny.path, tmp_path / "model" / "original")
+    with pytest.raises(CheckpointError, match="would be replaced, but holds original"):
+        run(tmp_path / "model" / "original", tmp_path / "model")
+    assert before.items() <= snapshot(tmp_path).items()
+
+
+def test_adapters_in_the_folder_to_be_replaced_are_not_lost(tiny, tmp_path):
+    run(tiny.path, tmp_path / "out")
+    (tmp_path / "out" / "vae_encoder.safetensors").write_bytes(b"an adapter by another name")
+    adapter = LoraChoice(tmp_path / "out" / "vae_encoder.safetensors")
+    with pytest.raises(RequestError, match="would be replaced, but --lora-high .* lies in it"):
+        run(tiny.path, tmp_path / "out", loras_high=(adapter,))
 
 
 @pytest.mark.parametrize("dtype", SPELLINGS)

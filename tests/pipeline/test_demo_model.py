@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,23 @@ def size_of(folder: Path) -> int:
 def test_they_are_small_enough_to_ship():
     assert size_of(DEMO_CHECKPOINT) - size_of(DEMO_IMAGE_FOLDER) <= 25e6
     assert size_of(DEMO_IMAGE_FOLDER) <= 15e6
+
+
+@pytest.mark.parametrize("takes_image", [False, True])
+def test_planning_a_run_of_it_leaves_nothing_on_disk(tmp_path: Path, monkeypatch, capsys, takes_image: bool):
+    places = {"MLX_VIDEO_CACHE": tmp_path / "cache", "TMPDIR": tmp_path / "temporary"}
+    for name, place in places.items():
+        place.mkdir()
+        monkeypatch.setenv(name, str(place))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.chdir(tmp_path / "cache")
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    flags = ["--image", str(tmp_path / "a.png")] if takes_image else []
+    assert generate_wan.main(["--plan", "--memory-limit", "4", *flags]) == 0
+    printed = capsys.readouterr()
+    assert "budget: 4.00 GB" in printed.out
+    assert printed.err.startswith("No --model-dir: using the demo model")
+    assert [list(place.iterdir()) for place in places.values()] == [[], []]
 
 
 def test_it_is_converted_on_first_use_only(cache: Path):

@@ -12,12 +12,14 @@ import pytest
 
 from mlx_video import MLXVideoError, RequestError, WanPipeline, convert_checkpoint
 from mlx_video.checkpoint.model_folder import open_model_folder
+from mlx_video.conditioning.text import load_tokenizer
 from mlx_video.errors import CheckpointError, MediaError, NonFiniteError
 from mlx_video.events import FramesDecoded, Notice, StageFinished, StageStarted, StepFinished
 from mlx_video.latents.latents_file import load_latents
 from mlx_video.media.video import read_frames, read_video_metadata
 from mlx_video.memory.residency import release_memory
 from mlx_video.models.transformer import WanTransformer
+from mlx_video.pipeline import inputs
 from tests.fixtures.tiny_checkpoint import write_tiny_checkpoint
 
 SMALL = {"width": 48, "height": 32, "num_frames": 5, "steps": 2, "seed": 1}
@@ -244,6 +246,40 @@ def test_a_prompt_whose_end_is_not_read_is_reported(pipeline: WanPipeline):
     assert notices("A red circle moves left") == []
     (text,) = notices("red circle " * 12)
     assert text == "The prompt has 25 tokens, the model reads 24: its end is left out."
+
+
+def test_an_empty_prompt_is_encoded_as_the_end_of_a_text_alone(pipeline: WanPipeline, monkeypatch):
+    given = []
+    encode = inputs.run_text_encoder
+
+    def noted(run, texts):
+        given.extend(texts)
+        return encode(run, texts)
+
+    monkeypatch.setattr(inputs, "run_text_encoder", noted)
+    options = SMALL | {"steps": 1, "num_frames": 1, "prompt_cache": False, "guide_scale": 1.0}
+    empty, spaces = pipeline("", **options), pipeline(" \n", **options)
+    tokenizer = load_tokenizer(pipeline.folder.tokenizer)
+    assert given == [[tokenizer.end_id]] * 2
+    assert mx.array_equal(empty.latents, spaces.latents)
+    assert not mx.array_equal(empty.latents, pipeline("a cat", **options).latents)
+
+
+def test_an_empty_prompt_is_planned_as_such_and_an_absent_one_as_the_longest(pipeline: WanPipeline):
+    size = {"width": 48, "height": 32, "num_frames": 5}
+    text = [pipeline.plan(*prompt, **size).predicted["text"] for prompt in ([""], ["a cat"], [])]
+    assert text[0] < text[1] < text[2]
+
+
+@pytest.mark.parametrize("noise", ["torch", "mlx"])
+def test_a_seed_beyond_63_bits_makes_a_video_of_its_own(pipeline: WanPipeline, noise: str):
+    options = {"noise": noise, "steps": 1, "num_frames": 1}
+    largest = make(pipeline, seed=2**64 - 1, **options)
+    assert largest.settings["seed"] == "18446744073709551615"
+    assert mx.array_equal(
+        make(pipeline, seed=2**64 - 2, **options).latents, make(pipeline, seed=-2, **options).latents
+    )
+    assert not mx.array_equal(make(pipeline, seed=2**64 - 2, **options).latents, largest.latents)
 
 
 def test_a_folder_without_a_tokenizer_is_refused_with_the_cure(tmp_path: Path):

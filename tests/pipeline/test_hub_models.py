@@ -462,3 +462,64 @@ def test_the_environment_variables_of_huggingface_hub_are_honoured(server, tmp_p
     assert (tmp_path / "home" / "hub" / "models--Wan-AI--Wan2.1-T2V-1.3B").is_dir()
     convert("second", HF_ENDPOINT="http://127.0.0.1:9", HF_HUB_OFFLINE="1")
     assert_same_files(tmp_path / "second", tmp_path / "first")
+
+
+def everything_under(folder):
+    return sorted(folder.rglob("*"))
+
+
+def test_planning_downloads_no_tokenizer_and_says_that_a_run_would(
+    without_tokenizer, server, tmp_path, capsys
+):
+    write_tokenizer(tmp_path / "umt5")
+    server.repositories["google/umt5-xxl"] = Repository(tmp_path / "umt5")
+    before = everything_under(tmp_path)
+    plan = WanPipeline.from_pretrained(without_tokenizer).plan("a red circle", memory_limit=4)
+    said = f"{without_tokenizer} has no tokenizer; a run takes that of google/umt5-xxl, downloaded the first"
+    said += " time."
+    assert plan.notices == (said,)
+    assert generate_main(["--model-dir", str(without_tokenizer), "--plan", "--memory-limit", "4"]) == 0
+    assert capsys.readouterr().out == f"{plan}\n"
+    assert str(plan).startswith(f"{said}\nmachine: ")
+    assert server.requests == []
+    assert everything_under(tmp_path) == before
+
+
+def test_planning_downloads_no_model_and_no_adapter(single_files, folders, server, tmp_path, capsys):
+    name, adapter = "Anes1032/Wan2.1-mlx", "someone/styles/a.safetensors"
+    before = everything_under(tmp_path)
+    argv = ["--plan", "--memory-limit", "4"]
+    assert generate_main(["--model-dir", name, *argv]) == 1
+    shown = capsys.readouterr().err
+    assert f"error: {name}: is not here, nor whole in the cache of the Hub" in shown
+    assert f"a plan downloads nothing. Check the path, or download it first: hf download {name}" in shown
+    own = str(folders[name])
+    assert generate_main(["--model-dir", own, "--lora", adapter, *argv]) == 1
+    assert "someone/styles: is not here" in capsys.readouterr().err
+    with pytest.raises(CheckpointError, match="someone/styles: is not here.* a plan downloads nothing"):
+        WanPipeline.from_pretrained(folders[name]).plan("a red circle", loras=adapter)
+    assert server.requests == []
+    assert everything_under(tmp_path) == before
+
+
+def test_planning_takes_what_was_downloaded_before_without_asking_the_hub(
+    single_files, server, tmp_path, capsys
+):
+    name, adapter = "Anes1032/Wan2.1-mlx", "someone/styles/a.safetensors"
+    WanPipeline.from_pretrained(name)("a", loras=adapter, **SETTINGS)
+    server.requests.clear()
+    before = everything_under(tmp_path)
+    assert generate_main(["--model-dir", name, "--lora", adapter, "--plan", "--memory-limit", "4"]) == 0
+    assert "budget: 4.00 GB" in capsys.readouterr().out
+    assert server.requests == []
+    assert everything_under(tmp_path) == before
+    WanPipeline.from_pretrained(name)
+    assert server.requests != [], "only a plan does without the Hub"
+    server.requests.clear()
+    assert (
+        generate_main(["--model-dir", name, "--lora", "someone/styles/other one.safetensors", "--plan"]) == 1
+    )
+    shown = capsys.readouterr().err
+    assert "someone/styles/other one.safetensors: is not here, nor whole in the cache of the Hub" in shown
+    assert "hf download someone/styles 'other one.safetensors'" in shown
+    assert server.requests == []

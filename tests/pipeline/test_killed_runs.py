@@ -13,13 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlx_video import convert_checkpoint, generate_wan
+from mlx_video import Video, convert_checkpoint, generate_wan
 from mlx_video.pipeline.run_state import load_state
 from tests.fixtures.tiny_checkpoint import write_tiny_checkpoint
 
 KILLS = 20
 STEPS = 6
-EARLIER = b"an earlier video"
 OPTIONS = (
     f"--prompt=a.cat --width=16 --height=16 --num-frames=5 --steps={STEPS} --guide-scale=1 --seed=1 --quiet "
     "--no-device-check"
@@ -90,9 +89,9 @@ def nursery() -> Iterator[Nursery]:
     gc.unfreeze()
 
 
-def check_what_is_left(output: Path) -> int:
+def check_what_is_left(output: Path, earlier: bytes) -> int:
     """Steps that can be gone on from, after making sure that nothing else lies there."""
-    assert output.read_bytes() == EARLIER
+    assert output.read_bytes() == earlier
     state = output.with_name(f"{output.name}.state.safetensors")
     others = [path for path in output.parent.iterdir() if path not in (output, state)]
     assert all(re.fullmatch(r"\.partial-[0-9a-f]{12}\..*", path.name) for path in others), others
@@ -106,14 +105,15 @@ def test_a_run_killed_at_any_moment_can_be_resumed_to_the_identical_video(nurser
     assert nursery.run(command)[0] == 0  # also fills the system's cache of files
     code, whole_seconds = nursery.run(command)
     expected, moments = output.read_bytes(), np.random.default_rng(0)
+    earlier = Video(np.zeros((2, 16, 16, 3), np.uint8), 8.0).save(tmp_path / "earlier.mp4").read_bytes()
     assert code == 0
     kills, steps = 0, set()
     for _ in range(4 * KILLS):
-        output.write_bytes(EARLIER)
+        output.write_bytes(earlier)
         code, _ = nursery.run(command, kill_after=moments.uniform(0, whole_seconds))
         if code == -9 and output.read_bytes() != expected:
             kills += 1
-            steps.add(check_what_is_left(output))
+            steps.add(check_what_is_left(output, earlier))
             assert generate_wan.main([*command, "--resume"]) == 0
         assert output.read_bytes() == expected
         for path in output.parent.glob("*.state.safetensors"):  # killed with the video in place already

@@ -15,10 +15,10 @@ import pytest
 from mlx_video.conditioning.text import load_tokenizer, number_prompt
 from mlx_video.config import TransformerConfig
 from mlx_video.errors import MemoryBudgetError, RequestError
-from mlx_video.events import MemoryPlanned, StageFinished
+from mlx_video.events import MemoryPlanned, Notice, StageFinished
 from mlx_video.generate_wan import main
 from mlx_video.geometry import measure
-from mlx_video.memory.budget import find_budget
+from mlx_video.memory.budget import Machine, find_budget
 from mlx_video.memory.forward_tape import ForwardSize, forward_tape
 from mlx_video.models.dispatch import CPU_LIMITS
 from mlx_video.pipeline import run_memory
@@ -360,6 +360,36 @@ def test_plan_prints_and_makes_nothing(
     assert printed.err == ""
     assert list(tmp_path.iterdir()) == []
     assert mx.get_active_memory() - before < 1000  # constants of modules imported on the way
+
+
+def test_a_plan_says_what_was_rounded(folder: Path, capsys: pytest.CaptureFixture[str]):
+    size = {"width": 50, "height": 33, "num_frames": 5}
+    plan = WanPipeline.from_pretrained(folder).plan(memory_limit=2.5, **size)
+    said = "Size 50x33 becomes 48x32: multiples of 16 by 16 pixels."
+    assert plan.notices == (said,)
+    flags = [word for name, value in size.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    assert main(["--model-dir", str(folder), "--plan", "--quiet", "--memory-limit", "2.5", *flags]) == 0
+    assert capsys.readouterr().out == f"{plan}\n"
+    assert str(plan).splitlines()[0] == said
+    assert (
+        WanPipeline.from_pretrained(folder)
+        .plan(memory_limit=2.5, **(size | {"width": 48, "height": 32}))
+        .notices
+        == ()
+    )
+
+
+def test_a_run_and_its_plan_say_that_memory_is_assumed_unless_a_limit_is_given(folder: Path, monkeypatch):
+    machine = Machine(8 * 10**9, 5 * 10**9, notices=("Nobody tells.",), is_assumed=True)
+    monkeypatch.setattr(run_memory, "find_machine", lambda: machine)
+    pipeline, events = WanPipeline.from_pretrained(folder), []
+    assert pipeline.plan(**TINY).notices == ("Nobody tells.",)
+    assert pipeline.plan(**TINY, memory_limit=4).notices == ()
+    pipeline("a cat", **TINY, on_event=events.append)
+    assert Notice("Nobody tells.") in events
+    events.clear()
+    pipeline("a cat", **TINY, memory_limit=4, on_event=events.append)
+    assert Notice("Nobody tells.") not in events
 
 
 def test_a_limit_too_small_is_an_error_with_a_way_out(folder: Path):

@@ -76,9 +76,8 @@ def test_trimming_every_frame_is_refused():
 
 
 @pytest.mark.parametrize("prompt", ["", " \t\n"])
-def test_a_missing_prompt_is_refused(prompt: str):
-    with pytest.raises(RequestError, match="prompt: missing"):
-        plan(prompt=prompt)
+def test_an_empty_prompt_is_accepted(prompt: str):
+    assert plan(prompt=prompt).geometry == plan(prompt="a cat").geometry
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from mlx_video import RequestError, Video, WanPipeline, convert_checkpoint, gene
 from mlx_video.errors import CheckpointError, MediaError, NonFiniteError
 from mlx_video.events import FileWritten, Notice, StageStarted, StateSaved, StepFinished
 from mlx_video.latents.latents_file import save_latents
-from mlx_video.media.video import read_frames, read_video_metadata
+from mlx_video.media.video import open_video_writer, read_frames, read_video_metadata
 from mlx_video.models.transformer import WanTransformer
 from mlx_video.pipeline import generate as stages
 from mlx_video.pipeline import resume, run_state, sample
@@ -113,6 +113,25 @@ def test_a_resumed_video_equals_the_uninterrupted_one_bit_for_bit(
     assert [e.index for e in events if isinstance(e, StepFinished)] == list(range(after, STEPS))
     assert f"Going on after {after} of 4 steps, from {state}." in notices(events)
     assert list(output.parent.iterdir()) == [output], "the state goes away with success"
+
+
+@pytest.mark.parametrize("seed", [2**64 - 1, -2])
+def test_a_run_of_a_long_seed_and_no_prompt_is_resumed(pipeline: WanPipeline, output: Path, seed: int):
+    options = SMALL | {"seed": seed}
+    whole = pipeline("", **options)
+
+    def stop(event) -> None:
+        if isinstance(event, StepFinished) and event.index == 1:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        pipeline("", output_path=output, on_event=stop, **options)
+    for given in ({"seed": seed}, {"seed": -1}):
+        kept = shutil.copy(state_of(output), output.with_name("kept"))
+        video = pipeline("", **(SMALL | given), output_path=output, resume=True)
+        assert mx.array_equal(video.latents, whole.latents)
+        assert video.settings["seed"] == str(seed % 2**64)
+        shutil.move(kept, state_of(output))
 
 
 def test_a_run_can_be_resumed_again_and_again(
@@ -518,6 +537,29 @@ def test_the_command_decodes_without_a_prompt(folder: Path, latents_file: Path, 
     words = ["--model-dir", str(folder), "--decode-only", str(latents_file), "--output-path", str(output)]
     assert generate_wan.main(words) == 0
     assert capsys.readouterr().out == f"{output}\n"
+
+
+@pytest.mark.parametrize("option", ["--decode-only", "--resume"])
+@pytest.mark.parametrize("damage", ["cut short", "a video"])
+def test_a_file_that_is_no_state_gets_a_message_of_our_own(
+    folder: Path, kept: Path, output: Path, capsys, option: str, damage: str
+):
+    state = state_of(output)
+    if damage == "a video":
+        with open_video_writer(output.with_suffix(".mp4"), 16, 16, 8, {}) as writer:
+            writer.write(np.zeros((2, 16, 16, 3), np.uint8))
+        shutil.move(output.with_suffix(".mp4"), state)
+    else:
+        state.write_bytes(state_of(kept).read_bytes()[:-100])
+    before = state.read_bytes()
+    options = [option, str(state)] if option == "--decode-only" else ["--prompt", "a cat", option]
+    assert generate_wan.main(["--model-dir", str(folder), *options, "--output-path", str(output)]) == 1
+    text = ": cut short, " if damage == "cut short" else ", but a video. Give what --save-latents wrote"
+    shown = capsys.readouterr().err
+    assert f"error: {state}: no complete safetensors file{text}" in shown
+    assert "Traceback" not in shown
+    assert state.read_bytes() == before
+    assert not output.exists()
 
 
 def test_an_unfinished_state_is_not_decoded(pipeline: WanPipeline, kept: Path):
