@@ -217,6 +217,8 @@ def _find_half(model: ModelFolder, config: ModelConfig, half: Half) -> tuple[Pat
         with _open_vae(path) as source:
             sizes = read_vae_config(source.infos, config.vae, label=source.label)
         width = sizes.encoder_dim if half == "encoder" else sizes.decoder_dim
+        if half == "decoder" and sizes.output_scale != config.vae.output_scale:
+            raise _other_output_size(path, sizes.output_scale, config.vae.output_scale)
         if width is not None:
             return path, width
     first = {"encoder": "encoder.conv1.weight", "decoder": "decoder.head.0.gamma"}[half]
@@ -225,4 +227,11 @@ def _find_half(model: ModelFolder, config: ModelConfig, half: Half) -> tuple[Pat
     raise CheckpointError(
         f"{names} in {model.path}: {first} is missing, so there is no VAE {half} {use}. "
         "Convert the original checkpoint again; that keeps both halves."
+    )
+
+
+def _other_output_size(path: Path, found: int, stated: int) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: decoder.head.2.weight makes frames {found} times as wide and as high, {CONFIG_FILE} says "
+        f"{stated} times. The VAE was exchanged after the conversion; convert again, with --vae FILE."
     )

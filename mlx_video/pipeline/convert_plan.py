@@ -22,7 +22,7 @@ from mlx_video.checkpoint.model_folder import (
 from mlx_video.checkpoint.original_folder import IMAGE_ENCODER_FILE as ORIGINAL_IMAGE_ENCODER
 from mlx_video.checkpoint.tensor_source import TensorSource, open_tensors
 from mlx_video.conditioning.text import load_tokenizer, read_tokenizer_model
-from mlx_video.config import ModelConfig, QuantizationConfig, TextEncoderConfig, config_to_json
+from mlx_video.config import ModelConfig, QuantizationConfig, TextEncoderConfig, VAEConfig, config_to_json
 from mlx_video.errors import CheckpointError, MissingPartError, RequestError
 from mlx_video.lora.read import AdapterSet
 from mlx_video.pipeline.adapters import bake_jobs, read_all_adapters, record_baked
@@ -143,6 +143,7 @@ def plan_conversion(request: ConvertRequest, opened: ExitStack) -> Plan:
         replace(
             recognition.config,
             text_encoder=_read_text_encoder(text_source, recognition.config),
+            vae=_read_vae(vae_source, recognition.config),
             quantization=_quantization(request),
         ),
         files,
@@ -168,6 +169,7 @@ def plan_conversion(request: ConvertRequest, opened: ExitStack) -> Plan:
             *recognition.notices,
             *_report_experts(files),
             *hint_notices,
+            *_report_output_scale(vae_source, config),
             *_report_dropped(transformers),
             *report_plain_float8((*transformers.values(), text_source)),
             *(notice.text for notice in adapter_notices),
@@ -270,6 +272,21 @@ def _open_vae(files: CheckpointFiles, z_dim: int, opened: ExitStack) -> TensorSo
         f"{'; '.join(found)}, the transformer makes {z_dim}. "
         "Wan2.1 and Wan2.2 A14B models use Wan2.1_VAE.pth, Wan2.2 TI2V-5B uses Wan2.2_VAE.pth."
     )
+
+
+def _read_vae(source: TensorSource, config: ModelConfig) -> VAEConfig:
+    """The model's VAE with the size that this file's decoder makes frames."""
+    scale = vae_names.read_output_scale(source.infos, config.vae)
+    return replace(config.vae, output_scale=scale)
+
+
+def _report_output_scale(source: TensorSource, config: ModelConfig) -> Iterator[str]:
+    scale = config.vae.output_scale
+    if scale != 1:
+        yield (
+            f"{source.label}: its decoder makes frames {scale} times as wide and as high; videos become "
+            f"{scale} times larger than the size asked for."
+        )
 
 
 def _plan_transformer(

@@ -13,6 +13,7 @@ from mlx_video.config import (
     WAN22_VAE,
     ModelConfig,
     TextEncoderConfig,
+    VAEConfig,
     config_from_json,
     config_to_json,
     find_vae_config,
@@ -22,9 +23,11 @@ from mlx_video.variants.distilled import MOST_STEPS, adopt_distilled
 from mlx_video.variants.registry import SIZE_TENSORS, Recognition, recognise_checkpoint
 from mlx_video.variants.variant import Variant
 from mlx_video.weights.quantize import dense_shapes
+from mlx_video.weights.renamed import RenamedTensors
 from mlx_video.weights.rules import Shape, apply_rules
 from mlx_video.weights.text_encoder_names import read_text_encoder_config
 from mlx_video.weights.transformer_names import ANCHOR, IMAGE_ANCHOR, WAN_RULES, original_shapes
+from mlx_video.weights.vae_names import CONVERTED_RULES, read_output_scale
 
 Notices = tuple[str, ...]
 
@@ -86,7 +89,15 @@ def read_foreign_config(folder: ModelFolder) -> tuple[ModelConfig, Notices]:
         infos = source.infos
     weights = _Weights(infos, original_shapes(infos), path.name, len(folder.transformers) > 1)
     _refuse_lost_image_branch(folder, weights)
-    return _correct(folder, weights) if folder.config else _guess(folder, weights)
+    config, notices = _correct(folder, weights) if folder.config else _guess(folder, weights)
+    return replace(config, vae=_with_output_scale(folder, config.vae)), notices
+
+
+def _with_output_scale(folder: ModelFolder, vae: VAEConfig) -> VAEConfig:
+    """The VAE with the size that its decoder makes frames, of which other tools write nothing."""
+    with open_tensors(folder.vae) as source:
+        infos = RenamedTensors(source, CONVERTED_RULES).infos
+    return replace(vae, output_scale=read_output_scale(infos, vae))
 
 
 def _refuse_lost_image_branch(folder: ModelFolder, weights: _Weights) -> None:

@@ -208,7 +208,7 @@ def pass_frames(
 def open_sinks(run: Run) -> Iterator[FrameWriter]:
     """The files that the request names, opened for writing."""
     request, settings = run.request, run.settings()
-    width, height = run.plan.geometry.width, run.plan.geometry.height
+    width, height = run.plan.geometry.output_size
     if request.output_path:
         yield open_video_writer(request.output_path, width, height, run.plan.fps, settings)
     if request.save_frames:

@@ -87,7 +87,11 @@ def _describe_vae(names: Mapping[str, TensorInfo], label: str) -> str:
     channels = vae_names.read_latent_channels(names, label=label)
     halves = ("encoder", "decoder")
     lacking = [half for half in halves if not any(name.startswith(f"{half}.") for name in names)]
-    return f"VAE of {channels} latent channels" + (f", without its {lacking[0]}" if lacking else "")
+    texts = [f"VAE of {channels} latent channels", *(f"without its {half}" for half in lacking[:1])]
+    scale = vae_names.read_output_scale(names, find_vae_config(channels))
+    if scale != 1:
+        texts.append(f"whose decoder makes frames {scale} times as wide and as high")
+    return ", ".join(texts)
 
 
 def _read_converted_transformer(part: FilePart, source: TensorSource) -> FilePart:
