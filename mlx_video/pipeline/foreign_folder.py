@@ -95,8 +95,11 @@ def read_foreign_config(folder: ModelFolder) -> tuple[ModelConfig, Notices]:
 
 def _with_output_scale(folder: ModelFolder, vae: VAEConfig) -> VAEConfig:
     """The VAE with the size that its decoder makes frames, of which other tools write nothing."""
-    with open_tensors(folder.vae) as source:
-        infos = RenamedTensors(source, CONVERTED_RULES).infos
+    try:
+        with open_tensors(folder.vae) as source:
+            infos = RenamedTensors(source, CONVERTED_RULES).infos
+    except CheckpointError:
+        return vae  # checking the weights says what is wrong with the file
     return replace(vae, output_scale=read_output_scale(infos, vae))
 
 
