@@ -15,22 +15,24 @@ from mlx_video.checkpoint.float8 import FLOAT8_DTYPES
 from mlx_video.checkpoint.gguf_header import read_gguf_header
 from mlx_video.checkpoint.safetensors import SafetensorsFile
 from mlx_video.checkpoint.tensor_source import TensorInfo, TensorSource, open_tensors
-from mlx_video.errors import MLXVideoError
+from mlx_video.errors import MLXVideoError, UnknownFormatError
 from mlx_video.latents.latents_file import TENSOR_NAME
 from mlx_video.pipeline.inspect_adapter import describe_adapter
 from mlx_video.pipeline.inspect_component import identify
 from mlx_video.pipeline.inspection import FilePart
 from mlx_video.pipeline.run_state import is_state
+from mlx_video.pipeline.vae_origin import find_other_vae
 from mlx_video.weights.all_in_one import pick_component
 from mlx_video.weights.component_kind import (
     ComponentKind,
     find_components,
     has_tokenizer,
-    is_other_text_encoder,
     is_tokenizer_tensor,
 )
+from mlx_video.weights.other_parts import describe_other_part
 from mlx_video.weights.quantize import read_quantization
 from mlx_video.weights.scale_conventions import is_beside_weights
+from mlx_video.weights.spellings import as_original
 
 SPELLINGS = {
     "original": "Wan's names",
@@ -61,6 +63,8 @@ def inspect_files(paths: Sequence[Path], root: Path) -> tuple[FilePart, ...]:
     try:
         with open_tensors(tuple(paths)) as source:
             return tuple(_describe_parts(source, paths, unread))
+    except UnknownFormatError as error:
+        return (replace(unread, notices=(str(error),)),)  # another model's, which may lie beside Wan's
     except MLXVideoError as error:
         return (replace(unread, problem=str(error)),)
 
@@ -192,13 +196,29 @@ def _describe_component(
         if kind.component == "adapter":
             facts = describe_adapter(paths[0])
             return replace(part, spelling="", adapter=facts, model=facts.made_for, expert=facts.expert)
-        own = pick_component(source, kind.component)
-        return identify(_at_expert(part, paths[0]), own, kind.component, is_converted=kind.spelling == "mlx")
-    except MLXVideoError as error:
-        if kind.component == "text_encoder" and is_other_text_encoder(source.infos):
+        own, is_converted = pick_component(source, kind.component), kind.spelling == "mlx"
+        other = "" if is_converted else describe_other_part(kind.component, _original_infos(own, kind))
+        if other:
             # Of FLUX or the like: no part of a Wan model, which may lie beside one.
-            return replace(part, component="unknown", has_tokenizer=False, notices=(str(error),))
+            notice = f"{source.label}: {other}. It is of another model."
+            return replace(part, component="unknown", has_tokenizer=False, notices=(notice,))
+        found = identify(_at_expert(part, paths[0]), own, kind.component, is_converted=is_converted)
+        return _with_origin(found, paths) if kind.component == "vae" and not is_converted else found
+    except MLXVideoError as error:
         return replace(part, problem=str(error))
+
+
+def _original_infos(own: TensorSource, kind: ComponentKind) -> Mapping[str, TensorInfo]:
+    return {} if kind.component == "adapter" else as_original(own, kind.component).infos
+
+
+def _with_origin(part: FilePart, paths: Sequence[Path]) -> FilePart:
+    """A VAE called after the other model that it is of, where its tensors are those of Wan's."""
+    other = find_other_vae(paths)
+    if other is None:
+        return part
+    notice = f"the VAE of {other.title}: {other.difference}. It is taken only where --vae names it."
+    return replace(part, model=f"VAE of {other.title}", notices=(*part.notices, notice))
 
 
 def _at_expert(part: FilePart, path: Path) -> FilePart:
