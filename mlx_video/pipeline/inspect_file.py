@@ -29,6 +29,7 @@ from mlx_video.weights.component_kind import (
     has_tokenizer,
     is_tokenizer_tensor,
 )
+from mlx_video.weights.fastvideo_names import is_fastvideo, open_fastvideo_file
 from mlx_video.weights.other_parts import describe_other_part
 from mlx_video.weights.quantize import read_quantization
 from mlx_video.weights.scale_conventions import is_beside_weights
@@ -40,6 +41,7 @@ SPELLINGS = {
     "huggingface": "Hugging Face's names",
     "gguf": "llama.cpp's names",
     "mlx": "converted for MLX",
+    "fastvideo": "converted for MLX by FastVideo",
 }
 _SCALES = {
     ".scale_weight": "scales beside the weights (ComfyUI or musubi, scale_weight)",
@@ -62,7 +64,10 @@ def inspect_files(paths: Sequence[Path], root: Path) -> tuple[FilePart, ...]:
     unread = FilePart("unknown", names)
     try:
         with open_tensors(tuple(paths)) as source:
-            return tuple(_describe_parts(source, paths, unread))
+            if not is_fastvideo(source.infos):
+                return tuple(_describe_parts(source, paths, unread))
+        with open_fastvideo_file(paths[0]) as packed:
+            return (_describe_fastvideo(packed, unread),)
     except UnknownFormatError as error:
         return (replace(unread, notices=(str(error),)),)  # another model's, which may lie beside Wan's
     except MLXVideoError as error:
@@ -84,6 +89,16 @@ def _describe_parts(source: TensorSource, paths: Sequence[Path], part: FilePart)
     for kind in kinds:
         own = part if len(kinds) == 1 else _count_own(part, source, paths, kind.prefix)
         yield _describe_component(own, source, paths, kind)
+
+
+def _describe_fastvideo(source: TensorSource, part: FilePart) -> FilePart:
+    """A transformer that FastVideo packed, under the names of a converted file."""
+    spelling = SPELLINGS["fastvideo"]
+    part = replace(_count(part, source.infos, {}), component="transformer", spelling=spelling)
+    try:
+        return identify(part, source, "transformer", is_converted=True)
+    except MLXVideoError as error:
+        return replace(part, problem=str(error))
 
 
 def _is_of_run(name: str) -> bool:
@@ -138,11 +153,20 @@ def _count_own(part: FilePart, source: TensorSource, paths: Sequence[Path], pref
 
 def _packed_size(infos: Mapping[str, TensorInfo], layer: str) -> tuple[str, int]:
     """Type and weights of a layer that MLX packed, from the shapes of its triple."""
-    shape, columns = infos[f"{layer}.weight"].shape, _inputs(infos, layer)
+    shape, columns = infos[f"{layer}.weight"].shape, _inputs(infos, layer) or _guess_inputs(infos, layer)
     if not columns:
         return "packed", math.prod(shape)
     found = read_quantization(layer, columns, infos)
     return f"{found.bits} bits, group {found.group_size}", shape[0] * columns
+
+
+def _guess_inputs(infos: Mapping[str, TensorInfo], layer: str) -> int | None:
+    """Inputs of a layer outside of the blocks, in groups as large as those of the first block."""
+    first, groups = "blocks.0.self_attn.q", infos[f"{layer}.scales"].shape[-1:]
+    columns, scales = _inputs(infos, first), infos.get(f"{first}.scales")
+    if layer.startswith("blocks.") or not columns or scales is None or not all(scales.shape) or not groups:
+        return None
+    return groups[0] * columns // scales.shape[-1]
 
 
 def _inputs(infos: Mapping[str, TensorInfo], layer: str) -> int | None:
@@ -196,7 +220,7 @@ def _describe_component(
         if kind.component == "adapter":
             facts = describe_adapter(paths[0])
             return replace(part, spelling="", adapter=facts, model=facts.made_for, expert=facts.expert)
-        own, is_converted = pick_component(source, kind.component), kind.spelling == "mlx"
+        own, is_converted = pick_component(source, kind.component), kind.is_converted
         other = "" if is_converted else describe_other_part(kind.component, _original_infos(own, kind))
         if other:
             # Of FLUX or the like: no part of a Wan model, which may lie beside one.

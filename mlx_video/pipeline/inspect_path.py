@@ -114,7 +114,7 @@ def _inspect_file(path: Path) -> Inspection:
     if kind in _RESULTS:
         return _with_use(found)
     if any(part.spelling.startswith(SPELLINGS["mlx"]) for part in parts):
-        is_whole = recognise_layout(path.parent) == "converted"
+        is_whole = recognise_layout(path.parent) in ("converted", "fastvideo")
         return replace(found, command=_inspect_folder(path.parent).command if is_whole else "")
     return replace(found, command=convert_file(path, parts))
 
@@ -153,7 +153,8 @@ def _inspect_folder(path: Path) -> Inspection:
     if layout == "comfy":
         parts = tuple(map(_excuse, parts))
     broken = tuple(part.problem for part in parts if part.problem)
-    kind: Kind = "converted model" if layout == "converted" else _kind_of(parts, "checkpoint")
+    is_model = layout in ("converted", "fastvideo")
+    kind: Kind = "converted model" if is_model else _kind_of(parts, "checkpoint")
     found = Inspection(path, kind, _LAYOUTS[layout], parts=parts, tokenizer=tokenizer, problems=broken)
     if kind in _RESULTS:
         return found if broken else _with_use(found)
@@ -198,8 +199,9 @@ def _judge_converted(found: Inspection) -> Inspection:
         model, config = open_model(found.path)
         variant = find_variant(config)
         found = _with_variant(found, variant.name)
-        maker = "made by mlx-video" if "mlx_video" in model.config else "made by another tool"
-        found = replace(found, layout=f"{found.layout} {maker}")
+        if recognise_layout(found.path) == "converted":
+            maker = "made by mlx-video" if "mlx_video" in model.config else "made by another tool"
+            found = replace(found, layout=f"{found.layout} {maker}")
         if found.problems:
             return found
         check_weights(model, config)

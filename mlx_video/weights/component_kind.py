@@ -12,9 +12,10 @@ from mlx_video.checkpoint.sentencepiece_model import TOKENIZER_TENSOR
 from mlx_video.checkpoint.tensor_source import TensorInfo
 from mlx_video.weights import text_encoder_names
 from mlx_video.weights.adapter_names import is_adapter_name
+from mlx_video.weights.fastvideo_names import FASTVIDEO_ANCHOR
 from mlx_video.weights.spellings import ComponentName
 
-SpellingName = Literal["original", "diffusers", "huggingface", "gguf", "mlx"]
+SpellingName = Literal["original", "diffusers", "huggingface", "gguf", "mlx", "fastvideo"]
 VaeGeneration = Literal["2.1", "2.2"]
 
 
@@ -24,7 +25,8 @@ class ComponentKind:
 
     Attributes:
         component: what it is; an adapter is none of a checkpoint's.
-        spelling: whose names its tensors have; "mlx" where the file is converted already.
+        spelling: whose names its tensors have; "mlx" where the file is converted already, "fastvideo" where
+            FastVideo did so.
         prefix: what stands before its own names, with the final dot; "" without one.
         vae_generation: of a VAE: 2.1 has latents of 16 channels, 2.2 of 48.
     """
@@ -40,7 +42,12 @@ class ComponentKind:
         name = self.component.replace("_", " ")
         if self.component == "vae":
             name = f"VAE {self.vae_generation}"
-        return f"converted {name}" if self.spelling == "mlx" else name
+        return f"converted {name}" if self.is_converted else name
+
+    @property
+    def is_converted(self) -> bool:
+        """Whether the file is for MLX already."""
+        return self.spelling in ("mlx", "fastvideo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +76,7 @@ _MARKS = (
         for half in ("decoder", "encoder")
         for norm, kernel in (("layer_0", ""), ("0", f"{half}.middle.0.residual.2.weight"))
     ),
+    _Marks("transformer", "fastvideo", (FASTVIDEO_ANCHOR, "patch_embedding.weight.scales")),
     _Marks("transformer", "original", ("head.modulation", "patch_embedding.weight")),
     _Marks("transformer", "diffusers", ("condition_embedder.time_proj.weight", "patch_embedding.weight")),
     _Marks("text_encoder", "original", ("token_embedding.weight", "blocks.0.attn.q.weight")),
