@@ -66,8 +66,8 @@ class ModelFolder:
         path: the folder.
         config: config.json as it is written; empty where the folder has none, as some of other tools do.
         transformers: "model", or "low_noise" and "high_noise" → the file of that transformer.
-        text_encoder: the UMT5 file.
-        vae: encoder and decoder, or in some foreign folders the decoder alone.
+        text_encoder: the UMT5 file; where the user or FastVideo has it, also a checkpoint's file or folder.
+        vae: encoder and decoder, or in some foreign folders the decoder alone; likewise.
         vae_encoder: a second file with the encoder, which a few foreign folders have.
         image_encoder: the CLIP visual tower; None where the folder has none.
         tokenizer: the folder that holds the tokenizer's files; None where the model has none.

@@ -76,7 +76,7 @@ _MARKS = (
         for half in ("decoder", "encoder")
         for norm, kernel in (("layer_0", ""), ("0", f"{half}.middle.0.residual.2.weight"))
     ),
-    _Marks("transformer", "fastvideo", (FASTVIDEO_ANCHOR, "patch_embedding.weight.scales")),
+    _Marks("transformer", "fastvideo", (FASTVIDEO_ANCHOR, "patch_embedding.weight")),
     _Marks("transformer", "original", ("head.modulation", "patch_embedding.weight")),
     _Marks("transformer", "diffusers", ("condition_embedder.time_proj.weight", "patch_embedding.weight")),
     _Marks("text_encoder", "original", ("token_embedding.weight", "blocks.0.attn.q.weight")),

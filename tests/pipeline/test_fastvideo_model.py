@@ -133,6 +133,26 @@ def test_streamed_blocks_make_the_same_latents(shared):
     assert mx.array_equal(videos[0].latents, videos[1].latents)
 
 
+def test_its_runs_are_resumed_and_its_prompts_kept(shared, tmp_path, capsys):
+    video = tmp_path / "video.mp4"
+    arguments = [
+        "--model-dir",
+        str(shared),
+        "--prompt",
+        "a cat",
+        *ARGUMENTS[:-1],
+        "--output-path",
+        str(video),
+    ]
+    assert generate_main([*arguments, "--keep-state"]) == 0
+    frames = read_frames(video)
+    assert generate_main([*arguments, "--resume"]) == 0
+    assert np.array_equal(read_frames(video), frames)
+    assert "is of another run" not in capsys.readouterr().err
+    pipeline = WanPipeline.from_pretrained(shared)
+    assert mx.array_equal(pipeline("a cat", **SMALL).latents, make(shared).latents)
+
+
 def test_an_adapter_applies_to_it(shared, tmp_path):
     adapter = tmp_path / "style.safetensors"
     write_adapter(adapter, SIZES.transformer)
