@@ -113,8 +113,8 @@ def with_tokenizer(model: ModelFolder) -> ModelFolder:
 
 def _describe_lack(model: ModelFolder) -> str:
     return (
-        f"{model.path}: has no tokenizer.json or spiece.model. Copy the files of {TOKENIZER_REPOSITORY} "
-        f"from the original checkpoint into {model.path / 'tokenizer'}, or give their folder as --tokenizer."
+        f"{model.path}: has no tokenizer.json or spiece.model, and --tokenizer names none. Copy the "
+        f"files of {TOKENIZER_REPOSITORY} from the original checkpoint into {model.path / 'tokenizer'}."
     )
 
 

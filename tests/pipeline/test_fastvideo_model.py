@@ -100,6 +100,15 @@ def test_the_folder_makes_the_video_of_the_converted_model(shared, converted):
     assert video.frames.shape == (5, 32, 48, 3)
 
 
+def test_a_transformer_that_is_not_packed_runs_too(tiny, shared, tmp_path):
+    folder = write_others(write_packed(tmp_path / "plain", tiny, packs=False), tiny)
+    assert inspect_path(folder).problems == ()
+    video, packed = make(folder, steps=1), make(shared, steps=1)
+    assert np.allclose(np.array(video.latents), np.array(packed.latents), atol=0.2)
+    with pytest.raises(RequestError, match="is converted already"):
+        convert_checkpoint(tiny.path, tmp_path / "out", transformer=folder / "mlx_dit.safetensors")
+
+
 def test_the_recipe_becomes_the_defaults_and_is_told(shared):
     _, config = open_model(shared)
     sampling = config.sampling
@@ -200,7 +209,7 @@ def test_what_lacks_is_named_with_its_options(own, removed, message, capsys):
 def test_a_tokenizer_that_lacks_is_asked_for(own, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     shutil.rmtree(own / "tokenizer")
-    with pytest.raises(CheckpointError, match="or give their folder as --tokenizer"):
+    with pytest.raises(CheckpointError, match="and --tokenizer names none"):
         make(own)
 
 
