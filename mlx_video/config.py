@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mlx_video.errors import ConfigError
@@ -131,6 +131,7 @@ class VAEConfig:
 
     `encoder_dim` and `decoder_dim` are the widths of the first encoder and the last decoder stage; the files
     do not state them, so they are read from tensor shapes. None stands for a half that the file lacks.
+    `output_scale` is how many times wider and higher than the video's size the decoder makes its frames.
     """
 
     z_dim: int = 16
@@ -139,6 +140,7 @@ class VAEConfig:
     decoder_dim: int | None = 96
     latent_mean: tuple[float, ...] = WAN21_LATENT_MEAN
     latent_std: tuple[float, ...] = WAN21_LATENT_STD
+    output_scale: int = 1
 
     def __post_init__(self) -> None:
         if not self.z_dim == len(self.latent_mean) == len(self.latent_std):
@@ -275,6 +277,8 @@ def config_to_json(config: ModelConfig) -> dict[str, Any]:
     if network.image_dim is not None:
         image_sizes = {"image_dim": network.image_dim, "image_positions": network.image_positions}
         data["mlx_video"] |= image_sizes
+    if vae.output_scale != 1:
+        data["mlx_video"]["vae_output_scale"] = vae.output_scale
     if config.quantization:
         data["quantization"] = {
             "group_size": config.quantization.group_size,
@@ -353,7 +357,7 @@ class _ConfigReader:
             model_version=self.take("model_version", str, "2.1"),
             transformer=self.read_transformer(extra),
             text_encoder=self.read_text_encoder(),
-            vae=self.read_vae(),
+            vae=self.read_vae(extra),
             sampling=self.read_sampling(extra),
             is_dual=is_dual,
             quantization=self.read_quantization(),
@@ -383,7 +387,7 @@ class _ConfigReader:
             **{name: self.take_count(f"t5_{name}", getattr(default, name)) for name in names}
         )
 
-    def read_vae(self) -> VAEConfig:
+    def read_vae(self, extra: _ConfigReader) -> VAEConfig:
         z_dim = self.take_count("vae_z_dim", WAN21_VAE.z_dim)
         try:
             config = find_vae_config(z_dim)
@@ -394,7 +398,7 @@ class _ConfigReader:
             raise self.wrong(
                 "vae_stride", f"{list(stride)}, VAEs of {z_dim} channels have {list(config.stride)}"
             )
-        return config
+        return replace(config, output_scale=extra.take_count("vae_output_scale", 1))
 
     def read_sampling(self, extra: _ConfigReader) -> SamplingDefaults:
         default = SamplingDefaults()

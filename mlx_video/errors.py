@@ -11,6 +11,10 @@ class CheckpointError(MLXVideoError):
     """A weight file or a model folder is missing, damaged, or not what it should be."""
 
 
+class UnknownFormatError(CheckpointError):
+    """A file is in a form in which no weights of these models come; others keep such files."""
+
+
 class MissingPartError(CheckpointError):
     """A checkpoint or a model folder lacks a part; what is there may be sound."""
 

@@ -59,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     negative.add_argument(
         "--no-negative-prompt", action="store_true", help="guide against the empty prompt (default: off)"
     )
+    _add_part_options(parser.add_argument_group("components from elsewhere"))
     _add_image_options(parser.add_argument_group("images"))
     _add_size_options(parser.add_argument_group("size"))
     _add_sampling_options(parser.add_argument_group("sampling"))
@@ -68,6 +69,23 @@ def build_parser() -> argparse.ArgumentParser:
     _add_state_options(parser.add_argument_group("interrupted runs"))
     add_common_options(parser)
     return parser
+
+
+def _add_part_options(group: argparse._ArgumentGroup) -> None:
+    for flag, what in (("--text-encoder", "UMT5"), ("--vae", "the VAE")):
+        group.add_argument(
+            flag,
+            type=place_or_repository,
+            metavar="FILE",
+            help=f"{what} in place of the model's: a file or a folder that holds it, converted or of any "
+            f"Wan checkpoint, here or as owner/name/file on the Hub ({MODEL_DEFAULT})",
+        )
+    group.add_argument(
+        "--tokenizer",
+        type=place_or_repository,
+        metavar="DIR",
+        help=f"folder or repository with tokenizer.json or spiece.model ({MODEL_DEFAULT})",
+    )
 
 
 def _add_image_options(group: argparse._ArgumentGroup) -> None:
@@ -284,12 +302,15 @@ def run_events(args: argparse.Namespace) -> Iterator[Event]:
     from mlx_video.pipeline.demo_model import convert_demo_model, demo_model_path
     from mlx_video.pipeline.generate import generate, prepare_run
     from mlx_video.pipeline.local_files import with_local_adapters
+    from mlx_video.pipeline.model_parts import ModelParts, find_parts
 
     takes_image = request.image is not None
     if args.model_dir is None:
         yield from convert_demo_model(takes_image=takes_image)
     place = args.model_dir or demo_model_path(takes_image=takes_image)
-    model, config = open_model((yield from fetch_folder(place, args.revision, "run")))
+    named = ModelParts(args.text_encoder, args.vae, args.tokenizer)
+    path = yield from fetch_folder(place, args.revision, "run", named.given)
+    model, config = open_model(path, (yield from find_parts(named)))
     request = yield from with_local_adapters(request)
     yield from generate(prepare_run(request, model, config))
 

@@ -22,6 +22,7 @@ class VideoGeometry:
         num_frames: pixel frames, 4n+1 for a time stride of 4.
         latent_shape: [C, T, H, W] of the latents.
         grid: tokens (t, h, w).
+        output_scale: how many times wider and higher the VAE's decoder makes the frames.
     """
 
     width: int
@@ -29,11 +30,17 @@ class VideoGeometry:
     num_frames: int
     latent_shape: tuple[int, int, int, int]
     grid: Triple
+    output_scale: int = 1
 
     @property
     def num_tokens(self) -> int:
         """Length of the transformer's sequence."""
         return self.grid[0] * self.grid[1] * self.grid[2]
+
+    @property
+    def output_size(self) -> tuple[int, int]:
+        """Width and height in pixels of the frames that leave the VAE, and of every result."""
+        return self.width * self.output_scale, self.height * self.output_scale
 
 
 def latent_frames(num_frames: int, stride_t: int = 4) -> int:
@@ -145,7 +152,14 @@ def best_output_size(
 
 
 def measure(
-    width: int, height: int, num_frames: int, *, z_dim: int, stride: Triple, patch_size: Triple
+    width: int,
+    height: int,
+    num_frames: int,
+    *,
+    z_dim: int,
+    stride: Triple,
+    patch_size: Triple,
+    output_scale: int = 1,
 ) -> VideoGeometry:
     """All sizes of a video.
 
@@ -155,6 +169,7 @@ def measure(
         z_dim: latent channels.
         stride: VAE stride (t, h, w) in pixels.
         patch_size: transformer patch (t, h, w) in latent cells.
+        output_scale: how many times wider and higher the VAE's decoder makes the frames.
 
     Raises:
         ValueError: a side is no multiple of stride times patch.
@@ -164,4 +179,4 @@ def measure(
         raise ValueError(f"{width}x{height} is no multiple of {step_w}x{step_h}")
     latent = (latent_frames(num_frames, stride[0]), height // stride[1], width // stride[2])
     grid = (latent[0] // patch_size[0], latent[1] // patch_size[1], latent[2] // patch_size[2])
-    return VideoGeometry(width, height, num_frames, (z_dim, *latent), grid)
+    return VideoGeometry(width, height, num_frames, (z_dim, *latent), grid, output_scale)

@@ -140,6 +140,17 @@ def test_a_vae_is_found_by_its_latent_channels(vae: VAEConfig):
     assert config_from_json(data).vae == vae
 
 
+def test_a_vae_that_makes_larger_frames_is_told_where_other_tools_do_not_look():
+    vae = replace(WAN21_VAE, output_scale=2)
+    data = config_to_json(replace(T2V, vae=vae))
+    assert data["mlx_video"]["vae_output_scale"] == 2
+    assert config_from_json(data).vae == vae
+    assert "vae_output_scale" not in config_to_json(T2V)["mlx_video"]
+    data["mlx_video"]["vae_output_scale"] = 0
+    with pytest.raises(ConfigError, match="'vae_output_scale' is 0, at least 1"):
+        config_from_json(data)
+
+
 def test_an_unknown_key_in_our_own_file_is_an_error():
     data = config_to_json(T2V) | {"sample_stepps": 3}
     with pytest.raises(ConfigError, match="unknown key 'sample_stepps'"):

@@ -42,6 +42,15 @@ def test_published_sizes_have_the_published_latents_and_tokens(width, height, fr
     assert geometry.num_tokens == tokens
 
 
+def test_a_decoder_that_doubles_the_size_changes_the_results_size_alone():
+    usual, larger = (
+        measure(832, 480, 81, z_dim=16, stride=STRIDE, patch_size=PATCH, output_scale=scale)
+        for scale in (1, 2)
+    )
+    assert (larger.width, larger.grid, larger.latent_shape) == (832, usual.grid, usual.latent_shape)
+    assert (usual.output_size, larger.output_size) == ((832, 480), (1664, 960))
+
+
 @pytest.mark.parametrize(("frames", "nearest"), [(80, "77 or 81"), (2, "1 or 5"), (82, "81 or 85")])
 def test_a_wrong_frame_count_is_refused_with_the_two_nearest(frames: int, nearest: str):
     with pytest.raises(RequestError, match=f"{frames}: must be 4n\\+1.*Nearest: {nearest}"):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from mlx_video.checkpoint.file_bytes import describe_bytes, open_for_reading, read_at, size_of
-from mlx_video.errors import CheckpointError
+from mlx_video.errors import CheckpointError, UnknownFormatError
 
 FileKind = Literal[
     "safetensors", "zip", "legacy_torch", "pickle", "gguf", "lfs_pointer", "html", "json", "empty", "unknown"
@@ -65,7 +65,8 @@ def refusal(path: Path, kind: FileKind) -> CheckpointError:
     """The error for a file that is not what is needed here: says what it is and what to do."""
     start, size = _read_start(path)
     shown = " ".join(f"{byte:02x}" for byte in start[:9])
-    return CheckpointError(f"{path}: {_REFUSALS[kind].format(size=describe_bytes(size), start=shown)}")
+    error = UnknownFormatError if kind in ("legacy_torch", "pickle") else CheckpointError
+    return error(f"{path}: {_REFUSALS[kind].format(size=describe_bytes(size), start=shown)}")
 
 
 def refuse_stand_in(path: Path) -> None:

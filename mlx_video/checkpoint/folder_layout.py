@@ -37,6 +37,9 @@ EXPERT_FOLDERS = {"low_noise": "low_noise_model", "high_noise": "high_noise_mode
 ORIGINAL_STEM = "diffusion_pytorch_model"
 ORIGINAL_INDEX = f"{ORIGINAL_STEM}.safetensors.index.json"
 
+# Source: hao-ai-lab/FastVideo fastvideo/mlx_runtime/checkpoint.py, MANIFEST_FILENAME.
+FASTVIDEO_MANIFEST = "mlx_dit.json"
+
 _CONVERTED_KEYS = ("t5_vocab_size", "vae_z_dim")
 _CONVERTED_TENSOR = "patch_embedding_proj.weight"
 _DIFFUSERS_CLASSES = ("WanTransformer3DModel", "WanVACETransformer3DModel")
@@ -77,6 +80,12 @@ def read_json_object(path: Path) -> dict[str, Any]:
 def original_weight_files(folder: Path) -> list[Path]:
     """The transformer files of an original folder, sorted; other weights lying there are not among them."""
     return sorted(path for path in folder.glob(f"{ORIGINAL_STEM}*.safetensors") if path.is_file())
+
+
+def find_fastvideo_place(folder: Path) -> Path | None:
+    """Where FastVideo's packed transformer lies: in the folder itself, or else in `ema`; None without one."""
+    places = (folder, folder / "ema")
+    return next((place for place in places if (place / FASTVIDEO_MANIFEST).is_file()), None)
 
 
 def is_tokenizer_folder(folder: Path) -> bool:
@@ -124,7 +133,7 @@ def _has_any_folder(folder: Path, names: tuple[str, ...]) -> bool:
 
 _RULES: tuple[tuple[Layout, Callable[[Path], bool]], ...] = (
     ("converted", _is_converted),
-    ("fastvideo", lambda folder: (folder / "mlx_dit.json").is_file()),
+    ("fastvideo", lambda folder: find_fastvideo_place(folder) is not None),
     ("diffusers", _is_diffusers),
     ("original_dual", lambda folder: _has_any_folder(folder, tuple(EXPERT_FOLDERS.values()))),
     ("lightx2v", lambda folder: (folder / "non_block.safetensors").is_file()),

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlx_video.checkpoint.diffusers_folder import ENCODER_STEM, MODEL_INDEX
+from mlx_video.checkpoint.fastvideo_folder import FASTVIDEO_WEIGHTS
 from mlx_video.checkpoint.folder_layout import (
     CONFIG_FILE,
     EXPERT_FOLDERS,
+    FASTVIDEO_MANIFEST,
     ORIGINAL_STEM,
     TOKENIZER_FILES,
     Layout,
@@ -30,6 +32,7 @@ Use = Literal["convert", "run"]
 ReadJson = Callable[[str], Mapping[str, Any]]
 
 _CONVERT = "python -m mlx_video.convert_wan --checkpoint-dir"
+_GENERATE = "python -m mlx_video.generate_wan --model-dir"
 # Folder of a Diffusers repository → how the names of its weight files begin.
 _DIFFUSERS_STEMS = {
     "transformer": ORIGINAL_STEM,
@@ -88,7 +91,12 @@ def choose_files(
     """
     layout = recognise_names(names)
     _check_use(repository, layout, names, use)
-    choose = {"converted": _choose_converted, "diffusers": _choose_diffusers}.get(layout, _choose_original)
+    choosers = {
+        "converted": _choose_converted,
+        "diffusers": _choose_diffusers,
+        "fastvideo": _choose_fastvideo,
+    }
+    choose = choosers.get(layout, _choose_original)
     left_out = tuple(start for part in given for start in _STARTS.get(part, ()))
     return sorted(name for name in set(choose(frozenset(names), read_json)) if not name.startswith(left_out))
 
@@ -98,7 +106,7 @@ def recognise_names(names: Collection[str]) -> Layout:
     folders = {name.partition("/")[0] for name in names if "/" in name}
     if any(_CONVERTED_NAME.fullmatch(name) for name in names):
         return "converted"
-    if "mlx_dit.json" in names:
+    if FASTVIDEO_MANIFEST in names:
         return "fastvideo"
     if MODEL_INDEX in names or "transformer" in folders:
         return "diffusers"
@@ -118,6 +126,12 @@ def _check_use(repository: str, layout: Layout, names: Collection[str], use: Use
             raise CheckpointError(
                 f"{repository}: is already an MLX folder. Give it to --model-dir; to quantize it use "
                 "--quantize-only."
+            )
+    elif layout == "fastvideo":
+        if use == "convert":
+            raise CheckpointError(
+                f"{repository}: is a FastVideo MLX folder, which is not converted but run as it is: "
+                f"{_GENERATE} {repository}"
             )
     elif not is_convertible:
         raise CheckpointError(f"{repository}: {_describe_other(repository, layout, names)}")
@@ -155,6 +169,15 @@ def _name_one(repository: str, weights: Sequence[str]) -> str:
 def _choose_converted(names: frozenset[str], read_json: ReadJson) -> Iterator[str]:
     yield from (name for name in names if "/" not in name and name.endswith((".safetensors", ".json")))
     yield from present_names(names, (*TOKENIZER_FILES, *names_in(CONVERTED_TOKENIZER, TOKENIZER_FILES)))
+
+
+def _choose_fastvideo(names: frozenset[str], read_json: ReadJson) -> Iterator[str]:
+    """The packed transformer of the folder itself, and what lies beside it as in a Diffusers folder."""
+    yield from present_names(names, [FASTVIDEO_MANIFEST, FASTVIDEO_WEIGHTS])
+    yield from present_names(names, names_in(CONVERTED_TOKENIZER, TOKENIZER_FILES))
+    for folder in ("text_encoder", "vae"):
+        yield from present_names(names, names_in(folder, [CONFIG_FILE]))
+        yield from choose_weights(names, folder, _DIFFUSERS_STEMS[folder], read_json)
 
 
 def _choose_original(names: frozenset[str], read_json: ReadJson) -> Iterator[str]:

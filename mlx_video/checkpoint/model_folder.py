@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,8 +66,8 @@ class ModelFolder:
         path: the folder.
         config: config.json as it is written; empty where the folder has none, as some of other tools do.
         transformers: "model", or "low_noise" and "high_noise" → the file of that transformer.
-        text_encoder: the UMT5 file.
-        vae: encoder and decoder, or in some foreign folders the decoder alone.
+        text_encoder: the UMT5 file; where the user or FastVideo has it, also a checkpoint's file or folder.
+        vae: encoder and decoder, or in some foreign folders the decoder alone; likewise.
         vae_encoder: a second file with the encoder, which a few foreign folders have.
         image_encoder: the CLIP visual tower; None where the folder has none.
         tokenizer: the folder that holds the tokenizer's files; None where the model has none.
@@ -85,11 +85,12 @@ class ModelFolder:
     notices: tuple[str, ...] = ()
 
 
-def open_model_folder(path: Path) -> ModelFolder:
+def open_model_folder(path: Path, given: Collection[str] = ()) -> ModelFolder:
     """Find every component of a converted model.
 
     Args:
         path: a folder made by convert_wan, ours or another's.
+        given: "text_encoder" or "vae" where the user has them elsewhere, so that they may be absent here.
 
     Returns:
         All files of the model; no weight is read.
@@ -102,7 +103,9 @@ def open_model_folder(path: Path) -> ModelFolder:
     config = _read_config(path)
     transformers = {name: path / TRANSFORMER_FILES[name] for name in _transformer_names(path, config)}
     text_encoder = _find_text_encoder(path)
-    _check_present(path, (*transformers.values(), text_encoder, path / VAE_FILE))
+    needed = {"text_encoder": text_encoder, "vae": path / VAE_FILE}
+    others = (file for name, file in needed.items() if name not in given)
+    _check_present(path, (*transformers.values(), *others))
     vae_encoder, image_encoder = path / VAE_ENCODER_FILE, path / IMAGE_ENCODER_FILE
     places = (path / TOKENIZER_FOLDER, path)
     return ModelFolder(

@@ -19,11 +19,6 @@ _OPENERS: Mapping[Layout, Callable[[Path, Collection[PartName]], CheckpointFiles
         "diffusers": open_diffusers_folder,
     }
 )
-_UNSUPPORTED: Mapping[Layout, str] = MappingProxyType(
-    {
-        "fastvideo": "a FastVideo MLX folder (mlx_dit.json)",
-    }
-)
 
 
 def open_checkpoint(path: Path, given: Collection[PartName] = ()) -> CheckpointFiles:
@@ -52,10 +47,10 @@ def open_checkpoint(path: Path, given: Collection[PartName] = ()) -> CheckpointF
 def _refusal(path: Path, layout: Layout) -> CheckpointError:
     if layout == "converted":
         return CheckpointError(f"{path}: is already an MLX folder. To quantize it use --quantize-only.")
-    if layout in _UNSUPPORTED:
+    if layout == "fastvideo":
         return CheckpointError(
-            f"{path}: looks like {_UNSUPPORTED[layout]}, which is not supported yet. "
-            "Use the original Wan-AI repository, or its Diffusers version."
+            f"{path}: is a FastVideo MLX folder, which is not converted but run as it is: "
+            f"python -m mlx_video.generate_wan --model-dir {path}"
         )
     return CheckpointError(
         f"{path}: no transformer found, expected diffusion_pytorch_model*.safetensors. {_advice(path)}"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
 from mlx_video.checkpoint.tensor_file import element_span
-from mlx_video.errors import CheckpointError
+from mlx_video.errors import CheckpointError, UnknownFormatError
 
 _STORAGE_DTYPES = {
     "FloatStorage": "F32",
@@ -165,7 +165,7 @@ class _DescriptionReader(pickle._Unpickler):
 
     def find_class(self, module: str, name: str) -> object:
         if (module, name) not in _ALLOWED:
-            raise CheckpointError(
+            raise UnknownFormatError(
                 f"{self._path}: contains Python objects ({module}.{name}) besides tensors; refused, because "
                 "loading them would run code from the file. Use a safetensors version."
             )
@@ -188,7 +188,7 @@ def _unwrap(path: Path, content: object) -> dict[str, StoredTensor]:
         if wrapper is None:
             break
         content = content[wrapper]
-    raise CheckpointError(
+    raise UnknownFormatError(
         f"{path}: holds no dictionary of tensors but {_describe(content)}. "
         "Save the model's state_dict, or use a safetensors version."
     )
@@ -199,7 +199,7 @@ def _tensors_of(path: Path, content: Mapping[Any, object]) -> dict[str, StoredTe
     for name, value in content.items():
         is_tensor = isinstance(value, StoredTensor)
         if not isinstance(name, str) or (isinstance(value, dict | list | tuple) and value and not is_tensor):
-            raise CheckpointError(
+            raise UnknownFormatError(
                 f"{path}: {name!r} lies among the tensors but is {_describe(value)}. "
                 "Save the model's state_dict alone."
             )

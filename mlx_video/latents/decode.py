@@ -29,8 +29,9 @@ def decode_frames(
     """Decode a clip and hand out its frames as they are ready, as :func:`decode_pieces` without events.
 
     Returns:
-        Pieces [f, h·H, w·W, 3] for a VAE of stride (4, h, w), in [-1, 1], float32, evaluated; 4T - 3 frames
-        in all. With one latent frame per push, the first piece has 1 frame and the others 4.
+        Pieces [f, h·H, w·W, 3] for a VAE of stride (4, h, w), or larger by its `output_scale`, in [-1, 1],
+        float32, evaluated; 4T - 3 frames in all. With one latent frame per push, the first piece has 1 frame
+        and the others 4.
 
     Raises:
         ValueError, MediaError: as :func:`decode_pieces`.
@@ -74,8 +75,8 @@ def decode_pieces(
         scratch_folder: for the temporary file of tiles; None for the system's.
 
     Returns:
-        Pieces [f, h·H, w·W, 3] for a VAE of stride (4, h, w), in [-1, 1], float32, evaluated; before them,
-        with tiles, an event for each part of the work.
+        Pieces [f, h·H, w·W, 3] for a VAE of stride (4, h, w), or larger by its `output_scale`, in [-1, 1],
+        float32, evaluated; before them, with tiles, an event for each part of the work.
 
     Raises:
         ValueError: the latents have another rank or number of channels, or `tile` or `latents_per_push` is

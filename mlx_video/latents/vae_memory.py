@@ -157,7 +157,8 @@ def _decoder_stages(config: VAEConfig, tile: Tile) -> Iterator[list[Need]]:
             after = out if is_wan22 else out // 2
             layers.append(upsampling(frames[stage], out, after, doubles_time=stage < 2))
         else:
-            layers.append(causal_conv(frames[stage], out, _pixel_channels(config)))
+            channels = _pixel_channels(config) * config.output_scale**2
+            layers.append(causal_conv(frames[stage], out, channels))
         yield layers
 
 
@@ -199,7 +200,7 @@ def decode_peak_bytes(
     longest = max(latent_height, latent_width)
     grid = cut_tiles(DECODER_STAGES, latent_height, latent_width, min(tile or longest, longest))
     tiles = [
-        (_add_stages(_decoder_stages(config, part)), features + _pixels(config, _core(part), count))
+        (_add_stages(_decoder_stages(config, part)), features + _made(config, _core(part), count))
         for part in chain(*grid)
     ]
     if len(tiles) == 1:
@@ -207,7 +208,7 @@ def decode_peak_bytes(
         return whole.kept + stages.kept + max(whole.working, held + stages.working)
     one_tile = max(stages.kept + stages.working + held for stages, held in tiles)
     # Joined tiles are read, put into rows, and these together.
-    return max(whole.kept + whole.working, one_tile, 3 * _pixels(config, frame, count))
+    return max(whole.kept + whole.working, one_tile, 3 * _made(config, frame, count))
 
 
 def encode_peak_bytes(
@@ -255,7 +256,8 @@ def scratch_bytes(
         encoder_widths(config.encoder_dim or 0)[-1] if encodes else decoder_widths(config.decoder_dim or 0)[0]
     )
     frame = Frame(latent_height, latent_width)
-    return frame.nbytes(width, latent_frames) + _pixels(config, frame, latent_frames)
+    pixels = _pixels if encodes else _made
+    return frame.nbytes(width, latent_frames) + pixels(config, frame, latent_frames)
 
 
 def _packing(config: VAEConfig) -> int:
@@ -270,6 +272,11 @@ def _pixel_channels(config: VAEConfig) -> int:
 def _pixels(config: VAEConfig, frame: Frame, latents: int) -> int:
     """The pixel frames of so many latent frames of this size."""
     return frame.nbytes(COLOURS * prod(config.stride), latents)
+
+
+def _made(config: VAEConfig, frame: Frame, latents: int) -> int:
+    """The same, as large as the decoder makes them."""
+    return _pixels(config, frame, latents) * config.output_scale**2
 
 
 def _core(tile: Tile) -> Frame:

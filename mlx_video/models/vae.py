@@ -9,8 +9,10 @@ import mlx.nn as nn
 
 from mlx_video.config import WAN22_VAE, VAEConfig
 from mlx_video.models import vae_wan21, vae_wan22
+from mlx_video.models.vae_halves import DecoderHalf
 from mlx_video.models.vae_layers import PointwiseConv
 from mlx_video.models.vae_stream import FRAME_BY_FRAME, Crop, StreamState, crop_stages, run_stages
+from mlx_video.models.vae_wan21 import shuffle_pixels
 from mlx_video.models.vae_wan22 import pack_pixels, unpack_pixels
 
 # Pixels of a packed frame that one latent cell covers, in rows and in columns.
@@ -21,7 +23,8 @@ class WanVAE(nn.Module):
     """Encoder and decoder halves; parameters carry the official checkpoint's names.
 
     Shapes below are for a VAE of stride (4, h, w). Wan2.2's networks work on packed frames, whose pixels are
-    squares of 2×2; with Wan2.1 a packed frame is the frame itself.
+    squares of 2×2; with Wan2.1 a packed frame is the frame itself. A decoder may make its frames larger than
+    the video by a factor s (`output_scale`), else s is 1.
 
     Args:
         config: widths, and the latent channels that tell the generation; a half whose width is None is left
@@ -39,7 +42,7 @@ class WanVAE(nn.Module):
             self.conv1 = PointwiseConv(2 * config.z_dim, 2 * config.z_dim)
         if config.decoder_dim is not None:
             self.conv2 = PointwiseConv(config.z_dim, config.z_dim)
-            self.decoder = network.Decoder(config.decoder_dim, config.z_dim)
+            self.decoder = _build_decoder(config, config.decoder_dim)
 
     @property
     def packing(self) -> int:
@@ -57,7 +60,7 @@ class WanVAE(nn.Module):
             parts: frames that each resolution takes at a time, lowest resolution first.
 
         Yields:
-            Pixels [B, f, h·H, w·W, 3], not clamped: 4T frames in all, 3 less in the stream's first call.
+            Pixels [B, f, s·h·H, s·w·W, 3], not clamped: 4T frames in all, 3 less in the stream's first call.
 
         Raises:
             ValueError: the decoder is absent, or the latents do not continue this stream.
@@ -102,7 +105,7 @@ class WanVAE(nn.Module):
         """
         stages = crop_stages(self.decoder.stages(), crops)
         for packed in run_stages(stages, features, parts, state):
-            yield unpack_pixels(packed, self.packing)
+            yield shuffle_pixels(unpack_pixels(packed, self.packing), self.config.output_scale)
 
     def encode(
         self, frames: mx.array, state: StreamState, parts: Sequence[int] = FRAME_BY_FRAME
@@ -158,3 +161,10 @@ class WanVAE(nn.Module):
     def _require(self, half: str) -> None:
         if half not in self:
             raise ValueError(f"this VAE was built without its {half}: {half}_dim is None in its VAEConfig.")
+
+
+def _build_decoder(config: VAEConfig, width: int) -> DecoderHalf:
+    if config.z_dim == WAN22_VAE.z_dim:
+        return vae_wan22.Decoder(width, config.z_dim)
+    channels = vae_wan21.PIXEL_CHANNELS * config.output_scale**2
+    return vae_wan21.Decoder(width, config.z_dim, channels)

@@ -6,11 +6,36 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 
+import mlx.core as mx
+
 from mlx_video.models.vae_halves import DecoderHalf, EncoderHalf, decoder_widths, encoder_widths
 from mlx_video.models.vae_layers import Downsample, ResidualBlock, Upsample, apply_head
 from mlx_video.models.vae_stream import Layer
 
 PIXEL_CHANNELS = 3
+
+
+def shuffle_pixels(frames: mx.array, scale: int) -> mx.array:
+    """Make the channels of every position a square of pixels.
+
+    Not the order of Wan2.2's packed frames, in which a square's column is slower than its row.
+
+    Args:
+        frames: [B, F, H, W, C·scale²]; the colour is slowest, then the row within a square, then the column.
+        scale: side of a square, in pixels; 1 changes nothing.
+
+    Returns:
+        [B, F, scale·H, scale·W, C].
+
+    Source: PyTorch torch.nn.functional.pixel_shuffle, as spacepxl/ComfyUI-VAE-Utils nodes.py,
+        VAEUtils_VAEDecodeTiled applies it to every frame.
+    """
+    if scale == 1:
+        return frames
+    batch, count, height, width, channels = frames.shape
+    squares = frames.reshape(batch, count, height, width, channels // scale**2, scale, scale)
+    pixels = squares.transpose(0, 1, 2, 5, 3, 6, 4)
+    return pixels.reshape(batch, count, scale * height, scale * width, -1)
 
 
 class Decoder(DecoderHalf):
@@ -19,12 +44,13 @@ class Decoder(DecoderHalf):
     Args:
         width: channels of the last stage.
         z_dim: channels of a latent.
+        out_channels: of a pixel; those of a square of pixels where the VAE makes larger frames.
 
     Source: Wan2.1 wan/modules/vae.py, Decoder3d.
     """
 
-    def __init__(self, width: int, z_dim: int) -> None:
-        super().__init__(width, z_dim, PIXEL_CHANNELS)
+    def __init__(self, width: int, z_dim: int, out_channels: int = PIXEL_CHANNELS) -> None:
+        super().__init__(width, z_dim, out_channels)
         self.upsamples: list[ResidualBlock | Upsample] = []
         for stage, (into, out) in enumerate(pairwise(decoder_widths(width))):
             into = into if stage == 0 else into // 2  # every upsampling halves the channels

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import mlx.core as mx
 
+from mlx_video.checkpoint.folder_layout import recognise_layout
 from mlx_video.checkpoint.model_folder import (
     CONFIG_FILE,
     IMAGE_ENCODER_FILE,
@@ -29,7 +30,14 @@ from mlx_video.models.image_encoder import CLIPImageEncoder
 from mlx_video.models.text_encoder import UMT5Encoder
 from mlx_video.models.transformer import WanTransformer
 from mlx_video.models.vae import WanVAE
-from mlx_video.pipeline.foreign_folder import read_foreign_config
+from mlx_video.pipeline.fastvideo_model import open_fastvideo_model
+from mlx_video.pipeline.foreign_folder import (
+    read_foreign_config,
+    read_text_encoder_sizes,
+    with_output_scale,
+)
+from mlx_video.pipeline.model_parts import NO_PARTS, ModelParts
+from mlx_video.pipeline.open_parts import open_text_encoder, open_transformer, open_vae
 from mlx_video.request import LoraMode
 from mlx_video.weights.empty_weights import check_token_table
 from mlx_video.weights.image_encoder_names import read_converted_image_encoder_config
@@ -45,20 +53,37 @@ VAE_HALVES: dict[Half, tuple[str, ...]] = {
 }
 
 
-def open_model(path: Path) -> tuple[ModelFolder, ModelConfig]:
-    """Open a converted folder and read its config; no weight is read.
+def open_model(path: Path, parts: ModelParts = NO_PARTS) -> tuple[ModelFolder, ModelConfig]:
+    """Open a converted folder, or FastVideo's, and read its config; no weight is read.
 
     In a folder of another tool the headers of the weights complete config.json, and correct it.
+
+    Args:
+        path: the folder.
+        parts: what takes the place of its own components, from :func:`find_parts`.
 
     Raises:
         CheckpointError: the folder is missing or incomplete.
         ConfigError: its config.json cannot be used.
     """
-    folder = open_model_folder(path)
+    if path.is_dir() and recognise_layout(path) == "fastvideo":
+        folder, config = open_fastvideo_model(path, parts)
+        return folder, _with_sizes(folder, config, ("text_encoder", "vae"))
+    changes: dict[str, Any] = parts.given
+    folder = replace(open_model_folder(path, parts.given), **changes)
     if "mlx_video" in folder.config:
-        return folder, config_from_json(folder.config, where=str(folder.path / CONFIG_FILE))
-    config, notices = read_foreign_config(folder)
-    return replace(folder, notices=notices), config
+        config = config_from_json(folder.config, where=str(folder.path / CONFIG_FILE))
+    else:
+        config, notices = read_foreign_config(folder)
+        folder = replace(folder, notices=notices)
+    return folder, _with_sizes(folder, config, parts.given)
+
+
+def _with_sizes(folder: ModelFolder, config: ModelConfig, names: Collection[str]) -> ModelConfig:
+    """The config with what no config.json says of some components: of those from elsewhere."""
+    if "text_encoder" in names:
+        config = replace(config, text_encoder=read_text_encoder_sizes(folder))
+    return replace(config, vae=with_output_scale(folder, config.vae)) if "vae" in names else config
 
 
 def check_weights(model: ModelFolder, config: ModelConfig) -> None:
@@ -78,9 +103,9 @@ def check_weights(model: ModelFolder, config: ModelConfig) -> None:
             f"{names}. Convert the model again."
         )
     for path in model.transformers.values():
-        with open_tensors(path) as source:
+        with open_transformer(path) as source:
             fit_module(WanTransformer(config.transformer), source, quantization=config.quantization)
-    with open_tensors(model.text_encoder) as source:
+    with open_text_encoder(model.text_encoder) as source:
         fit_module(UMT5Encoder(config.text_encoder), source)
         check_token_table(source)
     if config.transformer.image_dim is not None:
@@ -142,7 +167,7 @@ def load_transformer(
         AdapterError: an adapter cannot be applied.
     """
     transformer = WanTransformer(config.transformer)
-    with open_tensors(model.transformers[name]) as source:
+    with open_transformer(model.transformers[name]) as source:
         load_module(transformer, source, quantization=config.quantization)
     if adapters:
         apply_adapters(transformer, adapters, mode=lora_mode)
@@ -209,7 +234,7 @@ def _build_half(config: ModelConfig, half: Half, width: int) -> WanVAE:
 
 @contextmanager
 def _open_vae(path: Path) -> Iterator[TensorSource]:
-    with open_tensors(path) as file:
+    with open_vae(path) as file:
         yield RenamedTensors(file, CONVERTED_RULES)
 
 
@@ -220,6 +245,8 @@ def _find_half(model: ModelFolder, config: ModelConfig, half: Half) -> tuple[Pat
         with _open_vae(path) as source:
             sizes = read_vae_config(source.infos, config.vae, label=source.label)
         width = sizes.encoder_dim if half == "encoder" else sizes.decoder_dim
+        if half == "decoder" and sizes.output_scale != config.vae.output_scale:
+            raise _other_output_size(path, sizes.output_scale, config.vae.output_scale)
         if width is not None:
             return path, width
     first = {"encoder": "encoder.conv1.weight", "decoder": "decoder.head.0.gamma"}[half]
@@ -228,4 +255,11 @@ def _find_half(model: ModelFolder, config: ModelConfig, half: Half) -> tuple[Pat
     raise CheckpointError(
         f"{names} in {model.path}: {first} is missing, so there is no VAE {half} {use}. "
         "Convert the original checkpoint again; that keeps both halves."
+    )
+
+
+def _other_output_size(path: Path, found: int, stated: int) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: decoder.head.2.weight makes frames {found} times as wide and as high, {CONFIG_FILE} says "
+        f"{stated} times. The VAE was exchanged after the conversion; convert again, with --vae FILE."
     )

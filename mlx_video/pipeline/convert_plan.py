@@ -22,18 +22,20 @@ from mlx_video.checkpoint.model_folder import (
 from mlx_video.checkpoint.original_folder import IMAGE_ENCODER_FILE as ORIGINAL_IMAGE_ENCODER
 from mlx_video.checkpoint.tensor_source import TensorSource, open_tensors
 from mlx_video.conditioning.text import load_tokenizer, read_tokenizer_model
-from mlx_video.config import ModelConfig, QuantizationConfig, TextEncoderConfig, config_to_json
+from mlx_video.config import ModelConfig, QuantizationConfig, TextEncoderConfig, VAEConfig, config_to_json
 from mlx_video.errors import CheckpointError, MissingPartError, RequestError
 from mlx_video.lora.read import AdapterSet
 from mlx_video.pipeline.adapters import bake_jobs, read_all_adapters, record_baked
 from mlx_video.pipeline.find_checkpoint import find_checkpoint
 from mlx_video.pipeline.recognise_transformers import STAGES, recognise_transformers
 from mlx_video.pipeline.source_hints import adopt_hints
+from mlx_video.pipeline.vae_origin import choose_vae
 from mlx_video.request import ConvertRequest
 from mlx_video.weights import image_encoder_names, text_encoder_names, transformer_names, vae_names
 from mlx_video.weights.all_in_one import pick_component
 from mlx_video.weights.component_kind import is_tokenizer_tensor
 from mlx_video.weights.empty_weights import check_token_table
+from mlx_video.weights.other_parts import describe_other_part
 from mlx_video.weights.quantize import check_group_size
 from mlx_video.weights.rules import plan_moves
 from mlx_video.weights.scaled import descale, report_plain_float8
@@ -140,11 +142,13 @@ def plan_conversion(request: ConvertRequest, opened: ExitStack) -> Plan:
     text_stored = opened.enter_context(open_tensors(files.text_encoder))
     text_source = _as_component(text_stored, "text_encoder")
     recognition = recognise_transformers(files, transformers, request)
-    vae_source = _open_vae(files, recognition.config.transformer.out_dim, opened)
+    z_dim, is_named = recognition.config.transformer.out_dim, request.vae is not None
+    vae_source, vae_notices = _open_vae(files, z_dim, opened, is_named=is_named)
     config, hint_notices = adopt_hints(
         replace(
             recognition.config,
             text_encoder=_read_text_encoder(text_source, recognition.config),
+            vae=_read_vae(vae_source, recognition.config),
             quantization=_quantization(request),
         ),
         files,
@@ -172,6 +176,8 @@ def plan_conversion(request: ConvertRequest, opened: ExitStack) -> Plan:
             *_report_experts(files),
             *(text for paths in files.transformers.values() for text in report_side_file(paths)),
             *hint_notices,
+            *vae_notices,
+            *_report_output_scale(vae_source, config),
             *_report_dropped(transformers),
             *report_empty_table(text_stored),
             *report_plain_float8(component.source for component in components),
@@ -259,26 +265,46 @@ def _check_tokenizer(files: CheckpointFiles, config: TextEncoderConfig, stored: 
     return model
 
 
-def _open_vae(files: CheckpointFiles, z_dim: int, opened: ExitStack) -> TensorSource:
-    """The VAE whose latents have the transformer's channels; a folder may hold two."""
+def _open_vae(
+    files: CheckpointFiles, z_dim: int, opened: ExitStack, *, is_named: bool
+) -> tuple[TensorSource, tuple[str, ...]]:
+    """The VAE whose latents have the transformer's channels, and what to tell of it; a folder may hold two.
+
+    Args:
+        files: of the checkpoint.
+        z_dim: channels of the transformer's latents.
+        opened: keeps the files open.
+        is_named: whether the user chose this VAE; another model's is taken only then.
+    """
     found, fitting = [], []
     for paths in files.vaes.values():
         source = open_component(paths, "vae", opened)
         channels = vae_names.read_latent_channels(source.infos, label=source.label)
-        if channels == z_dim:
-            fitting.append(source)
-        found.append(f"{source.label} has {channels} latent channels")
-    if len(fitting) > 1:
-        raise CheckpointError(
-            f"{files.path}: holds several VAEs for this model: {', '.join(vae.label for vae in fitting)}. "
-            "Choose one with --vae FILE."
-        )
+        other = describe_other_part("vae", source.infos)
+        if channels == z_dim and not other:
+            fitting.append((paths, source))
+        found.append(f"{source.label} {other or f'has {channels} latent channels'}")
     if fitting:
-        return fitting[0]
+        return choose_vae(files, fitting, is_named=is_named)
     raise CheckpointError(
         f"{'; '.join(found)}, the transformer makes {z_dim}. "
         "Wan2.1 and Wan2.2 A14B models use Wan2.1_VAE.pth, Wan2.2 TI2V-5B uses Wan2.2_VAE.pth."
     )
+
+
+def _read_vae(source: TensorSource, config: ModelConfig) -> VAEConfig:
+    """The model's VAE with the size that this file's decoder makes frames."""
+    scale = vae_names.read_output_scale(source.infos, config.vae)
+    return replace(config.vae, output_scale=scale)
+
+
+def _report_output_scale(source: TensorSource, config: ModelConfig) -> Iterator[str]:
+    scale = config.vae.output_scale
+    if scale != 1:
+        yield (
+            f"{source.label}: its decoder makes frames {scale} times as wide and as high; videos become "
+            f"{scale} times larger than the size asked for."
+        )
 
 
 def _plan_transformer(

@@ -10,7 +10,7 @@ from mlx_video.errors import RequestError
 from mlx_video.geometry import VideoGeometry, measure, pixel_frames
 from mlx_video.latents.latents_file import load_latents
 from mlx_video.pipeline.components import check_vae_decoder
-from mlx_video.pipeline.plan import RunPlan, check_trim
+from mlx_video.pipeline.plan import RunPlan, check_trim, report_output_size
 from mlx_video.pipeline.run import Run
 from mlx_video.pipeline.run_state import RunState, is_state, load_state
 from mlx_video.request import GenerateRequest
@@ -86,6 +86,7 @@ def measure_latents(path: Path, state: RunState, config: ModelConfig) -> VideoGe
         z_dim=channels,
         stride=vae.stride,
         patch_size=patch_size,
+        output_scale=vae.output_scale,
     )
 
 
@@ -100,5 +101,5 @@ def plan_decoding(geometry: VideoGeometry, config: ModelConfig) -> RunPlan:
         negative_prompt=None,
         fps=config.sampling.fps,
         crops_images=False,
-        notices=(),
+        notices=tuple(report_output_size(geometry)),
     )

@@ -151,4 +151,11 @@ def _everything_less(task: MemoryTask) -> Iterator[Change]:
 def _measure(task: MemoryTask, width: float, height: float, num_frames: int) -> VideoGeometry:
     vae, patch_size = task.sizes.config.vae, task.sizes.config.transformer.patch_size
     sides = round_size(max(1, int(width)), max(1, int(height)), vae.stride, patch_size)
-    return measure(*sides, num_frames, z_dim=vae.z_dim, stride=vae.stride, patch_size=patch_size)
+    return measure(
+        *sides,
+        num_frames,
+        z_dim=vae.z_dim,
+        stride=vae.stride,
+        patch_size=patch_size,
+        output_scale=vae.output_scale,
+    )

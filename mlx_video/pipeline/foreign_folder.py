@@ -13,18 +13,22 @@ from mlx_video.config import (
     WAN22_VAE,
     ModelConfig,
     TextEncoderConfig,
+    VAEConfig,
     config_from_json,
     config_to_json,
     find_vae_config,
 )
 from mlx_video.errors import CheckpointError
+from mlx_video.pipeline.open_parts import open_text_encoder, open_vae
 from mlx_video.variants.distilled import MOST_STEPS, adopt_distilled
 from mlx_video.variants.registry import SIZE_TENSORS, Recognition, recognise_checkpoint
 from mlx_video.variants.variant import Variant
 from mlx_video.weights.quantize import dense_shapes
+from mlx_video.weights.renamed import RenamedTensors
 from mlx_video.weights.rules import Shape, apply_rules
 from mlx_video.weights.text_encoder_names import read_text_encoder_config
 from mlx_video.weights.transformer_names import ANCHOR, IMAGE_ANCHOR, WAN_RULES, original_shapes
+from mlx_video.weights.vae_names import CONVERTED_RULES, read_output_scale
 
 Notices = tuple[str, ...]
 
@@ -91,7 +95,18 @@ def read_foreign_config(folder: ModelFolder) -> tuple[ModelConfig, Notices]:
     is_dual, name = len(folder.transformers) > 1, published_name(folder.path)
     weights = _Weights(infos, original_shapes(infos), path.name, is_dual, name)
     _refuse_lost_image_branch(folder, weights)
-    return _correct(folder, weights) if folder.config else _guess(folder, weights)
+    config, notices = _correct(folder, weights) if folder.config else _guess(folder, weights)
+    return replace(config, vae=with_output_scale(folder, config.vae)), notices
+
+
+def with_output_scale(folder: ModelFolder, vae: VAEConfig) -> VAEConfig:
+    """The VAE with the size that the decoder of a folder's file makes frames; other tools write none."""
+    try:
+        with open_vae(folder.vae) as source:
+            infos = RenamedTensors(source, CONVERTED_RULES).infos
+    except CheckpointError:
+        return vae  # checking the weights says what is wrong with the file
+    return replace(vae, output_scale=read_output_scale(infos, vae))
 
 
 def _refuse_lost_image_branch(folder: ModelFolder, weights: _Weights) -> None:
@@ -113,12 +128,17 @@ def _guess(folder: ModelFolder, weights: _Weights) -> tuple[ModelConfig, Notices
     model_type, name = found.variant.model_type, published_name(folder.path)
     sampling, distilled = adopt_distilled(found.config.sampling, model_type, (name,))
     told = f"{folder.path / CONFIG_FILE}: not found; the weights tell the sizes, the model its defaults."
-    config = replace(found.config, sampling=sampling, text_encoder=_read_text_encoder(folder))
+    config = replace(found.config, sampling=sampling, text_encoder=read_text_encoder_sizes(folder))
     return config, (told, *found.notices, *distilled)
 
 
-def _read_text_encoder(folder: ModelFolder) -> TextEncoderConfig:
-    with open_tensors(folder.text_encoder) as source:
+def read_text_encoder_sizes(folder: ModelFolder) -> TextEncoderConfig:
+    """Sizes of a folder's text encoder, dense or quantized, from its header.
+
+    Raises:
+        CheckpointError: the file is damaged, or holds no UMT5 encoder.
+    """
+    with open_text_encoder(folder.text_encoder) as source:
         infos, label = source.infos, source.label
     width = infos["norm.weight"].shape[0] if "norm.weight" in infos else 1
     dense = dense_shapes(infos, "blocks.0.attn.q", width)

@@ -66,7 +66,7 @@ class FoundFiles:
     @property
     def is_converted(self) -> bool:
         """Whether it is of a folder that was converted for MLX."""
-        return any(kind.spelling == "mlx" for kind in self.kinds.values())
+        return any(kind.is_converted for kind in self.kinds.values())
 
 
 @dataclass(frozen=True, slots=True)

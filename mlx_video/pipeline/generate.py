@@ -96,7 +96,7 @@ def fit_run(run: Run) -> Run:
 
 
 def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig) -> Run:
-    """Settle the settings of a run; nothing is downloaded, written or computed, and few rows of weights are read.
+    """Settle the settings of a run; nothing is downloaded, written or computed, few weights are read.
 
     Raises:
         CheckpointError, ConfigError, RequestError, AdapterError: as :func:`prepare_run`.
@@ -215,7 +215,7 @@ def pass_frames(
 def open_sinks(run: Run) -> Iterator[FrameWriter]:
     """The files that the request names, opened for writing."""
     request, settings = run.request, run.settings()
-    width, height = run.plan.geometry.width, run.plan.geometry.height
+    width, height = run.plan.geometry.output_size
     if request.output_path:
         yield open_video_writer(request.output_path, width, height, run.plan.fps, settings)
     if request.save_frames:

@@ -13,7 +13,6 @@ import mlx.core as mx
 
 from mlx_video.checkpoint.hub import TOKENIZER_REPOSITORY, fetch_tokenizer
 from mlx_video.checkpoint.model_folder import ModelFolder
-from mlx_video.checkpoint.tensor_source import open_tensors
 from mlx_video.conditioning.disk_cache import open_prompt_cache
 from mlx_video.conditioning.frames import Encoding, cut_images
 from mlx_video.conditioning.image_tokens import encode_images
@@ -27,6 +26,7 @@ from mlx_video.memory.residency import resident
 from mlx_video.memory.streamed_text_encoder import encode_streamed
 from mlx_video.models.vae import WanVAE
 from mlx_video.pipeline.components import load_image_encoder, load_vae_encoder
+from mlx_video.pipeline.open_parts import open_text_encoder
 from mlx_video.pipeline.run import Run, Value, Work, finish
 from mlx_video.request import GenerateRequest
 
@@ -66,7 +66,7 @@ def recall_or_encode(run: Run, texts: Texts) -> Work[list[mx.array]]:
 def run_text_encoder(run: Run, texts: Texts) -> Work[list[mx.array]]:
     """Encode texts given as token numbers to features [n, text_dim] each, evaluated."""
     config = run.config.text_encoder
-    with open_tensors(run.model.text_encoder) as source:
+    with open_text_encoder(run.model.text_encoder) as source:
         make_event = partial(BlocksRead, total=config.num_layers)
         return (yield from report(encode_streamed(source, config, texts), make_event))
 
@@ -125,8 +125,8 @@ def report_missing_tokenizer(model: ModelFolder) -> Iterator[Notice]:
 
 def _describe_lack(model: ModelFolder) -> str:
     return (
-        f"{model.path}: has no tokenizer.json or spiece.model. Copy the files of {TOKENIZER_REPOSITORY} "
-        f"from the original checkpoint into {model.path / 'tokenizer'}."
+        f"{model.path}: has no tokenizer.json or spiece.model, and --tokenizer names none. Copy the "
+        f"files of {TOKENIZER_REPOSITORY} from the original checkpoint into {model.path / 'tokenizer'}."
     )
 
 

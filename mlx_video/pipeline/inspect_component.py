@@ -17,6 +17,7 @@ from mlx_video.variants.registry import HEAD_DIM, find_variant, recognise_checkp
 from mlx_video.variants.variant import Variant
 from mlx_video.weights import image_encoder_names, text_encoder_names, transformer_names, vae_names
 from mlx_video.weights.empty_weights import check_token_table
+from mlx_video.weights.quantize import dense_shapes
 from mlx_video.weights.renamed import RenamedTensors
 from mlx_video.weights.rules import plan_moves, target_shapes
 from mlx_video.weights.scaled import descale
@@ -102,13 +103,17 @@ def _describe_vae(names: Mapping[str, TensorInfo], label: str) -> str:
     channels = vae_names.read_latent_channels(names, label=label)
     halves = ("encoder", "decoder")
     lacking = [half for half in halves if not any(name.startswith(f"{half}.") for name in names)]
-    return f"VAE of {channels} latent channels" + (f", without its {lacking[0]}" if lacking else "")
+    texts = [f"VAE of {channels} latent channels", *(f"without its {half}" for half in lacking[:1])]
+    scale = vae_names.read_output_scale(names, find_vae_config(channels))
+    if scale != 1:
+        texts.append(f"whose decoder makes frames {scale} times as wide and as high")
+    return ", ".join(texts)
 
 
 def _read_converted_transformer(part: FilePart, source: TensorSource) -> FilePart:
     network = _read_converted_sizes(source)
     expected = target_shapes(transformer_names.transformer_tensors(network), transformer_names.WAN_RULES)
-    missing = [name for name in expected if name not in source.infos]
+    missing = [name for name in expected if name not in source.infos]  # a packed weight keeps its name
     if missing:
         raise CheckpointError(
             f"{source.label}: {len(missing)} tensors missing, first {missing[0]}. Convert the model again."
@@ -120,7 +125,9 @@ def _read_converted_transformer(part: FilePart, source: TensorSource) -> FilePar
 
 def _read_converted_sizes(source: TensorSource) -> TransformerConfig:
     """Sizes of a converted transformer, from its shapes alone."""
-    shapes = {name: info.shape for name, info in source.infos.items()}
+    bias = source.infos.get("patch_embedding_proj.bias")
+    width = bias.shape[0] if bias is not None and bias.shape else 1
+    shapes = dense_shapes(source.infos, "blocks.0.self_attn.q", width)
     patch = shapes.get("patch_embedding_proj.weight", ())
     rows, ffn = shapes.get("head.head.bias", ()), shapes.get("blocks.0.ffn.fc1.bias", ())
     if len(patch) != 2 or len(rows) != 1 or len(ffn) != 1:

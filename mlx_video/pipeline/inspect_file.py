@@ -15,20 +15,22 @@ from mlx_video.checkpoint.float8 import FLOAT8_DTYPES
 from mlx_video.checkpoint.gguf_header import read_gguf_header
 from mlx_video.checkpoint.safetensors import SafetensorsFile
 from mlx_video.checkpoint.tensor_source import TensorInfo, TensorSource, open_tensors
-from mlx_video.errors import MLXVideoError
+from mlx_video.errors import MLXVideoError, UnknownFormatError
 from mlx_video.latents.latents_file import TENSOR_NAME
 from mlx_video.pipeline.inspect_adapter import describe_adapter
 from mlx_video.pipeline.inspect_component import identify
 from mlx_video.pipeline.inspection import FilePart
 from mlx_video.pipeline.run_state import is_state
+from mlx_video.pipeline.vae_origin import find_other_vae
 from mlx_video.weights.all_in_one import pick_component
 from mlx_video.weights.component_kind import (
     ComponentKind,
     find_components,
     has_tokenizer,
-    is_other_text_encoder,
     is_tokenizer_tensor,
 )
+from mlx_video.weights.fastvideo_names import is_fastvideo, open_fastvideo_file
+from mlx_video.weights.other_parts import describe_other_part
 from mlx_video.weights.quantize import read_quantization
 from mlx_video.weights.scale_conventions import find_unscaled, is_beside_weights
 from mlx_video.weights.side_file import (
@@ -37,6 +39,7 @@ from mlx_video.weights.side_file import (
     report_side_file,
     with_side_file,
 )
+from mlx_video.weights.spellings import as_original
 
 SPELLINGS = {
     "original": "Wan's names",
@@ -44,6 +47,7 @@ SPELLINGS = {
     "huggingface": "Hugging Face's names",
     "gguf": "llama.cpp's names",
     "mlx": "converted for MLX",
+    "fastvideo": "converted for MLX by FastVideo",
 }
 _SCALES = {
     ".scale_weight": "scales beside the weights (ComfyUI or musubi, scale_weight)",
@@ -67,7 +71,12 @@ def inspect_files(paths: Sequence[Path], root: Path) -> tuple[FilePart, ...]:
         whole = with_side_file(tuple(paths))
         part = replace(unread, files=tuple(_name(path, root) for path in whole))
         with open_tensors(whole) as source:
-            return tuple(_describe_parts(source, whole, part))
+            if not is_fastvideo(source.infos):
+                return tuple(_describe_parts(source, whole, part))
+        with open_fastvideo_file(paths[0]) as packed:
+            return (_describe_fastvideo(packed, unread),)
+    except UnknownFormatError as error:
+        return (replace(unread, notices=(str(error),)),)  # another model's, which may lie beside Wan's
     except MLXVideoError as error:
         return (replace(unread, problem=str(error)),)
 
@@ -92,6 +101,16 @@ def _describe_parts(source: TensorSource, paths: Sequence[Path], part: FilePart)
     for kind in kinds:
         own = part if len(kinds) == 1 else _count_own(part, source, paths, kind.prefix)
         yield _describe_component(own, source, paths, kind)
+
+
+def _describe_fastvideo(source: TensorSource, part: FilePart) -> FilePart:
+    """A transformer that FastVideo packed, under the names of a converted file."""
+    spelling = SPELLINGS["fastvideo"]
+    part = replace(_count(part, source.infos, {}), component="transformer", spelling=spelling)
+    try:
+        return identify(part, source, "transformer", is_converted=True)
+    except MLXVideoError as error:
+        return replace(part, problem=str(error))
 
 
 def _is_of_run(name: str) -> bool:
@@ -146,11 +165,20 @@ def _count_own(part: FilePart, source: TensorSource, paths: Sequence[Path], pref
 
 def _packed_size(infos: Mapping[str, TensorInfo], layer: str) -> tuple[str, int]:
     """Type and weights of a layer that MLX packed, from the shapes of its triple."""
-    shape, columns = infos[f"{layer}.weight"].shape, _inputs(infos, layer)
+    shape, columns = infos[f"{layer}.weight"].shape, _inputs(infos, layer) or _guess_inputs(infos, layer)
     if not columns:
         return "packed", math.prod(shape)
     found = read_quantization(layer, columns, infos)
     return f"{found.bits} bits, group {found.group_size}", shape[0] * columns
+
+
+def _guess_inputs(infos: Mapping[str, TensorInfo], layer: str) -> int | None:
+    """Inputs of a layer outside of the blocks, in groups as large as those of the first block."""
+    first, groups = "blocks.0.self_attn.q", infos[f"{layer}.scales"].shape[-1:]
+    columns, scales = _inputs(infos, first), infos.get(f"{first}.scales")
+    if layer.startswith("blocks.") or not columns or scales is None or not all(scales.shape) or not groups:
+        return None
+    return groups[0] * columns // scales.shape[-1]
 
 
 def _inputs(infos: Mapping[str, TensorInfo], layer: str) -> int | None:
@@ -209,14 +237,30 @@ def _describe_component(
             facts = describe_adapter(paths[0])
             part = replace(part, notices=facts.remarks)
             return replace(part, spelling="", adapter=facts, model=facts.made_for, expert=facts.expert)
-        own = pick_component(source, kind.component)
-        part = replace(part, notices=tuple(report_side_file(paths)))
-        return identify(_at_expert(part, paths[0]), own, kind.component, is_converted=kind.spelling == "mlx")
-    except MLXVideoError as error:
-        if kind.component == "text_encoder" and is_other_text_encoder(source.infos):
+        own, is_converted = pick_component(source, kind.component), kind.is_converted
+        other = "" if is_converted else describe_other_part(kind.component, _original_infos(own, kind))
+        if other:
             # Of FLUX or the like: no part of a Wan model, which may lie beside one.
-            return replace(part, component="unknown", has_tokenizer=False, notices=(str(error),))
+            notice = f"{source.label}: {other}. It is of another model."
+            return replace(part, component="unknown", has_tokenizer=False, notices=(notice,))
+        part = replace(part, notices=tuple(report_side_file(paths)))
+        found = identify(_at_expert(part, paths[0]), own, kind.component, is_converted=is_converted)
+        return _with_origin(found, paths) if kind.component == "vae" and not is_converted else found
+    except MLXVideoError as error:
         return replace(part, problem=str(error))
+
+
+def _original_infos(own: TensorSource, kind: ComponentKind) -> Mapping[str, TensorInfo]:
+    return {} if kind.component == "adapter" else as_original(own, kind.component).infos
+
+
+def _with_origin(part: FilePart, paths: Sequence[Path]) -> FilePart:
+    """A VAE called after the other model that it is of, where its tensors are those of Wan's."""
+    other = find_other_vae(paths)
+    if other is None:
+        return part
+    notice = f"the VAE of {other.title}: {other.difference}. It is taken only where --vae names it."
+    return replace(part, model=f"VAE of {other.title}", notices=(*part.notices, notice))
 
 
 def _at_expert(part: FilePart, path: Path) -> FilePart:

@@ -20,6 +20,7 @@ from mlx_video.errors import CheckpointError, MissingPartError, MLXVideoError
 from mlx_video.events import Event, TextResult
 from mlx_video.pipeline.components import check_vae_encoder, check_weights, open_model
 from mlx_video.pipeline.convert_plan import plan_conversion
+from mlx_video.pipeline.found_files import TREE_FOLDERS
 from mlx_video.pipeline.inspect_command import convert_file, convert_folder, generate_with, use_result
 from mlx_video.pipeline.inspect_file import SPELLINGS, inspect_files
 from mlx_video.pipeline.inspection import (
@@ -50,6 +51,7 @@ _FORMATS: Mapping[FileKind, str] = MappingProxyType(
 )
 _RESULTS: tuple[Kind, ...] = ("adapter", "latents", "run state")
 _DEPTH = 3
+_PLACES_OF_WAN = (*TREE_FOLDERS, "loras")
 _BLOCK = re.compile(r"(block_\d+|non_block)(?=\.safetensors$)")
 _RESUME_NOTICE = "A run goes on only with the options that it began with; add the others to the command."
 
@@ -112,7 +114,7 @@ def _inspect_file(path: Path) -> Inspection:
     if kind in _RESULTS:
         return _with_use(found)
     if any(part.spelling.startswith(SPELLINGS["mlx"]) for part in parts):
-        is_whole = recognise_layout(path.parent) == "converted"
+        is_whole = recognise_layout(path.parent) in ("converted", "fastvideo")
         return replace(found, command=_inspect_folder(path.parent).command if is_whole else "")
     return replace(found, command=convert_file(path, parts))
 
@@ -148,14 +150,25 @@ def _inspect_folder(path: Path) -> Inspection:
     layout = recognise_layout(path)
     parts = _drop_joined(part for files in _group_files(path) for part in inspect_files(files, path))
     tokenizer = _find_tokenizer(path, parts)
+    if layout == "comfy":
+        parts = tuple(map(_excuse, parts))
     broken = tuple(part.problem for part in parts if part.problem)
-    kind: Kind = "converted model" if layout == "converted" else _kind_of(parts, "checkpoint")
+    is_model = layout in ("converted", "fastvideo")
+    kind: Kind = "converted model" if is_model else _kind_of(parts, "checkpoint")
     found = Inspection(path, kind, _LAYOUTS[layout], parts=parts, tokenizer=tokenizer, problems=broken)
     if kind in _RESULTS:
         return found if broken else _with_use(found)
     if kind == "converted model":
         return _judge_converted(found)
     return _judge_checkpoint(found)
+
+
+def _excuse(part: FilePart) -> FilePart:
+    """Let an unreadable file pass where ComfyUI keeps nothing of Wan's: upscalers, detectors and the like."""
+    place, *below = Path(part.files[0]).parts
+    if part.component != "unknown" or not part.problem or not below or place in _PLACES_OF_WAN:
+        return part
+    return replace(part, problem="", notices=(*part.notices, part.problem))
 
 
 def _group_files(path: Path) -> list[tuple[Path, ...]]:
@@ -193,8 +206,9 @@ def _judge_converted(found: Inspection) -> Inspection:
         model, config = open_model(found.path)
         variant = find_variant(config)
         found = _with_variant(found, variant.name)
-        maker = "made by mlx-video" if "mlx_video" in model.config else "made by another tool"
-        found = replace(found, layout=f"{found.layout} {maker}")
+        if recognise_layout(found.path) == "converted":
+            maker = "made by mlx-video" if "mlx_video" in model.config else "made by another tool"
+            found = replace(found, layout=f"{found.layout} {maker}")
         if found.problems:
             return found
         check_weights(model, config)

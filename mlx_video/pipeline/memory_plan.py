@@ -223,7 +223,10 @@ def _plan_image(task: MemoryTask, host: Host, tile: int | None) -> StagePlan:
 def _plan_decode(task: MemoryTask, host: Host, tile: int | None) -> StagePlan:
     sizes = task.sizes
     nbytes = sizes.vae_bytes("decoder") + decode_peak_bytes(sizes.config.vae, *_latent_size(task), tile=tile)
-    return _stage("decode", f"VAE decoder, {_describe_tile(task, tile)}", Peak(nbytes, nbytes), host)
+    scale, holds = sizes.config.vae.output_scale, "VAE decoder"
+    if scale != 1:
+        holds += f" ({task.geometry.width * scale}x{task.geometry.height * scale} pixels)"
+    return _stage("decode", f"{holds}, {_describe_tile(task, tile)}", Peak(nbytes, nbytes), host)
 
 
 def _latent_size(task: MemoryTask) -> tuple[int, int]:

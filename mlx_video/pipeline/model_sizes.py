@@ -12,6 +12,7 @@ from mlx_video.checkpoint.tensor_source import open_tensors
 from mlx_video.config import ImageEncoderConfig, ModelConfig, VAEConfig
 from mlx_video.memory.weight_bytes import WeightBytes, weigh
 from mlx_video.pipeline.components import VAE_HALVES, Half
+from mlx_video.pipeline.open_parts import open_text_encoder, open_transformer, open_vae
 from mlx_video.weights.image_encoder_names import read_converted_image_encoder_config
 from mlx_video.weights.renamed import RenamedTensors
 from mlx_video.weights.vae_names import CONVERTED_RULES, read_vae_config
@@ -53,9 +54,9 @@ def read_model_sizes(model: ModelFolder, config: ModelConfig) -> ModelSizes:
     """
     transformers = {}
     for name, path in model.transformers.items():
-        with open_tensors(path) as source:
+        with open_transformer(path) as source:
             transformers[name] = tuple(source.infos.values())
-    with open_tensors(model.text_encoder) as source:
+    with open_text_encoder(model.text_encoder) as source:
         text_encoder = weigh(source.infos.values())
     image_encoder = None
     if model.image_encoder is not None and config.transformer.image_dim is not None:
@@ -81,7 +82,7 @@ def _read_vae(model: ModelFolder, config: ModelConfig) -> VAEConfig:
     found = []
     for path in (model.vae, model.vae_encoder):
         if path is not None:
-            with open_tensors(path) as file:
+            with open_vae(path) as file:
                 source = RenamedTensors(file, CONVERTED_RULES)
                 found.append(read_vae_config(source.infos, config.vae, label=source.label))
     encoders = [sizes.encoder_dim for sizes in found if sizes.encoder_dim is not None]

@@ -94,7 +94,7 @@ def _check_room(folder: Path, nbytes: int, what: str, cure: str) -> None:
 
 def _count_bytes(request: GenerateRequest, geometry: VideoGeometry) -> Iterator[tuple[Path, int]]:
     """Folders of the results, and how many bytes each result can take."""
-    pixels = geometry.width * geometry.height * (geometry.num_frames - request.trim_first_frames)
+    pixels = math.prod(geometry.output_size) * (geometry.num_frames - request.trim_first_frames)
     latents = LATENT_BYTES * math.prod(geometry.latent_shape)
     if video := request.output_path:
         rate = BYTES_PER_PIXEL.get(video.suffix.lower(), STILL_BYTES_PER_PIXEL)

@@ -99,8 +99,22 @@ def plan_run(
         negative_prompt=None if guide_scale == (1.0, 1.0) else negative_prompt,
         fps=defaults.fps,
         crops_images=image_size is not None and bool(request.width or request.height),
-        notices=(*size.notices, *_report_idle_negative_prompt(request, guide_scale)),
+        notices=(
+            *size.notices,
+            *report_output_size(geometry),
+            *_report_idle_negative_prompt(request, guide_scale),
+        ),
     )
+
+
+def report_output_size(geometry: VideoGeometry) -> Iterator[Notice]:
+    """Say that the results are of another size than the video that was asked for, where they are."""
+    if geometry.output_scale != 1:
+        made, asked = "{}x{}".format(*geometry.output_size), f"{geometry.width}x{geometry.height}"
+        yield Notice(
+            f"The decoder of this VAE makes frames {geometry.output_scale} times as wide and as high: the "
+            f"results are {made}, the transformer works at {asked}."
+        )
 
 
 def _report_idle_negative_prompt(
@@ -184,6 +198,7 @@ def _plan_geometry(request: GenerateRequest, config: ModelConfig, size: _Size) -
         z_dim=vae.z_dim,
         stride=vae.stride,
         patch_size=config.transformer.patch_size,
+        output_scale=vae.output_scale,
     )
     _check_grid(geometry, config.transformer.dim)
     return geometry
@@ -272,6 +287,8 @@ def describe_run(request: GenerateRequest, plan: RunPlan, model: str) -> dict[st
         "fps": plan.fps,
         "trim_first_frames": request.trim_first_frames,
     }
+    if plan.geometry.output_scale != 1:
+        settings["output_size"] = "{}x{}".format(*plan.geometry.output_size)
     if plan.boundary:
         settings["boundary"] = plan.boundary
     for name in IMAGE_INPUTS:

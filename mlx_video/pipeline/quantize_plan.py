@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
+from mlx_video.checkpoint.folder_layout import recognise_layout
 from mlx_video.checkpoint.model_folder import (
     IMAGE_ENCODER_FILE,
     TEXT_ENCODER_FILE,
@@ -43,6 +45,7 @@ def plan_quantization(request: ConvertRequest, opened: ExitStack) -> Plan:
         RequestError: model version or group size do not fit the folder.
     """
     assert request.checkpoint_dir is not None  # the request refuses it
+    _refuse_fastvideo(request.checkpoint_dir)
     folder, config = open_model(request.checkpoint_dir)
     quantization = QuantizationConfig(bits=request.bits, group_size=request.group_size)
     _check_version(request, config)
@@ -76,6 +79,14 @@ def _check_version(request: ConvertRequest, config: ModelConfig) -> None:
             "model_version",
             f"{request.model_version}: {request.checkpoint_dir} is of version {config.model_version}. "
             "Leave the option out.",
+        )
+
+
+def _refuse_fastvideo(path: Path) -> None:
+    if path.is_dir() and recognise_layout(path) == "fastvideo":
+        raise CheckpointError(
+            f"{path}: is a FastVideo MLX folder, which is run as it is, not quantized again: "
+            f"python -m mlx_video.generate_wan --model-dir {path}"
         )
 
 

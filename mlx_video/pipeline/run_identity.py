@@ -18,7 +18,7 @@ from mlx_video.pipeline.run_state import RunState
 from mlx_video.request import LORA_FIELDS
 
 # Settings that do not decide the latents, or whose content is compared instead of the name.
-_NOT_COMPARED = frozenset(("model", "fps", "trim_first_frames", *IMAGE_INPUTS, *LORA_FIELDS))
+_NOT_COMPARED = frozenset(("model", "fps", "trim_first_frames", "output_size", *IMAGE_INPUTS, *LORA_FIELDS))
 _SHOWN_CHARACTERS = 60
 
 

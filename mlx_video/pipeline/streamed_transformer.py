@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mlx_video.checkpoint.model_folder import ModelFolder
-from mlx_video.checkpoint.safetensors import SafetensorsFile
 from mlx_video.config import ModelConfig
 from mlx_video.lora.adapter_set import AdapterSet
 from mlx_video.lora.apply import apply_adapters
@@ -14,6 +13,7 @@ from mlx_video.memory.block_stream import BlockStream, PrepareBlock, load_stream
 from mlx_video.memory.residency import resident
 from mlx_video.models.transformer import WanTransformer
 from mlx_video.models.transformer_block import TransformerBlock
+from mlx_video.pipeline.open_parts import open_transformer_file
 from mlx_video.request import LoraMode
 
 
@@ -46,7 +46,7 @@ def open_streamed_transformer(
     """
     prepare_block = _prepare_with(adapters, lora_mode) if adapters else None
     with (
-        SafetensorsFile(model.transformers[name]) as source,
+        open_transformer_file(model.transformers[name]) as source,
         resident(lambda: WanTransformer(config.transformer)) as transformer,
         load_streamed(
             transformer,

@@ -22,6 +22,7 @@ from mlx_video.pipeline.demo_model import demo_model_folder
 from mlx_video.pipeline.generate import generate, plan_generation, prepare_run
 from mlx_video.pipeline.local_files import with_local_adapters
 from mlx_video.pipeline.memory_plan import MemoryPlan
+from mlx_video.pipeline.model_parts import ModelParts, find_parts
 from mlx_video.pipeline.run import finish
 from mlx_video.pipeline.run_memory import ANY_PROMPT
 from mlx_video.request import (
@@ -73,23 +74,33 @@ class WanPipeline:
         folder: str | Path | None = None,
         *,
         revision: str | None = None,
+        text_encoder: str | Path | None = None,
+        vae: str | Path | None = None,
+        tokenizer: str | Path | None = None,
         on_event: EventHandler = _ignore,
     ) -> WanPipeline:
-        """Open a converted model.
+        """Open a converted model, or a folder of FastVideo's for MLX.
 
         Args:
             folder: where it is, or owner/name of a repository on the Hub, to be downloaded; None for the demo
                 model that ships with the package.
             revision: branch, tag or commit of the repository; None for its main branch.
+            text_encoder: UMT5 in place of the folder's own: a file, or a folder that holds it, converted or
+                of any Wan checkpoint, here or as owner/name/file on the Hub.
+            vae: the VAE, likewise.
+            tokenizer: a folder with tokenizer.json or spiece.model.
             on_event: called with every event of a download.
 
         Raises:
             CheckpointError: the folder is missing or incomplete, or the repository cannot be had.
             ConfigError: its config.json cannot be used.
-            RequestError: a revision is given for a folder.
+            RequestError: a revision is given for a folder, or a component is something else.
         """
         place = demo_model_folder() if folder is None else named_place(folder)
-        return cls(*open_model(finish(fetch_folder(place, revision, "run"), on_event)))
+        given = {"text_encoder": text_encoder, "vae": vae, "tokenizer": tokenizer}
+        named = ModelParts(**{name: named_place(part) for name, part in given.items() if part is not None})
+        path = finish(fetch_folder(place, revision, "run", named.given), on_event)
+        return cls(*open_model(path, finish(find_parts(named), on_event)))
 
     def __call__(self, prompt: str, *, on_event: EventHandler = _ignore, **options: Any) -> Video:
         """Make a video.

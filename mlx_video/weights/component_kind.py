@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -11,9 +12,10 @@ from mlx_video.checkpoint.sentencepiece_model import TOKENIZER_TENSOR
 from mlx_video.checkpoint.tensor_source import TensorInfo
 from mlx_video.weights import text_encoder_names
 from mlx_video.weights.adapter_names import is_adapter_name
+from mlx_video.weights.fastvideo_names import FASTVIDEO_ANCHOR
 from mlx_video.weights.spellings import ComponentName
 
-SpellingName = Literal["original", "diffusers", "huggingface", "gguf", "mlx"]
+SpellingName = Literal["original", "diffusers", "huggingface", "gguf", "mlx", "fastvideo"]
 VaeGeneration = Literal["2.1", "2.2"]
 
 
@@ -23,7 +25,8 @@ class ComponentKind:
 
     Attributes:
         component: what it is; an adapter is none of a checkpoint's.
-        spelling: whose names its tensors have; "mlx" where the file is converted already.
+        spelling: whose names its tensors have; "mlx" where the file is converted already, "fastvideo" where
+            FastVideo did so.
         prefix: what stands before its own names, with the final dot; "" without one.
         vae_generation: of a VAE: 2.1 has latents of 16 channels, 2.2 of 48.
     """
@@ -39,7 +42,12 @@ class ComponentKind:
         name = self.component.replace("_", " ")
         if self.component == "vae":
             name = f"VAE {self.vae_generation}"
-        return f"converted {name}" if self.spelling == "mlx" else name
+        return f"converted {name}" if self.is_converted else name
+
+    @property
+    def is_converted(self) -> bool:
+        """Whether the file is for MLX already."""
+        return self.spelling in ("mlx", "fastvideo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +76,7 @@ _MARKS = (
         for half in ("decoder", "encoder")
         for norm, kernel in (("layer_0", ""), ("0", f"{half}.middle.0.residual.2.weight"))
     ),
+    _Marks("transformer", "fastvideo", (FASTVIDEO_ANCHOR, "patch_embedding.weight")),
     _Marks("transformer", "original", ("head.modulation", "patch_embedding.weight")),
     _Marks("transformer", "diffusers", ("condition_embedder.time_proj.weight", "patch_embedding.weight")),
     # Without its first kernel, which some converters leave out.
@@ -89,6 +98,12 @@ _MARKS = (
         "huggingface",
         ("encoder.layers.0.self_attn.q_proj.weight", "embeddings.class_embedding"),
     ),
+)
+# Number of a text encoder's block, in each spelling; and where the block has a table of positions.
+_TEXT_BLOCK = re.compile(r"\bbl(?:k|ocks?)\.(\d+)\.")
+_POSITION_TABLE = re.compile(
+    _TEXT_BLOCK.pattern
+    + r"(?:layer\.0\.SelfAttention\.relative_attention_bias|attn_rel_b|pos_embedding\.embedding)\.weight$"
 )
 # Names that only the later generation of VAEs has, behind the prefix.
 _WAN22_VAE_MARKS: Mapping[SpellingName, tuple[str, ...]] = MappingProxyType(
@@ -118,6 +133,8 @@ def find_components(infos: Mapping[str, TensorInfo]) -> tuple[ComponentKind, ...
         for prefix in _find_prefixes(names, marks.names):
             if not marks.kernel or _is_channels_last(infos.get(prefix + marks.kernel)):
                 found.setdefault(marks.component, _describe(marks, prefix, names))
+    if found.keys() == {"vae"} and _is_lesser_part(names, found["vae"].prefix):
+        return ()
     return tuple(found[name] for name in get_args(ComponentName) if name in found)
 
 
@@ -132,10 +149,22 @@ def is_tokenizer_tensor(name: str) -> bool:
 
 
 def is_other_text_encoder(infos: Mapping[str, TensorInfo]) -> bool:
-    """Whether a text encoder is T5 v1.1, which other models use and Wan does not."""
+    """Whether a text encoder is T5 or one of its kin, which other models use and Wan does not.
+
+    UMT5 has a table of relative positions in every block; the others have one in the first.
+    """
     tables = (*text_encoder_names.HF_TOKEN_TABLES, text_encoder_names.ANCHOR, "token_embd.weight")
     rows = {info.shape[:1] for name, info in infos.items() if name.endswith(tables)}
-    return rows == {(text_encoder_names.T5_V1_1_VOCABULARY,)}
+    if rows == {(text_encoder_names.T5_V1_1_VOCABULARY,)}:
+        return True
+    blocks = {match[1] for name in infos if (match := _TEXT_BLOCK.search(name))}
+    with_table = {match[1] for name in infos if (match := _POSITION_TABLE.search(name))}
+    return len(blocks) > 1 and with_table == {"0"}
+
+
+def _is_lesser_part(names: set[str], prefix: str) -> bool:
+    """Whether a file of another model holds a component among much else, as all-in-one files do."""
+    return bool(prefix) and 2 * sum(name.startswith(prefix) for name in names) < len(names)
 
 
 def _find_prefixes(names: set[str], marks: tuple[str, ...]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from mlx_video.checkpoint.tensor_source import TensorInfo
 from mlx_video.config import WAN22_VAE, VAEConfig, find_vae_config
 from mlx_video.errors import CheckpointError, ConfigError
 from mlx_video.weights.rules import CHANNELS_LAST, IDENTITY, Rule, Transform
-from mlx_video.weights.vae_shapes import vae_tensors
+from mlx_video.weights.vae_shapes import PIXEL_CHANNELS, vae_tensors
 
 __all__ = [
     "ANCHOR",
@@ -22,6 +22,7 @@ __all__ = [
     "conversion_rules",
     "diffusers_rules",
     "read_latent_channels",
+    "read_output_scale",
     "read_vae_config",
     "vae_tensors",
 ]
@@ -164,7 +165,8 @@ def read_vae_config(
         label: names the file in messages.
 
     Returns:
-        `base` with the widths found; None for a half that the file lacks.
+        `base` with the widths found, None for a half that the file lacks; and with the size that the decoder
+        makes its frames, that of `base` where the file does not tell.
 
     Raises:
         CheckpointError: it is no VAE, another one than `base`, or it has neither half.
@@ -183,7 +185,23 @@ def read_vae_config(
             f"{label}: encoder.conv1.weight and decoder.head.0.gamma are missing, so it holds no half of a "
             "VAE. Fetch the file again."
         )
-    return replace(base, encoder_dim=encoder_dim, decoder_dim=decoder_dim)
+    scale = read_output_scale(infos, base)
+    return replace(base, encoder_dim=encoder_dim, decoder_dim=decoder_dim, output_scale=scale)
+
+
+def read_output_scale(infos: Mapping[str, TensorInfo], base: VAEConfig) -> int:
+    """How many times larger a decoder makes the frames: it may give a square of pixels for every position.
+
+    Args:
+        infos: tensors under the official code's names, original or converted layout.
+        base: the VAE that the model takes; its value counts where the tensors do not tell.
+    """
+    channels = _rows(infos, "decoder.head.2.weight")
+    if channels is None or base.z_dim == WAN22_VAE.z_dim:
+        return base.output_scale
+    scale = math.isqrt(channels // PIXEL_CHANNELS) or 1
+    # Any other number is misshapen, and refused with the shape that was expected.
+    return scale if PIXEL_CHANNELS * scale**2 == channels else base.output_scale
 
 
 def _find_base(z_dim: int, label: str) -> VAEConfig:

@@ -25,6 +25,8 @@ def vae_tensors(config: VAEConfig) -> dict[str, Shape]:
         tensors |= encoder(config.encoder_dim, config.z_dim)
     if config.decoder_dim is not None:
         tensors |= decoder(config.decoder_dim, config.z_dim)
+        if config.output_scale != 1:
+            tensors |= _head("decoder", config.decoder_dim, PIXEL_CHANNELS * config.output_scale**2)
     return tensors
 
 

@@ -160,3 +160,25 @@ def test_folders_of_comfyui_without_weights_are_no_models():
     names = ["text_encoders/put_text_encoders_here", "unet/put_here.txt"]
     with pytest.raises(CheckpointError, match=r"owner/name: holds no Wan checkpoint .*\(0 weight files\)"):
         choose(names)
+
+
+def fastvideo_names():
+    return [
+        "mlx_dit.json", "mlx_dit.safetensors", "vae/config.json", f"vae/{STEM}.safetensors",
+        "text_encoder/config.json", *shards("text_encoder/", 3, "model"),
+        *(f"tokenizer/{name}" for name in TOKENIZER),
+    ]  # fmt: skip
+
+
+def test_of_a_fastvideo_repository_that_is_chosen_which_a_run_reads():
+    averaged = ["ema/mlx_dit.json", "ema/mlx_dit.safetensors"]
+    extra = [*PRESENTATION, *averaged, "model_index.json", "scheduler/scheduler_config.json"]
+    names = fastvideo_names()
+    assert choose([*names, *extra], use="run") == sorted(names)
+    without = [name for name in names if not name.startswith(("vae/", "text_encoder/"))]
+    assert choose([*names, *extra], use="run", given=("vae", "text_encoder")) == sorted(without)
+
+
+def test_a_fastvideo_repository_is_not_converted_but_run():
+    with pytest.raises(CheckpointError, match=r"run as it is: .*generate_wan --model-dir owner/name"):
+        choose(fastvideo_names())

@@ -156,8 +156,8 @@ def test_a_converted_folder_is_known_by_its_tensors_without_a_config(tmp_path):
 def test_a_fastvideo_folder_is_refused_by_name(tmp_path):
     touch(tmp_path / "mlx_dit.json")
     found = refused(tmp_path)
-    assert "looks like a FastVideo MLX folder" in found
-    assert "not supported yet" in found
+    assert "is a FastVideo MLX folder" in found
+    assert f"generate_wan --model-dir {tmp_path}" in found
 
 
 def test_a_folder_without_a_transformer_says_so(tmp_path):

@@ -13,13 +13,13 @@ from mlx_video.latents.decode import decode_frames, decode_pieces
 from mlx_video.latents.encode import encode_pieces, encode_video
 from mlx_video.latents.tiling import DECODER_STAGES, ENCODER_STAGES
 from mlx_video.models.vae import WanVAE
-from tests.models.tiny_vae import TINY, TINY22, build_vae, draw, largest_difference
+from tests.models.tiny_vae import TINY, TINY22, TINY_2X, build_vae, draw, largest_difference
 
 # The same sums; a BLAS orders those of narrower frames differently in the last places.
 ROUNDING = 1e-5
 
 
-@pytest.fixture(scope="module", params=[TINY, TINY22], ids=["2.1", "2.2"])
+@pytest.fixture(scope="module", params=[TINY, TINY_2X, TINY22], ids=["2.1", "2.1 twice", "2.2"])
 def vae(request) -> WanVAE:
     return build_vae(request.param)
 
@@ -41,7 +41,8 @@ def draw_clip(vae: WanVAE, frames: int, height: int, width: int) -> mx.array:
 def test_tiles_decode_to_the_frames_of_the_whole(vae, frames, height, width, tile):
     latents = draw(vae.config.z_dim, frames, height, width)
     found = decoded(vae, latents, tile=tile)
-    assert found.shape == (4 * frames - 3, height * vae.config.stride[1], width * vae.config.stride[2], 3)
+    rows, columns = (vae.config.stride[1] * vae.config.output_scale * side for side in (height, width))
+    assert found.shape == (4 * frames - 3, rows, columns, 3)
     assert largest_difference(found, decoded(vae, latents)) <= ROUNDING
 
 

@@ -17,10 +17,11 @@ from mlx_video.latents.tiling import tile_for_mode, tile_sides
 from mlx_video.latents.vae_memory import decode_peak_bytes, encode_peak_bytes, scratch_bytes
 from mlx_video.memory.scratch import ScratchFile
 from mlx_video.models.vae import WanVAE
-from tests.models.tiny_vae import TINY, TINY22, build_vae, draw
+from tests.models.tiny_vae import TINY, TINY22, TINY_2X, build_vae, draw
 
 # Wide enough for the convolutions of the real widths, narrow enough to be quick.
 NARROW21 = VAEConfig(encoder_dim=32, decoder_dim=32)
+NARROW_2X = replace(NARROW21, output_scale=2)
 NARROW22 = replace(WAN22_VAE, encoder_dim=32, decoder_dim=32)
 BUDGET = 4_000_000_000
 
@@ -55,8 +56,14 @@ def encode_and_drop(vae: WanVAE, height: int, width: int, **how) -> None:
 
 @pytest.mark.parametrize(
     ("config", "height", "width", "tile", "per_push"),
-    [(NARROW21, 8, 6, None, 1), (NARROW22, 3, 4, None, 3), (NARROW22, 1, 30, 6, 1)],
-    ids=["2.1, whole", "2.2, pushes of three", "2.2, tiles"],
+    [
+        (NARROW21, 8, 6, None, 1),
+        (NARROW22, 3, 4, None, 3),
+        (NARROW22, 1, 30, 6, 1),
+        (NARROW_2X, 8, 6, None, 1),
+        (NARROW_2X, 1, 30, 6, 1),
+    ],
+    ids=["2.1, whole", "2.2, pushes of three", "2.2, tiles", "2.1 twice, whole", "2.1 twice, tiles"],
 )
 def test_prediction_of_decoding_is_within_fifteen_percent(config, height, width, tile, per_push):
     vae = random_vae(replace(config, encoder_dim=None))
@@ -112,7 +119,7 @@ def test_modes_of_smaller_tiles_take_less_memory(config):
     assert peaks[0] > 3 * peaks[-1]
 
 
-@pytest.mark.parametrize("config", [TINY, TINY22], ids=["2.1", "2.2"])
+@pytest.mark.parametrize("config", [TINY, TINY_2X, TINY22], ids=["2.1", "2.1 twice", "2.2"])
 def test_the_temporary_file_is_not_larger_than_told(config, monkeypatch):
     sizes = []
     put = ScratchFile.put

@@ -19,6 +19,8 @@ from mlx_video.weights.vae_names import vae_tensors
 Arrays = dict[str, np.ndarray]
 
 TINY = VAEConfig(encoder_dim=8, decoder_dim=8)
+# Its decoder makes frames of twice the width and height.
+TINY_2X = replace(TINY, output_scale=2)
 TINY22 = replace(WAN22_VAE, encoder_dim=6, decoder_dim=8)
 # About a hundred float32 roundings in forty layers; the official code in float32 is as far from float64.
 NETWORK = 1e-5

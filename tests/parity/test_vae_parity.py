@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from mlx_video.models.vae_layers import (
 )
 from mlx_video.models.vae_stream import StreamState
 from mlx_video.models.vae_wan21 import Decoder, Encoder
-from tests.models.tiny_vae import NETWORK, largest_difference
+from tests.models.tiny_vae import NETWORK, decode, largest_difference
 from tests.parity.official import wan_module
 from tests.parity.official_vae import copy_weights, draw, randomise, run_official, run_ours, to_array, to_ours
 
@@ -104,6 +106,20 @@ def test_decoder(official, pushes):
     ours, x = copy_weights(Decoder(WIDTH, Z_DIM), theirs), draw(Z_DIM, sum(pushes), 2, 3)
     expected = run_official(theirs, x, [1] * sum(pushes))
     assert largest_difference(run_ours(ours, x, pushes), expected) <= NETWORK
+
+
+@pytest.mark.parametrize("pushes", [[1], [1, 2], [1, 1, 1]], ids=str)
+def test_a_decoder_that_doubles_the_size(official, pushes):
+    shape = SHAPE | {"dim": WIDTH, "temperal_upsample": [True, True, False]}
+    theirs = official.Decoder3d(**shape)
+    theirs.head[2] = official.CausalConv3d(WIDTH, 12, 3, padding=1)
+    randomise(theirs)
+    ours, x = WanVAE(replace(CONFIG, output_scale=2, encoder_dim=None)), draw(Z_DIM, sum(pushes), 2, 3)
+    copy_weights(ours.decoder, theirs)
+    ours.conv2.weight = mx.eye(Z_DIM).reshape(ours.conv2.weight.shape)  # passes everything on as it is
+    channels = torch.tensor(run_official(theirs, x, [1] * sum(pushes)))[0].permute(0, 3, 1, 2)
+    expected = torch.nn.functional.pixel_shuffle(channels, 2).permute(0, 2, 3, 1)[None]
+    assert largest_difference(decode(ours, to_ours(x), pushes), expected.numpy()) <= NETWORK
 
 
 @pytest.mark.parametrize("pushes", [[1], [1, 4], [5], [1, 4, 4], [2, 7], [1, 4, 4, 4, 4], [17]], ids=str)

@@ -78,7 +78,7 @@ def test_a_cached_prompt_does_without_the_encoder(pipeline: WanPipeline, monkeyp
     def refuse(*_: object) -> None:
         raise AssertionError("the text encoder was opened")
 
-    for name in ("encode_streamed", "open_tensors"):
+    for name in ("encode_streamed", "open_text_encoder"):
         monkeypatch.setattr(inputs, name, refuse)
     finish(encode_texts(prepare(pipeline)))
 

@@ -119,3 +119,22 @@ def test_t5_with_its_smaller_vocabulary_is_not_umt5():
 
     assert is_other_text_encoder(table(32128))
     assert not is_other_text_encoder(table(256384))
+
+
+def test_t5_and_its_kin_have_positions_in_their_first_block_alone():
+    names = [f"encoder.block.{index}.layer.0.SelfAttention.q.weight" for index in range(3)]
+    tables = [name.replace("q.weight", "relative_attention_bias.weight") for name in names]
+    assert is_other_text_encoder(infos([*names, tables[0]]))
+    assert not is_other_text_encoder(infos([*names, *tables]))
+    layers, biases = (
+        [f"enc.blk.{index}.attn_{part}.weight" for index in range(3)] for part in ("q", "rel_b")
+    )
+    assert is_other_text_encoder(infos([*layers, biases[0]]))
+    assert not is_other_text_encoder(infos([*layers, *biases]))
+
+
+def test_a_vae_in_a_file_of_another_model_is_no_part_of_wans():
+    own = [f"vae.{name}" for name in vae_tensors(SIZES.vae)]
+    others = [f"model.diffusion_model.transformer_blocks.{i}.attn.to_q.weight" for i in range(len(own) + 1)]
+    assert find_components(infos([*own, *others])) == ()
+    assert [kind.component for kind in find_components(infos(own))] == ["vae"]

@@ -42,6 +42,21 @@ def test_tensors_follow_the_official_module_at_any_width():
     assert vae_tensors(SMALL) == torch_shapes(vae)
 
 
+def test_a_decoder_that_doubles_the_size_differs_by_its_last_convolution_alone():
+    usual, larger = vae_tensors(WAN21_VAE), vae_tensors(replace(WAN21_VAE, output_scale=2))
+    changed = {name: shape for name, shape in larger.items() if usual[name] != shape}
+    assert changed == {"decoder.head.2.weight": (12, 96, 3, 3, 3), "decoder.head.2.bias": (12,)}
+    for tensors in (larger, target_shapes(larger, conversion_rules(WAN21_VAE))):
+        assert read_vae_config(infos_of(tensors)).output_scale == 2
+    assert read_vae_config(infos_of(vae_tensors(WAN22_VAE))).output_scale == 1
+
+
+@pytest.mark.parametrize("channels", [0, 1, 4, 9, 24])
+def test_a_last_convolution_of_other_channels_is_left_to_be_refused(channels: int):
+    tensors = vae_tensors(WAN21_VAE) | {"decoder.head.2.weight": (channels, 96, 3, 3, 3)}
+    assert read_vae_config(infos_of(tensors)).output_scale == 1
+
+
 @pytest.mark.parametrize(
     ("name", "shape"),
     [
