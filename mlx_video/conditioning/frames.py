@@ -10,7 +10,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_video.events import FramesEncoded
-from mlx_video.geometry import Triple, VideoGeometry
+from mlx_video.geometry import VideoGeometry
 from mlx_video.media.resize import cover_lanczos, crop_to_aspect, resize_bicubic, to_unit_range
 
 # Mask channels of a latent frame: one for each pixel frame packed into it.
@@ -195,23 +195,6 @@ def frame_mask(geometry: VideoGeometry, kept: Iterable[int] = (0,)) -> mx.array:
     slots = np.concatenate([np.repeat(flags[:1], MASK_CHANNELS), flags[1:]])
     mask = mx.array(slots.reshape(-1, MASK_CHANNELS).T)
     return mx.broadcast_to(mask[:, :, None, None], (MASK_CHANNELS, *geometry.latent_shape[1:]))
-
-
-def token_timesteps(timestep: float, grid: Triple) -> mx.array:
-    """Timesteps of a video whose first latent frame is given: 0 for its tokens, `timestep` for the others.
-
-    Args:
-        timestep: 0 to 1000.
-        grid: tokens (t, h, w).
-
-    Returns:
-        [L], float32, in token order.
-
-    Source: Wan2.2 wan/textimage2video.py, WanTI2V.i2v (temp_ts).
-    """
-    frames, rows, columns = grid
-    given = rows * columns
-    return mx.concatenate([mx.zeros(given), mx.full((frames - 1) * given, timestep, mx.float32)])
 
 
 def impose_first_frame(latents: mx.array, first_frame: mx.array) -> mx.array:

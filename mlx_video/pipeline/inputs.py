@@ -44,8 +44,8 @@ def encode_texts(run: Run) -> Work[Conditioning]:
         prompts.append(run.plan.negative_prompt)
     texts = [number_prompt(tokenizer, prompt, text_len) for prompt in prompts]
     encode = recall_or_encode if run.request.prompt_cache else run_text_encoder
-    context, *negative = yield from encode(run, texts)
-    return Conditioning(context, *negative)
+    context, *others = yield from encode(run, texts)
+    return Conditioning(context, others[0] if others else None)
 
 
 def recall_or_encode(run: Run, texts: Texts) -> Work[list[mx.array]]:

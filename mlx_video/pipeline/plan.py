@@ -16,6 +16,7 @@ from mlx_video.memory.choices import MemoryChoices
 from mlx_video.models.dispatch import LARGEST_ARRAY
 from mlx_video.models.rope import MAX_POSITIONS
 from mlx_video.request import LORA_FIELDS, GenerateRequest
+from mlx_video.sampling.recipe import RECIPES, Recipe, RecipeSettings
 from mlx_video.variants.variant import Variant
 
 IMAGE_INPUTS = ("image", "end_image")
@@ -41,6 +42,7 @@ class RunPlan:
         crops_images: whether images are cut to the size that the user gave; else the size follows the image.
         notices: what was adjusted or chosen for the user.
         memory: what is resident, streamed and tiled.
+        recipe: how noise becomes latents; None where latents are only decoded.
     """
 
     geometry: VideoGeometry
@@ -53,6 +55,7 @@ class RunPlan:
     crops_images: bool
     notices: tuple[Notice, ...]
     memory: MemoryChoices = MemoryChoices()
+    recipe: Recipe | None = None
 
     @property
     def guide_scale_text(self) -> str:
@@ -90,13 +93,21 @@ def plan_run(
     geometry = _plan_geometry(request, config, size)
     guide_scale = _plan_guide_scale(request, config)
     negative_prompt = defaults.negative_prompt if request.negative_prompt is None else request.negative_prompt
+    steps = request.steps or defaults.steps
+    shift = request.shift or _default_shift(defaults, variant, size.area)
+    boundary = _plan_boundary(request, config)
+    settings = RecipeSettings(
+        request.scheduler, steps, shift, guide_scale, boundary if config.is_dual else None
+    )
+    recipe = RECIPES["official"](settings)
     return RunPlan(
         geometry=geometry,
-        steps=request.steps or defaults.steps,
-        shift=request.shift or _default_shift(defaults, variant, size.area),
+        steps=recipe.schedule.steps,
+        shift=shift,
         guide_scale=guide_scale,
-        boundary=_plan_boundary(request, config),
-        negative_prompt=None if guide_scale == (1.0, 1.0) else negative_prompt,
+        boundary=boundary,
+        negative_prompt=negative_prompt if "negative" in recipe.prompts else None,
+        recipe=recipe,
         fps=defaults.fps,
         crops_images=image_size is not None and bool(request.width or request.height),
         notices=(*size.notices, *_report_idle_negative_prompt(request, guide_scale)),

@@ -20,7 +20,6 @@ from mlx_video.conditioning.frames import (
     frame_mask,
     hold_first_frame,
     impose_first_frame,
-    token_timesteps,
 )
 from mlx_video.events import FramesEncoded
 from mlx_video.geometry import VideoGeometry, measure
@@ -168,16 +167,6 @@ def test_a_size_that_the_user_chose_cuts_every_image_to_its_shape():
     cut = cut_images(images, geometry_of(32, 32, 5), to_video=True)
     assert [image.shape for image in cut] == [(62, 62, 3), (40, 40, 3)]
     np.testing.assert_array_equal(cut[0], images[0][:, 19:81])
-
-
-def test_given_tokens_have_timestep_zero_and_all_others_that_of_the_step():
-    timesteps = token_timesteps(937.0, (3, 2, 5))
-    assert timesteps.dtype == mx.float32
-    assert timesteps.tolist() == [0.0] * 10 + [937.0] * 20
-
-
-def test_a_video_of_one_latent_frame_is_given_whole():
-    assert token_timesteps(937.0, (1, 2, 5)).tolist() == [0.0] * 10
 
 
 def test_the_first_frame_replaces_that_of_the_latents_only():

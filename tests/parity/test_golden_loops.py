@@ -19,11 +19,13 @@ from mlx_video.conditioning.types import Conditioning
 from mlx_video.config import TransformerConfig, find_vae_config
 from mlx_video.events import FramesEncoded
 from mlx_video.geometry import VideoGeometry, measure
+from mlx_video.models.block_context import Step
+from mlx_video.models.token_layout import video_layout
 from mlx_video.models.transformer import WanTransformer
-from mlx_video.pipeline.sample import guide_transformer, keep_first_frame
+from mlx_video.pipeline.sample import GuidedTransformer, keep_first_frame
 from mlx_video.sampling.denoise import denoise
-from mlx_video.sampling.experts import ExpertName, ExpertRelay
-from mlx_video.sampling.guidance import Velocity
+from mlx_video.sampling.experts import ExpertName, ExpertRelay, split_at_boundary
+from mlx_video.sampling.guidance import ClassifierFreeGuidance, Velocity
 from mlx_video.sampling.schedule import build_schedule
 from mlx_video.sampling.solvers import build_solver
 from mlx_video.variants.registry import VARIANTS
@@ -188,9 +190,9 @@ class Served:
         self.timesteps: dict[str, list[float]] = {"high_noise": [], "low_noise": []}
 
     def note(self, name: ExpertName, velocity: Velocity) -> Velocity:
-        def noted(latents: mx.array, step: int, timestep: float) -> mx.array:
-            self.timesteps[name].append(timestep)
-            return velocity(latents, step, timestep)
+        def noted(latents: mx.array, step: Step) -> mx.array:
+            self.timesteps[name].append(step.timestep)
+            return velocity(latents, step)
 
         return noted
 
@@ -200,16 +202,17 @@ def run_loop(loop: Loop) -> tuple[np.ndarray, Served]:
     conditioning = build_conditioning(loop, geometry)
     schedule = build_schedule(loop.solver, loop.steps, loop.shift)
     solver = build_solver(loop.solver, schedule)
+    layout = video_layout(geometry.grid, 0 if conditioning.first_frame is None else 1)
     scales = dict(zip(("low_noise", "high_noise"), loop.guide_scale, strict=True))
 
     @contextmanager
     def open_expert(name: ExpertName) -> Iterator[Velocity]:
         transformer = build_expert(loop.transformer, name)
-        velocity = guide_transformer(transformer, conditioning, scales[name], geometry.grid)
-        yield served.note(name, velocity)
+        guidance = ClassifierFreeGuidance(scales[name])
+        yield served.note(name, GuidedTransformer(transformer, guidance, conditioning, layout))
 
     noise = mx.array(fill(geometry.latent_shape, 2001, 1.7))
-    with ExpertRelay(open_expert, loop.boundary) as velocity:
+    with ExpertRelay(open_expert, split_at_boundary(loop.boundary)) as velocity:
         *_, last = denoise(noise, schedule, solver, velocity, constrain=keep_first_frame(conditioning))
     return np.array(last.latents), served
 
