@@ -31,7 +31,6 @@ from mlx_video.media.image import FrameFolderWriter
 from mlx_video.media.open_image import open_image
 from mlx_video.media.video import open_video_writer
 from mlx_video.memory.residency import release_memory, resident
-from mlx_video.models.elementwise import enable_compile
 from mlx_video.pipeline.adapters import read_all_adapters, report_distilled
 from mlx_video.pipeline.components import check_vae_encoder, check_weights, load_vae_decoder
 from mlx_video.pipeline.decode_only import prepare_decoding
@@ -136,19 +135,47 @@ def generate(run: Run, extra_sinks: Sequence[FrameSink] = ()) -> Iterator[Event]
     Raises:
         MLXVideoError: something failed; where a state of the run is kept, a note says how to go on.
     """
-    enable_compile(None if run.request.compile else False)
     yield from run.plan.notices
     if run.memory_plan:
         yield MemoryPlanned(run.memory_plan.predicted)
-    with way_on_noted(run), held_to_limits(run), planned_limits(run):
-        yield from report_start(run)
-        latents = run.finished_latents
-        if latents is None:
-            latents = yield from make_latents(run)
-        yield from keep_latents(run, latents)
-        yield from timed("decode", decode_video(run, latents, extra_sinks))
+    with way_on_noted(run):
+        yield from within_limits(run, make_video(run, extra_sinks))
     yield from forget_state(run)
     yield from map(FileWritten, written_paths(run.request))
+
+
+def within_limits(run: Run, work: Work[None]) -> Iterator[Event]:
+    """Let work go on under the run's limits, which are not in force while the caller has an event.
+
+    MLX's own limits stay until another run goes on, or this one ends.
+    """
+    limits = planned_limits(run)
+    try:
+        while True:
+            with held_to_limits(run):
+                if limits:
+                    limits.hold()
+                try:
+                    event = next(work)
+                except StopIteration:
+                    return
+            yield event
+    finally:
+        with held_to_limits(run):
+            work.close()
+        if limits:
+            limits.release()
+        release_memory()
+
+
+def make_video(run: Run, extra_sinks: Sequence[FrameSink]) -> Work[None]:
+    """Take the stages one after another."""
+    yield from report_start(run)
+    latents = run.finished_latents
+    if latents is None:
+        latents = yield from make_latents(run)
+    yield from keep_latents(run, latents)
+    yield from timed("decode", decode_video(run, latents, extra_sinks))
 
 
 def make_latents(run: Run) -> Work[mx.array]:
