@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import mlx.core as mx
@@ -28,12 +27,8 @@ class FrameEncoder(Protocol):
         """Encode pieces [f, H, W, 3] of one clip of so many frames to [C, T, h, w]."""
 
 
-@dataclass(frozen=True, slots=True)
-class FrameCondition:
-    """What images add to a run's conditioning; the fields are those of `Conditioning`."""
-
-    concat_latents: mx.array | None = None
-    first_frame: mx.array | None = None
+FrameFields = dict[str, mx.array]
+"""Names of fields of `Conditioning` → their arrays."""
 
 
 class ConditionFrames(Protocol):
@@ -41,7 +36,7 @@ class ConditionFrames(Protocol):
 
     def __call__(
         self, encode: FrameEncoder, images: Sequence[np.ndarray], geometry: VideoGeometry
-    ) -> Encoding[FrameCondition]:
+    ) -> Encoding[FrameFields]:
         """Make the conditioning of a run.
 
         Args:
@@ -53,7 +48,7 @@ class ConditionFrames(Protocol):
 
 def concat_first_frame(
     encode: FrameEncoder, images: Sequence[np.ndarray], geometry: VideoGeometry
-) -> Encoding[FrameCondition]:
+) -> Encoding[FrameFields]:
     """Channels for a video that begins with an image: mask, then the encoded clip of it and grey frames.
 
     Args:
@@ -71,7 +66,7 @@ def concat_first_frame(
 
 def concat_first_and_last_frame(
     encode: FrameEncoder, images: Sequence[np.ndarray], geometry: VideoGeometry
-) -> Encoding[FrameCondition]:
+) -> Encoding[FrameFields]:
     """Channels for a video between two images; like :func:`concat_first_frame` otherwise.
 
     Where the images differ in size, the official code cuts the last one with height and width swapped and
@@ -92,17 +87,15 @@ def concat_first_and_last_frame(
     return (yield from _concat(encode, [fit_frame(first, geometry), fit_frame(last, geometry)], geometry))
 
 
-def _concat(
-    encode: FrameEncoder, frames: list[mx.array], geometry: VideoGeometry
-) -> Encoding[FrameCondition]:
+def _concat(encode: FrameEncoder, frames: list[mx.array], geometry: VideoGeometry) -> Encoding[FrameFields]:
     latents = yield from encode(clip_pieces(geometry.num_frames, *frames), geometry.num_frames)
     kept = (0, geometry.num_frames - 1)[: len(frames)]
-    return FrameCondition(concat_latents=mx.concatenate([frame_mask(geometry, kept), latents]))
+    return {"concat_latents": mx.concatenate([frame_mask(geometry, kept), latents])}
 
 
 def hold_first_frame(
     encode: FrameEncoder, images: Sequence[np.ndarray], geometry: VideoGeometry
-) -> Encoding[FrameCondition]:
+) -> Encoding[FrameFields]:
     """Latents of the first frame, for a model that is given it in place of noise.
 
     Args:
@@ -117,7 +110,7 @@ def hold_first_frame(
     """
     covering = cover_lanczos(images[0], geometry.height, geometry.width)
     first_frame = yield from encode([mx.array(to_unit_range(covering))[None]], 1)
-    return FrameCondition(first_frame=first_frame)
+    return {"first_frame": first_frame}
 
 
 def cut_images(

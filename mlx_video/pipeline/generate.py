@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +14,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_video.checkpoint.model_folder import ModelFolder
+from mlx_video.conditioning.units import build_conditioning, fill_conditioning
 from mlx_video.config import ModelConfig
 from mlx_video.events import (
     Event,
@@ -35,7 +37,7 @@ from mlx_video.pipeline.adapters import read_all_adapters, report_distilled
 from mlx_video.pipeline.components import check_vae_encoder, check_weights, load_vae_decoder
 from mlx_video.pipeline.decode_only import prepare_decoding
 from mlx_video.pipeline.device_check import held_to_limits, with_safe_limits
-from mlx_video.pipeline.inputs import encode_frames, encode_texts, with_tokenizer
+from mlx_video.pipeline.inputs import ModelEncoders, unit_inputs, with_tokenizer
 from mlx_video.pipeline.memory_plan import MemoryPlan
 from mlx_video.pipeline.outputs import check_outputs, check_scratch_space
 from mlx_video.pipeline.plan import ImageSize, check_inputs, plan_run
@@ -43,7 +45,7 @@ from mlx_video.pipeline.resume import find_start, forget_state, report_start, wa
 from mlx_video.pipeline.run import Run, Value, Work
 from mlx_video.pipeline.run_memory import plan_of, planned_limits, with_memory_plan
 from mlx_video.pipeline.sample import sample_latents
-from mlx_video.request import GenerateRequest
+from mlx_video.request import IMAGE_INPUTS, GenerateRequest
 from mlx_video.variants.registry import find_variant
 
 
@@ -98,11 +100,13 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
     model = with_tokenizer(model)
     variant = find_variant(config)
     check_inputs(request, variant)
-    opened = [open_image(image) for image in (request.image, request.end_image) if image is not None]
-    images = tuple(image.pixels for image in opened)
-    plan = plan_run(request, config, variant, ImageSize(*images[0].shape[:2]) if images else None)
-    notices = (*map(Notice, model.notices), *(notice for image in opened for notice in image.notices))
-    notices = (*notices, *plan.notices)
+    given = {name: image for name in IMAGE_INPUTS if (image := getattr(request, name)) is not None}
+    opened = {name: open_image(image) for name, image in given.items()}
+    images = {name: image.pixels for name, image in opened.items()}
+    first = next(iter(images.values()), None)
+    plan = plan_run(request, config, variant, None if first is None else ImageSize(*first.shape[:2]))
+    of_images = (notice for image in opened.values() for notice in image.notices)
+    notices = (*map(Notice, model.notices), *of_images, *plan.notices)
     check_weights(model, config)
     adapters, adapter_notices = read_all_adapters(request, config)
     notices = (*notices, *adapter_notices, *report_distilled(request, plan))
@@ -180,10 +184,12 @@ def make_video(run: Run, extra_sinks: Sequence[FrameSink]) -> Work[None]:
 
 def make_latents(run: Run) -> Work[mx.array]:
     """Prompt, images and noise become latents [C, T, H, W]."""
-    conditioning = yield from timed("text", encode_texts(run))
-    if run.images:
-        conditioning = yield from timed("image", encode_frames(run, conditioning))
-    return (yield from timed("denoise", sample_latents(run, conditioning)))
+    inputs, encoders = unit_inputs(run), ModelEncoders(run)
+    fields: dict[str, object] = {}
+    needed = [unit for unit in run.variant.units if unit.is_needed(inputs)]
+    for stage, units in groupby(needed, key=lambda unit: unit.stage):
+        fields |= yield from timed(stage, fill_conditioning([*units], inputs, encoders))
+    return (yield from timed("denoise", sample_latents(run, build_conditioning(fields))))
 
 
 def timed(stage: str, work: Work[Value]) -> Work[Value]:

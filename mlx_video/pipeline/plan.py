@@ -15,11 +15,9 @@ from mlx_video.media.open_image import name_image
 from mlx_video.memory.choices import MemoryChoices
 from mlx_video.models.dispatch import LARGEST_ARRAY
 from mlx_video.models.rope import MAX_POSITIONS
-from mlx_video.request import LORA_FIELDS, GenerateRequest
+from mlx_video.request import IMAGE_INPUTS, LORA_FIELDS, GenerateRequest
 from mlx_video.sampling.recipe import RECIPES, Recipe, RecipeSettings
 from mlx_video.variants.variant import Variant
-
-IMAGE_INPUTS = ("image", "end_image")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +131,7 @@ def check_inputs(request: GenerateRequest, variant: Variant) -> None:
             raise RequestError(name, f"missing: {variant.title} needs it.")
     for name in IMAGE_INPUTS:
         if getattr(request, name) is not None and name not in variant.inputs.all:
-            takes = "takes a first image alone" if variant.image_use else "makes videos from text alone"
+            takes = "takes a first image alone" if variant.choose_size else "makes videos from text alone"
             raise RequestError(name, f"{variant.title} {takes}. Leave the option out.")
 
 
@@ -141,12 +139,12 @@ def _plan_size(
     request: GenerateRequest, config: ModelConfig, variant: Variant, image_size: ImageSize | None
 ) -> _Size:
     defaults = config.sampling
-    if image_size is None or variant.image_use is None:
+    if image_size is None or variant.choose_size is None:
         return _round_size(request.width or defaults.width, request.height or defaults.height, config)
     if request.width or request.height:
         return _size_for_crop(request, config, image_size)
     area = defaults.max_area or defaults.width * defaults.height
-    width, height = variant.image_use.choose_size(image_size.height, image_size.width, area)
+    width, height = variant.choose_size(image_size.height, image_size.width, area)
     if min(width, height) < 1:
         raise RequestError(
             "image",

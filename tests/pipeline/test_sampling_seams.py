@@ -284,17 +284,16 @@ def test_an_add_on_reaches_every_pass(
     pipeline: WanPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stream: str
 ):
     plain = pipeline("a cat", **SMALL).latents
-    encode_texts, passes = stages.encode_texts, []
+    build, passes = stages.build_conditioning, []
 
     def add_reference(transformer, one):
         passes.append(one)
         tokens = mx.random.normal((1, transformer.config.dim), key=mx.random.key(5))
         return replace(one, hooks=(*one.hooks, Reference(tokens)))
 
-    def with_add_on(run):
-        conditioning = yield from encode_texts(run)
-        return replace(conditioning, add_ons=(add_reference,))
+    def with_add_on(fields):
+        return build(fields | {"add_ons": (add_reference,)})
 
-    monkeypatch.setattr(stages, "encode_texts", with_add_on)
+    monkeypatch.setattr(stages, "build_conditioning", with_add_on)
     assert_differs(assert_resumes_bit_for_bit(pipeline, tmp_path, stream=stream), plain)
     assert len(passes) == 2 * (1 + 2 * (STEPS - 1))  # two prompts in each of the runs
