@@ -28,13 +28,16 @@ from pathlib import Path
 import mlx.core as mx
 
 from benchmarks.bench_convert import bare_bytes, peak_resident_bytes, random_tensors, write_safetensors
+from benchmarks.forward import STEP, predict_velocity
 from benchmarks.timing import Work, alternate
 from mlx_video.checkpoint.safetensors import SafetensorsFile
 from mlx_video.config import TransformerConfig
 from mlx_video.memory.block_stream import load_streamed
 from mlx_video.memory.refillable_module import RefillableModule
 from mlx_video.memory.stream_plan import block_prefix
-from mlx_video.models.transformer import BlockSource, PromptTokens, WanTransformer
+from mlx_video.models.block_context import Pass, PromptTokens
+from mlx_video.models.forward import BlockSource
+from mlx_video.models.transformer import WanTransformer
 from mlx_video.models.transformer_block import TransformerBlock
 from mlx_video.weights.load import load_module
 from mlx_video.weights.rules import target_shapes
@@ -149,7 +152,7 @@ def forward_of(
     transformer: WanTransformer, grid: tuple[int, int, int], source: BlockSource | None
 ) -> Callable[[], mx.array]:
     latents, text = random_latents(transformer.config, grid), random_prompts(transformer, 1)[0]
-    return lambda: transformer(latents, 937.0, text, block_source=source)
+    return lambda: predict_velocity(transformer, latents, text, source)
 
 
 def read_all(source: SafetensorsFile, config: TransformerConfig) -> Work:
@@ -199,7 +202,8 @@ def take_steps(
         prompts = random_prompts(transformer, 2)
         for _ in range(steps):
             started, before = time.perf_counter(), source.read_bytes
-            velocities.append(transformer.predict_each(latents, 937.0, prompts, block_source=blocks))
+            passes = [Pass(prompt) for prompt in prompts]
+            velocities.append(transformer.predict(latents, STEP, passes, block_source=blocks))
             mx.eval(velocities[-1])
             seconds.append(time.perf_counter() - started)
             # One block more: the first of the next step is read ahead.

@@ -16,6 +16,7 @@ from collections.abc import Callable
 import mlx.core as mx
 
 from benchmarks.bench_transformer import DTYPES, LARGEST_ERROR, add_network_options, build_network
+from benchmarks.forward import predict_velocity
 from benchmarks.timing import TABLE_HEADER, Work, alternate, format_row, ratio
 from mlx_video.models.dispatch import LARGEST_ARRAY, Limits, current_limits, use_limits
 
@@ -52,7 +53,7 @@ def main() -> None:
     def forward_under(limits: Limits) -> Callable[[], mx.array]:
         def run() -> mx.array:
             with use_limits(limits):
-                velocity = network(latents, 937.0, text)
+                velocity = predict_velocity(network, latents, text)
                 mx.eval(velocity)
             return velocity
 

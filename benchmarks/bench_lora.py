@@ -21,6 +21,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map_with_path
 
 from benchmarks.bench_transformer import DTYPES, add_network_options, build_network
+from benchmarks.forward import predict_velocity
 from benchmarks.timing import TABLE_HEADER, alternate, format_row, ratio
 from mlx_video.checkpoint.safetensors import SafetensorsWriter
 from mlx_video.checkpoint.tensor_source import TensorInfo, dtype_name
@@ -97,7 +98,7 @@ def build_forward(network: WanTransformer, grid: tuple[int, int, int]) -> Callab
     mx.random.seed(2)
     latents = mx.random.normal((config.in_dim, t, 2 * h, 2 * w))
     text = network.project_text(mx.random.normal((60, config.text_dim)))
-    return lambda: network(latents, 937.0, text)
+    return lambda: predict_velocity(network, latents, text)
 
 
 def relative_error(found: mx.array, expected: mx.array) -> float:

@@ -41,10 +41,12 @@ from mlx_video.memory.streamed_text_encoder import encode_streamed
 from mlx_video.memory.weight_bytes import WeightBytes, weigh
 from mlx_video.models.dispatch import current_limits
 from mlx_video.models.elementwise import on_gpu
+from mlx_video.models.token_layout import video_layout
 from mlx_video.models.transformer import WanTransformer
 from mlx_video.models.vae import WanVAE
-from mlx_video.pipeline.sample import guide_transformer
+from mlx_video.pipeline.sample import GuidedTransformer
 from mlx_video.sampling.denoise import denoise
+from mlx_video.sampling.guidance import ClassifierFreeGuidance
 from mlx_video.sampling.schedule import build_schedule
 from mlx_video.sampling.solvers import build_solver
 from mlx_video.weights.quantize import is_quantized_layer
@@ -118,7 +120,8 @@ def measure_transformer(case: Case, steps: int) -> Figures:
     mx.clear_cache()
     mx.reset_peak_memory()
     schedule = build_schedule("unipc", steps, 5.0)
-    velocity = guide_transformer(network, Conditioning(*context), 5.0, grid)
+    conditioning = Conditioning(*context)
+    velocity = GuidedTransformer(network, ClassifierFreeGuidance(5.0), conditioning, video_layout(grid))
     for _ in denoise(noise, schedule, build_solver("unipc", schedule), velocity):
         pass
     return predicted, mx.get_peak_memory()

@@ -18,11 +18,13 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_map
 
+from benchmarks.forward import predict_velocity
 from benchmarks.timing import TABLE_HEADER, Work, alternate, format_row
 from mlx_video.config import TransformerConfig
+from mlx_video.models.block_context import PromptTokens
 from mlx_video.models.elementwise import enable_compile
 from mlx_video.models.products import attend
-from mlx_video.models.transformer import PromptTokens, WanTransformer
+from mlx_video.models.transformer import WanTransformer
 from mlx_video.weights.quantize import is_quantized_layer
 
 Attention = Callable[..., mx.array]
@@ -87,7 +89,7 @@ def build_floor(
                 yield multiply(layer, x)
             yield multiply(block.ffn.fc2, hidden)
             yield attention(heads, heads, heads, scale=own.scale)
-            keys_values = text.keys_values(index, cross)
+            keys_values = text.text.keys_values(index, cross.keys_values)
             yield attention(heads, keys_values.keys, keys_values.values, scale=own.scale)
 
     def run() -> mx.array:
@@ -127,7 +129,7 @@ def main() -> None:
     text = network.project_text(mx.random.normal((60, config.text_dim)))
 
     def forward() -> mx.array:
-        return network(latents, 937.0, text)
+        return predict_velocity(network, latents, text)
 
     def forward_with(compiled: bool) -> Callable[[], mx.array]:
         def run() -> mx.array:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import re
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, get_args
 
 from mlx_video.errors import RequestError
@@ -32,6 +34,10 @@ MAX_STEPS = 1000
 MIN_SEED, MAX_SEED = -(2**63), 2**64 - 1
 RANDOM_SEED = -1
 LORA_FIELDS = ("loras", "loras_high", "loras_low")
+InputKind = Literal["text", "image", "video", "mask", "audio", "number"]
+INPUTS: Mapping[str, InputKind] = MappingProxyType({"prompt": "text", "image": "image", "end_image": "image"})
+"""Fields of a GenerateRequest by which a model is conditioned, in the order in which it sees them."""
+IMAGE_INPUTS = tuple(name for name, kind in INPUTS.items() if kind == "image")
 COMPONENT_FIELDS = ("transformer", "high_noise", "low_noise", "text_encoder", "vae", "clip", "tokenizer")
 
 _KINDS: dict[str, tuple[type, str]] = {

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_video.events import FramesEncoded
-from mlx_video.geometry import Triple, VideoGeometry
+from mlx_video.geometry import VideoGeometry
 from mlx_video.media.resize import cover_lanczos, crop_to_aspect, resize_bicubic, to_unit_range
 
 # Mask channels of a latent frame: one for each pixel frame packed into it.
@@ -28,12 +27,8 @@ class FrameEncoder(Protocol):
         """Encode pieces [f, H, W, 3] of one clip of so many frames to [C, T, h, w]."""
 
 
-@dataclass(frozen=True, slots=True)
-class FrameCondition:
-    """What images add to a run's conditioning; the fields are those of `Conditioning`."""
-
-    concat_latents: mx.array | None = None
-    first_frame: mx.array | None = None
+FrameFields = dict[str, mx.array]
+"""Names of fields of `Conditioning` → their arrays."""
 
 
 class ConditionFrames(Protocol):
@@ -41,7 +36,7 @@ class ConditionFrames(Protocol):
 
     def __call__(
         self, encode: FrameEncoder, images: Sequence[np.ndarray], geometry: VideoGeometry
-    ) -> Encoding[FrameCondition]:
+    ) -> Encoding[FrameFields]:
         """Make the conditioning of a run.
 
         Args:
@@ -53,7 +48,7 @@ class ConditionFrames(Protocol):
 
 def concat_first_frame(
     encode: FrameEncoder, images: Sequence[np.ndarray], geometry: VideoGeometry
-) -> Encoding[FrameCondition]:
+) -> Encoding[FrameFields]:
     """Channels for a video that begins with an image: mask, then the encoded clip of it and grey frames.
 
     Args:
@@ -71,7 +66,7 @@ def concat_first_frame(
 
 def concat_first_and_last_frame(
     encode: FrameEncoder, images: Sequence[np.ndarray], geometry: VideoGeometry
-) -> Encoding[FrameCondition]:
+) -> Encoding[FrameFields]:
     """Channels for a video between two images; like :func:`concat_first_frame` otherwise.
 
     Where the images differ in size, the official code cuts the last one with height and width swapped and
@@ -92,17 +87,15 @@ def concat_first_and_last_frame(
     return (yield from _concat(encode, [fit_frame(first, geometry), fit_frame(last, geometry)], geometry))
 
 
-def _concat(
-    encode: FrameEncoder, frames: list[mx.array], geometry: VideoGeometry
-) -> Encoding[FrameCondition]:
+def _concat(encode: FrameEncoder, frames: list[mx.array], geometry: VideoGeometry) -> Encoding[FrameFields]:
     latents = yield from encode(clip_pieces(geometry.num_frames, *frames), geometry.num_frames)
     kept = (0, geometry.num_frames - 1)[: len(frames)]
-    return FrameCondition(concat_latents=mx.concatenate([frame_mask(geometry, kept), latents]))
+    return {"concat_latents": mx.concatenate([frame_mask(geometry, kept), latents])}
 
 
 def hold_first_frame(
     encode: FrameEncoder, images: Sequence[np.ndarray], geometry: VideoGeometry
-) -> Encoding[FrameCondition]:
+) -> Encoding[FrameFields]:
     """Latents of the first frame, for a model that is given it in place of noise.
 
     Args:
@@ -117,7 +110,7 @@ def hold_first_frame(
     """
     covering = cover_lanczos(images[0], geometry.height, geometry.width)
     first_frame = yield from encode([mx.array(to_unit_range(covering))[None]], 1)
-    return FrameCondition(first_frame=first_frame)
+    return {"first_frame": first_frame}
 
 
 def cut_images(
@@ -195,23 +188,6 @@ def frame_mask(geometry: VideoGeometry, kept: Iterable[int] = (0,)) -> mx.array:
     slots = np.concatenate([np.repeat(flags[:1], MASK_CHANNELS), flags[1:]])
     mask = mx.array(slots.reshape(-1, MASK_CHANNELS).T)
     return mx.broadcast_to(mask[:, :, None, None], (MASK_CHANNELS, *geometry.latent_shape[1:]))
-
-
-def token_timesteps(timestep: float, grid: Triple) -> mx.array:
-    """Timesteps of a video whose first latent frame is given: 0 for its tokens, `timestep` for the others.
-
-    Args:
-        timestep: 0 to 1000.
-        grid: tokens (t, h, w).
-
-    Returns:
-        [L], float32, in token order.
-
-    Source: Wan2.2 wan/textimage2video.py, WanTI2V.i2v (temp_ts).
-    """
-    frames, rows, columns = grid
-    given = rows * columns
-    return mx.concatenate([mx.zeros(given), mx.full((frames - 1) * given, timestep, mx.float32)])
 
 
 def impose_first_frame(latents: mx.array, first_frame: mx.array) -> mx.array:

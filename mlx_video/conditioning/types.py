@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import mlx.core as mx
+
+from mlx_video.models.block_context import Pass
+from mlx_video.models.transformer import WanTransformer
+
+AddOn = Callable[[WanTransformer, Pass], Pass]
+"""A loaded transformer and a pass of it → the pass with what an input adds to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +24,7 @@ class Conditioning:
         concat_latents: channels put behind the noisy latents, [C, T, H, W]; None for text-to-video.
         image_tokens: CLIP features of the images, [K, image_dim]; None for a transformer that reads none.
         first_frame: latents that the first latent frame keeps, [C, 1, H, W]; None where it starts as noise.
+        add_ons: put hooks, modulation or attention of add-on networks into the passes.
     """
 
     context: mx.array
@@ -24,3 +32,4 @@ class Conditioning:
     concat_latents: mx.array | None = None
     image_tokens: mx.array | None = None
     first_frame: mx.array | None = None
+    add_ons: tuple[AddOn, ...] = ()

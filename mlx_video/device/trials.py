@@ -18,7 +18,8 @@ from mlx_video.geometry import Triple
 from mlx_video.models.elementwise import Elementwise, on_gpu
 from mlx_video.models.products import attend, attend_biased, compute_dtype, merge_heads, project
 from mlx_video.models.rope import build_rotary_table, rotate, token_angles
-from mlx_video.models.transformer_block import TokenRun, modulate
+from mlx_video.models.token_layout import TokenSpan, video_layout
+from mlx_video.models.transformer_block import modulate
 from mlx_video.models.vae_convolutions import convolve_doubled, convolve_halved, convolve_taps, multiply_taps
 from mlx_video.models.vae_layers import RMSNorm
 
@@ -188,7 +189,7 @@ def try_layer_norm(tokens: int, dim: int) -> Trial:
         centred = part - part.mean(1, keepdims=True)
         return centred / np.sqrt(part.var(1, keepdims=True) + EPS) * (1 + scale) + shift
 
-    return Trial(lambda: modulate(x, shift_scale, (TokenRun(0, tokens, 0),), EPS), picked, expected)
+    return Trial(lambda: modulate(x, shift_scale, (TokenSpan(0, tokens, 0),), EPS), picked, expected)
 
 
 def try_rms_norm(tokens: int, dim: int, dtype: mx.Dtype) -> Trial:
@@ -256,13 +257,14 @@ def silu_by_exp(x: np.ndarray) -> np.ndarray:
 def try_rotation(grid: Triple, heads: int, head_dim: int, dtype: mx.Dtype) -> Trial:
     """Rotary positions of the tokens of a grid (t, h, w)."""
     tokens, dtype = math.prod(grid), working_dtype(dtype)
-    x, table = Draw()(tokens, heads, head_dim, dtype=dtype), build_rotary_table(grid, head_dim)
+    layout = video_layout(grid)
+    x, table = Draw()(tokens, heads, head_dim, dtype=dtype), build_rotary_table(layout, head_dim)
     picked = sample_rows(tokens)
 
     def expected() -> np.ndarray:
         pairs = wide(x)[picked].reshape(len(picked), heads, -1, 2)
         turned = (pairs[..., 0] + 1j * pairs[..., 1]) * np.exp(
-            1j * token_angles(grid, head_dim)[picked, None]
+            1j * token_angles(layout.segments[0], head_dim)[picked, None]
         )
         return np.stack([turned.real, turned.imag], axis=-1).reshape(len(picked), -1)
 

@@ -15,9 +15,10 @@ from mlx_video.config import QuantizationConfig
 from mlx_video.errors import CheckpointError
 from mlx_video.memory.refillable_module import RefillableModule, copy_module
 from mlx_video.memory.stream_plan import READ_AHEAD, SLOTS, StreamPlan, block_prefix, plan_stream
-from mlx_video.models.rope import RotaryTable
-from mlx_video.models.transformer import Block, WanTransformer
-from mlx_video.models.transformer_block import KeysValues, TimeFeatures, TransformerBlock
+from mlx_video.models.block_context import BlockContext
+from mlx_video.models.forward import Block
+from mlx_video.models.transformer import WanTransformer
+from mlx_video.models.transformer_block import TransformerBlock
 from mlx_video.weights.load import fit_module
 
 PrepareBlock = Callable[[int, TransformerBlock], None]
@@ -87,6 +88,8 @@ class BlockStream:
         plan: which blocks do not stay.
         prepare_block: see :func:`load_streamed`.
     """
+
+    shares_blocks = True
 
     def __init__(
         self,
@@ -208,11 +211,10 @@ class _Turn:
 
     def __init__(self, block: TransformerBlock) -> None:
         self.block = block
-        self.cross_attn = block.cross_attn
 
-    def __call__(self, x: mx.array, time: TimeFeatures, rotary: RotaryTable, text: KeysValues) -> mx.array:
+    def __call__(self, x: mx.array, context: BlockContext) -> mx.array:
         """See TransformerBlock."""
-        tokens = self.block(x, time, rotary, text)
+        tokens = self.block(x, context)
         mx.eval(tokens)  # the keys and values with them: the tokens are made from these
         return tokens
 

@@ -1,4 +1,4 @@
-"""Bytes that the machine has for a run, and the limits that hold MLX to them."""
+"""Bytes that the machine has for a run."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ import platform
 import re
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import mlx.core as mx
-
-from mlx_video.memory.residency import release_memory
 from mlx_video.models.dispatch import device_facts
 from mlx_video.models.elementwise import on_gpu
 
@@ -23,7 +20,6 @@ SHARE = 0.85
 """Of a machine's bytes that a run plans with; the system and other programs have the rest."""
 RUNTIME_BYTES = 500_000_000
 """Interpreter, libraries, the device's own buffers, frames on their way to the encoder."""
-WIRED_SHARE = 0.9
 GPU_SHARE = 2 / 3
 """Of the memory, what macOS recommends to GPUs of small Macs; larger ones may use more."""
 ASSUMED_BYTES = 8 * 2**30
@@ -175,32 +171,3 @@ def read_vm_stat(text: str) -> int | None:
     size = re.search(r"page size of (\d+) bytes", text)
     pages = re.findall(r"^Pages (?:free|inactive|speculative|purgeable):\s+(\d+)\.", text, re.MULTILINE)
     return int(size[1]) * sum(map(int, pages)) if size and pages else None
-
-
-@contextmanager
-def memory_limits(machine: Machine, budget: Budget, peak_bytes: int, cache_bytes: int) -> Iterator[None]:
-    """Hold MLX to a plan for the length of a `with` block, and put its former limits back afterwards.
-
-    Above the memory limit MLX waits for running work before it schedules more; freed buffers that it keeps
-    are bounded; and on a GPU what a run needs is kept from being swapped out.
-
-    Args:
-        machine: where it runs.
-        budget: of the run.
-        peak_bytes: most bytes that the plan expects.
-        cache_bytes: freed buffers to keep for later arrays.
-    """
-    before = mx.set_memory_limit(budget.nbytes)
-    cache_before = mx.set_cache_limit(cache_bytes) if machine.on_gpu else None
-    wired_before = None
-    if machine.can_wire:
-        wired_before = mx.set_wired_limit(min(int(WIRED_SHARE * machine.working_set_bytes), peak_bytes))
-    try:
-        yield
-    finally:
-        mx.set_memory_limit(before)
-        if cache_before is not None:
-            mx.set_cache_limit(cache_before)
-        if wired_before is not None:
-            mx.set_wired_limit(wired_before)
-        release_memory()

@@ -9,6 +9,7 @@ import numpy as np
 
 from mlx_video.geometry import Triple
 from mlx_video.models.elementwise import fused
+from mlx_video.models.token_layout import Segment, TokenLayout
 
 BASE = 10000.0
 MAX_POSITIONS = 1024
@@ -35,36 +36,37 @@ def split_axes(head_dim: int) -> Triple:
     return head_dim - 2 * side, side, side
 
 
-def token_angles(grid: Triple, head_dim: int) -> np.ndarray:
+def token_angles(segment: Segment, head_dim: int) -> np.ndarray:
     """Angle of every channel pair of every token.
 
     Args:
-        grid: tokens (t, h, w), at most 1024 along each axis.
+        segment: of L tokens, at positions between -1024 and 1024 along each axis.
         head_dim: channels of one head, even.
 
     Returns:
-        [t·h·w, head_dim/2], float64, tokens time-major. Each axis starts anew at frequency 1.
+        [L, head_dim/2], float64, in the order of the tokens. Each axis starts anew at frequency 1.
 
     Raises:
-        ValueError: an axis is longer than the positions that the models were trained with.
+        ValueError: a position is beyond those that the models were trained with.
 
     Source: Wan2.1 wan/modules/model.py, rope_params and rope_apply.
     """
-    if max(grid) > MAX_POSITIONS:
-        raise ValueError(f"token grid {grid}: positions end at {MAX_POSITIONS} along each axis")
+    grid = tuple(map(len, segment.axes))
     per_axis = []
-    for axis, channels in enumerate(split_axes(head_dim)):
+    for axis, (positions, channels) in enumerate(zip(segment.axes, split_axes(head_dim), strict=True)):
+        if max(map(abs, positions)) >= MAX_POSITIONS:
+            raise ValueError(f"token grid {grid}: positions end at {MAX_POSITIONS} along each axis")
         frequencies = BASE ** (-np.arange(0, channels, 2, dtype=np.float64) / channels)
-        angles = np.arange(grid[axis], dtype=np.float64)[:, None] * frequencies
+        angles = np.asarray(positions, dtype=np.float64)[:, None] * frequencies
         shape = [1, 1, 1, angles.shape[1]]
         shape[axis] = grid[axis]
         per_axis.append(np.broadcast_to(angles.reshape(shape), (*grid, angles.shape[1])))
     return np.concatenate(per_axis, axis=-1).reshape(-1, head_dim // 2)
 
 
-def build_rotary_table(grid: Triple, head_dim: int) -> RotaryTable:
-    """The table of one token grid; arguments and errors of :func:`token_angles`."""
-    angles = token_angles(grid, head_dim)[:, None, :]
+def build_rotary_table(layout: TokenLayout, head_dim: int) -> RotaryTable:
+    """The table of a sequence; arguments and errors of :func:`token_angles`, for all of its segments."""
+    angles = np.concatenate([token_angles(segment, head_dim) for segment in layout.segments])[:, None, :]
     # Rounded once, from float64: MLX has no float64 on a GPU, and float32 angles are off by 3e-5.
     return RotaryTable(
         mx.array(np.cos(angles).astype(np.float32)), mx.array(np.sin(angles).astype(np.float32))

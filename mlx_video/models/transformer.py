@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
-from typing import Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -13,103 +12,21 @@ import numpy as np
 
 from mlx_video.config import TransformerConfig
 from mlx_video.geometry import Triple
+from mlx_video.models.block_context import (
+    BlockContext,
+    CrossAttentionCache,
+    Pass,
+    PromptTokens,
+    Step,
+    TimeFeatures,
+)
 from mlx_video.models.elementwise import gelu_tanh
+from mlx_video.models.forward import BlockSource, Forward, ResidentBlocks, walk_blocks
 from mlx_video.models.image_projection import ImageProjection
 from mlx_video.models.products import project
-from mlx_video.models.rope import RotaryTable, build_rotary_table
-from mlx_video.models.transformer_block import (
-    CrossAttention,
-    KeysValues,
-    TimeFeatures,
-    TokenRun,
-    TransformerBlock,
-    modulate,
-)
-
-
-class Block(Protocol):
-    """A transformer block, or something that runs one."""
-
-    cross_attn: CrossAttention
-
-    def __call__(self, x: mx.array, time: TimeFeatures, rotary: RotaryTable, text: KeysValues) -> mx.array:
-        """See TransformerBlock."""
-
-
-class BlockSource(Protocol):
-    """Where the blocks come from: memory, or a disk ahead of their turn."""
-
-    def blocks(self) -> Iterable[tuple[int, Block]]:
-        """Every block with its index, in order.
-
-        A source that releases a block after its turn must yield one whose call evaluates its result.
-        """
-
-
-class StepCache(Protocol):
-    """Decides for one forward whether the blocks run or an earlier result stands in for them."""
-
-    def __call__(
-        self, tokens: mx.array, time: TimeFeatures, run_blocks: Callable[[mx.array], mx.array]
-    ) -> mx.array:
-        """Give the tokens that leave the last block.
-
-        Args:
-            tokens: [L, dim], float32, as they enter block 0.
-            time: features of the timesteps in use.
-            run_blocks: runs every block on tokens like these, and the hook after each.
-        """
-
-
-class BlockHook(Protocol):
-    """An add-on network that changes tokens between blocks."""
-
-    def after_embedding(self, tokens: mx.array) -> mx.array:
-        """Called in every forward with the tokens [L, dim] that would enter block 0."""
-
-    def after_block(self, index: int, tokens: mx.array) -> mx.array:
-        """Called with the tokens [L, dim] that leave block `index`; not called where a step cache skips."""
-
-
-class KeptTokens:
-    """Tokens that every block's cross-attention reads, kept for a whole run.
-
-    Each block's keys and values are computed when first asked for, and once.
-
-    Attributes:
-        tokens: [K, dim] in the weights' type.
-    """
-
-    def __init__(self, tokens: mx.array) -> None:
-        self.tokens = tokens
-        self._keys_values: dict[int, KeysValues] = {}
-
-    def keys_values(self, index: int, compute: Callable[[mx.array], KeysValues]) -> KeysValues:
-        """Those of block `index`, made by `compute` from the tokens."""
-        if index not in self._keys_values:
-            self._keys_values[index] = compute(self.tokens)
-        return self._keys_values[index]
-
-
-@dataclass(frozen=True, slots=True)
-class PromptTokens:
-    """What cross-attention reads under one prompt, as one transformer sees it.
-
-    Attributes:
-        text: [text_len, dim].
-        image: the image tokens, [K, dim]; None for a transformer without the image branch. Prompts of one
-            run may share them.
-    """
-
-    text: KeptTokens
-    image: KeptTokens | None = None
-
-    def keys_values(self, index: int, attention: CrossAttention) -> KeysValues:
-        """Those of block `index`, whose cross-attention is `attention`."""
-        text = self.text.keys_values(index, attention.keys_values)
-        if self.image is None:
-            return text
-        return replace(text, image=self.image.keys_values(index, attention.image_keys_values))
+from mlx_video.models.rope import build_rotary_table
+from mlx_video.models.token_layout import TokenLayout, video_layout
+from mlx_video.models.transformer_block import TransformerBlock, modulate
 
 
 class Head(nn.Module):
@@ -135,7 +52,7 @@ class Head(nn.Module):
             [L, patch features], float32.
         """
         shift_scale = self.modulation.astype(mx.float32) + time.embedding[:, None]
-        return project(self.head, modulate(x, shift_scale, time.runs, self.eps), mx.float32)
+        return project(self.head, modulate(x, shift_scale, time.spans, self.eps), mx.float32)
 
 
 class WanTransformer(nn.Module):
@@ -163,7 +80,7 @@ class WanTransformer(nn.Module):
         self.rotary_table = lru_cache(maxsize=4)(partial(build_rotary_table, head_dim=config.head_dim))
 
     def project_text(
-        self, context: mx.array, image_tokens: mx.array | KeptTokens | None = None
+        self, context: mx.array, image_tokens: mx.array | CrossAttentionCache | None = None
     ) -> PromptTokens:
         """Bring text features and image tokens to the transformer's width; do it once per prompt and run.
 
@@ -184,113 +101,95 @@ class WanTransformer(nn.Module):
         # Padded before the layers: the rows become a constant that the network was trained to attend to.
         padded = mx.pad(context, [(0, padding), (0, 0)])
         hidden = gelu_tanh(project(self.text_embedding_0, padded))
-        text = KeptTokens(project(self.text_embedding_1, hidden))
+        text = CrossAttentionCache(project(self.text_embedding_1, hidden))
         if isinstance(image_tokens, mx.array):
-            image_tokens = KeptTokens(self.img_emb(image_tokens))
+            image_tokens = CrossAttentionCache(self.img_emb(image_tokens))
         return PromptTokens(text, image_tokens)
 
-    def embed_time(self, timestep: float | mx.array, num_tokens: int) -> TimeFeatures:
-        """Features of one timestep, or of one for each token; equal ones are computed once.
+    def embed_time(self, timestep: float, layout: TokenLayout) -> TimeFeatures:
+        """Features of the timesteps in use; equal ones are computed once.
 
         Args:
-            timestep: 0 to 1000, or [L].
-            num_tokens: L.
-
-        Raises:
-            ValueError: neither one timestep nor L of them.
+            timestep: of the step, 0 to 1000.
+            layout: of the tokens; may state others for some of them.
         """
-        values, runs = find_runs(np.asarray(timestep, dtype=np.float64), num_tokens)
+        values, spans = layout.find_timesteps(timestep)
         # float32 whatever the weights: a rounded timestep shifts the whole video.
         hidden = nn.silu(project(self.time_embedding_0, sinusoid(values, self.config.freq_dim), mx.float32))
         embedding = project(self.time_embedding_1, hidden, mx.float32)
         modulation = project(self.time_projection, nn.silu(embedding), mx.float32)
-        return TimeFeatures(embedding, modulation.reshape(len(values), 6, -1), runs)
+        return TimeFeatures(embedding, modulation.reshape(len(values), 6, -1), spans)
 
-    def __call__(
+    def predict(
         self,
         latents: mx.array,
-        timestep: float | mx.array,
-        text: PromptTokens,
+        step: Step,
+        passes: Sequence[Pass],
         *,
         concat_latents: mx.array | None = None,
-        step_cache: StepCache | None = None,
-        block_hook: BlockHook | None = None,
+        layout: TokenLayout | None = None,
         block_source: BlockSource | None = None,
-    ) -> mx.array:
-        """Predict the velocity.
+    ) -> list[mx.array]:
+        """Predict the velocity in each of several passes, such as under the prompt and the negative prompt.
+
+        Each velocity is, bit for bit, that of a call of its own. A source that reads blocks from a disk reads
+        them once for all passes; blocks in memory serve one pass after the other.
 
         Args:
             latents: [C, T, H, W], float32.
-            timestep: 0 to 1000; or one for each token, [L].
-            text: from :meth:`project_text`.
+            step: the step to take; its timestep is that of all tokens of which `layout` says nothing else.
+            passes: what to predict.
             concat_latents: channels put behind those of `latents`, [C2, T, H, W].
-            step_cache: may skip the blocks; None runs them.
-            block_hook: an add-on; None for none.
+            layout: of the video's tokens; None for those of the latents alone, all at the step's timestep.
             block_source: None for the blocks of this module.
 
         Returns:
-            [out_dim, T, H, W], float32.
+            [out_dim, T, H, W], float32, for each pass; evaluated but for the last where one pass is made
+            after the other.
 
         Raises:
-            ValueError: channels or sizes do not fit the model, or there is not a timestep for each token.
+            ValueError: channels or sizes do not fit the model, or the layout does not fit the latents.
         """
-        tokens, time, grid = self._embed(latents, timestep, concat_latents)
-        source, rotary = block_source or self._resident_blocks(), self.rotary_table(grid)
-
-        def run_blocks(entering: mx.array) -> mx.array:
-            return walk_blocks(source, [BlockPass(entering, text, block_hook)], time, rotary)[0]
-
-        tokens = block_hook.after_embedding(tokens) if block_hook else tokens
-        tokens = step_cache(tokens, time, run_blocks) if step_cache else run_blocks(tokens)
-        return unpatchify(self.head(tokens, time), grid, self.config.patch_size)
-
-    def predict_each(
-        self,
-        latents: mx.array,
-        timestep: float | mx.array,
-        texts: Sequence[PromptTokens],
-        *,
-        concat_latents: mx.array | None = None,
-        block_hooks: Sequence[BlockHook | None] | None = None,
-        block_source: BlockSource | None = None,
-    ) -> list[mx.array]:
-        """Predict the velocity under several prompts in one walk over the blocks.
-
-        Each velocity is, bit for bit, that of a call of its own. The prompts take turns in every block, so a
-        source that reads blocks from a disk reads them once. There is no step cache here: that decides
-        for one forward whether the blocks run.
-
-        Args:
-            latents, timestep, concat_latents, block_source: as for a call.
-            texts: the prompts, from :meth:`project_text`.
-            block_hooks: one for each prompt, since a hook may remember its tokens; None for none.
-
-        Returns:
-            [out_dim, T, H, W], float32, for each prompt.
-
-        Raises:
-            ValueError: as a call; or there is not a hook for each prompt.
-        """
-        tokens, time, grid = self._embed(latents, timestep, concat_latents)
-        passes = [
-            BlockPass(hook.after_embedding(tokens) if hook else tokens, text, hook)
-            for text, hook in zip(texts, block_hooks or [None] * len(texts), strict=True)
-        ]
-        source = block_source or self._resident_blocks()
-        leaving = walk_blocks(source, passes, time, self.rotary_table(grid))
-        return [unpatchify(self.head(each, time), grid, self.config.patch_size) for each in leaving]
-
-    def _embed(
-        self, latents: mx.array, timestep: float | mx.array, concat_latents: mx.array | None
-    ) -> tuple[mx.array, TimeFeatures, Triple]:
-        """Tokens [L, dim] as they leave the patch embedding, what the timestep makes of itself, the grid."""
         if concat_latents is not None:
             latents = mx.concatenate([latents, concat_latents])
         grid = self._check(latents)
+        layout = layout or video_layout(grid)
+        source = block_source or self._resident_blocks()
+        velocities: list[mx.array] = []
+        for group in [passes] if source.shares_blocks else [[one] for one in passes]:
+            if velocities:
+                mx.eval(velocities)  # the activations of these passes are gone before the next begin
+            forwards = self._begin(latents, step, layout, group)
+            walk_blocks(source, forwards)
+            velocities += [self._leave(one, grid) for one in forwards]
+        return velocities
+
+    def _begin(
+        self, latents: mx.array, step: Step, layout: TokenLayout, passes: Sequence[Pass]
+    ) -> list[Forward]:
+        """Embed the latents, and what the passes add to them."""
         patches = patchify(latents, self.config.patch_size)
+        if layout.num_tokens != len(patches):
+            raise ValueError(f"layout of {layout.num_tokens} tokens for latents of {len(patches)}")
         # float32: the residual stream keeps it from here to the head.
         tokens = project(self.patch_embedding_proj, patches).astype(mx.float32)
-        return tokens, self.embed_time(timestep, tokens.shape[0]), grid
+        shared = self.embed_time(step.timestep, layout)
+        forwards = []
+        for one in passes:
+            own_tokens, own_layout = tokens, layout
+            for hook in one.hooks:
+                own_tokens, own_layout = hook.extend(own_tokens, own_layout)
+            time = shared if own_layout is layout else self.embed_time(step.timestep, own_layout)
+            rotary = self.rotary_table(own_layout)
+            time = add_modulation(time, one)
+            context = BlockContext(step, time, own_layout, rotary, one.text, one.attention)
+            forwards.append(Forward(one, own_tokens, context))
+        return forwards
+
+    def _leave(self, forward: Forward, grid: Triple) -> mx.array:
+        """Turn the tokens that left the last block into a velocity [out_dim, T, H, W]."""
+        patches = forward.layout.select_outputs(self.head(forward.tokens, forward.context.time))
+        return unpatchify(patches, grid, self.config.patch_size)
 
     def _resident_blocks(self) -> ResidentBlocks:
         if len(self.blocks) != self.config.num_layers:
@@ -299,7 +198,7 @@ class WanTransformer(nn.Module):
             )
         return ResidentBlocks(self.blocks)
 
-    def _check_image(self, image_tokens: mx.array | KeptTokens | None) -> None:
+    def _check_image(self, image_tokens: mx.array | CrossAttentionCache | None) -> None:
         has_branch = self.config.image_dim is not None
         if has_branch and image_tokens is None:
             raise ValueError("image tokens are missing, the transformer has an image branch")
@@ -313,53 +212,11 @@ class WanTransformer(nn.Module):
         return token_grid((sizes[0], sizes[1], sizes[2]), self.config.patch_size)
 
 
-class ResidentBlocks:
-    """The block source of a transformer that is wholly in memory."""
-
-    def __init__(self, blocks: list[TransformerBlock]) -> None:
-        self._blocks = blocks
-
-    def blocks(self) -> Iterable[tuple[int, TransformerBlock]]:
-        """Every block with its index, in order."""
-        return enumerate(self._blocks)
-
-
-@dataclass(slots=True)
-class BlockPass:
-    """One forward on its way through the blocks.
-
-    Attributes:
-        tokens: [L, dim], float32, as they left the last block.
-        text: the prompt.
-        hook: its add-on.
-    """
-
-    tokens: mx.array
-    text: PromptTokens
-    hook: BlockHook | None = None
-
-
-def walk_blocks(
-    source: BlockSource, passes: Sequence[BlockPass], time: TimeFeatures, rotary: RotaryTable
-) -> list[mx.array]:
-    """Take one or several passes through every block, each block serving one after the other.
-
-    Args:
-        source: the blocks.
-        passes: as they enter block 0; each one's tokens are replaced on the way.
-        time: features of the timesteps in use.
-        rotary: positions of the L tokens.
-
-    Returns:
-        The tokens [L, dim] of each pass, as they leave the last block.
-    """
-    for index, block in source.blocks():
-        for one in passes:
-            keys_values = one.text.keys_values(index, block.cross_attn)
-            one.tokens = block(one.tokens, time, rotary, keys_values)
-            if one.hook:
-                one.tokens = one.hook.after_block(index, one.tokens)
-    return [one.tokens for one in passes]
+def add_modulation(time: TimeFeatures, one: Pass) -> TimeFeatures:
+    """Time features with what a pass adds to the modulation of every timestep."""
+    if one.added_modulation is None:
+        return time
+    return replace(time, modulation=time.modulation + one.added_modulation.astype(mx.float32))
 
 
 def token_grid(latent_size: Triple, patch_size: Triple) -> Triple:
@@ -430,26 +287,3 @@ def sinusoid(timesteps: np.ndarray, freq_dim: int) -> mx.array:
     # float64 on the host: in float32 the angles of late timesteps are off by 3e-5.
     angles = timesteps[:, None] * 10000.0 ** (-np.arange(half, dtype=np.float64) / half)
     return mx.array(np.concatenate([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32))
-
-
-def find_runs(timesteps: np.ndarray, num_tokens: int) -> tuple[np.ndarray, tuple[TokenRun, ...]]:
-    """Tell which tokens share a timestep.
-
-    Args:
-        timesteps: one number, or [L].
-        num_tokens: L.
-
-    Returns:
-        The distinct timesteps [U], and runs of neighbouring tokens that index them.
-
-    Raises:
-        ValueError: neither one timestep nor L of them.
-    """
-    if timesteps.size == 1:
-        return timesteps.reshape(1), (TokenRun(0, num_tokens, 0),)
-    if timesteps.shape != (num_tokens,):
-        raise ValueError(f"timesteps of shape {timesteps.shape} for {num_tokens} tokens")
-    values, rows = np.unique(timesteps, return_inverse=True)
-    starts = [0, *(np.flatnonzero(np.diff(rows)) + 1).tolist()]
-    stops = [*starts[1:], num_tokens]
-    return values, tuple(TokenRun(a, b, int(rows[a])) for a, b in zip(starts, stops, strict=True))

@@ -3,70 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_video.config import TransformerConfig
+from mlx_video.models.block_context import AttentionSite, BlockContext, KeysValues, TimeFeatures
 from mlx_video.models.dispatch import current_limits, evaluate_if_long
 from mlx_video.models.elementwise import add_gated, add_residual, gelu_tanh
-from mlx_video.models.products import attend, in_pieces, merge_heads, project, split_heads
+from mlx_video.models.products import in_pieces, merge_heads, project, split_heads
 from mlx_video.models.rope import RotaryTable, rotate
+from mlx_video.models.token_layout import TokenSpan
 
 
-@dataclass(frozen=True, slots=True)
-class TokenRun:
-    """Neighbouring tokens of one timestep: tokens `start` to `stop` - 1 use row `row` of the features."""
-
-    start: int
-    stop: int
-    row: int
-
-
-@dataclass(frozen=True, slots=True)
-class TimeFeatures:
-    """What the time path made of the timesteps in use; U of them are distinct.
-
-    Attributes:
-        embedding: [U, D], float32; the head uses it.
-        modulation: [U, 6, D], float32; every block adds its own table to it.
-        runs: cover all tokens in order. One run for a timestep that all tokens share.
-    """
-
-    embedding: mx.array
-    modulation: mx.array
-    runs: tuple[TokenRun, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class KeysValues:
-    """Keys and values of one block's cross-attention, [1, N, K, D] each.
-
-    Attributes:
-        keys, values: of the text.
-        image: those of the image tokens, which have a softmax of their own; None without any.
-    """
-
-    keys: mx.array
-    values: mx.array
-    image: KeysValues | None = None
-
-
-def by_timestep(function: Callable[..., mx.array], runs: tuple[TokenRun, ...], *arrays: mx.array) -> mx.array:
-    """Apply a function to the tokens of each run, so that no table is spread over tokens.
+def by_timestep(
+    function: Callable[..., mx.array], spans: tuple[TokenSpan, ...], *arrays: mx.array
+) -> mx.array:
+    """Apply a function to the tokens of each span, so that no table is spread over tokens.
 
     Args:
-        function: takes the run's row of the time features, then its part of each array.
-        runs: cover all tokens in order.
+        function: takes the span's row of the time features, then its part of each array.
+        spans: cover all tokens in order.
         arrays: [L, ...] each.
 
     Returns:
         [L, ...], the parts joined again.
     """
-    if len(runs) == 1:
-        return function(runs[0].row, *arrays)
-    parts = [function(run.row, *(array[run.start : run.stop] for array in arrays)) for run in runs]
+    if len(spans) == 1:
+        return function(spans[0].row, *arrays)
+    parts = [function(span.row, *(array[span.start : span.stop] for array in arrays)) for span in spans]
     return mx.concatenate(parts)
 
 
@@ -92,23 +57,24 @@ class SelfAttention(nn.Module):
         """Of the products of queries and keys: one over the root of a head's channels."""
         return (self.norm_q.weight.size // self.num_heads) ** -0.5
 
-    def __call__(self, x: mx.array, rotary: RotaryTable) -> mx.array:
+    def __call__(self, x: mx.array, context: BlockContext) -> mx.array:
         """Mix the tokens.
 
         Args:
             x: [L, dim], any floating type.
-            rotary: positions of the L tokens.
+            context: of the block; gives positions and the way to attend.
 
         Returns:
             [L, dim] in the weights' type.
         """
         values = project(self.v, x)
-        queries = self._place(self.norm_q(project(self.q, x)), rotary, values.dtype)
-        keys = self._place(self.norm_k(project(self.k, x)), rotary, values.dtype)
-        mixed = attend(queries, keys, split_heads(values, self.num_heads), self.scale)
+        queries = self._apply_rotary(self.norm_q(project(self.q, x)), context.rotary, values.dtype)
+        keys = self._apply_rotary(self.norm_k(project(self.k, x)), context.rotary, values.dtype)
+        site = AttentionSite("self", self, context)
+        mixed = context.attention(queries, keys, split_heads(values, self.num_heads), site)
         return project(self.o, merge_heads(mixed))
 
-    def _place(self, x: mx.array, rotary: RotaryTable, dtype: mx.Dtype) -> mx.array:
+    def _apply_rotary(self, x: mx.array, rotary: RotaryTable, dtype: mx.Dtype) -> mx.array:
         heads = x.reshape(x.shape[0], self.num_heads, -1)
         return rotate(heads, rotary).astype(dtype)[None].swapaxes(1, 2)
 
@@ -149,20 +115,24 @@ class CrossAttention(SelfAttention):
         keys = keys.astype(values.dtype)
         return KeysValues(split_heads(keys, self.num_heads), split_heads(values, self.num_heads))
 
-    def __call__(self, x: mx.array, text: KeysValues) -> mx.array:  # type: ignore[override]
-        """Read the text, and the image that may come with it.
+    def __call__(self, x: mx.array, context: BlockContext) -> mx.array:
+        """Read the text, and the image tokens that may come with it.
 
         Args:
             x: [L, dim], any floating type.
-            text: from :meth:`keys_values`; its `image` from :meth:`image_keys_values`.
+            context: of the block; gives the prompt and the way to attend.
 
         Returns:
             [L, dim] in the weights' type.
         """
+        prompt, index = context.text, context.index
+        text = prompt.text.keys_values(index, self.keys_values)
         queries = split_heads(self.norm_q(project(self.q, x)).astype(text.values.dtype), self.num_heads)
-        mixed = attend(queries, text.keys, text.values, self.scale)
-        if text.image is not None:
-            mixed = mixed + attend(queries, text.image.keys, text.image.values, self.scale)
+        mixed = context.attention(queries, text.keys, text.values, AttentionSite("text", self, context))
+        if prompt.image is not None:
+            image = prompt.image.keys_values(index, self.image_keys_values)
+            site = AttentionSite("image", self, context)
+            mixed = mixed + context.attention(queries, image.keys, image.values, site)
         return project(self.o, merge_heads(mixed))
 
 
@@ -207,38 +177,37 @@ class TransformerBlock(nn.Module):
         )
         self.ffn = FeedForward(config.dim, config.ffn_dim)
 
-    def __call__(self, x: mx.array, time: TimeFeatures, rotary: RotaryTable, text: KeysValues) -> mx.array:
+    def __call__(self, x: mx.array, context: BlockContext) -> mx.array:
         """Run the block.
 
         Args:
             x: residual stream [L, dim]. float32: it drifts in half precision over 40 blocks.
-            time: features of the timesteps in use.
-            rotary: positions of the L tokens.
-            text: this block's keys and values of the text, and of the image tokens beside it.
+            context: of this block.
 
         Returns:
             [L, dim], float32.
         """
+        time = context.time
         table = self.modulation.astype(mx.float32) + time.modulation
-        x = self._add(x, self.self_attn(self._modulate(x, table[:, :2], time), rotary), table[:, 2], time)
-        x = add_residual(x, self.cross_attn(self.norm3(x), text))
+        x = self._add(x, self.self_attn(self._modulate(x, table[:, :2], time), context), table[:, 2], time)
+        x = add_residual(x, self.cross_attn(self.norm3(x), context))
         x = self._add(x, self.ffn(self._modulate(x, table[:, 3:5], time)), table[:, 5], time)
         return evaluate_if_long(x)
 
     def _modulate(self, x: mx.array, shift_scale: mx.array, time: TimeFeatures) -> mx.array:
-        return modulate(x, shift_scale, time.runs, self.eps)
+        return modulate(x, shift_scale, time.spans, self.eps)
 
     def _add(self, x: mx.array, y: mx.array, gates: mx.array, time: TimeFeatures) -> mx.array:
-        return by_timestep(lambda row, *arrays: add_gated(*arrays, gates[row]), time.runs, x, y)
+        return by_timestep(lambda row, *arrays: add_gated(*arrays, gates[row]), time.spans, x, y)
 
 
-def modulate(x: mx.array, shift_scale: mx.array, runs: tuple[TokenRun, ...], eps: float) -> mx.array:
+def modulate(x: mx.array, shift_scale: mx.array, spans: tuple[TokenSpan, ...], eps: float) -> mx.array:
     """Layer norm, then scale and shift by timestep.
 
     Args:
         x: [L, D], float32.
         shift_scale: [U, 2, D], float32; the result is norm(x)·(1 + scale) + shift.
-        runs: which tokens use which of the U rows.
+        spans: which tokens use which of the U rows.
         eps: added to the variance.
 
     Returns:
@@ -248,4 +217,4 @@ def modulate(x: mx.array, shift_scale: mx.array, runs: tuple[TokenRun, ...], eps
     def rows(row: int, part: mx.array) -> mx.array:
         return mx.fast.layer_norm(part, 1 + shift_scale[row, 1], shift_scale[row, 0], eps)
 
-    return by_timestep(rows, runs, x)
+    return by_timestep(rows, spans, x)

@@ -95,13 +95,15 @@ def with_safe_limits(run: Run) -> Run:
     Raises:
         DeviceError: an operation gives wrong numbers, and there is no other way.
     """
+    usual = current_limits()
+    usual = replace(usual, fuses=usual.fuses and run.request.compile)
     if not run.request.device_check:
-        return replace(run, limits=current_limits())
+        return replace(run, limits=usual)
     report = recall_or_check()
     if report.wrong:
         raise DeviceError(describe_wrong(report))
     notices = (*run.plan.notices, *report_ways(report))
-    limits = report.safe_limits(current_limits())
+    limits = report.safe_limits(usual)
     return replace(run, plan=replace(run.plan, notices=notices), limits=limits)
 
 

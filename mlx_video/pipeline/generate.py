@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +14,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_video.checkpoint.model_folder import ModelFolder
+from mlx_video.conditioning.units import build_conditioning, fill_conditioning
 from mlx_video.config import ModelConfig
 from mlx_video.events import (
     Event,
@@ -31,16 +33,15 @@ from mlx_video.media.image import FrameFolderWriter
 from mlx_video.media.open_image import open_image
 from mlx_video.media.video import open_video_writer
 from mlx_video.memory.residency import release_memory, resident
-from mlx_video.models.elementwise import enable_compile
 from mlx_video.pipeline.adapters import read_all_adapters, report_distilled
 from mlx_video.pipeline.components import check_vae_encoder, check_weights, load_vae_decoder
 from mlx_video.pipeline.decode_only import prepare_decoding
 from mlx_video.pipeline.device_check import held_to_limits, with_safe_limits
 from mlx_video.pipeline.files_read import files_read
 from mlx_video.pipeline.inputs import (
-    encode_frames,
-    encode_texts,
+    ModelEncoders,
     report_missing_tokenizer,
+    unit_inputs,
     with_tokenizer,
 )
 from mlx_video.pipeline.memory_plan import MemoryPlan
@@ -50,7 +51,7 @@ from mlx_video.pipeline.resume import find_start, forget_state, report_start, wa
 from mlx_video.pipeline.run import Run, Value, Work
 from mlx_video.pipeline.run_memory import plan_of, planned_limits, with_memory_plan
 from mlx_video.pipeline.sample import sample_latents
-from mlx_video.request import GenerateRequest
+from mlx_video.request import IMAGE_INPUTS, GenerateRequest
 from mlx_video.variants.registry import find_variant
 
 
@@ -104,11 +105,13 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
     """
     variant = find_variant(config)
     check_inputs(request, variant)
-    opened = [open_image(image) for image in (request.image, request.end_image) if image is not None]
-    images = tuple(image.pixels for image in opened)
-    plan = plan_run(request, config, variant, ImageSize(*images[0].shape[:2]) if images else None)
-    notices = (*map(Notice, model.notices), *(notice for image in opened for notice in image.notices))
-    notices = (*notices, *plan.notices)
+    given = {name: image for name in IMAGE_INPUTS if (image := getattr(request, name)) is not None}
+    opened = {name: open_image(image) for name, image in given.items()}
+    images = {name: image.pixels for name, image in opened.items()}
+    first = next(iter(images.values()), None)
+    plan = plan_run(request, config, variant, None if first is None else ImageSize(*first.shape[:2]))
+    of_images = (notice for image in opened.values() for notice in image.notices)
+    notices = (*map(Notice, model.notices), *of_images, *plan.notices)
     check_weights(model, config)
     adapters, adapter_notices = read_all_adapters(request, config)
     notices = (*notices, *adapter_notices, *report_distilled(request, plan))
@@ -143,27 +146,57 @@ def generate(run: Run, extra_sinks: Sequence[FrameSink] = ()) -> Iterator[Event]
     Raises:
         MLXVideoError: something failed; where a state of the run is kept, a note says how to go on.
     """
-    enable_compile(None if run.request.compile else False)
     yield from run.plan.notices
     if run.memory_plan:
         yield MemoryPlanned(run.memory_plan.predicted)
-    with way_on_noted(run), held_to_limits(run), planned_limits(run):
-        yield from report_start(run)
-        latents = run.finished_latents
-        if latents is None:
-            latents = yield from make_latents(run)
-        yield from keep_latents(run, latents)
-        yield from timed("decode", decode_video(run, latents, extra_sinks))
+    with way_on_noted(run):
+        yield from within_limits(run, make_video(run, extra_sinks))
     yield from forget_state(run)
     yield from map(FileWritten, written_paths(run.request))
 
 
+def within_limits(run: Run, work: Work[None]) -> Iterator[Event]:
+    """Let work go on under the run's limits, which are not in force while the caller has an event.
+
+    MLX's own limits stay until another run goes on, or this one ends.
+    """
+    limits = planned_limits(run)
+    try:
+        while True:
+            with held_to_limits(run):
+                if limits:
+                    limits.hold()
+                try:
+                    event = next(work)
+                except StopIteration:
+                    return
+            yield event
+    finally:
+        with held_to_limits(run):
+            work.close()
+        if limits:
+            limits.release()
+        release_memory()
+
+
+def make_video(run: Run, extra_sinks: Sequence[FrameSink]) -> Work[None]:
+    """Take the stages one after another."""
+    yield from report_start(run)
+    latents = run.finished_latents
+    if latents is None:
+        latents = yield from make_latents(run)
+    yield from keep_latents(run, latents)
+    yield from timed("decode", decode_video(run, latents, extra_sinks))
+
+
 def make_latents(run: Run) -> Work[mx.array]:
     """Prompt, images and noise become latents [C, T, H, W]."""
-    conditioning = yield from timed("text", encode_texts(run))
-    if run.images:
-        conditioning = yield from timed("image", encode_frames(run, conditioning))
-    return (yield from timed("denoise", sample_latents(run, conditioning)))
+    inputs, encoders = unit_inputs(run), ModelEncoders(run)
+    fields: dict[str, object] = {}
+    needed = [unit for unit in run.variant.units if unit.is_needed(inputs)]
+    for stage, units in groupby(needed, key=lambda unit: unit.stage):
+        fields |= yield from timed(stage, fill_conditioning([*units], inputs, encoders))
+    return (yield from timed("denoise", sample_latents(run, build_conditioning(fields))))
 
 
 def timed(stage: str, work: Work[Value]) -> Work[Value]:

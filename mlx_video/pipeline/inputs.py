@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_video.checkpoint.hub import TOKENIZER_REPOSITORY, fetch_tokenizer
 from mlx_video.checkpoint.model_folder import ModelFolder
 from mlx_video.conditioning.disk_cache import open_prompt_cache
-from mlx_video.conditioning.frames import Encoding, cut_images
+from mlx_video.conditioning.frames import Encoding, FrameEncoder, cut_images
 from mlx_video.conditioning.image_tokens import encode_images
 from mlx_video.conditioning.text import PromptTokenizer, count_tokens, load_tokenizer, number_prompt
-from mlx_video.conditioning.types import Conditioning
+from mlx_video.conditioning.units import UnitInputs
 from mlx_video.errors import CheckpointError, MediaError
 from mlx_video.events import BlocksRead, Event, FramesEncoded, Notice
 from mlx_video.latents.encode import encode_pieces
-from mlx_video.media.resize import to_unit_range
 from mlx_video.memory.residency import resident
 from mlx_video.memory.streamed_text_encoder import encode_streamed
 from mlx_video.models.vae import WanVAE
@@ -34,18 +34,45 @@ Reported = TypeVar("Reported")
 Texts = Sequence[Sequence[int]]
 
 
-def encode_texts(run: Run) -> Work[Conditioning]:
-    """Encode the prompt and, where guidance needs it, the negative prompt."""
-    tokenizer = load_tokenizer(require_tokenizer(run.model), run.config.text_encoder.vocab_size)
-    text_len = run.config.transformer.text_len
-    yield from report_cut_texts(run.request, tokenizer, text_len)
-    prompts = [run.request.prompt]
-    if run.plan.negative_prompt is not None:
-        prompts.append(run.plan.negative_prompt)
-    texts = [number_prompt(tokenizer, prompt, text_len) for prompt in prompts]
-    encode = recall_or_encode if run.request.prompt_cache else run_text_encoder
-    context, *negative = yield from encode(run, texts)
-    return Conditioning(context, *negative)
+def unit_inputs(run: Run) -> UnitInputs:
+    """What a run gives its conditioning units."""
+    negative = run.plan.negative_prompt
+    images = [*run.images.values()]
+    cut = cut_images(images, run.plan.geometry, to_video=run.plan.crops_images) if images else ()
+    return UnitInputs(
+        (run.request.prompt,) if negative is None else (run.request.prompt, negative),
+        run.plan.geometry,
+        run.config,
+        dict(zip(run.images, cut, strict=True)),
+    )
+
+
+class ModelEncoders:
+    """The `conditioning.units.Encoders` of a run: each is in memory only while it works."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def encode_texts(self, texts: Sequence[str]) -> Work[list[mx.array]]:
+        """Encode texts, or take them from the cache of encoded prompts, to features [n, text_dim]."""
+        run = self._run
+        tokenizer = load_tokenizer(require_tokenizer(run.model), run.config.text_encoder.vocab_size)
+        text_len = run.config.transformer.text_len
+        yield from report_cut_texts(run.request, tokenizer, text_len)
+        numbered = [number_prompt(tokenizer, text, text_len) for text in texts]
+        encode = recall_or_encode if run.request.prompt_cache else run_text_encoder
+        return (yield from encode(run, numbered))
+
+    def encode_images(self, images: Sequence[np.ndarray]) -> mx.array:
+        """Encode images, float32 [H, W, 3] in [-1, 1], to image tokens [K, image_dim]."""
+        with resident(lambda: load_image_encoder(self._run.model, self._run.config)) as encoder:
+            return encode_images(encoder, images)
+
+    @contextmanager
+    def open_vae(self) -> Iterator[FrameEncoder]:
+        """Open the VAE's encoder; it is released with the context."""
+        with resident(lambda: load_vae_encoder(self._run.model, self._run.config)) as vae:
+            yield partial(encode_clip, vae, self._run.plan.memory.encode_tile)
 
 
 def recall_or_encode(run: Run, texts: Texts) -> Work[list[mx.array]]:
@@ -128,22 +155,6 @@ def _describe_lack(model: ModelFolder) -> str:
         f"{model.path}: has no tokenizer.json or spiece.model, and --tokenizer names none. Copy the "
         f"files of {TOKENIZER_REPOSITORY} from the original checkpoint into {model.path / 'tokenizer'}."
     )
-
-
-def encode_frames(run: Run, conditioning: Conditioning) -> Work[Conditioning]:
-    """Add what the transformer is told of the user's images."""
-    images = cut_images(run.images, run.plan.geometry, to_video=run.plan.crops_images)
-    if run.config.transformer.image_dim is not None:
-        with resident(lambda: load_image_encoder(run.model, run.config)) as encoder:
-            tokens = encode_images(encoder, [to_unit_range(image) for image in images])
-        conditioning = replace(conditioning, image_tokens=tokens)
-    if run.variant.image_use is None:
-        return conditioning
-    with resident(lambda: load_vae_encoder(run.model, run.config)) as vae:
-        encode = partial(encode_clip, vae, run.plan.memory.encode_tile)
-        frames = yield from run.variant.image_use.condition(encode, images, run.plan.geometry)
-        mx.eval(frames.concat_latents, frames.first_frame)
-    return replace(conditioning, concat_latents=frames.concat_latents, first_frame=frames.first_frame)
 
 
 def encode_clip(

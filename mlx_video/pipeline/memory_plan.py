@@ -32,7 +32,8 @@ class MemoryTask:
     Attributes:
         sizes: of the model.
         geometry: of the video.
-        text_lengths: tokens of each text; a second one is the negative prompt, whose pass is a step's second.
+        text_lengths: tokens of each text that is encoded.
+        num_passes: forwards of a step.
         num_images: that the user gave.
         keeps_both: whether two experts stay in memory together.
         adapter_bytes: of the adapters of one transformer.
@@ -45,6 +46,7 @@ class MemoryTask:
     sizes: ModelSizes
     geometry: VideoGeometry
     text_lengths: tuple[int, ...]
+    num_passes: int
     num_images: int = 0
     keeps_both: bool = False
     adapter_bytes: int = 0
@@ -310,7 +312,7 @@ def forward_size(task: MemoryTask, weights: WeightBytes, host: Host) -> ForwardS
         weight_bytes=weights.number_bytes,
         bits=weights.bits,
         image_tokens=task.num_images * images[1].num_tokens if images else 0,
-        num_passes=len(task.text_lengths),
+        num_passes=task.num_passes,
         on_gpu=host.machine.on_gpu,
         limits=host.limits,
     )

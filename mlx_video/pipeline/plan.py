@@ -15,10 +15,9 @@ from mlx_video.media.open_image import name_image
 from mlx_video.memory.choices import MemoryChoices
 from mlx_video.models.dispatch import LARGEST_ARRAY
 from mlx_video.models.rope import MAX_POSITIONS
-from mlx_video.request import LORA_FIELDS, GenerateRequest
+from mlx_video.request import IMAGE_INPUTS, LORA_FIELDS, GenerateRequest
+from mlx_video.sampling.recipe import RECIPES, Recipe, RecipeSettings
 from mlx_video.variants.variant import Variant
-
-IMAGE_INPUTS = ("image", "end_image")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +40,7 @@ class RunPlan:
         crops_images: whether images are cut to the size that the user gave; else the size follows the image.
         notices: what was adjusted or chosen for the user.
         memory: what is resident, streamed and tiled.
+        recipe: how noise becomes latents; None where latents are only decoded.
     """
 
     geometry: VideoGeometry
@@ -53,6 +53,7 @@ class RunPlan:
     crops_images: bool
     notices: tuple[Notice, ...]
     memory: MemoryChoices = MemoryChoices()
+    recipe: Recipe | None = None
 
     @property
     def guide_scale_text(self) -> str:
@@ -90,13 +91,21 @@ def plan_run(
     geometry = _plan_geometry(request, config, size)
     guide_scale = _plan_guide_scale(request, config)
     negative_prompt = defaults.negative_prompt if request.negative_prompt is None else request.negative_prompt
+    steps = request.steps or defaults.steps
+    shift = request.shift or _default_shift(defaults, variant, size.area)
+    boundary = _plan_boundary(request, config)
+    settings = RecipeSettings(
+        request.scheduler, steps, shift, guide_scale, boundary if config.is_dual else None
+    )
+    recipe = RECIPES["official"](settings)
     return RunPlan(
         geometry=geometry,
-        steps=request.steps or defaults.steps,
-        shift=request.shift or _default_shift(defaults, variant, size.area),
+        steps=recipe.schedule.steps,
+        shift=shift,
         guide_scale=guide_scale,
-        boundary=_plan_boundary(request, config),
-        negative_prompt=None if guide_scale == (1.0, 1.0) else negative_prompt,
+        boundary=boundary,
+        negative_prompt=negative_prompt if "negative" in recipe.prompts else None,
+        recipe=recipe,
         fps=defaults.fps,
         crops_images=image_size is not None and bool(request.width or request.height),
         notices=(
@@ -135,7 +144,7 @@ def check_inputs(request: GenerateRequest, variant: Variant) -> None:
             raise RequestError(name, f"missing: {variant.title} needs it.")
     for name in IMAGE_INPUTS:
         if getattr(request, name) is not None and name not in variant.inputs.all:
-            takes = "takes a first image alone" if variant.image_use else "makes videos from text alone"
+            takes = "takes a first image alone" if variant.choose_size else "makes videos from text alone"
             raise RequestError(name, f"{variant.title} {takes}. Leave the option out.")
 
 
@@ -143,12 +152,12 @@ def _plan_size(
     request: GenerateRequest, config: ModelConfig, variant: Variant, image_size: ImageSize | None
 ) -> _Size:
     defaults = config.sampling
-    if image_size is None or variant.image_use is None:
+    if image_size is None or variant.choose_size is None:
         return _round_size(request.width or defaults.width, request.height or defaults.height, config)
     if request.width or request.height:
         return _size_for_crop(request, config, image_size)
     area = defaults.max_area or defaults.width * defaults.height
-    width, height = variant.image_use.choose_size(image_size.height, image_size.width, area)
+    width, height = variant.choose_size(image_size.height, image_size.width, area)
     if min(width, height) < 1:
         raise RequestError(
             "image",

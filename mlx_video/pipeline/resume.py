@@ -6,7 +6,10 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+
+import mlx.core as mx
 
 from mlx_video.errors import MediaError
 from mlx_video.events import FileWritten, Notice, StateSaved, StepFinished
@@ -20,8 +23,9 @@ from mlx_video.pipeline.run_state import (
     save_state,
 )
 from mlx_video.request import RANDOM_SEED, GenerateRequest, draw_seed
-from mlx_video.sampling.schedule import build_schedule
-from mlx_video.sampling.solvers import Solver, build_solver
+from mlx_video.sampling.noise import open_noise
+from mlx_video.sampling.sampler_state import SamplerState
+from mlx_video.sampling.solvers import build_solver
 
 
 def find_start(run: Run) -> Run:
@@ -61,11 +65,14 @@ def find_start(run: Run) -> Run:
 def _check_fits(path: Path, state: RunState, run: Run) -> None:
     """Refuse a state that says it is of this run, but cannot be: something else has changed it."""
     request, plan, shape = run.request, run.plan, run.plan.geometry.latent_shape
+    assert plan.recipe is not None  # only a run that decodes has none
     try:
         if state.steps != plan.steps or state.latents.shape != shape:
             raise ValueError(f"{state.steps} steps of {state.latents.shape}, not {plan.steps} of {shape}")
-        schedule = build_schedule(request.scheduler, plan.steps, plan.shift)
-        build_solver(request.scheduler, schedule).restore(state.solver)
+        solver = build_solver(plan.recipe.solver, plan.recipe.schedule, partial(mx.zeros, shape))
+        memory = SamplerState(state.sampler)
+        memory.add("solver", solver)
+        memory.add("noise", open_noise(request.noise, request.seed))
     except ValueError as error:
         raise MediaError(f"{path}: is damaged ({error}). Begin anew without --resume.") from error
 
@@ -91,20 +98,20 @@ def _warn_of_replacing(path: Path) -> Iterator[str]:
             )
 
 
-def keep_step(run: Run, event: StepFinished, solver: Solver) -> Iterator[Notice | StateSaved]:
+def keep_step(run: Run, event: StepFinished, memory: SamplerState) -> Iterator[Notice | StateSaved]:
     """Write the run's state after a step, if one is due. A full disk does not end the run.
 
     Args:
         run: what is being made.
         event: of the step just taken.
-        solver: after this step.
+        memory: of the sampler, after this step.
     """
     path, done = find_state_path(run.request), event.index + 1
     every = run.request.checkpoint_every
     is_due = done == event.total or (every and done % every == 0)
     if path is None or not is_due:
         return
-    state = RunState(event.latents, done, event.total, run.settings(), run.identity, solver.state())
+    state = RunState(event.latents, done, event.total, run.settings(), run.identity, memory.arrays())
     try:
         save_state(path, state)
     except MediaError as error:

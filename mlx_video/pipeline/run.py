@@ -41,7 +41,7 @@ class Run:
     """Everything that the stages need to know.
 
     Attributes:
-        images: first and perhaps last frame, uint8 [H, W, 3] as the user gave them; none for text alone.
+        images: name of the input → uint8 [H, W, 3] as the user gave it; none for text alone.
         adapters: name of a transformer → what is applied to it when it is loaded; without those that
             take none.
         state: of an earlier run, to go on from; None to begin at the first step.
@@ -55,7 +55,7 @@ class Run:
     variant: Variant
     request: GenerateRequest
     plan: RunPlan
-    images: tuple[np.ndarray, ...] = ()
+    images: Mapping[str, np.ndarray] = field(default_factory=dict)
     adapters: Mapping[str, AdapterSet] = field(default_factory=dict)
     state: RunState | None = None
     identity: Mapping[str, str] = field(default_factory=dict)

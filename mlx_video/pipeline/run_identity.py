@@ -12,10 +12,9 @@ import numpy as np
 from mlx_video.checkpoint.fingerprint import fingerprint_weights
 from mlx_video.checkpoint.model_folder import TOKENIZER_FILES
 from mlx_video.errors import RequestError
-from mlx_video.pipeline.plan import IMAGE_INPUTS
 from mlx_video.pipeline.run import Run
 from mlx_video.pipeline.run_state import RunState
-from mlx_video.request import LORA_FIELDS
+from mlx_video.request import IMAGE_INPUTS, LORA_FIELDS
 
 # Settings that do not decide the latents, or whose content is compared instead of the name.
 _NOT_COMPARED = frozenset(("model", "fps", "trim_first_frames", "output_size", *IMAGE_INPUTS, *LORA_FIELDS))
@@ -33,7 +32,7 @@ def identify_run(run: Run) -> dict[str, str]:
         for name, text in run.settings().items()
         if name not in _NOT_COMPARED
     }
-    for name, image in zip(IMAGE_INPUTS, run.images, strict=False):
+    for name, image in run.images.items():
         identity[f"--{name.replace('_', '-')}"] = _fingerprint_pixels(image)
     if run.images:
         identity["cut of the images"] = "to the video's shape" if run.plan.crops_images else "none"

@@ -1,15 +1,15 @@
-"""The memory plan of one run, and MLX's limits held to it while it runs."""
+"""The memory plan of one run, and the limits that hold MLX to it."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from mlx_video.checkpoint.model_folder import ModelFolder
 from mlx_video.conditioning.text import most_tokens
 from mlx_video.config import ModelConfig
 from mlx_video.events import Notice
-from mlx_video.memory.budget import find_budget, find_machine, memory_limits
+from mlx_video.memory.budget import find_budget, find_machine
+from mlx_video.memory.mlx_limits import MLXLimits, plan_limits
 from mlx_video.models.dispatch import current_limits, use_limits
 from mlx_video.pipeline.fitting import fit_memory
 from mlx_video.pipeline.memory_plan import Host, MemoryPlan, MemoryTask
@@ -65,6 +65,7 @@ def find_task(run: Run) -> MemoryTask:
         sizes=_read_sizes(run.model, run.config, only_decodes),
         geometry=plan.geometry,
         text_lengths=tuple(min(run.config.transformer.text_len, most_tokens(text)) for text in texts),
+        num_passes=plan.recipe.most_passes if plan.recipe else 1,
         num_images=len(run.images),
         keeps_both=run.config.is_dual and request.experts == "parallel",
         adapter_bytes=max((adapters.nbytes for adapters in run.adapters.values()), default=0),
@@ -79,10 +80,9 @@ def _read_sizes(model: ModelFolder, config: ModelConfig, only_decodes: bool) -> 
     return read_vae_sizes(model, config) if only_decodes else read_model_sizes(model, config)
 
 
-def planned_limits(run: Run) -> AbstractContextManager[None]:
-    """Hold MLX to the run's memory plan; its former limits come back when the context is left."""
+def planned_limits(run: Run) -> MLXLimits | None:
+    """The limits that hold MLX to a run's memory plan; None where memory was not planned."""
     plan = run.memory_plan
     if plan is None:
-        return nullcontext()
-    peak = max(plan.predicted.values())
-    return memory_limits(plan.host.machine, plan.host.budget, peak, plan.cache_bytes)
+        return None
+    return plan_limits(plan.host.machine, plan.host.budget, max(plan.predicted.values()), plan.cache_bytes)

@@ -31,7 +31,7 @@ class RunState:
         steps: of the whole run.
         settings: of the run, as the finished video will hold them.
         identity: everything that decides the result: settings, and fingerprints of what was read.
-        solver: what the solver remembers (see `sampling.solvers`).
+        sampler: what sampling remembers, by part (see `sampling.sampler_state`).
         versions: of this package and of MLX.
     """
 
@@ -40,7 +40,7 @@ class RunState:
     steps: int
     settings: Mapping[str, str]
     identity: Mapping[str, str] = field(default_factory=dict)
-    solver: Mapping[str, mx.array] = field(default_factory=dict)
+    sampler: Mapping[str, mx.array] = field(default_factory=dict)
     versions: str = ""
 
     @property
@@ -71,7 +71,6 @@ def save_state(path: Path, state: RunState) -> None:
     Raises:
         MediaError: the file cannot be written.
     """
-    solver = {_SOLVER + name: array for name, array in state.solver.items()}
     record = {
         "format": FORMAT,
         "next_step": state.next_step,
@@ -81,9 +80,8 @@ def save_state(path: Path, state: RunState) -> None:
         "identity": dict(state.identity),
     }
     # The settings once more as plain texts, as other latents files have them: any tool can show these.
-    write_arrays(
-        path, {TENSOR_NAME: state.latents, **solver}, {**state.settings, STATE_KEY: json.dumps(record)}
-    )
+    texts = {**state.settings, STATE_KEY: json.dumps(record)}
+    write_arrays(path, {TENSOR_NAME: state.latents, **state.sampler}, texts)
 
 
 def load_state(path: Path) -> RunState:
@@ -101,7 +99,7 @@ def load_state(path: Path) -> RunState:
             steps=record["steps"],
             settings=record["settings"],
             identity=record["identity"],
-            solver={name.removeprefix(_SOLVER): array for name, array in arrays.items()},
+            sampler=arrays,
             versions=record["versions"],
         )
         _check_texts(state)
@@ -131,9 +129,10 @@ def _check_texts(state: RunState) -> None:
 
 
 def _check_arrays(state: RunState) -> None:
-    """The same for arrays."""
+    """Refuse arrays that are not latents where latents belong."""
     shape = state.latents.shape
-    for array in (state.latents, *state.solver.values()):
+    of_solver = (array for name, array in state.sampler.items() if name.startswith(_SOLVER))
+    for array in (state.latents, *of_solver):
         if len(shape) != 4 or array.shape != shape or array.dtype != mx.float32:
             raise ValueError(f"an array is {array.dtype} {array.shape}, not float32 [C, T, H, W]")
 

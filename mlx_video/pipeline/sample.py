@@ -2,45 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 
 import mlx.core as mx
 
-from mlx_video.conditioning.frames import impose_first_frame, token_timesteps
+from mlx_video.conditioning.frames import impose_first_frame
 from mlx_video.conditioning.types import Conditioning
 from mlx_video.events import Notice, StepFinished
-from mlx_video.geometry import Triple
 from mlx_video.memory.residency import resident
-from mlx_video.models.transformer import BlockSource, PromptTokens, WanTransformer
+from mlx_video.models.block_context import (
+    CrossAttentionCache,
+    Pass,
+    PromptTokens,
+    Step,
+    StepCache,
+    attend_plainly,
+)
+from mlx_video.models.forward import BlockSource
+from mlx_video.models.token_layout import TokenLayout, video_layout
+from mlx_video.models.transformer import WanTransformer
 from mlx_video.pipeline.components import load_transformer
 from mlx_video.pipeline.resume import keep_step
 from mlx_video.pipeline.run import Run, Work
 from mlx_video.pipeline.streamed_transformer import open_streamed_transformer
 from mlx_video.sampling.denoise import Constrain, denoise
 from mlx_video.sampling.experts import ExpertRelay, count_high_noise_steps
-from mlx_video.sampling.guidance import Velocity, VelocityPair, guided, guided_together
-from mlx_video.sampling.noise import draw_noise
-from mlx_video.sampling.schedule import Schedule, build_schedule
+from mlx_video.sampling.guidance import Branch, Guidance, PromptName, Velocity
+from mlx_video.sampling.noise import open_noise
+from mlx_video.sampling.recipe import Recipe
+from mlx_video.sampling.sampler_state import KeptArrays, SamplerState
 from mlx_video.sampling.solvers import build_solver
 
 
 def sample_latents(run: Run, conditioning: Conditioning) -> Work[mx.array]:
     """Walk the noise down to latents [C, T, H, W]."""
-    request, plan = run.request, run.plan
-    schedule = build_schedule(request.scheduler, plan.steps, plan.shift)
-    solver = build_solver(request.scheduler, schedule)
-    yield from describe_experts(run, schedule)
-    if run.state is None:
-        first_step, latents = 0, draw_noise(request.noise, request.seed, plan.geometry.latent_shape)
-    else:
-        first_step, latents = run.state.next_step, run.state.latents
-        solver.restore(run.state.solver)
-    with open_velocity(run, conditioning) as velocity:
+    request, recipe, shape = run.request, run.plan.recipe, run.plan.geometry.latent_shape
+    assert recipe is not None  # only a run that decodes has none
+    yield from describe_experts(run, recipe)
+    noise = open_noise(request.noise, request.seed)
+    solver = build_solver(recipe.solver, recipe.schedule, partial(noise.draw, shape))
+    first_step, latents = (run.state.next_step, run.state.latents) if run.state else (0, noise.draw(shape))
+    memory = SamplerState(run.state.sampler if run.state else None)
+    memory.add("solver", solver)
+    memory.add("noise", noise)
+    with open_velocity(run, recipe, conditioning, memory) as velocity:
         constrain = keep_first_frame(conditioning)
-        for event in denoise(latents, schedule, solver, velocity, start=first_step, constrain=constrain):
-            yield from keep_step(run, event, solver)
+        for event in denoise(
+            latents, recipe.schedule, solver, velocity, start=first_step, constrain=constrain
+        ):
+            yield from keep_step(run, event, memory)
             yield event
             if request.debug_latents:
                 yield describe_latents(event)
@@ -48,13 +60,14 @@ def sample_latents(run: Run, conditioning: Conditioning) -> Work[mx.array]:
     return latents
 
 
-def describe_experts(run: Run, schedule: Schedule) -> Iterator[Notice]:
+def describe_experts(run: Run, recipe: Recipe) -> Iterator[Notice]:
     """Say which steps each of two experts serves."""
-    if run.config.is_dual:
-        high = count_high_noise_steps(schedule.timesteps, run.plan.boundary)
+    if recipe.expert_split:
+        steps = recipe.schedule.steps
+        high = count_high_noise_steps(recipe.schedule, recipe.expert_split)
         yield Notice(
-            f"Of {schedule.steps} steps the high-noise expert serves {high}, then the low-noise expert "
-            f"{schedule.steps - high} (boundary {run.plan.boundary:g})."
+            f"Of {steps} steps the high-noise expert serves {high}, then the low-noise expert "
+            f"{steps - high} (boundary {run.plan.boundary:g})."
         )
 
 
@@ -64,109 +77,144 @@ def keep_first_frame(conditioning: Conditioning) -> Constrain | None:
     return None if first_frame is None else lambda latents: impose_first_frame(latents, first_frame)
 
 
-def open_velocity(run: Run, conditioning: Conditioning) -> AbstractContextManager[Velocity]:
+def open_velocity(
+    run: Run, recipe: Recipe, conditioning: Conditioning, memory: SamplerState
+) -> AbstractContextManager[Velocity]:
     """The velocity function of a run; its transformers are in memory at most while the context is open."""
-    low, high = run.plan.guide_scale
-    if not run.config.is_dual:
-        return open_transformer(run, conditioning, "model", low)
-    scales = {"low_noise": low, "high_noise": high}
-    return ExpertRelay(
-        lambda name: open_transformer(run, conditioning, name, scales[name]),
-        run.plan.boundary,
-        keep_both=run.request.experts == "parallel",
-    )
+
+    def open_expert(name: str) -> AbstractContextManager[Velocity]:
+        return open_transformer(run, recipe, conditioning, name, memory)
+
+    if recipe.expert_split is None:
+        return open_expert("model")
+    return ExpertRelay(open_expert, recipe.expert_split, keep_both=run.request.experts == "parallel")
 
 
 @contextmanager
 def open_transformer(
-    run: Run, conditioning: Conditioning, name: str, guide_scale: float
+    run: Run, recipe: Recipe, conditioning: Conditioning, name: str, memory: SamplerState
 ) -> Iterator[Velocity]:
-    """One transformer of the model under guidance, released when the context is left."""
-    grid, resident_blocks = run.plan.geometry.grid, run.plan.memory.resident_blocks
-    if resident_blocks is None:
-        with resident(lambda: load_adapted(run, name)) as transformer:
-            yield guide_transformer(transformer, conditioning, guide_scale, grid)
-        return
+    """One transformer of the model under guidance, released when the context is left.
+
+    What its step caches and its guidance remember is forgotten with it.
+    """
+    layout = video_layout(run.plan.geometry.grid, 0 if conditioning.first_frame is None else 1)
+    own_memory = memory.within(name)
+    try:
+        with open_network(run, name) as (transformer, blocks):
+            yield GuidedTransformer(
+                transformer,
+                recipe.guidance[name],
+                conditioning,
+                layout,
+                memory=own_memory,
+                new_cache=partial(recipe.step_cache, recipe.schedule) if recipe.step_cache else None,
+                blocks=blocks,
+            )
+    finally:
+        own_memory.clear()
+
+
+@contextmanager
+def open_network(run: Run, name: str) -> Iterator[tuple[WanTransformer, BlockSource | None]]:
+    """One transformer of the model with its adapters, and where its blocks are read from, as planned."""
     adapters, mode = run.adapters.get(name), run.request.lora_mode
-    with open_streamed_transformer(run.model, run.config, name, resident_blocks, adapters, mode) as streamed:
-        transformer, blocks = streamed
-        yield guide_transformer(transformer, conditioning, guide_scale, grid, blocks)
+    resident_blocks = run.plan.memory.resident_blocks
+    if resident_blocks is None:
+        with resident(lambda: load_transformer(run.model, run.config, name, adapters, mode)) as transformer:
+            yield transformer, None
+    else:
+        with open_streamed_transformer(
+            run.model, run.config, name, resident_blocks, adapters, mode
+        ) as streamed:
+            yield streamed
 
 
-def load_adapted(run: Run, name: str) -> WanTransformer:
-    """One transformer of the model with the adapters that the run has for it."""
-    return load_transformer(run.model, run.config, name, run.adapters.get(name), run.request.lora_mode)
-
-
-def guide_transformer(
-    transformer: WanTransformer,
-    conditioning: Conditioning,
-    guide_scale: float,
-    grid: Triple,
-    blocks: BlockSource | None = None,
-) -> Velocity:
+class GuidedTransformer:
     """The velocity function of one transformer under guidance.
 
     Args:
         transformer: loaded.
+        guidance: asks for predictions and joins them.
         conditioning: of the run.
-        guide_scale: of this transformer.
-        grid: tokens (t, h, w) of the video.
+        layout: of the video's tokens.
+        memory: keeps what step caches and guidance remember; None for a memory that ends with this object.
+        new_cache: builds the step cache of a branch; None for none.
         blocks: where its blocks are read from; None where all are in memory.
     """
-    predict = partial(_predict, transformer, conditioning, grid, blocks)
-    positive = transformer.project_text(conditioning.context, conditioning.image_tokens)
-    if conditioning.negative_context is None or guide_scale == 1.0:
-        return guided(predict(positive), None, guide_scale)
-    negative = transformer.project_text(conditioning.negative_context, positive.image)
-    if blocks is None:
-        return guided(predict(positive), predict(negative), guide_scale)
-    both = _predict_both(transformer, conditioning, grid, blocks, (positive, negative))
-    return guided_together(both, guide_scale)
 
+    def __init__(
+        self,
+        transformer: WanTransformer,
+        guidance: Guidance,
+        conditioning: Conditioning,
+        layout: TokenLayout,
+        *,
+        memory: SamplerState | None = None,
+        new_cache: Callable[[], StepCache] | None = None,
+        blocks: BlockSource | None = None,
+    ) -> None:
+        self._transformer = transformer
+        self._guidance = guidance
+        self._conditioning = conditioning
+        self._layout = layout
+        self._memory = memory or SamplerState()
+        self._new_cache = new_cache
+        self._blocks = blocks
+        self._prompts = project_prompts(transformer, conditioning, guidance.prompts)
+        self._passes: dict[str, Pass] = {}
+        self._kept = self._memory.add("guidance", KeptArrays())
 
-def _predict(
-    transformer: WanTransformer,
-    conditioning: Conditioning,
-    grid: Triple,
-    blocks: BlockSource | None,
-    prompt: PromptTokens,
-) -> Velocity:
-    def velocity(latents: mx.array, step: int, timestep: float) -> mx.array:
-        return transformer(
+    def __call__(self, latents: mx.array, step: Step) -> mx.array:
+        """Predict the velocity [C, T, H, W] of latents [C, T, H, W]; no forward is made without need."""
+        branches = self._guidance.branches(step)
+        velocities = self._transformer.predict(
             latents,
-            _timesteps(conditioning, timestep, grid),
-            prompt,
-            concat_latents=conditioning.concat_latents,
-            block_source=blocks,
+            step,
+            [self._pass_of(branch) for branch in branches],
+            concat_latents=self._conditioning.concat_latents,
+            layout=self._layout,
+            block_source=self._blocks,
         )
+        return self._guidance.combine(step, latents, velocities, self._kept)
 
-    return velocity
+    def _pass_of(self, branch: Branch) -> Pass:
+        """The pass of a branch, the same in every step: its hooks and its cache remember."""
+        if branch.name not in self._passes:
+            self._passes[branch.name] = self._build_pass(branch)
+        return self._passes[branch.name]
 
-
-def _predict_both(
-    transformer: WanTransformer,
-    conditioning: Conditioning,
-    grid: Triple,
-    blocks: BlockSource,
-    prompts: tuple[PromptTokens, PromptTokens],
-) -> VelocityPair:
-    def velocities(latents: mx.array, step: int, timestep: float) -> tuple[mx.array, mx.array]:
-        positive, negative = transformer.predict_each(
-            latents,
-            _timesteps(conditioning, timestep, grid),
-            prompts,
-            concat_latents=conditioning.concat_latents,
-            block_source=blocks,
+    def _build_pass(self, branch: Branch) -> Pass:
+        cache = self._memory.add(f"cache.{branch.name}", self._new_cache()) if self._new_cache else None
+        one = Pass(
+            self._prompts[branch.prompt],
+            cache=cache,
+            skip_layers=branch.skip_layers,
+            attention=branch.make_attention(self._prompts) if branch.make_attention else attend_plainly,
         )
-        return positive, negative
+        for add in self._conditioning.add_ons:
+            one = add(self._transformer, one)
+        return one
 
-    return velocities
 
+def project_prompts(
+    transformer: WanTransformer, conditioning: Conditioning, names: Collection[PromptName]
+) -> dict[PromptName, PromptTokens]:
+    """Prompts as one transformer sees them; they share the image tokens.
 
-def _timesteps(conditioning: Conditioning, timestep: float, grid: Triple) -> float | mx.array:
-    """One timestep, or one for each token where the first frame is given."""
-    return timestep if conditioning.first_frame is None else token_timesteps(timestep, grid)
+    Raises:
+        ValueError: a prompt is asked for that the conditioning does not hold.
+    """
+    contexts = {"positive": conditioning.context, "negative": conditioning.negative_context}
+    image: mx.array | CrossAttentionCache | None = conditioning.image_tokens
+    prompts: dict[PromptName, PromptTokens] = {}
+    for name in sorted(names, reverse=True):  # the positive one first
+        context = contexts[name]
+        if context is None:
+            raise ValueError(f"guidance asks for the {name} prompt, which was not encoded")
+        prompts[name] = transformer.project_text(context, image)
+        image = prompts[name].image
+    return prompts
 
 
 def describe_latents(event: StepFinished) -> Notice:

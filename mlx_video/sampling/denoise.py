@@ -52,16 +52,16 @@ def denoise(
     del noise
     for index in range(start, schedule.steps):
         started = time.perf_counter()
-        timestep = float(schedule.timesteps[index])
+        step = schedule.step(index)
         # float32: a solver's coefficients times a velocity in half precision would lose its digits.
-        prediction = velocity(latents, index, timestep).astype(mx.float32)
+        prediction = velocity(latents, step).astype(mx.float32)
         latents = constrain(solver.step(index, prediction, latents))
         del prediction
         broken = mx.sum(mx.logical_not(mx.isfinite(latents)))
         mx.eval(latents, broken)  # the solver's state with them: the latents are made from it
         if count := cast(int, broken.item()):
             raise NonFiniteError(_describe_failure(schedule, index, count, latents.size))
-        yield StepFinished(index, schedule.steps, timestep, time.perf_counter() - started, latents)
+        yield StepFinished(index, schedule.steps, step.timestep, time.perf_counter() - started, latents)
 
 
 def _leave(latents: mx.array) -> mx.array:

@@ -8,34 +8,40 @@ from types import TracebackType
 from typing import Literal, Self
 
 import mlx.core as mx
-import numpy as np
-import numpy.typing as npt
 
+from mlx_video.models.block_context import Step
 from mlx_video.sampling.guidance import Velocity
-from mlx_video.sampling.schedule import NUM_TRAIN_TIMESTEPS
+from mlx_video.sampling.schedule import NUM_TRAIN_TIMESTEPS, Schedule
 
 ExpertName = Literal["low_noise", "high_noise"]
 EXPERTS: tuple[ExpertName, ...] = ("high_noise", "low_noise")  # in the order of a run
+
+ExpertSplit = Callable[[Step], ExpertName]
+"""The expert of a step."""
 
 OpenExpert = Callable[[ExpertName], AbstractContextManager[Velocity]]
 """Loads an expert; its memory is released when the context is left."""
 
 
-def choose_expert(timestep: float, boundary: float) -> ExpertName:
-    """The expert of a timestep.
+def split_at_boundary(boundary: float) -> ExpertSplit:
+    """The split of the official code.
 
     Args:
-        timestep: 0 to 1000, as the transformer sees it.
         boundary: fraction of the schedule at which, and above which, the high-noise expert serves.
 
     Source: Wan2.2 wan/text2video.py, WanT2V._prepare_model_for_timestep.
     """
-    return "high_noise" if timestep >= boundary * NUM_TRAIN_TIMESTEPS else "low_noise"
+    return lambda step: "high_noise" if step.timestep >= boundary * NUM_TRAIN_TIMESTEPS else "low_noise"
 
 
-def count_high_noise_steps(timesteps: npt.NDArray[np.generic], boundary: float) -> int:
-    """How many of a schedule's steps, from its first on, the high-noise expert serves."""
-    return sum(choose_expert(float(timestep), boundary) == "high_noise" for timestep in timesteps)
+def split_at_step(high_noise_steps: int) -> ExpertSplit:
+    """A split by number: the high-noise expert serves the first `high_noise_steps` steps."""
+    return lambda step: "high_noise" if step.index < high_noise_steps else "low_noise"
+
+
+def count_high_noise_steps(schedule: Schedule, split: ExpertSplit) -> int:
+    """How many of a schedule's steps the high-noise expert serves."""
+    return sum(split(schedule.step(index)) == "high_noise" for index in range(schedule.steps))
 
 
 class ExpertRelay:
@@ -46,9 +52,9 @@ class ExpertRelay:
     official code.
     """
 
-    def __init__(self, open_expert: OpenExpert, boundary: float, *, keep_both: bool = False) -> None:
+    def __init__(self, open_expert: OpenExpert, split: ExpertSplit, *, keep_both: bool = False) -> None:
         self._open_expert = open_expert
-        self._boundary = boundary
+        self._split = split
         self._keep_both = keep_both
         self._loaded: dict[ExpertName, Velocity] = {}
         self._contexts = ExitStack()
@@ -67,20 +73,19 @@ class ExpertRelay:
         self._loaded.clear()
         self._contexts.close()
 
-    def __call__(self, latents: mx.array, step: int, timestep: float) -> mx.array:
-        """Predict the velocity with the expert of this timestep.
+    def __call__(self, latents: mx.array, step: Step) -> mx.array:
+        """Predict the velocity with the expert of this step.
 
         Args:
             latents: [C, T, H, W], float32.
-            step: counts from 0.
-            timestep: 0 to 1000.
+            step: the step.
 
         Returns:
             [C, T, H, W], float32, guidance included.
         """
-        name = choose_expert(timestep, self._boundary)
+        name = self._split(step)
         if name not in self._loaded:
             if not self._keep_both:
                 self.release()
             self._loaded[name] = self._contexts.enter_context(self._open_expert(name))
-        return self._loaded[name](latents, step, timestep)
+        return self._loaded[name](latents, step)

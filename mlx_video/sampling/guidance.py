@@ -1,69 +1,111 @@
-"""Classifier-free guidance: what the prompt adds, amplified."""
+"""Guidance: which predictions a step needs, and how they become one velocity."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 import mlx.core as mx
 
-Velocity = Callable[[mx.array, int, float], mx.array]
-"""(latents [C, T, H, W] float32, step, timestep) → velocity of the same shape."""
+from mlx_video.models.block_context import Attention, PromptTokens, Step
 
-VelocityPair = Callable[[mx.array, int, float], tuple[mx.array, mx.array]]
-"""The same arguments → the velocities under the prompt and under the negative prompt."""
+Velocity = Callable[[mx.array, Step], mx.array]
+"""Latents [C, T, H, W] float32, and the step → velocity of the same shape."""
 
+PromptName = Literal["positive", "negative"]
 
-def guided(
-    predict_positive: Velocity, predict_negative: Velocity | None = None, guide_scale: float = 1.0
-) -> Velocity:
-    """Join a positive and a negative prediction into one velocity function.
+Kept = dict[str, mx.array]
 
-    The two passes run one after the other, so that the activations of only one are in memory. A run that
-    changes the scale on the way (Wan2.2's two experts) calls one such function or another by timestep.
-
-    Args:
-        predict_positive: velocity under the prompt.
-        predict_negative: velocity under the negative prompt; at guide scale 1 never called, and may be None.
-        guide_scale: 1 follows the prompt alone; 0 the negative prompt alone.
-
-    Returns:
-        negative + guide_scale · (positive - negative), in float32.
-
-    Raises:
-        ValueError: guidance is asked for without a negative prediction.
-
-    Source: Wan2.1 wan/text2video.py, WanT2V.generate.
-    """
-    if guide_scale == 1.0:
-        return predict_positive
-    if predict_negative is None:
-        raise ValueError(f"guide scale {guide_scale:g} needs a negative prediction")
-
-    def velocity(latents: mx.array, step: int, timestep: float) -> mx.array:
-        positive = predict_positive(latents, step, timestep)
-        mx.eval(positive)
-        return _amplify(positive, predict_negative(latents, step, timestep), guide_scale)
-
-    return velocity
+MakeAttention = Callable[[Mapping[PromptName, PromptTokens]], Attention]
+"""All prompts of the guidance, as one transformer sees them → how tokens attend."""
 
 
-def guided_together(predict_both: VelocityPair, guide_scale: float) -> Velocity:
-    """The velocity function of :func:`guided`, for a transformer that makes both predictions at a time.
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """One prediction of a step.
 
-    One that reads its blocks from a disk does so: one reading serves both passes.
-
-    Args:
-        predict_both: velocities under the prompt and under the negative prompt.
-        guide_scale: as for :func:`guided`; not 1, which needs no negative prediction.
+    Attributes:
+        name: the same in every step, for what is kept from one step to the next.
+        prompt: what it is made under.
+        skip_layers: indices of blocks that are left out.
+        make_attention: gives the way to attend, for guidance that works there; None for the usual one.
     """
 
-    def velocity(latents: mx.array, step: int, timestep: float) -> mx.array:
-        return _amplify(*predict_both(latents, step, timestep), guide_scale)
+    name: str
+    prompt: PromptName
+    skip_layers: frozenset[int] = field(default_factory=frozenset)
+    make_attention: MakeAttention | None = None
 
-    return velocity
+
+POSITIVE = Branch("positive", "positive")
+NEGATIVE = Branch("negative", "negative")
 
 
-def _amplify(positive: mx.array, negative: mx.array, guide_scale: float) -> mx.array:
-    # float32: the difference of two close predictions is multiplied.
-    positive, negative = positive.astype(mx.float32), negative.astype(mx.float32)
-    return negative + guide_scale * (positive - negative)
+class Guidance(Protocol):
+    """A way to let the prompt count more than the network alone would.
+
+    Attributes:
+        all_branches: what any step may ask for; memory is planned by it.
+        prompts: what any step may read; these are encoded.
+    """
+
+    @property
+    def all_branches(self) -> tuple[Branch, ...]:
+        """Every branch, in the order of a step that needs all."""
+
+    @property
+    def prompts(self) -> frozenset[PromptName]:
+        """Names of the prompts."""
+
+    def branches(self, step: Step) -> tuple[Branch, ...]:
+        """Give the branches of one step, in the order in which they are made; none for no forward at all."""
+
+    def combine(self, step: Step, latents: mx.array, velocities: Sequence[mx.array], kept: Kept) -> mx.array:
+        """Make the velocity of a step.
+
+        Args:
+            step: the step.
+            latents: [C, T, H, W], float32, that the predictions were made for.
+            velocities: [C, T, H, W], one for each branch.
+            kept: arrays from one step to the next, empty at first; part of the run's state.
+
+        Returns:
+            [C, T, H, W], float32.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifierFreeGuidance:
+    """Guidance of the official code: what the prompt adds to the negative prompt, amplified.
+
+    Attributes:
+        scale: 1 follows the prompt alone, and needs no negative prediction; 0 the negative prompt alone.
+
+    Source: Wan2.1 wan/text2video.py, WanT2V.generate; arXiv:2207.12598.
+    """
+
+    scale: float
+
+    @property
+    def all_branches(self) -> tuple[Branch, ...]:
+        """The prompt, and the negative prompt unless the scale is 1."""
+        return (POSITIVE,) if self.scale == 1.0 else (POSITIVE, NEGATIVE)
+
+    @property
+    def prompts(self) -> frozenset[PromptName]:
+        """The prompts of the branches."""
+        return frozenset(branch.prompt for branch in self.all_branches)
+
+    def branches(self, step: Step) -> tuple[Branch, ...]:
+        """The same in every step."""
+        return self.all_branches
+
+    def combine(self, step: Step, latents: mx.array, velocities: Sequence[mx.array], kept: Kept) -> mx.array:
+        """Give negative + scale · (positive - negative)."""
+        # float32: the difference of two close predictions is multiplied.
+        positive, *others = (velocity.astype(mx.float32) for velocity in velocities)
+        if not others:
+            return positive
+        (negative,) = others
+        return negative + self.scale * (positive - negative)

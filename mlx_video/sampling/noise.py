@@ -1,9 +1,11 @@
-"""The first latents of a run, drawn from a seed: the numbers of PyTorch on a CPU, or those of MLX."""
+"""Noise drawn from a seed: the numbers of PyTorch on a CPU, or those of MLX."""
 
 from __future__ import annotations
 
 import math
-from typing import get_args
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Protocol, cast
 
 import mlx.core as mx
 import numpy as np
@@ -14,37 +16,109 @@ from mlx_video.request import MAX_SEED, NoiseKind
 GROUP = 16  # torch fills larger tensors in groups: eight cosines, then the eight sines that belong to them
 
 
-def draw_noise(kind: NoiseKind, seed: int, shape: tuple[int, ...]) -> mx.array:
-    """Draw standard normal noise.
+class NoiseSource(Protocol):
+    """Standard normal noise from a seed, one draw after another."""
+
+    def draw(self, shape: tuple[int, ...]) -> mx.array:
+        """Draw the next noise, float32 of any shape."""
+
+    def state(self) -> dict[str, mx.array]:
+        """What the next draw depends on."""
+
+    def restore(self, state: dict[str, mx.array]) -> None:
+        """Go on from what :meth:`state` returned.
+
+        Raises:
+            ValueError: the state is of another source.
+        """
+
+
+def open_noise(kind: NoiseKind, seed: int) -> NoiseSource:
+    """Open the source of a run's noise, at its first draw.
 
     Args:
-        kind: "torch" for what ``torch.randn(shape, generator=g)`` draws after
+        kind: "torch" for what ``torch.randn(shape, generator=g)`` draws, call after call, from
             ``g = torch.Generator("cpu").manual_seed(seed)``; "mlx" for ``mx.random.normal`` with
-            ``key=mx.random.key(seed)``.
+            ``key=mx.random.key(seed)``, and keys split from that one for further draws.
         seed: 0 to 2**64 - 1. torch's generator uses the lowest 32 bits only.
-        shape: of the latents, [C, T, H, W].
-
-    Returns:
-        The noise, float32. "torch" agrees with torch on x86 processors within 5e-7, wherever it runs.
 
     Raises:
         ValueError: unknown kind, or a seed out of range.
     """
-    if kind not in get_args(NoiseKind):
-        raise ValueError(f"no noise {kind!r}; choose from {', '.join(get_args(NoiseKind))}")
+    if kind not in SOURCES:
+        raise ValueError(f"no noise {kind!r}; choose from {', '.join(SOURCES)}")
     if not 0 <= seed <= MAX_SEED:
         raise ValueError(f"seed {seed} is outside 0 to 2**64 - 1")
-    if kind == "mlx":
-        return mx.random.normal(shape, key=mx.random.key(seed))
-    return mx.array(_torch_normals(seed, math.prod(shape)).reshape(shape))
+    return SOURCES[kind](seed)
 
 
-def _torch_normals(seed: int, count: int) -> npt.NDArray[np.float32]:
-    """The first `count` numbers of torch.randn; small tensors take another path through torch.
+def draw_noise(kind: NoiseKind, seed: int, shape: tuple[int, ...]) -> mx.array:
+    """Draw the first noise of a seed; arguments and errors of :func:`open_noise`."""
+    return open_noise(kind, seed).draw(shape)
+
+
+class TorchNoise:
+    """Numbers of torch's generator on a CPU, within 5e-7 of torch on x86 processors wherever it runs.
+
+    Draws of fewer than 16 numbers behind one another are not those of torch, which keeps half of a pair.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._engine = np.random.RandomState(seed % 2**32)  # seeds its Mersenne Twister as torch does
+
+    def draw(self, shape: tuple[int, ...]) -> mx.array:
+        """See :meth:`NoiseSource.draw`."""
+        return mx.array(_torch_normals(self._engine, math.prod(shape)).reshape(shape))
+
+    def state(self) -> dict[str, mx.array]:
+        """See :meth:`NoiseSource.state`: the engine's words, [624], and how many of them are used up, [1]."""
+        engine = self._engine.get_state(legacy=False)["state"]
+        return {"words": mx.array(engine["key"]), "used": mx.array([engine["pos"]], mx.uint32)}
+
+    def restore(self, state: dict[str, mx.array]) -> None:
+        """See :meth:`NoiseSource.restore`."""
+        if {name: array.size for name, array in state.items()} != {"words": 624, "used": 1}:
+            raise ValueError(f"a state with {sorted(state)} cannot be one of torch's generator")
+        engine = {"key": np.array(state["words"]), "pos": cast(int, state["used"].item())}
+        self._engine.set_state({"bit_generator": "MT19937", "state": engine, "has_gauss": 0, "gauss": 0.0})
+
+
+class MLXNoise:
+    """Numbers of MLX's generator."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._draws = 0
+
+    def draw(self, shape: tuple[int, ...]) -> mx.array:
+        """See :meth:`NoiseSource.draw`."""
+        key = mx.random.key(self._seed)
+        if self._draws:
+            key = mx.random.split(key, self._draws + 1)[self._draws]
+        self._draws += 1
+        return mx.random.normal(shape, key=key)
+
+    def state(self) -> dict[str, mx.array]:
+        """See :meth:`NoiseSource.state`: the number of draws, [1]."""
+        return {"draws": mx.array([self._draws], mx.uint32)}
+
+    def restore(self, state: dict[str, mx.array]) -> None:
+        """See :meth:`NoiseSource.restore`."""
+        if [*state] != ["draws"] or state["draws"].size != 1:
+            raise ValueError(f"a state with {sorted(state)} cannot be one of MLX's generator")
+        self._draws = cast(int, state["draws"].item())
+
+
+SOURCES: Mapping[NoiseKind, Callable[[int], NoiseSource]] = MappingProxyType(
+    {"torch": TorchNoise, "mlx": MLXNoise}
+)
+
+
+def _torch_normals(engine: np.random.RandomState, count: int) -> npt.NDArray[np.float32]:
+    """The next `count` numbers of torch.randn; small tensors take another path through torch.
 
     Source: PyTorch aten/src/ATen/native/cpu/DistributionTemplates.h, normal_kernel.
     """
-    engine = np.random.RandomState(seed % 2**32)  # seeds its Mersenne Twister as torch does
     if count < GROUP:
         return _few_normals(engine, count)
     uniform = _uniform24(engine, count)

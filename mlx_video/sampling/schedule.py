@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlx_video.errors import RequestError
+from mlx_video.models.block_context import Step
 from mlx_video.request import SchedulerName
 
 NUM_TRAIN_TIMESTEPS = 1000
@@ -35,6 +36,11 @@ class Schedule:
     def steps(self) -> int:
         """Number of velocity predictions."""
         return len(self.timesteps)
+
+    def step(self, index: int) -> Step:
+        """Step `index`, counted from 0, with its noise levels."""
+        sigma, next_sigma = self.sigmas[index : index + 2].tolist()
+        return Step(index, self.steps, float(self.timesteps[index]), sigma, next_sigma)
 
 
 def build_schedule(solver: SchedulerName, steps: int, shift: float) -> Schedule:

@@ -152,22 +152,38 @@ class UniPCSolver:
         return _blend(sigmas[index - 1], sigmas[index], start, previous + slope)
 
 
-SOLVERS: dict[SchedulerName, Callable[[Sequence[float]], Solver]] = {
-    "unipc": UniPCSolver,
-    "dpm++": DPMSolver2M,
-    "euler": EulerSolver,
+FreshNoise = Callable[[], mx.array]
+"""Gives standard normal noise of the latents' shape, new with each call; part of a run's state."""
+
+
+def _no_noise() -> mx.array:
+    raise ValueError("this solver adds noise: give a source of it")
+
+
+SolverBuilder = Callable[[Sequence[float], FreshNoise], Solver]
+"""Sigmas, and the noise that a stochastic solver asks for → a fresh solver."""
+
+SOLVERS: dict[SchedulerName, SolverBuilder] = {
+    "unipc": lambda sigmas, _: UniPCSolver(sigmas),
+    "dpm++": lambda sigmas, _: DPMSolver2M(sigmas),
+    "euler": lambda sigmas, _: EulerSolver(sigmas),
 }
 
 
-def build_solver(name: SchedulerName, schedule: Schedule) -> Solver:
-    """A fresh solver for one run over `schedule`.
+def build_solver(name: SchedulerName, schedule: Schedule, fresh_noise: FreshNoise = _no_noise) -> Solver:
+    """Build a fresh solver for one run over `schedule`.
+
+    Args:
+        name: of the solver.
+        schedule: noise levels.
+        fresh_noise: asked by a stochastic solver in each step that adds noise; by others never.
 
     Raises:
         ValueError: there is no solver of that name.
     """
     if name not in SOLVERS:
         raise ValueError(f"no solver {name!r}; choose from {', '.join(SOLVERS)}")
-    return SOLVERS[name](schedule.sigmas.tolist())
+    return SOLVERS[name](schedule.sigmas.tolist(), fresh_noise)
 
 
 def _extrapolate(

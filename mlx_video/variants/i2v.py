@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mlx_video.conditioning.frames import concat_first_and_last_frame, concat_first_frame
+from mlx_video.conditioning.units import IMAGE_TOKENS, PROMPTS, frames_unit
 from mlx_video.config import DEFAULT_NEGATIVE_PROMPT, SamplingDefaults
 from mlx_video.geometry import size_for_area
 from mlx_video.variants.t2v import EXTRA_NETWORKS
-from mlx_video.variants.variant import CheckpointFacts, ImageUse, Inputs, LowAreaShift, Variant
+from mlx_video.variants.variant import CheckpointFacts, Inputs, LowAreaShift, Variant
 
 # The official task tables put these before the family's negative prompt.
 NO_SHAKING = "镜头晃动，"
@@ -30,8 +31,12 @@ def takes_frames(facts: CheckpointFacts) -> bool:
     return is_plain and (facts.in_dim, facts.out_dim) == (CONCAT_CHANNELS, 16)
 
 
-FIRST_FRAME = ImageUse(choose_size=size_for_area, condition=concat_first_frame)
-FIRST_AND_LAST_FRAME = ImageUse(choose_size=size_for_area, condition=concat_first_and_last_frame)
+FIRST_FRAME = (PROMPTS, IMAGE_TOKENS, frames_unit("first frame", ("concat_latents",), concat_first_frame))
+FIRST_AND_LAST_FRAME = (
+    PROMPTS,
+    IMAGE_TOKENS,
+    frames_unit("first and last frame", ("concat_latents",), concat_first_and_last_frame),
+)
 
 DEMO_I2V = Variant(
     name="wan2.2-i2v-demo",
@@ -48,7 +53,8 @@ DEMO_I2V = Variant(
         steps=30, shift=5.0, guide_scale=(3.0, 3.0), num_frames=17, width=64, height=64, max_area=64 * 64
     ),
     inputs=Inputs(required=("prompt", "image")),
-    image_use=FIRST_FRAME,
+    units=FIRST_FRAME,
+    choose_size=size_for_area,
 )
 
 I2V_14B = Variant(
@@ -61,7 +67,8 @@ I2V_14B = Variant(
         steps=40, max_area=AREA_480P, negative_prompt=NO_SHAKING + DEFAULT_NEGATIVE_PROMPT
     ),
     inputs=Inputs(required=("prompt", "image")),
-    image_use=FIRST_FRAME,
+    units=FIRST_FRAME,
+    choose_size=size_for_area,
     low_area_shift=LowAreaShift(max_area=AREA_480P, shift=3.0),
     remark=(
         "The 480P and the 720P checkpoint have the same structure, so the default size is 832x480 for both; "
@@ -83,7 +90,8 @@ FLF2V_14B = Variant(
         negative_prompt=NO_CUTS + NO_SHAKING + DEFAULT_NEGATIVE_PROMPT,
     ),
     inputs=Inputs(required=("prompt", "image", "end_image")),
-    image_use=FIRST_AND_LAST_FRAME,
+    units=FIRST_AND_LAST_FRAME,
+    choose_size=size_for_area,
 )
 
 I2V_A14B = Variant(
@@ -101,7 +109,8 @@ I2V_A14B = Variant(
         max_area=1280 * 720,
     ),
     inputs=Inputs(required=("prompt", "image")),
-    image_use=FIRST_FRAME,
+    units=FIRST_FRAME,
+    choose_size=size_for_area,
 )
 
 I2V_EXPERT = replace(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from mlx_video.conditioning.frames import hold_first_frame
+from mlx_video.conditioning.units import PROMPTS, frames_unit
 from mlx_video.config import SamplingDefaults
 from mlx_video.geometry import best_output_size
-from mlx_video.variants.variant import CheckpointFacts, ImageUse, Inputs, Variant
+from mlx_video.variants.variant import CheckpointFacts, Inputs, Variant
 
 
 def has_wide_latents(facts: CheckpointFacts) -> bool:
@@ -21,5 +22,6 @@ TI2V_5B = Variant(
     matches=has_wide_latents,
     sampling=SamplingDefaults(fps=24, num_frames=121, width=1280, height=704, max_area=1280 * 704),
     inputs=Inputs(optional=("image",)),
-    image_use=ImageUse(choose_size=best_output_size, condition=hold_first_frame),
+    units=(PROMPTS, frames_unit("first frame", ("first_frame",), hold_first_frame)),
+    choose_size=best_output_size,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from mlx_video.conditioning.frames import ConditionFrames
+from mlx_video.conditioning.units import PROMPTS, ConditioningUnit
 from mlx_video.config import SamplingDefaults
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -36,21 +36,12 @@ class Inputs:
 
     @property
     def all(self) -> tuple[str, ...]:
-        """Both."""
+        """Every input that the variant takes."""
         return (*self.required, *self.optional)
 
 
-@dataclass(frozen=True, slots=True)
-class ImageUse:
-    """How a variant takes its images.
-
-    Attributes:
-        choose_size: (image height, image width, area in pixels) → (width, height) of the video, in pixels.
-        condition: makes the conditioning from the images.
-    """
-
-    choose_size: Callable[[int, int, int], tuple[int, int]]
-    condition: ConditionFrames
+ChooseSize = Callable[[int, int, int], tuple[int, int]]
+"""Image height, image width, area in pixels → width and height of the video, in pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +64,8 @@ class Variant:
         matches: whether a checkpoint is this variant; more special variants stand earlier in VARIANTS.
         sampling: the official defaults.
         inputs: what the user gives.
-        image_use: None for a model that takes no image.
+        units: turn the inputs into conditioning, in the order of the run's stages.
+        choose_size: the video's size where it follows the first image; None for a model that takes no image.
         low_area_shift: an official exception to the default shift.
         remark: what the converter tells the user of this model besides its name.
     """
@@ -85,6 +77,7 @@ class Variant:
     matches: Callable[[CheckpointFacts], bool]
     sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
     inputs: Inputs = field(default_factory=Inputs)
-    image_use: ImageUse | None = None
+    units: tuple[ConditioningUnit, ...] = (PROMPTS,)
+    choose_size: ChooseSize | None = None
     low_area_shift: LowAreaShift | None = None
     remark: str = ""

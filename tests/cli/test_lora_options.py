@@ -49,10 +49,10 @@ def generate(folder: Path, output: Path, *options: str) -> int:
 def stops_after_notices(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ends a run where its first stage would begin."""
 
-    def stop(run):
+    def stop(*_):
         raise RequestError("prompt", "stopped.")
 
-    monkeypatch.setattr(generate_module, "encode_texts", stop)
+    monkeypatch.setattr(generate_module, "fill_conditioning", stop)
 
 
 def parse(*options: str):

@@ -20,7 +20,6 @@ from mlx_video.conditioning.frames import (
     frame_mask,
     hold_first_frame,
     impose_first_frame,
-    token_timesteps,
 )
 from mlx_video.events import FramesEncoded
 from mlx_video.geometry import VideoGeometry, measure
@@ -123,19 +122,19 @@ def test_the_mask_stands_before_the_latents():
     images = [picture(48, 96), picture(48, 96, seed=1)]
     for make, kept in ((concat_first_frame, (0,)), (concat_first_and_last_frame, (0, 8))):
         condition = finish(make(encode, images[: len(kept)], geometry))
-        assert condition.first_frame is None
-        assert condition.concat_latents.shape == (4 + 3, 3, 6, 12)
-        assert mx.array_equal(condition.concat_latents[:4], frame_mask(geometry, kept))
+        assert condition.keys() == {"concat_latents"}
+        assert condition["concat_latents"].shape == (4 + 3, 3, 6, 12)
+        assert mx.array_equal(condition["concat_latents"][:4], frame_mask(geometry, kept))
         expected = finish(encode([mx.array(piece) for piece in encode.pieces], 9))
-        assert mx.array_equal(condition.concat_latents[4:], expected)
+        assert mx.array_equal(condition["concat_latents"][4:], expected)
 
 
 def test_a_held_frame_covers_the_video_and_is_encoded_alone():
     encode, image = RecordingEncoder(), picture(62, 100)
     condition = finish(hold_first_frame(encode, [image], geometry_of(96, 64, 9, stride=16, z_dim=48)))
     np.testing.assert_array_equal(encode.clip, to_unit_range(cover_lanczos(image, 64, 96))[None])
-    assert condition.concat_latents is None
-    assert condition.first_frame.shape[:2] == (3, 1)
+    assert condition.keys() == {"first_frame"}
+    assert condition["first_frame"].shape[:2] == (3, 1)
 
 
 def test_fitted_frames_keep_what_the_interpolation_overshoots():
@@ -168,16 +167,6 @@ def test_a_size_that_the_user_chose_cuts_every_image_to_its_shape():
     cut = cut_images(images, geometry_of(32, 32, 5), to_video=True)
     assert [image.shape for image in cut] == [(62, 62, 3), (40, 40, 3)]
     np.testing.assert_array_equal(cut[0], images[0][:, 19:81])
-
-
-def test_given_tokens_have_timestep_zero_and_all_others_that_of_the_step():
-    timesteps = token_timesteps(937.0, (3, 2, 5))
-    assert timesteps.dtype == mx.float32
-    assert timesteps.tolist() == [0.0] * 10 + [937.0] * 20
-
-
-def test_a_video_of_one_latent_frame_is_given_whole():
-    assert token_timesteps(937.0, (1, 2, 5)).tolist() == [0.0] * 10
 
 
 def test_the_first_frame_replaces_that_of_the_latents_only():

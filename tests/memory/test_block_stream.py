@@ -25,6 +25,7 @@ from mlx_video.errors import CheckpointError
 from mlx_video.memory.block_stream import BlockStream, load_streamed
 from mlx_video.memory.residency import release_memory
 from mlx_video.memory.stream_plan import SLOTS, block_prefix, choose_streamed, plan_stream
+from mlx_video.models.block_context import Pass
 from mlx_video.models.transformer import WanTransformer
 from mlx_video.weights.load import load_module
 from mlx_video.weights.quantize import is_quantized_layer
@@ -33,13 +34,15 @@ from tests.models.networks import (
     CONCAT_LATENTS,
     CONTEXT,
     IMAGE_TO_VIDEO,
-    LATENTS,
     NUM_TOKENS,
     ONE_IMAGE,
     TIMESTEP,
     TRANSFORMER,
+    at,
     build_transformer,
     forward,
+    layout_at,
+    predict,
     run_gpu_code,
 )
 
@@ -142,25 +145,25 @@ def test_streamed_blocks_match_resident_blocks_bit_for_bit(kind: str, device: st
 
 def test_a_timestep_for_each_token_and_an_image_give_the_same_too(tmp_path: Path):
     path = write(tmp_path / "model.safetensors", build_transformer(DEEP_WITH_IMAGE))
-    timesteps = mx.array([0.0] * 6 + [TIMESTEP] * (NUM_TOKENS - 6))
     options = {"image_tokens": ONE_IMAGE, "concat_latents": mx.array(CONCAT_LATENTS)}
-    expected = forward(load_resident(path, DEEP_WITH_IMAGE), timesteps, **options)
+    options["layout"] = layout_at((3, 2, 3), [0.0] * 6 + [TIMESTEP] * (NUM_TOKENS - 6))
+    expected = forward(load_resident(path, DEEP_WITH_IMAGE), **options)
     with SafetensorsFile(path) as source:
         transformer, stream = open_stream(source, 1, DEEP_WITH_IMAGE)
         with stream:
-            found = forward(transformer, timesteps, block_source=stream, **options)
+            found = forward(transformer, block_source=stream, **options)
     np.testing.assert_array_equal(found, expected)
 
 
 def predict_each(transformer: WanTransformer, stream: BlockStream, prompts=None) -> list[mx.array]:
     contexts = (mx.array(CONTEXT), -mx.array(CONTEXT))
     prompts = prompts or [transformer.project_text(context) for context in contexts]
-    return transformer.predict_each(mx.array(LATENTS), TIMESTEP, prompts, block_source=stream)
+    return predict(transformer, prompts, block_source=stream)
 
 
 def test_both_prompts_get_their_velocity_from_one_reading(file: Path, velocity: np.ndarray):
     negative = load_resident(file)
-    expected = negative(mx.array(LATENTS), TIMESTEP, negative.project_text(-mx.array(CONTEXT)))
+    (expected,) = predict(negative, [negative.project_text(-mx.array(CONTEXT))])
     with Recording(file) as source:
         transformer, stream = open_stream(source)
         with stream:
@@ -300,7 +303,7 @@ def test_no_more_than_the_resident_blocks_and_two_others_are_in_memory(tmp_path:
         with stream:
             for _ in range(2):
                 text = transformer.project_text(mx.zeros((4, 32)))
-                mx.eval(transformer(mx.zeros((16, 1, 4, 4)), TIMESTEP, text, block_source=stream))
+                mx.eval(transformer.predict(mx.zeros((16, 1, 4, 4)), at(), [Pass(text)], block_source=stream))
             peak = mx.get_peak_memory() - before
             del text
     # Half a megabyte: activations, and keys and values of 16 tokens in each of 8 blocks.

@@ -15,7 +15,6 @@ from mlx_video.memory.budget import (
     Machine,
     find_budget,
     find_machine,
-    memory_limits,
     read_meminfo,
     read_vm_stat,
 )
@@ -186,54 +185,3 @@ def test_a_device_that_tells_nothing_of_itself_is_the_slowest_one(monkeypatch: p
     assert device_limits(True).seconds == SLOWEST_CHIP.seconds
     device_limits.cache_clear()
     assert "unknown" in this_machine().device
-
-
-@pytest.fixture
-def limits(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """MLX's limits as a Mac has them, recorded instead of set."""
-    values = {"memory": 10, "cache": 20, "wired": 0}
-
-    def setter(kind: str):
-        def set_limit(nbytes: int) -> int:
-            before, values[kind] = values[kind], nbytes
-            return before
-
-        return set_limit
-
-    for kind in values:
-        monkeypatch.setattr(mx, f"set_{kind}_limit", setter(kind))
-    return values
-
-
-def test_limits_hold_inside_and_come_back(limits: dict[str, int]):
-    machine = Machine(16, 1000, on_gpu=True, can_wire=True)
-    with memory_limits(machine, Budget(500, ""), peak_bytes=400, cache_bytes=30):
-        assert limits == {"memory": 500, "cache": 30, "wired": 400}
-    assert limits == {"memory": 10, "cache": 20, "wired": 0}
-
-
-def test_no_more_is_wired_than_the_machine_recommends(limits: dict[str, int]):
-    machine = Machine(16, 1000, on_gpu=True, can_wire=True)
-    with memory_limits(machine, Budget(2000, ""), peak_bytes=2000, cache_bytes=30):
-        assert limits["wired"] == 900
-
-
-def test_limits_come_back_after_an_error(limits: dict[str, int]):
-    machine = Machine(16, 1000, on_gpu=True, can_wire=True)
-    with pytest.raises(RuntimeError), memory_limits(machine, Budget(500, ""), 400, 30):
-        raise RuntimeError
-    assert limits == {"memory": 10, "cache": 20, "wired": 0}
-
-
-def test_without_a_gpu_only_the_memory_limit_is_set(limits: dict[str, int]):
-    with memory_limits(Machine(16, 1000), Budget(500, ""), 400, 30):
-        assert limits == {"memory": 500, "cache": 20, "wired": 0}
-
-
-def test_mlx_takes_the_limit_and_gives_it_back():
-    before = mx.set_memory_limit(1 << 40)
-    mx.set_memory_limit(before)
-    with memory_limits(Machine(16, 1000), Budget(123_456_789, ""), 400, 30):
-        inside = mx.set_memory_limit(123_456_789)
-    after = mx.set_memory_limit(before)
-    assert (inside, after) == (123_456_789, before)

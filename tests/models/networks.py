@@ -13,8 +13,11 @@ import pytest
 
 from mlx_video.config import ImageEncoderConfig, TextEncoderConfig, TransformerConfig
 from mlx_video.models import elementwise, products, text_encoder
+from mlx_video.models.block_context import BlockContext, Pass, PromptTokens, Step
+from mlx_video.models.forward import BlockSource
 from mlx_video.models.image_encoder import CLIPImageEncoder
 from mlx_video.models.text_encoder import UMT5Encoder
+from mlx_video.models.token_layout import TokenLayout, video_layout, video_segment
 from mlx_video.models.transformer import WanTransformer
 from mlx_video.weights import image_encoder_names, text_encoder_names, transformer_names
 from mlx_video.weights.rules import Rule, apply_rules
@@ -100,16 +103,62 @@ def run_gpu_code(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "on_gpu", lambda: True)
 
 
+def at(timestep: float = TIMESTEP, index: int = 0, count: int = 1) -> Step:
+    """A step at a timestep."""
+    return Step(index, count, timestep, timestep / 1000, 0.0)
+
+
+def context_of(transformer: WanTransformer, prompt: PromptTokens, timestep: float = TIMESTEP) -> BlockContext:
+    """What the blocks see of the standard latents."""
+    layout = video_layout((3, 2, 3))
+    time, rotary = transformer.embed_time(timestep, layout), transformer.rotary_table(layout)
+    return BlockContext(at(timestep), time, layout, rotary, prompt)
+
+
+def predict(
+    transformer: WanTransformer,
+    texts: Sequence[PromptTokens],
+    timestep: float = TIMESTEP,
+    *,
+    pass_options: Sequence[Mapping[str, object]] | None = None,
+    **options,
+) -> list[mx.array]:
+    """Velocities of the standard latents, one under each prompt."""
+    passes = [Pass(text, **one) for text, one in zip(texts, pass_options or [{}] * len(texts), strict=True)]
+    return transformer.predict(mx.array(LATENTS), at(timestep), passes, **options)
+
+
 def forward(
     transformer: WanTransformer,
-    timestep: float | mx.array = TIMESTEP,
+    timestep: float = TIMESTEP,
     image_tokens: np.ndarray | None = None,
-    **options,
+    *,
+    concat_latents: mx.array | None = None,
+    layout: TokenLayout | None = None,
+    block_source: BlockSource | None = None,
+    **pass_options,
 ) -> np.ndarray:
     """Velocity of the standard latents under the standard text, and an image."""
     tokens = None if image_tokens is None else mx.array(image_tokens)
     text = transformer.project_text(mx.array(CONTEXT), tokens)
-    return np.array(transformer(mx.array(LATENTS), timestep, text, **options))
+    (velocity,) = predict(
+        transformer,
+        [text],
+        timestep,
+        pass_options=[pass_options],
+        concat_latents=concat_latents,
+        layout=layout,
+        block_source=block_source,
+    )
+    return np.array(velocity)
+
+
+def layout_at(grid: tuple[int, int, int], timesteps: Sequence[float | None]) -> TokenLayout:
+    """The layout of a grid whose every token states a timestep."""
+    positions = np.ndindex(grid)
+    return TokenLayout(
+        tuple(video_segment((1, 1, 1), p, timestep=t) for p, t in zip(positions, timesteps, strict=True))
+    )
 
 
 def relative_error(found: np.ndarray | mx.array, expected: np.ndarray | mx.array) -> float:

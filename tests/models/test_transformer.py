@@ -1,4 +1,4 @@
-"""The whole transformer: tokens, timesteps, text, and the three seams."""
+"""The whole transformer: tokens, timesteps, text, and the seams."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlx.utils import tree_flatten
 
+from mlx_video.models.block_context import BlockHook, Pass
 from mlx_video.models.elementwise import enable_compile, on_gpu
-from mlx_video.models.transformer import WanTransformer, find_runs, patchify, sinusoid, token_grid, unpatchify
+from mlx_video.models.products import attend
+from mlx_video.models.token_layout import TokenLayout, video_layout, video_segment
+from mlx_video.models.transformer import WanTransformer, patchify, sinusoid, token_grid, unpatchify
 from mlx_video.weights.rules import target_shapes
 from mlx_video.weights.transformer_names import WAN_RULES, transformer_tensors
 from tests.models.networks import (
@@ -20,17 +23,20 @@ from tests.models.networks import (
     CONTEXT,
     FIRST_AND_LAST_FRAME,
     IMAGE_TO_VIDEO,
-    LATENTS,
     NUM_TOKENS,
     ONE_IMAGE,
     TIMESTEP,
     TRANSFORMER,
     TWO_IMAGES,
+    at,
     build_transformer,
     forward,
+    layout_at,
+    predict,
     relative_error,
     run_gpu_code,
 )
+from tests.parity.golden import fill
 
 PATCH_SIZE = TRANSFORMER.patch_size
 
@@ -90,7 +96,7 @@ def test_latents_that_patches_do_not_cover_are_refused():
 def test_a_wrong_number_of_channels_is_refused(transformer):
     text = transformer.project_text(mx.array(CONTEXT))
     with pytest.raises(ValueError, match=r"36 latent channels.*16"):
-        transformer(mx.zeros((36, 3, 4, 6)), TIMESTEP, text)
+        transformer.predict(mx.zeros((36, 3, 4, 6)), at(), [Pass(text)])
 
 
 # Timesteps
@@ -102,36 +108,47 @@ def test_sinusoid_has_cosines_first_in_float64():
     np.testing.assert_allclose(found, expected, atol=6e-8)
 
 
-def test_equal_neighbours_form_a_run():
-    values, runs = find_runs(np.array([0.0, 0.0, 5.0, 5.0, 0.0]), 5)
+def test_equal_neighbours_form_a_span():
+    values, spans = layout_at((5, 1, 1), [0.0, 0.0, None, 5.0, 0.0]).find_timesteps(5.0)
     assert values.tolist() == [0, 5]
-    assert [(run.start, run.stop, run.row) for run in runs] == [(0, 2, 0), (2, 4, 1), (4, 5, 0)]
+    assert [(span.start, span.stop, span.row) for span in spans] == [(0, 2, 0), (2, 4, 1), (4, 5, 0)]
 
 
 @settings(deadline=None, max_examples=25)
 @given(st.lists(st.sampled_from([0.0, 250.0, 999.0]), min_size=2, max_size=20))
-def test_runs_say_every_tokens_timestep(timesteps):
-    values, runs = find_runs(np.array(timesteps), len(timesteps))
-    assert [float(values[run.row]) for run in runs for _ in range(run.start, run.stop)] == timesteps
+def test_spans_say_every_tokens_timestep(timesteps):
+    values, spans = layout_at((len(timesteps), 1, 1), timesteps).find_timesteps(1.0)
+    assert [float(values[span.row]) for span in spans for _ in range(span.start, span.stop)] == timesteps
+
+
+def test_given_tokens_have_timestep_zero_and_all_others_that_of_the_step():
+    values, spans = video_layout((3, 2, 5), given_frames=1).find_timesteps(937.0)
+    assert values.tolist() == [0.0, 937.0]
+    assert [(span.start, span.stop, span.row) for span in spans] == [(0, 10, 0), (10, 30, 1)]
+
+
+def test_a_video_of_one_latent_frame_is_given_whole():
+    layout = video_layout((1, 2, 5), given_frames=1)
+    assert layout.num_tokens == 10
+    values, spans = layout.find_timesteps(937.0)
+    assert values.tolist() == [0.0]
+    assert len(spans) == 1
+
+
+def test_a_layout_that_does_not_fit_the_latents_is_refused(transformer):
+    with pytest.raises(ValueError, match="layout of 12 tokens for latents of 18"):
+        forward(transformer, layout=video_layout((2, 2, 3)))
 
 
 def test_the_time_path_runs_once_for_each_distinct_timestep(transformer):
-    features = transformer.embed_time(mx.array([0.0] * 6 + [TIMESTEP] * 12), NUM_TOKENS)
+    features = transformer.embed_time(TIMESTEP, video_layout((3, 2, 3), given_frames=1))
     assert features.embedding.shape == (2, 64)
     assert features.modulation.shape == (2, 6, 64)
 
 
 def test_equal_timesteps_per_token_give_what_one_timestep_gives(transformer, velocity):
-    np.testing.assert_array_equal(forward(transformer, mx.full((NUM_TOKENS,), TIMESTEP)), velocity)
-
-
-def test_a_timestep_may_be_an_array_of_no_dimension(transformer, velocity):
-    np.testing.assert_array_equal(forward(transformer, mx.array(TIMESTEP)), velocity)
-
-
-def test_a_wrong_number_of_timesteps_is_refused(transformer):
-    with pytest.raises(ValueError, match=r"\(5,\).*18"):
-        forward(transformer, mx.zeros(5))
+    layout = layout_at((3, 2, 3), [TIMESTEP] * NUM_TOKENS)
+    np.testing.assert_array_equal(forward(transformer, 100.0, layout=layout), velocity)
 
 
 def test_the_code_of_a_gpu_gives_the_same_velocity(transformer, velocity, monkeypatch):
@@ -141,10 +158,13 @@ def test_the_code_of_a_gpu_gives_the_same_velocity(transformer, velocity, monkey
 
 
 def test_the_time_path_is_float32_whatever_the_weights(transformer):
-    half = build_transformer(dtype=mx.bfloat16).embed_time(TIMESTEP, NUM_TOKENS)
+    half = build_transformer(dtype=mx.bfloat16).embed_time(TIMESTEP, video_layout((3, 2, 3)))
     assert half.embedding.dtype == half.modulation.dtype == mx.float32
     # Weights rounded to 8 bits, everything else in float32.
-    assert relative_error(half.modulation, transformer.embed_time(TIMESTEP, NUM_TOKENS).modulation) < 1e-2
+    assert (
+        relative_error(half.modulation, transformer.embed_time(TIMESTEP, video_layout((3, 2, 3))).modulation)
+        < 1e-2
+    )
 
 
 # Text
@@ -171,7 +191,7 @@ def test_text_keys_and_values_are_computed_once(transformer, velocity, monkeypat
         attention, "keys_values", lambda self, tokens: (calls.append(self), compute(self, tokens))[1]
     )
     for timestep in (TIMESTEP, 500.0, TIMESTEP):
-        found = transformer(mx.array(LATENTS), timestep, text)
+        (found,) = predict(transformer, [text], timestep)
     assert len(calls) == len(transformer.blocks)
     np.testing.assert_array_equal(np.array(found), velocity)
 
@@ -213,12 +233,11 @@ def test_prompts_of_one_run_share_the_image(image_transformer, monkeypatch):
     monkeypatch.setattr(
         attention, "image_keys_values", lambda self, tokens: (calls.append(self), compute(self, tokens))[1]
     )
-    latents, context, tokens = (mx.array(values) for values in (LATENTS, CONTEXT, ONE_IMAGE))
+    context, tokens = mx.array(CONTEXT), mx.array(ONE_IMAGE)
     positive = image_transformer.project_text(-context, tokens)
     negative = image_transformer.project_text(context, positive.image)
     options = {"concat_latents": mx.array(CONCAT_LATENTS)}
-    image_transformer(latents, TIMESTEP, positive, **options)
-    shared = image_transformer(latents, TIMESTEP, negative, **options)
+    _, shared = predict(image_transformer, [positive, negative], **options)
     assert len(calls) == len(image_transformer.blocks)
     np.testing.assert_array_equal(np.array(shared), forward_with_image(image_transformer))
 
@@ -275,8 +294,9 @@ def test_fused_forward_equals_plain_forward(transformer, velocity):
 class Reordered:
     """A block source that yields wrapped blocks, and records their turn."""
 
-    def __init__(self, blocks):
+    def __init__(self, blocks, shares_blocks=True):
         self.stored = blocks
+        self.shares_blocks = shares_blocks
         self.turns = []
 
     def blocks(self):
@@ -288,7 +308,6 @@ class Reordered:
 class Wrapped:
     def __init__(self, block):
         self.block = block
-        self.cross_attn = block.cross_attn
 
     def __call__(self, *arguments):
         result = self.block(*arguments)
@@ -305,75 +324,222 @@ def test_blocks_from_another_source_match_resident_blocks(transformer, velocity)
 class ResidualCache:
     """Keeps what the blocks added, and adds it again when told to skip."""
 
-    def __init__(self):
-        self.residual = None
+    def __init__(self, decides_after=0):
+        self.decides_after = decides_after
+        self.entering = self.residual = None
         self.skip = False
+        self.seen = []
 
-    def __call__(self, tokens, time, run_blocks):
-        if not self.skip:
-            self.residual = run_blocks(tokens) - tokens
-        return tokens + self.residual
+    def reuse(self, tokens, context):
+        self.seen.append((context.index, context.step.timestep))
+        self.entering = tokens
+        return tokens + self.residual if self.skip else None
+
+    def store(self, tokens, context):
+        self.residual = tokens - self.entering
+
+    def state(self):
+        return {}
+
+    def restore(self, state):
+        assert not state
 
 
 def test_a_step_cache_may_skip_the_blocks(transformer, velocity, monkeypatch):
     cache = ResidualCache()
-    assert relative_error(forward(transformer, step_cache=cache), velocity) <= 1e-6
+    assert relative_error(forward(transformer, cache=cache), velocity) <= 1e-6
     cache.skip = True
     monkeypatch.setattr(type(transformer.blocks[0]), "__call__", lambda *_: pytest.fail("a block ran"))
-    assert relative_error(forward(transformer, step_cache=cache), velocity) <= 1e-6
+    assert relative_error(forward(transformer, cache=cache), velocity) <= 1e-6
     # The head still sees the current timestep.
-    assert relative_error(forward(transformer, 100.0, step_cache=cache), velocity) > 1e-2
+    assert relative_error(forward(transformer, 100.0, cache=cache), velocity) > 1e-2
+    assert cache.seen == [(0, TIMESTEP), (0, TIMESTEP), (0, 100.0)]
 
 
-class RecordingHook:
+def test_a_step_that_a_cache_skips_asks_for_no_block(transformer):
+    cache, source = ResidualCache(), Reordered(transformer.blocks)
+    forward(transformer, cache=cache, block_source=source)
+    cache.skip = True
+    forward(transformer, cache=cache, block_source=source)
+    assert source.turns == [0, 1]
+
+
+def test_a_step_cache_may_decide_after_the_first_block(transformer, velocity):
+    cache, source = ResidualCache(decides_after=1), Reordered(transformer.blocks)
+    assert relative_error(forward(transformer, cache=cache, block_source=source), velocity) <= 1e-6
+    cache.skip = True
+    assert relative_error(forward(transformer, cache=cache, block_source=source), velocity) <= 1e-6
+    assert source.turns == [0, 1, 0]
+    assert [index for index, _ in cache.seen] == [1, 1]
+
+
+def test_one_pass_may_be_skipped_while_another_runs(transformer, velocity):
+    texts = [transformer.project_text(mx.array(CONTEXT))] * 2
+    cache, source = ResidualCache(), Reordered(transformer.blocks)
+    for cache.skip in (False, True):
+        both = predict(transformer, texts, pass_options=[{"cache": cache}, {}], block_source=source)
+        for found in both:
+            assert relative_error(found, velocity) <= 1e-6
+    assert source.turns == [0, 1, 0, 1]
+
+
+def test_a_skipped_layer_leaves_the_tokens_alone(transformer, velocity):
+    without = forward(transformer, skip_layers=frozenset({1}))
+    np.testing.assert_array_equal(
+        forward(transformer, block_source=Reordered(transformer.blocks[:1])), without
+    )
+    assert relative_error(without, velocity) > 1e-3
+
+
+class RecordingHook(BlockHook):
     def __init__(self, after: int | None = None):
         self.after = after
         self.calls = []
 
-    def after_embedding(self, tokens):
+    def before_blocks(self, tokens, context):
         self.calls.append("embedding")
         return tokens
 
-    def after_block(self, index, tokens):
-        self.calls.append(index)
-        return -tokens if index == self.after else tokens
+    def after_block(self, tokens, context):
+        self.calls.append(context.index)
+        return -tokens if context.index == self.after else tokens
 
 
 def test_a_hook_is_called_after_the_embedding_and_each_block(transformer, velocity):
     hook = RecordingHook()
-    np.testing.assert_array_equal(forward(transformer, block_hook=hook), velocity)
+    np.testing.assert_array_equal(forward(transformer, hooks=(hook,)), velocity)
     assert hook.calls == ["embedding", 0, 1]
 
 
 def test_a_hook_changes_what_the_next_block_sees(transformer, velocity):
-    assert relative_error(forward(transformer, block_hook=RecordingHook(after=0)), velocity) > 1e-3
+    assert relative_error(forward(transformer, hooks=(RecordingHook(after=0),)), velocity) > 1e-3
 
 
-def predict_each(transformer, **options):
-    texts = [transformer.project_text(mx.array(context)) for context in (CONTEXT, -CONTEXT)]
-    return transformer.predict_each(mx.array(LATENTS), TIMESTEP, texts, **options)
+class RunBlockAgain(BlockHook):
+    """Runs a block of its own between two blocks, as VACE does: on time, positions and text of the pass."""
+
+    def __init__(self, block):
+        self.block = block
+
+    def after_block(self, tokens, context):
+        return self.block(tokens, context.at(1)) if context.index == 0 else tokens
 
 
-def test_prompts_predicted_in_one_walk_get_what_they_get_alone(transformer, velocity):
-    negative = transformer(mx.array(LATENTS), TIMESTEP, transformer.project_text(-mx.array(CONTEXT)))
-    source = Reordered(transformer.blocks)
-    found = predict_each(transformer, block_source=source)
+def test_a_hook_sees_time_positions_and_text(transformer):
+    second = transformer.blocks[1]
+    # In the place of a block that is left out, it does what that block would have done.
+    hooked = forward(transformer, hooks=(RunBlockAgain(second),), skip_layers=frozenset({1}))
+    np.testing.assert_array_equal(hooked, forward(transformer))
+
+
+class Reference(BlockHook):
+    """Puts tokens of a reference image before the video, which then begins one frame later."""
+
+    def __init__(self, tokens, timestep=None, is_output=False):
+        self.tokens = tokens
+        self.segment = video_segment((1, 2, 3), timestep=timestep, is_output=is_output)
+        self.seen = None
+
+    def extend(self, tokens, layout):
+        later = tuple(video_segment((3, 2, 3), (1, 0, 0)) for _ in layout.segments)
+        return mx.concatenate([self.tokens, tokens]), TokenLayout((self.segment, *later))
+
+    def before_blocks(self, tokens, context):
+        self.seen = (len(tokens), context.rotary.cos.shape[0], context.time.spans)
+        return tokens
+
+
+REFERENCE = mx.array(fill((6, 64), 41, 1.7))
+
+
+def test_tokens_put_before_the_video_are_attended_to_and_left_out_of_the_velocity(transformer, velocity):
+    reference = Reference(REFERENCE)
+    found = forward(transformer, hooks=(reference,))
+    assert found.shape == velocity.shape
+    assert reference.seen[:2] == (24, 24)
+    assert relative_error(found, velocity) > 1e-3
+    assert relative_error(forward(transformer, hooks=(Reference(-REFERENCE),)), found) > 1e-3
+
+
+def test_added_tokens_may_have_a_timestep_of_their_own(transformer):
+    reference = Reference(REFERENCE, timestep=0.0)
+    found = forward(transformer, hooks=(reference,))
+    assert [(span.start, span.stop) for span in reference.seen[2]] == [(0, 6), (6, 24)]
+    assert relative_error(found, forward(transformer, hooks=(Reference(REFERENCE),))) > 1e-3
+
+
+def test_the_layout_places_the_video(transformer, velocity):
+    moved = TokenLayout((video_segment((3, 2, 3), (4, 0, 0)),))
+    # Attention sees differences of positions alone.
+    assert relative_error(forward(transformer, layout=moved), velocity) <= 1e-5
+    spread = TokenLayout(tuple(video_segment((1, 2, 3), (t, 0, 0)) for t in (0, 5, 20)))
+    assert relative_error(forward(transformer, layout=spread), velocity) > 1e-4
+
+
+def test_what_a_pass_adds_to_the_modulation_counts(transformer, velocity):
+    same = forward(transformer, added_modulation=mx.zeros((6, 64)))
+    np.testing.assert_array_equal(same, velocity)
+    assert relative_error(forward(transformer, added_modulation=REFERENCE), velocity) > 1e-3
+
+
+def test_the_pass_says_how_tokens_attend(transformer, velocity):
+    def attend_to_text_alone(queries, keys, values, site):
+        if site.kind == "self":
+            return mx.zeros_like(queries)
+        return attend(queries, keys, values, site.layer.scale)
+
+    assert relative_error(forward(transformer, attention=attend_to_text_alone), velocity) > 1e-3
+
+
+def two_texts(transformer):
+    return [transformer.project_text(mx.array(context)) for context in (CONTEXT, -CONTEXT)]
+
+
+@pytest.mark.parametrize("shares_blocks", [True, False])
+def test_prompts_predicted_together_get_what_they_get_alone(transformer, velocity, shares_blocks):
+    (negative,) = predict(transformer, [transformer.project_text(-mx.array(CONTEXT))])
+    source = Reordered(transformer.blocks, shares_blocks)
+    found = predict(transformer, two_texts(transformer), block_source=source)
     np.testing.assert_array_equal(np.array(found[0]), velocity)
     np.testing.assert_array_equal(np.array(found[1]), np.array(negative))
-    assert source.turns == [0, 1]
-    assert mx.array_equal(predict_each(transformer)[1], negative).item()
+    assert source.turns == ([0, 1] if shares_blocks else [0, 1, 0, 1])
+    assert mx.array_equal(predict(transformer, two_texts(transformer))[1], negative).item()
 
 
 def test_each_prompt_of_one_walk_has_a_hook_of_its_own(transformer, velocity):
     hook = RecordingHook(after=0)
-    plain, changed = predict_each(transformer, block_hooks=[None, hook])
+    plain, changed = predict(
+        transformer,
+        two_texts(transformer),
+        pass_options=[{}, {"hooks": (hook,)}],
+        block_source=Reordered(transformer.blocks),
+    )
     np.testing.assert_array_equal(np.array(plain), velocity)
-    text = transformer.project_text(-mx.array(CONTEXT))
-    alone = transformer(mx.array(LATENTS), TIMESTEP, text, block_hook=RecordingHook(after=0))
+    (alone,) = predict(
+        transformer, two_texts(transformer)[1:], pass_options=[{"hooks": (RecordingHook(after=0),)}]
+    )
     np.testing.assert_array_equal(np.array(changed), np.array(alone))
     assert hook.calls == ["embedding", 0, 1]
-    with pytest.raises(ValueError, match="argument 2 is shorter"):
-        predict_each(transformer, block_hooks=[hook])
+
+
+def test_no_pass_is_no_forward(transformer):
+    assert predict(transformer, [], block_source=Reordered(transformer.blocks)) == []
+
+
+def test_the_first_pass_is_finished_before_the_next_begins():
+    """Else the activations of both would be in memory at once."""
+    transformer = build_transformer()
+    latents, texts = mx.zeros((16, 9, 32, 32)), two_texts(transformer)
+
+    def measured(texts):
+        mx.clear_cache()
+        mx.reset_peak_memory()
+        mx.eval(transformer.predict(latents, at(), [Pass(text) for text in texts]))
+        return mx.get_peak_memory()
+
+    measured(texts)
+    alone, both = measured(texts[:1]), measured(texts)
+    assert both < 1.25 * alone  # 1.6 with both in memory
 
 
 def test_a_transformer_without_its_blocks_asks_for_a_source():
@@ -385,7 +551,7 @@ def test_a_transformer_without_its_blocks_asks_for_a_source():
 
 def test_a_skipped_step_calls_no_hook_after_blocks(transformer):
     cache, hook = ResidualCache(), RecordingHook()
-    forward(transformer, step_cache=cache)
+    forward(transformer, cache=cache)
     cache.skip = True
-    forward(transformer, step_cache=cache, block_hook=hook)
+    forward(transformer, cache=cache, hooks=(hook,))
     assert hook.calls == ["embedding"]

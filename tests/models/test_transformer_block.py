@@ -7,15 +7,25 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
+from mlx_video.models.block_context import BlockContext, CrossAttentionCache, PromptTokens, TimeFeatures
 from mlx_video.models.dispatch import Limits, use_limits
 from mlx_video.models.rope import build_rotary_table
-from mlx_video.models.transformer_block import TimeFeatures, TokenRun, by_timestep, modulate
-from tests.models.networks import NUM_TOKENS, TRANSFORMER, build_transformer, relative_error, run_gpu_code
+from mlx_video.models.token_layout import TokenSpan, video_layout
+from mlx_video.models.transformer_block import by_timestep, modulate
+from tests.models.networks import (
+    NUM_TOKENS,
+    TRANSFORMER,
+    at,
+    build_transformer,
+    relative_error,
+    run_gpu_code,
+)
 from tests.parity.golden import fill
 
 TOKENS = mx.array(fill((NUM_TOKENS, 64), 31, 1.7))
 TEXT = mx.array(fill((512, 64), 32, 1.7))
-ROTARY = build_rotary_table((3, 2, 3), TRANSFORMER.head_dim)
+LAYOUT = video_layout((3, 2, 3))
+ROTARY = build_rotary_table(LAYOUT, TRANSFORMER.head_dim)
 TWO_TIMES = mx.array(fill((2, 6, 64), 33))
 
 
@@ -25,30 +35,30 @@ def device(request, monkeypatch):
         run_gpu_code(monkeypatch)
 
 
-def features(*runs: tuple[int, int, int]) -> TimeFeatures:
-    return TimeFeatures(TWO_TIMES[:, 0], TWO_TIMES, tuple(TokenRun(*run) for run in runs))
+def features(*spans: tuple[int, int, int]) -> TimeFeatures:
+    return TimeFeatures(TWO_TIMES[:, 0], TWO_TIMES, tuple(TokenSpan(*span) for span in spans))
 
 
 def run_block(block, time: TimeFeatures, tokens: mx.array = TOKENS) -> mx.array:
-    return block(tokens, time, ROTARY, block.cross_attn.keys_values(TEXT))
+    return block(tokens, BlockContext(at(), time, LAYOUT, ROTARY, PromptTokens(CrossAttentionCache(TEXT))))
 
 
-def test_parts_meet_the_row_of_their_run():
-    runs = (TokenRun(0, 2, 1), TokenRun(2, 3, 0), TokenRun(3, 5, 1))
-    found = by_timestep(lambda row, x: x + 100 * row, runs, mx.arange(5))
+def test_parts_meet_the_row_of_their_span():
+    spans = (TokenSpan(0, 2, 1), TokenSpan(2, 3, 0), TokenSpan(3, 5, 1))
+    found = by_timestep(lambda row, x: x + 100 * row, spans, mx.arange(5))
     assert found.tolist() == [100, 101, 2, 103, 104]
 
 
 def test_modulation_normalizes_then_scales_and_shifts():
     shift_scale = mx.array(fill((1, 2, 64), 34))
-    found = modulate(TOKENS, shift_scale, (TokenRun(0, NUM_TOKENS, 0),), 1e-6)
+    found = modulate(TOKENS, shift_scale, (TokenSpan(0, NUM_TOKENS, 0),), 1e-6)
     x = np.array(TOKENS, np.float64)
     normalized = (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-6)
     shift, scale = np.array(shift_scale[0], np.float64)
     np.testing.assert_allclose(np.array(found), normalized * (1 + scale) + shift, atol=1e-5)
 
 
-def test_runs_of_one_timestep_give_what_a_single_run_gives():
+def test_spans_of_one_timestep_give_what_a_single_span_gives():
     block = build_transformer().blocks[0]
     whole = run_block(block, features((0, NUM_TOKENS, 1)))
     parts = run_block(block, features((0, 7, 1), (7, NUM_TOKENS, 1)))
@@ -56,7 +66,7 @@ def test_runs_of_one_timestep_give_what_a_single_run_gives():
     assert relative_error(parts, whole) <= 1e-6
 
 
-def test_each_run_is_modulated_by_its_own_timestep():
+def test_each_span_is_modulated_by_its_own_timestep():
     block = build_transformer().blocks[0]
     x, gates = TOKENS, TWO_TIMES[:, 2]
     mixed = block._add(x, x, gates, features((0, 6, 0), (6, NUM_TOKENS, 1)))
@@ -69,7 +79,7 @@ def test_closed_gates_and_a_silent_text_leave_the_tokens_alone():
     block = build_transformer().blocks[0]
     block.modulation = mx.zeros_like(block.modulation)
     block.cross_attn.o.update({"weight": mx.zeros((64, 64)), "bias": mx.zeros(64)})
-    closed = TimeFeatures(mx.zeros((1, 64)), mx.zeros((1, 6, 64)), (TokenRun(0, NUM_TOKENS, 0),))
+    closed = TimeFeatures(mx.zeros((1, 64)), mx.zeros((1, 6, 64)), (TokenSpan(0, NUM_TOKENS, 0),))
     assert mx.array_equal(run_block(block, closed), TOKENS).item()
 
 
@@ -126,3 +136,20 @@ def test_feed_forward_in_pieces_equals_feed_forward_in_one():
     with use_limits(Limits(piece_elements=1)):
         # 1e-6: products of other shapes may add in another order.
         assert relative_error(ffn(x), whole) <= 1e-6
+
+
+def test_attention_is_what_the_context_says():
+    block, kinds = build_transformer().blocks[0], []
+
+    def attend(queries, keys, values, site):
+        kinds.append((site.kind, site.context.index, site.layer.num_heads, keys.shape[2]))
+        return mx.zeros_like(queries)
+
+    context = BlockContext(
+        at(), features((0, NUM_TOKENS, 0)), LAYOUT, ROTARY, PromptTokens(CrossAttentionCache(TEXT)), attend
+    )
+    silent = block.self_attn(TOKENS, context.at(3))
+    # Of nothing mixed, the output layer leaves its bias.
+    assert mx.array_equal(silent, mx.broadcast_to(block.self_attn.o.bias, TOKENS.shape)).item()
+    block(TOKENS, context.at(5))
+    assert kinds == [("self", 3, 2, 18), ("self", 5, 2, 18), ("text", 5, 2, 512)]

@@ -6,7 +6,7 @@ the conditioning from images, the schedule, the solver, guidance, the experts an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -16,17 +16,21 @@ import pytest
 
 from mlx_video.conditioning.frames import Encoding, cut_images
 from mlx_video.conditioning.types import Conditioning
-from mlx_video.config import TransformerConfig, find_vae_config
+from mlx_video.conditioning.units import UnitInputs, Work, build_conditioning, fill_conditioning
+from mlx_video.config import ModelConfig, TransformerConfig, find_vae_config
 from mlx_video.events import FramesEncoded
 from mlx_video.geometry import VideoGeometry, measure
+from mlx_video.models.block_context import Step
+from mlx_video.models.token_layout import video_layout
 from mlx_video.models.transformer import WanTransformer
-from mlx_video.pipeline.sample import guide_transformer, keep_first_frame
+from mlx_video.pipeline.sample import GuidedTransformer, keep_first_frame
 from mlx_video.sampling.denoise import denoise
-from mlx_video.sampling.experts import ExpertName, ExpertRelay
-from mlx_video.sampling.guidance import Velocity
+from mlx_video.sampling.experts import ExpertName, ExpertRelay, split_at_boundary
+from mlx_video.sampling.guidance import ClassifierFreeGuidance, Velocity
 from mlx_video.sampling.schedule import build_schedule
 from mlx_video.sampling.solvers import build_solver
 from mlx_video.variants.registry import VARIANTS
+from mlx_video.variants.variant import Variant
 from tests.fixtures.generators import finish
 from tests.models.networks import FIRST_AND_LAST_FRAME, IMAGE_TO_VIDEO, TRANSFORMER, build_transformer
 from tests.parity.golden import Golden, assert_golden, fill, uniform
@@ -144,10 +148,14 @@ def picture(salt: int) -> np.ndarray:
     return np.floor(256 * uniform(int(np.prod(shape)), salt)).astype(np.uint8).reshape(shape)
 
 
+def variant_of(loop: Loop) -> Variant:
+    return next(variant for variant in VARIANTS if variant.name == loop.variant)
+
+
 def plan_geometry(loop: Loop) -> VideoGeometry:
     """Sizes of the run; with an image they follow from its shape."""
-    use = next(variant for variant in VARIANTS if variant.name == loop.variant).image_use
-    size = use.choose_size(IMAGE_HEIGHT, IMAGE_WIDTH, loop.area) if loop.area else loop.size
+    variant = variant_of(loop)
+    size = variant.choose_size(IMAGE_HEIGHT, IMAGE_WIDTH, loop.area) if loop.area else loop.size
     assert size == loop.size
     vae = find_vae_config(loop.transformer.out_dim)
     return measure(
@@ -155,21 +163,33 @@ def plan_geometry(loop: Loop) -> VideoGeometry:
     )
 
 
-def build_conditioning(loop: Loop, geometry: VideoGeometry) -> Conditioning:
-    conditioning = Conditioning(mx.array(fill((9, 32), 2002)), mx.array(fill((5, 32), 2003)))
-    if not loop.num_images:
-        return conditioning
-    use = next(variant for variant in VARIANTS if variant.name == loop.variant).image_use
-    images = cut_images([picture(2006 + i) for i in range(loop.num_images)], geometry, to_video=False)
-    encode = Pooling(geometry.latent_shape[0], geometry.width // geometry.latent_shape[3])
-    frames = finish(use.condition(encode, images, geometry))
-    features = mx.array(fill((loop.num_images * 257, 1280), 2005)) if loop.transformer.image_dim else None
-    return replace(
-        conditioning,
-        concat_latents=frames.concat_latents,
-        first_frame=frames.first_frame,
-        image_tokens=features,
-    )
+def make_conditioning(loop: Loop, geometry: VideoGeometry) -> Conditioning:
+    images = [picture(2006 + i) for i in range(loop.num_images)]
+    cut = cut_images(images, geometry, to_video=False) if images else ()
+    config = ModelConfig(loop.variant, "2.1", loop.transformer, vae=find_vae_config(loop.transformer.out_dim))
+    named = dict(zip(("image", "end_image"), cut, strict=False))
+    inputs = UnitInputs(("a prompt", "a negative prompt"), geometry, config, named)
+    needed = [unit for unit in variant_of(loop).units if unit.is_needed(inputs)]
+    return build_conditioning(finish(fill_conditioning(needed, inputs, MadeUpEncoders(geometry))))
+
+
+class MadeUpEncoders:
+    """Arrays that anyone can make again in place of what the networks would give."""
+
+    def __init__(self, geometry: VideoGeometry) -> None:
+        self.geometry = geometry
+
+    def encode_texts(self, texts: Sequence[str]) -> Work[list[mx.array]]:
+        yield from ()
+        return [mx.array(fill((9, 32), 2002)), mx.array(fill((5, 32), 2003))]
+
+    def encode_images(self, images: Sequence[np.ndarray]) -> mx.array:
+        return mx.array(fill((len(images) * 257, 1280), 2005))
+
+    @contextmanager
+    def open_vae(self) -> Iterator[Pooling]:
+        channels, _, _, columns = self.geometry.latent_shape
+        yield Pooling(channels, self.geometry.width // columns)
 
 
 def build_expert(config: TransformerConfig, name: ExpertName) -> WanTransformer:
@@ -188,28 +208,29 @@ class Served:
         self.timesteps: dict[str, list[float]] = {"high_noise": [], "low_noise": []}
 
     def note(self, name: ExpertName, velocity: Velocity) -> Velocity:
-        def noted(latents: mx.array, step: int, timestep: float) -> mx.array:
-            self.timesteps[name].append(timestep)
-            return velocity(latents, step, timestep)
+        def noted(latents: mx.array, step: Step) -> mx.array:
+            self.timesteps[name].append(step.timestep)
+            return velocity(latents, step)
 
         return noted
 
 
 def run_loop(loop: Loop) -> tuple[np.ndarray, Served]:
     geometry, served = plan_geometry(loop), Served()
-    conditioning = build_conditioning(loop, geometry)
+    conditioning = make_conditioning(loop, geometry)
     schedule = build_schedule(loop.solver, loop.steps, loop.shift)
     solver = build_solver(loop.solver, schedule)
+    layout = video_layout(geometry.grid, 0 if conditioning.first_frame is None else 1)
     scales = dict(zip(("low_noise", "high_noise"), loop.guide_scale, strict=True))
 
     @contextmanager
     def open_expert(name: ExpertName) -> Iterator[Velocity]:
         transformer = build_expert(loop.transformer, name)
-        velocity = guide_transformer(transformer, conditioning, scales[name], geometry.grid)
-        yield served.note(name, velocity)
+        guidance = ClassifierFreeGuidance(scales[name])
+        yield served.note(name, GuidedTransformer(transformer, guidance, conditioning, layout))
 
     noise = mx.array(fill(geometry.latent_shape, 2001, 1.7))
-    with ExpertRelay(open_expert, loop.boundary) as velocity:
+    with ExpertRelay(open_expert, split_at_boundary(loop.boundary)) as velocity:
         *_, last = denoise(noise, schedule, solver, velocity, constrain=keep_first_frame(conditioning))
     return np.array(last.latents), served
 

@@ -7,6 +7,8 @@ from dataclasses import replace
 import mlx.core as mx
 import numpy as np
 
+from mlx_video.models.block_context import Pass
+from mlx_video.models.token_layout import video_layout
 from tests.models.networks import (
     CONCAT_LATENTS,
     FIRST_AND_LAST_FRAME,
@@ -15,6 +17,7 @@ from tests.models.networks import (
     TIMESTEP,
     TRANSFORMER,
     TWO_IMAGES,
+    at,
     build_image_encoder,
     build_text_encoder,
     build_transformer,
@@ -86,9 +89,10 @@ def test_transformer_that_reads_two_images_gives_the_recorded_velocity():
 def test_timesteps_per_token_give_the_recorded_velocity():
     transformer = build_transformer(replace(TRANSFORMER, in_dim=48, out_dim=48, model_type="ti2v"))
     latents = mx.array(fill((48, 3, 4, 6), 1002, 1.7))
-    timesteps = mx.array([0.0] * 6 + [TIMESTEP] * 12)
     text = transformer.project_text(mx.array(fill((9, 32), 1001)))
-    assert_golden(np.array(transformer(latents, timesteps, text)), PER_TOKEN_TIMESTEPS)
+    layout = video_layout((3, 2, 3), given_frames=1)
+    (velocity,) = transformer.predict(latents, at(TIMESTEP), [Pass(text)], layout=layout)
+    assert_golden(np.array(velocity), PER_TOKEN_TIMESTEPS)
 
 
 def test_text_encoder_gives_the_recorded_features():

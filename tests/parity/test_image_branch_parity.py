@@ -10,6 +10,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlx_video.models.block_context import CrossAttentionCache, PromptTokens
 from tests.models.networks import (
     CONCAT_LATENTS,
     CONTEXT,
@@ -20,6 +21,7 @@ from tests.models.networks import (
     ONE_IMAGE,
     TWO_IMAGES,
     build_transformer,
+    context_of,
     forward,
     relative_error,
     transformer_arrays,
@@ -64,12 +66,9 @@ def test_cross_attention_to_text_and_image_agrees(case):
     image = fill((len(image_tokens), 64), 53, 1.7)
     joined = torch.cat([batch(image), batch(text)], dim=1)
     expected = theirs.blocks[0].attn2(batch(tokens), encoder_hidden_states=joined)[0]
-    attention = ours.blocks[0].cross_attn
-    keys_values = attention.keys_values(mx.array(text))
-    keys_values = type(keys_values)(
-        keys_values.keys, keys_values.values, attention.image_keys_values(mx.array(image))
-    )
-    assert relative_error(attention(mx.array(tokens), keys_values), expected) <= TOLERANCE
+    prompt = PromptTokens(CrossAttentionCache(mx.array(text)), CrossAttentionCache(mx.array(image)))
+    found = ours.blocks[0].cross_attn(mx.array(tokens), context_of(ours, prompt))
+    assert relative_error(found, expected) <= TOLERANCE
 
 
 def test_whole_transformer_agrees(case):

@@ -11,18 +11,21 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlx_video.models.block_context import BlockContext, CrossAttentionCache, PromptTokens, TimeFeatures
 from mlx_video.models.products import project
 from mlx_video.models.rope import build_rotary_table, rotate
+from mlx_video.models.token_layout import TokenSpan, video_layout
 from mlx_video.models.transformer import patchify, unpatchify
-from mlx_video.models.transformer_block import TimeFeatures, TokenRun
 from tests.models.networks import (
     CONTEXT,
     LATENTS,
     NUM_TOKENS,
     TIMESTEP,
     TRANSFORMER,
+    at,
     build_transformer,
     forward,
+    layout_at,
     relative_error,
     transformer_arrays,
 )
@@ -66,15 +69,18 @@ TOKENS = fill((NUM_TOKENS, 64), 11, 1.7)
 TEXT_TOKENS = fill((512, 64), 12, 1.7)
 EMBEDDING = fill((1, 64), 13)
 MODULATION = fill((1, 6, 64), 14)
-TIME = TimeFeatures(mx.array(EMBEDDING), mx.array(MODULATION), (TokenRun(0, NUM_TOKENS, 0),))
+TIME = TimeFeatures(mx.array(EMBEDDING), mx.array(MODULATION), (TokenSpan(0, NUM_TOKENS, 0),))
 
 
 def batch(values: np.ndarray):
     return torch.tensor(values)[None]
 
 
-def rotary():
-    return build_rotary_table(GRID, TRANSFORMER.head_dim)
+def context(index: int = 0) -> BlockContext:
+    layout = video_layout(GRID)
+    text = PromptTokens(CrossAttentionCache(mx.array(TEXT_TOKENS)))
+    rotary = build_rotary_table(layout, TRANSFORMER.head_dim)
+    return BlockContext(at(), TIME, layout, rotary, text, index=index)
 
 
 def grid_arguments(official) -> dict:
@@ -102,7 +108,7 @@ def test_time_path_agrees(official, ours, timestep):
     sinusoid = wan_module("model").sinusoidal_embedding_1d(256, torch.tensor([timestep])).float()
     embedding = official.time_embedding(sinusoid)
     modulation = official.time_projection(embedding).unflatten(1, (6, 64))
-    features = ours.embed_time(timestep, NUM_TOKENS)
+    features = ours.embed_time(timestep, video_layout(GRID))
     assert relative_error(features.embedding, embedding) <= TOLERANCE
     assert relative_error(features.modulation, modulation) <= TOLERANCE
 
@@ -121,18 +127,20 @@ def test_rotary_positions_agree(head_dim, grid):
     freqs = torch.cat([model.rope_params(1024, size) for size in (head_dim - 2 * side, side, side)], dim=1)
     x = fill((count, 2, head_dim), 16, 1.7)
     expected = model.rope_apply(batch(x), torch.tensor([grid]), freqs)[0]
-    assert relative_error(rotate(mx.array(x), build_rotary_table(grid, head_dim)), expected) <= 1e-6
+    assert (
+        relative_error(rotate(mx.array(x), build_rotary_table(video_layout(grid), head_dim)), expected)
+        <= 1e-6
+    )
 
 
 def test_self_attention_agrees(official, ours):
     expected = official.blocks[0].self_attn(batch(TOKENS), **grid_arguments(official))[0]
-    assert relative_error(ours.blocks[0].self_attn(mx.array(TOKENS), rotary()), expected) <= TOLERANCE
+    assert relative_error(ours.blocks[0].self_attn(mx.array(TOKENS), context()), expected) <= TOLERANCE
 
 
 def test_cross_attention_agrees(official, ours):
     expected = official.blocks[0].cross_attn(batch(TOKENS), batch(TEXT_TOKENS), None)[0]
-    attention = ours.blocks[0].cross_attn
-    found = attention(mx.array(TOKENS), attention.keys_values(mx.array(TEXT_TOKENS)))
+    found = ours.blocks[0].cross_attn(mx.array(TOKENS), context())
     assert relative_error(found, expected) <= TOLERANCE
 
 
@@ -146,9 +154,7 @@ def test_block_agrees(official, ours):
     expected = official.blocks[1](
         batch(TOKENS), e=per_token, context=batch(TEXT_TOKENS), context_lens=None, **grid_arguments(official)
     )[0]
-    block = ours.blocks[1]
-    text = block.cross_attn.keys_values(mx.array(TEXT_TOKENS))
-    assert relative_error(block(mx.array(TOKENS), TIME, rotary(), text), expected) <= TOLERANCE
+    assert relative_error(ours.blocks[1](mx.array(TOKENS), context(1)), expected) <= TOLERANCE
 
 
 def test_head_agrees(official, ours):
@@ -165,13 +171,11 @@ def official_velocity(model, timesteps, latents=LATENTS, **options):
 
 
 def test_whole_transformer_agrees(official, ours):
-    text = ours.project_text(mx.array(CONTEXT))
-    found = ours(mx.array(LATENTS), TIMESTEP, text)
-    assert relative_error(found, official_velocity(official, [TIMESTEP])) <= TOLERANCE
+    assert relative_error(forward(ours), official_velocity(official, [TIMESTEP])) <= TOLERANCE
 
 
 def test_whole_transformer_agrees_on_timesteps_per_token(official, ours):
-    found = forward(ours, mx.array(MIXED_TIMESTEPS))
+    found = forward(ours, layout=layout_at(GRID, MIXED_TIMESTEPS))
     assert relative_error(found, official_velocity(official, [MIXED_TIMESTEPS])) <= TOLERANCE
 
 

@@ -128,7 +128,7 @@ def test_without_config_the_weights_tell_the_model(converted, foreign, name: str
     assert "config.json: not found; the weights tell the sizes" in model.notices[0]
     assert model.notices[1].startswith(f"Found {find_variant(config).title}")
     assert (config.is_dual, config.vae, config.text_encoder) == (ours.is_dual, ours.vae, ours.text_encoder)
-    assert find_variant(config).image_use == find_variant(ours).image_use
+    assert find_variant(config).units == find_variant(ours).units
     load_all(folder)
 
 

@@ -117,13 +117,13 @@ def test_trimming_drops_frames_at_the_start(pipeline: WanPipeline, tmp_path: Pat
 def test_guide_scale_one_makes_half_the_forward_passes(
     pipeline: WanPipeline, monkeypatch: pytest.MonkeyPatch
 ):
-    calls, forward = [], WanTransformer.__call__
+    calls, predict = [], WanTransformer.predict
 
-    def counted(self, latents, timestep, text, **options):
-        calls.append(timestep)
-        return forward(self, latents, timestep, text, **options)
+    def counted(self, latents, step, passes, **options):
+        calls.extend(passes)
+        return predict(self, latents, step, passes, **options)
 
-    monkeypatch.setattr(WanTransformer, "__call__", counted)
+    monkeypatch.setattr(WanTransformer, "predict", counted)
     make(pipeline, guide_scale=1.0)
     assert len(calls) == 2
     make(pipeline, guide_scale=1.5)
@@ -133,11 +133,11 @@ def test_guide_scale_one_makes_half_the_forward_passes(
 def test_latents_that_stop_being_finite_stop_the_run_and_write_nothing(
     pipeline: WanPipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    forward = WanTransformer.__call__
+    predict = WanTransformer.predict
     monkeypatch.setattr(
         WanTransformer,
-        "__call__",
-        lambda self, latents, *rest, **options: forward(self, latents, *rest, **options) * float("nan"),
+        "predict",
+        lambda *rest, **options: [one * float("nan") for one in predict(*rest, **options)],
     )
     with pytest.raises(NonFiniteError, match="step 1 of 2"):
         make(pipeline, output_path=tmp_path / "video.mp4")

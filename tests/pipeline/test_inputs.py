@@ -11,13 +11,14 @@ import pytest
 
 from mlx_video import WanPipeline, convert_checkpoint
 from mlx_video.conditioning.types import Conditioning
+from mlx_video.conditioning.units import PROMPTS, Work, build_conditioning, fill_conditioning
 from mlx_video.errors import CheckpointError
 from mlx_video.events import BlocksRead, FramesEncoded, Notice
 from mlx_video.generate_wan import build_parser, build_request
 from mlx_video.latents.encode import encode_video
 from mlx_video.pipeline import inputs
 from mlx_video.pipeline.generate import prepare_run
-from mlx_video.pipeline.inputs import encode_clip, encode_texts
+from mlx_video.pipeline.inputs import ModelEncoders, encode_clip, unit_inputs
 from mlx_video.pipeline.run import Run
 from mlx_video.request import GenerateRequest
 from tests.fixtures.generators import finish, finish_and_collect
@@ -57,6 +58,10 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def prepare(pipeline: WanPipeline, prompt: str = "a cat", **options) -> Run:
     request = GenerateRequest(prompt, **(SMALL | options))
     return prepare_run(request, pipeline.folder, pipeline.config)
+
+
+def encode_texts(run: Run) -> Work[Conditioning]:
+    return build_conditioning((yield from fill_conditioning([PROMPTS], unit_inputs(run), ModelEncoders(run))))
 
 
 def assert_same(found: Conditioning, expected: Conditioning) -> None:

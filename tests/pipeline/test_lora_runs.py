@@ -404,17 +404,17 @@ def count_passes(monkeypatch: pytest.MonkeyPatch) -> tuple[list[float], list[str
     """What the transformers and the text encoder are asked for from now on."""
     timesteps: list[float] = []
     texts: list[str] = []
-    forward, number = WanTransformer.__call__, inputs.number_prompt
+    predict, number = WanTransformer.predict, inputs.number_prompt
 
-    def counted_forward(self, latents, timestep, text, **options):
-        timesteps.append(timestep)
-        return forward(self, latents, timestep, text, **options)
+    def counted_predict(self, latents, step, passes, **options):
+        timesteps.extend(step.timestep for _ in passes)
+        return predict(self, latents, step, passes, **options)
 
     def counted_prompt(tokenizer, text, max_tokens):
         texts.append(text)
         return number(tokenizer, text, max_tokens)
 
-    monkeypatch.setattr(WanTransformer, "__call__", counted_forward)
+    monkeypatch.setattr(WanTransformer, "predict", counted_predict)
     monkeypatch.setattr(inputs, "number_prompt", counted_prompt)
     return timesteps, texts
 

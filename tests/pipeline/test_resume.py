@@ -166,9 +166,9 @@ def test_two_experts_and_an_image_go_on_with_the_right_expert(
     interrupt(experts, output, after=after, **options)
     open_transformer = sample.open_transformer
 
-    def noted(run, conditioning, name, *rest, **named):
+    def noted(run, recipe, conditioning, name, memory):
         opened.append(name)
-        return open_transformer(run, conditioning, name, *rest, **named)
+        return open_transformer(run, recipe, conditioning, name, memory)
 
     monkeypatch.setattr(sample, "open_transformer", noted)
     video = experts("a cat", **(SMALL | options), output_path=output, resume=True)
@@ -274,9 +274,9 @@ def test_options_that_do_not_change_the_latents_may_differ(
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda state: replace(state, latents=state.latents[:, :1], solver={}),
+        lambda state: replace(state, latents=state.latents[:, :1], sampler={}),
         lambda state: replace(state, steps=STEPS + 1),
-        lambda state: replace(state, solver={"another": state.latents}),
+        lambda state: replace(state, sampler={"solver.another": state.latents}),
     ],
     ids=["shape", "steps", "solver"],
 )
@@ -437,13 +437,13 @@ def test_a_disk_that_becomes_full_does_not_end_the_run(
 def test_latents_that_stop_being_finite_leave_the_last_good_state(
     pipeline: WanPipeline, uninterrupted: dict[str, Video], output: Path, monkeypatch
 ):
-    calls, forward = [], WanTransformer.__call__
+    predict = WanTransformer.predict
 
-    def break_in_step_three(self, latents, *rest, **options):
-        calls.append(1)
-        return forward(self, latents, *rest, **options) * (float("nan") if len(calls) > 2 else 1)
+    def break_in_step_three(self, latents, step, *rest, **options):
+        factor = float("nan") if step.index == 2 else 1
+        return [velocity * factor for velocity in predict(self, latents, step, *rest, **options)]
 
-    monkeypatch.setattr(WanTransformer, "__call__", break_in_step_three)
+    monkeypatch.setattr(WanTransformer, "predict", break_in_step_three)
     with pytest.raises(NonFiniteError) as caught:
         pipeline("a cat", **SMALL, output_path=output)
     text = str(caught.value)

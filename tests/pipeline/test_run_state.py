@@ -18,7 +18,12 @@ LATENTS = mx.random.normal((16, 2, 3, 4), key=mx.random.key(0))
 START = mx.random.normal((16, 2, 3, 4), key=mx.random.key(1))
 # A terminal can hand over half surrogates; they must not make a state differ from its own run.
 STATE = RunState(
-    LATENTS, 3, 7, {"prompt": "一只猫 \udc80", "seed": "7"}, {"--prompt": "一只猫 \udc80"}, {"start": START}
+    LATENTS,
+    3,
+    7,
+    {"prompt": "一只猫 \udc80", "seed": "7"},
+    {"--prompt": "一只猫 \udc80"},
+    {"solver.start": START},
 )
 
 
@@ -27,8 +32,8 @@ def test_a_state_comes_back_exactly(tmp_path: Path):
     save_state(path, STATE)
     found = load_state(path)
     assert mx.array_equal(found.latents, LATENTS)
-    assert found.solver.keys() == {"start"}
-    assert mx.array_equal(found.solver["start"], START)
+    assert found.sampler.keys() == {"solver.start"}
+    assert mx.array_equal(found.sampler["solver.start"], START)
     assert (found.next_step, found.steps, found.progress) == (3, 7, "3 of 7 steps")
     assert (found.settings, found.identity) == (STATE.settings, STATE.identity)
     assert found.versions == current_versions()

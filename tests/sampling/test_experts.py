@@ -9,8 +9,16 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_video.sampling.experts import ExpertName, ExpertRelay, choose_expert, count_high_noise_steps
+from mlx_video.sampling.experts import (
+    ExpertName,
+    ExpertRelay,
+    count_high_noise_steps,
+    split_at_boundary,
+    split_at_step,
+)
 from mlx_video.sampling.guidance import Velocity
+from mlx_video.sampling.schedule import Schedule, build_schedule
+from tests.models.networks import at
 
 LATENTS = mx.zeros((1, 1, 1, 1))
 VALUES = {"high_noise": 2.0, "low_noise": 1.0}
@@ -29,7 +37,7 @@ class Loads:
         self.events.append(f"load {name}")
         self.loaded += 1
         self.most = max(self.most, self.loaded)
-        yield lambda latents, step, timestep: latents + VALUES[name]
+        yield lambda latents, step: latents + VALUES[name]
         self.events.append(f"release {name}")
         self.loaded -= 1
 
@@ -38,20 +46,27 @@ class Loads:
     ("timestep", "name"), [(999, "high_noise"), (875, "high_noise"), (874, "low_noise"), (0, "low_noise")]
 )
 def test_the_boundary_itself_belongs_to_the_high_noise_expert(timestep: int, name: str):
-    assert choose_expert(timestep, 0.875) == name
+    assert split_at_boundary(0.875)(at(timestep)) == name
 
 
 def test_high_noise_steps_are_counted():
     timesteps = np.array([999, 983, 959, 922, 856, 705])
-    assert count_high_noise_steps(timesteps, 0.875) == 4
-    assert count_high_noise_steps(timesteps, 0.0) == 6
-    assert count_high_noise_steps(timesteps, 1.0) == 0
+    schedule = Schedule(np.linspace(1, 0, 7, dtype=np.float32), timesteps)
+    for boundary, steps in ((0.875, 4), (0.0, 6), (1.0, 0)):
+        assert count_high_noise_steps(schedule, split_at_boundary(boundary)) == steps
+
+
+def test_experts_may_be_split_by_number():
+    schedule = build_schedule("euler", 4, 5.0)
+    split = split_at_step(2)
+    assert [split(schedule.step(i)) for i in range(4)] == ["high_noise"] * 2 + ["low_noise"] * 2
+    assert count_high_noise_steps(schedule, split) == 2
 
 
 def test_an_expert_is_released_before_the_other_is_loaded():
     loads = Loads()
-    with ExpertRelay(loads.open, 0.9) as relay:
-        values = [relay(LATENTS, i, t).item() for i, t in enumerate((999, 950, 880, 300))]
+    with ExpertRelay(loads.open, split_at_boundary(0.9)) as relay:
+        values = [relay(LATENTS, at(t, i)).item() for i, t in enumerate((999, 950, 880, 300))]
     assert values == [2.0, 2.0, 1.0, 1.0]
     assert loads.events == ["load high_noise", "release high_noise", "load low_noise", "release low_noise"]
     assert loads.most == 1
@@ -59,16 +74,16 @@ def test_an_expert_is_released_before_the_other_is_loaded():
 
 def test_both_experts_are_kept_where_asked():
     loads = Loads()
-    with ExpertRelay(loads.open, 0.9, keep_both=True) as relay:
+    with ExpertRelay(loads.open, split_at_boundary(0.9), keep_both=True) as relay:
         for timestep in (999, 300, 999):
-            relay(LATENTS, 0, timestep)
+            relay(LATENTS, at(timestep))
     assert loads.events == ["load high_noise", "load low_noise", "release low_noise", "release high_noise"]
 
 
 def test_an_expert_without_steps_is_never_loaded():
     loads = Loads()
-    with ExpertRelay(loads.open, 0.0) as relay:
-        relay(LATENTS, 0, 5)
+    with ExpertRelay(loads.open, split_at_boundary(0.0)) as relay:
+        relay(LATENTS, at(5))
     assert loads.events == ["load high_noise", "release high_noise"]
 
 
@@ -76,8 +91,8 @@ def test_memory_is_released_when_a_step_fails():
     loads = Loads()
 
     def fail() -> None:
-        with ExpertRelay(loads.open, 0.5) as relay:
-            relay(LATENTS, 0, 900)
+        with ExpertRelay(loads.open, split_at_boundary(0.5)) as relay:
+            relay(LATENTS, at(900))
             raise RuntimeError
 
     with pytest.raises(RuntimeError):

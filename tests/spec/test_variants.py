@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mlx_video.conditioning.types import Conditioning
 from mlx_video.config import (
     ModelConfig,
     TransformerConfig,
@@ -104,7 +105,7 @@ def test_it_asks_for_the_images_it_needs(variant: Variant):
 
 @every_variant
 def test_the_size_follows_the_image(variant: Variant):
-    if variant.image_use is None:
+    if variant.choose_size is None:
         pytest.skip("takes no image")
     config = config_of(variant)
     request = replace(request_for(variant), image=Path("first.png"))
@@ -124,6 +125,15 @@ def test_the_size_follows_the_image(variant: Variant):
 def test_its_inputs_are_fields_of_the_request(variant: Variant):
     names = {field.name for field in fields(GenerateRequest)}
     assert set(variant.inputs.required) | set(variant.inputs.optional) <= names
+
+
+@every_variant
+def test_each_conditioning_field_has_one_owner(variant: Variant):
+    owned = [name for unit in variant.units for name in unit.owns]
+    assert len(owned) == len(set(owned))
+    assert set(owned) <= {field.name for field in fields(Conditioning)}
+    stages = [unit.stage for unit in variant.units]
+    assert stages == sorted(stages, key=stages.index), "units of a stage stand side by side"
 
 
 @every_variant

@@ -1,0 +1,147 @@
+"""Conditioning units: each turns some of what the user gave into the conditioning fields that it owns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_video.conditioning.frames import ConditionFrames, FrameEncoder
+from mlx_video.conditioning.types import Conditioning
+from mlx_video.config import ModelConfig
+from mlx_video.events import Event
+from mlx_video.geometry import VideoGeometry
+from mlx_video.media.resize import to_unit_range
+
+Value = TypeVar("Value")
+Work = Generator[Event, None, Value]
+"""Work that yields what happens, and returns its result."""
+
+Fields = Mapping[str, object]
+"""Names of fields of `Conditioning` → their values."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnitInputs:
+    """What a run gives its units.
+
+    Attributes:
+        prompts: the prompt, and the negative prompt where guidance reads it.
+        images: name of the input → uint8 [H, W, 3], cut to what the video shows.
+        geometry: of the video.
+        config: of the model.
+    """
+
+    prompts: tuple[str, ...]
+    geometry: VideoGeometry
+    config: ModelConfig
+    images: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+class Encoders(Protocol):
+    """The model's encoders; each is in memory only while it works."""
+
+    def encode_texts(self, texts: Sequence[str]) -> Work[list[mx.array]]:
+        """Encode texts to features, [n, text_dim] each."""
+
+    def encode_images(self, images: Sequence[np.ndarray]) -> mx.array:
+        """Encode images, float32 [H, W, 3] in [-1, 1], to image tokens [K, image_dim]."""
+
+    def open_vae(self) -> AbstractContextManager[FrameEncoder]:
+        """Open the VAE's encoder; it is released with the context."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConditioningUnit:
+    """One way to condition a model.
+
+    Attributes:
+        name: for messages to developers.
+        stage: of the run, in which it works; units of one stage stand side by side in a variant.
+        owns: fields of `Conditioning` that it may fill, and no other unit of the variant.
+        make: the fields' values.
+        is_needed: whether the inputs of a run call for it.
+    """
+
+    name: str
+    stage: str
+    owns: tuple[str, ...]
+    make: Callable[[UnitInputs, Encoders], Work[Fields]]
+    is_needed: Callable[[UnitInputs], bool] = lambda inputs: True
+
+
+def fill_conditioning(
+    units: Sequence[ConditioningUnit], inputs: UnitInputs, encoders: Encoders
+) -> Work[dict[str, object]]:
+    """Let units work one after the other.
+
+    Args:
+        units: of one stage.
+        inputs: of the run.
+        encoders: of the model.
+
+    Returns:
+        The fields that they filled, evaluated.
+
+    Raises:
+        ValueError: a unit fills a field that it does not own, or that another has filled.
+    """
+    filled: dict[str, object] = {}
+    for unit in units:
+        if unit.is_needed(inputs):
+            fields = yield from unit.make(inputs, encoders)
+            if foreign := set(fields) - set(unit.owns) | set(fields) & set(filled):
+                raise ValueError(f"unit {unit.name} fills {sorted(foreign)}, which are not its own")
+            filled |= fields
+    mx.eval([value for value in filled.values() if isinstance(value, mx.array)])
+    return filled
+
+
+def build_conditioning(fields: Fields) -> Conditioning:
+    """Join the fields of all stages."""
+    return Conditioning(**fields)  # type: ignore[arg-type]
+
+
+def _encode_prompts(inputs: UnitInputs, encoders: Encoders) -> Work[Fields]:
+    features = yield from encoders.encode_texts(inputs.prompts)
+    return dict(zip(("context", "negative_context"), features, strict=False))
+
+
+def _encode_image_tokens(inputs: UnitInputs, encoders: Encoders) -> Work[Fields]:
+    yield from ()  # the image encoder reports nothing
+    pixels = [to_unit_range(image) for image in inputs.images.values()]
+    return {"image_tokens": encoders.encode_images(pixels)}
+
+
+PROMPTS = ConditioningUnit("prompts", "text", ("context", "negative_context"), _encode_prompts)
+"""Features of the prompts."""
+
+IMAGE_TOKENS = ConditioningUnit(
+    "image tokens",
+    "image",
+    ("image_tokens",),
+    _encode_image_tokens,
+    lambda inputs: bool(inputs.images) and inputs.config.transformer.image_dim is not None,
+)
+"""CLIP features of the images, for transformers that read them."""
+
+
+def frames_unit(name: str, owns: tuple[str, ...], condition: ConditionFrames) -> ConditioningUnit:
+    """A unit that encodes the user's images as frames of the video.
+
+    Args:
+        name, owns: as in :class:`ConditioningUnit`.
+        condition: makes the fields from the images.
+    """
+
+    def make(inputs: UnitInputs, encoders: Encoders) -> Work[Fields]:
+        with encoders.open_vae() as encode:
+            fields = yield from condition(encode, [*inputs.images.values()], inputs.geometry)
+            mx.eval(fields)
+            return fields
+
+    return ConditioningUnit(name, "image", owns, make, lambda inputs: bool(inputs.images))
