@@ -15,7 +15,7 @@ from mlx_video.cli.console import EXIT_INTERRUPTED, run_command
 from mlx_video.convert_wan import build_parser
 from mlx_video.convert_wan import main as convert_main
 from mlx_video.errors import AdapterError, CheckpointError, RequestError
-from mlx_video.events import BytesDownloaded, Notice
+from mlx_video.events import BytesChecked, BytesDownloaded, Notice
 from mlx_video.generate_wan import main as generate_main
 from mlx_video.pipeline.convert import convert
 from mlx_video.request import ConvertRequest
@@ -102,7 +102,8 @@ def test_a_converted_repository_makes_the_video_of_its_folder(folders):
     name = "Anes1032/Wan2.1-mlx"
     events = []
     pipe = WanPipeline.from_pretrained(name, on_event=events.append)
-    assert isinstance(events[-1], BytesDownloaded)
+    assert isinstance(events[-2], BytesDownloaded)
+    assert isinstance(events[-1], BytesChecked)
     video = pipe("a red circle", **SETTINGS)
     expected = WanPipeline.from_pretrained(folders[name])("a red circle", **SETTINGS)
     assert mx.array_equal(video.latents, expected.latents)
