@@ -98,7 +98,7 @@ def find_page(text: str | Path) -> HubPlace | None:
         return _place_of_scheme(address, str(text))
     hosts = _hub_hosts()
     if address.scheme not in ("http", "https") or address.netloc.rpartition("@")[2].lower() not in hosts:
-        raise AddressError(f"{_written(text)}: {_NOT_READ}")
+        raise AddressError(f"{written_address(text)}: {_NOT_READ}")
     prefix = hosts[address.netloc.rpartition("@")[2].lower()]
     return _place_of_page(address, prefix, str(text))
 
@@ -129,7 +129,7 @@ def _split_address(text: str | Path) -> SplitResult | None:
     try:
         return urlsplit(f"{scheme}:{rest}")
     except ValueError as error:
-        raise AddressError(f"{_written(text)}: {_NOT_READ}") from error
+        raise AddressError(f"{written_address(text)}: {_NOT_READ}") from error
 
 
 def _split_host_alone(text: str | Path) -> SplitResult | None:
@@ -143,7 +143,7 @@ def _split_host_alone(text: str | Path) -> SplitResult | None:
 
 def _path_of_address(address: SplitResult, text: str) -> Path:
     if address.scheme != "file":
-        raise AddressError(f"{_written(text)}: {_NOT_READ}")
+        raise AddressError(f"{written_address(text)}: {_NOT_READ}")
     place = unquote(address.path)
     if address.netloc.lower() not in ("", "localhost"):
         raise AddressError(
@@ -167,12 +167,12 @@ def _place_of_page(address: SplitResult, prefix: str, text: str) -> HubPlace:
     path = address.path.strip("/").removeprefix(prefix)
     parts = [unquote(part) for part in path.split("/") if part]
     if len(parts) < 2 or parts[0] in _OTHER_PAGES:
-        raise AddressError(f"{_written(text)}: {_NO_FILES}")
+        raise AddressError(f"{written_address(text)}: {_NO_FILES}")
     repository, rest = "/".join(parts[:2]).removesuffix(".git"), parts[2:]
     if not rest:
         return _checked(HubPlace(repository), text)
     if rest[0] not in _VIEWS or len(rest) < 2:
-        raise AddressError(f"{_written(text)}: {_NO_FILES}")
+        raise AddressError(f"{written_address(text)}: {_NO_FILES}")
     return _checked(HubPlace(repository, *_split_revision("/".join(rest[1:]), rest[1])), text)
 
 
@@ -181,7 +181,7 @@ def _place_of_scheme(address: SplitResult, text: str) -> HubPlace:
     path = f"{address.netloc}{address.path}".strip("/")
     parts = [unquote(part) for part in path.split("/") if part]
     if len(parts) < 2 or parts[0] in _OTHER_PAGES:
-        raise AddressError(f"{_written(text)}: {_NO_FILES}")
+        raise AddressError(f"{written_address(text)}: {_NO_FILES}")
     repository, at, revision = "/".join(parts[:2]).partition("@")
     if not at:
         return _checked(HubPlace(repository, "/".join(parts[2:])), text)
@@ -198,10 +198,10 @@ def _split_revision(path: str, first: str) -> tuple[str, str]:
 def _checked(place: HubPlace, text: str) -> HubPlace:
     are_plain = all(is_plain_name(name) for name in (place.name, place.revision) if name)
     if REPOSITORY.fullmatch(place.repository) is None or not are_plain:
-        raise AddressError(f"{_written(text)}: {_NO_FILES}")
+        raise AddressError(f"{written_address(text)}: {_NO_FILES}")
     return place
 
 
-def _written(text: str | Path) -> str:
+def written_address(text: str | Path) -> str:
     """The address as it was before a path was made of it."""
     return re.sub(r":/+", "://", str(text).strip(), count=1)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from mlx_video.addresses import local_path
 from mlx_video.cli.arguments import (
     add_common_options,
     add_lora_options,
@@ -355,7 +356,7 @@ def generate_video(
             debug_latents=debug_latents,
         )
         console.summarize()
-    return Path(output_path).expanduser()
+    return local_path(output_path)
 
 
 def _read_guide_scale(value: float | tuple[float, float] | str | None) -> float | tuple[float, float] | None:

@@ -9,7 +9,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from mlx_video.addresses import AddressError, local_path, local_path_or_page
+from mlx_video.addresses import AddressError, local_path, local_path_or_page, written_address
 from mlx_video.errors import RequestError
 
 if TYPE_CHECKING:
@@ -31,9 +31,7 @@ MAX_STEPS = 1000
 MAX_SEED = 2**63 - 1
 LORA_FIELDS = ("loras", "loras_high", "loras_low")
 COMPONENT_FIELDS = ("transformer", "high_noise", "low_noise", "text_encoder", "vae", "clip", "tokenizer")
-_HERE_FIELDS = (
-    "image", "end_image", "output_path", "output_dir", "save_frames", "save_latents", "decode_only",
-)  # fmt: skip
+_WRITTEN_FIELDS = ("output_path", "output_dir", "save_frames", "save_latents")
 _HUB_FIELDS = ("checkpoint_dir", *COMPONENT_FIELDS)
 
 _KINDS: dict[str, tuple[type, str]] = {
@@ -364,7 +362,7 @@ def _check_loras(field_name: str, value: object) -> None:
 
 def _open_addresses(request: GenerateRequest | ConvertRequest) -> None:
     """Put paths in place of addresses of files here, and refuse the addresses that nothing reads."""
-    for name in (*_HERE_FIELDS, *_HUB_FIELDS, *LORA_FIELDS):
+    for name in ("image", "end_image", "decode_only", *_WRITTEN_FIELDS, *_HUB_FIELDS, *LORA_FIELDS):
         value = getattr(request, name, None)
         try:
             if isinstance(value, tuple):
@@ -374,7 +372,8 @@ def _open_addresses(request: GenerateRequest | ConvertRequest) -> None:
             else:
                 continue
         except AddressError as error:
-            raise RequestError(name, str(error)) from error
+            told = f"{written_address(str(value))}: nothing is written to an address. Give a path here."
+            raise RequestError(name, told if name in _WRITTEN_FIELDS else str(error)) from error
         if opened != value:
             object.__setattr__(request, name, opened)
 

@@ -146,7 +146,8 @@ def test_a_file_of_another_machine_is_refused():
         local_path("file://server/a.png")
 
 
-HERE = ("image", "output_path", "save_frames", "save_latents", "decode_only")
+WRITTEN = ("output_path", "save_frames", "save_latents")
+HERE = ("image", "decode_only", *WRITTEN)
 MODEL = {"output_dir": Path("out"), "checkpoint_dir": Path("m")}
 ON_HUB = (
     "checkpoint_dir",
@@ -163,7 +164,8 @@ ON_HUB = (
 @pytest.mark.parametrize("name", HERE)
 @pytest.mark.parametrize("text", [HUB, *list(OTHER)[:2]])
 def test_a_request_refuses_addresses_where_a_file_here_is_meant(name, text):
-    with pytest.raises(RequestError, match=f"{text}: addresses are not read") as caught:
+    told = "nothing is written to an address" if name in WRITTEN else "addresses are not read"
+    with pytest.raises(RequestError, match=f"{text}: {told}") as caught:
         GenerateRequest("a", **{name: Path(text)})
     assert caught.value.field == name
 
@@ -194,7 +196,7 @@ def test_a_conversion_takes_pages_and_files_and_refuses_the_rest(name):
 
 
 def test_a_conversion_writes_to_no_address():
-    with pytest.raises(RequestError, match="addresses are not read") as caught:
+    with pytest.raises(RequestError, match=f"{HUB}: nothing is written to an address") as caught:
         ConvertRequest(Path("m"), Path(HUB))
     assert caught.value.field == "output_dir"
 

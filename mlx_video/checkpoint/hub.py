@@ -8,7 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mlx_video.addresses import REPOSITORY, AddressError, HubPlace, find_page, is_plain_name
+from mlx_video.addresses import (
+    REPOSITORY,
+    AddressError,
+    HubPlace,
+    find_page,
+    is_plain_name,
+    local_path,
+)
 from mlx_video.checkpoint.file_bytes import describe_bytes
 from mlx_video.checkpoint.folder_layout import TOKENIZER_FILES, read_json_object
 from mlx_video.checkpoint.hub_cache import COMMIT, find_in_cache, storage_folder
@@ -58,7 +65,8 @@ def find_place(place: Path) -> HubPlace | None:
     if page is not None or not rest or Path(owner).exists():
         return page
     repository, name = f"{owner}/{rest[0]}", "/".join(rest[1:])
-    return HubPlace(repository, name) if REPOSITORY.fullmatch(repository) else None
+    is_place = REPOSITORY.fullmatch(repository) and (not name or is_plain_name(name))
+    return HubPlace(repository, name) if is_place else None
 
 
 def fetch_folder(
@@ -88,13 +96,21 @@ def fetch_folder(
         if revision is not None:
             message = f"{revision}: {place} is a path, not a repository on the Hub. Leave the option out."
             raise RequestError("revision", message)
-        return place
+        return _here(place)
     revision = _agree(found, revision)
     if use == "convert" and is_weight_name(found.name):
         return (yield from _fetch_part(found, revision, "component"))
     choose = partial(_choose_in_folder, found, use=use, given=given)
     folder = yield from fetch_repository(found.repository, revision, choose)
     return _existing(folder, found)
+
+
+def _here(place: Path) -> Path:
+    """The path of what is no place on the Hub, however it is written."""
+    try:
+        return local_path(place)
+    except AddressError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def _agree(place: HubPlace, revision: str | None) -> str | None:
@@ -147,7 +163,7 @@ def fetch_part(place: Path, part: Part = "component") -> Generator[Event, None, 
     """
     found = find_place(place)
     if found is None or (str(found) == place.as_posix() and not found.name and is_weight_name(place.name)):
-        return place
+        return _here(place)
     return (yield from _fetch_part(found, _agree(found, None), part))
 
 
