@@ -27,6 +27,7 @@ from tests.fixtures.tiny_checkpoint import TinySizes, write_tiny_checkpoint, wri
 from tests.fixtures.tiny_variants import write_tiny_variant
 
 T2V = "wan2.1-t2v-1.3b"
+T2V_NAME = "Wan-AI/Wan2.1-T2V-1.3B"
 ROOT = Path(__file__).parents[2]
 SETTINGS = {
     "steps": 1, "width": 16, "height": 16, "num_frames": 5, "seed": 1, "guide_scale": 1.0,
@@ -465,11 +466,21 @@ def test_the_environment_variables_of_huggingface_hub_are_honoured(server, tmp_p
     assert_same_files(tmp_path / "second", tmp_path / "first")
 
 
+def test_a_damaged_download_is_converted_by_nothing(server, tmp_path, capsys):
+    repository, name = server.repositories[T2V_NAME], "diffusion_pytorch_model.safetensors"
+    content = bytearray(repository.files[name])
+    content[-1] ^= 1  # one bit of one number
+    repository.bodies = {name: bytes(content)}
+    command = ["--checkpoint-dir", T2V_NAME, "--output-dir", "out"]
+    assert convert_main(command) == 1
+    assert f"error: {T2V_NAME}: {name} came in damaged (sha256 " in capsys.readouterr().err
+    assert not Path("out").exists()
+    repository.bodies = {}
+    assert convert_main(command) == 0
+
+
 def address(server, name, rest=""):
     return f"{server.url}/{name}{rest}"
-
-
-T2V_NAME = "Wan-AI/Wan2.1-T2V-1.3B"
 
 
 @pytest.mark.parametrize("rest", ["", "/tree/main", "/tree/COMMIT", "?not-for-all-audiences=true"])
