@@ -19,6 +19,10 @@ from mlx_video.events import BytesChecked, BytesDownloaded
 _WORKERS = 4
 _POLL_SECONDS = 0.2
 _PIECE_BYTES = 2**22
+_PARTIAL_CONTENT = 206
+# How often a file is asked for again without a byte coming.
+_TRIES = 6
+_RETRY_SECONDS = 1.0
 _SHOWN_DIGITS = 8
 
 
@@ -164,31 +168,45 @@ class _Download:
         """Fetch a file's content, from the byte on at which an earlier run ended.
 
         huggingface_hub itself begins such a file anew in every process, and cannot be stopped within one.
-
-        Source: huggingface_hub src/huggingface_hub/file_download.py, _hf_hub_download_to_cache_dir.
         """
-        from huggingface_hub import hf_hub_url
-        from huggingface_hub.file_download import http_get
-        from huggingface_hub.utils import build_hf_headers
-
-        snapshot, partial = self.snapshot, self.snapshot.partial(file)
+        partial, tries = self.snapshot.partial(file), _TRIES
         with _StoppableFile(partial, self.stopped, file) as growing:
-            if growing.tell() == file.nbytes > 0:
-                return
-            try:
-                http_get(
-                    hf_hub_url(snapshot.repository, file.name, revision=snapshot.commit),
-                    growing,
-                    resume_size=growing.tell(),
-                    headers=build_hf_headers(),
-                    expected_size=file.nbytes,
-                    tqdm_class=_silent_bar(),
-                )
-            except OSError as error:
-                if type(error) is OSError and error.errno is None:  # another number of bytes came
-                    raise _remove(file, partial, f"{growing.tell()} bytes, {file.nbytes} stated") from error
-                raise
+            while (begun := growing.tell()) < file.nbytes:
+                try:
+                    self._request(file, growing)
+                    break
+                except Exception as error:
+                    tries = _TRIES if growing.tell() > begun else tries - 1
+                    if not (_is_broken_connection(error) and tries):
+                        raise
+                if self.stopped.wait(_RETRY_SECONDS):
+                    raise DownloadStopped
+            if growing.tell() != file.nbytes:
+                raise _remove(file, partial, f"{growing.tell()} bytes, {file.nbytes} stated")
             os.fsync(growing.fileno())  # or a power cut could leave zeros under the final name
+
+    def _request(self, file: HubFile, growing: _StoppableFile) -> None:
+        """Append to a file what it still lacks, as far as the connection holds."""
+        from huggingface_hub import constants, hf_hub_url
+        from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
+
+        headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
+        if growing.tell():
+            headers["Range"] = f"bytes={growing.tell()}-"
+        with http_stream_backoff(
+            "GET",
+            hf_hub_url(self.snapshot.repository, file.name, revision=self.snapshot.commit),
+            headers=headers,
+            timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
+            retry_on_exceptions=(),
+            retry_on_status_codes=(408, 429),
+        ) as response:
+            hf_raise_for_status(response)
+            if response.status_code != _PARTIAL_CONTENT:
+                growing.begin_anew()
+            # Pieces as they come: a stop is noticed at each, and what came before it stays.
+            for piece in response.iter_bytes():
+                growing.write(piece)
 
     def _receive_huge(self, file: HubFile) -> None:
         """Fetch a file that is too large for one connection, by the other way that huggingface_hub has.
@@ -252,6 +270,11 @@ def _is_plain_download(file: HubFile) -> bool:
     return file.nbytes <= MAX_HTTP_DOWNLOAD_SIZE
 
 
+def _is_broken_connection(error: Exception) -> bool:
+    """Whether asking again may help; the library of this class changed its name between versions."""
+    return any(kind.__name__ == "TransportError" for kind in type(error).__mro__)
+
+
 def _begin_digest(file: HubFile) -> Any:
     """The checksum of nothing yet; git counts a header of its own."""
     if file.kind == "sha256":
@@ -271,8 +294,12 @@ class _StoppableFile(FileIO):
         super().__init__(path, "ab+")
         self.path, self.stopped, self.file = path, stopped, file
         if self.seek(0, os.SEEK_END) > file.nbytes:  # of no use to anyone
-            self.seek(0)
-            self.truncate()
+            self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Forget what is there."""
+        self.seek(0)
+        self.truncate()
 
     def write(self, data: Any, /) -> int:
         """Append bytes.

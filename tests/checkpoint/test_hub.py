@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from mlx_video.checkpoint import hub_download
 from mlx_video.checkpoint.hub import fetch_folder, fetch_tokenizer, is_repository
 from mlx_video.checkpoint.hub_cache import storage_folder
 from mlx_video.errors import CheckpointError, RequestError
@@ -145,6 +146,33 @@ def test_an_interrupted_download_goes_on_where_it_ended(repository, server, fold
     assert not list((tmp_path / "cache").rglob("*.incomplete"))
 
 
+def test_a_slow_download_can_be_interrupted_at_once(repository, tmp_path):
+    repository.piece_seconds = 0.3
+    with closing(fetch_folder(Path(NAME), None, "convert")) as work:
+        next(event for event in work if isinstance(event, BytesDownloaded) and event.done > 15_000)
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 1.5
+    (partial,) = (tmp_path / "cache").rglob("blobs/*.incomplete")
+    assert partial.stat().st_size > 0
+
+
+def test_a_connection_that_never_comes_about_is_given_up(repository, server, monkeypatch):
+    monkeypatch.setattr(hub_download, "_RETRY_SECONDS", 0)
+    repository.cut_always = {WEIGHTS: 0}
+    with pytest.raises(
+        CheckpointError, match=rf"{NAME}: is not here, and downloading .*run the same command"
+    ):
+        fetch()
+    assert len(server.parts(WEIGHTS)) == hub_download._TRIES
+
+
+def test_a_server_that_always_begins_anew_is_understood(repository, folder, monkeypatch):
+    monkeypatch.setattr(hub_download, "_RETRY_SECONDS", 0)
+    repository.cut[WEIGHTS] = 100_000
+    repository.ignores_ranges = True
+    assert contents(fetch()[1]) == expected(folder)
+
+
 def test_a_download_that_waits_for_another_process_can_be_interrupted(repository, folder, tmp_path):
     digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
     held = tmp_path / "cache" / ".locks" / storage_folder(NAME).name / f"{digest}.lock"
@@ -172,7 +200,7 @@ def test_an_interrupted_download_is_not_taken_for_a_whole_one_offline(repository
 
 
 def test_a_broken_connection_is_taken_up_again_in_the_same_run(repository, server, folder, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
+    monkeypatch.setattr(hub_download, "_RETRY_SECONDS", 0)
     repository.cut[WEIGHTS] = 100_000
     _, found = fetch()
     assert contents(found) == expected(folder)

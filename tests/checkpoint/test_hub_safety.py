@@ -163,7 +163,7 @@ def test_the_largest_files_come_by_the_library_and_are_checked(repository, monke
 
 @pytest.mark.parametrize("target", ["file:///etc/hostname", "/../../etc/hostname", "http://127.0.0.1:9/x"])
 def test_a_file_that_is_sent_for_to_nowhere_is_an_error(repository, monkeypatch, target):
-    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
+    monkeypatch.setattr(hub_download, "_RETRY_SECONDS", 0)
     repository.headers = {"Location": target}
     with pytest.raises(CheckpointError, match=rf"{NAME}: "):
         fetch()
