@@ -103,7 +103,7 @@ def test_a_converted_repository_makes_the_video_of_its_folder(folders):
     name = "Anes1032/Wan2.1-mlx"
     events = []
     pipe = WanPipeline.from_pretrained(name, on_event=events.append)
-    assert isinstance(events[-2], BytesDownloaded)
+    assert any(isinstance(event, BytesDownloaded) for event in events)
     assert isinstance(events[-1], BytesChecked)
     video = pipe("a red circle", **SETTINGS)
     expected = WanPipeline.from_pretrained(folders[name])("a red circle", **SETTINGS)
