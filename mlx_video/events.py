@@ -105,6 +105,14 @@ class BytesDownloaded:
 
 
 @dataclass(frozen=True, slots=True)
+class BytesChecked:
+    """Bytes so far of what was downloaded that are compared with their checksums."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
 class BytesWritten:
     """Bytes so far of the component being written."""
 
@@ -164,6 +172,7 @@ Event = (
     | TilesDecoded
     | FramesDecoded
     | BytesDownloaded
+    | BytesChecked
     | BytesWritten
     | OperationsChecked
     | TextResult

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from mlx_video.addresses import local_path
 from mlx_video.cli.arguments import (
     CommandParser,
     add_common_options,
@@ -411,7 +412,7 @@ def generate_video(
             debug_latents=debug_latents,
         )
         console.summarize()
-    return Path(output_path).expanduser()
+    return local_path(output_path)
 
 
 def _read_guide_scale(value: float | tuple[float, float] | str | None) -> float | tuple[float, float] | None:

@@ -6,12 +6,13 @@ import math
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from numbers import Integral, Real
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, get_args
 
+from mlx_video.addresses import AddressError, local_path, local_path_or_page, written_address
 from mlx_video.errors import RequestError
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ INPUTS: Mapping[str, InputKind] = MappingProxyType({"prompt": "text", "image": "
 """Fields of a GenerateRequest by which a model is conditioned, in the order in which it sees them."""
 IMAGE_INPUTS = tuple(name for name, kind in INPUTS.items() if kind == "image")
 COMPONENT_FIELDS = ("transformer", "high_noise", "low_noise", "text_encoder", "vae", "clip", "tokenizer")
+_WRITTEN_FIELDS = ("output_path", "output_dir", "save_frames", "save_latents")
+_HUB_FIELDS = ("checkpoint_dir", *COMPONENT_FIELDS)
 
 _KINDS: dict[str, tuple[type, str]] = {
     **dict.fromkeys(("prompt", "negative_prompt"), (str, "a text")),
@@ -58,7 +61,8 @@ def draw_seed() -> int:
 def named_place(text: str | Path) -> Path:
     """What a user calls a folder: a path with `~` expanded, or owner/name of a repository on the Hub.
 
-    A text that begins with a dot is a path, so that `./owner/name` never means a repository.
+    An address stays one; whoever opens it judges it. A text that begins with a dot is a path, so that
+    `./owner/name` never means a repository.
 
     Raises:
         RuntimeError: it begins with the `~` of a user that the system does not know.
@@ -212,6 +216,7 @@ class GenerateRequest:
         _check_choice("lora_mode", self.lora_mode, get_args(LoraMode))
         for name in LORA_FIELDS:
             _check_loras(name, getattr(self, name))
+        _open_addresses(self)
         for name in ("width", "height", "num_frames"):
             _check_at_least(name, getattr(self, name), 1)
         for name in ("trim_first_frames", "checkpoint_every"):
@@ -324,6 +329,7 @@ class ConvertRequest:
         _check_choice("group_size", self.group_size, (32, 64, 128))
         for name in LORA_FIELDS:
             _check_loras(name, getattr(self, name))
+        _open_addresses(self)
         if not (self.quantize or self.quantize_only):
             self._refuse_idle_options()
         if self.checkpoint_dir is not None and self.checkpoint_dir.resolve() == self.output_dir.resolve():
@@ -401,6 +407,24 @@ def _check_choice(field_name: str, value: object, choices: tuple[object, ...]) -
 def _check_loras(field_name: str, value: object) -> None:
     if not (isinstance(value, tuple) and all(isinstance(choice, LoraChoice) for choice in value)):
         raise RequestError(field_name, f"{value!r}: must be a tuple of LoraChoice(path, strength).")
+
+
+def _open_addresses(request: GenerateRequest | ConvertRequest) -> None:
+    """Put paths in place of addresses of files here, and refuse the addresses that nothing reads."""
+    for name in ("image", "end_image", "decode_only", *_WRITTEN_FIELDS, *_HUB_FIELDS, *LORA_FIELDS):
+        value = getattr(request, name, None)
+        try:
+            if isinstance(value, tuple):
+                opened: object = tuple(replace(it, path=local_path_or_page(it.path)) for it in value)
+            elif isinstance(value, Path):
+                opened = (local_path_or_page if name in _HUB_FIELDS else local_path)(value)
+            else:
+                continue
+        except AddressError as error:
+            told = f"{written_address(str(value))}: nothing is written to an address. Give a path here."
+            raise RequestError(name, told if name in _WRITTEN_FIELDS else str(error)) from error
+        if opened != value:
+            object.__setattr__(request, name, opened)
 
 
 def _check_image(field_name: str, value: object) -> None:

@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 import errno
-import re
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+from mlx_video.addresses import (
+    REPOSITORY,
+    AddressError,
+    HubPlace,
+    find_page,
+    is_plain_name,
+    local_path,
+)
 from mlx_video.checkpoint.file_bytes import describe_bytes
 from mlx_video.checkpoint.folder_layout import TOKENIZER_FILES, read_json_object
 from mlx_video.checkpoint.hub_cache import COMMIT, NotInCacheError, find_in_cache, storage_folder
 from mlx_video.checkpoint.hub_download import (
     DamagedDownload,
-    HubFile,
-    Snapshot,
+    bytes_here,
     download_files,
-    link_file,
+    fetch_file,
+    has_file,
 )
 from mlx_video.checkpoint.hub_files import ReadJson, Use, choose_files
+from mlx_video.checkpoint.hub_listing import HubFile, Snapshot, read_snapshot
 from mlx_video.checkpoint.hub_parts import Part, choose_part
 from mlx_video.checkpoint.loose_files import is_weight_name
 from mlx_video.checkpoint.staging import check_free_space
 from mlx_video.errors import CheckpointError, RequestError
-from mlx_video.events import BytesDownloaded, Event, Notice
+from mlx_video.events import Event, Notice
 
 TOKENIZER_REPOSITORY = "google/umt5-xxl"
 
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_PART = re.compile(rf"(?P<repository>{_REPOSITORY.pattern})(/(?P<name>.+))?")
 _SHOWN_DIGITS = 8
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
@@ -37,7 +44,29 @@ Choose = Callable[[Collection[str], ReadJson], Sequence[str]]
 
 def is_repository(place: Path) -> bool:
     """Whether a path is none here and looks like owner/name of a repository."""
-    return _REPOSITORY.fullmatch(place.as_posix()) is not None and not place.exists()
+    return REPOSITORY.fullmatch(place.as_posix()) is not None and not place.exists()
+
+
+def find_place(place: Path) -> HubPlace | None:
+    """What a path names on the Hub; None where it is one here.
+
+    Args:
+        place: owner/name, perhaps with the path of a file or folder in it; or the address of a page. What
+            begins with a folder that exists here is a path, unless it is an address.
+
+    Raises:
+        CheckpointError: the address is of nothing that can be read.
+    """
+    try:
+        page = find_page(place)
+    except AddressError as error:
+        raise CheckpointError(str(error)) from error
+    owner, *rest = place.parts or ("",)
+    if page is not None or not rest or Path(owner).exists():
+        return page
+    repository, name = f"{owner}/{rest[0]}", "/".join(rest[1:])
+    is_place = REPOSITORY.fullmatch(repository) and (not name or is_plain_name(name))
+    return HubPlace(repository, name) if is_place else None
 
 
 def fetch_folder(
@@ -46,8 +75,9 @@ def fetch_folder(
     """Give the folder that a user named; one that is a repository on the Hub is downloaded first.
 
     Args:
-        place: an existing folder, or owner/name; to be converted also owner/name/file.
-        revision: branch, tag or commit of the repository; None for its main branch.
+        place: an existing folder; or owner/name of a repository, or the address of its page; perhaps with a
+            folder in it; to be converted also with a file in it.
+        revision: branch, tag or commit of the repository; None for that of the address, or its main branch.
         use: "convert" for a checkpoint to be converted, "run" for a folder that is converted.
         given: components that the user has elsewhere, by the names of their options; they are left out.
 
@@ -59,27 +89,65 @@ def fetch_folder(
 
     Raises:
         CheckpointError: the repository cannot be had or holds no such model, or the disk is too full.
-        RequestError: a revision is given for a folder.
+        RequestError: a revision is given for a folder, or another than the address names.
     """
-    if is_repository(place):
-        repository = place.as_posix()
-        choose = partial(choose_files, repository, use=use, given=given)
-        return (yield from fetch_repository(repository, revision, choose))
-    if revision is not None:
+    found = HubPlace(place.as_posix()) if is_repository(place) else find_place(place)
+    if found is None:
+        if revision is not None:
+            message = f"{revision}: {place} is a path, not a repository on the Hub. Leave the option out."
+            raise RequestError("revision", message)
+        return _here(place)
+    revision = _agree(found, revision)
+    if use == "convert" and is_weight_name(found.name):
+        return (yield from _fetch_part(found, revision, "component"))
+    choose = partial(_choose_in_folder, found, use=use, given=given)
+    folder = yield from fetch_repository(found.repository, revision, choose)
+    return _existing(folder, found)
+
+
+def _here(place: Path) -> Path:
+    """The path of what is no place on the Hub, however it is written."""
+    try:
+        return local_path(place)
+    except AddressError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def _agree(place: HubPlace, revision: str | None) -> str | None:
+    """The one revision that an address and the option name."""
+    if revision and place.revision not in (None, revision):
         raise RequestError(
-            "revision", f"{revision}: {place} is a path, not a repository on the Hub. Leave the option out."
+            "revision", f"{revision}: the address of {place} names {place.revision}. Give one of the two."
         )
-    if use == "convert" and is_weight_name(place.name):
-        return (yield from fetch_part(place))
-    return place
+    found = revision or place.revision
+    if found is not None and not is_plain_name(found):
+        raise RequestError("revision", f"{found!r}: is no branch, tag or commit. Check its spelling.")
+    return found
+
+
+def _choose_in_folder(
+    place: HubPlace, names: Collection[str], read_json: ReadJson, *, use: Use, given: Collection[str]
+) -> list[str]:
+    """The files of a model, which lies in a repository or in a folder of it."""
+    if not place.name:
+        return choose_files(place.repository, names, read_json, use=use, given=given)
+    folder = f"{place.name}/"
+    own = [name.removeprefix(folder) for name in names if name.startswith(folder)]
+    if not own:
+        what = "is a file, not the folder of a model" if place.name in names else "there is no such folder"
+        folders = sorted({name.partition("/")[0] for name in names if "/" in name})
+        listed = f"Folders there: {', '.join(folders)}." if folders else "Leave the folder's name out."
+        raise CheckpointError(f"{place}: {what}. {listed}")
+    chosen = choose_files(str(place), own, lambda name: read_json(folder + name), use=use, given=given)
+    return [folder + name for name in chosen]
 
 
 def fetch_part(place: Path, part: Part = "component") -> Generator[Event, None, Path]:
     """Give the file or folder of one component or adapter; one on the Hub is downloaded first.
 
     Args:
-        place: a path, or owner/name with the path of a file or folder in that repository behind it. What
-            begins with a folder that exists here is a path.
+        place: a path, or owner/name with the path of a file or folder in that repository behind it, or its
+            address. What begins with a folder that exists here is a path.
         part: what it is; of a folder in a repository no more than that is downloaded.
 
     Yields:
@@ -89,20 +157,28 @@ def fetch_part(place: Path, part: Part = "component") -> Generator[Event, None, 
         The path itself, or that in the cache of huggingface_hub.
 
     Raises:
-        CheckpointError: the repository cannot be had, holds no such file, or the disk is too full.
+        CheckpointError: the repository cannot be had, holds no such file, or the disk is too full; or it is
+            the address of something else.
+        RequestError: the address names no possible revision.
     """
-    found = _PART.fullmatch(place.as_posix())
-    is_file_name = found is not None and found["name"] is None and is_weight_name(place.name)
-    if found is None or is_file_name or Path(place.parts[0]).exists():
-        return place
-    repository, name = found["repository"], found["name"] or ""
-    choose = partial(choose_part, repository, name, part=part)
-    folder = yield from fetch_repository(repository, None, choose)
-    if not (folder / name).exists():
+    found = find_place(place)
+    if found is None or (str(found) == place.as_posix() and not found.name and is_weight_name(place.name)):
+        return _here(place)
+    return (yield from _fetch_part(found, _agree(found, None), part))
+
+
+def _fetch_part(place: HubPlace, revision: str | None, part: Part) -> Generator[Event, None, Path]:
+    choose = partial(choose_part, place.repository, place.name, part=part)
+    folder = yield from fetch_repository(place.repository, revision, choose)
+    return _existing(folder, place)
+
+
+def _existing(folder: Path, place: HubPlace) -> Path:
+    if not (folder / place.name).exists():
         raise NotInCacheError(
             str(place), f"is not in the cache ({folder}), and the Hub cannot be reached. Go online once."
         )
-    return folder / name
+    return folder / place.name
 
 
 def fetch_tokenizer() -> Generator[Event, None, Path]:
@@ -143,7 +219,9 @@ def fetch_repository(repository: str, revision: str | None, choose: Choose) -> G
 
     revision = revision or DEFAULT_REVISION
     try:
-        snapshot, listing = _list_files(repository, revision)
+        snapshot = read_snapshot(repository, revision)
+    except CheckpointError:
+        raise
     except Exception as error:
         folder = find_in_cache(repository, revision)
         if folder is None or not _is_unreachable(error):
@@ -151,9 +229,8 @@ def fetch_repository(repository: str, revision: str | None, choose: Choose) -> G
         yield from _report_cached(repository, error)
         return folder
     try:
-        names = choose(listing, lambda name: read_json_object(link_file(snapshot, name)))
-        files = [listing[name] for name in names]
-        yield from _download(snapshot, files, revision)
+        names = choose(snapshot.entries, lambda name: _read_json(snapshot, name))
+        yield from _download(snapshot, [snapshot.file(name) for name in names], revision)
     except CheckpointError:
         raise
     except Exception as error:
@@ -162,26 +239,15 @@ def fetch_repository(repository: str, revision: str | None, choose: Choose) -> G
     return snapshot.folder
 
 
-def _list_files(repository: str, revision: str) -> tuple[Snapshot, dict[str, HubFile]]:
-    from huggingface_hub import HfApi
-    from huggingface_hub.constants import HF_HUB_DOWNLOAD_TIMEOUT
-
-    info = HfApi().model_info(
-        repository, revision=revision, files_metadata=True, timeout=HF_HUB_DOWNLOAD_TIMEOUT
-    )
-    files = [
-        HubFile(entry.rfilename, entry.size or 0, entry.lfs.sha256 if entry.lfs else None)
-        for entry in info.siblings or ()
-    ]
-    snapshot = Snapshot(repository, str(info.sha), storage_folder(repository))
-    return snapshot, {file.name: file for file in files}
+def _read_json(snapshot: Snapshot, name: str) -> dict[str, Any]:
+    return read_json_object(fetch_file(snapshot, snapshot.file(name)))
 
 
 def _download(snapshot: Snapshot, files: Sequence[HubFile], revision: str) -> Iterator[Event]:
-    absent = [file for file in files if not snapshot.has(file)]
+    absent = [file for file in files if not has_file(snapshot, file)]
     if not absent:
         return
-    total, begun = sum(f.nbytes for f in absent), sum(map(snapshot.bytes_here, absent))
+    total, begun = sum(f.nbytes for f in absent), sum(bytes_here(snapshot, f) for f in absent)
     check_free_space(
         snapshot.storage, total - begun, advice="Free some space, or set HF_HOME to a folder on another disk."
     )
@@ -190,8 +256,7 @@ def _download(snapshot: Snapshot, files: Sequence[HubFile], revision: str) -> It
         f"Downloading {len(absent)} file{'s' * (len(absent) > 1)} of {snapshot.repository} ({revision}, "
         f"{snapshot.commit[:_SHOWN_DIGITS]}), {describe_bytes(total)}{here}, into {snapshot.storage}."
     )
-    for done in download_files(snapshot, absent):
-        yield BytesDownloaded(done, total)
+    yield from download_files(snapshot, absent)
 
 
 def _remember_revision(snapshot: Snapshot, revision: str) -> None:
@@ -267,7 +332,10 @@ def _describe_failure(error: Exception, repository: str, revision: str) -> str:
                 "--revision out for its main branch."
             )
         case DamagedDownload():
-            return f"{error} came in damaged and was removed. Run the same command again."
+            return (
+                f"{error}. Run the same command again; if that happens again, the connection changes what it "
+                "carries, or a mirror that HF_ENDPOINT names."
+            )
         case _ if status == 403:
             return f"the Hub refuses access (HTTP {status}). Check that your token may read it, or {login}."
     return (

@@ -79,10 +79,20 @@ def published_name(path: Path) -> str:
             models--<owner>--<name>/snapshots/<commit>.
 
     Returns:
-        owner/name for a folder in the cache, else the last part of the path.
+        owner/name for a folder in the cache, with the folders below it; else the last part of the path.
     """
     # A file's own link is not followed: in the cache it leads to a name that is a checksum.
     place = path if path.is_file() else path.resolve()
-    if place.parent.name != _SNAPSHOTS:
+    snapshot = place if path.is_file() else _snapshot_around(place)
+    if snapshot.parent.name != _SNAPSHOTS:
         return place.name
-    return place.parent.parent.name.removeprefix(_PREFIX).replace("--", "/", 1)
+    repository = snapshot.parent.parent.name.removeprefix(_PREFIX).replace("--", "/", 1)
+    return (Path(repository) / place.relative_to(snapshot)).as_posix()
+
+
+def _snapshot_around(folder: Path) -> Path:
+    """The folder of the repository at one commit in which a folder lies, or the folder itself."""
+    for place in (folder, *folder.parents):
+        if place.parent.name == _SNAPSHOTS and place.parent.parent.name.startswith(_PREFIX):
+            return place
+    return folder

@@ -45,12 +45,21 @@ _SCHEDULER_FILE = "scheduler/scheduler_config.json"
 # A transformer's file may be called as those of any model; text encoders and VAEs of MLX folders may not.
 _CONVERTED_NAME = re.compile(r"(t5_encoder\w*|vae|vae_(encoder|decoder))\.safetensors")
 _COMFY_NAME = re.compile(r"(^|/)(diffusion_models|unet|text_encoders)/[^/]+$|\.gguf$")
-# What a message takes for an example, the best first; each name that makes a repository ComfyUI's fits one.
-_EXAMPLES = (
-    ("--transformer", re.compile(r"(^|/)(diffusion_models|unet)/")),
-    ("--transformer", re.compile(r"^(?!.*(umt5|encoder|vae|clip)).*\.gguf$", re.IGNORECASE)),
-    ("--text-encoder", re.compile(r"(^|/)text_encoders/|\.gguf$")),
+# What single files are by their names, the first that fits; the folders are ComfyUI's.
+_PURPOSES = (
+    ("--vae", re.compile(r"(^|/)vae/|(^|[\W_])(vae|tae\w*)([\W_]|\d|$)", re.IGNORECASE)),
+    ("--lora", re.compile(r"(^|/)loras?/|lora|lycoris", re.IGNORECASE)),
+    ("--clip", re.compile(r"clip", re.IGNORECASE)),
+    ("--text-encoder", re.compile(r"(^|/)text_encoders?/|umt5|t5|text.?enc", re.IGNORECASE)),
+    (
+        "",
+        re.compile(
+            r"(^|/)(non_block|block_\d+)\.|controlnet|vace.module|ip.?adapter|preview|upscale", re.IGNORECASE
+        ),
+    ),
+    ("--transformer", re.compile(r"(^|/)(diffusion_models|unet)/|\.gguf$|wan|distill_", re.IGNORECASE)),
 )
+_COMPONENT_FLAGS = ("--transformer", "--text-encoder", "--vae", "--clip")
 # Component by its option → how the names of its files begin, where it can be left out.
 _STARTS = {
     "transformer": (ORIGINAL_STEM, "high_noise_model/", "low_noise_model/", "transformer/", "transformer_2/"),
@@ -143,27 +152,44 @@ def _check_use(repository: str, layout: Layout, names: Collection[str], use: Use
 
 def _describe_other(repository: str, layout: Layout, names: Collection[str]) -> str:
     weights = [name for name in sorted(names) if is_weight_name(name)]
-    shown = ", ".join(weights[:_MOST_NAMED]) + (" ..." if len(weights) > _MOST_NAMED else "")
-    if layout == "comfy":
-        return (
-            f"holds {len(weights)} single files ({shown}), and no name says which belong together. "
-            f"Name those of one model: {_name_one(repository, weights)}, and the others by --transformer, "
-            "--text-encoder and --vae in the same way. Only they are downloaded."
-        )
+    shown = _shorten(weights)
+    files = _by_purpose(weights)
+    if layout == "comfy" or files.keys() & {"--transformer", "--text-encoder", "--lora"}:
+        what = f"holds {len(weights)} single files ({shown}), and no name says which belong together."
+        return f"{what} {_advise_single_files(repository, files)}"
     return (
         f"holds no Wan checkpoint in the original, Diffusers' or the MLX layout ({len(weights)} weight "
         f"files{f': {shown}' if shown else ''}). Is it the right repository?"
     )
 
 
-def _name_one(repository: str, weights: Sequence[str]) -> str:
-    """One component's option with a file of the repository, a transformer where there is any."""
-    return next(
-        f"{flag} {repository}/{name}"
-        for flag, pattern in _EXAMPLES
-        for name in weights
-        if pattern.search(name)
+def _by_purpose(weights: Sequence[str]) -> dict[str, list[str]]:
+    """Option → the files that it takes, as far as names tell."""
+    found: dict[str, list[str]] = {}
+    for name in weights:
+        purpose = next((flag for flag, pattern in _PURPOSES if pattern.search(name)), "")
+        found.setdefault(purpose, []).append(name)
+    return found
+
+
+def _advise_single_files(repository: str, files: Mapping[str, Sequence[str]]) -> str:
+    """How to name single files as options, the transformers that would fit among them."""
+    flags = [flag for flag in _COMPONENT_FLAGS if flag in files]
+    if not flags and "--lora" in files:
+        return f"They are adapters; name one for a model: --lora {repository}/{files['--lora'][0]}"
+    if not flags:
+        return "Name those of one model by --transformer, --text-encoder and --vae."
+    fitting = "; ".join(f"{flag} {_shorten(files[flag])}" for flag in flags)
+    return (
+        f"Name those of one model: {flags[0]} {repository}/{files[flags[0]][0]}, and the others by "
+        "--transformer, --text-encoder and --vae in the same way, to python -m mlx_video.convert_wan. Only "
+        f"they are downloaded. By their names would fit: {fitting}."
     )
+
+
+def _shorten(names: Sequence[str]) -> str:
+    """The first few of many names."""
+    return ", ".join(names[:_MOST_NAMED]) + (" ..." if len(names) > _MOST_NAMED else "")
 
 
 def _choose_converted(names: frozenset[str], read_json: ReadJson) -> Iterator[str]:

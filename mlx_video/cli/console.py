@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TextIO
 from mlx_video.errors import MLXVideoError, RequestError
 from mlx_video.events import (
     BlocksRead,
+    BytesChecked,
     BytesDownloaded,
     BytesWritten,
     Event,
@@ -76,7 +77,7 @@ class Console:
             _print_result(event.path)
         elif isinstance(event, StateSaved):
             self.way_on = event.way_on
-        elif isinstance(event, BytesDownloaded):
+        elif isinstance(event, BytesDownloaded | BytesChecked):
             self.way_on = WAY_ON_DOWNLOADING if event.done < event.total else ""
             self.show_progress(event)
         elif isinstance(event, TextResult):
@@ -117,6 +118,8 @@ class Console:
                 self.advance("operations", done, total, unit="operation")
             case BytesDownloaded(done, total):
                 self.advance("download", done, total, unit="B")
+            case BytesChecked(done, total):
+                self.advance("checksums", done, total, unit="B")
             case BytesWritten(component, done, total):
                 self.advance(component, done, total, unit="B")
 

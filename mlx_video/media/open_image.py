@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mlx_video.addresses import AddressError, local_path
 from mlx_video.errors import MediaError, MLXVideoError
 from mlx_video.events import Notice
 from mlx_video.media.picture_kind import PICTURE_FORMATS, READABLE, describe_unreadable, open_picture
@@ -48,8 +49,8 @@ def open_image(source: ImageSource | str) -> OpenedImage:
     there. Of an animation in a file, the first picture counts. More than 8 bits are scaled, not cut off.
 
     Args:
-        source: a file; or a Pillow image; or an array [H, W] or [H, W, 1, 3 or 4], uint8, uint16, or floating
-            in [0, 1].
+        source: a file or its address; or a Pillow image; or an array [H, W] or [H, W, 1, 3 or 4], uint8,
+            uint16, or floating in [0, 1].
 
     Returns:
         The pixels, and what to tell the user.
@@ -65,7 +66,14 @@ def open_image(source: ImageSource | str) -> OpenedImage:
         if not isinstance(source, str | Path):
             _refuse_unread(source, name)
             return _convert(source, name)
-        return _open_file(Path(source), name)
+        return _open_file(_local_path(source), name)
+
+
+def _local_path(source: str | Path) -> Path:
+    try:
+        return local_path(source)
+    except AddressError as error:
+        raise MediaError(str(error)) from error
 
 
 def _open_file(path: Path, name: str) -> OpenedImage:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from mlx_video.addresses import AddressError, find_page, local_path
 from mlx_video.checkpoint.file_kind import FileKind, recognise
 from mlx_video.checkpoint.folder_layout import Layout, recognise_layout
 from mlx_video.checkpoint.hub import TOKENIZER_REPOSITORY, is_repository
@@ -53,6 +55,7 @@ _RESULTS: tuple[Kind, ...] = ("adapter", "latents", "run state")
 _DEPTH = 3
 _PLACES_OF_WAN = (*TREE_FOLDERS, "loras")
 _BLOCK = re.compile(r"(block_\d+|non_block)(?=\.safetensors$)")
+_ADVICE_FOR_HUB = "The Hub is not inspected: download the repository first, or convert it by its name:"
 _RESUME_NOTICE = "A run goes on only with the options that it began with; add the others to the command."
 
 
@@ -69,11 +72,26 @@ def report(path: Path, *, as_json: bool = False) -> Iterator[Event]:
     Raises:
         CheckpointError: the path is absent; or, after the text, something in it is damaged or unknown.
     """
+    path = _local_path(path)
     found = inspect_path(path)
     yield TextResult(inspection_to_json(found) if as_json else inspection_to_text(found))
     if found.problems:
         count = "1 problem" if len(found.problems) == 1 else f"{len(found.problems)} problems"
         raise CheckpointError(f"{path}: {count}, as said above, each with its cure.")
+
+
+def _local_path(path: Path) -> Path:
+    """The path of what is here; an address is one, or is told what to do instead."""
+    try:
+        page = find_page(path)
+        if page is None:
+            return local_path(path)
+    except AddressError as error:
+        raise CheckpointError(str(error)) from error
+    revision = f" --revision {shlex.quote(page.revision)}" if page.revision else ""
+    raise CheckpointError(
+        f"{page}: is on the Hub. {_ADVICE_FOR_HUB} {convert_folder(Path(str(page)))}{revision}"
+    )
 
 
 def inspect_path(path: Path) -> Inspection:
@@ -91,10 +109,7 @@ def _advice_for_absent(path: Path) -> str:
     repository = Path(*path.parts[:2])
     if not is_repository(repository):
         return "Check the path."
-    return (
-        "Check the path. The Hub is not inspected: download the repository first, or convert it by its name: "
-        f"{convert_folder(repository)}"
-    )
+    return f"Check the path. {_ADVICE_FOR_HUB} {convert_folder(repository)}"
 
 
 def _inspect_file(path: Path) -> Inspection:

@@ -82,8 +82,8 @@ class WanPipeline:
         """Open a converted model, or a folder of FastVideo's for MLX.
 
         Args:
-            folder: where it is, or owner/name of a repository on the Hub, to be downloaded; None for the demo
-                model that ships with the package.
+            folder: where it is, or owner/name of a repository on the Hub or the address of its page, to be
+                downloaded; None for the demo model that ships with the package.
             revision: branch, tag or commit of the repository; None for its main branch.
             text_encoder: UMT5 in place of the folder's own: a file, or a folder that holds it, converted or
                 of any Wan checkpoint, here or as owner/name/file on the Hub.
@@ -242,15 +242,15 @@ def convert_checkpoint(
     """Convert a PyTorch checkpoint into a model folder for this package.
 
     Args:
-        checkpoint_dir: the folder as its authors publish it, or owner/name of a repository on the Hub, to be
-            downloaded; None where all components are given.
+        checkpoint_dir: the folder as its authors publish it, or owner/name of a repository on the Hub or the
+            address of its page, to be downloaded; None where all components are given.
         output_dir: the folder to make.
         on_event: called with every event of the conversion.
         **options: the other fields of `mlx_video.request.ConvertRequest`: dtype, model_version, quantize,
             bits, group_size, quantize_only, and loras, loras_high, loras_low, strict_lora, whose adapters are
             written as for a :class:`WanPipeline`; and transformer or high_noise and low_noise, text_encoder,
             vae, clip, tokenizer: files and folders in place of the checkpoint's, also as owner/name/file on
-            the Hub; and revision, of `checkpoint_dir`.
+            the Hub or as the address of its page; and revision, of `checkpoint_dir`.
 
     Returns:
         The converted folder.

@@ -13,6 +13,15 @@ def test_a_folder_in_the_cache_is_called_by_its_repository(tmp_path):
     assert published_name(tmp_path / "link") == "FastVideo/FastWan2.2--mlx"
 
 
+def test_a_folder_in_a_repository_is_called_by_both(tmp_path):
+    folder = tmp_path / "models--lightx2v--Wan2.2-Lightning" / "snapshots" / "38ec498" / "i2v" / "high"
+    folder.mkdir(parents=True)
+    assert published_name(folder) == "lightx2v/Wan2.2-Lightning/i2v/high"
+    other = tmp_path / "snapshots" / "38ec498" / "high"
+    other.mkdir(parents=True)
+    assert published_name(other) == "high"
+
+
 def test_a_file_in_the_cache_keeps_its_own_name(tmp_path):
     (tmp_path / "blobs").mkdir()
     (tmp_path / "blobs" / "0a1b").write_bytes(b"")

@@ -182,3 +182,51 @@ def test_of_a_fastvideo_repository_that_is_chosen_which_a_run_reads():
 def test_a_fastvideo_repository_is_not_converted_but_run():
     with pytest.raises(CheckpointError, match=r"run as it is: .*generate_wan --model-dir owner/name"):
         choose(fastvideo_names())
+
+
+KIJAI = [
+    "Wan2_1-I2V-14B-480P_fp8_e4m3fn.safetensors",
+    "Wan2_1-T2V-14B_fp8_e4m3fn.safetensors",
+    "Wan2_1-T2V-1_3B_bf16.safetensors",
+    "Wan2_1-VACE_module_14B_bf16.safetensors",
+    "Wan2_1-WanVideo_Uni3C_controlnet_fp16.safetensors",
+    "Wan2_1_VAE_bf16.safetensors",
+    "Wan21_CausVid_14B_T2V_lora_rank32.safetensors",
+    "Lightx2v/lightx2v_T2V_14B_cfg_step_distill_v2_lora_rank64_bf16.safetensors",
+    "open-clip-xlm-roberta-large-vit-huge-14_visual_fp16.safetensors",
+    "taew2_1.safetensors",
+    "umt5-xxl-enc-bf16.safetensors",
+]
+FITTING = (
+    "--transformer Wan2_1-I2V-14B-480P_fp8_e4m3fn.safetensors, Wan2_1-T2V-14B_fp8_e4m3fn.safetensors, "
+    "Wan2_1-T2V-1_3B_bf16.safetensors; --text-encoder umt5-xxl-enc-bf16.safetensors; --vae "
+    "Wan2_1_VAE_bf16.safetensors, taew2_1.safetensors; --clip open-clip-xlm-roberta-large-vit-huge-14_visual_"
+)
+LIGHTX2V = [f"wan2.2_i2v_A14b_{e}_noise_int8_lightx2v_4step.safetensors" for e in ("high", "low")]
+STEP_DISTILL = ["config.json", "distill_models/distill_model.safetensors", "loras/Wan21_I2V_lora.safetensors"]
+
+
+@pytest.mark.parametrize("use", ["convert", "run"])
+@pytest.mark.parametrize(
+    ("names", "first", "fitting"),
+    [
+        (KIJAI, KIJAI[0], FITTING),
+        (LIGHTX2V, LIGHTX2V[0], f"--transformer {LIGHTX2V[0]}, {LIGHTX2V[1]}."),
+        (STEP_DISTILL, STEP_DISTILL[1], f"--transformer {STEP_DISTILL[1]}."),
+        (
+            ["T2V/Wan2_2-T2V-A14B-LOW_fp8_e4m3fn_scaled_KJ.safetensors", "README.md"],
+            "T2V/Wan2_2-T2V-A14B-LOW_fp8_e4m3fn_scaled_KJ.safetensors",
+            "--transformer T2V/Wan2_2-T2V-A14B-LOW_fp8",
+        ),
+    ],
+)
+def test_a_repository_of_single_files_says_which_would_fit(names, first, fitting, use):
+    with pytest.raises(CheckpointError) as caught:
+        choose(names, use=use)
+    assert f"Name those of one model: --transformer owner/name/{first}, and" in str(caught.value)
+    assert f"By their names would fit: {fitting}" in str(caught.value)
+
+
+def test_a_repository_of_adapters_is_told_from_one_of_models():
+    with pytest.raises(CheckpointError, match=r"They are adapters; .*--lora owner/name/a_lora\.safetensors$"):
+        choose(["a_lora.safetensors", "b_lora.safetensors", "README.md"])

@@ -224,6 +224,25 @@ def test_a_picture_is_rounded_to_bytes_where_a_video_is_cut_off(folder: Path, tm
     assert np.array_equal(read_frames(tmp_path / "a.png"), expected)
 
 
+@pytest.mark.parametrize("option", ["--image", "--output-path", "--save-frames", "--decode-only"])
+def test_an_address_that_is_not_read_is_told_by_its_option(option: str, capsys):
+    address = "https://example.com/cat.png"
+    assert generate_wan.main(["--prompt", "a cat", option, address]) == 2
+    read, written = (
+        "addresses are not read. Download it first",
+        "nothing is written to an address. Give a path",
+    )
+    told = written if option in ("--output-path", "--save-frames") else read
+    assert capsys.readouterr().err.startswith(f"error: {option} {address}: {told}")
+
+
+def test_image_options_may_be_addresses_of_files_here():
+    options = ["--image", "file:///my%20photos/a.png", "--end-image", "file://localhost/b%C3%A9.png"]
+    arguments = generate_wan.build_parser().parse_args(["--prompt", "a cat", *options])
+    request = generate_wan.build_request(arguments)
+    assert (request.image, request.end_image) == (Path("/my photos/a.png"), Path("/bé.png"))
+
+
 def test_image_options_reach_the_request(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     options = ["--prompt", "a cat", "--image", "~/first.png", "--end-image", "last.jpg"]

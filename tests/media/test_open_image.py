@@ -39,6 +39,31 @@ def test_an_rgb_picture_keeps_every_byte(tmp_path: Path, suffix: str):
     assert opened.notices == ()
 
 
+def test_a_picture_is_opened_by_its_address_and_in_the_home_folder(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save(tmp_path / "a cat.png", RGB)
+    address = f"file://{tmp_path}/a%20cat.png"
+    local = f"file://localhost{tmp_path}/a%20cat.png"
+    for source in (address, Path(address), local, Path(local), "~/a cat.png", Path("~/a cat.png")):
+        np.testing.assert_array_equal(open_image(source).pixels, RGB)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://example.com/cat.png",
+        "https://huggingface.co/Wan-AI/x/resolve/main/cat.png",
+        "ftp://a.b/c.png",
+    ],
+)
+def test_a_picture_elsewhere_must_be_downloaded_first(address: str):
+    for source in (address, Path(address)):
+        with pytest.raises(
+            MediaError, match=f"^{address}: addresses are not read. Download it first, and give"
+        ):
+            open_image(source)
+
+
 def test_a_jpeg_gives_what_pillow_decodes(tmp_path: Path):
     path = save(tmp_path / "a.jpg", RGB)
     with Image.open(path) as picture:

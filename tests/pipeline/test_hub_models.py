@@ -15,7 +15,7 @@ from mlx_video.cli.console import EXIT_INTERRUPTED, run_command
 from mlx_video.convert_wan import build_parser
 from mlx_video.convert_wan import main as convert_main
 from mlx_video.errors import AdapterError, CheckpointError, RequestError
-from mlx_video.events import BytesDownloaded, Notice
+from mlx_video.events import BytesChecked, BytesDownloaded, Notice
 from mlx_video.generate_wan import main as generate_main
 from mlx_video.pipeline.convert import convert
 from mlx_video.request import ConvertRequest
@@ -27,6 +27,7 @@ from tests.fixtures.tiny_checkpoint import TinySizes, write_tiny_checkpoint, wri
 from tests.fixtures.tiny_variants import write_tiny_variant
 
 T2V = "wan2.1-t2v-1.3b"
+T2V_NAME = "Wan-AI/Wan2.1-T2V-1.3B"
 ROOT = Path(__file__).parents[2]
 SETTINGS = {
     "steps": 1, "width": 16, "height": 16, "num_frames": 5, "seed": 1, "guide_scale": 1.0,
@@ -102,7 +103,8 @@ def test_a_converted_repository_makes_the_video_of_its_folder(folders):
     name = "Anes1032/Wan2.1-mlx"
     events = []
     pipe = WanPipeline.from_pretrained(name, on_event=events.append)
-    assert isinstance(events[-1], BytesDownloaded)
+    assert any(isinstance(event, BytesDownloaded) for event in events)
+    assert isinstance(events[-1], BytesChecked)
     video = pipe("a red circle", **SETTINGS)
     expected = WanPipeline.from_pretrained(folders[name])("a red circle", **SETTINGS)
     assert mx.array_equal(video.latents, expected.latents)
@@ -523,3 +525,204 @@ def test_planning_takes_what_was_downloaded_before_without_asking_the_hub(
     assert "someone/styles/other one.safetensors: is not here, nor whole in the cache of the Hub" in shown
     assert "hf download someone/styles 'other one.safetensors'" in shown
     assert server.requests == []
+
+
+def test_a_damaged_download_is_converted_by_nothing(server, tmp_path, capsys):
+    repository, name = server.repositories[T2V_NAME], "diffusion_pytorch_model.safetensors"
+    content = bytearray(repository.files[name])
+    content[-1] ^= 1  # one bit of one number
+    repository.bodies = {name: bytes(content)}
+    command = ["--checkpoint-dir", T2V_NAME, "--output-dir", "out"]
+    assert convert_main(command) == 1
+    assert f"error: {T2V_NAME}: {name} came in damaged (sha256 " in capsys.readouterr().err
+    assert not Path("out").exists()
+    repository.bodies = {}
+    assert convert_main(command) == 0
+
+
+def address(server, name, rest=""):
+    return f"{server.url}/{name}{rest}"
+
+
+@pytest.mark.parametrize("rest", ["", "/tree/main", "/tree/COMMIT", "?not-for-all-audiences=true"])
+@pytest.mark.parametrize("is_path", [False, True])
+def test_the_address_of_a_repository_converts_as_its_name(folders, server, tmp_path, rest, is_path):
+    place = address(server, T2V_NAME, rest.replace("COMMIT", server.repositories[T2V_NAME].commit))
+    found = convert_checkpoint(Path(place) if is_path else place, tmp_path / "out")
+    assert_same_files(found, convert_checkpoint(folders[T2V_NAME], tmp_path / "expected"))
+
+
+def test_an_address_never_means_a_folder_here(folders, server, tmp_path):
+    (tmp_path / T2V_NAME).mkdir(parents=True)
+    found = convert_checkpoint(address(server, T2V_NAME), tmp_path / "out")
+    assert_same_files(found, convert_checkpoint(folders[T2V_NAME], tmp_path / "expected"))
+
+
+def test_addresses_name_components_and_adapters(single_files, folders, server, tmp_path):
+    views = {"transformer": "blob", "text_encoder": "resolve", "vae": "raw"}
+    own = {option: single_files / place for option, place in PARTS.items()}
+    adapter = single_files / "someone" / "styles" / "a.safetensors"
+    parts = {}
+    for option, place in PARTS.items():
+        owner, name, file = place.split("/", 2)
+        parts[option] = address(server, f"{owner}/{name}", f"/{views[option]}/main/{file}?download=true")
+    parts["tokenizer"] = address(server, "google/umt5-xxl", "/tree/main")
+    parts["loras"] = (address(server, "someone/styles", "/blob/main/a.safetensors"), 0.5)
+    found = convert_checkpoint(None, tmp_path / "out", **parts | {"loras": [parts["loras"]]})
+    own |= {"tokenizer": single_files / "google" / "umt5-xxl", "loras": [(adapter, 0.5)]}
+    assert_same_tensors(found, convert_checkpoint(None, tmp_path / "expected", **own))
+    assert (found / "tokenizer" / "tokenizer.json").is_file()
+    recorded = json.loads((found / "config.json").read_text())["mlx_video"]["loras"]
+    assert recorded == [f"{parts['loras'][0]} 0.5"]
+
+
+def test_the_address_of_a_folder_names_experts(folders, server, tmp_path):
+    name = "Wan-AI/Wan2.2-T2V-A14B"
+    experts = {
+        "high_noise": address(server, name, "/tree/main/high_noise_model"),
+        "low_noise": f"hf://{name}@main/low_noise_model",
+    }
+    found = convert_checkpoint(folders[name], tmp_path / "out", **experts)
+    assert {done.split("/")[0] for done in server.downloads()} == {"high_noise_model", "low_noise_model"}
+    assert_same_files(found, convert_checkpoint(folders[name], tmp_path / "expected"))
+
+
+def test_the_address_of_a_single_file_is_a_checkpoint_with_components(single_files, server, tmp_path):
+    found = convert_checkpoint(None, tmp_path / "expected", **PARTS)
+    others = {option: place for option, place in PARTS.items() if option != "transformer"}
+    place = address(server, "city96/wan-gguf", "/blob/main/wan-F16.gguf")
+    assert_same_files(convert_checkpoint(place, tmp_path / "out", **others), found)
+
+
+def test_a_component_comes_from_the_revision_of_its_address(single_files, server, tmp_path):
+    repository = server.repositories["city96/wan-gguf"]
+    repository.branches = ("refs/pr/7",)
+    place = address(server, "city96/wan-gguf", "/blob/refs%2Fpr%2F7/wan-F16.gguf")
+    convert_checkpoint(None, tmp_path / "out", **PARTS | {"transformer": place})
+    asked = [request.path for request in server.requests if "/api/models/city96/" in request.path]
+    assert asked == ["/api/models/city96/wan-gguf/revision/refs%2Fpr%2F7?blobs=true"]
+    with pytest.raises(CheckpointError, match="city96/wan-gguf: has no revision main"):
+        convert_checkpoint(None, tmp_path / "no", **PARTS)
+
+
+def test_a_revision_and_an_address_may_agree_but_not_contradict(folders, server, tmp_path):
+    place = address(server, T2V_NAME, "/tree/main")
+    convert_checkpoint(place, tmp_path / "out", revision="main")
+    commit = server.repositories[T2V_NAME].commit
+    convert_checkpoint(address(server, T2V_NAME), tmp_path / "out", revision=commit)
+    server.requests.clear()
+    with pytest.raises(RequestError, match=rf"v1: the address of {T2V_NAME} names main\. Give one") as caught:
+        convert_checkpoint(place, tmp_path / "no", revision="v1")
+    assert caught.value.field == "revision"
+    with pytest.raises(RequestError, match="names main"):
+        WanPipeline.from_pretrained(address(server, "Anes1032/Wan2.1-mlx", "/tree/main"), revision="v1")
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("rest", ["", "/tree/main"])
+def test_a_converted_repository_is_opened_by_its_address(folders, server, rest, capsys):
+    place = address(server, "Anes1032/Wan2.1-mlx", rest)
+    video = WanPipeline.from_pretrained(place)("a red circle", **SETTINGS)
+    expected = WanPipeline.from_pretrained(folders["Anes1032/Wan2.1-mlx"])("a red circle", **SETTINGS)
+    assert mx.array_equal(video.latents, expected.latents)
+    model = ["--model-dir", place, "--prompt", "a", *FLAGS, "--quiet"]
+    assert generate_main([*model, "--output-path", "a.png"]) == 0
+
+
+@pytest.mark.parametrize("place", ["someone/models/small", "{url}/someone/models/tree/main/small"])
+@pytest.mark.parametrize("use", ["run", "convert"])
+def test_a_model_in_a_folder_of_a_repository_is_found(folders, server, tmp_path, place, use):
+    name = "Anes1032/Wan2.1-mlx" if use == "run" else T2V_NAME
+    shutil.copytree(folders[name], tmp_path / "served" / "small")
+    (tmp_path / "served" / "large").mkdir()
+    (tmp_path / "served" / "large" / "model.safetensors").write_bytes(bytes(10_000))
+    server.repositories["someone/models"] = Repository(tmp_path / "served")
+    place = place.format(url=server.url)
+    if use == "run":
+        assert WanPipeline.from_pretrained(place).folder.path.name == "small"
+    else:
+        expected = convert_checkpoint(folders[name], tmp_path / "expected")
+        assert_same_files(convert_checkpoint(place, tmp_path / "out"), expected)
+    assert {done.partition("/")[0] for done in server.downloads()} == {"small"}
+    absent = place.replace("small", "nosuch")
+    with pytest.raises(
+        CheckpointError, match=r"/nosuch: there is no such folder\. Folders there: large, small"
+    ):
+        convert_checkpoint(absent, tmp_path / "no")
+
+
+@pytest.mark.parametrize(
+    ("option", "flag"),
+    [
+        ("checkpoint_dir", "--checkpoint-dir"),
+        ("transformer", "--transformer"),
+        ("vae", "--vae"),
+        ("tokenizer", "--tokenizer"),
+        ("loras", "--lora"),
+    ],
+)
+@pytest.mark.parametrize(
+    "place", ["https://example.com/a/b", "{url}/datasets/a/b", "{url}/a/b/discussions/1"]
+)
+def test_other_addresses_are_refused_by_the_option(server, tmp_path, option, flag, place, capsys):
+    place = place.format(url=server.url)
+    told = f"{place}: (addresses are not read|is no address of a model)"
+    given = {"checkpoint_dir": "m"} | {option: place}
+    with pytest.raises(RequestError, match=told) as caught:
+        convert_checkpoint(**given, output_dir=tmp_path / "out")
+    assert caught.value.field == option
+    command = ["--output-dir", "out", flag, place]
+    assert convert_main(command if option == "checkpoint_dir" else [*command, "--checkpoint-dir", "m"]) == 2
+    assert f"error: {flag} {place}: " in capsys.readouterr().err
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("place", ["https://example.com/a/b", "{url}/datasets/a/b"])
+def test_other_addresses_are_no_models_to_run(server, place, capsys):
+    place = place.format(url=server.url)
+    for form in (place, Path(place)):
+        with pytest.raises(CheckpointError, match=f"^{place}: (addresses are not read|is no address)"):
+            WanPipeline.from_pretrained(form)
+    assert generate_main(["--model-dir", place, "--prompt", "a"]) == 1
+    assert f"error: {place}: " in capsys.readouterr().err
+
+
+def test_paths_here_may_be_addresses(folders, tmp_path, monkeypatch):
+    (tmp_path / "my models").mkdir()
+    shutil.copytree(folders["Anes1032/Wan2.1-mlx"], tmp_path / "my models" / "wan")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    own = f"file://{tmp_path}/my%20models/wan"
+    for place in (own, Path(own), "~/my models/wan", Path("~/my models/wan")):
+        assert WanPipeline.from_pretrained(place).folder.path == tmp_path / "my models" / "wan"
+    shutil.copytree(folders[T2V_NAME], tmp_path / "my models" / "original")
+    found = convert_checkpoint(
+        f"file://localhost{tmp_path}/my%20models/original", f"file://{tmp_path}/my%20out"
+    )
+    assert found == tmp_path / "my out"
+    assert_same_files(found, convert_checkpoint(folders[T2V_NAME], tmp_path / "expected"))
+
+
+@pytest.mark.parametrize(
+    ("rest", "command"),
+    [
+        ("", f"--checkpoint-dir {T2V_NAME} --output-dir wan_mlx_model"),
+        ("/tree/v1", f"--checkpoint-dir {T2V_NAME} --output-dir wan_mlx_model --revision v1"),
+        (
+            "/blob/main/a.gguf",
+            f"--checkpoint-dir {T2V_NAME}/a.gguf --output-dir wan_mlx_model --revision main",
+        ),
+    ],
+)
+def test_an_address_is_inspected_as_a_name_of_the_hub_is(server, rest, command, capsys):
+    assert convert_main(["--inspect", address(server, T2V_NAME, rest)]) == 1
+    shown = capsys.readouterr().err
+    assert "The Hub is not inspected: download the repository first, or convert it by its name: " in shown
+    assert shown.endswith(f"{command}\n")
+
+
+def test_inspection_takes_addresses_of_files_here_and_refuses_others(folders, tmp_path, capsys):
+    shutil.copytree(folders["Anes1032/Wan2.1-mlx"], tmp_path / "my model")
+    assert convert_main(["--inspect", f"file://{tmp_path}/my%20model"]) == 0
+    assert "Wan2.1 T2V" in capsys.readouterr().out
+    assert convert_main(["--inspect", "https://example.com/a.safetensors"]) == 1
+    assert "error: https://example.com/a.safetensors: addresses are not read" in capsys.readouterr().err
