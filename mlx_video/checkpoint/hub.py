@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from mlx_video.checkpoint.file_bytes import describe_bytes
+from mlx_video.checkpoint.file_bytes import describe_bytes, refuse_dangling
 from mlx_video.checkpoint.folder_layout import TOKENIZER_FILES, read_json_object
 from mlx_video.checkpoint.hub_cache import COMMIT, find_in_cache, storage_folder
 from mlx_video.checkpoint.hub_download import (
@@ -24,6 +24,7 @@ from mlx_video.checkpoint.loose_files import is_weight_name
 from mlx_video.checkpoint.staging import check_free_space
 from mlx_video.errors import CheckpointError, RequestError
 from mlx_video.events import BytesDownloaded, Event, Notice
+from mlx_video.unusable_paths import is_dangling
 
 TOKENIZER_REPOSITORY = "google/umt5-xxl"
 
@@ -37,7 +38,8 @@ Choose = Callable[[Collection[str], ReadJson], Sequence[str]]
 
 def is_repository(place: Path) -> bool:
     """Whether a path is none here and looks like owner/name of a repository."""
-    return _REPOSITORY.fullmatch(place.as_posix()) is not None and not place.exists()
+    is_here = place.exists() or is_dangling(place)
+    return _REPOSITORY.fullmatch(place.as_posix()) is not None and not is_here
 
 
 def fetch_folder(
@@ -93,7 +95,7 @@ def fetch_part(place: Path, part: Part = "component") -> Generator[Event, None, 
     """
     found = _PART.fullmatch(place.as_posix())
     is_file_name = found is not None and found["name"] is None and is_weight_name(place.name)
-    if found is None or is_file_name or Path(place.parts[0]).exists():
+    if found is None or is_file_name or Path(place.parts[0]).exists() or is_dangling(place):
         return place
     repository, name = found["repository"], found["name"] or ""
     choose = partial(choose_part, repository, name, part=part)
@@ -142,6 +144,7 @@ def fetch_repository(repository: str, revision: str | None, choose: Choose) -> G
     from huggingface_hub.constants import DEFAULT_REVISION
 
     revision = revision or DEFAULT_REVISION
+    refuse_dangling(storage_folder(repository))
     try:
         snapshot, listing = _list_files(repository, revision)
     except Exception as error:

@@ -10,6 +10,7 @@ import mlx.core as mx
 
 from mlx_video.errors import MediaError
 from mlx_video.media.whole_file import written_whole
+from mlx_video.unusable_paths import describe_side_file, is_side_file
 
 
 def write_arrays(path: Path, arrays: Mapping[str, mx.array], texts: Mapping[str, str]) -> None:
@@ -43,6 +44,8 @@ def read_arrays(path: Path) -> tuple[dict[str, mx.array], dict[str, str]]:
     Raises:
         MediaError: the file is damaged, or holds something else.
     """
+    if path.is_file() and is_side_file(path):
+        raise MediaError(f"{path}: {describe_side_file(path)}")
     try:
         loaded: Any = mx.load(str(path), format="safetensors", return_metadata=True)
         arrays, texts = loaded

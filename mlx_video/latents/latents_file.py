@@ -9,6 +9,7 @@ import mlx.core as mx
 
 from mlx_video.errors import MediaError
 from mlx_video.latents.array_file import read_arrays, write_arrays
+from mlx_video.unusable_paths import explain_missing
 
 TENSOR_NAME = "latents"
 
@@ -43,7 +44,7 @@ def load_latents(path: Path) -> tuple[mx.array, dict[str, str]]:
         MediaError: the file is missing, damaged, or holds something else.
     """
     if not path.is_file():
-        raise MediaError(f"{path}: no such file. --save-latents writes one.")
+        raise MediaError(f"{path}: {explain_missing(path, 'no such file. --save-latents writes one.')}")
     tensors, settings = read_arrays(path)
     return _checked(path, tensors), settings
 

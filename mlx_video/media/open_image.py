@@ -13,6 +13,7 @@ import numpy as np
 
 from mlx_video.errors import MediaError, MLXVideoError
 from mlx_video.events import Notice
+from mlx_video.unusable_paths import describe_side_file, explain_missing, is_side_file
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -74,7 +75,9 @@ def _open_file(path: Path, name: str) -> OpenedImage:
 
     if not path.is_file():
         what = "is a folder, not a picture" if path.is_dir() else "no such file"
-        raise MediaError(f"{name}: {what}. Check the path.")
+        raise MediaError(f"{name}: {explain_missing(path, f'{what}. Check the path.')}")
+    if is_side_file(path):
+        raise MediaError(f"{name}: {describe_side_file(path)}")
     try:
         with Image.open(path) as picture:
             opened = _convert(picture, name)
