@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from mlx_video.checkpoint.diffusers_folder import ENCODER_STEM, MODEL_INDEX
+from mlx_video.checkpoint.expert_names import propose_pairs
 from mlx_video.checkpoint.folder_layout import (
     CONFIG_FILE,
     EXPERT_FOLDERS,
@@ -23,7 +24,8 @@ from mlx_video.checkpoint.original_folder import (
     VAE_FILES,
 )
 from mlx_video.checkpoint.original_folder import TEXT_ENCODER_FILE as ORIGINAL_TEXT_ENCODER
-from mlx_video.checkpoint.shards import match_weight_file, read_weight_map
+from mlx_video.checkpoint.shards import SPLIT_BLOCK, SPLIT_REST, read_weight_map
+from mlx_video.checkpoint.weight_sets import SHARD, find_ending, find_sets
 from mlx_video.errors import CheckpointError
 
 Use = Literal["convert", "run"]
@@ -42,12 +44,11 @@ _SCHEDULER_FILE = "scheduler/scheduler_config.json"
 # A transformer's file may be called as those of any model; text encoders and VAEs of MLX folders may not.
 _CONVERTED_NAME = re.compile(r"(t5_encoder\w*|vae|vae_(encoder|decoder))\.safetensors")
 _COMFY_NAME = re.compile(r"(^|/)(diffusion_models|unet|text_encoders)/[^/]+$|\.gguf$")
-# What a message takes for an example, the best first; each name that makes a repository ComfyUI's fits one.
-_EXAMPLES = (
-    ("--transformer", re.compile(r"(^|/)(diffusion_models|unet)/")),
-    ("--transformer", re.compile(r"^(?!.*(umt5|encoder|vae|clip)).*\.gguf$", re.IGNORECASE)),
-    ("--text-encoder", re.compile(r"(^|/)text_encoders/|\.gguf$")),
-)
+# Encoders, VAEs and adapters, which single files of a transformer are told from.
+_OTHER_PART = re.compile(r"umt5|t5_|t5-|encoder|vae|clip|lora", re.IGNORECASE)
+_TRANSFORMER_FOLDER = re.compile(r"(^|/)(diffusion_models|unet)/")
+_TEXT_ENCODER = re.compile(r"(^|/)text_encoders/|umt5|t5")
+_WAN_NAME = re.compile(r"wan", re.IGNORECASE)
 # Component by its option → how the names of its files begin, where it can be left out.
 _STARTS = {
     "transformer": (ORIGINAL_STEM, "high_noise_model/", "low_noise_model/", "transformer/", "transformer_2/"),
@@ -88,6 +89,8 @@ def choose_files(
     """
     layout = recognise_names(names)
     _check_use(repository, layout, names, use)
+    if layout == "original_dual":
+        _refuse_several(repository, names, given)
     choose = {"converted": _choose_converted, "diffusers": _choose_diffusers}.get(layout, _choose_original)
     left_out = tuple(start for part in given for start in _STARTS.get(part, ()))
     return sorted(name for name in set(choose(frozenset(names), read_json)) if not name.startswith(left_out))
@@ -130,11 +133,16 @@ def _check_use(repository: str, layout: Layout, names: Collection[str], use: Use
 def _describe_other(repository: str, layout: Layout, names: Collection[str]) -> str:
     weights = [name for name in sorted(names) if is_weight_name(name)]
     shown = ", ".join(weights[:_MOST_NAMED]) + (" ..." if len(weights) > _MOST_NAMED else "")
-    if layout == "comfy":
+    options = propose_files(repository, weights)
+    is_of_wan = layout == "comfy" or any(_WAN_NAME.search(name) for name in (repository, *weights))
+    if options and is_of_wan:
+        first, *others = options
+        others = others[: _MOST_NAMED - 1]
         return (
             f"holds {len(weights)} single files ({shown}), and no name says which belong together. "
-            f"Name those of one model: {_name_one(repository, weights)}, and the others by --transformer, "
+            f"Name those of one model: {first}, and the others by --transformer, "
             "--text-encoder and --vae in the same way. Only they are downloaded."
+            + "".join(f"\n  or {option}" for option in others)
         )
     return (
         f"holds no Wan checkpoint in the original, Diffusers' or the MLX layout ({len(weights)} weight "
@@ -142,14 +150,37 @@ def _describe_other(repository: str, layout: Layout, names: Collection[str]) -> 
     )
 
 
-def _name_one(repository: str, weights: Sequence[str]) -> str:
-    """One component's option with a file of the repository, a transformer where there is any."""
-    return next(
-        f"{flag} {repository}/{name}"
-        for flag, pattern in _EXAMPLES
-        for name in weights
-        if pattern.search(name)
+def propose_files(repository: str, weights: Sequence[str]) -> list[str]:
+    """Options that name single files of a repository, the likeliest first.
+
+    Args:
+        repository: its name.
+        weights: the names of its weight files.
+
+    Returns:
+        For each pair of experts two options, else one for each transformer; where there is none, for a text
+        encoder.
+    """
+    folders = [name for name in weights if _TRANSFORMER_FOLDER.search(name)]
+    transformers = folders or [name for name in weights if not _OTHER_PART.search(name)]
+    transformers = list(dict.fromkeys(map(_name_of_whole, transformers)))
+    place = f"{repository}/"
+    pairs = [
+        f"--high-noise {place}{high} --low-noise {place}{low}" for high, low in propose_pairs(transformers)
+    ]
+    texts = [name for name in weights if re.search(r"(^|/)text_encoders/|umt5", name)]
+    return (
+        pairs
+        or [f"--transformer {place}{name}" for name in transformers]
+        or [f"--text-encoder {place}{name}" for name in texts]
     )
+
+
+def _name_of_whole(name: str) -> str:
+    """The folder of a transformer that LightX2V split into files; else the file itself."""
+    path = PurePosixPath(name)
+    is_split = path.name == SPLIT_REST or SPLIT_BLOCK.fullmatch(path.name)
+    return str(path.parent) if is_split and path.parent.name else name
 
 
 def _choose_converted(names: frozenset[str], read_json: ReadJson) -> Iterator[str]:
@@ -160,13 +191,54 @@ def _choose_converted(names: frozenset[str], read_json: ReadJson) -> Iterator[st
 def _choose_original(names: frozenset[str], read_json: ReadJson) -> Iterator[str]:
     experts = [folder for folder in EXPERT_FOLDERS.values() if any(n.startswith(f"{folder}/") for n in names)]
     for folder in experts or [""]:
-        yield from choose_weights(names, folder, ORIGINAL_STEM, read_json)
+        weights = list(choose_weights(names, folder, ORIGINAL_STEM, read_json))
+        yield from weights or choose_split(names, folder)
+        if experts and not weights:
+            yield from _loose_weights(names, folder)
         yield from present_names(names, names_in(folder, [CONFIG_FILE]))
     config = read_json(CONFIG_FILE) if CONFIG_FILE in names and not experts else {}
     yield from present_names(names, [ORIGINAL_TEXT_ENCODER, *names_in(TOKENIZER_FOLDER, TOKENIZER_FILES)])
     yield from _choose_vae(names, config)
     if not experts and config.get("model_type") not in _WITHOUT_IMAGE_ENCODER:
         yield from present_names(names, [IMAGE_ENCODER_FILE])
+
+
+def choose_split(names: frozenset[str], folder: str) -> list[str]:
+    """The files of a transformer that LightX2V split; none where the folder holds no such."""
+    rest = names_in(folder, [SPLIT_REST])[0]
+    if rest not in names:
+        return []
+    return [
+        rest,
+        *(name for name in _files_in(names, folder) if SPLIT_BLOCK.fullmatch(PurePosixPath(name).name)),
+    ]
+
+
+def _loose_weights(names: Collection[str], folder: str) -> list[str]:
+    """The weight files of any name that lie directly in an expert's folder without those of usual names."""
+    own = [name for name in _files_in(names, folder) if is_weight_name(name)]
+    usual = [PurePosixPath(name).name for name in own]
+    is_usual = SPLIT_REST in usual or any(_is_weight_file(name, ORIGINAL_STEM) for name in usual)
+    return [] if is_usual else own
+
+
+def _files_in(names: Collection[str], folder: str) -> list[str]:
+    return sorted(name for name in names if name.rpartition("/")[0] == folder)
+
+
+def _refuse_several(repository: str, names: Collection[str], given: Collection[str]) -> None:
+    """Refuse folders of experts that hold several files of any name, of which the user has to choose."""
+    loose = {
+        expert: _loose_weights(names, folder)
+        for expert, folder in EXPERT_FOLDERS.items()
+        if expert not in given and "transformer" not in given
+    }
+    if any(len({SHARD.sub("", name) for name in files}) > 1 for files in loose.values()):
+        options = propose_files(repository, [name for files in loose.values() for name in files])
+        raise CheckpointError(
+            f"{repository}: its folders hold several transformers. Choose by such options:"
+            + "".join(f"\n  {option}" for option in options[:_MOST_NAMED])
+        )
 
 
 def _choose_vae(names: frozenset[str], config: Mapping[str, Any]) -> list[str]:
@@ -197,31 +269,28 @@ def choose_weights(names: frozenset[str], folder: str, stem: str, read_json: Rea
         read_json: reads one of them that holds a JSON object.
 
     Yields:
-        Of the plain variant, or else the first, the index and the files that it names; without index all.
+        The files of one copy, chosen as in a folder, and the index that tells of them. Of copies that are
+        equals the first is taken, since a folder of several would be refused.
     """
-    found = [name for name in names if Path(name).parent == Path(folder) and _is_weight_file(name, stem)]
-    variants = {_variant_of(name, stem) for name in found}
-    indexes = {
-        variant: names_in(folder, [f"{stem}.safetensors.index{variant}.json"])[0]
-        for variant in variants | {""}
-    }
-    variant = "" if indexes[""] in names or not variants else min(variants)
-    if indexes[variant] in names:
-        yield indexes[variant]
-        files = set(read_weight_map(read_json(indexes[variant])).values())
-        yield from present_names(names, names_in(folder, files))
+    plain_index = names_in(folder, [f"{stem}.safetensors.index.json"])[0]
+    named = set(read_weight_map(read_json(plain_index)).values()) if plain_index in names else set()
+    own = [Path(name).name for name in names if Path(name).parent == Path(folder)]
+    sets = find_sets(own, stem, named)
+    if not sets:
+        yield from present_names(names, [plain_index])
+        return
+    index = names_in(folder, [f"{stem}.safetensors.index{sets[0].ending}.json"])[0]
+    if index in names and index != plain_index:
+        yield index
+        files = set(read_weight_map(read_json(index)).values())
     else:
-        yield from (name for name in found if _variant_of(name, stem) == variant)
+        yield from present_names(names, [plain_index])
+        files = named if sets[0].is_named else set(sets[0].names)
+    yield from present_names(names, names_in(folder, files))
 
 
 def _is_weight_file(name: str, stem: str) -> bool:
-    return match_weight_file(Path(name).name, stem) is not None
-
-
-def _variant_of(name: str, stem: str) -> str:
-    """What stands behind the stem, such as ".fp16"; "" for the plain files."""
-    match = match_weight_file(Path(name).name, stem)
-    return (match["variant"] or "") if match else ""
+    return find_ending(Path(name).name, stem) is not None
 
 
 def names_in(folder: str, names: Collection[str]) -> list[str]:
