@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from mlx_video.checkpoint.diffusers_folder import ENCODER_STEM, MODEL_INDEX
-from mlx_video.checkpoint.expert_names import propose_pairs
 from mlx_video.checkpoint.folder_layout import (
     CONFIG_FILE,
     EXPERT_FOLDERS,
@@ -17,6 +16,7 @@ from mlx_video.checkpoint.folder_layout import (
     Layout,
 )
 from mlx_video.checkpoint.folder_layout import TOKENIZER_FOLDER as CONVERTED_TOKENIZER
+from mlx_video.checkpoint.hub_advice import MOST_NAMED, describe_other, propose_files
 from mlx_video.checkpoint.loose_files import is_weight_name
 from mlx_video.checkpoint.original_folder import (
     IMAGE_ENCODER_FILE,
@@ -44,11 +44,6 @@ _SCHEDULER_FILE = "scheduler/scheduler_config.json"
 # A transformer's file may be called as those of any model; text encoders and VAEs of MLX folders may not.
 _CONVERTED_NAME = re.compile(r"(t5_encoder\w*|vae|vae_(encoder|decoder))\.safetensors")
 _COMFY_NAME = re.compile(r"(^|/)(diffusion_models|unet|text_encoders)/[^/]+$|\.gguf$")
-# Encoders, VAEs and adapters, which single files of a transformer are told from.
-_OTHER_PART = re.compile(r"umt5|t5_|t5-|encoder|vae|clip|lora", re.IGNORECASE)
-_TRANSFORMER_FOLDER = re.compile(r"(^|/)(diffusion_models|unet)/")
-_TEXT_ENCODER = re.compile(r"(^|/)text_encoders/|umt5|t5")
-_WAN_NAME = re.compile(r"wan", re.IGNORECASE)
 # Component by its option → how the names of its files begin, where it can be left out.
 _STARTS = {
     "transformer": (ORIGINAL_STEM, "high_noise_model/", "low_noise_model/", "transformer/", "transformer_2/"),
@@ -61,7 +56,6 @@ _STARTS = {
 }
 # Wan's image encoder serves the first generation's image-to-video models alone.
 _WITHOUT_IMAGE_ENCODER = ("t2v", "ti2v")
-_MOST_NAMED = 3
 
 
 def choose_files(
@@ -123,64 +117,11 @@ def _check_use(repository: str, layout: Layout, names: Collection[str], use: Use
                 "--quantize-only."
             )
     elif not is_convertible:
-        raise CheckpointError(f"{repository}: {_describe_other(repository, layout, names)}")
+        raise CheckpointError(f"{repository}: {describe_other(repository, layout, names)}")
     elif use == "run":
         raise CheckpointError(
             f"{repository}: is a checkpoint that is not converted. Convert it first: {_CONVERT} {repository}"
         )
-
-
-def _describe_other(repository: str, layout: Layout, names: Collection[str]) -> str:
-    weights = [name for name in sorted(names) if is_weight_name(name)]
-    shown = ", ".join(weights[:_MOST_NAMED]) + (" ..." if len(weights) > _MOST_NAMED else "")
-    options = propose_files(repository, weights)
-    is_of_wan = layout == "comfy" or any(_WAN_NAME.search(name) for name in (repository, *weights))
-    if options and is_of_wan:
-        first, *others = options
-        others = others[: _MOST_NAMED - 1]
-        return (
-            f"holds {len(weights)} single files ({shown}), and no name says which belong together. "
-            f"Name those of one model: {first}, and the others by --transformer, "
-            "--text-encoder and --vae in the same way. Only they are downloaded."
-            + "".join(f"\n  or {option}" for option in others)
-        )
-    return (
-        f"holds no Wan checkpoint in the original, Diffusers' or the MLX layout ({len(weights)} weight "
-        f"files{f': {shown}' if shown else ''}). Is it the right repository?"
-    )
-
-
-def propose_files(repository: str, weights: Sequence[str]) -> list[str]:
-    """Options that name single files of a repository, the likeliest first.
-
-    Args:
-        repository: its name.
-        weights: the names of its weight files.
-
-    Returns:
-        For each pair of experts two options, else one for each transformer; where there is none, for a text
-        encoder.
-    """
-    folders = [name for name in weights if _TRANSFORMER_FOLDER.search(name)]
-    transformers = folders or [name for name in weights if not _OTHER_PART.search(name)]
-    transformers = list(dict.fromkeys(map(_name_of_whole, transformers)))
-    place = f"{repository}/"
-    pairs = [
-        f"--high-noise {place}{high} --low-noise {place}{low}" for high, low in propose_pairs(transformers)
-    ]
-    texts = [name for name in weights if re.search(r"(^|/)text_encoders/|umt5", name)]
-    return (
-        pairs
-        or [f"--transformer {place}{name}" for name in transformers]
-        or [f"--text-encoder {place}{name}" for name in texts]
-    )
-
-
-def _name_of_whole(name: str) -> str:
-    """The folder of a transformer that LightX2V split into files; else the file itself."""
-    path = PurePosixPath(name)
-    is_split = path.name == SPLIT_REST or SPLIT_BLOCK.fullmatch(path.name)
-    return str(path.parent) if is_split and path.parent.name else name
 
 
 def _choose_converted(names: frozenset[str], read_json: ReadJson) -> Iterator[str]:
@@ -237,7 +178,7 @@ def _refuse_several(repository: str, names: Collection[str], given: Collection[s
         options = propose_files(repository, [name for files in loose.values() for name in files])
         raise CheckpointError(
             f"{repository}: its folders hold several transformers. Choose by such options:"
-            + "".join(f"\n  {option}" for option in options[:_MOST_NAMED])
+            + "".join(f"\n  {option}" for option in options[:MOST_NAMED])
         )
 
 

@@ -129,16 +129,15 @@ def _check_lone_set(folder: Path, files: Sequence[Path], component: str) -> None
 
 
 def _check_names(index: Path, files: Sequence[Path]) -> None:
-    """Compare files with the index of another copy, which lists the same tensors."""
+    """Compare files with the index of another copy; scales of a narrower type may be there besides."""
     mapped = read_weight_map(read_json_object(index)).keys()
     held = {name for path in files for name in read_header(path).infos}
-    for what, names in (("lack", sorted(mapped - held)), ("hold", sorted(held - mapped))):
-        if names:
-            other = "lists" if what == "lack" else "does not list"
-            raise CheckpointError(
-                f"{files[0]}: it and its other shards {what} {len(names)} tensors that {index.name} {other}, "
-                f"first {names[0]}. They are from different revisions; fetch the shards and the index again."
-            )
+    lacking = sorted(mapped - held)
+    if lacking:
+        raise CheckpointError(
+            f"{files[0]}: it and its other shards lack {len(lacking)} tensors that {index.name} lists, first "
+            f"{lacking[0]}. They are from different revisions; fetch the shards and the index again."
+        )
 
 
 def split_files(folder: Path) -> tuple[Path, ...]:

@@ -159,7 +159,7 @@ def _open_base(request: ConvertRequest, chosen: Mapping[str, FoundFiles]) -> Che
     layout = recognise_layout(path) if path.is_dir() else None
     if layout in _NAMELESS or (layout in _NAMED and not has_named_transformers(path, given)):
         scan = scan_folder(path)
-        if "model" not in given and not _all_of(scan, "transformer"):
+        if "model" not in given and not scan.unreadable and not _all_of(scan, "transformer"):
             _refuse_folder_above(path)
         if layout in ("comfy", "lightx2v") or scan.found or scan.unreadable or given:
             return _choose(path, scan, given, chosen)
@@ -312,7 +312,8 @@ def _with_options(files: CheckpointFiles, chosen: Mapping[str, FoundFiles]) -> C
     found: dict[str, FoundFiles] = {expert: chosen[expert] for expert in experts}
     if "transformer" in chosen:
         found = {"model": chosen["transformer"]}
-    changes: dict[str, Any] = {}
+    notices = tuple(text for part in chosen.values() for text in part.notices)
+    changes: dict[str, Any] = {"notices": (*files.notices, *notices)}
     if found:
         kept = {name: paths for name, paths in files.transformers.items() if name in _EXPERTS and experts}
         configs = {name: files.transformer_configs[name] for name in kept}

@@ -13,7 +13,7 @@ from mlx_video.checkpoint.expert_names import guess_expert_of_name
 from mlx_video.checkpoint.file_kind import refuse_stand_in
 from mlx_video.checkpoint.folder_layout import CONFIG_FILE, ORIGINAL_STEM, read_json_object
 from mlx_video.checkpoint.loose_files import is_weight_file, walk_folders
-from mlx_video.checkpoint.shards import SPLIT_REST, check_shards, split_files, weight_files
+from mlx_video.checkpoint.shards import SPLIT_REST, FoundWeights, check_shards, find_weights, split_files
 from mlx_video.checkpoint.tensor_source import TensorSource, open_tensors
 from mlx_video.checkpoint.weight_sets import SHARD
 from mlx_video.errors import CheckpointError
@@ -51,6 +51,7 @@ class FoundFiles:
         is_other_text_encoder: whether its text encoder is T5 v1.1.
         config: what a config.json beside a transformer's shards says.
         first_tensor: a name for messages.
+        notices: which of several copies they are.
     """
 
     paths: tuple[Path, ...]
@@ -60,6 +61,7 @@ class FoundFiles:
     is_other_text_encoder: bool = False
     config: Mapping[str, Any] = field(default_factory=dict)
     first_tensor: str = ""
+    notices: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -117,12 +119,20 @@ def scan_folder(folder: Path) -> Scan:
 
 def find_transformers_below(folder: Path) -> tuple[FoundFiles, ...]:
     """The transformers that lie directly in the folders of a folder, as in repositories of several copies."""
-    found = []
-    for place in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        for paths in _group_direct(place):
-            with suppress(CheckpointError):  # what cannot be read is no proposal
-                found.append(read_files(paths))
+    places = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    found = [files for place in places for files in _readable_files(place)]
     return tuple(files for files in found if "transformer" in files.kinds and not files.is_converted)
+
+
+def _readable_files(place: Path) -> list[FoundFiles]:
+    """What lies directly in a folder, without what is damaged or may not be read."""
+    found: list[FoundFiles] = []
+    with suppress(CheckpointError, OSError):
+        groups = list(_group_direct(place))
+        for paths in groups:
+            with suppress(CheckpointError):
+                found.append(read_files(paths))
+    return found
 
 
 def _find_config(place: Path, folder: Path) -> dict[str, Any]:
@@ -152,7 +162,8 @@ def read_component(path: Path) -> FoundFiles:
     if not path.is_dir():
         refuse_stand_in(path)  # before other shards of what is none are asked for
         return read_files(_with_other_shards(path))
-    return read_files(_files_of_folder(path), _read_config(path))
+    weights = _files_of_folder(path)
+    return replace(read_files(weights.paths, _read_config(path)), notices=weights.notices)
 
 
 def read_files(paths: tuple[Path, ...], config: Mapping[str, Any] | None = None) -> FoundFiles:
@@ -224,19 +235,19 @@ def _with_other_shards(path: Path) -> tuple[Path, ...]:
     return tuple(p for p in sorted(path.parent.iterdir()) if SHARD.sub("", p.name) == stem and p.is_file())
 
 
-def _files_of_folder(folder: Path) -> tuple[Path, ...]:
+def _files_of_folder(folder: Path) -> FoundWeights:
     if split := split_files(folder):
-        return split
+        return FoundWeights(split)
     for stem in (ORIGINAL_STEM, ENCODER_STEM):
         if any(folder.glob(f"{stem}*.safetensors")):
-            return weight_files(folder, stem, component="component")
+            return find_weights(folder, stem, component="component")
     groups = list(_group_direct(folder))
     if len(groups) != 1:
         names = ", ".join(paths[0].name for paths in groups) or "none"
         raise CheckpointError(
             f"{folder}: the weight files of one component are expected there, found {names}. Give the file."
         )
-    return groups[0]
+    return FoundWeights(groups[0])
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -140,7 +140,9 @@ def test_one_such_shard_as_an_option_stands_for_all(usual, tmp_path, place):
     shutil.copy(usual / "TI2V-5B" / "config.json", shards)
     # Plain shards of the same number beside them are of another copy.
     shutil.copy(usual / "TI2V-5B" / "diffusion_pytorch_model-00001-of-00002.safetensors", shards)
-    run(source, tmp_path / "out", transformer=shards / place)
+    notices = run(source, tmp_path / "out", transformer=shards / place)
+    told = "of the component, the bf16 files are taken, not the others (plain, which lacks "
+    assert any(told in text for text in notices) == (place == ".")
     made, expected = contents(tmp_path / "out"), contents(usual / "TI2V-5B converted")
     assert made["model.safetensors"] == expected["model.safetensors"]
     (shards / "diffusion_pytorch_model-00002-of-00002-bf16.safetensors").unlink()
