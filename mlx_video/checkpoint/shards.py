@@ -43,13 +43,6 @@ class FoundWeights:
     notices: tuple[str, ...] = ()
 
 
-def weight_files(
-    folder: Path, stem: str = ORIGINAL_STEM, *, component: str = "transformer"
-) -> tuple[Path, ...]:
-    """Find the weight files of the component in a folder; like :func:`find_weights`, without its notices."""
-    return find_weights(folder, stem, component=component).paths
-
-
 def find_weights(folder: Path, stem: str = ORIGINAL_STEM, *, component: str = "transformer") -> FoundWeights:
     """Find the weight files of the component in a folder and check that none is missing.
 

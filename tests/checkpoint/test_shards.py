@@ -2,10 +2,14 @@ import json
 
 import pytest
 
-from mlx_video.checkpoint.shards import FoundWeights, find_weights, weight_files
+from mlx_video.checkpoint.shards import FoundWeights, find_weights
 from mlx_video.checkpoint.tensor_source import open_tensors
 from mlx_video.errors import CheckpointError
 from tests.checkpoint.fake_folders import INDEX, shard_name, touch, write_json, write_shards, write_weights
+
+
+def weight_files(folder, stem="diffusion_pytorch_model"):
+    return find_weights(folder, stem).paths
 
 
 def test_a_single_file_is_the_transformer(tmp_path):
