@@ -11,9 +11,10 @@ from types import MappingProxyType
 from typing import Any
 
 from mlx_video.checkpoint.checkpoint_files import CheckpointFiles, PartName, SamplingHints
+from mlx_video.checkpoint.file_bytes import refuse_dangling
 from mlx_video.checkpoint.folder_layout import CONFIG_FILE, is_tokenizer_folder, read_json_object
 from mlx_video.checkpoint.original_folder import check_tokenizer
-from mlx_video.checkpoint.shards import weight_files
+from mlx_video.checkpoint.shards import FoundWeights, find_weights
 from mlx_video.errors import CheckpointError, ConfigError, MissingPartError
 
 MODEL_INDEX = "model_index.json"
@@ -75,6 +76,7 @@ def open_diffusers_folder(path: Path, given: Collection[PartName] = ()) -> Check
         CheckpointError: the folder is one component alone, lacks one, or holds an unsupported pipeline.
         ConfigError: a config.json describes another network than Wan's.
     """
+    refuse_dangling(path / MODEL_INDEX, path / SCHEDULER_CONFIG)
     _refuse_lone_component(path)
     index = read_json_object(path / MODEL_INDEX) if (path / MODEL_INDEX).is_file() else {}
     _check_pipeline(path, index)
@@ -89,18 +91,22 @@ def open_diffusers_folder(path: Path, given: Collection[PartName] = ()) -> Check
     needed = [*(f.name for f in folders.values()), *(["image_encoder"] if has_image_encoder else [])]
     _check_parts(path, needed, given)
     check_tokenizer(path / "tokenizer")
+    transformers = {name: find_weights(folder) for name, folder in folders.items()}
+    text_encoder = _find_text_encoder(path) if "text_encoder" not in given else FoundWeights(())
+    vae = find_weights(path / "vae", component="VAE") if "vae" not in given else FoundWeights(())
+    image_encoder = _find_image_encoder(path / "image_encoder") if has_image_encoder else FoundWeights(())
+    found = (*transformers.values(), text_encoder, vae, image_encoder)
     return CheckpointFiles(
         path=path,
-        transformers={name: weight_files(folder) for name, folder in folders.items()},
+        transformers={name: weights.paths for name, weights in transformers.items()},
         transformer_configs={name: read_transformer_sizes(folder) for name, folder in folders.items()},
-        text_encoder=()
-        if "text_encoder" in given
-        else weight_files(path / "text_encoder", ENCODER_STEM, component="text encoder"),
-        vaes={} if "vae" in given else {"vae": weight_files(path / "vae", component="VAE")},
+        text_encoder=text_encoder.paths,
+        vaes={"vae": vae.paths} if vae.paths else {},
         tokenizer=path / "tokenizer" if is_tokenizer_folder(path / "tokenizer") else None,
-        image_encoder=_find_image_encoder(path / "image_encoder") if has_image_encoder else (),
+        image_encoder=image_encoder.paths,
         vae_config={} if "vae" in given else _read_config(path / "vae"),
         hints=_read_hints(path, index),
+        notices=tuple(text for weights in found for text in weights.notices),
     )
 
 
@@ -136,6 +142,7 @@ def _is_dual(path: Path, index: Mapping[str, Any]) -> bool:
 
 def _check_parts(path: Path, extra: Collection[str], given: Collection[str]) -> None:
     """Refuse a folder that lacks components; all of them are named at once."""
+    refuse_dangling(*(path / part for part in (*extra, "text_encoder", "vae") if part not in given))
     missing = [
         f"{part}/ not found in {path}. {_ADVICE[part]}"
         for part in (*extra, "text_encoder", "vae")
@@ -147,6 +154,7 @@ def _check_parts(path: Path, extra: Collection[str], given: Collection[str]) -> 
 
 def _read_config(folder: Path) -> dict[str, Any]:
     file = folder / CONFIG_FILE
+    refuse_dangling(file)
     return read_json_object(file) if file.is_file() else {}
 
 
@@ -157,6 +165,7 @@ def read_transformer_sizes(folder: Path) -> dict[str, Any]:
         CheckpointError: it is missing, or of a transformer that cannot be converted.
         ConfigError: it describes another network than Wan's.
     """
+    refuse_dangling(folder / CONFIG_FILE)
     if not (folder / CONFIG_FILE).is_file():
         raise MissingPartError(
             f"{folder / CONFIG_FILE} not found; it states the transformer's sizes. "
@@ -189,9 +198,13 @@ def _check_constants(file: Path, config: Mapping[str, Any], constants: Mapping[s
             )
 
 
-def _find_image_encoder(folder: Path) -> tuple[Path, ...]:
+def _find_text_encoder(path: Path) -> FoundWeights:
+    return find_weights(path / "text_encoder", ENCODER_STEM, component="text encoder")
+
+
+def _find_image_encoder(folder: Path) -> FoundWeights:
     _check_constants(folder / CONFIG_FILE, _read_config(folder), _IMAGE_ENCODER_CONSTANTS)
-    return weight_files(folder, ENCODER_STEM, component="image encoder")
+    return find_weights(folder, ENCODER_STEM, component="image encoder")
 
 
 def _read_hints(path: Path, index: Mapping[str, Any]) -> SamplingHints:

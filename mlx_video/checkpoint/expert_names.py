@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import PurePath
 from typing import Literal
 
 Expert = Literal["high_noise", "low_noise"]
 
 _SINGLE_LETTER = r"(?<=[_-]){letter}(?=[_-]|$)"
+# What may tell an expert but is found in other names too: i2vHighV30, -LN-.
+_HINT = "|".join(
+    (
+        r"(?<![A-Za-z])(?i:{word})(?![a-z])",
+        r"{title}(?![a-z])",
+        r"(?i:{word}[ _-]?noise)",
+        r"(?<![A-Za-z]){short}(?![A-Za-z])",
+    )
+)
+_HINTS = {
+    "high_noise": re.compile(_HINT.format(word="high", title="High", short="HN?")),
+    "low_noise": re.compile(_HINT.format(word="low", title="Low", short="LN?")),
+}
 
 
 def guess_expert_of_name(name: str) -> Expert | None:
@@ -19,9 +34,49 @@ def guess_expert_of_name(name: str) -> Expert | None:
     return "high_noise" if is_high else "low_noise"
 
 
-def guess_expert_of_file(path: Path) -> Expert | None:
+def guess_expert_of_file(path: PurePath) -> Expert | None:
     """Which expert a transformer's file holds, by its name or else its folder's; None if neither tells."""
     return guess_expert_of_name(path.stem) or guess_expert_of_name(path.parent.name)
+
+
+def propose_pairs(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Files that may be the two experts of one model, by hints that are too weak to rely on.
+
+    Args:
+        names: of transformers, each with the folders that it lies in.
+
+    Returns:
+        Pairs of a high-noise and a low-noise file whose names differ in nothing else; or else the only such
+        file of each kind.
+    """
+    kinds: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for name in names:
+        expert = _find_hint(PurePath(name))
+        if expert:
+            kinds[_without_hints(name)][expert].append(name)
+    pairs = [
+        (kind["high_noise"][0], kind["low_noise"][0])
+        for kind in kinds.values()
+        if len(kind["high_noise"]) == len(kind["low_noise"]) == 1
+    ]
+    if pairs:
+        return pairs
+    high, low = ([name for kind in kinds.values() for name in kind[expert]] for expert in _HINTS)
+    return [(high[0], low[0])] if len(high) == len(low) == 1 else []
+
+
+def _find_hint(path: PurePath) -> Expert | None:
+    for name in (path.stem, path.parent.name):
+        is_high, is_low = (bool(hint.search(name)) for hint in _HINTS.values())
+        if is_high != is_low:
+            return "high_noise" if is_high else "low_noise"
+    return None
+
+
+def _without_hints(name: str) -> str:
+    for hint in _HINTS.values():
+        name = hint.sub("", name)
+    return re.sub(r"[^a-z0-9/]", "", name.lower().replace("noise", ""))
 
 
 def _names(name: str, word: str, letter: str) -> bool:

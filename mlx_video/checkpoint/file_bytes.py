@@ -10,9 +10,20 @@ from pathlib import Path
 import numpy as np
 
 from mlx_video.errors import CheckpointError
+from mlx_video.unusable_paths import explain_missing, is_dangling
 
 # macOS refuses a single read or write of 2 GiB or more.
 _LARGEST_CALL_BYTES = 1 << 28
+
+
+def refuse_dangling(*paths: Path) -> None:
+    """Refuse links whose target is not there, which would otherwise count as absent.
+
+    Raises:
+        CheckpointError: a path is, or lies behind, such a link.
+    """
+    for path in filter(is_dangling, paths):
+        raise CheckpointError(f"{path}: {explain_missing(path, '')}")
 
 
 def open_for_reading(path: Path) -> FileIO:
@@ -24,7 +35,8 @@ def open_for_reading(path: Path) -> FileIO:
     try:
         return open(path, "rb", buffering=0)
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: not found. Check the path, or download the file.") from error
+        reason = explain_missing(path, "not found. Check the path, or download the file.")
+        raise CheckpointError(f"{path}: {reason}") from error
     except IsADirectoryError as error:
         raise CheckpointError(f"{path}: is a folder, a file is expected here.") from error
     except OSError as error:

@@ -7,10 +7,12 @@ from typing import Literal
 
 from mlx_video.checkpoint.file_bytes import describe_bytes, open_for_reading, read_at, size_of
 from mlx_video.errors import CheckpointError, UnknownFormatError
+from mlx_video.unusable_paths import SIDE_FILE_START, describe_side_file, has_side_file_name
 
 FileKind = Literal[
-    "safetensors", "zip", "legacy_torch", "pickle", "gguf", "lfs_pointer", "html", "json", "empty", "unknown"
-]
+    "safetensors", "zip", "legacy_torch", "pickle", "gguf", "lfs_pointer", "html", "json", "side_file",
+    "empty", "unknown",
+]  # fmt: skip
 
 LARGEST_HEADER_BYTES = 100_000_000
 # torch.save before 1.6 begins with this number, pickled.
@@ -28,6 +30,7 @@ _STARTS: tuple[tuple[bytes, FileKind], ...] = (
     (b"<html", "html"),
     (b"<?xml", "html"),
     (b"{", "json"),
+    (SIDE_FILE_START, "side_file"),
 )
 
 _REFUSALS: dict[FileKind, str] = {
@@ -63,6 +66,8 @@ def recognise(path: Path) -> FileKind:
 
 def refusal(path: Path, kind: FileKind) -> CheckpointError:
     """The error for a file that is not what is needed here: says what it is and what to do."""
+    if kind == "side_file" or (kind in ("empty", "unknown") and has_side_file_name(path)):
+        return CheckpointError(f"{path}: {describe_side_file(path)}")
     start, size = _read_start(path)
     shown = " ".join(f"{byte:02x}" for byte in start[:9])
     error = UnknownFormatError if kind in ("legacy_torch", "pickle") else CheckpointError
@@ -70,13 +75,13 @@ def refusal(path: Path, kind: FileKind) -> CheckpointError:
 
 
 def refuse_stand_in(path: Path) -> None:
-    """Refuse a small file in whose place lies a Git LFS pointer, an HTML page, or nothing.
+    """Refuse a small file in whose place lies a Git LFS pointer, an HTML page, a side file, or nothing.
 
     Raises:
         CheckpointError: it is one of these, or cannot be opened.
     """
     kind = recognise(path)
-    if kind in ("lfs_pointer", "html", "empty"):
+    if kind in ("lfs_pointer", "html", "side_file", "empty"):
         raise refusal(path, kind)
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from mlx_video.checkpoint.file_kind import refuse_stand_in
 from mlx_video.checkpoint.safetensors_header import read_header
 from mlx_video.errors import CheckpointError
+from mlx_video.unusable_paths import is_dangling
 
 Layout = Literal[
     "converted", "fastvideo", "diffusers", "original_dual", "lightx2v", "original", "comfy", "unknown"
@@ -78,8 +79,12 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def original_weight_files(folder: Path) -> list[Path]:
-    """The transformer files of an original folder, sorted; other weights lying there are not among them."""
-    return sorted(path for path in folder.glob(f"{ORIGINAL_STEM}*.safetensors") if path.is_file())
+    """The transformer files of an original folder, sorted; other weights lying there are not among them.
+
+    A dangling link counts, so that whoever opens it says what is wrong.
+    """
+    found = folder.glob(f"{ORIGINAL_STEM}*.safetensors")
+    return sorted(path for path in found if path.is_file() or is_dangling(path))
 
 
 def find_fastvideo_place(folder: Path) -> Path | None:

@@ -16,7 +16,7 @@ from mlx_video.addresses import (
     is_plain_name,
     local_path,
 )
-from mlx_video.checkpoint.file_bytes import describe_bytes
+from mlx_video.checkpoint.file_bytes import describe_bytes, refuse_dangling
 from mlx_video.checkpoint.folder_layout import TOKENIZER_FILES, read_json_object
 from mlx_video.checkpoint.hub_cache import COMMIT, NotInCacheError, find_in_cache, storage_folder
 from mlx_video.checkpoint.hub_download import (
@@ -33,6 +33,7 @@ from mlx_video.checkpoint.loose_files import is_weight_name
 from mlx_video.checkpoint.staging import check_free_space
 from mlx_video.errors import CheckpointError, RequestError
 from mlx_video.events import Event, Notice
+from mlx_video.unusable_paths import is_dangling
 
 TOKENIZER_REPOSITORY = "google/umt5-xxl"
 
@@ -44,7 +45,8 @@ Choose = Callable[[Collection[str], ReadJson], Sequence[str]]
 
 def is_repository(place: Path) -> bool:
     """Whether a path is none here and looks like owner/name of a repository."""
-    return REPOSITORY.fullmatch(place.as_posix()) is not None and not place.exists()
+    is_here = place.exists() or is_dangling(place)
+    return REPOSITORY.fullmatch(place.as_posix()) is not None and not is_here
 
 
 def find_place(place: Path) -> HubPlace | None:
@@ -62,7 +64,7 @@ def find_place(place: Path) -> HubPlace | None:
     except AddressError as error:
         raise CheckpointError(str(error)) from error
     owner, *rest = place.parts or ("",)
-    if page is not None or not rest or Path(owner).exists():
+    if page is not None or not rest or Path(owner).exists() or is_dangling(place):
         return page
     repository, name = f"{owner}/{rest[0]}", "/".join(rest[1:])
     is_place = REPOSITORY.fullmatch(repository) and (not name or is_plain_name(name))
@@ -218,6 +220,7 @@ def fetch_repository(repository: str, revision: str | None, choose: Choose) -> G
     from huggingface_hub.constants import DEFAULT_REVISION
 
     revision = revision or DEFAULT_REVISION
+    refuse_dangling(storage_folder(repository))
     try:
         snapshot = read_snapshot(repository, revision)
     except CheckpointError:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from mlx_video.checkpoint.diffusers_folder import ENCODER_STEM, MODEL_INDEX
@@ -18,6 +18,7 @@ from mlx_video.checkpoint.folder_layout import (
     Layout,
 )
 from mlx_video.checkpoint.folder_layout import TOKENIZER_FOLDER as CONVERTED_TOKENIZER
+from mlx_video.checkpoint.hub_advice import MOST_NAMED, describe_other, propose_files
 from mlx_video.checkpoint.loose_files import is_weight_name
 from mlx_video.checkpoint.original_folder import (
     IMAGE_ENCODER_FILE,
@@ -25,7 +26,8 @@ from mlx_video.checkpoint.original_folder import (
     VAE_FILES,
 )
 from mlx_video.checkpoint.original_folder import TEXT_ENCODER_FILE as ORIGINAL_TEXT_ENCODER
-from mlx_video.checkpoint.shards import match_weight_file, read_weight_map
+from mlx_video.checkpoint.shards import SPLIT_BLOCK, SPLIT_REST, read_weight_map
+from mlx_video.checkpoint.weight_sets import SHARD, find_ending, find_sets
 from mlx_video.errors import CheckpointError
 
 Use = Literal["convert", "run"]
@@ -45,21 +47,6 @@ _SCHEDULER_FILE = "scheduler/scheduler_config.json"
 # A transformer's file may be called as those of any model; text encoders and VAEs of MLX folders may not.
 _CONVERTED_NAME = re.compile(r"(t5_encoder\w*|vae|vae_(encoder|decoder))\.safetensors")
 _COMFY_NAME = re.compile(r"(^|/)(diffusion_models|unet|text_encoders)/[^/]+$|\.gguf$")
-# What single files are by their names, the first that fits; the folders are ComfyUI's.
-_PURPOSES = (
-    ("--vae", re.compile(r"(^|/)vae/|(^|[\W_])(vae|tae\w*)([\W_]|\d|$)", re.IGNORECASE)),
-    ("--lora", re.compile(r"(^|/)loras?/|lora|lycoris", re.IGNORECASE)),
-    ("--clip", re.compile(r"clip", re.IGNORECASE)),
-    ("--text-encoder", re.compile(r"(^|/)text_encoders?/|umt5|t5|text.?enc", re.IGNORECASE)),
-    (
-        "",
-        re.compile(
-            r"(^|/)(non_block|block_\d+)\.|controlnet|vace.module|ip.?adapter|preview|upscale", re.IGNORECASE
-        ),
-    ),
-    ("--transformer", re.compile(r"(^|/)(diffusion_models|unet)/|\.gguf$|wan|distill_", re.IGNORECASE)),
-)
-_COMPONENT_FLAGS = ("--transformer", "--text-encoder", "--vae", "--clip")
 # Component by its option → how the names of its files begin, where it can be left out.
 _STARTS = {
     "transformer": (ORIGINAL_STEM, "high_noise_model/", "low_noise_model/", "transformer/", "transformer_2/"),
@@ -72,7 +59,6 @@ _STARTS = {
 }
 # Wan's image encoder serves the first generation's image-to-video models alone.
 _WITHOUT_IMAGE_ENCODER = ("t2v", "ti2v")
-_MOST_NAMED = 3
 
 
 def choose_files(
@@ -100,6 +86,8 @@ def choose_files(
     """
     layout = recognise_names(names)
     _check_use(repository, layout, names, use)
+    if layout == "original_dual":
+        _refuse_several(repository, names, given)
     choosers = {
         "converted": _choose_converted,
         "diffusers": _choose_diffusers,
@@ -143,53 +131,11 @@ def _check_use(repository: str, layout: Layout, names: Collection[str], use: Use
                 f"{_GENERATE} {repository}"
             )
     elif not is_convertible:
-        raise CheckpointError(f"{repository}: {_describe_other(repository, layout, names)}")
+        raise CheckpointError(f"{repository}: {describe_other(repository, layout, names)}")
     elif use == "run":
         raise CheckpointError(
             f"{repository}: is a checkpoint that is not converted. Convert it first: {_CONVERT} {repository}"
         )
-
-
-def _describe_other(repository: str, layout: Layout, names: Collection[str]) -> str:
-    weights = [name for name in sorted(names) if is_weight_name(name)]
-    shown = _shorten(weights)
-    files = _by_purpose(weights)
-    if layout == "comfy" or files.keys() & {"--transformer", "--text-encoder", "--lora"}:
-        what = f"holds {len(weights)} single files ({shown}), and no name says which belong together."
-        return f"{what} {_advise_single_files(repository, files)}"
-    return (
-        f"holds no Wan checkpoint in the original, Diffusers' or the MLX layout ({len(weights)} weight "
-        f"files{f': {shown}' if shown else ''}). Is it the right repository?"
-    )
-
-
-def _by_purpose(weights: Sequence[str]) -> dict[str, list[str]]:
-    """Option → the files that it takes, as far as names tell."""
-    found: dict[str, list[str]] = {}
-    for name in weights:
-        purpose = next((flag for flag, pattern in _PURPOSES if pattern.search(name)), "")
-        found.setdefault(purpose, []).append(name)
-    return found
-
-
-def _advise_single_files(repository: str, files: Mapping[str, Sequence[str]]) -> str:
-    """How to name single files as options, the transformers that would fit among them."""
-    flags = [flag for flag in _COMPONENT_FLAGS if flag in files]
-    if not flags and "--lora" in files:
-        return f"They are adapters; name one for a model: --lora {repository}/{files['--lora'][0]}"
-    if not flags:
-        return "Name those of one model by --transformer, --text-encoder and --vae."
-    fitting = "; ".join(f"{flag} {_shorten(files[flag])}" for flag in flags)
-    return (
-        f"Name those of one model: {flags[0]} {repository}/{files[flags[0]][0]}, and the others by "
-        "--transformer, --text-encoder and --vae in the same way, to python -m mlx_video.convert_wan. Only "
-        f"they are downloaded. By their names would fit: {fitting}."
-    )
-
-
-def _shorten(names: Sequence[str]) -> str:
-    """The first few of many names."""
-    return ", ".join(names[:_MOST_NAMED]) + (" ..." if len(names) > _MOST_NAMED else "")
 
 
 def _choose_converted(names: frozenset[str], read_json: ReadJson) -> Iterator[str]:
@@ -209,13 +155,54 @@ def _choose_fastvideo(names: frozenset[str], read_json: ReadJson) -> Iterator[st
 def _choose_original(names: frozenset[str], read_json: ReadJson) -> Iterator[str]:
     experts = [folder for folder in EXPERT_FOLDERS.values() if any(n.startswith(f"{folder}/") for n in names)]
     for folder in experts or [""]:
-        yield from choose_weights(names, folder, ORIGINAL_STEM, read_json)
+        weights = list(choose_weights(names, folder, ORIGINAL_STEM, read_json))
+        yield from weights or choose_split(names, folder)
+        if experts and not weights:
+            yield from _loose_weights(names, folder)
         yield from present_names(names, names_in(folder, [CONFIG_FILE]))
     config = read_json(CONFIG_FILE) if CONFIG_FILE in names and not experts else {}
     yield from present_names(names, [ORIGINAL_TEXT_ENCODER, *names_in(TOKENIZER_FOLDER, TOKENIZER_FILES)])
     yield from _choose_vae(names, config)
     if not experts and config.get("model_type") not in _WITHOUT_IMAGE_ENCODER:
         yield from present_names(names, [IMAGE_ENCODER_FILE])
+
+
+def choose_split(names: frozenset[str], folder: str) -> list[str]:
+    """The files of a transformer that LightX2V split; none where the folder holds no such."""
+    rest = names_in(folder, [SPLIT_REST])[0]
+    if rest not in names:
+        return []
+    return [
+        rest,
+        *(name for name in _files_in(names, folder) if SPLIT_BLOCK.fullmatch(PurePosixPath(name).name)),
+    ]
+
+
+def _loose_weights(names: Collection[str], folder: str) -> list[str]:
+    """The weight files of any name that lie directly in an expert's folder without those of usual names."""
+    own = [name for name in _files_in(names, folder) if is_weight_name(name)]
+    usual = [PurePosixPath(name).name for name in own]
+    is_usual = SPLIT_REST in usual or any(_is_weight_file(name, ORIGINAL_STEM) for name in usual)
+    return [] if is_usual else own
+
+
+def _files_in(names: Collection[str], folder: str) -> list[str]:
+    return sorted(name for name in names if name.rpartition("/")[0] == folder)
+
+
+def _refuse_several(repository: str, names: Collection[str], given: Collection[str]) -> None:
+    """Refuse folders of experts that hold several files of any name, of which the user has to choose."""
+    loose = {
+        expert: _loose_weights(names, folder)
+        for expert, folder in EXPERT_FOLDERS.items()
+        if expert not in given and "transformer" not in given
+    }
+    if any(len({SHARD.sub("", name) for name in files}) > 1 for files in loose.values()):
+        options = propose_files(repository, [name for files in loose.values() for name in files])
+        raise CheckpointError(
+            f"{repository}: its folders hold several transformers. Choose by such options:"
+            + "".join(f"\n  {option}" for option in options[:MOST_NAMED])
+        )
 
 
 def _choose_vae(names: frozenset[str], config: Mapping[str, Any]) -> list[str]:
@@ -246,31 +233,28 @@ def choose_weights(names: frozenset[str], folder: str, stem: str, read_json: Rea
         read_json: reads one of them that holds a JSON object.
 
     Yields:
-        Of the plain variant, or else the first, the index and the files that it names; without index all.
+        The files of one copy, chosen as in a folder, and the index that tells of them. Of copies that are
+        equals the first is taken, since a folder of several would be refused.
     """
-    found = [name for name in names if Path(name).parent == Path(folder) and _is_weight_file(name, stem)]
-    variants = {_variant_of(name, stem) for name in found}
-    indexes = {
-        variant: names_in(folder, [f"{stem}.safetensors.index{variant}.json"])[0]
-        for variant in variants | {""}
-    }
-    variant = "" if indexes[""] in names or not variants else min(variants)
-    if indexes[variant] in names:
-        yield indexes[variant]
-        files = set(read_weight_map(read_json(indexes[variant])).values())
-        yield from present_names(names, names_in(folder, files))
+    plain_index = names_in(folder, [f"{stem}.safetensors.index.json"])[0]
+    named = set(read_weight_map(read_json(plain_index)).values()) if plain_index in names else set()
+    own = [Path(name).name for name in names if Path(name).parent == Path(folder)]
+    sets = find_sets(own, stem, named)
+    if not sets:
+        yield from present_names(names, [plain_index])
+        return
+    index = names_in(folder, [f"{stem}.safetensors.index{sets[0].ending}.json"])[0]
+    if index in names and index != plain_index:
+        yield index
+        files = set(read_weight_map(read_json(index)).values())
     else:
-        yield from (name for name in found if _variant_of(name, stem) == variant)
+        yield from present_names(names, [plain_index])
+        files = named if sets[0].is_named else set(sets[0].names)
+    yield from present_names(names, names_in(folder, files))
 
 
 def _is_weight_file(name: str, stem: str) -> bool:
-    return match_weight_file(Path(name).name, stem) is not None
-
-
-def _variant_of(name: str, stem: str) -> str:
-    """What stands behind the stem, such as ".fp16"; "" for the plain files."""
-    match = match_weight_file(Path(name).name, stem)
-    return (match["variant"] or "") if match else ""
+    return find_ending(Path(name).name, stem) is not None
 
 
 def names_in(folder: str, names: Collection[str]) -> list[str]:

@@ -15,9 +15,9 @@ from mlx_video.checkpoint.folder_layout import (
     TOKENIZER_FILES,
     TOKENIZER_MODEL,
 )
-from mlx_video.checkpoint.hub_files import ReadJson, choose_weights, names_in, present_names
+from mlx_video.checkpoint.hub_files import ReadJson, choose_split, choose_weights, names_in, present_names
 from mlx_video.checkpoint.loose_files import is_weight_name
-from mlx_video.checkpoint.shards import SHARD
+from mlx_video.checkpoint.weight_sets import SHARD
 from mlx_video.errors import CheckpointError
 
 Part = Literal["component", "tokenizer", "adapter"]
@@ -72,7 +72,8 @@ def _with_description(names: frozenset[str], file: str) -> list[str]:
 
 def _choose_component(names: frozenset[str], folder: str, read_json: ReadJson) -> list[str]:
     stems = (ORIGINAL_STEM, ENCODER_STEM)
-    weights = [name for stem in stems for name in choose_weights(names, folder, stem, read_json)]
+    weights = choose_split(names, folder)
+    weights = weights or [name for stem in stems for name in choose_weights(names, folder, stem, read_json)]
     return weights and [*weights, *present_names(names, names_in(folder, [CONFIG_FILE]))]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from mlx_video.unusable_paths import is_dangling
+
 WEIGHT_ENDINGS = (".safetensors", ".sft", ".gguf", ".pth", ".pt", ".ckpt", ".bin")
 
 
@@ -14,8 +16,12 @@ def is_weight_name(name: str) -> bool:
 
 
 def is_weight_file(path: Path) -> bool:
-    """Whether a path is a file that may hold weights, by its ending; hidden files never count."""
-    return is_weight_name(path.name) and not path.name.startswith(".") and path.is_file()
+    """Whether a path is a file that may hold weights, by its ending; hidden files never count.
+
+    A dangling link counts, so that whoever opens it says what is wrong.
+    """
+    is_file = path.is_file() or is_dangling(path)
+    return is_weight_name(path.name) and not path.name.startswith(".") and is_file
 
 
 def walk_folders(folder: Path, seen: set[Path], *, depth: int | None = None) -> Iterator[Path]:

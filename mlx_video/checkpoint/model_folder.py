@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlx_video.checkpoint.file_bytes import refuse_dangling
 from mlx_video.checkpoint.folder_layout import (
     CONFIG_FILE,
     FORK_TEXT_ENCODER_FILE,
@@ -30,6 +31,7 @@ from mlx_video.checkpoint.staging import (
     staged_folder,
 )
 from mlx_video.errors import CheckpointError, ConfigError, MissingPartError
+from mlx_video.unusable_paths import explain_missing
 
 __all__ = [
     "CONFIG_FILE",
@@ -107,6 +109,7 @@ def open_model_folder(path: Path, given: Collection[str] = ()) -> ModelFolder:
     others = (file for name, file in needed.items() if name not in given)
     _check_present(path, (*transformers.values(), *others))
     vae_encoder, image_encoder = path / VAE_ENCODER_FILE, path / IMAGE_ENCODER_FILE
+    refuse_dangling(vae_encoder, image_encoder)
     places = (path / TOKENIZER_FOLDER, path)
     return ModelFolder(
         path=path,
@@ -122,7 +125,9 @@ def open_model_folder(path: Path, given: Collection[str] = ()) -> ModelFolder:
 
 def _check_is_converted(path: Path) -> None:
     if not path.exists():
-        raise CheckpointError(f"{path}: no such folder. {_advice_for_absent(path)}")
+        raise CheckpointError(
+            f"{path}: {explain_missing(path, f'no such folder. {_advice_for_absent(path)}')}"
+        )
     if not path.is_dir():
         raise CheckpointError(f"{path}: is a file. Give the folder that convert_wan made.")
     if is_unfinished_name(path):
@@ -146,6 +151,7 @@ def _advice_for_absent(path: Path) -> str:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
+    refuse_dangling(path / CONFIG_FILE)
     if not (path / CONFIG_FILE).exists():
         return {}
     try:
@@ -169,6 +175,7 @@ def _transformer_names(path: Path, config: Mapping[str, Any]) -> tuple[str, ...]
 
 
 def _check_present(path: Path, files: tuple[Path, ...]) -> None:
+    refuse_dangling(*files)
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise MissingPartError(

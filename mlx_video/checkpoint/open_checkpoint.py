@@ -8,9 +8,11 @@ from types import MappingProxyType
 
 from mlx_video.checkpoint.checkpoint_files import CheckpointFiles, PartName
 from mlx_video.checkpoint.diffusers_folder import open_diffusers_folder
+from mlx_video.checkpoint.file_bytes import refuse_dangling
 from mlx_video.checkpoint.folder_layout import Layout, recognise_layout
 from mlx_video.checkpoint.original_folder import open_original_folder
 from mlx_video.errors import CheckpointError
+from mlx_video.unusable_paths import explain_missing
 
 _OPENERS: Mapping[Layout, Callable[[Path, Collection[PartName]], CheckpointFiles]] = MappingProxyType(
     {
@@ -35,11 +37,13 @@ def open_checkpoint(path: Path, given: Collection[PartName] = ()) -> CheckpointF
         CheckpointError: the folder is missing, is of another layout, or lacks a component.
     """
     if not path.exists():
-        raise CheckpointError(f"{path}: no such folder. Check the path, or download the checkpoint first.")
+        reason = explain_missing(path, "no such folder. Check the path, or download the checkpoint first.")
+        raise CheckpointError(f"{path}: {reason}")
     if not path.is_dir():
         raise CheckpointError(f"{path}: is a file. Give the folder of the checkpoint that holds it.")
     layout = recognise_layout(path)
     if layout not in _OPENERS:
+        refuse_dangling(*sorted(path.iterdir()))
         raise _refusal(path, layout)
     return _OPENERS[layout](path, given)
 

@@ -6,16 +6,20 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from mlx_video.checkpoint.checkpoint_files import CheckpointFiles, PartName
+from mlx_video.checkpoint.file_bytes import refuse_dangling
 from mlx_video.checkpoint.file_kind import refuse_stand_in
 from mlx_video.checkpoint.folder_layout import (
     CONFIG_FILE,
     EXPERT_FOLDERS,
+    ORIGINAL_INDEX,
     TOKENIZER_FILES,
     is_tokenizer_folder,
+    original_weight_files,
     read_json_object,
 )
 from mlx_video.checkpoint.folder_layout import TOKENIZER_FOLDER as CONVERTED_TOKENIZER
-from mlx_video.checkpoint.shards import split_files, weight_files
+from mlx_video.checkpoint.loose_files import is_weight_file
+from mlx_video.checkpoint.shards import SPLIT_REST, FoundWeights, find_weights, split_files
 from mlx_video.errors import MissingPartError
 
 TEXT_ENCODER_FILE = "models_t5_umt5-xxl-enc-bf16.pth"
@@ -38,20 +42,51 @@ def open_original_folder(path: Path, given: Collection[PartName] = ()) -> Checkp
         CheckpointError: the folder lacks a component, or is one of two experts.
     """
     folders = {name: f for name, f in _transformer_folders(path, given).items() if name not in given}
-    transformers = {name: split_files(folder) or weight_files(folder) for name, folder in folders.items()}
+    transformers = {name: _find_transformer(folder) for name, folder in folders.items()}
     _check_parts(path, folders, given)
     tokenizer = path / TOKENIZER_FOLDER
     check_tokenizer(tokenizer)
     text_encoder, image_encoder = path / TEXT_ENCODER_FILE, path / IMAGE_ENCODER_FILE
     return CheckpointFiles(
         path=path,
-        transformers=transformers,
+        transformers={name: found.paths for name, found in transformers.items()},
         transformer_configs={name: read_json_object(f / CONFIG_FILE) for name, f in folders.items()},
         text_encoder=(text_encoder,) if text_encoder.is_file() else (),
         vaes={key: (path / name,) for key, name in VAE_FILES.items() if (path / name).is_file()},
         tokenizer=tokenizer if is_tokenizer_folder(tokenizer) else None,
         image_encoder=(image_encoder,) if image_encoder.is_file() else (),
+        notices=tuple(text for found in transformers.values() for text in found.notices),
     )
+
+
+def has_named_transformers(path: Path, given: Collection[PartName] = ()) -> bool:
+    """Whether a folder's transformers have the original names, so that nothing else there is one.
+
+    Args:
+        path: a folder in the original layout, whose names need not be the original ones.
+        given: parts that the user has elsewhere.
+
+    Returns:
+        True also where a file or the folder of an expert is absent, so that it is asked for by its name.
+    """
+    experts = {name: path / folder for name, folder in EXPERT_FOLDERS.items()}
+    if not any(folder.is_dir() for folder in experts.values()):
+        return _is_named(path)
+    folders = [folder for name, folder in experts.items() if name not in given]
+    return all(
+        _is_named(folder) or not (folder.is_dir() and any(map(is_weight_file, folder.iterdir())))
+        for folder in folders
+    )
+
+
+def _is_named(folder: Path) -> bool:
+    has_index = (folder / ORIGINAL_INDEX).is_file()
+    return has_index or bool(original_weight_files(folder)) or (folder / SPLIT_REST).exists()
+
+
+def _find_transformer(folder: Path) -> FoundWeights:
+    split = split_files(folder)
+    return FoundWeights(split) if split else find_weights(folder)
 
 
 def find_tokenizer(path: Path) -> Path | None:
@@ -64,15 +99,18 @@ def check_tokenizer(folder: Path) -> None:
     """Refuse a tokenizer folder whose files are stand-ins.
 
     Raises:
-        CheckpointError: a file is a Git LFS pointer, an HTML page, or empty.
+        CheckpointError: a file is a Git LFS pointer, an HTML page, a dangling link, or empty.
     """
-    for file in (folder / name for name in TOKENIZER_FILES):
+    files = [folder / name for name in TOKENIZER_FILES]
+    refuse_dangling(*files)
+    for file in files:
         if file.is_file():
             refuse_stand_in(file)
 
 
 def _transformer_folders(path: Path, given: Collection[str]) -> dict[str, Path]:
     folders = {expert: path / name for expert, name in EXPERT_FOLDERS.items()}
+    refuse_dangling(*(folder for name, folder in folders.items() if name not in given))
     if not any(folder.is_dir() for folder in folders.values()):
         if path.resolve().name in EXPERT_FOLDERS.values():
             raise MissingPartError(f"{path}: is one of two experts. Give the folder above it.")
@@ -87,6 +125,12 @@ def _transformer_folders(path: Path, given: Collection[str]) -> dict[str, Path]:
 
 
 def _check_parts(path: Path, transformer_folders: Mapping[str, Path], given: Collection[str]) -> None:
+    refuse_dangling(
+        *(folder / CONFIG_FILE for folder in transformer_folders.values()),
+        *([path / TEXT_ENCODER_FILE] if "text_encoder" not in given else []),
+        *([path / name for name in VAE_FILES.values()] if "vae" not in given else []),
+        *([path / IMAGE_ENCODER_FILE] if "image_encoder" not in given else []),
+    )
     missing = [
         f"{folder / CONFIG_FILE} not found; it states the transformer's sizes. Copy it from the repository."
         for folder in transformer_folders.values()

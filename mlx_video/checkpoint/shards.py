@@ -2,28 +2,52 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlx_video.checkpoint.file_bytes import refuse_dangling
 from mlx_video.checkpoint.folder_layout import ORIGINAL_STEM, read_json_object
 from mlx_video.checkpoint.safetensors_header import read_header
+from mlx_video.checkpoint.weight_sets import (
+    SHARD,
+    WeightSet,
+    describe_choice,
+    find_absent_shard,
+    find_ending,
+    find_sets,
+)
 from mlx_video.errors import CheckpointError, MissingPartError
+from mlx_video.unusable_paths import is_dangling
 
-SHARD = re.compile(r"-(\d+)-of-(\d+)(?=\.\w+$)")
 SPLIT_REST = "non_block.safetensors"
-_SPLIT_BLOCK = re.compile(r"block_(\d+)\.safetensors")
-# What stands behind the stem: a variant such as ".fp16", a shard's number, both or neither.
-_ENDING = r"(?P<variant>\.[A-Za-z]\w*)?(-\d+-of-\d+)?\.safetensors"
+SPLIT_BLOCK = re.compile(r"block_(\d+)\.safetensors")
+# What tools round a size to: thousands of thousands, and powers of two.
+_ROUNDED_UNITS = (10**6, 2**20, 10**9, 2**30)
+_LARGEST_ROUNDING = 0.01  # of the size
 
 
-def weight_files(
-    folder: Path, stem: str = ORIGINAL_STEM, *, component: str = "transformer"
-) -> tuple[Path, ...]:
+@dataclass(frozen=True, slots=True)
+class FoundWeights:
+    """The weight files of one component.
+
+    Attributes:
+        paths: in shard order.
+        notices: which of several copies they are.
+    """
+
+    paths: tuple[Path, ...]
+    notices: tuple[str, ...] = ()
+
+
+def find_weights(folder: Path, stem: str = ORIGINAL_STEM, *, component: str = "transformer") -> FoundWeights:
     """Find the weight files of the component in a folder and check that none is missing.
 
-    Of several variants of the weights the one without a name in its files is taken.
+    Of several copies of the weights, such as those in another precision, a whole one is taken: the one that
+    the index names, else the one without a word of its own in its files' names.
 
     Args:
         folder: where `<stem>*.safetensors` lie, with an index or without.
@@ -35,32 +59,78 @@ def weight_files(
 
     Raises:
         CheckpointError: there are no weights, a shard is absent, or files do not belong together.
-
-    Source: diffusers src/diffusers/utils/hub_utils.py, _add_variant.
     """
-    variants = _find_variants(folder, stem)
-    if not variants:
+    index = _index_file(folder, stem, "")
+    refuse_dangling(index)
+    # A dangling link counts as a file, so that it is named where it is wanted.
+    present = [path.name for path in folder.glob(f"{stem}*") if path.is_file() or is_dangling(path)]
+    sets = find_sets(present, stem, _named_files(index))
+    if not sets and not index.is_file():
         raise MissingPartError(
             f"{folder}: no {component} found, expected {stem}.safetensors or its shards. "
             "Download the whole repository, or give the folder that holds these files."
         )
-    if "" not in variants and len(variants) > 1:
-        names = ", ".join(variant.removeprefix(".") for variant in sorted(variants))
+    if not sets:
+        return FoundWeights(_check_one_copy(index, _files_of_index(index), ()))
+    _refuse_equals(folder, sets, component)
+    notices = (f"{folder}: of the {component}, {describe_choice(sets)}.",) if len(sets) > 1 else ()
+    return FoundWeights(_check_set(folder, stem, sets[0], component), notices)
+
+
+def _check_set(folder: Path, stem: str, chosen: WeightSet, component: str) -> tuple[Path, ...]:
+    """The files of one copy after comparing them with their index, or with that of another copy."""
+    files = tuple(folder / name for name in chosen.names)
+    index, own = _index_file(folder, stem, ""), _index_file(folder, stem, chosen.ending)
+    if not own.is_file():
+        own = index
+    if own.is_file() and not (own == index and _is_of_other_copy(index, stem, chosen)):
+        return _check_one_copy(own, _files_of_index(own), files)
+    _check_lone_set(folder, files, component)
+    if index.is_file():
+        _check_names(index, files)
+    return files
+
+
+def _named_files(index: Path) -> frozenset[str]:
+    """The files that an index names; none where it is absent or says nothing of them."""
+    return frozenset(read_weight_map(read_json_object(index)).values()) if index.is_file() else frozenset()
+
+
+def _refuse_equals(folder: Path, sets: Sequence[WeightSet], component: str) -> None:
+    """Refuse copies of which none is the one to take."""
+    equals = [one for one in sets if one.rank == sets[0].rank]
+    if len(equals) > 1 and not equals[0].lacks:
+        names = ", ".join(one.title for one in equals)
         raise CheckpointError(
             f"{folder}: holds the {component} in several variants ({names}). Keep the files of one of them."
         )
-    variant = "" if "" in variants else next(iter(variants))
-    index = _index_file(folder, stem, variant)
-    if index.is_file():
-        return _check_one_variant(index, _files_of_index(index), variants[variant])
-    files = variants[variant]
+
+
+def _is_of_other_copy(index: Path, stem: str, chosen: WeightSet) -> bool:
+    """Whether an index names files of other copies and none of the chosen one."""
+    endings = {find_ending(name, stem) for name in _named_files(index)}
+    return bool(endings) and None not in endings and chosen.ending not in endings
+
+
+def _check_lone_set(folder: Path, files: Sequence[Path], component: str) -> None:
     if len(files) > 1 and not all(SHARD.search(path.name) for path in files):
         raise CheckpointError(
             f"{folder}: {len(files)} {component} files that are not shards of one another "
             f"({', '.join(path.name for path in files[:3])}). Keep one of them."
         )
     check_shards(files)
-    return tuple(files)
+
+
+def _check_names(index: Path, files: Sequence[Path]) -> None:
+    """Compare files with the index of another copy; scales of a narrower type may be there besides."""
+    mapped = read_weight_map(read_json_object(index)).keys()
+    held = {name for path in files for name in read_header(path).infos}
+    lacking = sorted(mapped - held)
+    if lacking:
+        raise CheckpointError(
+            f"{files[0]}: it and its other shards lack {len(lacking)} tensors that {index.name} lists, first "
+            f"{lacking[0]}. They are from different revisions; fetch the shards and the index again."
+        )
 
 
 def split_files(folder: Path) -> tuple[Path, ...]:
@@ -78,9 +148,10 @@ def split_files(folder: Path) -> tuple[Path, ...]:
     Source: ModelTC/LightX2V tools/convert/converter.py, option --save_by_block.
     """
     rest = folder / SPLIT_REST
+    refuse_dangling(rest)
     if not rest.is_file():
         return ()
-    found = ((_SPLIT_BLOCK.fullmatch(path.name), path) for path in folder.iterdir())
+    found = ((SPLIT_BLOCK.fullmatch(path.name), path) for path in folder.iterdir())
     blocks = {int(match[1]): path for match, path in found if match}
     absent = sorted(set(range(max(blocks, default=0) + 1)) - blocks.keys())
     if absent:
@@ -89,11 +160,6 @@ def split_files(folder: Path) -> tuple[Path, ...]:
             f"{max(blocks, default=0) + 1} blocks found). Fetch it again."
         )
     return (rest, *(blocks[number] for number in sorted(blocks)))
-
-
-def match_weight_file(name: str, stem: str) -> re.Match[str] | None:
-    """Match a weight file's name against the stem; its group "variant" is such as ".fp16", or None."""
-    return re.fullmatch(re.escape(stem) + _ENDING, name)
 
 
 def read_weight_map(index: Mapping[str, Any]) -> dict[str, str]:
@@ -112,19 +178,7 @@ def read_weight_map(index: Mapping[str, Any]) -> dict[str, str]:
     return found if is_usable else {}
 
 
-def _find_variants(folder: Path, stem: str) -> dict[str, list[Path]]:
-    """Variant, "" for the plain one → its files, sorted; one that has only an index has none."""
-    found: dict[str, list[Path]] = {}
-    for path in sorted(folder.glob(f"{stem}*")):
-        match = match_weight_file(path.name, stem)
-        if match and path.is_file():
-            found.setdefault(match["variant"] or "", []).append(path)
-    if _index_file(folder, stem, "").is_file():
-        found.setdefault("", [])
-    return found
-
-
-def _check_one_variant(index: Path, named: tuple[Path, ...], own: Sequence[Path]) -> tuple[Path, ...]:
+def _check_one_copy(index: Path, named: tuple[Path, ...], own: Collection[Path]) -> tuple[Path, ...]:
     strange = [path.name for path in named if path not in own]
     if strange:
         raise CheckpointError(
@@ -147,20 +201,19 @@ def check_shards(files: Sequence[Path]) -> None:
     Raises:
         CheckpointError: a shard is absent, or they are of different sets.
     """
-    numbers = [(int(match[1]), int(match[2])) for path in files if (match := SHARD.search(path.name))]
-    totals = {total for _, total in numbers}
+    totals = {int(match[2]) for path in files if (match := SHARD.search(path.name))}
     if len(totals) > 1:
         raise CheckpointError(
             f"{files[0].parent}: shards of different sets ({', '.join(f'of {n}' for n in sorted(totals))}). "
             "Keep the files of one download only."
         )
-    for total in totals:
-        absent = sorted(set(range(1, total + 1)) - {number for number, _ in numbers})
-        if absent:
-            raise CheckpointError(
-                f"{files[0].parent}: shard {absent[0]} of {total} is absent ({len(numbers)} of {total} "
-                "found). Fetch it again."
-            )
+    absent = find_absent_shard([path.name for path in files])
+    if absent:
+        number, total = (int(text) for text in SHARD.findall(absent)[0])
+        raise CheckpointError(
+            f"{files[0].with_name(absent)}: shard {number} of {total} is absent ({len(files)} of {total} "
+            "found). Fetch it again."
+        )
 
 
 def _files_of_index(index: Path) -> tuple[Path, ...]:
@@ -173,13 +226,15 @@ def _files_of_index(index: Path) -> tuple[Path, ...]:
     for name in names:
         _check_present(folder, name, weight_map)
     data_bytes = sum(_check_shard(index, name, weight_map) for name in names)
-    _check_total(index, content.get("metadata"), data_bytes)
+    file_bytes = sum((folder / name).stat().st_size for name in names)
+    _check_total(index, content.get("metadata"), data_bytes, file_bytes)
     return tuple(folder / name for name in names)
 
 
 def _check_present(folder: Path, name: str, weight_map: Mapping[str, str]) -> None:
     if (folder / name).is_file():
         return
+    refuse_dangling(folder / name)
     missing = [tensor for tensor, file in weight_map.items() if file == name]
     match = SHARD.search(name)
     shard = f"Shard {int(match[1])} of {int(match[2])} ({name})" if match else name
@@ -207,10 +262,24 @@ def _check_shard(index: Path, name: str, weight_map: Mapping[str, str]) -> int:
     return sum(info.nbytes for info in infos.values())
 
 
-def _check_total(index: Path, metadata: object, data_bytes: int) -> None:
+def _check_total(index: Path, metadata: object, data_bytes: int, file_bytes: int) -> None:
+    """Compare the size that an index states with the shards, whose lengths are checked already.
+
+    Some tools count whole files with their headers, and some round.
+    """
     total = metadata.get("total_size") if isinstance(metadata, dict) else None
-    if total is not None and total != data_bytes:
+    if isinstance(total, bool) or not isinstance(total, int | float):
+        return  # no number, so nothing that could contradict
+    if not any(total == counted or _is_rounded(total, counted) for counted in (data_bytes, file_bytes)):
         raise CheckpointError(
             f"{index}: total_size is {total}, the shards hold {data_bytes} bytes. "
             "The dtypes are from another revision; fetch the shards and the index again."
         )
+
+
+def _is_rounded(total: float, counted: int) -> bool:
+    """Whether a size is another one in whole units, such as megabytes."""
+    off = abs(total - counted)
+    if not math.isfinite(total) or off > _LARGEST_ROUNDING * counted:
+        return False
+    return any(total % unit == 0 and off < unit for unit in _ROUNDED_UNITS)

@@ -13,6 +13,7 @@ from mlx_video.checkpoint.safetensors_header import CutShortError, read_header
 from mlx_video.errors import CheckpointError, MediaError
 from mlx_video.media.picture_kind import name_media
 from mlx_video.media.whole_file import written_whole
+from mlx_video.unusable_paths import describe_side_file, is_side_file
 
 _OTHER_KINDS: Mapping[FileKind, str] = {
     "zip": "a zip archive, perhaps of torch.save",
@@ -57,6 +58,8 @@ def read_arrays(path: Path) -> tuple[dict[str, mx.array], dict[str, str]]:
     Raises:
         MediaError: the file is damaged, or holds something else.
     """
+    if path.is_file() and is_side_file(path):
+        raise MediaError(f"{path}: {describe_side_file(path)}")
     try:
         loaded: Any = mx.load(str(path), format="safetensors", return_metadata=True)
         arrays, texts = loaded

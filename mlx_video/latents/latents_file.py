@@ -10,6 +10,7 @@ import mlx.core as mx
 from mlx_video.checkpoint.safetensors_header import read_header
 from mlx_video.errors import CheckpointError, MediaError
 from mlx_video.latents.array_file import read_arrays, write_arrays
+from mlx_video.unusable_paths import explain_missing
 
 TENSOR_NAME = "latents"
 STATE_KEY = "run_state"  # the text by which the state of a run is told from final latents
@@ -47,7 +48,7 @@ def load_latents(path: Path) -> tuple[mx.array, dict[str, str]]:
     if path.is_dir():
         raise MediaError(f"{path}: is a folder. Give the file that --save-latents wrote, or a run's state.")
     if not path.is_file():
-        raise MediaError(f"{path}: no such file. --save-latents writes one.")
+        raise MediaError(f"{path}: {explain_missing(path, 'no such file. --save-latents writes one.')}")
     tensors, settings = read_arrays(path)
     return _checked(path, tensors), settings
 

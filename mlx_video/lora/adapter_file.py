@@ -14,6 +14,7 @@ from mlx_video.checkpoint.hub_cache import published_name
 from mlx_video.checkpoint.safetensors import SafetensorsFile
 from mlx_video.checkpoint.tensor_source import TensorInfo, open_tensors
 from mlx_video.errors import AdapterError
+from mlx_video.unusable_paths import explain_missing, is_dangling
 
 
 class AdapterFile:
@@ -96,8 +97,11 @@ def _find_file(path: Path) -> Path:
     if path.is_file():
         return path
     if not path.is_dir():
-        raise AdapterError(f"{path}: there is no such adapter file. Check the path.")
-    found = adapter_candidates([file.name for file in path.iterdir() if file.is_file()])
+        reason = explain_missing(path, "there is no such adapter file. Check the path.")
+        raise AdapterError(f"{path}: {reason}")
+    # A dangling link counts, so that it is named and no other adapter is taken in its place.
+    files = (file.name for file in path.iterdir() if file.is_file() or is_dangling(file))
+    found = adapter_candidates(list(files))
     if len(found) == 1:
         return path / found[0]
     held = f"holds {', '.join(found)}" if found else "holds no safetensors file"

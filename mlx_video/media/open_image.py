@@ -15,6 +15,7 @@ from mlx_video.addresses import AddressError, local_path
 from mlx_video.errors import MediaError, MLXVideoError
 from mlx_video.events import Notice
 from mlx_video.media.picture_kind import PICTURE_FORMATS, READABLE, describe_unreadable, open_picture
+from mlx_video.unusable_paths import describe_side_file, explain_missing, is_side_file
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -81,7 +82,9 @@ def _open_file(path: Path, name: str) -> OpenedImage:
 
     if not path.is_file():
         what = "is a folder, not a picture" if path.is_dir() else "no such file"
-        raise MediaError(f"{name}: {what}. Check the path.")
+        raise MediaError(f"{name}: {explain_missing(path, f'{what}. Check the path.')}")
+    if is_side_file(path):
+        raise MediaError(f"{name}: {describe_side_file(path)}")
     try:
         with open_picture(path) as picture:
             opened = _convert(picture, name)

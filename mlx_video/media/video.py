@@ -15,6 +15,7 @@ from mlx_video.media.frame_writer import FrameWriter
 from mlx_video.media.image import STILL_SUFFIXES, StillWriter, check_still
 from mlx_video.media.mp4 import Mp4Writer, read_mp4_frames, read_mp4_settings
 from mlx_video.media.whole_file import check_file, check_folder
+from mlx_video.unusable_paths import describe_side_file, explain_missing, is_side_file
 
 SUFFIXES = (".mp4", ".gif", ".webp", *STILL_SUFFIXES)
 
@@ -112,5 +113,7 @@ def _supported_suffix(path: Path) -> str:
 
 def _existing_suffix(path: Path) -> str:
     if not path.is_file():
-        raise MediaError(f"{path}: no such file. Check the path.")
+        raise MediaError(f"{path}: {explain_missing(path, 'no such file. Check the path.')}")
+    if is_side_file(path):
+        raise MediaError(f"{path}: {describe_side_file(path)}")
     return _supported_suffix(path)

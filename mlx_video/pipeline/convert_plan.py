@@ -20,6 +20,7 @@ from mlx_video.checkpoint.model_folder import (
     VAE_FILE,
 )
 from mlx_video.checkpoint.original_folder import IMAGE_ENCODER_FILE as ORIGINAL_IMAGE_ENCODER
+from mlx_video.checkpoint.shards import SPLIT_REST
 from mlx_video.checkpoint.tensor_source import TensorSource, open_tensors
 from mlx_video.conditioning.text import load_tokenizer, read_tokenizer_model
 from mlx_video.config import ModelConfig, QuantizationConfig, TextEncoderConfig, VAEConfig, config_to_json
@@ -44,6 +45,9 @@ from mlx_video.weights.spellings import ComponentName, as_original, report_empty
 from mlx_video.weights.stream import TensorJob, output_infos, plan_jobs
 
 DTYPE_SPELLINGS = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+
+# By these a transformer is called in any folder.
+_USUAL_NAMES = (ORIGINAL_STEM, SPLIT_REST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,9 +217,12 @@ def _report_experts(files: CheckpointFiles) -> Iterator[str]:
     """Say which transformer is which expert: swapped ones could not be told from their tensors."""
     if len(files.transformers) < 2:
         return
+    firsts = {name: paths[0] for name, paths in files.transformers.items()}
+    # Names that both have, or that every model has, tell nothing.
+    is_by_folder = len({path.name for path in firsts.values()}) < len(firsts)
     places = {
-        name: f"{path.parent.name}/" if path.name.startswith(ORIGINAL_STEM) else path.name
-        for name, (path, *_) in files.transformers.items()
+        name: f"{path.parent.name}/" if is_by_folder or path.name.startswith(_USUAL_NAMES) else path.name
+        for name, path in firsts.items()
     }
     yield f"Experts: {', '.join(f'{STAGES[name]} from {place}' for name, place in places.items())}."
     for name, place in places.items():

@@ -13,16 +13,24 @@ from mlx_video.checkpoint.checkpoint_files import CheckpointFiles, PartName, Sam
 from mlx_video.checkpoint.expert_names import Expert, guess_expert_of_file
 from mlx_video.checkpoint.folder_layout import is_tokenizer_folder, recognise_layout
 from mlx_video.checkpoint.open_checkpoint import open_checkpoint
-from mlx_video.checkpoint.original_folder import check_tokenizer, find_tokenizer
+from mlx_video.checkpoint.original_folder import (
+    check_tokenizer,
+    find_tokenizer,
+    has_named_transformers,
+)
 from mlx_video.errors import CheckpointError, MissingPartError, RequestError
 from mlx_video.pipeline.found_files import FoundFiles, Scan, read_component, scan_folder
+from mlx_video.pipeline.proposals import describe_transformers_below, propose_transformers
 from mlx_video.pipeline.recognise_transformers import refuse_other_models
 from mlx_video.request import ConvertRequest
+from mlx_video.unusable_paths import explain_missing
 from mlx_video.weights.side_file import describe_side_file, is_side_file
 
 _EXPERTS: tuple[Expert, ...] = ("low_noise", "high_noise")
 # Layouts whose file names say nothing, so that the tensors are asked.
 _NAMELESS = ("comfy", "lightx2v", "unknown")
+# Layouts that a config.json or folders suffice for, so that the transformers may have any name.
+_NAMED = ("original", "original_dual")
 # Option → the component that it takes; and back, what messages advise.
 _TAKES = MappingProxyType(
     {
@@ -50,6 +58,7 @@ _ADVICE = MappingProxyType(
         "high_noise": "high-noise transformer (--high-noise FILE)",
         "text_encoder": "text encoder (--text-encoder FILE)",
         "vae": "VAE (--vae FILE)",
+        "image_encoder": "image encoder (--clip FILE)",
     }
 )
 _FLAGS = MappingProxyType(
@@ -110,7 +119,8 @@ def check_component(name: str, path: Path) -> None:
 def _read_option(name: str, path: Path) -> FoundFiles:
     """The file behind an option, which must hold what the option says."""
     if not path.exists():
-        raise RequestError(name, f"{path}: no such file. Check the path, or download the file.")
+        reason = explain_missing(path, "no such file. Check the path, or download the file.")
+        raise RequestError(name, f"{path}: {reason}")
     if path.is_dir() and recognise_layout(path) == "converted":
         raise RequestError(name, f"{path}: {_CONVERTED}")
     found = read_component(path)
@@ -151,13 +161,21 @@ def _open_base(request: ConvertRequest, chosen: Mapping[str, FoundFiles]) -> Che
     if path.is_file():
         return _choose(path, Scan((_read_lone_file(path),)), given, chosen)
     layout = recognise_layout(path) if path.is_dir() else None
-    if layout in _NAMELESS:
+    if layout in _NAMELESS or (layout in _NAMED and not has_named_transformers(path, given)):
         scan = scan_folder(path)
-        if layout != "unknown" or scan.found or scan.unreadable or given:
+        if "model" not in given and not scan.unreadable and not _all_of(scan, "transformer"):
+            _refuse_folder_above(path)
+        if layout in ("comfy", "lightx2v") or scan.found or scan.unreadable or given:
             return _choose(path, scan, given, chosen)
     files = open_checkpoint(path, given)
     _check_experts(path, files.transformers.keys() | (chosen.keys() & set(_EXPERTS)))
     return files
+
+
+def _refuse_folder_above(path: Path) -> None:
+    below = describe_transformers_below(path)
+    if below:
+        raise MissingPartError(f"{path}: {below}")
 
 
 def _read_lone_file(path: Path) -> FoundFiles:
@@ -187,7 +205,8 @@ def _choose(
     text_encoder = image_encoder = None
     if "text_encoder" not in given:
         text_encoder = _choose_encoder(path, scan, "text_encoder", readers)
-    if "image_encoder" not in given and any(found.image_width for found in readers):
+    reads_images = any(found.image_width for found in readers)
+    if "image_encoder" not in given and reads_images:
         image_encoder = _choose_encoder(path, scan, "image_encoder", readers)
     vaes = () if "vae" in given else _all_of(scan, "vae")
     files = CheckpointFiles(
@@ -199,7 +218,7 @@ def _choose(
         tokenizer=find_tokenizer(path),
         image_encoder=image_encoder.paths if image_encoder else (),
     )
-    _check_complete(files, scan, given)
+    _check_complete(files, scan, given, reads_images=reads_images)
     return replace(files, notices=_report_found(path, files))
 
 
@@ -228,7 +247,8 @@ def _choose_transformers(
         return {expert: named[expert] for expert in wanted}
     raise CheckpointError(
         f"{path}: holds several transformers: {_list(path, candidates)}. Choose with --transformer FILE, or "
-        "for a Wan2.2 A14B model with --high-noise FILE and --low-noise FILE."
+        "for a Wan2.2 A14B model with --high-noise FILE and --low-noise FILE, such as:"
+        f"{propose_transformers(path, candidates, wanted)}"
     )
 
 
@@ -264,13 +284,15 @@ def _below(folder: Path, path: Path) -> str:
     return str(path.relative_to(folder)) if path.is_relative_to(folder) and path != folder else path.name
 
 
-def _check_complete(files: CheckpointFiles, scan: Scan, given: set[PartName]) -> None:
+def _check_complete(files: CheckpointFiles, scan: Scan, given: set[PartName], *, reads_images: bool) -> None:
     """Name all that is missing at once, with the option that would give it."""
     experts = [expert for expert in _EXPERTS if expert in files.transformers or expert in given]
     needed: list[PartName] = list(_EXPERTS) if experts and "model" not in files.transformers else ["model"]
     needed = [name for name in needed if name not in files.transformers]
     needed += [] if files.text_encoder else ["text_encoder"]
     needed += [] if files.vaes else ["vae"]
+    # Of an encoder that is not there at all, who reads images through it tells more.
+    needed += ["image_encoder"] if reads_images and scan.unreadable and not files.image_encoder else []
     missing = [_ADVICE[name] for name in needed if name not in given]
     if not missing:
         return
@@ -297,7 +319,8 @@ def _with_options(files: CheckpointFiles, chosen: Mapping[str, FoundFiles]) -> C
     found: dict[str, FoundFiles] = {expert: chosen[expert] for expert in experts}
     if "transformer" in chosen:
         found = {"model": chosen["transformer"]}
-    changes: dict[str, Any] = {}
+    notices = tuple(text for part in chosen.values() for text in part.notices)
+    changes: dict[str, Any] = {"notices": (*files.notices, *notices)}
     if found:
         kept = {name: paths for name, paths in files.transformers.items() if name in _EXPERTS and experts}
         configs = {name: files.transformer_configs[name] for name in kept}
@@ -339,7 +362,8 @@ def _with_tokenizer(files: CheckpointFiles, folder: Path | None) -> CheckpointFi
 def _check_tokenizer_folder(folder: Path) -> None:
     if not folder.is_dir():
         what = "is a file, its folder is expected" if folder.exists() else "no such folder"
-        raise RequestError("tokenizer", f"{folder}: {what}. Give the checkpoint's google/umt5-xxl.")
+        reason = explain_missing(folder, f"{what}. Give the checkpoint's google/umt5-xxl.")
+        raise RequestError("tokenizer", f"{folder}: {reason}")
     if not is_tokenizer_folder(folder):
         raise RequestError(
             "tokenizer", f"{folder}: holds neither tokenizer.json nor spiece.model. Give google/umt5-xxl."

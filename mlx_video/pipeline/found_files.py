@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mlx_video.checkpoint.diffusers_folder import ENCODER_STEM, read_transformer_sizes
+from mlx_video.checkpoint.expert_names import guess_expert_of_name
+from mlx_video.checkpoint.file_kind import refuse_stand_in
 from mlx_video.checkpoint.folder_layout import CONFIG_FILE, ORIGINAL_STEM, read_json_object
 from mlx_video.checkpoint.loose_files import is_weight_file, walk_folders
-from mlx_video.checkpoint.shards import SHARD, SPLIT_REST, check_shards, split_files, weight_files
+from mlx_video.checkpoint.shards import SPLIT_REST, FoundWeights, check_shards, find_weights, split_files
 from mlx_video.checkpoint.tensor_source import TensorSource, open_tensors
+from mlx_video.checkpoint.weight_sets import SHARD
 from mlx_video.errors import CheckpointError
+from mlx_video.unusable_paths import explain_missing, is_dangling
 from mlx_video.weights.all_in_one import pick_component
 from mlx_video.weights.component_kind import (
     ComponentKind,
@@ -47,6 +52,7 @@ class FoundFiles:
         is_other_text_encoder: whether its text encoder is T5 v1.1.
         config: what a config.json beside a transformer's shards says.
         first_tensor: a name for messages.
+        notices: which of several copies they are.
     """
 
     paths: tuple[Path, ...]
@@ -56,12 +62,18 @@ class FoundFiles:
     is_other_text_encoder: bool = False
     config: Mapping[str, Any] = field(default_factory=dict)
     first_tensor: str = ""
+    notices: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         """What messages call it."""
         more = f" and {len(self.paths) - 1} more" if len(self.paths) > 1 else ""
         return f"{self.paths[0].name}{more}"
+
+    @property
+    def is_split(self) -> bool:
+        """Whether it is a transformer that LightX2V split into its blocks."""
+        return self.paths[0].name == SPLIT_REST
 
     @property
     def is_converted(self) -> bool:
@@ -86,22 +98,57 @@ def scan_folder(folder: Path) -> Scan:
     """Look into every weight file of a ComfyUI tree, or of a folder of loose files.
 
     Args:
-        folder: only the folders that ComfyUI knows are entered.
+        folder: only the folders that ComfyUI knows, and those of two experts, are entered.
 
     Raises:
         CheckpointError: a split transformer lacks files.
     """
-    found, unreadable = [], []
+    lost = sorted(path for path in folder.iterdir() if _is_entered(path) and is_dangling(path))
+    found, unreadable = [], [f"{path}: {explain_missing(path, '')}" for path in lost]
     for paths in _group_files(folder):
         try:
-            config = _read_config(paths[0].parent) if paths[0].name == SPLIT_REST else {}
-            files = read_files(paths, config)
+            files = read_files(paths)
+            if "transformer" in files.kinds:
+                files = replace(files, config=_find_config(paths[0].parent, folder))
         except CheckpointError as error:
             unreadable.append(str(error))
             continue
         if files.kinds:
             found.append(files)
     return Scan(tuple(found), tuple(unreadable))
+
+
+def find_transformers_below(folder: Path) -> tuple[FoundFiles, ...]:
+    """The transformers that lie directly in the folders of a folder, as in repositories of several copies."""
+    places = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    found = [files for place in places for files in _readable_files(place)]
+    return tuple(files for files in found if "transformer" in files.kinds and not files.is_converted)
+
+
+def _readable_files(place: Path) -> list[FoundFiles]:
+    """What lies directly in a folder, without what is damaged or may not be read."""
+    found: list[FoundFiles] = []
+    with suppress(CheckpointError, OSError):
+        groups = list(_group_direct(place))
+        for paths in groups:
+            with suppress(CheckpointError):
+                found.append(read_files(paths))
+    return found
+
+
+def _find_config(place: Path, folder: Path) -> dict[str, Any]:
+    """What a config.json says of a transformer: beside its file, or above the folders of two experts."""
+    return _read_config(place) or (_read_config(folder) if is_expert_folder(place) else {})
+
+
+def is_expert_folder(path: Path) -> bool:
+    """Whether a folder is called as one of two experts."""
+    return guess_expert_of_name(path.name) is not None
+
+
+def _is_entered(path: Path) -> bool:
+    """Whether a folder of a checkpoint's holds components; QuantStack writes VAE in capitals."""
+    return path.name.lower() in TREE_FOLDERS or is_expert_folder(path)
 
 
 def read_component(path: Path) -> FoundFiles:
@@ -114,8 +161,10 @@ def read_component(path: Path) -> FoundFiles:
         CheckpointError: it is absent or damaged, or the folder holds more than one component.
     """
     if not path.is_dir():
+        refuse_stand_in(path)  # before other shards of what is none are asked for
         return read_files(_with_other_shards(path))
-    return read_files(_files_of_folder(path), _read_config(path))
+    weights = _files_of_folder(path)
+    return replace(read_files(weights.paths, _read_config(path)), notices=weights.notices)
 
 
 def read_files(paths: tuple[Path, ...], config: Mapping[str, Any] | None = None) -> FoundFiles:
@@ -164,7 +213,7 @@ def _group_files(folder: Path) -> Iterator[tuple[Path, ...]]:
     """The weight files below a folder, shards together."""
     yield from _group_direct(folder)
     seen = {folder.resolve()}
-    for tree in (folder / name for name in TREE_FOLDERS if (folder / name).is_dir()):
+    for tree in sorted(path for path in folder.iterdir() if path.is_dir() and _is_entered(path)):
         for place in walk_folders(tree, seen):
             yield from _group_direct(place)
 
@@ -188,10 +237,12 @@ def _with_other_shards(path: Path) -> tuple[Path, ...]:
     return tuple(p for p in sorted(path.parent.iterdir()) if SHARD.sub("", p.name) == stem and p.is_file())
 
 
-def _files_of_folder(folder: Path) -> tuple[Path, ...]:
+def _files_of_folder(folder: Path) -> FoundWeights:
+    if split := split_files(folder):
+        return FoundWeights(split)
     for stem in (ORIGINAL_STEM, ENCODER_STEM):
         if any(folder.glob(f"{stem}*.safetensors")):
-            return weight_files(folder, stem, component="component")
+            return find_weights(folder, stem, component="component")
     groups = list(_group_direct(folder))
     if len(groups) > 1:
         groups = [paths for paths in groups if not is_side_file(paths[0])]
@@ -200,7 +251,7 @@ def _files_of_folder(folder: Path) -> tuple[Path, ...]:
         raise CheckpointError(
             f"{folder}: the weight files of one component are expected there, found {names}. Give the file."
         )
-    return groups[0]
+    return FoundWeights(groups[0])
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from mlx_video.checkpoint.folder_layout import Layout, recognise_layout
 from mlx_video.checkpoint.hub import TOKENIZER_REPOSITORY, is_repository
 from mlx_video.checkpoint.loose_files import is_weight_file, walk_folders
 from mlx_video.checkpoint.original_folder import find_tokenizer
-from mlx_video.checkpoint.shards import SHARD
+from mlx_video.checkpoint.weight_sets import SHARD
 from mlx_video.errors import CheckpointError, MissingPartError, MLXVideoError
 from mlx_video.events import Event, TextResult
 from mlx_video.pipeline.components import check_vae_encoder, check_weights, open_model
@@ -34,6 +34,7 @@ from mlx_video.pipeline.inspection import (
     inspection_to_text,
 )
 from mlx_video.request import ConvertRequest
+from mlx_video.unusable_paths import explain_missing
 from mlx_video.variants.registry import VARIANTS, find_variant
 
 _LAYOUTS: Mapping[Layout, str] = MappingProxyType(
@@ -56,6 +57,7 @@ _DEPTH = 3
 _PLACES_OF_WAN = (*TREE_FOLDERS, "loras")
 _BLOCK = re.compile(r"(block_\d+|non_block)(?=\.safetensors$)")
 _ADVICE_FOR_HUB = "The Hub is not inspected: download the repository first, or convert it by its name:"
+_SENTENCE_END = re.compile(r"\n(?! )")  # lines further in belong to the one before
 _RESUME_NOTICE = "A run goes on only with the options that it began with; add the others to the command."
 
 
@@ -101,7 +103,8 @@ def inspect_path(path: Path) -> Inspection:
         CheckpointError: there is no such file or folder.
     """
     if not path.exists():
-        raise CheckpointError(f"{path}: no such file or folder. {_advice_for_absent(path)}")
+        reason = explain_missing(path, f"no such file or folder. {_advice_for_absent(path)}")
+        raise CheckpointError(f"{path}: {reason}")
     return _inspect_folder(path) if path.is_dir() else _inspect_file(path)
 
 
@@ -118,7 +121,8 @@ def _inspect_file(path: Path) -> Inspection:
     problems = tuple(part.problem for part in parts if part.problem)
     if kind == "unknown" and not problems:
         problems = parts[0].notices
-    if (shard := SHARD.search(path.name)) and (problems or kind == "component"):
+    is_read = not any(part.component == "unknown" and part.problem for part in parts)
+    if is_read and (shard := SHARD.search(path.name)) and (problems or kind == "component"):
         number, total = map(int, shard.groups())
         problems = (f"{path}: is shard {number} of {total} alone. Give the folder that holds them all.",)
     layout = _FORMATS.get(recognise(path), "no weight file")
@@ -256,7 +260,7 @@ def _describe_lack(tokenizer: str) -> tuple[str, ...]:
 
 def _with_error(found: Inspection, error: MLXVideoError) -> Inspection:
     """What stands in the way: missing where a model lacks a part, wrong in every other case."""
-    lines = tuple(str(error).splitlines())
+    lines = tuple(_SENTENCE_END.split(str(error)))
     is_model = any(part.component in COMPONENTS for part in found.parts)
     if is_model and isinstance(error, MissingPartError):
         return replace(found, missing=lines)

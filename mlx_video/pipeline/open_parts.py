@@ -9,7 +9,7 @@ from pathlib import Path
 from mlx_video.checkpoint.diffusers_folder import ENCODER_STEM
 from mlx_video.checkpoint.folder_layout import ORIGINAL_STEM
 from mlx_video.checkpoint.safetensors import SafetensorsFile
-from mlx_video.checkpoint.shards import weight_files
+from mlx_video.checkpoint.shards import find_weights
 from mlx_video.checkpoint.tensor_file import TensorFile
 from mlx_video.checkpoint.tensor_source import TensorSource, open_tensors
 from mlx_video.weights import text_encoder_names, vae_names
@@ -78,7 +78,8 @@ def _open(
     path: Path, stem: str, component: ComponentName, plan: Callable[[TensorSource], tuple[Move, ...]]
 ) -> TensorSource:
     with ExitStack() as opened:
-        paths = weight_files(path, stem, component=component.replace("_", " ")) if path.is_dir() else path
+        is_folder = path.is_dir()
+        paths = find_weights(path, stem, component=component.replace("_", " ")).paths if is_folder else path
         stored = opened.enter_context(open_tensors(paths))
         kinds = {kind.component: kind.spelling for kind in find_components(stored.infos)}
         if kinds.get(component, _CONVERTED) != _CONVERTED:

@@ -197,36 +197,169 @@ KIJAI = [
     "taew2_1.safetensors",
     "umt5-xxl-enc-bf16.safetensors",
 ]
-FITTING = (
-    "--transformer Wan2_1-I2V-14B-480P_fp8_e4m3fn.safetensors, Wan2_1-T2V-14B_fp8_e4m3fn.safetensors, "
-    "Wan2_1-T2V-1_3B_bf16.safetensors; --text-encoder umt5-xxl-enc-bf16.safetensors; --vae "
-    "Wan2_1_VAE_bf16.safetensors, taew2_1.safetensors; --clip open-clip-xlm-roberta-large-vit-huge-14_visual_"
-)
+KIJAI_PARTS = [
+    f"  and --text-encoder owner/name/{KIJAI[10]}",
+    f"  and --vae owner/name/{KIJAI[5]}",
+    f"  and --clip owner/name/{KIJAI[8]}",
+]
 LIGHTX2V = [f"wan2.2_i2v_A14b_{e}_noise_int8_lightx2v_4step.safetensors" for e in ("high", "low")]
 STEP_DISTILL = ["config.json", "distill_models/distill_model.safetensors", "loras/Wan21_I2V_lora.safetensors"]
 
 
 @pytest.mark.parametrize("use", ["convert", "run"])
 @pytest.mark.parametrize(
-    ("names", "first", "fitting"),
+    ("names", "first", "others"),
     [
-        (KIJAI, KIJAI[0], FITTING),
-        (LIGHTX2V, LIGHTX2V[0], f"--transformer {LIGHTX2V[0]}, {LIGHTX2V[1]}."),
-        (STEP_DISTILL, STEP_DISTILL[1], f"--transformer {STEP_DISTILL[1]}."),
+        (KIJAI, f"--transformer owner/name/{KIJAI[0]}", KIJAI_PARTS),
+        (LIGHTX2V, f"--high-noise owner/name/{LIGHTX2V[0]} --low-noise owner/name/{LIGHTX2V[1]}", []),
+        (STEP_DISTILL, f"--transformer owner/name/{STEP_DISTILL[1]}", []),
         (
             ["T2V/Wan2_2-T2V-A14B-LOW_fp8_e4m3fn_scaled_KJ.safetensors", "README.md"],
-            "T2V/Wan2_2-T2V-A14B-LOW_fp8_e4m3fn_scaled_KJ.safetensors",
-            "--transformer T2V/Wan2_2-T2V-A14B-LOW_fp8",
+            "--transformer owner/name/T2V/Wan2_2-T2V-A14B-LOW_fp8_e4m3fn_scaled_KJ.safetensors",
+            [],
         ),
     ],
 )
-def test_a_repository_of_single_files_says_which_would_fit(names, first, fitting, use):
+def test_a_repository_of_single_files_says_which_would_fit(names, first, others, use):
     with pytest.raises(CheckpointError) as caught:
         choose(names, use=use)
-    assert f"Name those of one model: --transformer owner/name/{first}, and" in str(caught.value)
-    assert f"By their names would fit: {fitting}" in str(caught.value)
+    text, *lines = str(caught.value).splitlines()
+    assert f"Name those of one model: {first}, and the others by" in text
+    assert [line for line in lines if line.startswith("  and")] == others
 
 
 def test_a_repository_of_adapters_is_told_from_one_of_models():
     with pytest.raises(CheckpointError, match=r"They are adapters; .*--lora owner/name/a_lora\.safetensors$"):
         choose(["a_lora.safetensors", "b_lora.safetensors", "README.md"])
+
+
+# Copies whose precision stands behind the number, as ModelScope has them of Wan2.2.
+
+PLAIN_SHARDS = shards("", 3)
+BF16_SHARDS = [name.replace(".safetensors", "-bf16.safetensors") for name in PLAIN_SHARDS]
+INDEX = f"{STEM}.safetensors.index.json"
+
+
+@pytest.mark.parametrize("folder", ["", "high_noise_model/", "transformer/"])
+@pytest.mark.parametrize(
+    ("present", "named", "chosen"),
+    [
+        (BF16_SHARDS, None, BF16_SHARDS),
+        (BF16_SHARDS, BF16_SHARDS, BF16_SHARDS),
+        (BF16_SHARDS, PLAIN_SHARDS, BF16_SHARDS),
+        ([*BF16_SHARDS, *PLAIN_SHARDS], None, PLAIN_SHARDS),
+        ([*BF16_SHARDS, *PLAIN_SHARDS], BF16_SHARDS, BF16_SHARDS),
+        ([*BF16_SHARDS, *PLAIN_SHARDS[1:]], PLAIN_SHARDS, BF16_SHARDS),
+        ([*BF16_SHARDS[1:], *PLAIN_SHARDS], BF16_SHARDS, PLAIN_SHARDS),
+        ([*BF16_SHARDS[1:], *PLAIN_SHARDS[1:]], BF16_SHARDS, BF16_SHARDS[1:]),
+    ],
+)
+def test_of_two_copies_the_one_is_chosen_that_a_folder_would_give(folder, present, named, chosen):
+    names = [f"{folder}{name}" for name in present]
+    index = {f"{folder}{INDEX}": {"weight_map": {f"t{n}": name for n, name in enumerate(named or [])}}}
+    kept = list(index) if named else []
+    found = choose([*names, *kept, "model_index.json"] if "transformer" in folder else [*names, *kept], index)
+    expected = [*kept, *(f"{folder}{name}" for name in chosen)]
+    assert [name for name in found if name != "model_index.json"] == sorted(expected)
+
+
+# Repositories of single files: advice with the options filled in.
+
+
+def refused(names, repository="owner/name", **options):
+    with pytest.raises(CheckpointError) as caught:
+        choose_files(repository, names, lambda name: {}, use="convert", **options)
+    return str(caught.value)
+
+
+def test_experts_in_folders_of_their_own_are_chosen_by_any_name():
+    names = [
+        "low_noise_model/wan2.2_i2v_A14b_low_noise_lightx2v_4step.safetensors",
+        "high_noise_model/b.gguf",
+    ]
+    assert choose([*names, "config.json", T5, "README.md"]) == sorted([*names, T5])
+    split = [f"low_noise_model/{name}" for name in ("block_0.safetensors", "non_block.safetensors")]
+    assert choose([*split, "low_noise_model/config.json", names[1]]) == sorted(
+        [*split, "low_noise_model/config.json", names[1]]
+    )
+
+
+def test_of_several_precisions_of_two_experts_pairs_are_proposed():
+    names = [
+        f"{stage}_noise_model/wan2.2_i2v_A14b_{stage}_noise{kind}_lightx2v_4step.safetensors"
+        for stage in ("high", "low")
+        for kind in ("", "_int8")
+    ]
+    text = refused(names)
+    assert text.startswith("owner/name: its folders hold several transformers. Choose by such options:")
+    assert f"  --high-noise owner/name/{names[0]} --low-noise owner/name/{names[2]}" in text.splitlines()
+    assert f"  --high-noise owner/name/{names[1]} --low-noise owner/name/{names[3]}" in text.splitlines()
+    # With both given elsewhere nothing of them is wanted.
+    assert choose([*names, T5], given=["high_noise", "low_noise"]) == [T5]
+
+
+@pytest.mark.parametrize(
+    ("repository", "names", "options"),
+    [
+        (
+            "QuantStack/Wan2.2-I2V-A14B-GGUF",
+            [
+                *(
+                    f"{n}Noise/Wan2.2-I2V-A14B-{n}Noise-{q}.gguf"
+                    for n in ("High", "Low")
+                    for q in ("Q2_K", "Q8_0")
+                ),
+                "VAE/Wan2.1_VAE.safetensors",
+            ],
+            [
+                "--high-noise {}/HighNoise/Wan2.2-I2V-A14B-HighNoise-Q2_K.gguf "
+                "--low-noise {}/LowNoise/Wan2.2-I2V-A14B-LowNoise-Q2_K.gguf",
+                "--high-noise {}/HighNoise/Wan2.2-I2V-A14B-HighNoise-Q8_0.gguf "
+                "--low-noise {}/LowNoise/Wan2.2-I2V-A14B-LowNoise-Q8_0.gguf",
+            ],
+        ),
+        (
+            "lightx2v/Wan2.1-T2V-14B-StepDistill-CfgDistill-Lightx2v",
+            [
+                "config.json",
+                *(f"distill_fp8/block_{n}.safetensors" for n in range(40)),
+                "distill_fp8/clip-fp8.pth",
+                "distill_fp8/non_block.safetensors",
+                "distill_models/distill_model.safetensors",
+                "distill_models/models_t5_umt5-xxl-enc-bf16.pth",
+                "loras/Wan21_T2V_14B_lightx2v_cfg_step_distill_lora_rank64.safetensors",
+            ],
+            ["--transformer {}/distill_fp8", "--transformer {}/distill_models/distill_model.safetensors"],
+        ),
+        (
+            "lightx2v/Wan2.2-Distill-Models",
+            [
+                "wan2.2_i2v_A14b_high_noise_int8_lightx2v_4step.safetensors",
+                "wan2.2_i2v_A14b_low_noise_int8_lightx2v_4step.safetensors",
+            ],
+            [
+                "--high-noise {}/wan2.2_i2v_A14b_high_noise_int8_lightx2v_4step.safetensors "
+                "--low-noise {}/wan2.2_i2v_A14b_low_noise_int8_lightx2v_4step.safetensors"
+            ],
+        ),
+        (
+            "Kijai/WanVideo_comfy",
+            [
+                "Wan2_1-I2V-14B-480P_fp8_e4m3fn.safetensors",
+                "Wan2_1-T2V-1_3B_bf16.safetensors",
+                "Wan2_1_VAE_bf16.safetensors",
+                "open-clip-xlm-roberta-large-vit-huge-14_visual_fp16.safetensors",
+                "umt5-xxl-enc-bf16.safetensors",
+            ],
+            [
+                "--transformer {}/Wan2_1-I2V-14B-480P_fp8_e4m3fn.safetensors",
+                "--transformer {}/Wan2_1-T2V-1_3B_bf16.safetensors",
+            ],
+        ),
+    ],
+)
+def test_repositories_of_single_files_are_answered_with_files_that_fit(repository, names, options):
+    text = refused(names, repository)
+    first, *others = (option.replace("{}", repository) for option in options)
+    assert f"Name those of one model: {first}, and the others by --transformer" in text
+    assert text.splitlines()[1:] == [f"  or {other}" for other in others]

@@ -103,3 +103,17 @@ def test_what_is_absent_is_named_with_what_may_be_meant(place, part, message):
     names = ["text_encoder/config.json", "text_encoder/model.safetensors", "tokenizer/tokenizer.json"]
     with pytest.raises(CheckpointError, match=rf"^owner/name: {message}$"):
         choose(place, names, part=part)
+
+
+def test_a_shard_with_its_precision_behind_the_number_brings_those_of_the_same_precision():
+    plain = shards("", 3)
+    own = [name.replace(".safetensors", "-bf16.safetensors") for name in plain]
+    assert choose(own[1], [*own, *plain]) == own
+    assert choose(plain[1], [*own, *plain]) == plain
+    assert choose("", [*own, *plain[1:], "config.json"]) == sorted([*own, "config.json"])
+
+
+def test_the_folder_of_a_split_transformer_brings_its_blocks_and_no_other_part():
+    own = [f"distill_fp8/{name}" for name in ("block_0.safetensors", "config.json", "non_block.safetensors")]
+    others = ["distill_fp8/clip-fp8.pth", "distill_fp8/Wan2.1_VAE.pth", "distill_int8/block_1.safetensors"]
+    assert choose("distill_fp8", [*own, *others]) == own

@@ -2,9 +2,14 @@ import json
 
 import pytest
 
-from mlx_video.checkpoint.shards import weight_files
+from mlx_video.checkpoint.shards import FoundWeights, find_weights
+from mlx_video.checkpoint.tensor_source import open_tensors
 from mlx_video.errors import CheckpointError
 from tests.checkpoint.fake_folders import INDEX, shard_name, touch, write_json, write_shards, write_weights
+
+
+def weight_files(folder, stem="diffusion_pytorch_model"):
+    return find_weights(folder, stem).paths
 
 
 def test_a_single_file_is_the_transformer(tmp_path):
@@ -161,3 +166,168 @@ def test_an_index_that_mixes_variants_is_refused(tmp_path):
     write_weights(tmp_path / other, "b")
     write_json(tmp_path / INDEX, {"weight_map": {"a": shard_name(1, 2), "b": other}})
     assert f"names {other}, which is of another variant" in refused(tmp_path)
+
+
+# Copies whose names end behind the number, as ModelScope has them of Wan2.2, beside others or alone.
+
+BF16 = [f"diffusion_pytorch_model-{n:05}-of-00003-bf16.safetensors" for n in (1, 2, 3)]
+PLAIN = [shard_name(n, 3) for n in (1, 2, 3)]
+
+
+def write_copy(folder, names):
+    return tuple(write_weights(folder / name, f"t{number}") for number, name in enumerate(names, 1))
+
+
+def write_index(folder, names, file=INDEX, total_size=3):
+    weight_map = {f"t{number}": name for number, name in enumerate(names, 1)}
+    return write_json(folder / file, {"metadata": {"total_size": total_size}, "weight_map": weight_map})
+
+
+@pytest.mark.parametrize("named", [None, BF16, PLAIN], ids=["no_index", "own_index", "plain_index"])
+@pytest.mark.parametrize("stem", ["diffusion_pytorch_model", "model"])
+@pytest.mark.parametrize("ending", ["-bf16", ".fp16", "_fp8_e4m3fn", "-fp8-scaled"])
+def test_an_ending_behind_the_number_is_of_one_copy(tmp_path, named, stem, ending):
+    def rename(name):
+        return name.replace("diffusion_pytorch_model", stem).replace("-bf16", ending)
+
+    files = write_copy(tmp_path, map(rename, BF16))
+    if named:
+        # The index of the plain copy counts float32.
+        size = 3 if named == BF16 else 12
+        write_index(tmp_path, list(map(rename, named)), f"{stem}.safetensors.index.json", size)
+    assert find_weights(tmp_path, stem) == FoundWeights(files)
+    files[1].unlink()
+    with pytest.raises(CheckpointError, match=r"[Ss]hard 2 of 3 .*is absent") as caught:
+        weight_files(tmp_path, stem)
+    assert files[1].name in str(caught.value)
+
+
+def test_an_ending_behind_the_number_may_have_an_index_of_its_own(tmp_path):
+    files = write_copy(tmp_path, BF16)
+    write_index(tmp_path, PLAIN, total_size=12)
+    index = write_index(tmp_path, BF16, "diffusion_pytorch_model.safetensors.index-bf16.json")
+    assert weight_files(tmp_path) == files
+    write_index(tmp_path, BF16, index.name, total_size=6)
+    assert "index-bf16.json: total_size is 6, the shards hold 3 bytes" in refused(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("named", "taken"), [(None, PLAIN), (PLAIN, PLAIN), (BF16, BF16)], ids=["none", "plain", "bf16"]
+)
+def test_of_two_whole_copies_the_one_of_the_index_is_taken_and_that_is_said(tmp_path, named, taken):
+    write_copy(tmp_path, BF16)
+    write_copy(tmp_path, PLAIN)
+    if named:
+        write_index(tmp_path, named)
+    found = find_weights(tmp_path)
+    assert [path.name for path in found.paths] == taken
+    first, other = ("plain", "bf16") if taken == PLAIN else ("bf16", "plain")
+    reason = " as the index names them," if named else ""
+    assert found.notices == (
+        f"{tmp_path}: of the transformer, the {first} files are taken,{reason} not the others ({other}).",
+    )
+
+
+@pytest.mark.parametrize("named", [None, BF16, PLAIN], ids=["no_index", "bf16_index", "plain_index"])
+@pytest.mark.parametrize("whole", [BF16, PLAIN], ids=["bf16", "plain"])
+def test_a_whole_copy_is_taken_before_one_that_lacks_a_shard(tmp_path, named, whole):
+    broken = PLAIN if whole == BF16 else BF16
+    files = write_copy(tmp_path, whole)
+    write_copy(tmp_path, broken)
+    (tmp_path / broken[1]).unlink()
+    if named:
+        write_index(tmp_path, named)
+    found = find_weights(tmp_path)
+    assert found.paths == files
+    assert f"which lacks {broken[1]}" in found.notices[0]
+
+
+def test_where_no_copy_is_whole_the_one_of_the_index_is_asked_for(tmp_path):
+    for names in (BF16, PLAIN):
+        write_copy(tmp_path, names)
+        (tmp_path / names[2]).unlink()
+    assert f"{PLAIN[2]}: shard 3 of 3 is absent" in refused(tmp_path)
+    write_index(tmp_path, BF16)
+    assert f"Shard 3 of 3 ({BF16[2]}) is absent" in refused(tmp_path)
+
+
+def test_the_index_of_another_copy_lists_what_must_be_there(tmp_path):
+    files = write_copy(tmp_path, BF16)
+    listed = dict.fromkeys(("t1", "t2", "t3", "u"), PLAIN[0])
+    write_json(tmp_path / INDEX, {"weight_map": listed})
+    assert f"lack 1 tensors that {INDEX} lists, first u" in refused(tmp_path)
+    # A copy of narrower numbers may hold their scales besides.
+    write_json(tmp_path / INDEX, {"weight_map": {"t1": PLAIN[0]}})
+    assert weight_files(tmp_path) == files
+
+
+@pytest.mark.parametrize("names", [BF16, PLAIN], ids=["bf16", "plain"])
+@pytest.mark.parametrize("has_index", [True, False])
+def test_a_shard_that_is_a_link_to_a_disk_that_is_away_is_called_one(tmp_path, names, has_index):
+    away = tmp_path / "Volumes" / "SSD" / names[1]
+    file = write_copy(tmp_path, names)[1]
+    file.unlink()
+    file.symlink_to(away)
+    if has_index:
+        write_index(tmp_path, names)
+    with pytest.raises(CheckpointError) as caught:
+        open_tensors(weight_files(tmp_path))
+    assert str(caught.value).startswith(f"{file}: is a link to {away}, which is not there. Mount the disk")
+
+
+# What indexes say of sizes.
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        lambda data, files: data,
+        lambda data, files: float(data),
+        lambda data, files: files,
+        lambda data, files: round(data, -6),
+        lambda data, files: round(data / 2**20) * 2**20,
+        lambda data, files: f"{data / 1e9:.1f} GB",
+        lambda data, files: None,
+    ],
+    ids=["data", "float", "files", "megabytes", "mebibytes", "text", "null"],
+)
+def test_a_total_size_that_counts_in_another_way_is_no_difference(tmp_path, state):
+    files, data = write_sized_shards(tmp_path, "BF16")
+    write_sized_index(tmp_path, files, state(data, sum(file.stat().st_size for file in files)))
+    assert weight_files(tmp_path) == files
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        lambda data: 2 * data,
+        lambda data: data // 2,
+        lambda data: round(2 * data, -6),
+        lambda data: data + 4,
+        lambda data: 0,
+        lambda data: float("inf"),
+    ],
+)
+def test_a_total_size_of_another_precision_is_one(tmp_path, state):
+    files, data = write_sized_shards(tmp_path, "BF16")
+    write_sized_index(tmp_path, files, state(data))
+    assert f"the shards hold {data} bytes" in refused(tmp_path)
+
+
+def write_sized_shards(folder, dtype):
+    """Two shards of some hundred megabytes that take no room on the disk."""
+    files = tuple(folder / shard_name(number, 2) for number in (1, 2))
+    for number, file in enumerate(files):
+        nbytes = 2 * (120_123_456 + number)
+        header = json.dumps(
+            {f"t{number}": {"dtype": dtype, "shape": [nbytes // 2], "data_offsets": [0, nbytes]}}
+        ).encode()
+        file.write_bytes(len(header).to_bytes(8, "little") + header)
+        with file.open("r+b") as opened:
+            opened.truncate(8 + len(header) + nbytes)
+    return files, 2 * (2 * 120_123_456 + 1)
+
+
+def write_sized_index(folder, files, total_size):
+    weight_map = {f"t{number}": file.name for number, file in enumerate(files)}
+    write_json(folder / INDEX, {"metadata": {"total_size": total_size}, "weight_map": weight_map})

@@ -20,7 +20,7 @@ from mlx_video.generate_wan import main as generate_main
 from mlx_video.pipeline.convert import convert
 from mlx_video.request import ConvertRequest
 from tests.fixtures.adapter_files import write_adapter
-from tests.fixtures.comfy_files import write_comfy_tree, write_gguf_transformer
+from tests.fixtures.comfy_files import write_comfy_tree, write_gguf_transformer, write_plain
 from tests.fixtures.diffusers_checkpoint import write_diffusers_variant
 from tests.fixtures.hub_server import Repository, go_online, serve_hub
 from tests.fixtures.tiny_checkpoint import TinySizes, write_tiny_checkpoint, write_tokenizer
@@ -726,3 +726,49 @@ def test_inspection_takes_addresses_of_files_here_and_refuses_others(folders, tm
     assert "Wan2.1 T2V" in capsys.readouterr().out
     assert convert_main(["--inspect", "https://example.com/a.safetensors"]) == 1
     assert "error: https://example.com/a.safetensors: addresses are not read" in capsys.readouterr().err
+
+
+def test_shards_with_their_precision_behind_the_number_are_downloaded_as_one_copy(server, tmp_path):
+    name, folder = "Wan-AI/Wan2.2-TI2V-5B", tmp_path / "served"
+    write_tiny_variant(folder, "wan2.2-ti2v-5b")
+    expected = convert_checkpoint(folder, tmp_path / "expected")
+    shards = sorted(folder.glob("*-of-*.safetensors"))
+    for shard in shards:
+        shutil.copy(shard, shard.with_name(shard.name.replace(".safetensors", "-bf16.safetensors")))
+    shards[1].unlink()
+    server.repositories[name] = Repository(folder)
+    assert_same_files(convert_checkpoint(name, tmp_path / "out"), expected)
+    assert shards[0].name not in server.downloads()
+    folder.joinpath(shards[1].name.replace(".safetensors", "-bf16.safetensors")).unlink()
+    server.repositories["owner/broken"] = Repository(folder)
+    with pytest.raises(CheckpointError, match="hard 2 of 2 .*is absent"):
+        convert_checkpoint("owner/broken", tmp_path / "broken")
+
+
+def test_experts_of_any_name_in_their_folders_convert_from_the_hub(server, tmp_path):
+    name, folder = "owner/Wan2.2-T2V", tmp_path / "served"
+    tiny = write_tiny_checkpoint(folder)
+    for index, stage in enumerate(("low_noise", "high_noise")):
+        arrays = {key: values + index for key, values in tiny.transformer.items()}
+        write_plain(folder / f"{stage}_model" / f"wan2.2_t2v_A14b_{stage}_lightx2v_4step.safetensors", arrays)
+        shutil.copy(folder / "config.json", folder / f"{stage}_model")
+    tiny.transformer_file.unlink()
+    server.repositories[name] = Repository(folder)
+    assert_same_files(
+        convert_checkpoint(name, tmp_path / "out"), convert_checkpoint(folder, tmp_path / "expected")
+    )
+
+
+def test_a_repository_of_gguf_experts_names_the_pairs(server, tmp_path):
+    name, folder = "QuantStack/Wan2.2-T2V-A14B-GGUF", tmp_path / "served"
+    for stage in ("HighNoise", "LowNoise"):
+        (folder / stage).mkdir(parents=True)
+        for kind in ("Q4_K_M", "Q8_0"):
+            (folder / stage / f"Wan2.2-T2V-A14B-{stage}-{kind}.gguf").write_bytes(b"GGUF")
+    server.repositories[name] = Repository(folder)
+    with pytest.raises(CheckpointError) as caught:
+        convert_checkpoint(name, tmp_path / "out")
+    first = "{}/{}Noise/Wan2.2-T2V-A14B-{}Noise-Q4_K_M.gguf"
+    high, low = (first.format(name, stage, stage) for stage in ("High", "Low"))
+    assert f"--high-noise {high} --low-noise {low}" in str(caught.value)
+    assert not server.downloads()

@@ -1,0 +1,60 @@
+"""Paths that lead to nothing of use: links whose target is not there, and the side files of macOS."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# What a side file begins with, whatever it stands beside.
+# Source: RFC 1740, "AppleDouble header file", magic number.
+SIDE_FILE_START = bytes.fromhex("00051607")
+_SIDE_FILE_PREFIX = "._"
+
+
+def is_dangling(path: Path) -> bool:
+    """Whether a path is a link, or lies behind one, whose target is not there."""
+    return _find_dangling(path) is not None
+
+
+def explain_missing(path: Path, otherwise: str) -> str:
+    """Say why there is nothing at a path.
+
+    Args:
+        path: where nothing was found.
+        otherwise: what to say where no link is to blame, with its advice.
+
+    Returns:
+        Whole sentences, the first without its subject, which is the path.
+    """
+    link = _find_dangling(path)
+    if link is None:
+        return otherwise
+    place = "is" if link == path else f"lies behind {link},"
+    return (
+        f"{place} a link to {os.readlink(link)}, which is not there. Mount the disk that it lies on, or "
+        "download the file again."
+    )
+
+
+def is_side_file(path: Path) -> bool:
+    """Whether an existing file is a side file, by its content."""
+    with path.open("rb") as file:
+        return file.read(len(SIDE_FILE_START)) == SIDE_FILE_START
+
+
+def has_side_file_name(path: Path) -> bool:
+    """Whether a file is called as macOS calls the side files that it leaves on other disks."""
+    return path.name.startswith(_SIDE_FILE_PREFIX)
+
+
+def describe_side_file(path: Path) -> str:
+    """Say what a side file is and which file to give; the subject, its path, is left out."""
+    owner = path.name.removeprefix(_SIDE_FILE_PREFIX)
+    advice = f"Give {owner} beside it." if has_side_file_name(path) else "Give the file that it belongs to."
+    return f"is a side file of macOS, which holds labels and no content of its own. {advice}"
+
+
+def _find_dangling(path: Path) -> Path | None:
+    """The link to blame, the outermost first; a circle of links leads nowhere either."""
+    places = (*reversed(path.parents), path)
+    return next((place for place in places if place.is_symlink() and not place.exists()), None)
