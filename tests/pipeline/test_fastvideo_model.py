@@ -19,6 +19,7 @@ from mlx_video.events import Notice
 from mlx_video.generate_wan import main as generate_main
 from mlx_video.latents.latents_file import load_latents
 from mlx_video.media.video import read_frames
+from mlx_video.models.block_context import Pass
 from mlx_video.models.transformer import WanTransformer
 from mlx_video.pipeline.components import load_transformer, open_model
 from mlx_video.pipeline.inspect_path import inspect_path
@@ -30,6 +31,7 @@ from tests.fixtures.adapter_files import write_adapter
 from tests.fixtures.comfy_files import comfy_text_encoder, write_plain, write_words
 from tests.fixtures.fastvideo_files import SIZES, pack_transformer, unpacked, write_others, write_packed
 from tests.fixtures.tiny_checkpoint import TOKENIZER_FOLDER, write_tiny_checkpoint, write_transformer
+from tests.models.networks import at
 
 SMALL = {"width": 48, "height": 32, "num_frames": 5, "seed": 1}
 ARGUMENTS = ["--width", "48", "--height", "32", "--num-frames", "5", "--seed", "1", "--no-prompt-cache"]
@@ -79,7 +81,7 @@ def test_the_packed_transformer_is_the_dense_one_of_its_numbers(shared, converte
     results = []
     for network in (packed, dense):
         assert isinstance(network, WanTransformer)
-        results.append(network(latents, 500.0, network.project_text(context)))
+        results += network.predict(latents, at(500.0), [Pass(network.project_text(context))])
     assert np.allclose(*map(np.array, results), atol=2e-5)
 
 
