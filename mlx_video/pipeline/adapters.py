@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,9 +16,7 @@ from mlx_video.events import Notice
 from mlx_video.lora.apply import merged_weight
 from mlx_video.lora.families import EXPERT_NAMES
 from mlx_video.lora.read import AdapterSet, find_expert, read_adapters, transformer_shapes
-from mlx_video.pipeline.plan import RunPlan
 from mlx_video.request import LORA_FIELDS, ConvertRequest, GenerateRequest, LoraChoice
-from mlx_video.variants.distilled import DISTILLED_NAMES, MOST_STEPS
 from mlx_video.weights.stream import TensorJob
 
 OWN_FIELDS = {"high_noise": "loras_high", "low_noise": "loras_low"}
@@ -125,20 +123,3 @@ def record_baked(config: Mapping[str, Any], request: ConvertRequest) -> dict[str
     baked = {name: [str(choice) for choice in getattr(request, name)] for name in LORA_FIELDS}
     added = {name: [*own.get(name, []), *texts] for name, texts in baked.items() if texts}
     return {**config, "mlx_video": {**own, **added}}
-
-
-def report_distilled(request: GenerateRequest, plan: RunPlan) -> Iterator[Notice]:
-    """Say so where an adapter seems to be made for few steps without guidance, and the run has others.
-
-    Source: ModelTC/Wan2.2-Lightning README.md, the settings of its examples.
-    """
-    if plan.steps <= MOST_STEPS and set(plan.guide_scale) == {1.0}:
-        return
-    for choice in (choice for field in LORA_FIELDS for choice in getattr(request, field)):
-        names = ("/".join(place.parts[-2:]) for place in (choice.path, Path(choice.named)))
-        if choice.strength and any(map(DISTILLED_NAMES.search, names)):
-            yield Notice(
-                f"{Path(choice.named).name}: the name suggests a distilled adapter, made for few steps "
-                f"without guidance; this run takes {plan.steps} steps at guide scale "
-                f"{plan.guide_scale_text}. Usual: --steps 4 --guide-scale 1 --shift 5 --scheduler euler."
-            )

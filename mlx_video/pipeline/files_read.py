@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mlx_video.checkpoint.model_folder import CONFIG_FILE, TOKENIZER_FILES, ModelFolder
-from mlx_video.pipeline.plan import IMAGE_INPUTS
-from mlx_video.request import LORA_FIELDS, GenerateRequest
+from mlx_video.request import IMAGE_INPUTS, LORA_FIELDS, GenerateRequest
 
 Named = tuple[str, Path]
 

@@ -33,7 +33,7 @@ from mlx_video.media.image import FrameFolderWriter
 from mlx_video.media.open_image import open_image
 from mlx_video.media.video import open_video_writer
 from mlx_video.memory.residency import release_memory, resident
-from mlx_video.pipeline.adapters import read_all_adapters, report_distilled
+from mlx_video.pipeline.adapters import read_all_adapters
 from mlx_video.pipeline.components import check_vae_encoder, check_weights, load_vae_decoder
 from mlx_video.pipeline.decode_only import prepare_decoding
 from mlx_video.pipeline.device_check import held_to_limits, with_safe_limits
@@ -46,7 +46,7 @@ from mlx_video.pipeline.inputs import (
 )
 from mlx_video.pipeline.memory_plan import MemoryPlan
 from mlx_video.pipeline.outputs import check_outputs, check_scratch_space
-from mlx_video.pipeline.plan import ImageSize, check_inputs, plan_run
+from mlx_video.pipeline.plan import ImageSize, check_inputs, plan_run, report_distilled
 from mlx_video.pipeline.resume import find_start, forget_state, report_start, way_on_noted
 from mlx_video.pipeline.run import Run, Value, Work
 from mlx_video.pipeline.run_memory import plan_of, planned_limits, with_memory_plan

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from pathlib import Path
 
 from mlx_video.config import ModelConfig, SamplingDefaults
 from mlx_video.errors import RequestError
@@ -17,6 +18,7 @@ from mlx_video.models.dispatch import LARGEST_ARRAY
 from mlx_video.models.rope import MAX_POSITIONS
 from mlx_video.request import IMAGE_INPUTS, LORA_FIELDS, GenerateRequest
 from mlx_video.sampling.recipe import RECIPES, Recipe, RecipeSettings
+from mlx_video.variants.distilled import DISTILLED_NAMES, MOST_STEPS
 from mlx_video.variants.variant import Variant
 
 
@@ -275,6 +277,23 @@ def _plan_boundary(request: GenerateRequest, config: ModelConfig) -> float:
             )
         return 0.0
     return config.sampling.boundary if request.boundary is None else request.boundary
+
+
+def report_distilled(request: GenerateRequest, plan: RunPlan) -> Iterator[Notice]:
+    """Say so where an adapter seems to be made for few steps without guidance, and the run has others.
+
+    Source: ModelTC/Wan2.2-Lightning README.md, the settings of its examples.
+    """
+    if plan.steps <= MOST_STEPS and set(plan.guide_scale) == {1.0}:
+        return
+    for choice in (choice for field in LORA_FIELDS for choice in getattr(request, field)):
+        names = ("/".join(place.parts[-2:]) for place in (choice.path, Path(choice.named)))
+        if choice.strength and any(map(DISTILLED_NAMES.search, names)):
+            yield Notice(
+                f"{Path(choice.named).name}: the name suggests a distilled adapter, made for few steps "
+                f"without guidance; this run takes {plan.steps} steps at guide scale "
+                f"{plan.guide_scale_text}. Usual: --steps 4 --guide-scale 1 --shift 5 --scheduler euler."
+            )
 
 
 def describe_run(request: GenerateRequest, plan: RunPlan, model: str) -> dict[str, str]:
