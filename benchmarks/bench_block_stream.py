@@ -30,18 +30,18 @@ import mlx.core as mx
 from benchmarks.bench_convert import bare_bytes, peak_resident_bytes, random_tensors, write_safetensors
 from benchmarks.forward import STEP, predict_velocity
 from benchmarks.timing import Work, alternate
-from mlx_video.checkpoint.safetensors import SafetensorsFile
 from mlx_video.config import TransformerConfig
-from mlx_video.memory.block_stream import load_streamed
-from mlx_video.memory.refillable_module import RefillableModule
-from mlx_video.memory.stream_plan import block_prefix
+from mlx_video.formats.safetensors import SafetensorsFile
+from mlx_video.loading.block_stream import load_streamed
+from mlx_video.loading.refillable_module import RefillableModule
+from mlx_video.loading.stream_plan import block_prefix
 from mlx_video.models.block_context import Pass, PromptTokens
 from mlx_video.models.forward import BlockSource
 from mlx_video.models.transformer import WanTransformer
 from mlx_video.models.transformer_block import TransformerBlock
 from mlx_video.weights.load import load_module
+from mlx_video.weights.names.transformer_names import WAN_RULES, transformer_tensors
 from mlx_video.weights.rules import target_shapes
-from mlx_video.weights.transformer_names import WAN_RULES, transformer_tensors
 
 ROOT = Path(__file__).parents[1]
 DTYPES = {"float32": "F32", "bfloat16": "BF16"}

@@ -29,11 +29,11 @@ import mlx.core as mx
 import numpy as np
 
 from benchmarks.timing import Timing, format_row, ratio
-from mlx_video.checkpoint.tensor_source import open_tensors
 from mlx_video.config import TextEncoderConfig, TransformerConfig, VAEConfig
-from mlx_video.weights.text_encoder_names import text_encoder_tensors
-from mlx_video.weights.transformer_names import transformer_tensors
-from mlx_video.weights.vae_names import vae_tensors
+from mlx_video.formats.tensor_source import open_tensors
+from mlx_video.weights.names.text_encoder_names import text_encoder_tensors
+from mlx_video.weights.names.transformer_names import transformer_tensors
+from mlx_video.weights.names.vae_names import vae_tensors
 from tests.fixtures.tiny_checkpoint import (
     TEXT_ENCODER_FILE,
     TOKENIZER_FOLDER,
@@ -192,7 +192,7 @@ def copy_measured(source: Path, target: Path) -> float:
 
 
 def convert_measured(source: Path, output: Path, *, is_quantized: bool) -> dict[str, float]:
-    from mlx_video.pipeline.convert import convert
+    from mlx_video.convert.convert import convert
     from mlx_video.request import ConvertRequest
 
     started = time.perf_counter()

@@ -34,10 +34,9 @@ from benchmarks.bench_convert import (
 )
 from benchmarks.timing import Timing, format_row, ratio
 from mlx_video.config import TextEncoderConfig, TransformerConfig, VAEConfig
-from mlx_video.weights.text_encoder_names import text_encoder_tensors
-from mlx_video.weights.transformer_names import transformer_tensors
-from mlx_video.weights.vae_names import vae_tensors
-from tests.checkpoint.gguf_writer import pack, write_gguf
+from mlx_video.weights.names.text_encoder_names import text_encoder_tensors
+from mlx_video.weights.names.transformer_names import transformer_tensors
+from mlx_video.weights.names.vae_names import vae_tensors
 from tests.fixtures.comfy_files import Words, write_words
 from tests.fixtures.tiny_checkpoint import (
     TEXT_ENCODER_FILE,
@@ -48,6 +47,7 @@ from tests.fixtures.tiny_checkpoint import (
     write_tokenizer,
 )
 from tests.fixtures.weight_files import write_safetensors, write_torch_archive
+from tests.formats.gguf_writer import pack, write_gguf
 from tests.parity.diffusers_transformer import diffusers_name
 
 LIMIT_TIME, LIMIT_GB = 2.0, 1.5
@@ -163,7 +163,7 @@ def measure(layout: str, source: Path, folder: Path, config: TransformerConfig) 
 
 
 def convert_measured(source: Path, transformer: Path, output: Path) -> dict[str, float]:
-    from mlx_video.pipeline.convert import convert
+    from mlx_video.convert.convert import convert
     from mlx_video.request import ConvertRequest
 
     started = time.perf_counter()

@@ -23,15 +23,15 @@ from mlx.utils import tree_flatten, tree_map_with_path
 from benchmarks.bench_transformer import DTYPES, add_network_options, build_network
 from benchmarks.forward import predict_velocity
 from benchmarks.timing import TABLE_HEADER, alternate, format_row, ratio
-from mlx_video.checkpoint.safetensors import SafetensorsWriter
-from mlx_video.checkpoint.tensor_source import TensorInfo, dtype_name
 from mlx_video.config import TransformerConfig
+from mlx_video.formats.safetensors import SafetensorsWriter
+from mlx_video.formats.tensor_source import TensorInfo, dtype_name
 from mlx_video.lora.apply import apply_adapters
 from mlx_video.lora.read import read_adapters, transformer_shapes
 from mlx_video.models.elementwise import enable_compile, on_gpu
 from mlx_video.models.transformer import WanTransformer
 from mlx_video.request import LoraChoice
-from mlx_video.weights.transformer_names import transformer_tensors
+from mlx_video.weights.names.transformer_names import transformer_tensors
 
 LIMIT_TIME = 1.15
 LIMIT_MEMORY = 1.2

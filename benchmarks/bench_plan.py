@@ -27,24 +27,24 @@ from mlx.utils import tree_flatten, tree_map
 
 from benchmarks.bench_text_encoder import draw_texts, write_encoder
 from benchmarks.timing import describe_machine
-from mlx_video.checkpoint.tensor_info import TensorInfo, dtype_name
-from mlx_video.checkpoint.tensor_source import open_tensors
 from mlx_video.conditioning.types import Conditioning
 from mlx_video.config import WAN21_VAE, WAN22_VAE, TextEncoderConfig, TransformerConfig
+from mlx_video.formats.tensor_info import TensorInfo, dtype_name
+from mlx_video.formats.tensor_source import open_tensors
 from mlx_video.geometry import Triple, VideoGeometry, pixel_frames
 from mlx_video.latents.decode import decode_frames
 from mlx_video.latents.encode import encode_pieces
-from mlx_video.latents.vae_memory import decode_peak_bytes, encode_peak_bytes
-from mlx_video.memory.stage_peaks import denoise_peak, text_peak
-from mlx_video.memory.streamed_text_encoder import encode_streamed
-from mlx_video.memory.weight_bytes import WeightBytes, weigh
+from mlx_video.loading.streamed_text_encoder import encode_streamed
 from mlx_video.models.dispatch import current_limits
 from mlx_video.models.elementwise import on_gpu
 from mlx_video.models.token_layout import video_layout
 from mlx_video.models.transformer import WanTransformer
 from mlx_video.models.transformer_memory import ForwardSize
-from mlx_video.models.vae import WanVAE
-from mlx_video.pipeline.sample import GuidedTransformer
+from mlx_video.models.vae.autoencoder import WanVAE
+from mlx_video.planning.stage_peaks import denoise_peak, text_peak
+from mlx_video.planning.vae_memory import decode_peak_bytes, encode_peak_bytes
+from mlx_video.planning.weight_bytes import WeightBytes, weigh
+from mlx_video.runs.sample import GuidedTransformer
 from mlx_video.sampling.denoise import denoise
 from mlx_video.sampling.guidance import ClassifierFreeGuidance
 from mlx_video.sampling.schedule import build_schedule

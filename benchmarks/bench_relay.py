@@ -24,9 +24,9 @@ from benchmarks.bench_convert import (
     write_torch_archive,
 )
 from mlx_video.config import TextEncoderConfig, TransformerConfig, VAEConfig
-from mlx_video.weights.text_encoder_names import text_encoder_tensors
-from mlx_video.weights.transformer_names import transformer_tensors
-from mlx_video.weights.vae_shapes import vae_tensors
+from mlx_video.weights.names.text_encoder_names import text_encoder_tensors
+from mlx_video.weights.names.transformer_names import transformer_tensors
+from mlx_video.weights.names.vae_shapes import vae_tensors
 from tests.fixtures.tiny_checkpoint import (
     TEXT_ENCODER_FILE,
     TOKENIZER_FOLDER,

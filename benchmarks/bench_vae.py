@@ -36,10 +36,10 @@ from mlx_video.geometry import pixel_frames
 from mlx_video.latents.decode import decode_frames
 from mlx_video.latents.encode import encode_video
 from mlx_video.latents.tiling import DECODER_STAGES, cut_tiles
-from mlx_video.latents.vae_memory import decode_peak_bytes
-from mlx_video.models.vae import WanVAE
-from mlx_video.models.vae_halves import decoder_widths
-from mlx_video.models.vae_stream import StreamState
+from mlx_video.models.vae.autoencoder import WanVAE
+from mlx_video.models.vae.halves import decoder_widths
+from mlx_video.models.vae.stream import StreamState
+from mlx_video.planning.vae_memory import decode_peak_bytes
 
 CONFIGS = {"2.1": WAN21_VAE, "2.2": WAN22_VAE}
 # Float32, different order of sums in forty layers.

@@ -24,8 +24,8 @@ from mlx_video.errors import (
 )
 
 if TYPE_CHECKING:
+    from mlx_video.api import WanPipeline, convert_checkpoint
     from mlx_video.media.clip import Video
-    from mlx_video.pipeline.wan_pipeline import WanPipeline, convert_checkpoint
 
 # MLX reads it once. Otherwise float32 products on GPUs with tensor units keep ten bits of mantissa.
 os.environ.setdefault("MLX_ENABLE_TF32", "0")
@@ -50,8 +50,8 @@ __all__ = [
 # Looked up on first use, so that importing the package does not load MLX.
 _LAZY = {
     "Video": "mlx_video.media.clip",
-    "WanPipeline": "mlx_video.pipeline.wan_pipeline",
-    "convert_checkpoint": "mlx_video.pipeline.wan_pipeline",
+    "WanPipeline": "mlx_video.api",
+    "convert_checkpoint": "mlx_video.api",
 }
 
 

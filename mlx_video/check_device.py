@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check(args: argparse.Namespace) -> Iterator[Event]:
-    from mlx_video.pipeline.device_check import check_device
+    from mlx_video.runs.device_check import check_device
 
     return check_device(is_quick=args.quick, is_full=args.full, path=args.json)
 

@@ -134,12 +134,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _convert(args: argparse.Namespace) -> Iterator[Event]:
     if args.inspect is not None:
         _refuse_idle_options(args)
-        from mlx_video.pipeline.inspect_path import report
+        from mlx_video.inspect.path import report
 
         return report(args.inspect, as_json=args.json)
     if args.json:
         raise RequestError("json", "counts only with --inspect PATH. Add it, or leave this option out.")
-    from mlx_video.pipeline.convert import convert
+    from mlx_video.convert.convert import convert
 
     return convert(
         ConvertRequest(

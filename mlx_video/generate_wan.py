@@ -267,11 +267,11 @@ def build_request(args: argparse.Namespace) -> GenerateRequest:
     """
     prompt = args.prompt
     if prompt is None and args.model_dir is None:
-        from mlx_video.pipeline.demo_model import DEMO_PROMPT
+        from mlx_video.convert.demo_model import DEMO_PROMPT
 
         prompt = DEMO_PROMPT
     if prompt is None and args.plan:
-        from mlx_video.pipeline.run_memory import ANY_PROMPT
+        from mlx_video.runs.memory import ANY_PROMPT
 
         prompt = ANY_PROMPT
     if prompt is None and args.decode_only is None:
@@ -298,12 +298,12 @@ def run_events(args: argparse.Namespace) -> Iterator[Event]:
     if args.plan:
         yield from plan_events(args, request)
         return
-    from mlx_video.checkpoint.hub import fetch_folder
-    from mlx_video.pipeline.components import open_model
-    from mlx_video.pipeline.demo_model import convert_demo_model, demo_model_path
-    from mlx_video.pipeline.generate import generate, prepare_run
-    from mlx_video.pipeline.local_files import with_local_adapters
-    from mlx_video.pipeline.model_parts import ModelParts, find_parts
+    from mlx_video.convert.demo_model import convert_demo_model, demo_model_path
+    from mlx_video.convert.local_files import with_local_adapters
+    from mlx_video.hub.fetch import fetch_folder
+    from mlx_video.loading.components import open_model
+    from mlx_video.loading.model_parts import ModelParts, find_parts
+    from mlx_video.runs.generate import generate, prepare_run
 
     takes_image = request.image is not None
     if args.model_dir is None:
@@ -318,13 +318,13 @@ def run_events(args: argparse.Namespace) -> Iterator[Event]:
 
 def plan_events(args: argparse.Namespace, request: GenerateRequest) -> Iterator[Event]:
     """Open the model and say what a run would keep in memory; nothing is downloaded or left on disk."""
-    from mlx_video.checkpoint.hub import fetch_folder
-    from mlx_video.checkpoint.hub_cache import nothing_downloaded
-    from mlx_video.pipeline.components import open_model
-    from mlx_video.pipeline.demo_model import passing_demo_model, report_demo_model
-    from mlx_video.pipeline.generate import plan_generation
-    from mlx_video.pipeline.local_files import with_local_adapters
-    from mlx_video.pipeline.run import finish
+    from mlx_video.convert.demo_model import passing_demo_model, report_demo_model
+    from mlx_video.convert.local_files import with_local_adapters
+    from mlx_video.files.hub_cache import nothing_downloaded
+    from mlx_video.hub.fetch import fetch_folder
+    from mlx_video.loading.components import open_model
+    from mlx_video.runs.generate import plan_generation
+    from mlx_video.runs.run import finish
 
     takes_image = request.image is not None
     events: list[Event] = []
@@ -386,7 +386,7 @@ def generate_video(
         CheckpointError: the model folder is missing or damaged.
         AdapterError: a LoRA file is damaged or does not fit the model.
     """
-    from mlx_video.pipeline.wan_pipeline import WanPipeline
+    from mlx_video.api import WanPipeline
 
     with Console() as console:
         WanPipeline.from_pretrained(model_dir, on_event=console.show_progress)(

@@ -18,7 +18,7 @@ from grammar import Scene, draw_clip, held_out_pairs
 from score import accuracies, read_scene
 
 from mlx_video import WanPipeline
-from mlx_video.pipeline.demo_model import demo_model_folder
+from mlx_video.convert.demo_model import demo_model_folder
 
 
 def held_out_images(count: int) -> list[tuple[Scene, int, np.ndarray]]:

@@ -15,12 +15,12 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_video import __version__
-from mlx_video.cache_folder import cache_folder
-from mlx_video.checkpoint.fingerprint import fingerprint_weights
-from mlx_video.checkpoint.safetensors import SafetensorsFile
 from mlx_video.config import TextEncoderConfig
 from mlx_video.errors import CheckpointError, MediaError
-from mlx_video.media.whole_file import written_whole
+from mlx_video.files.cache_folder import cache_folder
+from mlx_video.files.whole_file import written_whole
+from mlx_video.formats.fingerprint import fingerprint_weights
+from mlx_video.formats.safetensors import SafetensorsFile
 from mlx_video.models.dispatch import current_limits, device_facts
 from mlx_video.models.elementwise import is_compile_enabled, on_gpu
 

@@ -30,7 +30,7 @@ from mlx_video.device.trials import (
     try_time_convolution,
 )
 from mlx_video.models.elementwise import add_gated, add_residual, gelu_erf, gelu_tanh
-from mlx_video.models.vae_layers import silu
+from mlx_video.models.vae.layers import silu
 
 Size = tuple[int, ...]
 Sizes = Literal["small", "medium", "full"]

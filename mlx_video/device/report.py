@@ -16,7 +16,7 @@ import mlx.core as mx
 from mlx_video import __version__
 from mlx_video.device.check import Result, change_limits
 from mlx_video.device.known_faults import find_faults
-from mlx_video.media.whole_file import written_whole
+from mlx_video.files.whole_file import written_whole
 from mlx_video.models.dispatch import Limits, device_facts, with_measured_rate
 
 

@@ -20,8 +20,8 @@ from mlx_video.models.products import attend, attend_biased, compute_dtype, merg
 from mlx_video.models.rope import build_rotary_table, rotate, token_angles
 from mlx_video.models.token_layout import TokenSpan, video_layout
 from mlx_video.models.transformer_block import modulate
-from mlx_video.models.vae_convolutions import convolve_doubled, convolve_halved, convolve_taps, multiply_taps
-from mlx_video.models.vae_layers import RMSNorm
+from mlx_video.models.vae.convolutions import convolve_doubled, convolve_halved, convolve_taps, multiply_taps
+from mlx_video.models.vae.layers import RMSNorm
 
 EPS = 1e-6
 ROW_LIMIT = 32768

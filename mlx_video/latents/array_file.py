@@ -8,12 +8,12 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_video.checkpoint.file_kind import FileKind, recognise
-from mlx_video.checkpoint.safetensors_header import CutShortError, read_header
 from mlx_video.errors import CheckpointError, MediaError
+from mlx_video.files.unusable_paths import describe_side_file, is_side_file
+from mlx_video.files.whole_file import written_whole
+from mlx_video.formats.file_kind import FileKind, recognise
+from mlx_video.formats.safetensors_header import CutShortError, read_header
 from mlx_video.media.picture_kind import name_media
-from mlx_video.media.whole_file import written_whole
-from mlx_video.unusable_paths import describe_side_file, is_side_file
 
 _OTHER_KINDS: Mapping[FileKind, str] = {
     "zip": "a zip archive, perhaps of torch.save",

@@ -11,10 +11,10 @@ import numpy as np
 
 from mlx_video.config import VAEConfig
 from mlx_video.events import TilesDecoded
+from mlx_video.files.scratch import ScratchFile, Stored
 from mlx_video.latents.tiling import DECODER_STAGES, Tile, cut_tiles, join_tiles
-from mlx_video.memory.scratch import ScratchFile, Stored
-from mlx_video.models.vae import WanVAE
-from mlx_video.models.vae_stream import FRAME_BY_FRAME, StreamState
+from mlx_video.models.vae.autoencoder import WanVAE
+from mlx_video.models.vae.stream import FRAME_BY_FRAME, StreamState
 
 
 def decode_frames(
@@ -62,7 +62,7 @@ def decode_pieces(
     frames need it for all pixels at once, but come one after another. Tiles are decoded each through the
     entire clip before the next begins, so only one tile's share is kept at a time; the layers that must see
     whole frames come first, once for all tiles. What they give, and the decoded tiles, wait in a temporary
-    file (how large, says :func:`mlx_video.latents.vae_memory.scratch_bytes`), because frames leave in order
+    file (how large, says :func:`mlx_video.planning.vae_memory.scratch_bytes`), because frames leave in order
     of time: they are handed out when the last tile is done.
 
     Args:

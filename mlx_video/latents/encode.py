@@ -9,11 +9,11 @@ from pathlib import Path
 import mlx.core as mx
 
 from mlx_video.config import VAEConfig
+from mlx_video.files.scratch import ScratchFile, Stored
 from mlx_video.geometry import latent_frames, pixel_frames
 from mlx_video.latents.tiling import ENCODER_STAGES, Tile, cut_tiles, join_tiles
-from mlx_video.memory.scratch import ScratchFile, Stored
-from mlx_video.models.vae import WanVAE
-from mlx_video.models.vae_stream import StreamState
+from mlx_video.models.vae.autoencoder import WanVAE
+from mlx_video.models.vae.stream import StreamState
 
 Encoding = Generator[int, None, mx.array]
 """Work that says how many frames it has encoded, and returns the latents."""

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from mlx_video.checkpoint.safetensors_header import read_header
 from mlx_video.errors import CheckpointError, MediaError
+from mlx_video.files.unusable_paths import explain_missing
+from mlx_video.formats.safetensors_header import read_header
 from mlx_video.latents.array_file import read_arrays, write_arrays
-from mlx_video.unusable_paths import explain_missing
 
 TENSOR_NAME = "latents"
 STATE_KEY = "run_state"  # the text by which the state of a run is told from final latents

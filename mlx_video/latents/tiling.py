@@ -15,7 +15,7 @@ from typing import Literal
 
 import mlx.core as mx
 
-from mlx_video.models.vae_stream import Crop
+from mlx_video.models.vae.stream import Crop
 from mlx_video.request import TilingMode
 
 # Tiles smaller than this are mostly halo.

@@ -9,12 +9,12 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from mlx_video.checkpoint.adapter_folder import ADAPTER_CONFIG, ADAPTER_FILES, adapter_candidates
-from mlx_video.checkpoint.hub_cache import published_name
-from mlx_video.checkpoint.safetensors import SafetensorsFile
-from mlx_video.checkpoint.tensor_source import TensorInfo, open_tensors
 from mlx_video.errors import AdapterError
-from mlx_video.unusable_paths import explain_missing, is_dangling
+from mlx_video.files.hub_cache import published_name
+from mlx_video.files.unusable_paths import explain_missing, is_dangling
+from mlx_video.formats.safetensors import SafetensorsFile
+from mlx_video.formats.tensor_source import TensorInfo, open_tensors
+from mlx_video.layouts.adapter_folder import ADAPTER_CONFIG, ADAPTER_FILES, adapter_candidates
 
 
 class AdapterFile:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
 
-from mlx_video.checkpoint.expert_names import Expert
-from mlx_video.weights.adapter_names import Role, split_adapter_name
+from mlx_video.layouts.expert_names import Expert
+from mlx_video.weights.names.adapter_names import Role, split_adapter_name
+from mlx_video.weights.names.transformer_names import DIFFUSERS_RULES, WAN_RULES
 from mlx_video.weights.rules import find_sources
-from mlx_video.weights.transformer_names import DIFFUSERS_RULES, WAN_RULES
 
 # Roles that no published Wan adapter has, or that would change the network.
 UNSUPPORTED: Mapping[Role, str] = MappingProxyType(

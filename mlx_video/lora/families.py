@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from mlx_video.checkpoint.expert_names import Expert, guess_expert_of_name
+from mlx_video.layouts.expert_names import Expert, guess_expert_of_name
 from mlx_video.lora.dialects import AdapterKey, find_experts
 
 EXPERT_NAMES = {"model": "transformer", "high_noise": "high-noise expert", "low_noise": "low-noise expert"}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mlx_video.checkpoint.expert_names import Expert
 from mlx_video.errors import AdapterError
+from mlx_video.layouts.expert_names import Expert
 from mlx_video.lora.dialects import AdapterKey, find_experts, find_owners
 from mlx_video.lora.families import EXPERT_NAMES
 

@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
-from mlx_video.checkpoint.tensor_source import FLOAT_DTYPES
 from mlx_video.errors import AdapterError
+from mlx_video.formats.tensor_source import FLOAT_DTYPES
 from mlx_video.lora.adapter_file import AdapterFile
 from mlx_video.lora.changes import Change, Delta, Full, Hadamard, Kronecker, LowRank, is_column_magnitude
 from mlx_video.lora.dialects import UNSUPPORTED
 from mlx_video.lora.scaling import Scaling
-from mlx_video.weights.adapter_names import Role
+from mlx_video.weights.names.adapter_names import Role
+from mlx_video.weights.names.transformer_names import PATCH_CELLS
 from mlx_video.weights.rules import Shape
-from mlx_video.weights.transformer_names import PATCH_CELLS
 
 PATCH_EMBEDDING = "patch_embedding_proj"
 # Channels that tell the published transformers apart.

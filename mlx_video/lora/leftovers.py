@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from mlx_video.lora.dialects import AdapterKey
 from mlx_video.lora.families import IMAGE_BRANCH
-from mlx_video.weights.adapter_names import Role
+from mlx_video.weights.names.adapter_names import Role
 
 
 @dataclass(frozen=True, slots=True)

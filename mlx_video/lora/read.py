@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mlx_video.checkpoint.expert_names import Expert
-from mlx_video.checkpoint.hub_cache import published_name
 from mlx_video.config import TransformerConfig
 from mlx_video.errors import AdapterError
+from mlx_video.files.hub_cache import published_name
+from mlx_video.layouts.expert_names import Expert
 from mlx_video.lora.adapter_file import AdapterFile
 from mlx_video.lora.adapter_set import AdapterSet
 from mlx_video.lora.changes import Change
@@ -21,9 +21,9 @@ from mlx_video.lora.report import describe, describe_unmatched, describe_zeros, 
 from mlx_video.lora.scaling import read_scaling
 from mlx_video.lora.zeros import leave_out_zeros
 from mlx_video.request import LoraChoice
-from mlx_video.weights.adapter_names import Role
+from mlx_video.weights.names.adapter_names import Role
+from mlx_video.weights.names.transformer_names import WAN_RULES, transformer_tensors
 from mlx_video.weights.rules import Shape, target_shapes
-from mlx_video.weights.transformer_names import WAN_RULES, transformer_tensors
 
 __all__ = ["AdapterSet", "find_expert", "read_adapters", "transformer_shapes"]
 

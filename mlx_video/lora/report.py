@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from mlx_video.checkpoint.expert_names import Expert
+from mlx_video.layouts.expert_names import Expert
 from mlx_video.lora.changes import Change, Full, Hadamard, Kronecker
 from mlx_video.lora.dialects import AdapterKey
 from mlx_video.lora.families import EXPERT_NAMES
 from mlx_video.lora.halves import Part
 from mlx_video.lora.layers import NO_ALPHA, LayerChanges
 from mlx_video.lora.zeros import Zeros
-from mlx_video.weights.adapter_names import PAIR_ROLES
+from mlx_video.weights.names.adapter_names import PAIR_ROLES
 from mlx_video.weights.quantize import is_quantized_layer
 
 # Scales beyond these are rare enough to be a mistake.

@@ -10,7 +10,7 @@ import mlx.core as mx
 from mlx_video.lora.adapter_file import AdapterFile
 from mlx_video.lora.changes import Change
 from mlx_video.lora.layers import LayerChanges
-from mlx_video.weights.adapter_names import PRODUCT_ROLES, Role
+from mlx_video.weights.names.adapter_names import PRODUCT_ROLES, Role
 from mlx_video.weights.stream import is_finite
 
 

@@ -12,10 +12,10 @@ from xml.sax.saxutils import escape, unescape
 import numpy as np
 
 from mlx_video.errors import MediaError
+from mlx_video.files.whole_file import written_whole
 from mlx_video.media.embedded_settings import settings_to_text, text_to_settings
 from mlx_video.media.frame_writer import FrameWriter
 from mlx_video.media.picture_kind import open_picture
-from mlx_video.media.whole_file import written_whole
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from mlx_video.errors import RequestError
+from mlx_video.files.whole_file import check_folder, written_whole
 from mlx_video.media.earlier_result import check_replaceable, is_replaceable
 from mlx_video.media.embedded_settings import settings_to_text, title_of
 from mlx_video.media.frame_writer import FrameWriter
-from mlx_video.media.whole_file import check_folder, written_whole
 
 STILL_SUFFIXES = (".png", ".jpg", ".jpeg")
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from mlx_video.errors import MediaError
+from mlx_video.files.whole_file import held, publish, temporary_sibling
 from mlx_video.media.embedded_settings import settings_to_text, text_to_settings, title_of
 from mlx_video.media.ffmpeg import cannot_start, find_ffmpeg, format_tags, last_lines, read_tags, run_ffmpeg
 from mlx_video.media.frame_writer import FrameWriter
-from mlx_video.media.whole_file import held, publish, temporary_sibling
 
 # What imageio makes of quality 8, the official setting: int(51 · (1 - 8/10)).
 CONSTANT_RATE_FACTOR = 10

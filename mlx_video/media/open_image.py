@@ -14,8 +14,8 @@ import numpy as np
 from mlx_video.addresses import AddressError, local_path
 from mlx_video.errors import MediaError, MLXVideoError
 from mlx_video.events import Notice
+from mlx_video.files.unusable_paths import describe_side_file, explain_missing, is_side_file
 from mlx_video.media.picture_kind import PICTURE_FORMATS, READABLE, describe_unreadable, open_picture
-from mlx_video.unusable_paths import describe_side_file, explain_missing, is_side_file
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from mlx_video.errors import MediaError, RequestError
+from mlx_video.files.unusable_paths import describe_side_file, explain_missing, is_side_file
+from mlx_video.files.whole_file import check_file, check_folder
 from mlx_video.media.animation import AnimationWriter, read_animation_frames, read_animation_settings
 from mlx_video.media.ffmpeg import check_h264
 from mlx_video.media.frame_writer import FrameWriter
 from mlx_video.media.image import STILL_SUFFIXES, StillWriter, check_still
 from mlx_video.media.mp4 import Mp4Writer, read_mp4_frames, read_mp4_settings
-from mlx_video.media.whole_file import check_file, check_folder
-from mlx_video.unusable_paths import describe_side_file, explain_missing, is_side_file
 
 SUFFIXES = (".mp4", ".gif", ".webp", *STILL_SUFFIXES)
 

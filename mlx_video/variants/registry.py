@@ -13,7 +13,7 @@ from mlx_video.variants import i2v, t2v, ti2v
 from mlx_video.variants.lookalikes import Evidence, name_lookalike, report_twin
 from mlx_video.variants.other_models import name_other_model
 from mlx_video.variants.variant import CheckpointFacts, Shapes, Variant
-from mlx_video.weights.transformer_names import IMAGE_ANCHOR, read_image_sizes
+from mlx_video.weights.names.transformer_names import IMAGE_ANCHOR, read_image_sizes
 
 # The first that matches is taken: special ones stand before general ones.
 VARIANTS: tuple[Variant, ...] = (

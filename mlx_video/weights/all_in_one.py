@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from mlx_video.checkpoint.sentencepiece_model import TOKENIZER_TENSOR
-from mlx_video.checkpoint.tensor_source import TensorSource
 from mlx_video.errors import CheckpointError
+from mlx_video.formats.sentencepiece_model import TOKENIZER_TENSOR
+from mlx_video.formats.tensor_source import TensorSource
 from mlx_video.weights.component_kind import find_components
-from mlx_video.weights.image_encoder_names import TEXT_TOWER
+from mlx_video.weights.names.image_encoder_names import TEXT_TOWER
 from mlx_video.weights.renamed import RenamedTensors
 from mlx_video.weights.rules import Rule, drop
 from mlx_video.weights.spellings import ComponentName

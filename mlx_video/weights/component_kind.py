@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, get_args
 
-from mlx_video.checkpoint.sentencepiece_model import TOKENIZER_TENSOR
-from mlx_video.checkpoint.tensor_source import TensorInfo
-from mlx_video.weights import text_encoder_names
-from mlx_video.weights.adapter_names import is_adapter_name
-from mlx_video.weights.fastvideo_names import FASTVIDEO_ANCHOR
+from mlx_video.formats.sentencepiece_model import TOKENIZER_TENSOR
+from mlx_video.formats.tensor_source import TensorInfo
+from mlx_video.weights.names import text_encoder_names
+from mlx_video.weights.names.adapter_names import is_adapter_name
+from mlx_video.weights.names.fastvideo_names import FASTVIDEO_ANCHOR
 from mlx_video.weights.spellings import ComponentName
 
 SpellingName = Literal["original", "diffusers", "huggingface", "gguf", "mlx", "fastvideo"]

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import mlx.core as mx
 
-from mlx_video.checkpoint.tensor_source import TensorInfo, TensorSource
 from mlx_video.errors import CheckpointError
+from mlx_video.formats.tensor_source import TensorInfo, TensorSource
+from mlx_video.weights.names.text_encoder_names import ANCHOR as TOKEN_TABLE
 from mlx_video.weights.rules import Shape
-from mlx_video.weights.text_encoder_names import ANCHOR as TOKEN_TABLE
 
 _SAMPLED_ROWS = 64
 # Matrices that the official code begins with zeros, and that do no harm if they stay so.

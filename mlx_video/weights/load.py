@@ -8,9 +8,9 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
-from mlx_video.checkpoint.tensor_source import TensorInfo, TensorSource
 from mlx_video.config import QuantizationConfig
 from mlx_video.errors import CheckpointError, ConfigError
+from mlx_video.formats.tensor_source import TensorInfo, TensorSource
 from mlx_video.weights.quantize import read_quantization
 from mlx_video.weights.rules import Rule, Shape, apply_rules
 

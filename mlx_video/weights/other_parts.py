@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from mlx_video.checkpoint.tensor_source import TensorInfo
 from mlx_video.config import WAN21_VAE, WAN22_VAE
-from mlx_video.weights import image_encoder_names, text_encoder_names
+from mlx_video.formats.tensor_source import TensorInfo
 from mlx_video.weights.component_kind import is_other_text_encoder
+from mlx_video.weights.names import image_encoder_names, text_encoder_names
+from mlx_video.weights.names.vae_shapes import PACKED_CHANNELS, PIXEL_CHANNELS
 from mlx_video.weights.spellings import ComponentName
-from mlx_video.weights.vae_shapes import PACKED_CHANNELS, PIXEL_CHANNELS
 
 # Width of a CLIP visual tower → what it is called; Wan's is ViT-H, 1280 wide.
 # Source: comfyanonymous/ComfyUI comfy/clip_vision.py, load_clipvision_from_sd.

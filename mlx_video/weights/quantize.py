@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 import mlx.core as mx
 
-from mlx_video.checkpoint.tensor_source import TensorInfo
 from mlx_video.config import QuantizationConfig
 from mlx_video.errors import ConfigError, RequestError
+from mlx_video.formats.tensor_source import TensorInfo
 
 QUANTIZED_LAYER = re.compile(r".*\.(self_attn|cross_attn)\.[qkvo]|.*\.ffn\.fc[12]")
 GROUP_SIZES = (32, 64, 128)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from mlx_video.checkpoint.tensor_source import TensorInfo, TensorSource, TensorView
 from mlx_video.errors import CheckpointError
+from mlx_video.formats.tensor_source import TensorInfo, TensorSource, TensorView
 from mlx_video.weights.rules import Rule, apply_rules, strip_prefix
 
 

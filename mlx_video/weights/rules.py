@@ -10,8 +10,8 @@ from functools import cache
 
 import mlx.core as mx
 
-from mlx_video.checkpoint.tensor_source import TensorInfo, TensorSource
 from mlx_video.errors import CheckpointError
+from mlx_video.formats.tensor_source import TensorInfo, TensorSource
 
 Shape = tuple[int, ...]
 

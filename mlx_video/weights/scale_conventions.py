@@ -24,10 +24,10 @@ from typing import Any
 
 import numpy as np
 
-from mlx_video.checkpoint.file_kind import recognise
-from mlx_video.checkpoint.safetensors import read_header
-from mlx_video.checkpoint.tensor_source import FLOAT_DTYPES, TensorInfo, TensorSource
 from mlx_video.errors import CheckpointError
+from mlx_video.formats.file_kind import recognise
+from mlx_video.formats.safetensors import read_header
+from mlx_video.formats.tensor_source import FLOAT_DTYPES, TensorInfo, TensorSource
 
 CODES = ("F8_E4M3", "F8_E5M2", "I8")
 _FORMATS = ("float8_e4m3fn", "float8_e5m2", "int8", "int8_tensorwise")

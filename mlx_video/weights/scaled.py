@@ -10,9 +10,9 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from mlx_video.checkpoint.float8 import FLOAT8_DTYPES
-from mlx_video.checkpoint.tensor_source import TensorInfo, TensorSource, TensorView
 from mlx_video.errors import CheckpointError
+from mlx_video.formats.float8 import FLOAT8_DTYPES
+from mlx_video.formats.tensor_source import TensorInfo, TensorSource, TensorView
 from mlx_video.weights.scale_conventions import Scaled, find_scaled, is_beside_weights
 
 _SAMPLES, _SAMPLED_ROWS = 3, 64

@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from mlx_video.checkpoint.expert_names import guess_expert_of_file, guess_expert_of_name
-from mlx_video.checkpoint.file_kind import recognise
-from mlx_video.checkpoint.gguf_header import read_gguf_header
-from mlx_video.checkpoint.loose_files import is_weight_file
-from mlx_video.checkpoint.tensor_source import TensorSource, open_tensors
 from mlx_video.errors import CheckpointError
+from mlx_video.formats.file_kind import recognise
+from mlx_video.formats.gguf_header import read_gguf_header
+from mlx_video.formats.tensor_source import TensorSource, open_tensors
+from mlx_video.layouts.expert_names import guess_expert_of_file, guess_expert_of_name
+from mlx_video.layouts.loose_files import is_weight_file
+from mlx_video.weights.names.transformer_names import ANCHOR, BIAS_ANCHOR
 from mlx_video.weights.rules import Shape
-from mlx_video.weights.transformer_names import ANCHOR, BIAS_ANCHOR
 
 Shapes = Mapping[str, Shape]
 

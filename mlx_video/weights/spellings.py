@@ -10,10 +10,10 @@ from typing import Literal
 
 import mlx.core as mx
 
-from mlx_video.checkpoint.tensor_source import TensorSource
 from mlx_video.errors import CheckpointError
-from mlx_video.weights import image_encoder_names, text_encoder_names, transformer_names, vae_names
+from mlx_video.formats.tensor_source import TensorSource
 from mlx_video.weights.empty_weights import looks_empty, sample_rows
+from mlx_video.weights.names import image_encoder_names, text_encoder_names, transformer_names, vae_names
 from mlx_video.weights.renamed import RenamedTensors
 from mlx_video.weights.rules import Rule, drop, find_prefix
 from mlx_video.weights.stacked import Stack, StackedTensors

@@ -11,12 +11,12 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from mlx_video.checkpoint.float8 import FLOAT8_DTYPES
-from mlx_video.checkpoint.read_ahead import read_ahead
-from mlx_video.checkpoint.safetensors import SafetensorsWriter
-from mlx_video.checkpoint.tensor_source import DTYPES, FLOAT_DTYPES, TensorInfo, TensorSource
 from mlx_video.config import QuantizationConfig
 from mlx_video.errors import AdapterError, CheckpointError, MLXVideoError
+from mlx_video.files.read_ahead import read_ahead
+from mlx_video.formats.float8 import FLOAT8_DTYPES
+from mlx_video.formats.safetensors import SafetensorsWriter
+from mlx_video.formats.tensor_source import DTYPES, FLOAT_DTYPES, TensorInfo, TensorSource
 from mlx_video.weights.empty_weights import has_numbers, must_hold_numbers, refuse_empty
 from mlx_video.weights.quantize import is_quantized_layer, quantize_rows, quantized_infos
 from mlx_video.weights.rules import Move

@@ -10,9 +10,9 @@ from types import MappingProxyType
 
 import mlx.core as mx
 
-from mlx_video.checkpoint.tensor_file import cut_rows
-from mlx_video.checkpoint.tensor_source import TensorInfo, TensorSource, TensorView
 from mlx_video.errors import CheckpointError
+from mlx_video.formats.tensor_file import cut_rows
+from mlx_video.formats.tensor_source import TensorInfo, TensorSource, TensorView
 from mlx_video.weights.rules import Shape
 
 Cells = tuple[int, int, int]

@@ -11,7 +11,7 @@ import pytest
 
 from mlx_video import check_device, generate_wan
 from mlx_video.device.operations import OPERATIONS
-from mlx_video.pipeline import device_check
+from mlx_video.runs import device_check
 
 
 def test_it_prints_a_table_and_writes_json(tmp_path: Path, capsys):

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
+from mlx_video.convert import convert as convert_module
 from mlx_video.convert_wan import build_parser, main
-from mlx_video.pipeline import convert as convert_module
 from tests.fixtures.tiny_checkpoint import write_tiny_checkpoint
 
 

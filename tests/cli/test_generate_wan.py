@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 
 from mlx_video import RequestError, WanPipeline, convert_checkpoint, generate_wan
+from mlx_video import api as wan_pipeline
 from mlx_video.latents.decode import decode_frames, to_uint8, to_uint8_rounded
 from mlx_video.latents.latents_file import load_latents
+from mlx_video.loading.components import load_vae_decoder, open_model
 from mlx_video.media.video import read_frames, read_video_metadata
-from mlx_video.pipeline import wan_pipeline
-from mlx_video.pipeline.components import load_vae_decoder, open_model
 from tests.fixtures.tiny_checkpoint import write_tiny_checkpoint
 
 SIZE = ["--width", "48", "--height", "32", "--num-frames", "5"]

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from mlx_video import RequestError, convert_checkpoint, convert_wan, generate_wan
-from mlx_video.pipeline import generate as generate_module
-from mlx_video.pipeline import wan_pipeline
+from mlx_video import api as wan_pipeline
 from mlx_video.request import LoraChoice
+from mlx_video.runs import generate as generate_module
 from tests.fixtures.adapter_files import write_adapter
 from tests.fixtures.tiny_checkpoint import TinySizes, write_tiny_checkpoint
 from tests.fixtures.tiny_variants import write_tiny_variant

@@ -13,11 +13,11 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from mlx_video.cache_folder import cache_folder
 from mlx_video.conditioning import disk_cache
 from mlx_video.conditioning.disk_cache import PromptCache, describe_encoder, open_prompt_cache
 from mlx_video.config import TextEncoderConfig
 from mlx_video.errors import MediaError
+from mlx_video.files.cache_folder import cache_folder
 from mlx_video.models.elementwise import enable_compile
 
 NUMBERS = [5, 3, 8, 1]

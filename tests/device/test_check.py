@@ -14,9 +14,9 @@ from mlx_video.device import check as check_module
 from mlx_video.device.check import ROUNDING, check, check_operation, relative_error
 from mlx_video.device.operations import OPERATIONS, Operation, Way
 from mlx_video.device.trials import Trial, sample_rows
-from mlx_video.models import vae_convolutions
 from mlx_video.models.dispatch import Limits, current_limits, use_limits
 from mlx_video.models.elementwise import enable_compile
+from mlx_video.models.vae.autoencoder import convolutions as vae_convolutions
 from tests.models.networks import run_gpu_code
 
 NAMES = [operation.name for operation in OPERATIONS]
@@ -208,7 +208,8 @@ def test_fusing_that_fails_leads_to_work_that_is_not_fused(monkeypatch, name):
 
 
 def fused_functions():
-    from mlx_video.models import elementwise, rope, vae_layers
+    from mlx_video.models import elementwise, rope
+    from mlx_video.models.vae.autoencoder import layers as vae_layers
 
     yield from (elementwise.add_residual, elementwise.add_gated, elementwise.gelu_erf)
     yield from (elementwise._gelu_by_tanh, elementwise._gelu_by_power, rope._rotate_pairs, vae_layers.silu)

@@ -8,8 +8,8 @@ import pytest
 
 from mlx_video.latents.decode import decode_frames, denormalise, to_uint8, to_uint8_rounded
 from mlx_video.latents.encode import normalise
-from mlx_video.models.vae import WanVAE
-from tests.models.tiny_vae import TINY, build_vae, largest_difference
+from mlx_video.models.vae.autoencoder import WanVAE
+from tests.models.vae.tiny_vae import TINY, build_vae, largest_difference
 
 
 @pytest.fixture(scope="module")

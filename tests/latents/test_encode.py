@@ -4,8 +4,8 @@ import mlx.core as mx
 import pytest
 
 from mlx_video.latents.encode import encode_video
-from mlx_video.models.vae import WanVAE
-from tests.models.tiny_vae import TINY, build_vae, largest_difference
+from mlx_video.models.vae.autoencoder import WanVAE
+from tests.models.vae.tiny_vae import TINY, build_vae, largest_difference
 
 
 @pytest.fixture(scope="module")

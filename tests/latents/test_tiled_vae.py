@@ -12,8 +12,8 @@ from mlx_video.latents import decode, encode
 from mlx_video.latents.decode import decode_frames, decode_pieces
 from mlx_video.latents.encode import encode_pieces, encode_video
 from mlx_video.latents.tiling import DECODER_STAGES, ENCODER_STAGES
-from mlx_video.models.vae import WanVAE
-from tests.models.tiny_vae import TINY, TINY22, TINY_2X, build_vae, draw, largest_difference
+from mlx_video.models.vae.autoencoder import WanVAE
+from tests.models.vae.tiny_vae import TINY, TINY22, TINY_2X, build_vae, draw, largest_difference
 
 # The same sums; a BLAS orders those of narrower frames differently in the last places.
 ROUNDING = 1e-5

@@ -19,7 +19,7 @@ from mlx_video.models.image_encoder import CLIPImageEncoder
 from mlx_video.models.text_encoder import UMT5Encoder
 from mlx_video.models.token_layout import TokenLayout, video_layout, video_segment
 from mlx_video.models.transformer import WanTransformer
-from mlx_video.weights import image_encoder_names, text_encoder_names, transformer_names
+from mlx_video.weights.names import image_encoder_names, text_encoder_names, transformer_names
 from mlx_video.weights.rules import Rule, apply_rules
 from tests.parity.golden import fill, fill_weights
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_video.models import dispatch, vae_convolutions
+from mlx_video.models import dispatch
 from mlx_video.models.dispatch import (
     CHIPS,
     CPU_LIMITS,
@@ -29,9 +29,10 @@ from mlx_video.models.dispatch import (
 )
 from mlx_video.models.elementwise import enable_compile, is_compile_enabled, on_gpu
 from mlx_video.models.products import attend, in_pieces, project
-from mlx_video.models.vae_convolutions import causal_taps, convolve_doubled, convolve_halved, convolve_taps
+from mlx_video.models.vae.autoencoder import convolutions as vae_convolutions
+from mlx_video.models.vae.convolutions import causal_taps, convolve_doubled, convolve_halved, convolve_taps
 from tests.models.networks import build_transformer, forward, relative_error, run_gpu_code
-from tests.models.tiny_vae import ROUNDING, draw, largest_difference
+from tests.models.vae.tiny_vae import ROUNDING, draw, largest_difference
 
 # Cuts everything that can be cut, at the smallest size that it may have.
 TINY = Limits(seconds=1e-9, flops_per_second=1.0, piece_elements=1, quantized_rows=16, block_tokens=1)

@@ -8,8 +8,8 @@ from mlx.utils import tree_flatten
 
 from mlx_video.models.elementwise import on_gpu
 from mlx_video.models.text_encoder import UMT5Encoder, relative_buckets
+from mlx_video.weights.names.text_encoder_names import WAN_RULES, text_encoder_tensors
 from mlx_video.weights.rules import target_shapes
-from mlx_video.weights.text_encoder_names import WAN_RULES, text_encoder_tensors
 from tests.models.networks import TEXT_ENCODER, build_text_encoder, relative_error, run_gpu_code
 
 IDS = mx.array([160, 14, 297, 232, 131, 61, 1])

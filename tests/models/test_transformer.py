@@ -16,8 +16,8 @@ from mlx_video.models.elementwise import enable_compile, on_gpu
 from mlx_video.models.products import attend
 from mlx_video.models.token_layout import TokenLayout, video_layout, video_segment
 from mlx_video.models.transformer import WanTransformer, patchify, sinusoid, token_grid, unpatchify
+from mlx_video.weights.names.transformer_names import WAN_RULES, transformer_tensors
 from mlx_video.weights.rules import target_shapes
-from mlx_video.weights.transformer_names import WAN_RULES, transformer_tensors
 from tests.models.networks import (
     CONCAT_LATENTS,
     CONTEXT,

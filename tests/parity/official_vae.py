@@ -7,8 +7,8 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from mlx_video.models.vae_stream import StreamState
-from tests.models.tiny_vae import to_parameters
+from mlx_video.models.vae.stream import StreamState
+from tests.models.vae.tiny_vae import to_parameters
 
 torch = pytest.importorskip("torch")
 

@@ -20,10 +20,10 @@ import pytest
 
 import mlx_video
 from mlx_video import convert_checkpoint
+from mlx_video.api import build_request
 from mlx_video.events import StepFinished
-from mlx_video.pipeline.components import open_model
-from mlx_video.pipeline.generate import generate, prepare_run
-from mlx_video.pipeline.wan_pipeline import build_request
+from mlx_video.loading.components import open_model
+from mlx_video.runs.generate import generate, prepare_run
 from mlx_video.sampling.noise import draw_noise
 from tests.fixtures.tiny_checkpoint import TinySizes
 from tests.fixtures.tiny_variants import TINY_VARIANTS, write_tiny_variant

@@ -11,8 +11,8 @@ import pytest
 from mlx_video.config import VAEConfig
 from mlx_video.latents.decode import decode_frames, denormalise, to_uint8
 from mlx_video.latents.encode import encode_video
-from mlx_video.models.vae import WanVAE
-from mlx_video.models.vae_layers import (
+from mlx_video.models.vae.autoencoder import WanVAE
+from mlx_video.models.vae.layers import (
     CausalConv3d,
     Downsample,
     FrameAttention,
@@ -20,9 +20,9 @@ from mlx_video.models.vae_layers import (
     RMSNorm,
     Upsample,
 )
-from mlx_video.models.vae_stream import StreamState
-from mlx_video.models.vae_wan21 import Decoder, Encoder
-from tests.models.tiny_vae import NETWORK, decode, largest_difference
+from mlx_video.models.vae.stream import StreamState
+from mlx_video.models.vae.wan21 import Decoder, Encoder
+from tests.models.vae.tiny_vae import NETWORK, decode, largest_difference
 from tests.parity.official import wan_module
 from tests.parity.official_vae import copy_weights, draw, randomise, run_official, run_ours, to_array, to_ours
 

@@ -11,10 +11,10 @@ import pytest
 from mlx_video.config import WAN22_LATENT_MEAN, WAN22_LATENT_STD, WAN22_VAE
 from mlx_video.latents.decode import decode_frames, to_uint8
 from mlx_video.latents.encode import encode_video
-from mlx_video.models.vae import WanVAE
-from mlx_video.models.vae_layers import Downsample, FrameAttention, ResidualBlock, Upsample
-from mlx_video.models.vae_stream import StreamState
-from mlx_video.models.vae_wan22 import (
+from mlx_video.models.vae.autoencoder import WanVAE
+from mlx_video.models.vae.layers import Downsample, FrameAttention, ResidualBlock, Upsample
+from mlx_video.models.vae.stream import StreamState
+from mlx_video.models.vae.wan22 import (
     Decoder,
     DownStage,
     Encoder,
@@ -22,7 +22,7 @@ from mlx_video.models.vae_wan22 import (
     pack_pixels,
     unpack_pixels,
 )
-from tests.models.tiny_vae import NETWORK, largest_difference
+from tests.models.vae.tiny_vae import NETWORK, largest_difference
 from tests.parity.official import wan_module
 from tests.parity.official_vae import copy_weights, draw, randomise, run_official, run_ours, to_array, to_ours
 

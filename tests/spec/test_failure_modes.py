@@ -18,16 +18,14 @@ import numpy as np
 import pytest
 
 from mlx_video import WanPipeline
-from mlx_video.checkpoint import staging
-from mlx_video.checkpoint.safetensors import read_header
 from mlx_video.cli.console import describe_error
+from mlx_video.convert import convert as convert_module
+from mlx_video.convert.convert import convert
 from mlx_video.errors import MLXVideoError
 from mlx_video.events import Notice, StageStarted
-from mlx_video.pipeline import convert as convert_module
-from mlx_video.pipeline.convert import convert
+from mlx_video.formats.safetensors import read_header
+from mlx_video.layouts import staging
 from mlx_video.request import ConvertRequest, LoraChoice
-from tests.checkpoint.gguf_writer import write_gguf
-from tests.checkpoint.stored_arrays import raw_safetensors
 from tests.fixtures.adapter_files import write_adapter
 from tests.fixtures.tiny_checkpoint import (
     TOKENIZER_FOLDER,
@@ -38,6 +36,8 @@ from tests.fixtures.tiny_checkpoint import (
 )
 from tests.fixtures.tiny_variants import write_tiny_variant
 from tests.fixtures.weight_files import store, write_safetensors, write_torch_archive
+from tests.formats.gguf_writer import write_gguf
+from tests.formats.stored_arrays import raw_safetensors
 
 SMALL = {"width": 32, "height": 32, "num_frames": 1, "steps": 1, "seed": 1, "device_check": False}
 SHARD = "diffusion_pytorch_model-0000{}-of-00003.safetensors"

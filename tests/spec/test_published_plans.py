@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from mlx_video.convert.plan import Plan, plan_conversion
 from mlx_video.errors import MLXVideoError
-from mlx_video.pipeline.convert_plan import Plan, plan_conversion
-from mlx_video.pipeline.inspect_path import inspect_path
+from mlx_video.inspect.path import inspect_path
 from mlx_video.request import ConvertRequest
 from tests.fixtures.diffusers_checkpoint import pipeline_index, transformer_config, write_json
 from tests.fixtures.published_sizes import PUBLISHED_TRANSFORMERS

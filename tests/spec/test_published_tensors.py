@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from mlx_video.checkpoint.tensor_source import open_tensors
-from mlx_video.pipeline.find_checkpoint import check_component
-from mlx_video.pipeline.inspect_path import inspect_path
+from mlx_video.convert.find_checkpoint import check_component
+from mlx_video.formats.tensor_source import open_tensors
+from mlx_video.inspect.path import inspect_path
 from mlx_video.variants.other_models import PUBLISHED, digest_shapes
 from tests.fixtures.comfy_files import CLIP, TEXT_ENCODER, TRANSFORMER, VAE, write_comfy_tree
 from tests.fixtures.diffusers_checkpoint import write_diffusers_variant

@@ -10,9 +10,9 @@ import pytest
 
 from mlx_video.config import QuantizationConfig
 from mlx_video.variants.registry import VARIANTS
+from mlx_video.weights.names.transformer_names import WAN_RULES, transformer_tensors
 from mlx_video.weights.quantize import is_quantized_layer, quantized_infos
 from mlx_video.weights.rules import target_shapes
-from mlx_video.weights.transformer_names import WAN_RULES, transformer_tensors
 from tests.fixtures.published_sizes import PUBLISHED_TRANSFORMERS
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")

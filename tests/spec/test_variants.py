@@ -18,8 +18,8 @@ from mlx_video.config import (
 )
 from mlx_video.errors import RequestError
 from mlx_video.geometry import check_num_frames, measure, size_multiple
-from mlx_video.pipeline.plan import ImageSize, plan_run
 from mlx_video.request import GenerateRequest
+from mlx_video.runs.settings import ImageSize, plan_run
 from mlx_video.variants.registry import VARIANTS, find_variant
 from mlx_video.variants.variant import Variant
 

@@ -8,7 +8,7 @@ from mlx_video.config import TransformerConfig
 from mlx_video.errors import CheckpointError
 from mlx_video.variants.other_models import PUBLISHED, digest_shapes
 from mlx_video.variants.registry import VARIANTS, recognise_checkpoint
-from mlx_video.weights.transformer_names import transformer_tensors
+from mlx_video.weights.names.transformer_names import transformer_tensors
 from tests.fixtures.published_sizes import PUBLISHED_TRANSFORMERS
 
 SMALL = TransformerConfig(dim=128, ffn_dim=96, num_heads=1, num_layers=2, text_dim=32)

@@ -9,7 +9,7 @@ import pytest
 from mlx_video.config import ModelConfig, TransformerConfig
 from mlx_video.errors import CheckpointError, ConfigError, RequestError
 from mlx_video.variants.registry import VARIANTS, find_variant, recognise_checkpoint
-from mlx_video.weights.transformer_names import transformer_tensors
+from mlx_video.weights.names.transformer_names import transformer_tensors
 
 SMALL = TransformerConfig(dim=64, ffn_dim=96, num_heads=2, num_layers=2, text_dim=32)
 OFFICIAL = {

@@ -2,16 +2,16 @@
 
 import pytest
 
-from mlx_video.checkpoint.tensor_info import TensorInfo
+from mlx_video.formats.tensor_info import TensorInfo
 from mlx_video.weights.component_kind import (
     ComponentKind,
     find_components,
     has_tokenizer,
     is_other_text_encoder,
 )
-from mlx_video.weights.text_encoder_names import text_encoder_tensors
-from mlx_video.weights.transformer_names import transformer_tensors
-from mlx_video.weights.vae_names import vae_tensors
+from mlx_video.weights.names.text_encoder_names import text_encoder_tensors
+from mlx_video.weights.names.transformer_names import transformer_tensors
+from mlx_video.weights.names.vae_names import vae_tensors
 from tests.fixtures.diffusers_checkpoint import image_encoder_arrays, rename, text_encoder_name, vae_name
 from tests.fixtures.tiny_checkpoint import TinySizes, image_encoder_file_tensors, random_arrays
 from tests.fixtures.tiny_variants import CLIP, TINY_VARIANTS

@@ -3,9 +3,9 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from mlx_video.checkpoint.tensor_source import open_tensors
 from mlx_video.config import QuantizationConfig
 from mlx_video.errors import CheckpointError, ConfigError
+from mlx_video.formats.tensor_source import open_tensors
 from mlx_video.weights.load import load_module
 
 WIDTH = 64

@@ -4,9 +4,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_video.checkpoint.tensor_source import TensorInfo
 from mlx_video.config import QuantizationConfig, TransformerConfig
 from mlx_video.errors import ConfigError, RequestError
+from mlx_video.formats.tensor_source import TensorInfo
+from mlx_video.weights.names.transformer_names import WAN_RULES, transformer_tensors
 from mlx_video.weights.quantize import (
     check_group_size,
     is_quantized_layer,
@@ -15,7 +16,6 @@ from mlx_video.weights.quantize import (
     read_quantization,
 )
 from mlx_video.weights.rules import target_shapes
-from mlx_video.weights.transformer_names import WAN_RULES, transformer_tensors
 
 SETTINGS = [QuantizationConfig(bits, group) for bits in (4, 8) for group in (32, 64, 128)]
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_video.checkpoint.tensor_source import open_tensors
 from mlx_video.errors import CheckpointError
+from mlx_video.formats.tensor_source import open_tensors
 from mlx_video.weights.rules import (
     CHANNELS_LAST,
     FLATTEN_KERNEL,

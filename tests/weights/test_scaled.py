@@ -6,12 +6,12 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_video.checkpoint.float8 import decode_float8
-from mlx_video.checkpoint.read_ahead import read_ahead
-from mlx_video.checkpoint.tensor_source import open_tensors
 from mlx_video.errors import CheckpointError
+from mlx_video.files.read_ahead import read_ahead
+from mlx_video.formats.float8 import decode_float8
+from mlx_video.formats.tensor_source import open_tensors
 from mlx_video.weights.scaled import DescaledTensors, descale, report_plain_float8
-from tests.checkpoint.stored_arrays import write_raw
+from tests.formats.stored_arrays import write_raw
 
 OUT, IN = 6, 8
 RNG = np.random.default_rng(0)

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from mlx_video.checkpoint.tensor_source import open_tensors
 from mlx_video.config import QuantizationConfig
 from mlx_video.errors import AdapterError, CheckpointError
+from mlx_video.formats.tensor_source import open_tensors
 from mlx_video.weights import stream
 from mlx_video.weights.rules import CHANNELS_LAST, Rule, plan_moves
 from mlx_video.weights.stream import is_finite, plan_jobs, write_tensors

@@ -1,0 +1,371 @@
+"""The files of the checkpoint to convert: from a folder of any layout, and from those named one by one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from mlx_video.convert.proposals import describe_transformers_below, propose_transformers
+from mlx_video.convert.recognise_transformers import refuse_other_models
+from mlx_video.errors import CheckpointError, MissingPartError, RequestError
+from mlx_video.files.unusable_paths import explain_missing
+from mlx_video.layouts.checkpoint_files import CheckpointFiles, PartName, SamplingHints
+from mlx_video.layouts.expert_names import Expert, guess_expert_of_file
+from mlx_video.layouts.folder_layout import is_tokenizer_folder, recognise_layout
+from mlx_video.layouts.open_checkpoint import open_checkpoint
+from mlx_video.layouts.original_folder import (
+    check_tokenizer,
+    find_tokenizer,
+    has_named_transformers,
+)
+from mlx_video.loading.found_files import FoundFiles, Scan, read_component, scan_folder
+from mlx_video.request import ConvertRequest
+from mlx_video.weights.side_file import describe_side_file, is_side_file
+
+_EXPERTS: tuple[Expert, ...] = ("low_noise", "high_noise")
+# Layouts whose file names say nothing, so that the tensors are asked.
+_NAMELESS = ("comfy", "lightx2v", "unknown")
+# Layouts that a config.json or folders suffice for, so that the transformers may have any name.
+_NAMED = ("original", "original_dual")
+# Option → the component that it takes; and back, what messages advise.
+_TAKES = MappingProxyType(
+    {
+        "transformer": "transformer",
+        "high_noise": "transformer",
+        "low_noise": "transformer",
+        "text_encoder": "text_encoder",
+        "vae": "vae",
+        "clip": "image_encoder",
+    }
+)
+_PARTS: Mapping[str, PartName] = MappingProxyType(
+    {
+        "high_noise": "high_noise",
+        "low_noise": "low_noise",
+        "text_encoder": "text_encoder",
+        "vae": "vae",
+        "clip": "image_encoder",
+    }
+)
+_ADVICE = MappingProxyType(
+    {
+        "model": "transformer (--transformer FILE)",
+        "low_noise": "low-noise transformer (--low-noise FILE)",
+        "high_noise": "high-noise transformer (--high-noise FILE)",
+        "text_encoder": "text encoder (--text-encoder FILE)",
+        "vae": "VAE (--vae FILE)",
+        "image_encoder": "image encoder (--clip FILE)",
+    }
+)
+_FLAGS = MappingProxyType(
+    {
+        "transformer": "--transformer",
+        "text_encoder": "--text-encoder",
+        "vae": "--vae",
+        "image_encoder": "--clip",
+        "adapter": "--lora",
+    }
+)
+_CONVERTED = "is converted already. Give the file that it was made from."
+# A lone "high" may mean something else; with "noise" behind it the file is one of two.
+_SURE_EXPERT_NAME = re.compile(r"(?i)(high|low)[-_ .]?noise")
+
+
+def find_checkpoint(request: ConvertRequest) -> CheckpointFiles:
+    """Find every file that a conversion reads.
+
+    Args:
+        request: a folder or file, and components that take the place of what is in it.
+
+    Returns:
+        All files but an image encoder's, which only some transformers need.
+
+    Raises:
+        CheckpointError: a component is missing, damaged, or there in several files without a pair's names.
+        RequestError: a file is not what its option says, or options do not fit the folder.
+    """
+    chosen = {
+        name: _read_option(name, path) for name, path in request.components.items() if name != "tokenizer"
+    }
+    base = _open_base(request, chosen)
+    return _with_tokenizer(_with_options(base, chosen), request.tokenizer)
+
+
+def _is_surely_expert(found: FoundFiles) -> bool:
+    return any(_SURE_EXPERT_NAME.search(name) for name in (found.paths[0].name, found.paths[0].parent.name))
+
+
+def check_component(name: str, path: Path) -> None:
+    """Refuse a component that is not what its option says, from its header alone.
+
+    Args:
+        name: of the option.
+        path: its file or folder, here.
+
+    Raises:
+        CheckpointError: it is damaged.
+        RequestError: it is absent, or something else.
+    """
+    if name == "tokenizer":
+        _check_tokenizer_folder(path)
+    else:
+        _read_option(name, path)
+
+
+def _read_option(name: str, path: Path) -> FoundFiles:
+    """The file behind an option, which must hold what the option says."""
+    if not path.exists():
+        reason = explain_missing(path, "no such file. Check the path, or download the file.")
+        raise RequestError(name, f"{path}: {reason}")
+    if path.is_dir() and recognise_layout(path) == "converted":
+        raise RequestError(name, f"{path}: {_CONVERTED}")
+    found = read_component(path)
+    component = _TAKES[name]
+    if found.is_converted:
+        raise RequestError(name, f"{path}: {_CONVERTED}")
+    if component in found.kinds:
+        return found
+    if not path.is_dir() and is_side_file(path):
+        raise RequestError(name, f"{path}: {describe_side_file()}")
+    if not found.kinds:
+        raise RequestError(
+            name,
+            f"{path}: holds no part of a Wan model (first tensor {found.first_tensor}). "
+            f"Give the file of the {component.replace('_', ' ')}.",
+        )
+    other = next(iter(found.kinds.values()))
+    raise RequestError(
+        name, f"{path}: holds another part ({other.title}). Give it as {_FLAGS[other.component]}."
+    )
+
+
+def _given_parts(chosen: Mapping[str, FoundFiles]) -> set[PartName]:
+    """What the checkpoint's folder may lack."""
+    given: set[PartName] = set()
+    if "transformer" in chosen or {"high_noise", "low_noise"} <= chosen.keys():
+        given |= {"model", *_EXPERTS}
+    given |= {part for option, part in _PARTS.items() if option in chosen}
+    return given
+
+
+def _open_base(request: ConvertRequest, chosen: Mapping[str, FoundFiles]) -> CheckpointFiles:
+    given = _given_parts(chosen)
+    path = request.checkpoint_dir
+    if path is None:
+        first = next(chosen[name] for name in ("transformer", "high_noise", "low_noise") if name in chosen)
+        return _choose(first.paths[0], Scan(()), given, chosen)
+    if path.is_file():
+        return _choose(path, Scan((_read_lone_file(path),)), given, chosen)
+    layout = recognise_layout(path) if path.is_dir() else None
+    if layout in _NAMELESS or (layout in _NAMED and not has_named_transformers(path, given)):
+        scan = scan_folder(path)
+        if "model" not in given and not scan.unreadable and not _all_of(scan, "transformer"):
+            _refuse_folder_above(path)
+        if layout in ("comfy", "lightx2v") or scan.found or scan.unreadable or given:
+            return _choose(path, scan, given, chosen)
+    files = open_checkpoint(path, given)
+    _check_experts(path, files.transformers.keys() | (chosen.keys() & set(_EXPERTS)))
+    return files
+
+
+def _refuse_folder_above(path: Path) -> None:
+    below = describe_transformers_below(path)
+    if below:
+        raise MissingPartError(f"{path}: {below}")
+
+
+def _read_lone_file(path: Path) -> FoundFiles:
+    found = read_component(path)
+    if is_side_file(path):
+        raise CheckpointError(f"{path}: {describe_side_file()}")
+    if not found.kinds:
+        raise CheckpointError(
+            f"{path}: holds no part of a Wan model (first tensor {found.first_tensor}). "
+            "Give the folder of a checkpoint, or the file of a transformer."
+        )
+    if found.is_converted:
+        raise CheckpointError(f"{path}: {_CONVERTED}")
+    if "adapter" in found.kinds:
+        raise CheckpointError(
+            f"{path}: is an adapter, not a model. Convert its base model and give this file as --lora."
+        )
+    return found
+
+
+def _choose(
+    path: Path, scan: Scan, given: set[PartName], chosen: Mapping[str, FoundFiles]
+) -> CheckpointFiles:
+    """Decide which of the files found is which component; what lacks or could be several is an error."""
+    transformers = _choose_transformers(path, _all_of(scan, "transformer"), given)
+    readers = [*transformers.values(), *(found for found in chosen.values() if "transformer" in found.kinds)]
+    text_encoder = image_encoder = None
+    if "text_encoder" not in given:
+        text_encoder = _choose_encoder(path, scan, "text_encoder", readers)
+    reads_images = any(found.image_width for found in readers)
+    if "image_encoder" not in given and reads_images:
+        image_encoder = _choose_encoder(path, scan, "image_encoder", readers)
+    vaes = () if "vae" in given else _all_of(scan, "vae")
+    files = CheckpointFiles(
+        path=path,
+        transformers={name: found.paths for name, found in transformers.items()},
+        transformer_configs={name: found.config for name, found in transformers.items()},
+        text_encoder=text_encoder.paths if text_encoder else (),
+        vaes={str(found.paths[0]): found.paths for found in vaes},
+        tokenizer=find_tokenizer(path),
+        image_encoder=image_encoder.paths if image_encoder else (),
+    )
+    _check_complete(files, scan, given, reads_images=reads_images)
+    return replace(files, notices=_report_found(path, files))
+
+
+def _all_of(scan: Scan, component: str) -> tuple[FoundFiles, ...]:
+    return tuple(found for found in scan.found if component in found.kinds and not found.is_converted)
+
+
+def _choose_transformers(
+    path: Path, candidates: Sequence[FoundFiles], given: set[PartName]
+) -> dict[str, FoundFiles]:
+    if "model" in given or not candidates:
+        return {}
+    named = {guess_expert_of_file(found.paths[0]): found for found in candidates}
+    wanted = [expert for expert in _EXPERTS if expert not in given]
+    if len(candidates) == 1:
+        only = candidates[0]
+        expert = guess_expert_of_file(only.paths[0])
+        if len(wanted) == 1 and expert != wanted[0]:
+            raise RequestError(
+                wanted[0],
+                f"is not given, and the name of {_list(path, candidates)} in {path} does not say that it is "
+                "this expert. Give the file by this option.",
+            )
+        return {expert if expert and _is_surely_expert(only) else "model": only}
+    if len(candidates) <= 2 and all(expert in named for expert in wanted):
+        return {expert: named[expert] for expert in wanted}
+    raise CheckpointError(
+        f"{path}: holds several transformers: {_list(path, candidates)}. Choose with --transformer FILE, or "
+        "for a Wan2.2 A14B model with --high-noise FILE and --low-noise FILE, such as:"
+        f"{propose_transformers(path, candidates, wanted)}"
+    )
+
+
+def _choose_encoder(
+    path: Path, scan: Scan, component: str, readers: Sequence[FoundFiles]
+) -> FoundFiles | None:
+    """The only encoder, or the only one that the transformers can read."""
+    candidates = _all_of(scan, component)
+    # Where none fits, the one that is there is taken and refused for what it is.
+    fitting = [found for found in candidates if _fits(found, component, readers)] or list(candidates)
+    if len(fitting) > 1:
+        raise CheckpointError(
+            f"{path}: holds several {component.replace('_', ' ')}s: {_list(path, fitting)}. "
+            f"Choose one with {_FLAGS[component]} FILE."
+        )
+    return fitting[0] if fitting else None
+
+
+def _fits(found: FoundFiles, component: str, readers: Sequence[FoundFiles]) -> bool:
+    taken = {
+        reader.image_width if component == "image_encoder" else reader.widths.get("transformer")
+        for reader in readers
+    }
+    widths = (None, found.widths.get(component))
+    return not found.is_other_text_encoder and all(width in widths for width in taken)
+
+
+def _list(path: Path, candidates: Iterable[FoundFiles]) -> str:
+    return ", ".join(_below(path, found.paths[0]) for found in candidates)
+
+
+def _below(folder: Path, path: Path) -> str:
+    return str(path.relative_to(folder)) if path.is_relative_to(folder) and path != folder else path.name
+
+
+def _check_complete(files: CheckpointFiles, scan: Scan, given: set[PartName], *, reads_images: bool) -> None:
+    """Name all that is missing at once, with the option that would give it."""
+    experts = [expert for expert in _EXPERTS if expert in files.transformers or expert in given]
+    needed: list[PartName] = list(_EXPERTS) if experts and "model" not in files.transformers else ["model"]
+    needed = [name for name in needed if name not in files.transformers]
+    needed += [] if files.text_encoder else ["text_encoder"]
+    needed += [] if files.vaes else ["vae"]
+    # Of an encoder that is not there at all, who reads images through it tells more.
+    needed += ["image_encoder"] if reads_images and scan.unreadable and not files.image_encoder else []
+    missing = [_ADVICE[name] for name in needed if name not in given]
+    if not missing:
+        return
+    refuse_other_models(files)
+    kinds = [kind.title for found in scan.found for kind in found.kinds.values()]
+    holds = f"holds {', '.join(sorted(set(kinds)))}; " if kinds else ""
+    unreadable = "".join(f"\nNot readable: {text}" for text in scan.unreadable)
+    raise MissingPartError(
+        f"{files.path}: {holds}not found: {'; '.join(missing)}. Add the options, or the files.{unreadable}"
+    )
+
+
+def _report_found(path: Path, files: CheckpointFiles) -> tuple[str, ...]:
+    """Say which file became what, since no name did."""
+    parts = {**files.transformers, "text_encoder": files.text_encoder, "image_encoder": files.image_encoder}
+    found = {name: _below(path, paths[0]) for name, paths in parts.items() if paths}
+    told = [f"{name if name != 'model' else 'transformer'} {file}" for name, file in found.items()]
+    return (f"Found by their tensors: {', '.join(told)}.",) if told else ()
+
+
+def _with_options(files: CheckpointFiles, chosen: Mapping[str, FoundFiles]) -> CheckpointFiles:
+    """The checkpoint with the components that the user named in their places."""
+    experts = [expert for expert in _EXPERTS if expert in chosen]
+    found: dict[str, FoundFiles] = {expert: chosen[expert] for expert in experts}
+    if "transformer" in chosen:
+        found = {"model": chosen["transformer"]}
+    notices = tuple(text for part in chosen.values() for text in part.notices)
+    changes: dict[str, Any] = {"notices": (*files.notices, *notices)}
+    if found:
+        kept = {name: paths for name, paths in files.transformers.items() if name in _EXPERTS and experts}
+        configs = {name: files.transformer_configs[name] for name in kept}
+        transformers = kept | {name: part.paths for name, part in found.items()}
+        changes["transformers"] = {n: transformers[n] for n in ("model", *_EXPERTS) if n in transformers}
+        # Both experts are of the same sizes, and a file alone does not state those that no tensor shows.
+        usual: Mapping[str, Any] = next(iter(configs.values()), {})
+        changes["transformer_configs"] = configs | {n: part.config or usual for n, part in found.items()}
+        if not kept:  # then nothing that the folder says of sampling is about these transformers
+            changes |= {"hints": SamplingHints(), "names_transformers": False}
+    if "text_encoder" in chosen:
+        changes["text_encoder"] = chosen["text_encoder"].paths
+    if "vae" in chosen:
+        changes |= {"vaes": {"vae": chosen["vae"].paths}, "vae_config": {}}
+    if "clip" in chosen:
+        changes["image_encoder"] = chosen["clip"].paths
+    return replace(files, **changes)
+
+
+def _check_experts(path: Path, names: Iterable[str]) -> None:
+    """One expert cannot take the place of a single transformer."""
+    experts = [expert for expert in _EXPERTS if expert in names]
+    if len(experts) == 1:
+        other = next(expert for expert in _EXPERTS if expert not in experts)
+        raise RequestError(
+            experts[0],
+            f"{path} has one transformer, not two. Add --{other.replace('_', '-')}, or give the file as "
+            "--transformer.",
+        )
+
+
+def _with_tokenizer(files: CheckpointFiles, folder: Path | None) -> CheckpointFiles:
+    if folder is None:
+        return files
+    _check_tokenizer_folder(folder)
+    return replace(files, tokenizer=folder)
+
+
+def _check_tokenizer_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        what = "is a file, its folder is expected" if folder.exists() else "no such folder"
+        reason = explain_missing(folder, f"{what}. Give the checkpoint's google/umt5-xxl.")
+        raise RequestError("tokenizer", f"{folder}: {reason}")
+    if not is_tokenizer_folder(folder):
+        raise RequestError(
+            "tokenizer", f"{folder}: holds neither tokenizer.json nor spiece.model. Give google/umt5-xxl."
+        )
+    check_tokenizer(folder)

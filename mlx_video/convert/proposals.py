@@ -1,0 +1,80 @@
+"""Options filled in, where several files could be meant and the choice is the user's."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+
+from mlx_video.layouts.expert_names import Expert, guess_expert_of_file, propose_pairs
+from mlx_video.layouts.original_folder import TOKENIZER_FOLDER, find_tokenizer
+from mlx_video.loading.found_files import FoundFiles, find_transformers_below, scan_folder
+
+_FLAGS: dict[Expert, str] = {"high_noise": "--high-noise", "low_noise": "--low-noise"}
+_MOST_LINES = 8
+_NEEDED = {"text_encoder", "vae"}
+
+
+def propose_transformers(folder: Path, candidates: Sequence[FoundFiles], wanted: Collection[Expert]) -> str:
+    """Lines of options of which each would settle which transformers are meant.
+
+    Args:
+        folder: in which they lie.
+        candidates: the transformers.
+        wanted: the experts that the user has not given; both where none was given.
+    """
+    places = {_below(folder, found.paths[0]): found for found in candidates}
+    pairs = propose_pairs(places)
+    if len(wanted) == 1:
+        (expert,) = wanted
+        named = [place for place in places if guess_expert_of_file(Path(place)) == expert]
+        return _lines(f"{_FLAGS[expert]} {_name(places[place])}" for place in named or places)
+    if pairs:
+        return _lines(
+            f"--high-noise {_name(places[high])} --low-noise {_name(places[low])}" for high, low in pairs
+        )
+    return _lines(f"--transformer {_name(found)}" for found in candidates)
+
+
+def describe_transformers_below(folder: Path) -> str:
+    """Say which transformers lie in the folders of a folder that has none; "" where none does."""
+    below = find_transformers_below(folder)
+    if not below:
+        return ""
+    options = dict.fromkeys(_choose_below(folder, found) for found in below)
+    return f"no transformer lies here, but in its folders. Name one:{_lines(options)}"
+
+
+def _choose_below(folder: Path, found: FoundFiles) -> str:
+    """The options for a transformer in a folder of the checkpoint's."""
+    place = found.paths[0].parent
+    held = [part for part in scan_folder(place).found if not part.is_converted]
+    kinds = {kind for part in held for kind in part.kinds}
+    is_alone = sum("transformer" in part.kinds for part in held) == 1
+    if not (is_alone and kinds >= _NEEDED):
+        return f"--checkpoint-dir {_quote(folder)} --transformer {_name(found)}"
+    tokenizer = folder / TOKENIZER_FOLDER
+    needs_tokenizer = find_tokenizer(place) is None and find_tokenizer(folder) == tokenizer
+    return f"--checkpoint-dir {_quote(place)}" + (
+        f" --tokenizer {_quote(tokenizer)}" if needs_tokenizer else ""
+    )
+
+
+def _lines(options: Iterable[str]) -> str:
+    texts = list(options)
+    more = len(texts) - _MOST_LINES
+    shown = texts[:_MOST_LINES] if more > 1 else texts
+    return "".join(f"\n  {text}" for text in shown) + (f"\n  ({more} more)" if more > 1 else "")
+
+
+def _name(found: FoundFiles) -> str:
+    """A transformer as the value of an option: its file, or the folder of one that was split."""
+    return _quote(found.paths[0].parent if found.is_split else found.paths[0])
+
+
+def _below(folder: Path, path: Path) -> str:
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
+
+
+def _quote(path: Path) -> str:
+    return shlex.quote(str(path))

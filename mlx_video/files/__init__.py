@@ -1,0 +1,1 @@
+"""Files as bytes: whole or absent, read ahead, kept in caches; knows no format."""

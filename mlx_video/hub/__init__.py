@@ -1,0 +1,1 @@
+"""A repository on the Hub ↔ the same, through the cache of huggingface_hub."""

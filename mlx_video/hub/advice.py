@@ -1,0 +1,103 @@
+"""What to do with a repository on the Hub that holds single files: options that name them, filled in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from pathlib import PurePosixPath
+
+from mlx_video.layouts.expert_names import propose_pairs
+from mlx_video.layouts.folder_layout import Layout
+from mlx_video.layouts.loose_files import is_weight_name
+from mlx_video.layouts.shards import SPLIT_BLOCK, SPLIT_REST
+
+# What single files are by their names, the first that fits; the folders are ComfyUI's.
+_PURPOSES = tuple(
+    (flag, re.compile(pattern, re.IGNORECASE))
+    for flag, pattern in (
+        ("--vae", r"(^|/)vae/|(^|[\W_])(vae|tae\w*)([\W_]|\d|$)"),
+        ("--lora", r"(^|/)loras?/|lora|lycoris"),
+        ("--clip", r"clip"),
+        ("--text-encoder", r"(^|/)text_encoders?/|umt5|t5|text.?enc|[-_]encoder"),
+        ("", r"controlnet|vace.module|ip.?adapter|preview|upscale"),
+        ("--transformer", r""),
+    )
+)
+_TRANSFORMER_FOLDER = re.compile(r"(^|/)(diffusion_models|unet)/")
+_WAN_NAME = re.compile(r"wan", re.IGNORECASE)
+# How many examples a message has.
+MOST_NAMED = 3
+
+
+def describe_other(repository: str, layout: Layout, names: Collection[str]) -> str:
+    """Say what a repository holds that is no checkpoint in one of the known layouts.
+
+    Args:
+        repository: its name.
+        layout: as its names tell it.
+        names: of all its files.
+    """
+    weights = [name for name in sorted(names) if is_weight_name(name)]
+    shown = ", ".join(weights[:MOST_NAMED]) + (" ..." if len(weights) > MOST_NAMED else "")
+    options, files = propose_files(repository, weights), _by_purpose(weights)
+    single_files = f"holds {len(weights)} single files ({shown})"
+    if [*files] == ["--lora"]:
+        return f"{single_files}. They are adapters; name one for a model: --lora {repository}/{weights[0]}"
+    is_of_wan = layout == "comfy" or any(_WAN_NAME.search(name) for name in (repository, *weights))
+    if options and is_of_wan:
+        first, *others = options
+        lines = [f"  or {option}" for option in others[: MOST_NAMED - 1]]
+        encoders = [flag for flag in ("--text-encoder", "--vae", "--clip") if flag in files]
+        lines += [f"  and {flag} {repository}/{files[flag][0]}" for flag in encoders if flag not in first]
+        return (
+            f"{single_files}, and no name says which belong together. Name those of one model: {first}, and "
+            "the others by --transformer, --text-encoder and --vae in the same way, to python -m "
+            "mlx_video.convert_wan. Only they are downloaded." + "".join(f"\n{line}" for line in lines)
+        )
+    return (
+        f"holds no Wan checkpoint in the original, Diffusers' or the MLX layout ({len(weights)} weight "
+        f"files{f': {shown}' if shown else ''}). Is it the right repository?"
+    )
+
+
+def _by_purpose(weights: Sequence[str]) -> dict[str, list[str]]:
+    """Option → the files that it takes, as far as names tell."""
+    found: dict[str, list[str]] = {}
+    for name in weights:
+        purpose = next(flag for flag, pattern in _PURPOSES if pattern.search(name))
+        found.setdefault(purpose, []).append(name)
+    return found
+
+
+def propose_files(repository: str, weights: Sequence[str]) -> list[str]:
+    """Options that name single files of a repository, the likeliest first.
+
+    Args:
+        repository: its name.
+        weights: the names of its weight files.
+
+    Returns:
+        For each pair of experts two options, else one for each transformer; where there is none, for a text
+        encoder.
+    """
+    folders = [name for name in weights if _TRANSFORMER_FOLDER.search(name)]
+    files = _by_purpose(weights)
+    transformers = folders or files.get("--transformer", [])
+    transformers = list(dict.fromkeys(map(_name_of_whole, transformers)))
+    place = f"{repository}/"
+    pairs = [
+        f"--high-noise {place}{high} --low-noise {place}{low}" for high, low in propose_pairs(transformers)
+    ]
+    texts = files.get("--text-encoder", [])
+    return (
+        pairs
+        or [f"--transformer {place}{name}" for name in transformers]
+        or [f"--text-encoder {place}{name}" for name in texts]
+    )
+
+
+def _name_of_whole(name: str) -> str:
+    """The folder of a transformer that LightX2V split into files; else the file itself."""
+    path = PurePosixPath(name)
+    is_split = path.name == SPLIT_REST or SPLIT_BLOCK.fullmatch(path.name)
+    return str(path.parent) if is_split and path.parent.name else name

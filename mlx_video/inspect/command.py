@@ -1,0 +1,89 @@
+"""Which command takes what was inspected; words in capitals stand for what the user fills in."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+from mlx_video.inspect.inspection import FilePart, Kind
+from mlx_video.variants.variant import Inputs
+
+_CONVERT = "python -m mlx_video.convert_wan"
+_GENERATE = "python -m mlx_video.generate_wan"
+# Component → option, in the order in which they are written.
+_OPTIONS = MappingProxyType(
+    {"transformer": "transformer", "text_encoder": "text-encoder", "vae": "vae", "image_encoder": "clip"}
+)
+_OTHER_EXPERT = MappingProxyType({"high_noise": "low-noise", "low_noise": "high-noise"})
+_LORA_OPTIONS = MappingProxyType({"high_noise": "--lora-high", "low_noise": "--lora-low"})
+_STATE_ENDING = ".state.safetensors"
+
+
+def convert_folder(path: Path) -> str:
+    """Convert a whole checkpoint."""
+    return f"{_CONVERT} --checkpoint-dir {_quote(path)} --output-dir wan_mlx_model"
+
+
+def convert_file(path: Path, parts: Sequence[FilePart]) -> str:
+    """Convert a file of one component or several, beside the components that it lacks.
+
+    Args:
+        path: the file.
+        parts: what it holds, without adapters.
+    """
+    option = "checkpoint-dir" if len(parts) > 1 else _option_of(parts[0])
+    lacking = (f"--{name} {name.upper().replace('-', '_')}" for name in _lacking_options(parts))
+    return " ".join([_CONVERT, f"--{option} {_quote(path)}", *lacking, "--output-dir OUT"])
+
+
+def generate_with(path: Path, inputs: Inputs) -> str:
+    """Make a video with a converted folder.
+
+    Args:
+        path: the folder.
+        inputs: of its variant.
+    """
+    images = (name for name in inputs.required if name != "prompt")
+    options = (f"--{name.replace('_', '-')} {name.upper()}" for name in images)
+    return " ".join([_GENERATE, f"--model-dir {_quote(path)}", '--prompt "..."', *options])
+
+
+def use_result(path: Path, kind: Kind, parts: Sequence[FilePart]) -> str:
+    """Use adapters, latents or the state of a run.
+
+    Args:
+        path: the file, or a folder of such files.
+        kind: what they are; of latents and states the first one is taken.
+        parts: one for each file.
+    """
+    files = [path if path.is_file() else path / part.files[0] for part in parts]
+    if kind == "adapter":
+        flags = (_LORA_OPTIONS.get(part.expert, "--lora") for part in parts)
+        loras = (f"{flag} {_quote(file)} 1" for flag, file in zip(flags, files, strict=True))
+        return " ".join([_GENERATE, '--model-dir MODEL --prompt "..."', *loras])
+    if kind == "latents":
+        return f"{_GENERATE} --model-dir MODEL --decode-only {_quote(files[0])} --output-path video.mp4"
+    video = files[0].with_name(files[0].name.removesuffix(_STATE_ENDING))
+    return f'{_GENERATE} --model-dir MODEL --prompt "..." --output-path {_quote(video)} --resume'
+
+
+def _option_of(part: FilePart) -> str:
+    return part.expert.replace("_", "-") or _OPTIONS[part.component]
+
+
+def _lacking_options(parts: Collection[FilePart]) -> Iterator[str]:
+    """What a conversion needs besides."""
+    by_name = {part.component: part for part in parts}
+    for name in ("transformer", "text_encoder", "vae"):
+        if name not in by_name:
+            yield _OPTIONS[name]
+        elif other := _OTHER_EXPERT.get(by_name[name].expert):
+            yield other
+    if "image_encoder" not in by_name and any(part.has_image_branch for part in parts):
+        yield _OPTIONS["image_encoder"]
+
+
+def _quote(path: Path) -> str:
+    return shlex.quote(str(path))

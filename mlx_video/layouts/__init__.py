@@ -1,0 +1,1 @@
+"""A folder ↔ the components in it, by names and headers; knows no tensor of a model."""

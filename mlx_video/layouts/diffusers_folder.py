@@ -1,0 +1,231 @@
+"""Checkpoint folders as Diffusers saves a pipeline: which file is which component.
+
+Source: diffusers src/diffusers/pipelines/wan, WanPipeline and WanImageToVideoPipeline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from mlx_video.errors import CheckpointError, ConfigError, MissingPartError
+from mlx_video.files.file_bytes import refuse_dangling
+from mlx_video.layouts.checkpoint_files import CheckpointFiles, PartName, SamplingHints
+from mlx_video.layouts.folder_layout import CONFIG_FILE, is_tokenizer_folder, read_json_object
+from mlx_video.layouts.original_folder import check_tokenizer
+from mlx_video.layouts.shards import FoundWeights, find_weights
+
+MODEL_INDEX = "model_index.json"
+SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
+ENCODER_STEM = "model"  # the transformers package names files so, Diffusers by "diffusion_pytorch_model"
+
+# The last two are FastVideo's, for distilled models.
+_PIPELINES = (
+    "WanPipeline",
+    "WanImageToVideoPipeline",
+    "WanVideoToVideoPipeline",
+    "WanDMDPipeline",
+    "WanImageToVideoDmdPipeline",
+)
+_TRANSFORMER_CLASS, _VACE_CLASS = "WanTransformer3DModel", "WanVACETransformer3DModel"
+# The first transformer serves the steps before the boundary, which are the noisy ones.
+_EXPERTS = MappingProxyType({"low_noise": "transformer_2", "high_noise": "transformer"})
+# Key of transformer/config.json → key of the original config.json.
+_SIZE_KEYS = MappingProxyType(
+    {
+        "num_attention_heads": "num_heads",
+        "in_channels": "in_dim",
+        "out_channels": "out_dim",
+        "ffn_dim": "ffn_dim",
+        "num_layers": "num_layers",
+        "freq_dim": "freq_dim",
+        "text_dim": "text_dim",
+        "eps": "eps",
+        "image_dim": "image_dim",
+        "pos_embed_seq_len": "image_positions",
+        "patch_size": "patch_size",
+    }
+)
+# What every Wan network has; another value makes another network of the same tensors.
+_TRANSFORMER_CONSTANTS = MappingProxyType({"qk_norm": "rms_norm_across_heads", "cross_attn_norm": True})
+_IMAGE_ENCODER_CONSTANTS = MappingProxyType({"hidden_act": "gelu"})
+_ADVICE = MappingProxyType(
+    {
+        "transformer": "It is the model itself; download the whole repository.",
+        "transformer_2": "A Wan2.2 A14B model needs both transformers; fetch it.",
+        "text_encoder": "Every Wan-AI Diffusers repository has it; the same serves all Wan models.",
+        "vae": "Copy it from the model's repository.",
+        "image_encoder": "It is in Wan-AI/Wan2.1-I2V-14B-480P-Diffusers; the same serves all Wan2.1 models.",
+    }
+)
+
+
+def open_diffusers_folder(path: Path, given: Collection[PartName] = ()) -> CheckpointFiles:
+    """Find every component of a Wan pipeline that Diffusers saved.
+
+    Args:
+        path: the folder with model_index.json, or at least with transformer/.
+        given: parts that the user has elsewhere, so that they may be absent here.
+
+    Returns:
+        All files; `transformer/` of two is the high-noise expert, `transformer_2/` the low-noise one.
+
+    Raises:
+        CheckpointError: the folder is one component alone, lacks one, or holds an unsupported pipeline.
+        ConfigError: a config.json describes another network than Wan's.
+    """
+    refuse_dangling(path / MODEL_INDEX, path / SCHEDULER_CONFIG)
+    _refuse_lone_component(path)
+    index = read_json_object(path / MODEL_INDEX) if (path / MODEL_INDEX).is_file() else {}
+    _check_pipeline(path, index)
+    is_dual = _is_dual(path, index)
+    has_image_encoder = "image_encoder" not in given and (
+        _is_listed(index, "image_encoder") or (path / "image_encoder").is_dir()
+    )
+    folders = (
+        {name: path / part for name, part in _EXPERTS.items()} if is_dual else {"model": path / "transformer"}
+    )
+    folders = {name: folder for name, folder in folders.items() if name not in given}
+    needed = [*(f.name for f in folders.values()), *(["image_encoder"] if has_image_encoder else [])]
+    _check_parts(path, needed, given)
+    check_tokenizer(path / "tokenizer")
+    transformers = {name: find_weights(folder) for name, folder in folders.items()}
+    text_encoder = _find_text_encoder(path) if "text_encoder" not in given else FoundWeights(())
+    vae = find_weights(path / "vae", component="VAE") if "vae" not in given else FoundWeights(())
+    image_encoder = _find_image_encoder(path / "image_encoder") if has_image_encoder else FoundWeights(())
+    found = (*transformers.values(), text_encoder, vae, image_encoder)
+    return CheckpointFiles(
+        path=path,
+        transformers={name: weights.paths for name, weights in transformers.items()},
+        transformer_configs={name: read_transformer_sizes(folder) for name, folder in folders.items()},
+        text_encoder=text_encoder.paths,
+        vaes={"vae": vae.paths} if vae.paths else {},
+        tokenizer=path / "tokenizer" if is_tokenizer_folder(path / "tokenizer") else None,
+        image_encoder=image_encoder.paths,
+        vae_config={} if "vae" in given else _read_config(path / "vae"),
+        hints=_read_hints(path, index),
+        notices=tuple(text for weights in found for text in weights.notices),
+    )
+
+
+def _refuse_lone_component(path: Path) -> None:
+    if (path / MODEL_INDEX).is_file() or (path / "transformer").is_dir():
+        return
+    above = path.resolve().parent
+    raise MissingPartError(
+        f"{path}: is the transformer of a Diffusers folder alone; text encoder, tokenizer and VAE "
+        f"lie beside it. Give the folder above it{f', {above}' if (above / MODEL_INDEX).is_file() else ''}."
+    )
+
+
+def _check_pipeline(path: Path, index: Mapping[str, Any]) -> None:
+    name = index.get("_class_name", _PIPELINES[0])
+    if name not in _PIPELINES:
+        raise CheckpointError(
+            f"{path / MODEL_INDEX}: is a {name}, which this version cannot convert. "
+            f"Known: {', '.join(_PIPELINES)}."
+        )
+
+
+def _is_listed(index: Mapping[str, Any], component: str) -> bool:
+    """Whether model_index.json names a class for a component; an absent one is [null, null]."""
+    entry = index.get(component)
+    return isinstance(entry, list) and any(entry)
+
+
+def _is_dual(path: Path, index: Mapping[str, Any]) -> bool:
+    names_two = _is_listed(index, "transformer_2") or index.get("boundary_ratio") is not None
+    return names_two or (path / "transformer_2").is_dir()
+
+
+def _check_parts(path: Path, extra: Collection[str], given: Collection[str]) -> None:
+    """Refuse a folder that lacks components; all of them are named at once."""
+    refuse_dangling(*(path / part for part in (*extra, "text_encoder", "vae") if part not in given))
+    missing = [
+        f"{part}/ not found in {path}. {_ADVICE[part]}"
+        for part in (*extra, "text_encoder", "vae")
+        if part not in given and not (path / part).is_dir()
+    ]
+    if missing:
+        raise MissingPartError("\n".join(missing))
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    file = folder / CONFIG_FILE
+    refuse_dangling(file)
+    return read_json_object(file) if file.is_file() else {}
+
+
+def read_transformer_sizes(folder: Path) -> dict[str, Any]:
+    """Read a transformer's config.json, under the keys of the original one.
+
+    Raises:
+        CheckpointError: it is missing, or of a transformer that cannot be converted.
+        ConfigError: it describes another network than Wan's.
+    """
+    refuse_dangling(folder / CONFIG_FILE)
+    if not (folder / CONFIG_FILE).is_file():
+        raise MissingPartError(
+            f"{folder / CONFIG_FILE} not found; it states the transformer's sizes. "
+            "Copy it from the repository."
+        )
+    config = read_json_object(folder / CONFIG_FILE)
+    has_vace = bool(config.get("vace_layers"))
+    name = _VACE_CLASS if has_vace else config.get("_class_name", _TRANSFORMER_CLASS)
+    if name != _TRANSFORMER_CLASS:
+        raise CheckpointError(
+            f"{folder / CONFIG_FILE}: is a {name}, which this version cannot convert. "
+            f"It converts {_TRANSFORMER_CLASS}: text-to-video and image-to-video."
+        )
+    _check_constants(folder / CONFIG_FILE, config, _TRANSFORMER_CONSTANTS)
+    sizes = {ours: config[theirs] for theirs, ours in _SIZE_KEYS.items() if theirs in config}
+    if sizes.get("image_positions", 0) is None:
+        sizes["image_positions"] = 0
+    heads, head_dim = config.get("num_attention_heads"), config.get("attention_head_dim")
+    if isinstance(heads, int) and isinstance(head_dim, int):
+        sizes["dim"] = heads * head_dim
+    return sizes
+
+
+def _check_constants(file: Path, config: Mapping[str, Any], constants: Mapping[str, Any]) -> None:
+    for key, expected in constants.items():
+        if config.get(key, expected) != expected:
+            raise ConfigError(
+                f"{file}: {key} is {config[key]!r}, Wan's network has {expected!r}. "
+                "It is another network; fetch the file from the model's repository."
+            )
+
+
+def _find_text_encoder(path: Path) -> FoundWeights:
+    return find_weights(path / "text_encoder", ENCODER_STEM, component="text encoder")
+
+
+def _find_image_encoder(folder: Path) -> FoundWeights:
+    _check_constants(folder / CONFIG_FILE, _read_config(folder), _IMAGE_ENCODER_CONSTANTS)
+    return find_weights(folder, ENCODER_STEM, component="image encoder")
+
+
+def _read_hints(path: Path, index: Mapping[str, Any]) -> SamplingHints:
+    scheduler = path / SCHEDULER_CONFIG
+    settings = read_json_object(scheduler) if scheduler.is_file() else {}
+    # Euler's scheduler calls it "shift".
+    shift_key = "flow_shift" if "flow_shift" in settings else "shift"
+    expands = index.get("expand_timesteps")
+    return SamplingHints(
+        shift=_read_number(scheduler, settings, shift_key),
+        boundary=_read_number(path / MODEL_INDEX, index, "boundary_ratio"),
+        expands_timesteps=expands if isinstance(expands, bool) else None,
+        pipeline=str(index.get("_class_name", "")),
+    )
+
+
+def _read_number(file: Path, content: Mapping[str, Any], key: str) -> float | None:
+    """A positive number; None where it is absent or null."""
+    value = content.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise ConfigError(f"{file}: {key} is {value!r}, expected a positive number. Fetch the file again.")
+    return float(value)

@@ -1,0 +1,89 @@
+"""The folder of FastVideo's MLX models: a packed transformer with its manifest, the rest as Diffusers has it.
+
+Source: hao-ai-lab/FastVideo fastvideo/mlx_runtime/checkpoint.py; huggingface.co/FastVideo/FastMetal-14B-QAD.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlx_video.errors import CheckpointError, ConfigError, MissingPartError
+from mlx_video.layouts.folder_layout import (
+    FASTVIDEO_MANIFEST,
+    find_fastvideo_place,
+    is_tokenizer_folder,
+    read_json_object,
+)
+
+FASTVIDEO_WEIGHTS = "mlx_dit.safetensors"
+FASTVIDEO_EMA = "ema"
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class FastVideoFolder:
+    """The files of such a folder.
+
+    Attributes:
+        transformer: the packed transformer.
+        manifest: what lies beside it.
+        parts: "text_encoder", "vae" and "tokenizer" → their folders, as far as they are there.
+        other: another transformer of the same model that lies there too; None without.
+    """
+
+    transformer: Path
+    manifest: Mapping[str, Any]
+    parts: Mapping[str, Path]
+    other: Path | None = None
+
+
+def open_fastvideo_folder(path: Path) -> FastVideoFolder:
+    """Find the files of FastVideo's folder.
+
+    Args:
+        path: the folder, or that of its averaged weights, `ema`, whose other parts lie one level higher.
+
+    Raises:
+        CheckpointError: the weights are missing, or the manifest is damaged.
+        ConfigError: the manifest is of a form that this version does not read.
+    """
+    place = find_fastvideo_place(path)
+    if place is None or not (place / FASTVIDEO_WEIGHTS).is_file():
+        raise MissingPartError(
+            f"{place or path}: {FASTVIDEO_WEIGHTS} not found beside {FASTVIDEO_MANIFEST}. Copy the folder "
+            "whole."
+        )
+    manifest = read_json_object(place / FASTVIDEO_MANIFEST)
+    _check_manifest(place / FASTVIDEO_MANIFEST, manifest)
+    root = path.parent if path.name == FASTVIDEO_EMA else path
+    averaged = find_fastvideo_place(path / FASTVIDEO_EMA) if place == path else None
+    return FastVideoFolder(place / FASTVIDEO_WEIGHTS, manifest, dict(_find_parts(path, root)), averaged)
+
+
+def _find_parts(path: Path, root: Path) -> Iterator[tuple[str, Path]]:
+    for name in ("text_encoder", "vae"):
+        place = next((p / name for p in (path, root) if (p / name).is_dir()), None)
+        if place:
+            yield name, place
+    tokenizer = next((p / "tokenizer" for p in (path, root) if is_tokenizer_folder(p / "tokenizer")), None)
+    if tokenizer:
+        yield "tokenizer", tokenizer
+
+
+def _check_manifest(file: Path, manifest: Mapping[str, Any]) -> None:
+    version, packing = manifest.get("format_version"), manifest.get("quantization")
+    if version != _FORMAT:
+        raise ConfigError(
+            f"{file}: format_version is {version!r}, this version reads {_FORMAT}. Update mlx-video, or "
+            "export the model again."
+        )
+    mode = packing.get("mode") if isinstance(packing, dict) else None
+    if packing is not None and mode != "affine":
+        raise ConfigError(
+            f"{file}: the weights are packed as {mode!r}, this version reads 'affine'. Use the INT8 export."
+        )
+    if not isinstance(manifest.get("config"), dict) or not isinstance(manifest.get("num_blocks"), int):
+        raise CheckpointError(f"{file}: lacks config or num_blocks. Fetch the file again.")

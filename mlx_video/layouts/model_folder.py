@@ -1,0 +1,183 @@
+"""Our converted folder: its file names, and opening one."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlx_video.errors import CheckpointError, ConfigError, MissingPartError
+from mlx_video.files.file_bytes import refuse_dangling
+from mlx_video.files.unusable_paths import explain_missing
+from mlx_video.layouts.folder_layout import (
+    CONFIG_FILE,
+    FORK_TEXT_ENCODER_FILE,
+    IMAGE_ENCODER_FILE,
+    TEXT_ENCODER_FILE,
+    TOKENIZER_FILES,
+    TOKENIZER_FOLDER,
+    TOKENIZER_MODEL,
+    TRANSFORMER_FILES,
+    VAE_ENCODER_FILE,
+    VAE_FILE,
+    Layout,
+    is_tokenizer_folder,
+    read_json_object,
+    recognise_layout,
+)
+from mlx_video.layouts.staging import (
+    check_free_space,
+    find_unfinished,
+    is_unfinished_name,
+    staged_folder,
+)
+
+__all__ = [
+    "CONFIG_FILE",
+    "IMAGE_ENCODER_FILE",
+    "TEXT_ENCODER_FILE",
+    "TOKENIZER_FILES",
+    "TOKENIZER_FOLDER",
+    "TOKENIZER_MODEL",
+    "TRANSFORMER_FILES",
+    "VAE_ENCODER_FILE",
+    "VAE_FILE",
+    "ModelFolder",
+    "check_free_space",
+    "find_unfinished",
+    "open_model_folder",
+    "staged_folder",
+]
+
+_CONVERT = "python -m mlx_video.convert_wan --checkpoint-dir"
+_CONVERTIBLE: Mapping[Layout, str] = {
+    "original": "an original",
+    "original_dual": "an original",
+    "diffusers": "a Diffusers",
+    "comfy": "a ComfyUI",
+    "lightx2v": "a LightX2V",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """The files of a converted model, all present.
+
+    Attributes:
+        path: the folder.
+        config: config.json as it is written; empty where the folder has none, as some of other tools do.
+        transformers: "model", or "low_noise" and "high_noise" → the file of that transformer.
+        text_encoder: the UMT5 file; where the user or FastVideo has it, also a checkpoint's file or folder.
+        vae: encoder and decoder, or in some foreign folders the decoder alone; likewise.
+        vae_encoder: a second file with the encoder, which a few foreign folders have.
+        image_encoder: the CLIP visual tower; None where the folder has none.
+        tokenizer: the folder that holds the tokenizer's files; None where the model has none.
+        notices: what the user should know of a folder that another tool made.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    transformers: Mapping[str, Path]
+    text_encoder: Path
+    vae: Path
+    vae_encoder: Path | None
+    image_encoder: Path | None
+    tokenizer: Path | None
+    notices: tuple[str, ...] = ()
+
+
+def open_model_folder(path: Path, given: Collection[str] = ()) -> ModelFolder:
+    """Find every component of a converted model.
+
+    Args:
+        path: a folder made by convert_wan, ours or another's.
+        given: "text_encoder" or "vae" where the user has them elsewhere, so that they may be absent here.
+
+    Returns:
+        All files of the model; no weight is read.
+
+    Raises:
+        CheckpointError: the folder is missing, unfinished, not converted, or lacks a file.
+        ConfigError: config.json is no JSON object.
+    """
+    _check_is_converted(path)
+    config = _read_config(path)
+    transformers = {name: path / TRANSFORMER_FILES[name] for name in _transformer_names(path, config)}
+    text_encoder = _find_text_encoder(path)
+    needed = {"text_encoder": text_encoder, "vae": path / VAE_FILE}
+    others = (file for name, file in needed.items() if name not in given)
+    _check_present(path, (*transformers.values(), *others))
+    vae_encoder, image_encoder = path / VAE_ENCODER_FILE, path / IMAGE_ENCODER_FILE
+    refuse_dangling(vae_encoder, image_encoder)
+    places = (path / TOKENIZER_FOLDER, path)
+    return ModelFolder(
+        path=path,
+        config=config,
+        transformers=transformers,
+        text_encoder=text_encoder,
+        vae=path / VAE_FILE,
+        vae_encoder=vae_encoder if vae_encoder.is_file() else None,
+        image_encoder=image_encoder if image_encoder.is_file() else None,
+        tokenizer=next((place for place in places if is_tokenizer_folder(place)), None),
+    )
+
+
+def _check_is_converted(path: Path) -> None:
+    if not path.exists():
+        raise CheckpointError(
+            f"{path}: {explain_missing(path, f'no such folder. {_advice_for_absent(path)}')}"
+        )
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: is a file. Give the folder that convert_wan made.")
+    if is_unfinished_name(path):
+        raise CheckpointError(f"{path}: is an unfinished conversion. Run the conversion again.")
+    layout = recognise_layout(path)
+    if layout in _CONVERTIBLE:
+        raise CheckpointError(
+            f"{path}: is {_CONVERTIBLE[layout]} checkpoint. Convert it first: {_CONVERT} {path}"
+        )
+    if layout != "converted":
+        raise CheckpointError(
+            f"{path}: is no converted model, {TRANSFORMER_FILES['model']} and {CONFIG_FILE} were expected. "
+            f"Give a folder made by: {_CONVERT} <checkpoint>"
+        )
+
+
+def _advice_for_absent(path: Path) -> str:
+    if find_unfinished(path):
+        return "Its conversion was interrupted; run it again."
+    return f"Check the path, or make it with: {_CONVERT} <checkpoint> --output-dir {path}"
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    refuse_dangling(path / CONFIG_FILE)
+    if not (path / CONFIG_FILE).exists():
+        return {}
+    try:
+        return read_json_object(path / CONFIG_FILE)
+    except CheckpointError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _find_text_encoder(path: Path) -> Path:
+    """The encoder's file; where a fork left two, the one that every tool knows."""
+    fork, usual = path / FORK_TEXT_ENCODER_FILE, path / TEXT_ENCODER_FILE
+    return fork if fork.is_file() and not usual.is_file() else usual
+
+
+def _transformer_names(path: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
+    experts = tuple(name for name in TRANSFORMER_FILES if name != "model")
+    has_experts = any((path / TRANSFORMER_FILES[name]).is_file() for name in experts)
+    has_model = (path / TRANSFORMER_FILES["model"]).is_file()
+    is_dual = config.get("dual_model", has_experts) if has_model == has_experts else has_experts
+    return experts if is_dual else ("model",)
+
+
+def _check_present(path: Path, files: tuple[Path, ...]) -> None:
+    refuse_dangling(*files)
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise MissingPartError(
+            f"{path}: {', '.join(missing)} not found, the folder is incomplete. Copy it whole."
+        )

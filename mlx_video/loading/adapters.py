@@ -1,0 +1,125 @@
+"""The adapters of a run or a conversion: which transformer takes which, read and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mlx_video.config import ModelConfig
+from mlx_video.errors import RequestError
+from mlx_video.events import Notice
+from mlx_video.files.hub_cache import published_name
+from mlx_video.layouts.expert_names import Expert
+from mlx_video.lora.apply import merged_weight
+from mlx_video.lora.families import EXPERT_NAMES
+from mlx_video.lora.read import AdapterSet, find_expert, read_adapters, transformer_shapes
+from mlx_video.request import LORA_FIELDS, ConvertRequest, GenerateRequest, LoraChoice
+from mlx_video.weights.stream import TensorJob
+
+OWN_FIELDS = {"high_noise": "loras_high", "low_noise": "loras_low"}
+
+
+def read_all_adapters(
+    request: GenerateRequest | ConvertRequest, config: ModelConfig
+) -> tuple[dict[str, AdapterSet], tuple[Notice, ...]]:
+    """Read what adapters hold and check them against the transformers that take them.
+
+    Of a file for two experts each takes its half. A file whose tensors name one expert goes to that one
+    alone, even if it is given for both.
+
+    Args:
+        request: names the adapters.
+        config: of the model.
+
+    Returns:
+        Name of each transformer that takes any ("model", or "high_noise" and "low_noise") → its adapters,
+        those for both experts first; and what to tell the user.
+
+    Raises:
+        AdapterError: a file is damaged, or does not fit its transformer.
+        RequestError: adapters for one expert are given to a model that has one transformer.
+    """
+    shapes = transformer_shapes(config.transformer)
+    found: dict[str, AdapterSet] = {}
+    owners = _find_owners(request) if config.is_dual else {}
+    texts = [
+        f"{published_name(path)}: its tensors name one expert; applied to the {EXPERT_NAMES[expert]} alone."
+        for path, expert in owners.items()
+    ]
+    for name, choices in choose_adapters(request, config, owners).items():
+        adapters = read_adapters(choices, shapes, strict=request.strict_lora, transformer=name)
+        texts += adapters.notices
+        if adapters:
+            found[name] = adapters
+    return found, tuple(map(Notice, dict.fromkeys(texts)))
+
+
+def _find_owners(request: GenerateRequest | ConvertRequest) -> dict[Path, Expert]:
+    """The files given for both experts whose tensors name one of them."""
+    owners = {choice.path: find_expert(choice.path) for choice in request.loras if choice.strength}
+    return {path: expert for path, expert in owners.items() if expert is not None}
+
+
+def choose_adapters(
+    request: GenerateRequest | ConvertRequest, config: ModelConfig, owners: Mapping[Path, Expert]
+) -> dict[str, tuple[LoraChoice, ...]]:
+    """Which adapters each transformer takes, in the order in which they count.
+
+    Args:
+        request: names the adapters.
+        config: of the model.
+        owners: files among those for both experts that are for one.
+
+    Raises:
+        RequestError: adapters for one expert are given to a model that has one transformer.
+    """
+    if config.is_dual:
+        chosen = {
+            name: (
+                *(choice for choice in request.loras if owners.get(choice.path, name) == name),
+                *getattr(request, field),
+            )
+            for name, field in OWN_FIELDS.items()
+        }
+    else:
+        _refuse_expert_adapters(request)
+        chosen = {"model": request.loras}
+    return {name: choices for name, choices in chosen.items() if choices}
+
+
+def _refuse_expert_adapters(request: GenerateRequest | ConvertRequest) -> None:
+    for field in OWN_FIELDS.values():
+        for choice in getattr(request, field):
+            raise RequestError(
+                field,
+                f"{choice.named}: this model has one transformer, no high-noise and low-noise expert. "
+                "Use --lora.",
+            )
+
+
+def bake_jobs(jobs: Sequence[TensorJob], adapters: AdapterSet | None) -> tuple[TensorJob, ...]:
+    """A transformer's tensors, with adapters merged into those that they change."""
+    if adapters is None:
+        return tuple(jobs)
+    return tuple(
+        replace(job, merge=partial(merged_weight, adapters, job.move.target))
+        if job.move.target in adapters.targets
+        else job
+        for job in jobs
+    )
+
+
+def record_baked(config: Mapping[str, Any], request: ConvertRequest) -> dict[str, Any]:
+    """A config.json that also says which adapters its weights hold, after those that they held before.
+
+    A folder of another tool stays without: the key under which they would stand marks a folder as ours.
+    """
+    own = config.get("mlx_video")
+    if own is None:
+        return dict(config)
+    baked = {name: [str(choice) for choice in getattr(request, name)] for name in LORA_FIELDS}
+    added = {name: [*own.get(name, []), *texts] for name, texts in baked.items() if texts}
+    return {**config, "mlx_video": {**own, **added}}

@@ -1,0 +1,90 @@
+"""Components that take the place of a model folder's own: what the user names in options of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import MappingProxyType
+
+from mlx_video.errors import CheckpointError, RequestError
+from mlx_video.events import Event
+from mlx_video.hub.fetch import fetch_part
+from mlx_video.layouts.folder_layout import is_tokenizer_folder, recognise_layout
+from mlx_video.layouts.model_folder import open_model_folder
+from mlx_video.loading.found_files import read_component
+
+_FLAGS = MappingProxyType(
+    {"transformer": "--model-dir", "adapter": "--lora", "text_encoder": "--text-encoder", "vae": "--vae"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelParts:
+    """What a run takes from elsewhere than its model folder.
+
+    Attributes:
+        text_encoder: UMT5: a file or a folder, converted or of any checkpoint.
+        vae: the VAE, likewise.
+        tokenizer: a folder with tokenizer.json or spiece.model.
+    """
+
+    text_encoder: Path | None = None
+    vae: Path | None = None
+    tokenizer: Path | None = None
+
+    @property
+    def given(self) -> dict[str, Path]:
+        """Name → place of those that are named."""
+        places = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: place for name, place in places.items() if place is not None}
+
+
+NO_PARTS = ModelParts()
+
+
+def find_parts(parts: ModelParts) -> Generator[Event, None, ModelParts]:
+    """Find the files of the parts, downloaded where they are named on the Hub, and check what they hold.
+
+    Yields:
+        What is downloaded, with its progress.
+
+    Raises:
+        RequestError: a part is missing or something else.
+        CheckpointError: a file is damaged, or cannot be had.
+    """
+    found = {}
+    for name, place in parts.given.items():
+        here = yield from fetch_part(place, "tokenizer" if name == "tokenizer" else "component")
+        found[name] = _find_tokenizer(here) if name == "tokenizer" else _find_weights(name, here)
+    return ModelParts(**found)
+
+
+def _find_weights(name: str, place: Path) -> Path:
+    """The file of a component, or the folder of its shards."""
+    if not place.exists():
+        raise RequestError(name, f"{place}: no such file or folder. Check the path.")
+    if place.is_dir() and recognise_layout(place) == "converted":
+        place = getattr(open_model_folder(place), name)
+    try:
+        found = read_component(place)
+    except CheckpointError as error:
+        raise RequestError(name, str(error)) from error
+    if name in found.kinds:
+        return place if len(found.paths) < 2 else found.paths[0].parent
+    what = f"holds no part of a Wan model (first tensor {found.first_tensor})"
+    if found.kinds:
+        other = next(iter(found.kinds.values()))
+        flag = _FLAGS.get(other.component)
+        what = f"holds another part ({other.title})" + (f", which {flag} takes" if flag else "")
+    raise RequestError(name, f"{place}: {what}. Give the file of the {name.replace('_', ' ')}.")
+
+
+def _find_tokenizer(place: Path) -> Path:
+    places = (place, place / "tokenizer", place / "google" / "umt5-xxl")
+    folder = next((folder for folder in places if is_tokenizer_folder(folder)), None)
+    if folder is None:
+        raise RequestError(
+            "tokenizer", f"{place}: holds neither tokenizer.json nor spiece.model. Give such a folder."
+        )
+    return folder

@@ -1,0 +1,69 @@
+"""A transformer of the model of which only some blocks are in memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mlx_video.config import ModelConfig
+from mlx_video.layouts.model_folder import ModelFolder
+from mlx_video.loading.block_stream import BlockStream, PrepareBlock, load_streamed
+from mlx_video.loading.open_parts import open_transformer_file
+from mlx_video.loading.residency import resident
+from mlx_video.lora.adapter_set import AdapterSet
+from mlx_video.lora.apply import apply_adapters
+from mlx_video.models.transformer import WanTransformer
+from mlx_video.models.transformer_block import TransformerBlock
+from mlx_video.request import LoraMode
+
+
+@contextmanager
+def open_streamed_transformer(
+    model: ModelFolder,
+    config: ModelConfig,
+    name: str,
+    resident_blocks: int,
+    adapters: AdapterSet | None = None,
+    lora_mode: LoraMode = "auto",
+) -> Iterator[tuple[WanTransformer, BlockStream]]:
+    """Load a transformer but for the blocks that it reads as it needs them; all is released at the end.
+
+    Args:
+        model: the converted folder.
+        config: what its config.json says.
+        name: "model" for a single transformer.
+        resident_blocks: how many of its blocks stay in memory.
+        adapters: of this transformer; applied to a streamed block each time that it has been read.
+        lora_mode: whether they are merged, or run beside quantized layers.
+
+    Yields:
+        The transformer, and the block source to call it with.
+
+    Raises:
+        CheckpointError: the file does not hold the transformer that config.json describes.
+        ConfigError: the quantization that config.json names is not the file's.
+        AdapterError: an adapter cannot be applied.
+    """
+    prepare_block = _prepare_with(adapters, lora_mode) if adapters else None
+    with (
+        open_transformer_file(model.transformers[name]) as source,
+        resident(lambda: WanTransformer(config.transformer)) as transformer,
+        load_streamed(
+            transformer,
+            source,
+            resident_blocks,
+            quantization=config.quantization,
+            prepare_block=prepare_block,
+        ) as blocks,
+    ):
+        if adapters:
+            # Without its blocks the transformer takes what the adapters do to the rest.
+            apply_adapters(transformer, adapters, mode=lora_mode)
+        yield transformer, blocks
+
+
+def _prepare_with(adapters: AdapterSet, mode: LoraMode) -> PrepareBlock:
+    def prepare_block(index: int, block: TransformerBlock) -> None:
+        apply_adapters(block, adapters, mode=mode, prefix=f"blocks.{index}.")
+
+    return prepare_block

@@ -1,0 +1,1 @@
+"""Bytes that each stage needs, what the machine has, and the choice among what fits."""

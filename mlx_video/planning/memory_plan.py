@@ -1,0 +1,316 @@
+"""What stays in memory in each stage of a run, how many bytes that takes, and the choice among what fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+
+from mlx_video.geometry import VideoGeometry
+from mlx_video.latents.tiling import tile_for_mode, tile_sides
+from mlx_video.models.dispatch import Limits
+from mlx_video.models.image_encoder_memory import image_encoder_peak
+from mlx_video.models.peak import Peak
+from mlx_video.models.transformer_memory import ForwardSize
+from mlx_video.planning.budget import GB, LEAST_CACHE_BYTES, Budget, Machine
+from mlx_video.planning.choices import MemoryChoices
+from mlx_video.planning.model_sizes import Infos, ModelSizes
+from mlx_video.planning.stage_peaks import bytes_read_per_step, denoise_peak, text_peak
+from mlx_video.planning.vae_memory import decode_peak_bytes, encode_peak_bytes, scratch_bytes
+from mlx_video.planning.weight_bytes import WeightBytes, weigh
+from mlx_video.request import StreamMode, TilingMode
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryTask:
+    """A run, as far as its memory depends on it.
+
+    Attributes:
+        sizes: of the model.
+        geometry: of the video.
+        text_lengths: tokens of each text that is encoded.
+        num_passes: forwards of a step.
+        num_images: that the user gave.
+        keeps_both: whether two experts stay in memory together.
+        adapter_bytes: of the adapters of one transformer.
+        stream: whether blocks are streamed.
+        tiling: of the VAE.
+        only_decodes: whether the latents are there already.
+        least_frames: pixel frames below which the request makes no sense.
+    """
+
+    sizes: ModelSizes
+    geometry: VideoGeometry
+    text_lengths: tuple[int, ...]
+    num_passes: int
+    num_images: int = 0
+    keeps_both: bool = False
+    adapter_bytes: int = 0
+    stream: StreamMode = "auto"
+    tiling: TilingMode = "auto"
+    only_decodes: bool = False
+    least_frames: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """Where a run is planned for."""
+
+    machine: Machine
+    budget: Budget
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """One stage of a run.
+
+    Attributes:
+        name: as in the events.
+        holds: what is in memory, in words.
+        peak: of MLX memory.
+        predicted_bytes: its value under the budget.
+        read_bytes: read from files again in every step.
+    """
+
+    name: str
+    holds: str
+    peak: Peak
+    predicted_bytes: int
+    read_bytes: int = 0
+
+    def fits(self, budget: Budget) -> bool:
+        """Whether the budget is enough."""
+        return self.peak.needed <= budget.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """A run's memory: the choices, and what each stage will take.
+
+    Attributes:
+        host: what it was planned for.
+        choices: what the run keeps and what it streams or tiles.
+        stages: in the order of the run.
+        scratch_bytes: of the largest temporary file, in which the VAE's tiles wait.
+        needs_tiles: whether the VAE could not work on whole frames.
+        notices: what was adjusted or chosen for the user, as a run would say it.
+    """
+
+    host: Host
+    choices: MemoryChoices
+    stages: tuple[StagePlan, ...]
+    scratch_bytes: int = 0
+    needs_tiles: bool = False
+    notices: tuple[str, ...] = ()
+
+    @property
+    def predicted(self) -> dict[str, int]:
+        """Stage → predicted peak in bytes."""
+        return {stage.name: stage.predicted_bytes for stage in self.stages}
+
+    @property
+    def cache_bytes(self) -> int:
+        """Freed buffers that are worth keeping for later arrays: half of a forward's, where there is room."""
+        if any(stage.read_bytes for stage in self.stages):
+            return LEAST_CACHE_BYTES  # streaming runs where there is none; enough for a block
+        arrays = max((stage.peak.usual - stage.peak.held for stage in self.stages), default=0)
+        return max(LEAST_CACHE_BYTES, arrays // 2)
+
+    @property
+    def misfits(self) -> tuple[StagePlan, ...]:
+        """The stages that need more than the budget."""
+        return tuple(stage for stage in self.stages if not stage.fits(self.host.budget))
+
+    def __str__(self) -> str:
+        """A table for people."""
+        machine, budget = self.host.machine, self.host.budget
+        rows = [(stage.name, f"{stage.predicted_bytes / GB:.2f} GB", stage.holds) for stage in self.stages]
+        lines = [
+            *self.notices,
+            f"machine: {machine.name}, {machine.memory_bytes / GB:.1f} GB",
+            f"budget: {budget.nbytes / GB:.2f} GB ({budget.reason})",
+            *(
+                f"{name:8} {peak:>10}  {holds}"
+                for name, peak, holds in [("stage", "peak", "in memory"), *rows]
+            ),
+        ]
+        read = sum(stage.read_bytes for stage in self.stages)
+        lines.append(f"read from disk in every step: {read / GB:.2f} GB")
+        if self.scratch_bytes:
+            lines.append(f"temporary file of tiles: {self.scratch_bytes / GB:.2f} GB")
+        return "\n".join(lines)
+
+
+def plan_memory(task: MemoryTask, host: Host) -> MemoryPlan:
+    """Choose what stays in memory: what is fastest of what fits; where nothing fits, what needs least.
+
+    Args:
+        task: the run.
+        host: where it runs.
+
+    Returns:
+        The plan; its `misfits` are the stages for which the budget is too small whatever is chosen.
+    """
+    plan = _plan(task, host, choose=lambda choices: choices)
+    whole = [_plan_decode(task, host, None)]
+    if task.num_images and not task.only_decodes:
+        whole.append(_plan_image(task, host, None))
+    return replace(plan, needs_tiles=not all(stage.fits(host.budget) for stage in whole))
+
+
+def fits_at_all(task: MemoryTask, host: Host) -> bool:
+    """Whether there is a plan without misfits; quicker than making it."""
+    return not _plan(task, host, choose=lambda choices: choices[-1:]).misfits
+
+
+Choice = int | None
+Choose = Callable[[list[Choice]], list[Choice]]
+
+
+def _plan(task: MemoryTask, host: Host, choose: Choose) -> MemoryPlan:
+    """Make a plan from some of the choices, which come fastest first."""
+    stages, choices = [], MemoryChoices()
+    tiles = choose(list(_tiles(task)))
+    if not task.only_decodes:
+        stages.append(_plan_text(task, host))
+        if task.num_images:
+            image, tile = _first_that_fits(tiles, partial(_plan_image, task, host), host)
+            stages, choices = [*stages, image], replace(choices, encode_tile=tile)
+        resident = choose(list(_resident_choices(task)))
+        denoise, resident_blocks = _first_that_fits(
+            resident, partial(_plan_denoise, task, host, _heaviest(task)), host
+        )
+        stages, choices = [*stages, denoise], replace(choices, resident_blocks=resident_blocks)
+    decode, tile = _first_that_fits(tiles, partial(_plan_decode, task, host), host)
+    choices = replace(choices, decode_tile=tile)
+    return MemoryPlan(host, choices, (*stages, decode), _scratch_bytes(task, choices))
+
+
+def _first_that_fits(
+    choices: list[Choice], make: Callable[[Choice], StagePlan], host: Host
+) -> tuple[StagePlan, Choice]:
+    """The first choice that fits, else the last one."""
+    for choice in choices:
+        stage = make(choice)
+        if stage.fits(host.budget):
+            break
+    return stage, choice
+
+
+def _stage(name: str, holds: str, peak: Peak, host: Host, read_bytes: int = 0) -> StagePlan:
+    return StagePlan(name, holds, peak, peak.within(host.budget.nbytes), read_bytes)
+
+
+def _plan_text(task: MemoryTask, host: Host) -> StagePlan:
+    weights, config = task.sizes.text_encoder, task.sizes.config.text_encoder
+    peak = text_peak(weights, config, task.text_lengths, on_gpu=host.machine.on_gpu)
+    holds = f"text encoder, one of {len(weights.blocks)} blocks at a time"
+    return _stage("text", holds, peak, host)
+
+
+def _plan_image(task: MemoryTask, host: Host, tile: int | None) -> StagePlan:
+    sizes, encoders = task.sizes, "VAE encoder"
+    nbytes = sizes.vae_bytes("encoder") + encode_peak_bytes(sizes.config.vae, *_latent_size(task), tile=tile)
+    if sizes.image_encoder:
+        encoders = f"image encoder, then {encoders}"
+        weights, config = sizes.image_encoder
+        tower = image_encoder_peak(config, task.num_images, number_bytes=weights.number_bytes)
+        nbytes = max(nbytes, weights.total + tower.needed)
+    return _stage("image", f"{encoders}, {_describe_tile(task, tile)}", Peak(nbytes, nbytes), host)
+
+
+def _plan_decode(task: MemoryTask, host: Host, tile: int | None) -> StagePlan:
+    sizes = task.sizes
+    nbytes = sizes.vae_bytes("decoder") + decode_peak_bytes(sizes.config.vae, *_latent_size(task), tile=tile)
+    scale, holds = sizes.config.vae.output_scale, "VAE decoder"
+    if scale != 1:
+        holds += f" ({task.geometry.width * scale}x{task.geometry.height * scale} pixels)"
+    return _stage("decode", f"{holds}, {_describe_tile(task, tile)}", Peak(nbytes, nbytes), host)
+
+
+def _latent_size(task: MemoryTask) -> tuple[int, int]:
+    return task.geometry.latent_shape[2], task.geometry.latent_shape[3]
+
+
+def _scratch_bytes(task: MemoryTask, choices: MemoryChoices) -> int:
+    count = partial(scratch_bytes, task.sizes.config.vae, *task.geometry.latent_shape[1:])
+    encoding = count(encodes=True) if choices.encode_tile else 0
+    return max(encoding, count() if choices.decode_tile else 0)
+
+
+def _tiles(task: MemoryTask) -> Iterator[int | None]:
+    """Tiles to try, largest first; None for whole frames."""
+    if task.tiling != "auto":
+        yield tile_for_mode(task.tiling, task.sizes.config.vae.stride[1])
+        return
+    sides = _latent_size(task)
+    yield from (None if side >= max(sides) else side for side in tile_sides(*sides))
+
+
+def _describe_tile(task: MemoryTask, tile: int | None) -> str:
+    return "whole frames" if tile is None else f"tiles of {tile * task.sizes.config.vae.stride[1]} pixels"
+
+
+def _plan_denoise(
+    task: MemoryTask, host: Host, weights: WeightBytes, resident_blocks: int | None
+) -> StagePlan:
+    together = len(task.sizes.transformers) if task.keeps_both else 1
+    peak = denoise_peak(
+        forward_size(task, weights, host),
+        weights,
+        task.geometry,
+        resident_blocks=resident_blocks,
+        num_transformers=together,
+        adapter_bytes=task.adapter_bytes,
+    )
+    read = together * bytes_read_per_step(weights, resident_blocks)
+    blocks = _describe_blocks(len(weights.blocks), resident_blocks if read else None)
+    return _stage("denoise", f"{_describe_transformers(task)}, {blocks}", peak, host, read)
+
+
+def _heaviest(task: MemoryTask) -> WeightBytes:
+    """The larger of two transformers, or the only one."""
+    return max(map(_weigh, task.sizes.transformers.values()), key=lambda found: found.total)
+
+
+def _resident_choices(task: MemoryTask) -> Iterator[int | None]:
+    if task.stream == "on":
+        yield 0
+        return
+    yield None
+    # Both experts are kept to save time; streaming would lose more of it than the relay does.
+    if task.stream == "auto" and not task.keeps_both:
+        yield from range(task.sizes.config.transformer.num_layers - 1, -1, -1)
+
+
+def _describe_transformers(task: MemoryTask) -> str:
+    if len(task.sizes.transformers) == 1:
+        return "transformer"
+    return "both experts" if task.keeps_both else "one expert at a time"
+
+
+def _describe_blocks(num_blocks: int, resident_blocks: int | None) -> str:
+    if resident_blocks is None:
+        return f"all {num_blocks} blocks"
+    return f"{resident_blocks} of {num_blocks} blocks, the others streamed"
+
+
+@lru_cache(maxsize=8)
+def _weigh(infos: Infos) -> WeightBytes:
+    return weigh(infos)
+
+
+def forward_size(task: MemoryTask, weights: WeightBytes, host: Host) -> ForwardSize:
+    """The size of a forward of a transformer of these weights."""
+    images = task.sizes.image_encoder
+    return ForwardSize(
+        config=task.sizes.config.transformer,
+        num_tokens=task.geometry.num_tokens,
+        number_bytes=weights.number_bytes,
+        bits=weights.bits,
+        image_tokens=task.num_images * images[1].num_tokens if images else 0,
+        num_passes=task.num_passes,
+        on_gpu=host.machine.on_gpu,
+        limits=host.limits,
+    )

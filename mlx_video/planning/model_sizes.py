@@ -1,0 +1,89 @@
+"""The sizes of a model's networks, from the headers of its files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from mlx_video.config import ImageEncoderConfig, ModelConfig, VAEConfig
+from mlx_video.formats.tensor_info import TensorInfo
+from mlx_video.formats.tensor_source import open_tensors
+from mlx_video.layouts.model_folder import ModelFolder
+from mlx_video.loading.components import VAE_HALVES, Half
+from mlx_video.loading.open_parts import open_text_encoder, open_transformer, open_vae
+from mlx_video.planning.weight_bytes import WeightBytes, weigh
+from mlx_video.weights.names.image_encoder_names import read_converted_image_encoder_config
+from mlx_video.weights.names.vae_names import CONVERTED_RULES, read_vae_config
+from mlx_video.weights.names.vae_shapes import vae_tensors
+from mlx_video.weights.renamed import RenamedTensors
+
+Infos = tuple[TensorInfo, ...]
+LOADED_VAE_BYTES = 4  # of a number: a VAE is float32 in memory whatever its file holds
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSizes:
+    """A model's networks, as their headers tell them.
+
+    Attributes:
+        config: of the model; the VAE's widths are those of its files.
+        transformers: name → its tensors.
+        text_encoder: bytes of its parts.
+        image_encoder: bytes of its parts, and its sizes; None where the model has none.
+    """
+
+    config: ModelConfig
+    transformers: Mapping[str, Infos]
+    text_encoder: WeightBytes
+    image_encoder: tuple[WeightBytes, ImageEncoderConfig] | None = None
+
+    def vae_bytes(self, half: Half) -> int:
+        """Bytes of the weights of a half of the VAE, once they are loaded."""
+        shapes = vae_tensors(self.config.vae)
+        return LOADED_VAE_BYTES * sum(
+            math.prod(shape) for name, shape in shapes.items() if name.startswith(VAE_HALVES[half])
+        )
+
+
+def read_model_sizes(model: ModelFolder, config: ModelConfig) -> ModelSizes:
+    """Read the headers of all files of a model.
+
+    Raises:
+        CheckpointError: a file is damaged or holds something else.
+    """
+    transformers = {}
+    for name, path in model.transformers.items():
+        with open_transformer(path) as source:
+            transformers[name] = tuple(source.infos.values())
+    with open_text_encoder(model.text_encoder) as source:
+        text_encoder = weigh(source.infos.values())
+    image_encoder = None
+    if model.image_encoder is not None and config.transformer.image_dim is not None:
+        with open_tensors(model.image_encoder) as source:
+            encoder_config = read_converted_image_encoder_config(source.infos, label=source.label)
+            image_encoder = weigh(source.infos.values()), encoder_config
+    return ModelSizes(
+        replace(config, vae=_read_vae(model, config)), transformers, text_encoder, image_encoder
+    )
+
+
+def read_vae_sizes(model: ModelFolder, config: ModelConfig) -> ModelSizes:
+    """Read the headers of the VAE's files alone, for a run that only decodes.
+
+    Raises:
+        CheckpointError: a file is damaged or holds something else.
+    """
+    return ModelSizes(replace(config, vae=_read_vae(model, config)), {}, weigh(()))
+
+
+def _read_vae(model: ModelFolder, config: ModelConfig) -> VAEConfig:
+    """The VAE with the widths of its files, of which a second one may hold the encoder."""
+    found = []
+    for path in (model.vae, model.vae_encoder):
+        if path is not None:
+            with open_vae(path) as file:
+                source = RenamedTensors(file, CONVERTED_RULES)
+                found.append(read_vae_config(source.infos, config.vae, label=source.label))
+    encoders = [sizes.encoder_dim for sizes in found if sizes.encoder_dim is not None]
+    return replace(found[0], encoder_dim=encoders[0] if encoders else None)

@@ -1,0 +1,83 @@
+"""Most bytes of MLX memory in the stages whose weights may be streamed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from mlx_video.config import TextEncoderConfig
+from mlx_video.geometry import VideoGeometry
+from mlx_video.loading.stream_plan import SLOTS, choose_streamed
+from mlx_video.models.peak import WIDE, Peak
+from mlx_video.models.text_encoder_memory import text_encoder_peak
+from mlx_video.models.transformer_memory import ForwardSize, forward_peak, kept_text_bytes
+from mlx_video.planning.weight_bytes import WeightBytes
+
+# Latents of a step: noise, the newest and the next ones, three of the solver, two predictions, their mixture.
+LATENTS_OF_A_STEP = 9
+
+
+def denoise_peak(
+    size: ForwardSize,
+    weights: WeightBytes,
+    geometry: VideoGeometry,
+    *,
+    resident_blocks: int | None = None,
+    num_transformers: int = 1,
+    adapter_bytes: int = 0,
+) -> Peak:
+    """Peak of the sampling stage.
+
+    Args:
+        size: of a forward.
+        weights: of one transformer; the larger of two.
+        geometry: of the video.
+        resident_blocks: how many stay in memory; None for all.
+        num_transformers: kept at a time.
+        adapter_bytes: of the adapters of one transformer.
+    """
+    is_streamed = bytes_read_per_step(weights, resident_blocks) > 0
+    in_use = weight_bytes_in_use(weights, resident_blocks) + adapter_bytes
+    if adapter_bytes and is_streamed:
+        in_use += weights.largest_block  # adapters are merged into a copy of the block at its turn
+    held = num_transformers * in_use + (num_transformers - 1) * kept_text_bytes(size)
+    held += LATENTS_OF_A_STEP * math.prod(geometry.latent_shape) * WIDE
+    if is_streamed:
+        # The passes of a step go through a block together: those that wait hold their tokens.
+        held += (size.num_passes - 1) * size.stream
+    return forward_peak(size, waits_for_blocks=is_streamed).beside(held)
+
+
+def weight_bytes_in_use(weights: WeightBytes, resident_blocks: int | None) -> int:
+    """Bytes of a transformer's weights while it runs: what stays, and the slots of streamed blocks.
+
+    Args:
+        weights: of the transformer.
+        resident_blocks: None for all.
+    """
+    streamed = bytes_read_per_step(weights, resident_blocks)
+    return weights.total - streamed + (SLOTS * weights.largest_block if streamed else 0)
+
+
+def bytes_read_per_step(weights: WeightBytes, resident_blocks: int | None) -> int:
+    """Bytes that a step reads from the file: every block that does not stay."""
+    if resident_blocks is None:
+        return 0
+    return sum(weights.blocks[index] for index in choose_streamed(len(weights.blocks), resident_blocks))
+
+
+def text_peak(
+    weights: WeightBytes, config: TextEncoderConfig, lengths: Sequence[int], *, on_gpu: bool
+) -> Peak:
+    """Peak of the text encoder, of which no more than one block is in memory.
+
+    Args:
+        weights: of its file.
+        config: its sizes.
+        lengths: tokens of each text.
+        on_gpu: where it runs.
+    """
+    network = text_encoder_peak(
+        config, lengths, number_bytes=weights.number_bytes, bits=weights.bits, on_gpu=on_gpu
+    )
+    return network.beside(weights.largest_block)

@@ -1,0 +1,105 @@
+"""A run that only makes the video: from a file of latents, or the state of a run that took all its steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mlx_video.config import ModelConfig
+from mlx_video.errors import RequestError
+from mlx_video.geometry import VideoGeometry, measure, pixel_frames
+from mlx_video.latents.latents_file import load_latents
+from mlx_video.latents.run_state import RunState, is_state, load_state
+from mlx_video.layouts.model_folder import ModelFolder
+from mlx_video.loading.components import check_vae_decoder
+from mlx_video.request import GenerateRequest
+from mlx_video.runs.run import Run
+from mlx_video.runs.settings import RunPlan, check_trim, report_output_size
+from mlx_video.variants.registry import find_variant
+
+
+def prepare_decoding(request: GenerateRequest, path: Path, model: ModelFolder, config: ModelConfig) -> Run:
+    """A run of which only the last stage is left; of the weight files only the VAE's is opened.
+
+    Args:
+        request: names the results; what it says of sampling is not read.
+        path: the latents.
+        model: the converted folder.
+        config: what its config.json says.
+
+    Raises:
+        MediaError: the file holds no latents.
+        RequestError: the run of the latents has steps left, they are of another VAE, or all frames are to be
+            trimmed.
+        CheckpointError: the VAE's file is damaged or lacks the decoder.
+    """
+    state = load_finished(path)
+    geometry = measure_latents(path, state, config)
+    check_vae_decoder(model, config)
+    check_trim(request, geometry.num_frames)
+    return Run(model, config, find_variant(config), request, plan_decoding(geometry, config), state=state)
+
+
+def load_finished(path: Path) -> RunState:
+    """Final latents and the settings they were made with.
+
+    Raises:
+        MediaError: the file is missing, damaged, or holds something else.
+        RequestError: it is the state of a run that has steps left.
+    """
+    latents, settings = load_latents(path)
+    if not is_state(settings):
+        return RunState(latents, 0, 0, settings)
+    state = load_state(path)
+    if not state.is_finished:
+        raise RequestError(
+            "decode_only",
+            f"{path}: {state.progress} are taken, so the latents are noise still. Take the others with the "
+            "run's own command and --resume.",
+        )
+    return state
+
+
+def measure_latents(path: Path, state: RunState, config: ModelConfig) -> VideoGeometry:
+    """Sizes of the video in a file of latents.
+
+    Raises:
+        RequestError: the model's VAE makes nothing of such latents.
+    """
+    channels, frames, rows, columns = state.latents.shape
+    vae, patch_size = config.vae, config.transformer.patch_size
+    if channels != vae.z_dim:
+        raise RequestError(
+            "decode_only",
+            f"{path}: latents of {channels} channels, the model's VAE takes {vae.z_dim}. Give --model-dir of "
+            f"the model that made them ({state.settings.get('model', 'unknown')}).",
+        )
+    if not frames or not rows or not columns or rows % patch_size[1] or columns % patch_size[2]:
+        raise RequestError(
+            "decode_only",
+            f"{path}: latents of {frames} frames of {columns}x{rows} cells. No run makes such; frames have "
+            f"multiples of {patch_size[2]}x{patch_size[1]} cells. Give the file that --save-latents wrote.",
+        )
+    return measure(
+        columns * vae.stride[2],
+        rows * vae.stride[1],
+        pixel_frames(frames, vae.stride[0]),
+        z_dim=channels,
+        stride=vae.stride,
+        patch_size=patch_size,
+        output_scale=vae.output_scale,
+    )
+
+
+def plan_decoding(geometry: VideoGeometry, config: ModelConfig) -> RunPlan:
+    """A plan without steps."""
+    return RunPlan(
+        geometry=geometry,
+        steps=0,
+        shift=config.sampling.shift,
+        guide_scale=(1.0, 1.0),
+        boundary=0.0,
+        negative_prompt=None,
+        fps=config.sampling.fps,
+        crops_images=False,
+        notices=tuple(report_output_size(geometry)),
+    )

@@ -1,0 +1,178 @@
+"""The input stages: what the user gave becomes conditioning, each encoder in memory only for its part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_video.conditioning.disk_cache import open_prompt_cache
+from mlx_video.conditioning.frames import Encoding, FrameEncoder, cut_images
+from mlx_video.conditioning.image_tokens import encode_images
+from mlx_video.conditioning.text import PromptTokenizer, count_tokens, load_tokenizer, number_prompt
+from mlx_video.conditioning.units import UnitInputs
+from mlx_video.errors import CheckpointError, MediaError
+from mlx_video.events import BlocksRead, Event, FramesEncoded, Notice
+from mlx_video.hub.fetch import TOKENIZER_REPOSITORY, fetch_tokenizer
+from mlx_video.latents.encode import encode_pieces
+from mlx_video.layouts.model_folder import ModelFolder
+from mlx_video.loading.components import load_image_encoder, load_vae_encoder
+from mlx_video.loading.open_parts import open_text_encoder
+from mlx_video.loading.residency import resident
+from mlx_video.loading.streamed_text_encoder import encode_streamed
+from mlx_video.models.vae.autoencoder import WanVAE
+from mlx_video.request import GenerateRequest
+from mlx_video.runs.run import Run, Value, Work, finish
+
+Reported = TypeVar("Reported")
+Texts = Sequence[Sequence[int]]
+
+
+def unit_inputs(run: Run) -> UnitInputs:
+    """What a run gives its conditioning units."""
+    negative = run.plan.negative_prompt
+    images = [*run.images.values()]
+    cut = cut_images(images, run.plan.geometry, to_video=run.plan.crops_images) if images else ()
+    return UnitInputs(
+        (run.request.prompt,) if negative is None else (run.request.prompt, negative),
+        run.plan.geometry,
+        run.config,
+        dict(zip(run.images, cut, strict=True)),
+    )
+
+
+class ModelEncoders:
+    """The `conditioning.units.Encoders` of a run: each is in memory only while it works."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def encode_texts(self, texts: Sequence[str]) -> Work[list[mx.array]]:
+        """Encode texts, or take them from the cache of encoded prompts, to features [n, text_dim]."""
+        run = self._run
+        tokenizer = load_tokenizer(require_tokenizer(run.model), run.config.text_encoder.vocab_size)
+        text_len = run.config.transformer.text_len
+        yield from report_cut_texts(run.request, tokenizer, text_len)
+        numbered = [number_prompt(tokenizer, text, text_len) for text in texts]
+        encode = recall_or_encode if run.request.prompt_cache else run_text_encoder
+        return (yield from encode(run, numbered))
+
+    def encode_images(self, images: Sequence[np.ndarray]) -> mx.array:
+        """Encode images, float32 [H, W, 3] in [-1, 1], to image tokens [K, image_dim]."""
+        with resident(lambda: load_image_encoder(self._run.model, self._run.config)) as encoder:
+            return encode_images(encoder, images)
+
+    @contextmanager
+    def open_vae(self) -> Iterator[FrameEncoder]:
+        """Open the VAE's encoder; it is released with the context."""
+        with resident(lambda: load_vae_encoder(self._run.model, self._run.config)) as vae:
+            yield partial(encode_clip, vae, self._run.plan.memory.encode_tile)
+
+
+def recall_or_encode(run: Run, texts: Texts) -> Work[list[mx.array]]:
+    """Take texts from the cache of encoded prompts; encode those that are not in it, and keep them there."""
+    cache = open_prompt_cache(run.model.text_encoder, run.config.text_encoder)
+    known = [cache.load(text) for text in texts]
+    missing = [text for text, found in zip(texts, known, strict=True) if found is None]
+    fresh = (yield from run_text_encoder(run, missing)) if missing else []
+    try:
+        for text, features in zip(missing, fresh, strict=True):
+            cache.store(text, features)
+    except MediaError as error:
+        yield Notice(f"The encoded prompt is not kept for later runs. {error}")
+    encoded = iter(fresh)
+    return [next(encoded) if found is None else found for found in known]
+
+
+def run_text_encoder(run: Run, texts: Texts) -> Work[list[mx.array]]:
+    """Encode texts given as token numbers to features [n, text_dim] each, evaluated."""
+    config = run.config.text_encoder
+    with open_text_encoder(run.model.text_encoder) as source:
+        make_event = partial(BlocksRead, total=config.num_layers)
+        return (yield from report(encode_streamed(source, config, texts), make_event))
+
+
+def report_cut_texts(
+    request: GenerateRequest, tokenizer: PromptTokenizer, max_tokens: int
+) -> Iterator[Notice]:
+    """Say so where the end of a text that the user wrote will not be read."""
+    for name, text in (("prompt", request.prompt), ("negative prompt", request.negative_prompt)):
+        count = count_tokens(tokenizer, text or "")
+        if count > max_tokens:
+            yield Notice(f"The {name} has {count} tokens, the model reads {max_tokens}: its end is left out.")
+
+
+def require_tokenizer(model: ModelFolder) -> Path:
+    """The folder's tokenizer.
+
+    Raises:
+        CheckpointError: it has none, as some folders of other tools.
+    """
+    if model.tokenizer is None:
+        raise CheckpointError(_describe_lack(model))
+    return model.tokenizer
+
+
+def with_tokenizer(run: Run) -> Run:
+    """The run with a tokenizer: its model's, or the one of all Wan models, downloaded the first time.
+
+    Raises:
+        CheckpointError: the model has none, and none can be downloaded.
+    """
+    model = run.model
+    if model.tokenizer is not None:
+        return run
+    reported: list[Event] = []
+    try:
+        tokenizer = finish(fetch_tokenizer(), reported.append)
+    except CheckpointError as error:
+        raise CheckpointError(f"{_describe_lack(model)} Downloading them failed. {error}") from error
+    notices = tuple(event for event in reported if isinstance(event, Notice))
+    if notices:
+        taken = Notice(f"{model.path} has no tokenizer; took that of {TOKENIZER_REPOSITORY}.")
+        notices = (taken, *notices)
+    plan = replace(run.plan, notices=(*notices, *run.plan.notices))
+    return replace(run, model=replace(model, tokenizer=tokenizer), plan=plan)
+
+
+def report_missing_tokenizer(model: ModelFolder) -> Iterator[Notice]:
+    """Say what a run will do about a tokenizer that the folder lacks."""
+    if model.tokenizer is None:
+        yield Notice(
+            f"{model.path} has no tokenizer; a run takes that of {TOKENIZER_REPOSITORY}, downloaded the "
+            "first time."
+        )
+
+
+def _describe_lack(model: ModelFolder) -> str:
+    return (
+        f"{model.path}: has no tokenizer.json or spiece.model, and --tokenizer names none. Copy the "
+        f"files of {TOKENIZER_REPOSITORY} from the original checkpoint into {model.path / 'tokenizer'}."
+    )
+
+
+def encode_clip(
+    vae: WanVAE, tile: int | None, frames: Iterable[mx.array], num_frames: int
+) -> Encoding[mx.array]:
+    """Encode pieces [f, H, W, 3] of a clip to [C, T, h, w]."""
+    work = encode_pieces(vae, frames, tile=tile)
+    return (yield from report(work, lambda done: FramesEncoded(done, num_frames)))
+
+
+def report(
+    work: Generator[int, None, Value], make_event: Callable[[int], Reported]
+) -> Generator[Reported, None, Value]:
+    """Turn the counts that work yields into events."""
+    with closing(work):  # it reads ahead on a thread, which must end before the file is closed
+        while True:
+            try:
+                done = next(work)
+            except StopIteration as end:
+                return end.value
+            yield make_event(done)

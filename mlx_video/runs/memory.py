@@ -1,0 +1,88 @@
+"""The memory plan of one run, and the limits that hold MLX to it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mlx_video.conditioning.text import most_tokens
+from mlx_video.config import ModelConfig
+from mlx_video.events import Notice
+from mlx_video.layouts.model_folder import ModelFolder
+from mlx_video.models.dispatch import current_limits, use_limits
+from mlx_video.planning.budget import find_budget, find_machine
+from mlx_video.planning.fitting import fit_memory
+from mlx_video.planning.memory_plan import Host, MemoryPlan, MemoryTask
+from mlx_video.planning.mlx_limits import MLXLimits, plan_limits
+from mlx_video.planning.model_sizes import ModelSizes, read_model_sizes, read_vae_sizes
+from mlx_video.runs.run import Run
+
+ANY_PROMPT = "any prompt of any length " * 100
+"""Stands for a prompt that is not known: it is planned as the longest that a model reads."""
+LAST_IMAGE_FRAMES = 5
+"""Frames of the shortest video that has a last image besides the first."""
+
+
+def with_memory_plan(run: Run) -> Run:
+    """A run with its memory planned for this machine and its limits, from the headers of the model's files.
+
+    Raises:
+        MemoryBudgetError: a stage needs more than there is, whatever stays in memory.
+        CheckpointError: a file is damaged.
+    """
+    with use_limits(run.limits):
+        memory_plan = plan_of(run)
+    notices = tuple(map(Notice, memory_plan.notices))
+    plan = replace(run.plan, memory=memory_plan.choices, notices=notices)
+    return replace(run, plan=plan, memory_plan=memory_plan)
+
+
+def plan_of(run: Run) -> MemoryPlan:
+    """The plan of :func:`with_memory_plan`, with the run's notices and those on memory; raises the same."""
+    host = replace(find_host(run.request.memory_limit), limits=run.limits)
+    plan = fit_memory(find_task(run), host)
+    # A limit of the user's makes good what the system does not tell.
+    untold = host.machine.notices if run.request.memory_limit is None else ()
+    return replace(plan, notices=(*(notice.text for notice in run.plan.notices), *untold))
+
+
+def find_host(limit_gb: float | None) -> Host:
+    """The machine of this process.
+
+    Args:
+        limit_gb: what the user allows; None for what there is.
+    """
+    machine = find_machine()
+    return Host(machine, find_budget(machine, limit_gb), current_limits())
+
+
+def find_task(run: Run) -> MemoryTask:
+    """A run, as far as its memory depends on it."""
+    request, plan = run.request, run.plan
+    only_decodes = request.decode_only is not None
+    texts = [request.prompt, *([] if plan.negative_prompt is None else [plan.negative_prompt])]
+    least_frames = 1 if request.end_image is None else LAST_IMAGE_FRAMES
+    return MemoryTask(
+        sizes=_read_sizes(run.model, run.config, only_decodes),
+        geometry=plan.geometry,
+        text_lengths=tuple(min(run.config.transformer.text_len, most_tokens(text)) for text in texts),
+        num_passes=plan.recipe.most_passes if plan.recipe else 1,
+        num_images=len(run.images),
+        keeps_both=run.config.is_dual and request.experts == "parallel",
+        adapter_bytes=max((adapters.nbytes for adapters in run.adapters.values()), default=0),
+        stream=request.stream,
+        tiling=request.tiling,
+        only_decodes=only_decodes,
+        least_frames=max(least_frames, request.trim_first_frames + 1),
+    )
+
+
+def _read_sizes(model: ModelFolder, config: ModelConfig, only_decodes: bool) -> ModelSizes:
+    return read_vae_sizes(model, config) if only_decodes else read_model_sizes(model, config)
+
+
+def planned_limits(run: Run) -> MLXLimits | None:
+    """The limits that hold MLX to a run's memory plan; None where memory was not planned."""
+    plan = run.memory_plan
+    if plan is None:
+        return None
+    return plan_limits(plan.host.machine, plan.host.budget, max(plan.predicted.values()), plan.cache_bytes)

@@ -1,0 +1,107 @@
+"""Where results go, checked before hours of work: names, folders, programs, free space."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from mlx_video.errors import MediaError
+from mlx_video.files.file_bytes import describe_two_sizes
+from mlx_video.files.whole_file import check_file, check_folder, remove_leftovers
+from mlx_video.geometry import VideoGeometry
+from mlx_video.latents.run_state import find_state_path
+from mlx_video.media.video import check_output
+from mlx_video.request import GenerateRequest
+from mlx_video.runs.result_names import check_result_names
+
+# Bytes of a pixel, generous for real pictures; only noise takes more.
+BYTES_PER_PIXEL = {".mp4": 0.5, ".gif": 1.0, ".webp": 0.5}
+STILL_BYTES_PER_PIXEL = 2.5
+LATENT_BYTES = 4
+# A state holds the latents and up to three predictions; an old one stays until the new one is complete.
+STATE_ARRAYS = 2 * 4
+
+
+def check_outputs(
+    request: GenerateRequest, geometry: VideoGeometry, read: Iterable[tuple[str, Path]] = ()
+) -> None:
+    """Make sure that every result can be written; creates their folders, clears away what killed runs left.
+
+    Args:
+        request: names the results.
+        geometry: of the video.
+        read: flags and paths of the files that the run reads.
+
+    Raises:
+        RequestError: a name is that of another result, of a file that is read, or of one that no run has
+            made; or the video's ending is unknown or a picture's.
+        MediaError: a name is a folder's, a folder takes no files, ffmpeg is missing, or the disk is too full.
+    """
+    num_frames = geometry.num_frames - request.trim_first_frames
+    check_result_names(request, num_frames, read)
+    if request.output_path:
+        check_output(request.output_path, num_frames)
+        remove_leftovers(request.output_path.parent)
+    if request.save_frames:
+        check_folder(request.save_frames)
+        remove_leftovers(request.save_frames)
+    if request.save_latents:
+        check_file(request.save_latents)
+        remove_leftovers(request.save_latents.parent)
+    _check_free_space(request, geometry)
+
+
+def _check_free_space(request: GenerateRequest, geometry: VideoGeometry) -> None:
+    needed: dict[int, int] = defaultdict(int)
+    places: dict[int, Path] = {}
+    for folder, nbytes in _count_bytes(request, geometry):
+        disk = folder.stat().st_dev
+        needed[disk] += nbytes
+        places.setdefault(disk, folder)
+    for disk, folder in places.items():
+        _check_room(
+            folder, needed[disk], "the results of this run can take", "choose a folder on another disk"
+        )
+
+
+def check_scratch_space(nbytes: int, *, needs_tiles: bool) -> None:
+    """Make sure that there is room for the temporary file in which the VAE's tiles wait.
+
+    Args:
+        nbytes: its size; 0 without tiles.
+        needs_tiles: whether whole frames would not fit in memory.
+
+    Raises:
+        MediaError: the disk of temporary files is too full.
+    """
+    cure = "set TMPDIR to a folder on another disk"
+    cure += "" if needs_tiles else ", or decode whole frames with --tiling none"
+    _check_room(Path(tempfile.gettempdir()), nbytes, "the VAE's tiles take", cure)
+
+
+def _check_room(folder: Path, nbytes: int, what: str, cure: str) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < nbytes:
+        texts = describe_two_sizes(nbytes, free)
+        raise MediaError(
+            f"{folder.absolute()}: {what} {texts[0]}, {texts[1]} are free. Free some space, or {cure}."
+        )
+
+
+def _count_bytes(request: GenerateRequest, geometry: VideoGeometry) -> Iterator[tuple[Path, int]]:
+    """Folders of the results, and how many bytes each result can take."""
+    pixels = math.prod(geometry.output_size) * (geometry.num_frames - request.trim_first_frames)
+    latents = LATENT_BYTES * math.prod(geometry.latent_shape)
+    if video := request.output_path:
+        rate = BYTES_PER_PIXEL.get(video.suffix.lower(), STILL_BYTES_PER_PIXEL)
+        yield video.parent, round(rate * pixels)
+    if request.save_frames:
+        yield request.save_frames, round(STILL_BYTES_PER_PIXEL * pixels)
+    if request.save_latents:
+        yield request.save_latents.parent, latents
+    if (state := find_state_path(request)) and not request.decode_only:
+        yield state.parent, STATE_ARRAYS * latents

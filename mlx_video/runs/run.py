@@ -1,0 +1,75 @@
+"""One run: its model, request and settled settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_video.config import ModelConfig
+from mlx_video.events import Event
+from mlx_video.files.hub_cache import published_name
+from mlx_video.latents.run_state import RunState
+from mlx_video.layouts.model_folder import ModelFolder
+from mlx_video.lora.read import AdapterSet
+from mlx_video.models.dispatch import Limits, current_limits
+from mlx_video.planning.memory_plan import MemoryPlan
+from mlx_video.request import GenerateRequest
+from mlx_video.runs.settings import RunPlan, describe_run
+from mlx_video.variants.variant import Variant
+
+Value = TypeVar("Value")
+Work = Generator[Event, None, Value]
+"""A stage: yields what happens and returns its result."""
+
+
+def finish(work: Work[Value], on_event: Callable[[Event], None]) -> Value:
+    """Let a stage run to its end, and give what it returns."""
+    while True:
+        try:
+            event = next(work)
+        except StopIteration as end:
+            return end.value
+        on_event(event)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Everything that the stages need to know.
+
+    Attributes:
+        images: name of the input → uint8 [H, W, 3] as the user gave it; none for text alone.
+        adapters: name of a transformer → what is applied to it when it is loaded; without those that
+            take none.
+        state: of an earlier run, to go on from; None to begin at the first step.
+        identity: what decides the latents, to be compared with a state's; empty where no state is kept.
+        memory_plan: behind the choices in `plan`; None where memory was not planned.
+        limits: of single dispatches to the device.
+    """
+
+    model: ModelFolder
+    config: ModelConfig
+    variant: Variant
+    request: GenerateRequest
+    plan: RunPlan
+    images: Mapping[str, np.ndarray] = field(default_factory=dict)
+    adapters: Mapping[str, AdapterSet] = field(default_factory=dict)
+    state: RunState | None = None
+    identity: Mapping[str, str] = field(default_factory=dict)
+    memory_plan: MemoryPlan | None = None
+    limits: Limits = field(default_factory=current_limits)
+
+    @property
+    def finished_latents(self) -> mx.array | None:
+        """Latents [C, T, H, W] of an earlier run that only wait to be decoded."""
+        return self.state.latents if self.state and self.state.is_finished else None
+
+    def settings(self) -> dict[str, str]:
+        """Everything that made this video, as text."""
+        if self.request.decode_only and self.state:
+            trimmed = str(self.request.trim_first_frames)
+            return {**self.state.settings, "trim_first_frames": trimmed}
+        return describe_run(self.request, self.plan, self.config.variant or published_name(self.model.path))

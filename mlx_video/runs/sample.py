@@ -1,0 +1,226 @@
+"""The sampling stage: transformers loaded, guided, swapped and released around the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+
+import mlx.core as mx
+
+from mlx_video.conditioning.frames import impose_first_frame
+from mlx_video.conditioning.types import Conditioning
+from mlx_video.events import Notice, StepFinished
+from mlx_video.loading.components import load_transformer
+from mlx_video.loading.residency import resident
+from mlx_video.loading.streamed_transformer import open_streamed_transformer
+from mlx_video.models.block_context import (
+    CrossAttentionCache,
+    Pass,
+    PromptTokens,
+    Step,
+    StepCache,
+    attend_plainly,
+)
+from mlx_video.models.forward import BlockSource
+from mlx_video.models.token_layout import TokenLayout, video_layout
+from mlx_video.models.transformer import WanTransformer
+from mlx_video.runs.run import Run, Work
+from mlx_video.runs.state.resume import keep_step
+from mlx_video.sampling.denoise import Constrain, denoise
+from mlx_video.sampling.experts import ExpertRelay, count_high_noise_steps
+from mlx_video.sampling.guidance import Branch, Guidance, PromptName, Velocity
+from mlx_video.sampling.noise import open_noise
+from mlx_video.sampling.recipe import Recipe
+from mlx_video.sampling.sampler_state import KeptArrays, SamplerState
+from mlx_video.sampling.solvers import build_solver
+
+
+def sample_latents(run: Run, conditioning: Conditioning) -> Work[mx.array]:
+    """Walk the noise down to latents [C, T, H, W]."""
+    request, recipe, shape = run.request, run.plan.recipe, run.plan.geometry.latent_shape
+    assert recipe is not None  # only a run that decodes has none
+    yield from describe_experts(run, recipe)
+    noise = open_noise(request.noise, request.seed)
+    solver = build_solver(recipe.solver, recipe.schedule, partial(noise.draw, shape))
+    first_step, latents = (run.state.next_step, run.state.latents) if run.state else (0, noise.draw(shape))
+    memory = SamplerState(run.state.sampler if run.state else None)
+    memory.add("solver", solver)
+    memory.add("noise", noise)
+    with open_velocity(run, recipe, conditioning, memory) as velocity:
+        constrain = keep_first_frame(conditioning)
+        for event in denoise(
+            latents, recipe.schedule, solver, velocity, start=first_step, constrain=constrain
+        ):
+            yield from keep_step(run, event, memory)
+            yield event
+            if request.debug_latents:
+                yield describe_latents(event)
+            latents = event.latents
+    return latents
+
+
+def describe_experts(run: Run, recipe: Recipe) -> Iterator[Notice]:
+    """Say which steps each of two experts serves."""
+    if recipe.expert_split:
+        steps = recipe.schedule.steps
+        high = count_high_noise_steps(recipe.schedule, recipe.expert_split)
+        yield Notice(
+            f"Of {steps} steps the high-noise expert serves {high}, then the low-noise expert "
+            f"{steps - high} (boundary {run.plan.boundary:g})."
+        )
+
+
+def keep_first_frame(conditioning: Conditioning) -> Constrain | None:
+    """What is done to the latents after every step; None where noise becomes all of them."""
+    first_frame = conditioning.first_frame
+    return None if first_frame is None else lambda latents: impose_first_frame(latents, first_frame)
+
+
+def open_velocity(
+    run: Run, recipe: Recipe, conditioning: Conditioning, memory: SamplerState
+) -> AbstractContextManager[Velocity]:
+    """The velocity function of a run; its transformers are in memory at most while the context is open."""
+
+    def open_expert(name: str) -> AbstractContextManager[Velocity]:
+        return open_transformer(run, recipe, conditioning, name, memory)
+
+    if recipe.expert_split is None:
+        return open_expert("model")
+    return ExpertRelay(open_expert, recipe.expert_split, keep_both=run.request.experts == "parallel")
+
+
+@contextmanager
+def open_transformer(
+    run: Run, recipe: Recipe, conditioning: Conditioning, name: str, memory: SamplerState
+) -> Iterator[Velocity]:
+    """One transformer of the model under guidance, released when the context is left.
+
+    What its step caches and its guidance remember is forgotten with it.
+    """
+    layout = video_layout(run.plan.geometry.grid, 0 if conditioning.first_frame is None else 1)
+    own_memory = memory.within(name)
+    try:
+        with open_network(run, name) as (transformer, blocks):
+            yield GuidedTransformer(
+                transformer,
+                recipe.guidance[name],
+                conditioning,
+                layout,
+                memory=own_memory,
+                new_cache=partial(recipe.step_cache, recipe.schedule) if recipe.step_cache else None,
+                blocks=blocks,
+            )
+    finally:
+        own_memory.clear()
+
+
+@contextmanager
+def open_network(run: Run, name: str) -> Iterator[tuple[WanTransformer, BlockSource | None]]:
+    """One transformer of the model with its adapters, and where its blocks are read from, as planned."""
+    adapters, mode = run.adapters.get(name), run.request.lora_mode
+    resident_blocks = run.plan.memory.resident_blocks
+    if resident_blocks is None:
+        with resident(lambda: load_transformer(run.model, run.config, name, adapters, mode)) as transformer:
+            yield transformer, None
+    else:
+        with open_streamed_transformer(
+            run.model, run.config, name, resident_blocks, adapters, mode
+        ) as streamed:
+            yield streamed
+
+
+class GuidedTransformer:
+    """The velocity function of one transformer under guidance.
+
+    Args:
+        transformer: loaded.
+        guidance: asks for predictions and joins them.
+        conditioning: of the run.
+        layout: of the video's tokens.
+        memory: keeps what step caches and guidance remember; None for a memory that ends with this object.
+        new_cache: builds the step cache of a branch; None for none.
+        blocks: where its blocks are read from; None where all are in memory.
+    """
+
+    def __init__(
+        self,
+        transformer: WanTransformer,
+        guidance: Guidance,
+        conditioning: Conditioning,
+        layout: TokenLayout,
+        *,
+        memory: SamplerState | None = None,
+        new_cache: Callable[[], StepCache] | None = None,
+        blocks: BlockSource | None = None,
+    ) -> None:
+        self._transformer = transformer
+        self._guidance = guidance
+        self._conditioning = conditioning
+        self._layout = layout
+        self._memory = memory or SamplerState()
+        self._new_cache = new_cache
+        self._blocks = blocks
+        self._prompts = project_prompts(transformer, conditioning, guidance.prompts)
+        self._passes: dict[str, Pass] = {}
+        self._kept = self._memory.add("guidance", KeptArrays())
+
+    def __call__(self, latents: mx.array, step: Step) -> mx.array:
+        """Predict the velocity [C, T, H, W] of latents [C, T, H, W]; no forward is made without need."""
+        branches = self._guidance.branches(step)
+        velocities = self._transformer.predict(
+            latents,
+            step,
+            [self._pass_of(branch) for branch in branches],
+            concat_latents=self._conditioning.concat_latents,
+            layout=self._layout,
+            block_source=self._blocks,
+        )
+        return self._guidance.combine(step, latents, velocities, self._kept)
+
+    def _pass_of(self, branch: Branch) -> Pass:
+        """The pass of a branch, the same in every step: its hooks and its cache remember."""
+        if branch.name not in self._passes:
+            self._passes[branch.name] = self._build_pass(branch)
+        return self._passes[branch.name]
+
+    def _build_pass(self, branch: Branch) -> Pass:
+        cache = self._memory.add(f"cache.{branch.name}", self._new_cache()) if self._new_cache else None
+        one = Pass(
+            self._prompts[branch.prompt],
+            cache=cache,
+            skip_layers=branch.skip_layers,
+            attention=branch.make_attention(self._prompts) if branch.make_attention else attend_plainly,
+        )
+        for add in self._conditioning.add_ons:
+            one = add(self._transformer, one)
+        return one
+
+
+def project_prompts(
+    transformer: WanTransformer, conditioning: Conditioning, names: Collection[PromptName]
+) -> dict[PromptName, PromptTokens]:
+    """Prompts as one transformer sees them; they share the image tokens.
+
+    Raises:
+        ValueError: a prompt is asked for that the conditioning does not hold.
+    """
+    contexts = {"positive": conditioning.context, "negative": conditioning.negative_context}
+    image: mx.array | CrossAttentionCache | None = conditioning.image_tokens
+    prompts: dict[PromptName, PromptTokens] = {}
+    for name in sorted(names, reverse=True):  # the positive one first
+        context = contexts[name]
+        if context is None:
+            raise ValueError(f"guidance asks for the {name} prompt, which was not encoded")
+        prompts[name] = transformer.project_text(context, image)
+        image = prompts[name].image
+    return prompts
+
+
+def describe_latents(event: StepFinished) -> Notice:
+    """Statistics of the latents after a step."""
+    values = event.latents
+    return Notice(
+        f"step {event.index + 1}: timestep {event.timestep:.1f}, latents mean {mx.mean(values).item():+.4f}, "
+        f"std {mx.std(values).item():.4f}, range {mx.min(values).item():+.3f} to {mx.max(values).item():+.3f}"
+    )

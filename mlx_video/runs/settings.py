@@ -1,0 +1,329 @@
+"""A request and a model's config become the settings of one run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+
+from mlx_video.config import ModelConfig, SamplingDefaults
+from mlx_video.errors import RequestError
+from mlx_video.events import Notice
+from mlx_video.geometry import VideoGeometry, check_num_frames, measure, round_size, size_multiple
+from mlx_video.media.open_image import name_image
+from mlx_video.models.dispatch import LARGEST_ARRAY
+from mlx_video.models.rope import MAX_POSITIONS
+from mlx_video.planning.choices import MemoryChoices
+from mlx_video.request import IMAGE_INPUTS, LORA_FIELDS, GenerateRequest
+from mlx_video.sampling.recipe import RECIPES, Recipe, RecipeSettings
+from mlx_video.variants.distilled import DISTILLED_NAMES, MOST_STEPS
+from mlx_video.variants.variant import Variant
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSize:
+    """Height and width of the user's first image, in pixels."""
+
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """Every setting of a run, with no default left open.
+
+    Attributes:
+        geometry: sizes in pixels, latent cells and tokens.
+        guide_scale: (low noise, high noise); both are equal for one transformer.
+        boundary: where two experts swap; 0 for one transformer.
+        negative_prompt: None when guidance makes no negative pass.
+        crops_images: whether images are cut to the size that the user gave; else the size follows the image.
+        notices: what was adjusted or chosen for the user.
+        memory: what is resident, streamed and tiled.
+        recipe: how noise becomes latents; None where latents are only decoded.
+    """
+
+    geometry: VideoGeometry
+    steps: int
+    shift: float
+    guide_scale: tuple[float, float]
+    boundary: float
+    negative_prompt: str | None
+    fps: int
+    crops_images: bool
+    notices: tuple[Notice, ...]
+    memory: MemoryChoices = MemoryChoices()
+    recipe: Recipe | None = None
+
+    @property
+    def guide_scale_text(self) -> str:
+        """The guide scale as its option is written: one number, or low,high."""
+        return ",".join(str(scale) for scale in dict.fromkeys(self.guide_scale))
+
+
+@dataclass(frozen=True, slots=True)
+class _Size:
+    """A video's size, how many pixels a frame it was meant to have, and what to tell the user of it."""
+
+    width: int
+    height: int
+    area: int
+    notices: tuple[Notice, ...] = ()
+
+
+def plan_run(
+    request: GenerateRequest, config: ModelConfig, variant: Variant, image_size: ImageSize | None = None
+) -> RunPlan:
+    """Settle every setting of a run before anything heavy is loaded.
+
+    Args:
+        request: what the user asked.
+        config: of the model.
+        variant: of the model.
+        image_size: of the request's image, where it has one.
+
+    Raises:
+        RequestError: the request does not fit the model.
+    """
+    defaults = config.sampling
+    check_inputs(request, variant)
+    size = _plan_size(request, config, variant, image_size)
+    geometry = _plan_geometry(request, config, size)
+    guide_scale = _plan_guide_scale(request, config)
+    negative_prompt = defaults.negative_prompt if request.negative_prompt is None else request.negative_prompt
+    steps = request.steps or defaults.steps
+    shift = request.shift or _default_shift(defaults, variant, size.area)
+    boundary = _plan_boundary(request, config)
+    settings = RecipeSettings(
+        request.scheduler, steps, shift, guide_scale, boundary if config.is_dual else None
+    )
+    recipe = RECIPES["official"](settings)
+    return RunPlan(
+        geometry=geometry,
+        steps=recipe.schedule.steps,
+        shift=shift,
+        guide_scale=guide_scale,
+        boundary=boundary,
+        negative_prompt=negative_prompt if "negative" in recipe.prompts else None,
+        recipe=recipe,
+        fps=defaults.fps,
+        crops_images=image_size is not None and bool(request.width or request.height),
+        notices=(
+            *size.notices,
+            *report_output_size(geometry),
+            *_report_idle_negative_prompt(request, guide_scale),
+        ),
+    )
+
+
+def report_output_size(geometry: VideoGeometry) -> Iterator[Notice]:
+    """Say that the results are of another size than the video that was asked for, where they are."""
+    if geometry.output_scale != 1:
+        made, asked = "{}x{}".format(*geometry.output_size), f"{geometry.width}x{geometry.height}"
+        yield Notice(
+            f"The decoder of this VAE makes frames {geometry.output_scale} times as wide and as high: the "
+            f"results are {made}, the transformer works at {asked}."
+        )
+
+
+def _report_idle_negative_prompt(
+    request: GenerateRequest, guide_scale: tuple[float, float]
+) -> Iterator[Notice]:
+    if request.negative_prompt and guide_scale == (1.0, 1.0):
+        yield Notice("Guide scale 1 makes no negative pass: the negative prompt is not read.")
+
+
+def check_inputs(request: GenerateRequest, variant: Variant) -> None:
+    """Refuse a request that lacks what the variant needs, or brings what it cannot take.
+
+    Raises:
+        RequestError: a required input is missing, or an image is given to a model that takes none.
+    """
+    for name in variant.inputs.required:
+        if getattr(request, name) is None:
+            raise RequestError(name, f"missing: {variant.title} needs it.")
+    for name in IMAGE_INPUTS:
+        if getattr(request, name) is not None and name not in variant.inputs.all:
+            takes = "takes a first image alone" if variant.choose_size else "makes videos from text alone"
+            raise RequestError(name, f"{variant.title} {takes}. Leave the option out.")
+
+
+def _plan_size(
+    request: GenerateRequest, config: ModelConfig, variant: Variant, image_size: ImageSize | None
+) -> _Size:
+    defaults = config.sampling
+    if image_size is None or variant.choose_size is None:
+        return _round_size(request.width or defaults.width, request.height or defaults.height, config)
+    if request.width or request.height:
+        return _size_for_crop(request, config, image_size)
+    area = defaults.max_area or defaults.width * defaults.height
+    width, height = variant.choose_size(image_size.height, image_size.width, area)
+    if min(width, height) < 1:
+        raise RequestError(
+            "image",
+            f"{image_size.width}x{image_size.height} pixels: too long and thin for a video of {area} pixels "
+            "a frame. Crop it, or give --width and --height.",
+        )
+    text = f"Size {width}x{height} follows the image's shape, within {area} pixels."
+    return _Size(width, height, area, (Notice(text),))
+
+
+def _size_for_crop(request: GenerateRequest, config: ModelConfig, image_size: ImageSize) -> _Size:
+    """The size that the user gave; a side left open follows the image's shape."""
+    ratio = Fraction(image_size.width, image_size.height)
+    width = request.width or round((request.height or 0) * ratio) or 1
+    height = request.height or round(width / ratio) or 1
+    size = _round_size(width, height, config)
+    text = (
+        f"The image ({image_size.width}x{image_size.height}) is resized and cut at the centre to "
+        f"{size.width}x{size.height}."
+    )
+    return _Size(size.width, size.height, size.area, (*size.notices, Notice(text)))
+
+
+def _round_size(width: int, height: int, config: ModelConfig) -> _Size:
+    vae, patch_size = config.vae, config.transformer.patch_size
+    rounded = round_size(width, height, vae.stride, patch_size)
+    notices: tuple[Notice, ...] = ()
+    if rounded != (width, height):
+        step_w, step_h = size_multiple(vae.stride, patch_size)
+        text = (
+            f"Size {width}x{height} becomes {rounded[0]}x{rounded[1]}: multiples of {step_w} by {step_h} "
+            "pixels."
+        )
+        notices = (Notice(text),)
+    return _Size(*rounded, rounded[0] * rounded[1], notices)
+
+
+def _plan_geometry(request: GenerateRequest, config: ModelConfig, size: _Size) -> VideoGeometry:
+    vae = config.vae
+    num_frames = request.num_frames or config.sampling.num_frames
+    check_num_frames(num_frames, vae.stride[0])
+    check_trim(request, num_frames)
+    geometry = measure(
+        size.width,
+        size.height,
+        num_frames,
+        z_dim=vae.z_dim,
+        stride=vae.stride,
+        patch_size=config.transformer.patch_size,
+        output_scale=vae.output_scale,
+    )
+    _check_grid(geometry, config.transformer.dim)
+    return geometry
+
+
+def check_trim(request: GenerateRequest, num_frames: int) -> None:
+    """Refuse to drop all frames of a video.
+
+    Raises:
+        RequestError: none would be left.
+    """
+    if request.trim_first_frames >= num_frames:
+        raise RequestError(
+            "trim_first_frames",
+            f"{request.trim_first_frames}: leaves nothing of {num_frames} frames. Trim fewer.",
+        )
+
+
+def _default_shift(defaults: SamplingDefaults, variant: Variant, area: int) -> float:
+    """The config's shift; the official exception for small frames holds where the config kept the default."""
+    exception = variant.low_area_shift
+    if exception and area <= exception.max_area and defaults.shift == variant.sampling.shift:
+        return exception.shift
+    return defaults.shift
+
+
+def _check_grid(geometry: VideoGeometry, dim: int) -> None:
+    for name, tokens in zip(("num_frames", "height", "width"), geometry.grid, strict=True):
+        if tokens > MAX_POSITIONS:
+            raise RequestError(
+                name,
+                f"{getattr(geometry, name)}: makes {tokens} tokens along this axis, the models know "
+                f"{MAX_POSITIONS} positions. Choose less.",
+            )
+    tokens = math.prod(geometry.grid)
+    if tokens * dim > LARGEST_ARRAY:
+        raise RequestError(
+            "num_frames",
+            f"{geometry.num_frames} of {geometry.width}x{geometry.height} pixels: {tokens:,} tokens of {dim} "
+            "numbers are more than GPU kernels can count. Choose fewer frames, or a smaller size.",
+        )
+
+
+def _plan_guide_scale(request: GenerateRequest, config: ModelConfig) -> tuple[float, float]:
+    """Guide scales as (low noise, high noise)."""
+    asked = request.guide_scale
+    if asked is None:
+        low, high = config.sampling.guide_scale
+        return (low, high) if config.is_dual else (low, low)
+    low, high = asked if isinstance(asked, tuple) else (asked, asked)
+    if low != high and not config.is_dual:
+        raise RequestError(
+            "guide_scale",
+            f"{low},{high}: two scales are for models with two transformers; this one has one. "
+            "Give one number.",
+        )
+    return low, high
+
+
+def _plan_boundary(request: GenerateRequest, config: ModelConfig) -> float:
+    if not config.is_dual:
+        if request.boundary is not None:
+            raise RequestError(
+                "boundary", f"{request.boundary}: this model has one transformer. Leave the option out."
+            )
+        return 0.0
+    return config.sampling.boundary if request.boundary is None else request.boundary
+
+
+def report_distilled(request: GenerateRequest, plan: RunPlan) -> Iterator[Notice]:
+    """Say so where an adapter seems to be made for few steps without guidance, and the run has others.
+
+    Source: ModelTC/Wan2.2-Lightning README.md, the settings of its examples.
+    """
+    if plan.steps <= MOST_STEPS and set(plan.guide_scale) == {1.0}:
+        return
+    for choice in (choice for field in LORA_FIELDS for choice in getattr(request, field)):
+        names = ("/".join(place.parts[-2:]) for place in (choice.path, Path(choice.named)))
+        if choice.strength and any(map(DISTILLED_NAMES.search, names)):
+            yield Notice(
+                f"{Path(choice.named).name}: the name suggests a distilled adapter, made for few steps "
+                f"without guidance; this run takes {plan.steps} steps at guide scale "
+                f"{plan.guide_scale_text}. Usual: --steps 4 --guide-scale 1 --shift 5 --scheduler euler."
+            )
+
+
+def describe_run(request: GenerateRequest, plan: RunPlan, model: str) -> dict[str, str]:
+    """All settings of a run as text, for the metadata of what it writes."""
+    geometry = asdict(plan.geometry)
+    settings = {
+        "prompt": request.prompt,
+        "negative_prompt": plan.negative_prompt or "",
+        "model": model,
+        "seed": request.seed,
+        "noise": request.noise,
+        "scheduler": request.scheduler,
+        "steps": plan.steps,
+        "shift": plan.shift,
+        "guide_scale": plan.guide_scale_text,
+        "width": geometry["width"],
+        "height": geometry["height"],
+        "num_frames": geometry["num_frames"],
+        "fps": plan.fps,
+        "trim_first_frames": request.trim_first_frames,
+    }
+    if plan.geometry.output_scale != 1:
+        settings["output_size"] = "{}x{}".format(*plan.geometry.output_size)
+    if plan.boundary:
+        settings["boundary"] = plan.boundary
+    for name in IMAGE_INPUTS:
+        if getattr(request, name) is not None:
+            settings[name] = name_image(getattr(request, name))
+    for name in LORA_FIELDS:
+        if choices := getattr(request, name):
+            settings[name] = ", ".join(map(str, choices))
+            settings["lora_mode"] = request.lora_mode
+    return {name: str(value) for name, value in settings.items()}

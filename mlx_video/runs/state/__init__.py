@@ -1,0 +1,1 @@
+"""A run that ends early goes on: its state, whose it is, and how to go on."""

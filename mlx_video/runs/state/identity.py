@@ -1,0 +1,100 @@
+"""What decides a run's latents, as texts: told apart where a run is to go on from the state of another."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from itertools import takewhile
+from pathlib import Path
+
+import numpy as np
+
+from mlx_video.errors import RequestError
+from mlx_video.formats.fingerprint import fingerprint_weights
+from mlx_video.latents.run_state import RunState
+from mlx_video.layouts.model_folder import TOKENIZER_FILES
+from mlx_video.request import IMAGE_INPUTS, LORA_FIELDS
+from mlx_video.runs.run import Run
+
+# Settings that do not decide the latents, or whose content is compared instead of the name.
+_NOT_COMPARED = frozenset(("model", "fps", "trim_first_frames", "output_size", *IMAGE_INPUTS, *LORA_FIELDS))
+_SHOWN_CHARACTERS = 60
+
+
+def identify_run(run: Run) -> dict[str, str]:
+    """Everything that decides a run's latents, as texts to compare.
+
+    Returns:
+        Flags with their settled values, and files of the model, images and adapters with fingerprints.
+    """
+    identity = {
+        f"--{name.replace('_', '-')}": text
+        for name, text in run.settings().items()
+        if name not in _NOT_COMPARED
+    }
+    for name, image in run.images.items():
+        identity[f"--{name.replace('_', '-')}"] = _fingerprint_pixels(image)
+    if run.images:
+        identity["cut of the images"] = "to the video's shape" if run.plan.crops_images else "none"
+    for name in LORA_FIELDS:
+        for index, choice in enumerate(getattr(run.request, name)):
+            key = f"adapter {index + 1} of --{name.replace('_', '-').replace('loras', 'lora')}"
+            identity[key] = f"{fingerprint_weights(choice.path)}, strength {choice.strength:g}"
+    return identity | {path.name: fingerprint_weights(path) for path in _model_files(run)}
+
+
+def _model_files(run: Run) -> Iterator[Path]:
+    """The files that latents come from: not the VAE, unless it reads images."""
+    model = run.model
+    yield from model.transformers.values()
+    yield model.text_encoder
+    if model.tokenizer is not None:
+        yield from (path for name in TOKENIZER_FILES if (path := model.tokenizer / name).is_file())
+    if run.images:
+        yield from (path for path in (model.image_encoder, model.vae, model.vae_encoder) if path)
+
+
+def _fingerprint_pixels(image: np.ndarray) -> str:
+    height, width = image.shape[:2]
+    return f"{width}x{height}, {hashlib.sha256(np.ascontiguousarray(image).data).hexdigest()[:16]}"
+
+
+def refuse_other_run(path: Path, state: RunState, identity: Mapping[str, str]) -> None:
+    """Make sure that a state is of this run.
+
+    Args:
+        path: of the state, for the message.
+        state: found there.
+        identity: of this run, from :func:`identify_run`.
+
+    Raises:
+        RequestError: it is of another; the message names every difference.
+    """
+    names = [
+        name for name in {**state.identity, **identity} if state.identity.get(name) != identity.get(name)
+    ]
+    if names:
+        differences = "; ".join(
+            _describe_difference(name, state.identity.get(name), identity.get(name)) for name in names
+        )
+        raise RequestError(
+            "resume",
+            f"{path} is of another run: {differences}. Ask for what it has, or leave --resume out to begin "
+            "anew.",
+        )
+
+
+def _describe_difference(name: str, there: str | None, here: str | None) -> str:
+    """Both values; long texts from shortly before the place where they part."""
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(there or "", here or "", strict=False))
+    begin = max(0, len(list(same)) - _SHOWN_CHARACTERS // 2)
+    return f"{name} is {_shorten(there, begin)} there and {_shorten(here, begin)} here"
+
+
+def _shorten(text: str | None, begin: int) -> str:
+    if text is None:
+        return "absent"
+    if len(text) <= _SHOWN_CHARACTERS:
+        return text or '""'
+    part = text[begin : begin + _SHOWN_CHARACTERS]
+    return f'"{"…" * (begin > 0)}{part}{"…" * (begin + len(part) < len(text))}"'

@@ -1,0 +1,1 @@
+"""Tables from each spelling of tensor names to the parameters of our modules."""

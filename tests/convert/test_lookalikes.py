@@ -1,0 +1,205 @@
+"""Models with the tensors of others are named for what they are, whatever their files are called."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mlx_video.config import TransformerConfig
+from mlx_video.convert.convert import convert
+from mlx_video.convert.plan import Plan, plan_conversion
+from mlx_video.errors import CheckpointError
+from mlx_video.inspect.path import inspect_path
+from mlx_video.loading.components import open_model
+from mlx_video.request import ConvertRequest
+from mlx_video.variants.other_models import PUBLISHED, digest_shapes
+from mlx_video.weights.names.transformer_names import transformer_tensors
+from tests.fixtures.comfy_files import SIZES, write_comfy_tree
+from tests.fixtures.diffusers_checkpoint import write_diffusers_variant
+from tests.fixtures.sparse_files import write_sparse
+from tests.fixtures.tensor_lists import Recorded, TensorList, read_list
+from tests.fixtures.tiny_checkpoint import TinySizes, source_config, write_tiny_checkpoint
+from tests.parity.diffusers_transformer import diffusers_name
+
+FUN_1_3B = TransformerConfig(1536, 8960, 12, 30, in_dim=36, image_dim=1280)
+FUN_CONTROL = replace(FUN_1_3B, in_dim=48)
+KREA = "krea-realtime-video-14b.safetensors"
+
+
+def listed(config: TransformerConfig, spell: Callable[[str], str] = str) -> TensorList:
+    """A transformer's tensors as one of the recorded lists has them."""
+    return {spell(name): Recorded("F16", shape) for name, shape in transformer_tensors(config).items()}
+
+
+def as_gguf(config: TransformerConfig) -> TensorList:
+    return {
+        name: Recorded("F16" if len(tensor.shape) > 1 else "F32", tensor.shape)
+        for name, tensor in listed(config).items()
+    }
+
+
+# What the file is called → its tensors, of a transformer of any size.
+SPELLINGS: dict[str, Callable[[TransformerConfig], TensorList]] = {
+    "model.safetensors": listed,
+    "comfy.safetensors": lambda config: listed(config, "model.diffusion_model.{}".format),
+    "diffusers.safetensors": lambda config: listed(config, diffusers_name),
+    "packed.gguf": as_gguf,
+}
+
+
+def plan(source: Path | None, out: Path, **options: Path) -> Plan:
+    with ExitStack() as opened:
+        return plan_conversion(ConvertRequest(source, out, **options), opened)
+
+
+def refused(source: Path | None, out: Path, **options: Path) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        plan(source, out, **options)
+    return str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Text encoder and VAE for any of the full-size files."""
+    folder = tmp_path_factory.mktemp("others")
+    encoder = write_sparse(folder / "umt5.pth", read_list("umt5"))
+    return {"text_encoder": encoder, "vae": write_sparse(folder / "vae.pth", read_list("vae-2.1"))}
+
+
+@pytest.mark.parametrize("file", SPELLINGS)
+def test_fun_1_3b_inp_is_told_by_its_size_in_every_spelling(
+    brief_path: Path, others: dict[str, Path], file: str
+):
+    path = write_sparse(brief_path / file, SPELLINGS[file](FUN_1_3B))
+    message = refused(None, brief_path / "out", transformer=path, **others)
+    assert "this is Wan2.1 Fun-1.3B-InP (no other model has this size and these channels)" in message
+    assert "Use Wan2.1 I2V 14B, or Wan2.2 TI2V 5B" in message
+    assert message in inspect_path(path).problems
+
+
+def test_fun_1_3b_inp_has_its_published_digest():
+    assert PUBLISHED[digest_shapes(transformer_tensors(FUN_1_3B))] == "Wan2.1 Fun-1.3B-InP"
+
+
+@pytest.mark.parametrize("file", SPELLINGS)
+def test_a_fun_model_of_48_channels_is_named_in_every_spelling(
+    brief_path: Path, others: dict[str, Path], file: str
+):
+    path = write_sparse(brief_path / file, SPELLINGS[file](FUN_CONTROL))
+    message = refused(None, brief_path / "out", transformer=path, **others)
+    assert "this is Wan2.1 Fun-1.3B-Control, which this version cannot convert" in message
+    assert message in inspect_path(path).problems
+
+
+@pytest.mark.parametrize("name", ["Wan2.1-Fun-1.3B-InP", "Wan2.1-Fun-V1.1-1.3B-InP"])
+def test_a_small_fun_model_is_told_by_its_folder(tmp_path: Path, name: str):
+    tiny = write_tiny_checkpoint(tmp_path / name, TinySizes().reading_images())
+    message = refused(tiny.path, tmp_path / "out")
+    assert f"this is Wan2.1 Fun-1.3B-InP (it is called {name})" in message
+    assert message in inspect_path(tiny.path).problems
+
+
+@pytest.mark.parametrize("name", ["Wan2.1-Fun-14B-InP", "Wan2.1-Fun-V1.1-14B-InP"])
+def test_a_large_fun_model_runs_as_the_one_with_its_tensors_and_says_so(tmp_path: Path, name: str):
+    tiny = write_tiny_checkpoint(tmp_path / name, TinySizes().reading_images())
+    notices = plan(tiny.path, tmp_path / "out").notices
+    assert any(text.startswith(f"{name}: the name says Fun-14B-InP") for text in notices)
+    assert any("--guide-scale 6" in text for text in inspect_path(tiny.path).notices)
+    usual = write_tiny_checkpoint(tmp_path / "Wan2.1-I2V-14B", TinySizes().reading_images())
+    assert not any("Fun" in text for text in plan(usual.path, tmp_path / "out").notices)
+
+
+def test_krea_realtime_is_told_by_the_names_of_its_tensors(brief_path: Path, others: dict[str, Path]):
+    tensors = {f"model.{name}": tensor for name, tensor in read_list("transformer-wan2.1-t2v-14b").items()}
+    assert PUBLISHED[digest_shapes({n: t.shape for n, t in tensors.items()})] == "krea-realtime 14B"
+    path = write_sparse(brief_path / "wan.safetensors", tensors)
+    message = refused(None, brief_path / "out", transformer=path, **others)
+    assert "this is krea-realtime 14B (its tensors are named as that file's, first model." in message
+    assert "Use Wan2.1 T2V" in message
+    assert message in inspect_path(path).problems
+
+
+@pytest.mark.parametrize("prefix", ["", "model.", "model.diffusion_model."])
+def test_krea_realtime_is_told_by_the_name_of_its_file_whatever_its_tensors_are_called(
+    tmp_path: Path, prefix: str
+):
+    tiny = write_tiny_checkpoint(tmp_path / "Wan2.1-T2V", prefix=prefix)
+    file = tiny.transformer_file.rename(tmp_path / KREA)
+    message = refused(tiny.path, tmp_path / "out", transformer=file)
+    assert f"this is krea-realtime 14B (it is called {KREA})" in message
+    assert message in inspect_path(file).problems
+
+
+def test_krea_realtime_is_told_in_a_comfyui_tree(tmp_path: Path):
+    tiny = write_tiny_checkpoint(tmp_path / "Wan2.1-T2V", SIZES)
+    renamed = "diffusion_models/Wan2_1-T2V-14B_krea_realtime_fp16.safetensors"
+    tree = write_comfy_tree(
+        tmp_path / "models", tiny, lambda name: renamed if name.startswith("diffusion_models") else name
+    )
+    assert "this is krea-realtime 14B" in refused(tree, tmp_path / "out")
+    assert any("this is krea-realtime 14B" in text for text in inspect_path(tree).problems)
+
+
+@pytest.mark.parametrize("layout", ["original", "diffusers", "hub cache", "folder of its transformer"])
+def test_krea_realtime_is_told_by_its_folder(tmp_path: Path, layout: str):
+    tiny = write_tiny_checkpoint(tmp_path / "krea-realtime-video")
+    path, name, options = tiny.path, "krea-realtime-video", {}
+    if layout == "diffusers":
+        path = tmp_path / "Krea_RealTime-Diffusers"
+        write_diffusers_variant(path, "wan2.1-t2v-14b")
+        name = path.name
+    if layout == "hub cache":
+        path = tmp_path / "models--krea--krea-realtime-video" / "snapshots" / ("0" * 40)
+        path.parent.mkdir(parents=True)
+        tiny.path.rename(path)
+        name = "krea/krea-realtime-video"
+    if layout == "folder of its transformer":
+        path = write_tiny_checkpoint(tmp_path / "Wan2.1-T2V").path
+        (tiny.path / "transformer").mkdir()
+        for file in (tiny.transformer_file, tiny.path / "config.json"):
+            file.rename(tiny.path / "transformer" / file.name)
+        options = {"transformer": tiny.path / "transformer"}
+    assert f"this is krea-realtime 14B (it is called {name})" in refused(path, tmp_path / "out", **options)
+
+
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_the_repository_of_krea_realtime_is_named_before_what_it_lacks(tmp_path: Path, prefix: str):
+    tiny = write_tiny_checkpoint(tmp_path / "Wan2.1-T2V", prefix=prefix)
+    folder = tmp_path / "krea"
+    folder.mkdir()
+    file = tiny.transformer_file.rename(folder / KREA)
+    for source in (folder, file):
+        assert f"this is krea-realtime 14B (it is called {KREA})" in refused(source, tmp_path / "out")
+
+
+def test_a_causal_transformer_is_told_by_the_class_in_its_config(tmp_path: Path):
+    tiny = write_tiny_checkpoint(tmp_path / "Wan2.1-T2V")
+    config = source_config(tiny.sizes.transformer) | {"_class_name": "CausalWanModel"}
+    (tiny.path / "config.json").write_text(json.dumps(config))
+    message = refused(tiny.path, tmp_path / "out")
+    assert "this is a model that makes videos block by block (krea-realtime, Self-Forcing)" in message
+    assert "config.json says CausalWanModel" in message
+    assert message in inspect_path(tiny.path).problems
+
+
+def test_a_folder_that_another_tool_converted_is_told_by_its_name(tmp_path: Path):
+    tiny = write_tiny_checkpoint(tmp_path / "Wan2.1-T2V")
+    list(convert(ConvertRequest(tiny.path, tmp_path / "out")))
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    del config["mlx_video"]
+    (tmp_path / "out" / "config.json").write_text(json.dumps(config))
+    assert open_model(tmp_path / "out")
+    model = (tmp_path / "out").rename(tmp_path / "krea-realtime-mlx")
+    with pytest.raises(CheckpointError, match=r"krea-realtime 14B \(it is called krea-realtime-mlx\)"):
+        open_model(model)
+
+
+def test_other_models_with_parts_of_such_names_are_left_alone(tmp_path: Path):
+    for name in ("krea-style-T2V", "realtime-wan", "function-inpaint"):
+        tiny = write_tiny_checkpoint(tmp_path / name)
+        assert plan(tiny.path, tmp_path / "out").config["mlx_video"]["variant"] == "wan2.1-t2v"

@@ -1,0 +1,128 @@
+"""Predicted peaks against those that MLX counts, on the CPU backend."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import mlx.core as mx
+import pytest
+from mlx.utils import tree_map
+
+from mlx_video.config import WAN21_VAE, WAN22_VAE, VAEConfig
+from mlx_video.files.scratch import ScratchFile
+from mlx_video.latents.decode import decode_frames
+from mlx_video.latents.encode import encode_pieces
+from mlx_video.latents.tiling import tile_for_mode, tile_sides
+from mlx_video.models.vae.autoencoder import WanVAE
+from mlx_video.planning.vae_memory import decode_peak_bytes, encode_peak_bytes, scratch_bytes
+from tests.fixtures.measured_peak import measured
+from tests.models.vae.tiny_vae import TINY, TINY22, TINY_2X, build_vae, draw
+
+# Wide enough for the convolutions of the real widths, narrow enough to be quick.
+NARROW21 = VAEConfig(encoder_dim=32, decoder_dim=32)
+NARROW_2X = replace(NARROW21, output_scale=2)
+NARROW22 = replace(WAN22_VAE, encoder_dim=32, decoder_dim=32)
+BUDGET = 4_000_000_000
+
+
+def random_vae(config: VAEConfig) -> WanVAE:
+    vae = WanVAE(config)
+    vae.update(tree_map(lambda p: mx.random.normal(p.shape) * 0.02, vae.parameters()))
+    mx.eval(vae.parameters())
+    return vae
+
+
+def decode_and_drop(vae: WanVAE, latents: mx.array, **how) -> None:
+    for frames in decode_frames(vae, latents, **how):
+        del frames
+
+
+def encode_and_drop(vae: WanVAE, height: int, width: int, **how) -> None:
+    sides = (height * vae.config.stride[1], width * vae.config.stride[2])
+    for _ in encode_pieces(vae, (mx.zeros((count, *sides, 3)) for count in (1, 4, 4)), **how):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("config", "height", "width", "tile", "per_push"),
+    [
+        (NARROW21, 8, 6, None, 1),
+        (NARROW22, 3, 4, None, 3),
+        (NARROW22, 1, 30, 6, 1),
+        (NARROW_2X, 8, 6, None, 1),
+        (NARROW_2X, 1, 30, 6, 1),
+    ],
+    ids=["2.1, whole", "2.2, pushes of three", "2.2, tiles", "2.1 twice, whole", "2.1 twice, tiles"],
+)
+def test_prediction_of_decoding_is_within_fifteen_percent(config, height, width, tile, per_push):
+    vae = random_vae(replace(config, encoder_dim=None))
+    latents = draw(config.z_dim, 3 * per_push, height, width)
+    mx.eval(latents)
+    found = measured(lambda: decode_and_drop(vae, latents, tile=tile, latents_per_push=per_push))
+    predicted = decode_peak_bytes(vae.config, height, width, tile=tile, latents_per_push=per_push)
+    assert predicted == pytest.approx(found, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("config", "height", "width", "tile"),
+    [(NARROW22, 6, 5, None), (NARROW21, 1, 24, 8)],
+    ids=["2.2, whole", "2.1, tiles"],
+)
+def test_prediction_of_encoding_is_within_fifteen_percent(config, height, width, tile):
+    vae = random_vae(replace(config, decoder_dim=None))
+    found = measured(lambda: encode_and_drop(vae, height, width, tile=tile))
+    predicted = encode_peak_bytes(vae.config, height, width, tile=tile)
+    assert predicted == pytest.approx(found, rel=0.15)
+
+
+def test_there_are_tiles_that_decode_wan21_at_1280x720_within_four_gigabytes():
+    weights = 4 * 73_295_603
+    fitting = [
+        side
+        for side in tile_sides(90, 160)
+        if decode_peak_bytes(WAN21_VAE, 90, 160, tile=side) + weights < BUDGET
+    ]
+    assert fitting[0] == 80
+    assert decode_peak_bytes(WAN21_VAE, 90, 160) > 3 * BUDGET
+
+
+@pytest.mark.parametrize("config", [WAN21_VAE, WAN22_VAE], ids=["2.1", "2.2"])
+def test_smaller_tiles_take_less_memory(config):
+    height, width = 720 // config.stride[1], 1280 // config.stride[2]
+    # From 20 cells on it is no longer the tiles that take most.
+    sides = [side for side in tile_sides(height, width) if side >= 20]
+    for predict in (decode_peak_bytes, encode_peak_bytes):
+        whole = predict(config, height, width)
+        peaks = [predict(config, height, width, tile=side) for side in sides]
+        assert peaks[0] <= whole
+        assert all(smaller <= 1.02 * larger for larger, smaller in pairwise(peaks))
+
+
+@pytest.mark.parametrize("config", [WAN21_VAE, WAN22_VAE], ids=["2.1", "2.2"])
+def test_modes_of_smaller_tiles_take_less_memory(config):
+    height, width = 720 // config.stride[1], 1280 // config.stride[2]
+    modes = ["none", "conservative", "default", "aggressive"]
+    sides = [tile_for_mode(mode, config.stride[1]) for mode in modes]
+    peaks = [decode_peak_bytes(config, height, width, tile=side) for side in sides]
+    assert peaks == sorted(peaks, reverse=True)
+    assert peaks[0] > 3 * peaks[-1]
+
+
+@pytest.mark.parametrize("config", [TINY, TINY_2X, TINY22], ids=["2.1", "2.1 twice", "2.2"])
+def test_the_temporary_file_is_not_larger_than_told(config, monkeypatch):
+    sizes = []
+    put = ScratchFile.put
+
+    def measured_put(self, array):
+        stored = put(self, array)
+        sizes.append(stored.offset + array.nbytes)
+        return stored
+
+    monkeypatch.setattr(ScratchFile, "put", measured_put)
+    vae = build_vae(config)
+    decode_and_drop(vae, draw(config.z_dim, 2, 1, 2), tile=1)
+    assert 0 < sizes[-1] <= scratch_bytes(config, 2, 1, 2)
+    sizes.clear()
+    encode_and_drop(vae, 1, 2, tile=1)
+    assert 0 < sizes[-1] <= scratch_bytes(config, 3, 1, 2, encodes=True)
