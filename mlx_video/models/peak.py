@@ -33,26 +33,27 @@ class Peak:
 
 @dataclass(frozen=True, slots=True)
 class WeightCopies:
-    """Float32 arrays as large as a weight that exist beside it while a CPU multiplies by it.
+    """Float32 arrays as large as a weight that exist beside it while it is multiplied.
 
     Attributes:
-        needed: for one product.
-        usual: with what MLX schedules ahead, and releases late.
+        needed: at least.
+        alone: usually, where each product is evaluated before the next.
+        in_a_row: usually, where the next layer's weight is prepared before this one's copies are released.
     """
 
-    needed: float
-    usual: float
+    needed: float = 0
+    alone: float = 0
+    in_a_row: float = 0
 
 
 def cpu_weight_copies(number_bytes: int, bits: int | None) -> WeightCopies:
-    """Copies of a weight, for products of float32.
+    """Copies of a weight on a CPU, where all products are of float32.
 
     Args:
         number_bytes: of one number of a dense layer, or of the scales of a quantized one.
         bits: of a quantized layer; None for a dense one.
     """
     if bits is None:
-        # Widened; the next layer's weight may be so before this one's is released.
-        return WeightCopies(0, 0) if number_bytes == WIDE else WeightCopies(1, 2)
+        return WeightCopies() if number_bytes == WIDE else WeightCopies(1, 1, 2)
     # The numbers of each word are taken out, joined and scaled in the type of the scales, at last widened.
-    return WeightCopies(2, 3) if number_bytes == WIDE else WeightCopies(2, 4.5)
+    return WeightCopies(2, 3, 3.5) if number_bytes == WIDE else WeightCopies(2, 4.5, 5)

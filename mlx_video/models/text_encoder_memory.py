@@ -20,7 +20,7 @@ def text_encoder_peak(
         bits: of quantized layers; None for dense ones.
         on_gpu: where it runs. On a CPU weights are widened, each product evaluated before the next.
     """
-    copies = WeightCopies(0, 0) if on_gpu else cpu_weight_copies(number_bytes, bits)
+    copies = WeightCopies() if on_gpu else cpu_weight_copies(number_bytes, bits)
     longest = max(lengths)
     tokens, hidden = longest * config.dim, longest * config.dim_ffn
     weight = config.dim * max(config.dim_ffn, config.dim_attn)
@@ -28,8 +28,8 @@ def text_encoder_peak(
     scores = (3 + 0.5 * (number_bytes != WIDE)) * config.num_heads * longest**2
     attention = scores + 8 * tokens
     # The widened weight, beside the gate, what it gates, and their product.
-    product = (copies.needed > 0) * weight + 3 * hidden + 6 * tokens
+    product = min(copies.alone, 1) * weight + 3 * hidden + 6 * tokens
     # While a quantized weight is unpacked its product is not there yet.
-    unpacking = copies.usual * weight + hidden if bits is not None else 0
+    unpacking = copies.alone * weight + hidden if bits is not None else 0
     nbytes = int(WIDE * max(attention, unpacking, product))
     return Peak(nbytes, nbytes).beside(WIDE * sum(lengths) * config.dim)
