@@ -35,7 +35,6 @@ from mlx_video.geometry import Triple, VideoGeometry, pixel_frames
 from mlx_video.latents.decode import decode_frames
 from mlx_video.latents.encode import encode_pieces
 from mlx_video.latents.vae_memory import decode_peak_bytes, encode_peak_bytes
-from mlx_video.memory.forward_tape import ForwardSize
 from mlx_video.memory.stage_peaks import denoise_peak, text_peak
 from mlx_video.memory.streamed_text_encoder import encode_streamed
 from mlx_video.memory.weight_bytes import WeightBytes, weigh
@@ -43,6 +42,7 @@ from mlx_video.models.dispatch import current_limits
 from mlx_video.models.elementwise import on_gpu
 from mlx_video.models.token_layout import video_layout
 from mlx_video.models.transformer import WanTransformer
+from mlx_video.models.transformer_memory import ForwardSize
 from mlx_video.models.vae import WanVAE
 from mlx_video.pipeline.sample import GuidedTransformer
 from mlx_video.sampling.denoise import denoise
@@ -190,7 +190,7 @@ def measure_text(case: Case) -> Figures:
                 pass
             measured = mx.get_peak_memory()
     lengths = [len(text) for text in texts]
-    return text_peak(weights, config, lengths, streams=True, on_gpu=on_gpu()).usual, measured
+    return text_peak(weights, config, lengths, on_gpu=on_gpu()).usual, measured
 
 
 def run_child(args: argparse.Namespace) -> None:

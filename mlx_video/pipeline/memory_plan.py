@@ -11,16 +11,12 @@ from mlx_video.latents.tiling import tile_for_mode, tile_sides
 from mlx_video.latents.vae_memory import decode_peak_bytes, encode_peak_bytes, scratch_bytes
 from mlx_video.memory.budget import GB, LEAST_CACHE_BYTES, Budget, Machine
 from mlx_video.memory.choices import MemoryChoices
-from mlx_video.memory.forward_tape import ForwardSize
-from mlx_video.memory.stage_peaks import (
-    Peak,
-    bytes_read_per_step,
-    denoise_peak,
-    image_encoder_peak,
-    text_peak,
-)
+from mlx_video.memory.stage_peaks import bytes_read_per_step, denoise_peak, text_peak
 from mlx_video.memory.weight_bytes import WeightBytes, weigh
 from mlx_video.models.dispatch import Limits
+from mlx_video.models.image_encoder_memory import image_encoder_peak
+from mlx_video.models.peak import Peak
+from mlx_video.models.transformer_memory import ForwardSize
 from mlx_video.pipeline.model_sizes import Infos, ModelSizes
 from mlx_video.request import StreamMode, TilingMode
 
@@ -205,7 +201,7 @@ def _stage(name: str, holds: str, peak: Peak, host: Host, read_bytes: int = 0) -
 
 def _plan_text(task: MemoryTask, host: Host) -> StagePlan:
     weights, config = task.sizes.text_encoder, task.sizes.config.text_encoder
-    peak = text_peak(weights, config, task.text_lengths, streams=True, on_gpu=host.machine.on_gpu)
+    peak = text_peak(weights, config, task.text_lengths, on_gpu=host.machine.on_gpu)
     holds = f"text encoder, one of {len(weights.blocks)} blocks at a time"
     return _stage("text", holds, peak, host)
 
@@ -215,7 +211,9 @@ def _plan_image(task: MemoryTask, host: Host, tile: int | None) -> StagePlan:
     nbytes = sizes.vae_bytes("encoder") + encode_peak_bytes(sizes.config.vae, *_latent_size(task), tile=tile)
     if sizes.image_encoder:
         encoders = f"image encoder, then {encoders}"
-        nbytes = max(nbytes, image_encoder_peak(*sizes.image_encoder, task.num_images))
+        weights, config = sizes.image_encoder
+        tower = image_encoder_peak(config, task.num_images, number_bytes=weights.number_bytes)
+        nbytes = max(nbytes, weights.total + tower.needed)
     return _stage("image", f"{encoders}, {_describe_tile(task, tile)}", Peak(nbytes, nbytes), host)
 
 
@@ -303,7 +301,7 @@ def forward_size(task: MemoryTask, weights: WeightBytes, host: Host) -> ForwardS
     return ForwardSize(
         config=task.sizes.config.transformer,
         num_tokens=task.geometry.num_tokens,
-        weight_bytes=weights.number_bytes,
+        number_bytes=weights.number_bytes,
         bits=weights.bits,
         image_tokens=task.num_images * images[1].num_tokens if images else 0,
         num_passes=task.num_passes,

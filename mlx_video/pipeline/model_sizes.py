@@ -29,13 +29,13 @@ class ModelSizes:
         config: of the model; the VAE's widths are those of its files.
         transformers: name → its tensors.
         text_encoder: bytes of its parts.
-        image_encoder: bytes of its file, and its sizes; None where the model has none.
+        image_encoder: bytes of its parts, and its sizes; None where the model has none.
     """
 
     config: ModelConfig
     transformers: Mapping[str, Infos]
     text_encoder: WeightBytes
-    image_encoder: tuple[int, ImageEncoderConfig] | None = None
+    image_encoder: tuple[WeightBytes, ImageEncoderConfig] | None = None
 
     def vae_bytes(self, half: Half) -> int:
         """Bytes of the weights of a half of the VAE, once they are loaded."""
@@ -60,8 +60,8 @@ def read_model_sizes(model: ModelFolder, config: ModelConfig) -> ModelSizes:
     image_encoder = None
     if model.image_encoder is not None and config.transformer.image_dim is not None:
         with open_tensors(model.image_encoder) as source:
-            nbytes = sum(info.nbytes for info in source.infos.values())
-            image_encoder = nbytes, read_converted_image_encoder_config(source.infos, label=source.label)
+            encoder_config = read_converted_image_encoder_config(source.infos, label=source.label)
+            image_encoder = weigh(source.infos.values()), encoder_config
     return ModelSizes(
         replace(config, vae=_read_vae(model, config)), transformers, text_encoder, image_encoder
     )

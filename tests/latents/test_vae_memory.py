@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 
@@ -17,22 +16,13 @@ from mlx_video.latents.tiling import tile_for_mode, tile_sides
 from mlx_video.latents.vae_memory import decode_peak_bytes, encode_peak_bytes, scratch_bytes
 from mlx_video.memory.scratch import ScratchFile
 from mlx_video.models.vae import WanVAE
+from tests.fixtures.measured_peak import measured
 from tests.models.tiny_vae import TINY, TINY22, build_vae, draw
 
 # Wide enough for the convolutions of the real widths, narrow enough to be quick.
 NARROW21 = VAEConfig(encoder_dim=32, decoder_dim=32)
 NARROW22 = replace(WAN22_VAE, encoder_dim=32, decoder_dim=32)
 BUDGET = 4_000_000_000
-
-
-def measured(work: Callable[[], None]) -> int:
-    """Most bytes in use while `work` runs, beside those in use before."""
-    mx.synchronize()
-    before = mx.get_active_memory()
-    mx.reset_peak_memory()
-    work()
-    mx.synchronize()
-    return mx.get_peak_memory() - before
 
 
 def random_vae(config: VAEConfig) -> WanVAE:

@@ -19,9 +19,9 @@ from mlx_video.events import FramesDecoded, MemoryPlanned, StageFinished, StepFi
 from mlx_video.generate_wan import main
 from mlx_video.geometry import measure
 from mlx_video.memory.budget import GB, find_budget
-from mlx_video.memory.forward_tape import ForwardSize, forward_tape
 from mlx_video.models.dispatch import CPU_LIMITS, current_limits
 from mlx_video.models.elementwise import is_compile_enabled
+from mlx_video.models.transformer_memory import ForwardSize, forward_peak
 from mlx_video.pipeline import run_memory
 from mlx_video.pipeline.components import open_model
 from mlx_video.pipeline.fitting import fit_memory
@@ -330,9 +330,9 @@ def test_an_attention_that_is_cut_needs_less_than_one_that_is_not(num_tokens: in
     config = TransformerConfig(1536, 8960, 12, 2)
     size = ForwardSize(config, num_tokens, 2, None, 0, 2, False, CPU_LIMITS)
     scores = 12 * num_tokens**2 * 4
-    uncut = forward_tape(replace(size, limits=replace(CPU_LIMITS, piece_elements=2**40))).peak(0)
+    uncut = forward_peak(replace(size, limits=replace(CPU_LIMITS, piece_elements=2**40))).needed
     assert uncut >= 2 * scores  # scores, and the weights made of them
-    assert forward_tape(size).peak(0) <= uncut
+    assert forward_peak(size).needed <= uncut
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,196 @@
+"""How much memory a forward of the transformer takes, from the sizes of the arrays that exist together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mlx_video.config import TransformerConfig
+from mlx_video.models.dispatch import FEWEST_QUERIES, Limits
+from mlx_video.models.peak import WIDE, Peak, WeightCopies, cpu_weight_copies
+
+# Arrays of all tokens for which MLX has scheduled work, and allocated, before it is done, by the bits of the
+# weights. On a CPU these are a hundred calls, most of which go into unpacking where weights are quantized.
+CPU_ARRAYS_AHEAD = {None: 9, 8: 5.5, 4: 3.5}
+# On a GPU ten command buffers, each closed behind the operation that fills it: with 50·2^20 elements, of
+# which as many are read as written, or with one large array alone.
+# Source: mlx mlx/transforms.cpp, MAX_ACTIVE_TASKS.
+GPU_ARRAYS_AHEAD = 11
+GPU_NUMBERS_AHEAD = 10 * (50 << 20) // 2
+GPU_ARRAYS_OF_A_BLOCK = 40  # besides the two of the feed-forward's width
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardSize:
+    """What decides the memory of one forward.
+
+    Attributes:
+        config: of the transformer.
+        num_tokens: of the video.
+        number_bytes: of one number of a dense layer, as stored.
+        bits: of the blocks' quantized layers, 4 or 8; None for dense ones.
+        image_tokens: that cross-attention reads besides the text.
+        num_passes: predictions of a step: 2 with guidance, else 1.
+        on_gpu: where it runs.
+        limits: of one dispatch there.
+    """
+
+    config: TransformerConfig
+    num_tokens: int
+    number_bytes: int
+    bits: int | None
+    image_tokens: int
+    num_passes: int
+    on_gpu: bool
+    limits: Limits
+
+    @property
+    def compute_bytes(self) -> int:
+        """Bytes of one number that a product makes; on a CPU all are float32."""
+        return self.number_bytes if self.on_gpu else WIDE
+
+    @property
+    def stream(self) -> int:
+        """Bytes of the residual stream, float32."""
+        return self.num_tokens * self.config.dim * WIDE
+
+    @property
+    def activation(self) -> int:
+        """Bytes of as many numbers in the type of products."""
+        return self.num_tokens * self.config.dim * self.compute_bytes
+
+    def rows_at_once(self, rows: int) -> int:
+        """Tokens of the largest piece where at most `rows` go together: pieces are of nearly even size."""
+        return -(-self.num_tokens // -(-self.num_tokens // rows))
+
+    @property
+    def weight_copies(self) -> WeightCopies:
+        """Copies of a weight beside it while it is multiplied."""
+        if not self.on_gpu:
+            return cpu_weight_copies(self.number_bytes, self.bits)
+        is_unpacked = self.bits is not None and not self.limits.packed_products
+        return WeightCopies(1, 1, 1) if is_unpacked else WeightCopies()
+
+
+def forward_peak(size: ForwardSize, *, waits_for_blocks: bool = False) -> Peak:
+    """Peak of one forward beside the weights; what the whole run keeps of the prompts is held.
+
+    Args:
+        size: of the forward.
+        waits_for_blocks: each block is evaluated before the next begins, as streamed ones are.
+    """
+    moments = list(_moments(size))
+    needed = max(moment.needed for moment in moments)
+    usual = max(moment.usual for moment in moments) + _bytes_ahead(size, waits_for_blocks)
+    rotary = size.num_tokens * size.config.head_dim * WIDE  # a cosine and a sine for each pair
+    return Peak(int(needed), int(max(needed, usual))).beside(kept_text_bytes(size) + rotary)
+
+
+def kept_text_bytes(size: ForwardSize) -> int:
+    """Prompts at the transformer's width, and the keys and values that every block makes of them once."""
+    config = size.config
+    text = size.num_passes * config.text_len
+    kept_in_blocks = 2 * config.num_layers * (text + size.image_tokens) * config.dim
+    features = text * (config.text_dim + config.dim) + size.image_tokens * config.dim
+    return (kept_in_blocks + features) * size.compute_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """Bytes of the arrays that one operation of a block needs.
+
+    Attributes:
+        needed: at least.
+        usual: to which comes what MLX schedules ahead.
+    """
+
+    needed: float
+    usual: float
+
+
+def _moments(size: ForwardSize) -> Iterator[_Moment]:
+    yield _rotation(size)
+    yield _attention(size, size.num_tokens)
+    yield _attention(size, _text_keys(size))
+    yield _feed_forward(size)
+
+
+def _text_keys(size: ForwardSize) -> int:
+    """Keys of cross-attention: to the text, and at once to the image."""
+    return size.config.text_len + size.image_tokens
+
+
+def _rotation(size: ForwardSize) -> _Moment:
+    """Tokens, their norm and the queries; halves of the keys, and these joined, in float32."""
+    nbytes = size.stream + 2 * size.activation + 2 * size.stream
+    if not size.on_gpu:
+        nbytes += 2 * size.stream  # no kernel of their own: twice as many halves, and the keys
+    return _with_weight(size, size.config.dim, nbytes)
+
+
+def _attention(size: ForwardSize, num_keys: int) -> _Moment:
+    dim, key_bytes = size.config.dim, size.compute_bytes
+    # Tokens and queries, keys and values.
+    arrays = size.stream + size.activation
+    if size.on_gpu and size.limits.fused_attention:
+        rows = size.limits.rows(flops=4 * num_keys * dim, fewest=FEWEST_QUERIES)
+        arrays += size.activation  # what is mixed
+    else:
+        rows, scores = _written_out(size, num_keys)
+        key_bytes += WIDE  # laid out for products
+        arrays += 2 * scores
+    arrays += 2 * num_keys * dim * key_bytes
+    if rows < size.num_tokens:
+        # Between pieces variables still hold the norm of the tokens, and the pieces that are done are kept.
+        return _with_weight(size, dim, arrays, named=2 * size.activation)
+    # Without pieces nothing waits before what is mixed is merged, projected and scaled.
+    return _with_weight(size, dim, arrays, later=3 * size.activation)
+
+
+def _written_out(size: ForwardSize, num_keys: int) -> tuple[int, int]:
+    """Rows of a piece of attention whose scores exist in memory, and the bytes of these scores."""
+    heads = size.config.num_heads
+    rows = size.limits.rows(elements=heads * num_keys, flops=4 * num_keys * size.config.dim)
+    return rows, size.rows_at_once(rows) * heads * num_keys * WIDE
+
+
+def _feed_forward(size: ForwardSize) -> _Moment:
+    dim, hidden_dim = size.config.dim, size.config.ffn_dim
+    rows = size.limits.rows(elements=hidden_dim, flops=4 * dim * hidden_dim)
+    # Tokens and what is added to them; before and after the GELU.
+    hidden = size.rows_at_once(rows) * hidden_dim * size.compute_bytes
+    arrays = size.stream + size.activation + 2 * hidden
+    # Between pieces the norm of the tokens.
+    named = size.activation if rows < size.num_tokens else 0
+    text_rows, scores = _written_out(size, _text_keys(size))
+    # Scores and weights of the cross-attention before, unless it was evaluated piece by piece.
+    later = 2 * scores if text_rows >= size.num_tokens else 0
+    return _with_weight(size, hidden_dim, arrays, named=named, later=later)
+
+
+def _with_weight(size: ForwardSize, width: int, arrays: int, *, named: int = 0, later: int = 0) -> _Moment:
+    """A moment at a product between the transformer's width and another.
+
+    Args:
+        size: of the forward.
+        width: the other.
+        arrays: bytes that exist at once.
+        named: bytes that variables hold besides.
+        later: bytes of what a CPU has scheduled besides, unless that is the unpacking of a weight.
+    """
+    weight, copies = size.config.dim * width * size.compute_bytes, size.weight_copies
+    if size.on_gpu or size.bits is not None:
+        later = 0
+    return _Moment(arrays + named + copies.needed * weight, arrays + later + copies.in_a_row * weight)
+
+
+def _bytes_ahead(size: ForwardSize, waits_for_blocks: bool) -> float:
+    """Bytes that MLX allocates before they are needed, or holds when they no longer are."""
+    if not size.on_gpu:
+        return CPU_ARRAYS_AHEAD[size.bits] * size.stream
+    blocks = 1 if waits_for_blocks or size.num_tokens >= size.limits.block_tokens else 2
+    dim, hidden_dim = size.config.dim, size.config.ffn_dim
+    made: float = size.num_tokens * (GPU_ARRAYS_OF_A_BLOCK * dim + 2 * hidden_dim)
+    made += size.weight_copies.in_a_row * (8 * dim + 2 * hidden_dim) * dim
+    numbers = min(blocks * made, max(GPU_ARRAYS_AHEAD * size.num_tokens * dim, GPU_NUMBERS_AHEAD))
+    return numbers * size.compute_bytes

@@ -1,0 +1,200 @@
+"""Predicted peaks of the transformer and of both encoders against those that MLX counts, on the CPU backend.
+
+A forward is compared without its weights, whose bytes are known: so that they cannot hide an error.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+from mlx.utils import tree_flatten, tree_map
+
+from mlx_video.checkpoint.safetensors import SafetensorsFile
+from mlx_video.checkpoint.tensor_source import open_tensors
+from mlx_video.config import ImageEncoderConfig, TextEncoderConfig, TransformerConfig
+from mlx_video.geometry import VideoGeometry
+from mlx_video.memory.block_stream import load_streamed
+from mlx_video.memory.stage_peaks import denoise_peak, text_peak, weight_bytes_in_use
+from mlx_video.memory.streamed_text_encoder import encode_streamed
+from mlx_video.memory.weight_bytes import WeightBytes, weigh
+from mlx_video.models.block_context import Pass, PromptTokens
+from mlx_video.models.dispatch import CPU_LIMITS, Limits, use_limits
+from mlx_video.models.forward import BlockSource
+from mlx_video.models.image_encoder import CLIPImageEncoder
+from mlx_video.models.image_encoder_memory import image_encoder_peak
+from mlx_video.models.text_encoder import UMT5Encoder
+from mlx_video.models.transformer import WanTransformer
+from mlx_video.models.transformer_memory import ForwardSize, forward_peak
+from mlx_video.weights.load import load_module
+from mlx_video.weights.quantize import is_quantized_layer
+from tests.fixtures.generators import finish
+from tests.fixtures.measured_peak import measured
+from tests.models.networks import at
+
+WITHIN = 0.15
+# A busy machine may keep MLX from scheduling ahead for once, not every time.
+STEPS = 3
+# As many blocks as show the most; few channels at the ends, wide enough that tokens outweigh everything else.
+NARROW = TransformerConfig(
+    256, 1024, 2, num_layers=3, in_dim=4, out_dim=4, text_dim=64, text_len=64, freq_dim=64
+)
+WITH_IMAGE = replace(NARROW, image_dim=64)
+IMAGE_TOKENS = 257
+# Cuts attention and feed-forward of so few tokens as the limits of a CPU cut those of a whole video.
+CUTTING = replace(CPU_LIMITS, piece_elements=2**18)
+GRID = (1, 20, 24)
+LATENT_SHAPE = (4, 1, 40, 48)
+TEXT = TextEncoderConfig(vocab_size=200, dim=256, dim_attn=256, dim_ffn=640, num_heads=4, num_layers=2)
+IMAGE = ImageEncoderConfig(width=320, mlp_width=1280, num_heads=4, num_layers=2)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A forward whose peak is predicted."""
+
+    config: TransformerConfig = NARROW
+    dtype: mx.Dtype = mx.float32
+    bits: int | None = None
+    num_passes: int = 2
+    streams: bool = False
+    limits: Limits = CPU_LIMITS
+
+
+CASES = {
+    "one pass": Case(num_passes=1),
+    "guided": Case(),
+    "streamed": Case(streams=True),
+    "streamed, one pass": Case(streams=True, num_passes=1),
+    "4 bits": Case(bits=4),
+    "4 bits, streamed": Case(bits=4, streams=True),
+    "8 bits": Case(bits=8, num_passes=1),
+    "bfloat16": Case(dtype=mx.bfloat16, num_passes=1),
+    "bfloat16, 4 bits": Case(dtype=mx.bfloat16, bits=4, num_passes=1),
+    "image": Case(WITH_IMAGE),
+    "image, streamed": Case(WITH_IMAGE, streams=True),
+    "in pieces": Case(limits=CUTTING),
+    "in pieces, 4 bits, streamed": Case(bits=4, streams=True, limits=CUTTING),
+    "wide feed-forward": Case(replace(NARROW, ffn_dim=2048, num_heads=1), num_passes=1),
+}
+
+
+def quantized_layers(network: nn.Module) -> Callable[[str, nn.Module], bool]:
+    """Those that we quantize in a transformer, those that others do in a text encoder."""
+    if isinstance(network, WanTransformer):
+        return lambda name, _: is_quantized_layer(name)
+    return lambda _, layer: isinstance(layer, nn.Linear)
+
+
+def random_weights(network: nn.Module, path: Path, dtype: mx.Dtype, bits: int | None = None) -> Path:
+    """A file of a network's weights in a type, or quantized."""
+    mx.random.seed(0)
+    arrays = tree_map(lambda p: (mx.random.normal(p.shape) * 0.02).astype(dtype), network.parameters())
+    network.update(arrays)
+    if bits:
+        nn.quantize(network, bits=bits, class_predicate=quantized_layers(network))
+    mx.save_safetensors(str(path), dict(tree_flatten(network.parameters())))
+    return path
+
+
+@contextmanager
+def opened(case: Case, source: SafetensorsFile) -> Iterator[tuple[WanTransformer, BlockSource | None]]:
+    """A transformer in memory, or one that reads its blocks."""
+    transformer = WanTransformer(case.config)
+    if case.streams:
+        with load_streamed(transformer, source, resident_blocks=0) as blocks:
+            yield transformer, blocks
+    else:
+        load_module(transformer, source)
+        yield transformer, None
+
+
+def take_steps(case: Case, transformer: WanTransformer, blocks: BlockSource | None) -> None:
+    """Some steps as the sampling loop makes them; the first one makes the keys and values of the prompts."""
+    config = case.config
+    image = mx.zeros((IMAGE_TOKENS, config.image_dim)) if config.image_dim else None
+    prompts: list[PromptTokens] = []
+    for _ in range(case.num_passes):
+        shared = prompts[0].image if prompts else image
+        prompts.append(transformer.project_text(mx.zeros((20, config.text_dim)), shared))
+    latents = mx.zeros(LATENT_SHAPE)
+    for _ in range(STEPS):
+        mx.eval(transformer.predict(latents, at(500.0), list(map(Pass, prompts)), block_source=blocks))
+
+
+def predicted_bytes(case: Case, weights: WeightBytes) -> int:
+    """What is planned for a case, without its weights."""
+    size = ForwardSize(
+        case.config,
+        math.prod(GRID),
+        weights.number_bytes,
+        weights.bits,
+        IMAGE_TOKENS if case.config.image_dim else 0,
+        case.num_passes,
+        on_gpu=False,
+        limits=case.limits,
+    )
+    geometry = VideoGeometry(8 * LATENT_SHAPE[3], 8 * LATENT_SHAPE[2], 1, LATENT_SHAPE, GRID)
+    resident = 0 if case.streams else None
+    peak = denoise_peak(size, weights, geometry, resident_blocks=resident)
+    return peak.usual - weight_bytes_in_use(weights, resident)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_prediction_of_a_forward_is_within_fifteen_percent(case: Case, tmp_path: Path):
+    path = tmp_path / "model.safetensors"
+    random_weights(WanTransformer(case.config), path, case.dtype, case.bits)
+    with SafetensorsFile(path) as source, use_limits(case.limits), opened(case, source) as network:
+        found = measured(lambda: take_steps(case, *network))
+        predicted = predicted_bytes(case, weigh(source.infos.values()))
+    assert predicted == pytest.approx(found, rel=WITHIN)
+
+
+@pytest.mark.parametrize("lengths", [(500, 400), (100, 60)], ids=["longest prompts", "short prompts"])
+@pytest.mark.parametrize("bits", [None, 4], ids=["dense", "4 bits"])
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16], ids=["float32", "bfloat16"])
+def test_prediction_of_the_text_encoder_is_within_fifteen_percent(
+    dtype: mx.Dtype, bits: int | None, lengths: tuple[int, ...], tmp_path: Path
+):
+    path = random_weights(UMT5Encoder(TEXT), tmp_path / "text.safetensors", dtype, bits)
+    texts = [[number % TEXT.vocab_size for number in range(length)] for length in lengths]
+    with open_tensors(path) as source:
+        found = measured(lambda: finish(encode_streamed(source, TEXT, texts)))
+        predicted = text_peak(weigh(source.infos.values()), TEXT, lengths, on_gpu=False).usual
+    assert predicted == pytest.approx(found, rel=WITHIN)
+
+
+@pytest.mark.parametrize("num_images", [1, 2])
+@pytest.mark.parametrize("dtype", [mx.float32, mx.float16], ids=["float32", "float16"])
+def test_prediction_of_the_image_encoder_is_within_fifteen_percent(
+    dtype: mx.Dtype, num_images: int, tmp_path: Path
+):
+    path, encoder = tmp_path / "image.safetensors", CLIPImageEncoder(IMAGE)
+    random_weights(encoder, path, dtype)
+    pixels = mx.zeros((num_images, IMAGE.image_size, IMAGE.image_size, 3))
+    mx.eval(encoder.parameters(), pixels)
+    found = measured(lambda: [mx.eval(encoder(pixels)) for _ in range(STEPS)])
+    predicted = image_encoder_peak(IMAGE, num_images, number_bytes=dtype.size).usual
+    assert predicted == pytest.approx(found, rel=WITHIN)
+
+
+@pytest.mark.parametrize("name", ["guided", "in pieces"])
+def test_short_of_memory_a_forward_takes_what_it_needs_at_least(name: str, tmp_path: Path):
+    """MLX waits for what runs before it allocates more, once its limit is reached."""
+    case = CASES[name]
+    path = random_weights(WanTransformer(case.config), tmp_path / "model.safetensors", case.dtype)
+    size = ForwardSize(case.config, math.prod(GRID), 4, None, 0, 2, on_gpu=False, limits=case.limits)
+    with SafetensorsFile(path) as source, use_limits(case.limits), opened(case, source) as network:
+        before = mx.set_memory_limit(1)
+        try:
+            found = measured(lambda: take_steps(case, *network))
+        finally:
+            mx.set_memory_limit(before)
+    peak = forward_peak(size)
+    assert found <= 1.15 * peak.needed < peak.usual
