@@ -20,7 +20,7 @@ from benchmarks.forward import predict_velocity
 from benchmarks.timing import TABLE_HEADER, Work, alternate, format_row, ratio
 from mlx_video.models.dispatch import LARGEST_ARRAY, Limits, current_limits, use_limits
 
-UNCUT = Limits(piece_elements=LARGEST_ARRAY, quantized_rows=LARGEST_ARRAY, block_tokens=LARGEST_ARRAY)
+UNCUT = Limits(chunk_elements=LARGEST_ARRAY, quantized_rows=LARGEST_ARRAY, block_tokens=LARGEST_ARRAY)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -40,7 +40,7 @@ def cut_limits(args: argparse.Namespace) -> Limits:
     if args.seconds:
         return Limits(args.seconds, current_limits().flops_per_second, block_tokens=1)
     scores = args.num_heads * math.prod(args.grid)
-    return Limits(piece_elements=args.queries * scores, block_tokens=1)
+    return Limits(chunk_elements=args.queries * scores, block_tokens=1)
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from benchmarks.timing import TABLE_HEADER, Work, alternate, format_row
 from mlx_video.config import TransformerConfig
 from mlx_video.models.block_context import PromptTokens
 from mlx_video.models.elementwise import enable_compile
-from mlx_video.models.products import attend
+from mlx_video.models.matmul import attend
 from mlx_video.models.transformer import WanTransformer
 from mlx_video.weights.quantize import is_quantized_layer
 

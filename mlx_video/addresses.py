@@ -74,7 +74,7 @@ def local_path(text: str | Path) -> Path:
 
 
 def local_path_or_page(text: str | Path) -> Path:
-    """The same for what may be on the Hub; the address of a page there stays as it is.
+    """Path of what may be on the Hub; the address of a page there stays as it is.
 
     Raises:
         AddressError: it is the address of anything else, or begins with the `~` of an unknown user.
@@ -83,7 +83,7 @@ def local_path_or_page(text: str | Path) -> Path:
 
 
 def find_page(text: str | Path) -> HubPlace | None:
-    """What the address of a page on the Hub names; None for a path, and for the address of a file here.
+    """Place that the address of a page on the Hub names; None for a path, and for the address of a file here.
 
     Args:
         text: as pasted, or the path that was made of it.

@@ -39,7 +39,7 @@ from mlx_video.weights.names import image_encoder_names, text_encoder_names, tra
 from mlx_video.weights.other_parts import describe_other_part
 from mlx_video.weights.quantize import check_group_size
 from mlx_video.weights.rules import plan_moves
-from mlx_video.weights.scaled import descale, report_plain_float8
+from mlx_video.weights.scaled import dequantize, report_plain_float8
 from mlx_video.weights.side_file import check_kernel, report_side_file
 from mlx_video.weights.spellings import ComponentName, as_original, report_empty_table
 from mlx_video.weights.stream import TensorJob, output_infos, plan_jobs
@@ -207,7 +207,7 @@ def open_component(paths: Sequence[Path], component: ComponentName, opened: Exit
 
 
 def _as_component(stored: TensorSource, component: ComponentName) -> TensorSource:
-    source = as_original(descale(pick_component(stored, component)), component)
+    source = as_original(dequantize(pick_component(stored, component)), component)
     if component == "transformer":
         check_kernel(source)
     return source

@@ -1,4 +1,4 @@
-"""Run operations on the default device, compare them with float64, look for ways round faulty ones."""
+"""Run operations on the default device, compare them with float64, look for fallbacks of faulty ones."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class Result:
         bound: what rounding explains.
         seconds: of one call.
         verdict: "right"; "imprecise": more than rounding, but no garbage; "wrong": garbage, or it failed;
-            "avoided": likewise, but another way gives right results.
-        note: the way taken, or how the operation failed; "" if neither.
-        changes: fields of Limits that take the other way.
+            "avoided": likewise, but a fallback gives right results.
+        note: the fallback taken, or how the operation failed; "" if neither.
+        changes: fields of Limits that take the fallback.
         flops_per_second: of an operation whose rate counts; else None.
     """
 
@@ -74,7 +74,7 @@ def check(operations: Iterable[Operation], sizes: Sizes) -> Iterator[Result]:
 
 
 def check_operation(operation: Operation, sizes: Sizes) -> Result:
-    """Try one operation, and where it is wrong, the ways round it."""
+    """Try one operation, and where it is wrong, its fallbacks."""
     size = operation.size(sizes)
     trial = operation.build(*size)
     expected, bound = trial.expected(), ROUNDING[trial.dtype]
@@ -94,13 +94,13 @@ def _judge(error: float, bound: float) -> Verdict:
 
 
 def _find_way(operation: Operation, trial: Trial, expected: np.ndarray, result: Result) -> Result:
-    for way in operation.ways:
-        with use_limits(change_limits(current_limits(), way.changes)):
+    for fallback in operation.fallbacks:
+        with use_limits(change_limits(current_limits(), fallback.changes)):
             attempt = _attempt(trial, expected)
         if attempt.error <= WRONG:
             rate = trial.flops / attempt.seconds if operation.gives_rate else None
             return replace(
-                result, verdict="avoided", note=way.text, changes=way.changes, flops_per_second=rate
+                result, verdict="avoided", note=fallback.text, changes=fallback.changes, flops_per_second=rate
             )
     return replace(result, flops_per_second=None)
 

@@ -1,4 +1,4 @@
-"""The table of operations that are checked: at which sizes, how exact, and the ways round each."""
+"""The table of operations that are checked: at which sizes, how exact, and the fallbacks of each."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ F32, F16, BF16 = mx.float32, mx.float16, mx.bfloat16
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """A way round a faulty operation.
+class Fallback:
+    """A fallback of a faulty operation.
 
     Attributes:
         text: what is done instead.
@@ -61,7 +61,7 @@ class Operation:
         small: a size for a fraction of a second in all, on a CPU.
         medium: a size for about a second in all, on the slowest GPU.
         full: a size that videos reach.
-        ways: to take in turn where the result is wrong; none where there is no other way.
+        fallbacks: to take in turn where the result is wrong; none where there is none.
         is_quick: belongs to the check before a run.
         gives_rate: its time tells how fast attention is.
     """
@@ -71,7 +71,7 @@ class Operation:
     small: Size
     medium: Size
     full: Size
-    ways: tuple[Way, ...] = ()
+    fallbacks: tuple[Fallback, ...] = ()
     is_quick: bool = field(default=True, kw_only=True)
     gives_rate: bool = field(default=False, kw_only=True)
 
@@ -80,13 +80,13 @@ class Operation:
         return {"small": self.small, "medium": self.medium, "full": self.full}[sizes]
 
 
-_UNFUSED = (Way("elementwise work is not fused", {"fuses": False}),)
-_WRITTEN_OUT = (Way("attention is written out", {"fused_attention": False}),)
+_UNFUSED = (Fallback("elementwise work is not fused", {"fuses": False}),)
+_WRITTEN_OUT = (Fallback("attention is written out", {"fused_attention": False}),)
 _UNPACKED = (
-    Way("at most 8,192 rows at a time", {"quantized_rows": 8192}),
-    Way("quantized weights are unpacked for every product", {"packed_products": False}),
+    Fallback("at most 8,192 rows at a time", {"quantized_rows": 8192}),
+    Fallback("quantized weights are unpacked for every product", {"quantized_matmul": False}),
 )
-_SHIFTED = (Way("convolutions run as matrix products", {"plane_convolutions": False}),)
+_SHIFTED = (Fallback("convolutions run as matrix products", {"plane_convolutions": False}),)
 
 
 def _build_rotation(t: int, h: int, w: int, heads: int, head_dim: int) -> Trial:

@@ -70,12 +70,12 @@ class Report:
 
     @property
     def wrong(self) -> tuple[Result, ...]:
-        """Operations that give garbage, with no way round."""
+        """Operations that give garbage, with no fallback."""
         return tuple(result for result in self.results if result.verdict == "wrong")
 
     @property
     def avoided(self) -> tuple[Result, ...]:
-        """Operations that give garbage, and which another way replaces."""
+        """Operations that give garbage, and which a fallback replaces."""
         return tuple(result for result in self.results if result.verdict == "avoided")
 
     @property
@@ -174,7 +174,7 @@ HEADINGS = ("operation", "size", "error", "expected", "ms", "verdict")
 
 
 def table_lines(results: Sequence[Result]) -> list[str]:
-    """Results as a table, its heading first; failures and the ways taken on a line of their own below."""
+    """Results as a table, its heading first; failures and fallbacks taken on lines of their own below."""
     rows = [HEADINGS, *(_cells(result) for result in results)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]

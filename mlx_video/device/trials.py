@@ -16,7 +16,7 @@ import numpy as np
 
 from mlx_video.geometry import Triple
 from mlx_video.models.elementwise import Elementwise, on_gpu
-from mlx_video.models.products import attend, attend_biased, compute_dtype, merge_heads, project
+from mlx_video.models.matmul import attend, attend_biased, compute_dtype, merge_heads, project
 from mlx_video.models.rope import build_rotary_table, rotate, token_angles
 from mlx_video.models.token_layout import TokenSpan, video_layout
 from mlx_video.models.transformer_block import modulate

@@ -263,5 +263,5 @@ def names_in(folder: str, names: Collection[str]) -> list[str]:
 
 
 def present_names(names: frozenset[str], wanted: Collection[str]) -> list[str]:
-    """Those of the wanted names that a repository has, in their order."""
+    """Wanted names that a repository has, in their order."""
     return [name for name in wanted if name in names]

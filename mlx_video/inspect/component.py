@@ -20,7 +20,7 @@ from mlx_video.weights.names import image_encoder_names, text_encoder_names, tra
 from mlx_video.weights.quantize import dense_shapes
 from mlx_video.weights.renamed import RenamedTensors
 from mlx_video.weights.rules import plan_moves, target_shapes
-from mlx_video.weights.scaled import descale
+from mlx_video.weights.scaled import dequantize
 from mlx_video.weights.side_file import check_kernel
 from mlx_video.weights.spellings import ComponentName, as_original, report_empty_table
 
@@ -43,7 +43,7 @@ def identify(
     if is_converted:
         return _CONVERTED_READERS[component](part, source)
     published = _published_title(source)
-    original = as_original(descale(source), component)
+    original = as_original(dequantize(source), component)
     if component == "transformer":
         check_kernel(original)
     notices = report_empty_table(source) if component == "text_encoder" else ()

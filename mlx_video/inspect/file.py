@@ -158,7 +158,7 @@ def _count(
 
 
 def _count_own(part: FilePart, source: TensorSource, paths: Sequence[Path], prefix: str) -> FilePart:
-    """The same of one of several components in a file."""
+    """Describe one of several components in a file."""
     own = {name: info for name, info in source.infos.items() if name.startswith(prefix)}
     return _count(part, own, _packing(source, paths))
 

@@ -108,7 +108,7 @@ class Tile:
         return list(zip(self.rows.crops, self.columns.crops, strict=True))
 
     def crop_input(self, packing: int = 1) -> Crop:
-        """What the first stage needs, in pixels of its resolution times `packing`."""
+        """Halo that the first stage needs, in pixels of its resolution times `packing`."""
         rows, columns = (
             slice(packing * route.spans[0].start, packing * route.spans[0].stop)
             for route in (self.rows, self.columns)

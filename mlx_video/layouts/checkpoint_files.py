@@ -74,7 +74,7 @@ class CheckpointFiles:
 
     @property
     def transformer_names(self) -> tuple[str, ...]:
-        """What the file of each transformer is called, or the first of its shards."""
+        """Name of each transformer's file, or of the first of its shards."""
         return tuple(paths[0].name for paths in self.transformers.values())
 
     @property

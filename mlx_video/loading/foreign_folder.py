@@ -172,7 +172,7 @@ def _recognise_stated(stated: Mapping[str, Any], weights: _Weights) -> Recogniti
 
 
 def _describe(key: str, size: int, weights: _Weights) -> str:
-    """What the weights say of a size, and where."""
+    """Size that the weights show, and where."""
     info = weights.infos.get(str(apply_rules(_EVIDENCE.get(key, "?"), WAN_RULES)[0]))
     shown = f"{info.name} {list(info.shape)}" if info else "the number of blocks"
     return f"but {shown} in {weights.label} says {size}; the weights are believed"

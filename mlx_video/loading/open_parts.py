@@ -18,7 +18,7 @@ from mlx_video.weights.converted_view import ConvertedTensors
 from mlx_video.weights.names import text_encoder_names, vae_names
 from mlx_video.weights.names.fastvideo_names import is_fastvideo, open_fastvideo_file
 from mlx_video.weights.rules import Move, plan_moves
-from mlx_video.weights.scaled import descale
+from mlx_video.weights.scaled import dequantize
 from mlx_video.weights.spellings import ComponentName, as_original
 
 _CONVERTED = "mlx"
@@ -41,7 +41,7 @@ def open_transformer(path: Path) -> TensorSource:
 
 
 def open_transformer_file(path: Path) -> TensorFile:
-    """The same, for who streams its bytes."""
+    """A component opened to be streamed: its bytes as they are stored."""
     file = SafetensorsFile(path)
     if not is_fastvideo(file.infos):
         return file
@@ -83,7 +83,7 @@ def _open(
         stored = opened.enter_context(open_tensors(paths))
         kinds = {kind.component: kind.spelling for kind in find_components(stored.infos)}
         if kinds.get(component, _CONVERTED) != _CONVERTED:
-            original = as_original(descale(pick_component(stored, component)), component)
+            original = as_original(dequantize(pick_component(stored, component)), component)
             stored = ConvertedTensors(original, plan(original))
         opened.pop_all()
     return stored

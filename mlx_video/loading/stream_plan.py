@@ -56,5 +56,5 @@ def choose_streamed(num_layers: int, resident_blocks: int) -> tuple[int, ...]:
 
 
 def block_prefix(index: int) -> str:
-    """What the names of a block's tensors begin with."""
+    """Prefix of the names of a block's tensors."""
     return f"blocks.{index}."

@@ -14,7 +14,7 @@ Factors = tuple[mx.array, mx.array, mx.array]
 
 
 class AdapterSet:
-    """What the adapters of one transformer do to it. False when they do nothing.
+    """Changes that the adapters of one transformer make. False when they make none.
 
     Tensors are read when a layer is changed. Those of a layer that is changed again and again, because it is
     streamed, stay in memory after the first time: :attr:`nbytes` in all.

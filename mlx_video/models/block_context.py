@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 
 import mlx.core as mx
 
-from mlx_video.models.products import attend
+from mlx_video.models.matmul import attend
 from mlx_video.models.rope import RotaryTable
 from mlx_video.models.token_layout import TokenLayout, TokenSpan
 
@@ -33,7 +33,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class TimeFeatures:
-    """What the time path makes of the timesteps in use; U of them are distinct.
+    """Features that the time path makes of the timesteps in use; U of them are distinct.
 
     Attributes:
         embedding: [U, D], float32; the head uses it.
@@ -157,7 +157,7 @@ class BlockContext:
     index: int = 0
 
     def at(self, index: int) -> BlockContext:
-        """The same for another block."""
+        """This context, of another block."""
         return replace(self, index=index)
 
 

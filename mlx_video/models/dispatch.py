@@ -1,4 +1,4 @@
-"""How much work one call may hand to the device, and which ways round a faulty operation are taken.
+"""How much work one call may hand to the device, and which fallbacks of faulty operations are taken.
 
 Apple GPUs abort work that takes some seconds at a stretch, kernels index with 32 bits, and some MLX releases
 give wrong numbers at sizes that videos reach. Everything here only decides where work is cut or which of two
@@ -71,29 +71,29 @@ _FIRST_GENERATION = 12  # applegpu_g13 is M1
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one dispatch may hold, and which ways are taken.
+    """What one dispatch may hold, and which fallbacks are taken.
 
     Attributes:
         seconds: how long one may take.
         flops_per_second: what the device is counted on to do; infinite where no dispatch is ever too long.
-        piece_elements: of an intermediate that is cut to save memory.
+        chunk_elements: of an intermediate that is cut to save memory.
         quantized_rows: most rows of a quantized product. Some MLX releases return garbage from more than
             32,768 (ml-explore/mlx pulls 3631, 3922).
         block_tokens: from so many tokens on, each block is evaluated before the next is begun.
         fuses: elementwise work may run as compiled kernels.
         fused_attention: attention may run as one operation of MLX; else its scores are written out.
-        packed_products: quantized weights are multiplied as they are; else they are unpacked first.
+        quantized_matmul: quantized weights are multiplied as they are; else they are unpacked first.
         plane_convolutions: MLX convolves frames; else shifted frames are multiplied.
     """
 
     seconds: float = 1.0
     flops_per_second: float = math.inf
-    piece_elements: int = 2**28
+    chunk_elements: int = 2**28
     quantized_rows: int = 32768
     block_tokens: int = 8192
     fuses: bool = True
     fused_attention: bool = True
-    packed_products: bool = True
+    quantized_matmul: bool = True
     plane_convolutions: bool = True
 
     def rows(self, *, elements: int = 0, flops: float = 0, fewest: int = TILE) -> int:
@@ -104,14 +104,14 @@ class Limits:
             flops: operations for one row.
             fewest: a piece is not made smaller than this to save time or memory.
         """
-        by_size = self.piece_elements // max(1, elements)
+        by_size = self.chunk_elements // max(1, elements)
         by_time = self.seconds * self.flops_per_second / flops if flops else math.inf
         wanted = max(fewest, min(by_size, by_time, LARGEST_ARRAY))
         most = max(1, LARGEST_ARRAY // max(1, elements))
         return int(min(wanted - wanted % TILE if wanted > TILE else wanted, most))
 
 
-CPU_LIMITS = Limits(piece_elements=2**25)
+CPU_LIMITS = Limits(chunk_elements=2**25)
 """Pieces are not smaller than they need be: beside other work, every call of a threaded BLAS may wait for a
 core. No dispatch to a CPU is ever too long."""
 
@@ -138,7 +138,7 @@ def device_facts() -> dict[str, str | int]:
     """What MLX tells of the device: its name, its architecture, its memory; empty where it cannot tell."""
     try:
         return dict(mx.device_info())
-    except Exception:  # whatever it is: those who ask have a way on without
+    except Exception:  # whatever it is: those who ask can go on without
         return {}
 
 

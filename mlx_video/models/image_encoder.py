@@ -7,7 +7,7 @@ import mlx.nn as nn
 
 from mlx_video.config import ImageEncoderConfig
 from mlx_video.models.elementwise import gelu_erf
-from mlx_video.models.products import attend, project
+from mlx_video.models.matmul import attend, project
 
 EPS = 1e-5
 

@@ -6,7 +6,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_video.models.elementwise import gelu_erf
-from mlx_video.models.products import project
+from mlx_video.models.matmul import project
 
 EPS = 1e-5
 

@@ -23,7 +23,7 @@ class Peak:
     held: int = 0
 
     def beside(self, held: int) -> Peak:
-        """The same while `held` bytes more stay in memory."""
+        """This peak while `held` bytes more stay in memory."""
         return Peak(self.needed + held, self.usual + held, self.held + held)
 
     def within(self, budget_bytes: int) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 
 from mlx_video.config import TextEncoderConfig
 from mlx_video.models.elementwise import gelu_tanh, on_gpu
-from mlx_video.models.products import attend_biased, merge_heads, project, split_heads
+from mlx_video.models.matmul import attend_biased, merge_heads, project, split_heads
 
 EPS = 1e-6
 MAX_DISTANCE = 128

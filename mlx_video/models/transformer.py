@@ -23,7 +23,7 @@ from mlx_video.models.block_context import (
 from mlx_video.models.elementwise import gelu_tanh
 from mlx_video.models.forward import BlockSource, Forward, ResidentBlocks, walk_blocks
 from mlx_video.models.image_projection import ImageProjection
-from mlx_video.models.products import project
+from mlx_video.models.matmul import project
 from mlx_video.models.rope import build_rotary_table
 from mlx_video.models.token_layout import TokenLayout, video_layout
 from mlx_video.models.transformer_block import TransformerBlock, modulate

@@ -11,7 +11,7 @@ from mlx_video.config import TransformerConfig
 from mlx_video.models.block_context import AttentionSite, BlockContext, KeysValues, TimeFeatures
 from mlx_video.models.dispatch import current_limits, evaluate_if_long
 from mlx_video.models.elementwise import add_gated, add_residual, gelu_tanh
-from mlx_video.models.products import in_pieces, merge_heads, project, split_heads
+from mlx_video.models.matmul import in_chunks, merge_heads, project, split_heads
 from mlx_video.models.rope import RotaryTable, rotate
 from mlx_video.models.token_layout import TokenSpan
 
@@ -96,7 +96,7 @@ class CrossAttention(SelfAttention):
             self.norm_k_img = nn.RMSNorm(dim, eps=eps)
 
     def keys_values(self, text: mx.array) -> KeysValues:
-        """What the queries meet; depends on the text alone.
+        """Keys and values of the text; they depend on it alone.
 
         Args:
             text: [K, dim].
@@ -104,7 +104,7 @@ class CrossAttention(SelfAttention):
         return self._split(self.norm_k(project(self.k, text)), project(self.v, text))
 
     def image_keys_values(self, image: mx.array) -> KeysValues:
-        """What the queries meet besides the text; only where the attention reads an image.
+        """Keys and values of the image tokens; only where the attention reads an image.
 
         Args:
             image: [K, dim].
@@ -151,7 +151,7 @@ class FeedForward(nn.Module):
         """[L, dim] in any floating type → [L, dim] in the weights' type."""
         dim, hidden_dim = x.shape[-1], self.fc1.bias.size
         rows = current_limits().rows(elements=hidden_dim, flops=4 * dim * hidden_dim)
-        return in_pieces(self._rows, x, rows)
+        return in_chunks(self._rows, x, rows)
 
     def _rows(self, x: mx.array) -> mx.array:
         return project(self.fc2, gelu_tanh(project(self.fc1, x)))

@@ -68,7 +68,7 @@ class ForwardSize:
         """Copies of a weight beside it while it is multiplied."""
         if not self.on_gpu:
             return cpu_weight_copies(self.number_bytes, self.bits)
-        is_unpacked = self.bits is not None and not self.limits.packed_products
+        is_unpacked = self.bits is not None and not self.limits.quantized_matmul
         return WeightCopies(1, 1, 1) if is_unpacked else WeightCopies()
 
 

@@ -275,7 +275,7 @@ def _pixels(config: VAEConfig, frame: Frame, latents: int) -> int:
 
 
 def _made(config: VAEConfig, frame: Frame, latents: int) -> int:
-    """The same, as large as the decoder makes them."""
+    """Sizes of the frames, as large as the decoder makes them."""
     return _pixels(config, frame, latents) * config.output_scale**2
 
 

@@ -102,7 +102,7 @@ def with_safe_limits(run: Run) -> Run:
     report = recall_or_check()
     if report.wrong:
         raise DeviceError(describe_wrong(report))
-    notices = (*run.plan.notices, *report_ways(report))
+    notices = (*run.plan.notices, *report_fallbacks(report))
     limits = report.safe_limits(usual)
     return replace(run, plan=replace(run.plan, notices=notices), limits=limits)
 
@@ -121,7 +121,7 @@ def recall_or_check() -> Report:
     return report
 
 
-def report_ways(report: Report) -> Iterator[Notice]:
+def report_fallbacks(report: Report) -> Iterator[Notice]:
     """Say what is done differently on this device."""
     for result in report.avoided:
         yield Notice(f"{result.name} gives wrong results with {report.machine.describe()}: {result.note}.")

@@ -98,7 +98,7 @@ class ClassifierFreeGuidance:
         return frozenset(branch.prompt for branch in self.all_branches)
 
     def branches(self, step: Step) -> tuple[Branch, ...]:
-        """The same in every step."""
+        """Branches of any step: all of them."""
         return self.all_branches
 
     def combine(self, step: Step, latents: mx.array, velocities: Sequence[mx.array], kept: Kept) -> mx.array:

@@ -23,7 +23,7 @@ class NoiseSource(Protocol):
         """Draw the next noise, float32 of any shape."""
 
     def state(self) -> dict[str, mx.array]:
-        """What the next draw depends on."""
+        """Arrays that the next draw depends on, by name."""
 
     def restore(self, state: dict[str, mx.array]) -> None:
         """Go on from what :meth:`state` returned.

@@ -13,7 +13,7 @@ class Resumable(Protocol):
     """Something that remembers arrays: a solver, a step cache, the source of fresh noise."""
 
     def state(self) -> dict[str, mx.array]:
-        """What the next step needs, by names of its own; empty where that is nothing."""
+        """Arrays that the next step needs, by names of its own; empty where it needs none."""
 
     def restore(self, state: dict[str, mx.array]) -> None:
         """Go on from what :meth:`state` returned, bit for bit.

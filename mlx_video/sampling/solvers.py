@@ -37,7 +37,7 @@ class Solver(Protocol):
         """
 
     def state(self) -> dict[str, mx.array]:
-        """What the next step needs besides the latents: name → array; empty before the first step."""
+        """Arrays that the next step needs besides the latents, by name; empty before the first step."""
 
     def restore(self, state: Mapping[str, mx.array]) -> None:
         """Go on from what `state()` returned, bit for bit.

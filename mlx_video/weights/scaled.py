@@ -27,16 +27,16 @@ _LINEAR = re.compile(
 _LARGEST_RATIO = 8
 
 
-def descale(source: TensorSource) -> TensorSource:
+def dequantize(source: TensorSource) -> TensorSource:
     """The source itself if it holds no scaled weights, else a view in which they are float32 numbers.
 
     Args:
         source: tensors as stored; the caller closes it, or the view.
 
     Raises:
-        CheckpointError: as :class:`DescaledTensors`.
+        CheckpointError: as :class:`DequantizedTensors`.
     """
-    descaled = DescaledTensors(source)
+    descaled = DequantizedTensors(source)
     return descaled if descaled.infos.keys() != source.infos.keys() else source
 
 
@@ -51,7 +51,7 @@ def report_plain_float8(sources: Iterable[TensorSource]) -> Iterator[str]:
             )
 
 
-class DescaledTensors(TensorView):
+class DequantizedTensors(TensorView):
     """A `TensorSource` that multiplies weights by their scales, and has no tensors for these.
 
     Args:
@@ -120,7 +120,7 @@ def _check_scale(source: TensorSource, name: str) -> None:
         )
 
 
-def _check_spread(view: DescaledTensors, weights: Iterable[str]) -> None:
+def _check_spread(view: DequantizedTensors, weights: Iterable[str]) -> None:
     """Refuse scales that do not bring codes down to weights: a model would run and make noise."""
     judged = [name for name in weights if _JUDGED.fullmatch(name)]
     for name in judged[:: max(1, len(judged) // _SAMPLES)][:_SAMPLES]:
@@ -132,7 +132,7 @@ def _check_spread(view: DescaledTensors, weights: Iterable[str]) -> None:
             )
 
 
-def _check_plain(view: DescaledTensors, scaled: Mapping[str, Scaled]) -> None:
+def _check_plain(view: DequantizedTensors, scaled: Mapping[str, Scaled]) -> None:
     """Refuse codes that lost their scale among weights that have one: alone they look like a plain cast."""
     kinds: dict[str, list[str]] = {}
     for name in scaled:
@@ -166,5 +166,5 @@ def _kind_of(name: str) -> str:
     return re.sub(r"(?<=\.)\d+(?=\.)", "N", name, count=1)
 
 
-def _spread(view: DescaledTensors, name: str) -> float:
+def _spread(view: DequantizedTensors, name: str) -> float:
     return float(np.std(np.array(view.read(name, slice(0, _SAMPLED_ROWS)))))

@@ -53,7 +53,7 @@ class TensorJob:
 
     @property
     def outputs(self) -> tuple[TensorInfo, ...]:
-        """What the file will hold: one tensor, or the three of a quantized weight."""
+        """Tensors that the file will hold: one, or the three of a quantized weight."""
         if self.quantization is None:
             return (TensorInfo(self.move.target, self.move.shape, self.dtype),)
         return quantized_infos(self.layer, self.move.shape, self.dtype, self.quantization)

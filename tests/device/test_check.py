@@ -12,11 +12,11 @@ import pytest
 
 from mlx_video.device import check as check_module
 from mlx_video.device.check import ROUNDING, check, check_operation, relative_error
-from mlx_video.device.operations import OPERATIONS, Operation, Way
+from mlx_video.device.operations import OPERATIONS, Fallback, Operation
 from mlx_video.device.trials import Trial, sample_rows
 from mlx_video.models.dispatch import Limits, current_limits, use_limits
 from mlx_video.models.elementwise import enable_compile
-from mlx_video.models.vae.autoencoder import convolutions as vae_convolutions
+from mlx_video.models.vae import convolutions as vae_convolutions
 from tests.models.networks import run_gpu_code
 
 NAMES = [operation.name for operation in OPERATIONS]
@@ -74,9 +74,9 @@ def test_the_first_way_that_is_right_is_taken():
         return Trial(run, np.arange(1), lambda: np.ones((1, 2)))
 
     ways = (
-        Way("does not help", {"quantized_rows": 1}),
-        Way("helps", {"fuses": False}),
-        Way("is not tried", {}),
+        Fallback("does not help", {"quantized_rows": 1}),
+        Fallback("helps", {"fuses": False}),
+        Fallback("is not tried", {}),
     )
     before = current_limits()
     result = check_operation(Operation("made up", trial, (), (), (), ways), "small")
@@ -114,7 +114,7 @@ def test_every_operation_is_right_by_the_ways_of_a_gpu(name):
 @pytest.mark.usefixtures("gpu")
 def test_operations_are_right_in_each_of_their_ways():
     for operation in OPERATIONS:
-        for way in operation.ways:
+        for way in operation.fallbacks:
             with use_limits(check_module.change_limits(Limits(), way.changes)):
                 assert check_operation(operation, "small").verdict == "right", (operation.name, way.text)
 
@@ -156,8 +156,8 @@ def test_garbage_from_many_quantized_rows_leads_to_fewer_at_a_time(monkeypatch, 
         return garbage(call(self, x)) if len(x) > 128 else call(self, x)
 
     monkeypatch.setattr(nn.QuantizedLinear, "__call__", faulty)
-    few = Way("few rows", {"quantized_rows": 128})
-    operation = replace(find(f"quantized product, {bits} bits"), small=(140, 64, 64), ways=(few,))
+    few = Fallback("few rows", {"quantized_rows": 128})
+    operation = replace(find(f"quantized product, {bits} bits"), small=(140, 64, 64), fallbacks=(few,))
     result = check_operation(operation, "small")
     assert (result.verdict, result.changes) == ("avoided", {"quantized_rows": 128})
 
@@ -167,7 +167,7 @@ def test_garbage_from_any_quantized_product_leads_to_unpacked_weights(monkeypatc
     call = nn.QuantizedLinear.__call__
     monkeypatch.setattr(nn.QuantizedLinear, "__call__", lambda self, x: garbage(call(self, x)))
     result = check_operation(replace(find("quantized product, 4 bits"), small=(40, 64, 64)), "small")
-    assert (result.verdict, result.changes) == ("avoided", {"packed_products": False})
+    assert (result.verdict, result.changes) == ("avoided", {"quantized_matmul": False})
 
 
 @pytest.mark.usefixtures("gpu")
@@ -209,7 +209,7 @@ def test_fusing_that_fails_leads_to_work_that_is_not_fused(monkeypatch, name):
 
 def fused_functions():
     from mlx_video.models import elementwise, rope
-    from mlx_video.models.vae.autoencoder import layers as vae_layers
+    from mlx_video.models.vae import layers as vae_layers
 
     yield from (elementwise.add_residual, elementwise.add_gated, elementwise.gelu_erf)
     yield from (elementwise._gelu_by_tanh, elementwise._gelu_by_power, rope._rotate_pairs, vae_layers.silu)

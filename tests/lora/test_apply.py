@@ -12,7 +12,7 @@ import pytest
 
 from mlx_video.errors import AdapterError
 from mlx_video.lora.apply import apply_adapters, merged_weight
-from mlx_video.models.products import project
+from mlx_video.models.matmul import project
 from tests.lora.adapter_files import (
     LAYERS,
     RANK,
@@ -70,7 +70,7 @@ def test_layers_left_dense_in_a_quantized_model_are_merged(tmp_path):
         expected = base_arrays()[f"{name}.weight"] + product(pair(name, 1 + index))
         np.testing.assert_allclose(np.array(layer_at(model, name).weight), expected, rtol=1e-6, atol=1e-6)
         assert "side" not in layer_at(model, name)
-    assert "side" in layer_at(model, Q)
+    assert "unmerged" in layer_at(model, Q)
 
 
 def test_the_whole_quantized_transformer_agrees_with_its_dense_twin(tmp_path):
@@ -95,8 +95,8 @@ def test_several_adapters_on_one_layer_run_as_one_pair(tmp_path):
     model = build_quantized()
     apply_adapters(model, read(*choices))
     layer = model.blocks[0].self_attn.q
-    assert (layer.side.down.shape, layer.side.up.shape) == ((9, 64), (64, 9))
-    assert layer.side.down.dtype == mx.float32  # the widest of them
+    assert (layer.unmerged.down.shape, layer.unmerged.up.shape) == ((9, 64), (64, 9))
+    assert layer.unmerged.down.dtype == mx.float32  # the widest of them
     weight = unpacked(layer) + product(pair(Q, 1), 0.5 * 2 / 4) + product(pair(Q, 11, rank=2), -1.5)
     weight += product([half.astype(np.float16) for half in pair(Q, 21, rank=3)], 1 / 3)
     x = fill((5, 64), 77)
@@ -109,7 +109,7 @@ def test_factors_beside_a_layer_keep_the_type_of_their_file(tmp_path, dtype):
     path = write_pairs(tmp_path / "a.safetensors", layers=(Q,), dtype=dtype)
     model, adapters = build_quantized(dtype=mx.bfloat16), read((path, 0.3))
     apply_adapters(model, adapters)
-    side = model.blocks[0].self_attn.q.side
+    side = model.blocks[0].self_attn.q.unmerged
     assert side.down.nbytes + side.up.nbytes == adapters.nbytes
     np.testing.assert_array_equal(np.array(side.down), pair(Q)[0].astype(dtype))
 
@@ -135,7 +135,7 @@ def test_mode_side_runs_beside_dense_layers_too(tmp_path):
     model, merged = build_transformer(), build_transformer()
     apply_adapters(model, read((path, 0.2)), mode="side")
     apply_adapters(merged, read((path, 0.2)), mode="merge")
-    assert "side" in model.time_projection
+    assert "unmerged" in model.time_projection
     untouched = base_arrays()["time_projection.weight"]
     np.testing.assert_array_equal(np.array(model.time_projection.weight), untouched)
     assert relative_error(forward(model), forward(merged)) <= 1e-4
@@ -148,7 +148,7 @@ def test_mode_merge_packs_a_changed_layer_again(tmp_path, bits):
     apply_adapters(model, read(path), mode="merge")
     layer = model.blocks[0].self_attn.q
     assert isinstance(layer, nn.QuantizedLinear)
-    assert (layer.bits, layer.group_size, "side" in layer) == (bits, 32, False)
+    assert (layer.bits, layer.group_size, "unmerged" in layer) == (bits, 32, False)
     target = unpacked(before.blocks[0].self_attn.q) + product(pair(Q))
     packed = mx.quantize(mx.array(target.astype(np.float32)), group_size=32, bits=bits)
     for part, expected in zip(("scales", "biases"), packed[1:], strict=True):
@@ -238,7 +238,7 @@ def test_blocks_that_are_streamed_do_not_need_the_file_again(tmp_path):
     path.write_bytes(b"")
     block = build_quantized().blocks[0]
     apply_adapters(block, adapters, prefix="blocks.0.")
-    assert "side" in block.self_attn.q
+    assert "unmerged" in block.self_attn.q
 
 
 def test_blocks_that_a_transformer_lacks_are_left_to_calls_of_their_own(tmp_path):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mlx_video.config import ImageEncoderConfig, TextEncoderConfig, TransformerConfig
-from mlx_video.models import elementwise, products, text_encoder
+from mlx_video.models import elementwise, matmul, text_encoder
 from mlx_video.models.block_context import BlockContext, Pass, PromptTokens, Step
 from mlx_video.models.forward import BlockSource
 from mlx_video.models.image_encoder import CLIPImageEncoder
@@ -99,7 +99,7 @@ def run_gpu_code(monkeypatch: pytest.MonkeyPatch) -> None:
     They run on a CPU, too, if slowly.
     """
     monkeypatch.setattr(elementwise, "_compile_choice", False)
-    for module in (elementwise, products, text_encoder):
+    for module in (elementwise, matmul, text_encoder):
         monkeypatch.setattr(module, "on_gpu", lambda: True)
 
 

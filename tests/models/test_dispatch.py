@@ -28,14 +28,14 @@ from mlx_video.models.dispatch import (
     with_measured_rate,
 )
 from mlx_video.models.elementwise import enable_compile, is_compile_enabled, on_gpu
-from mlx_video.models.products import attend, in_pieces, project
-from mlx_video.models.vae.autoencoder import convolutions as vae_convolutions
+from mlx_video.models.matmul import attend, in_chunks, project
+from mlx_video.models.vae import convolutions as vae_convolutions
 from mlx_video.models.vae.convolutions import causal_taps, convolve_doubled, convolve_halved, convolve_taps
 from tests.models.networks import build_transformer, forward, relative_error, run_gpu_code
 from tests.models.vae.tiny_vae import ROUNDING, draw, largest_difference
 
 # Cuts everything that can be cut, at the smallest size that it may have.
-TINY = Limits(seconds=1e-9, flops_per_second=1.0, piece_elements=1, quantized_rows=16, block_tokens=1)
+TINY = Limits(seconds=1e-9, flops_per_second=1.0, chunk_elements=1, quantized_rows=16, block_tokens=1)
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_rows_never_make_an_array_beyond_32_bits_and_come_in_tiles(elements, flo
     assert rows >= 1
     assert rows == 1 or rows * elements <= LARGEST_ARRAY
     assert rows <= fewest or rows * flops <= 1.4e12
-    assert rows <= fewest or rows * elements <= limits.piece_elements
+    assert rows <= fewest or rows * elements <= limits.chunk_elements
     assert rows < TILE or rows % TILE == 0 or rows == LARGEST_ARRAY // elements
 
 
@@ -245,8 +245,8 @@ def test_pieces_of_whole_tiles_agree_bit_for_bit():
     layer, x = nn.Linear(160, 160), normal(700, 160)
     heads = [normal(1, 2, 700, 64, seed=seed) for seed in range(3)]
     for rows in (64, 128, 320, 448):
-        assert mx.array_equal(in_pieces(layer, x, rows), layer(x)).item()
-        with use_limits(replace(CPU_LIMITS, piece_elements=rows * 2 * 700)):
+        assert mx.array_equal(in_chunks(layer, x, rows), layer(x)).item()
+        with use_limits(replace(CPU_LIMITS, chunk_elements=rows * 2 * 700)):
             cut = attend(*heads, 0.125)
         assert mx.array_equal(cut, attend(*heads, 0.125)).item()
 

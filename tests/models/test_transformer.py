@@ -13,7 +13,7 @@ from mlx.utils import tree_flatten
 
 from mlx_video.models.block_context import BlockHook, Pass
 from mlx_video.models.elementwise import enable_compile, on_gpu
-from mlx_video.models.products import attend
+from mlx_video.models.matmul import attend
 from mlx_video.models.token_layout import TokenLayout, video_layout, video_segment
 from mlx_video.models.transformer import WanTransformer, patchify, sinusoid, token_grid, unpatchify
 from mlx_video.weights.names.transformer_names import WAN_RULES, transformer_tensors

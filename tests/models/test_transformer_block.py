@@ -133,7 +133,7 @@ def test_feed_forward_in_pieces_equals_feed_forward_in_one():
     ffn = build_transformer().blocks[0].ffn
     x = mx.array(fill((200, 64), 35))
     whole = ffn(x)
-    with use_limits(Limits(piece_elements=1)):
+    with use_limits(Limits(chunk_elements=1)):
         # 1e-6: products of other shapes may add in another order.
         assert relative_error(ffn(x), whole) <= 1e-6
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mlx_video.models.block_context import BlockContext, CrossAttentionCache, PromptTokens, TimeFeatures
-from mlx_video.models.products import project
+from mlx_video.models.matmul import project
 from mlx_video.models.rope import build_rotary_table, rotate
 from mlx_video.models.token_layout import TokenSpan, video_layout
 from mlx_video.models.transformer import patchify, unpatchify

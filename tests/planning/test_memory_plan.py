@@ -330,7 +330,7 @@ def test_an_attention_that_is_cut_needs_less_than_one_that_is_not(num_tokens: in
     config = TransformerConfig(1536, 8960, 12, 2)
     size = ForwardSize(config, num_tokens, 2, None, 0, 2, False, CPU_LIMITS)
     scores = 12 * num_tokens**2 * 4
-    uncut = forward_peak(replace(size, limits=replace(CPU_LIMITS, piece_elements=2**40))).needed
+    uncut = forward_peak(replace(size, limits=replace(CPU_LIMITS, chunk_elements=2**40))).needed
     assert uncut >= 2 * scores  # scores, and the weights made of them
     assert forward_peak(size).needed <= uncut
 

@@ -48,7 +48,7 @@ NARROW = TransformerConfig(
 WITH_IMAGE = replace(NARROW, image_dim=64)
 IMAGE_TOKENS = 257
 # Cuts attention and feed-forward of so few tokens as the limits of a CPU cut those of a whole video.
-CUTTING = replace(CPU_LIMITS, piece_elements=2**18)
+CUTTING = replace(CPU_LIMITS, chunk_elements=2**18)
 GRID = (1, 20, 24)
 LATENT_SHAPE = (4, 1, 40, 48)
 TEXT = TextEncoderConfig(vocab_size=200, dim=256, dim_attn=256, dim_ffn=640, num_heads=4, num_layers=2)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mlx_video import convert_checkpoint
-from mlx_video.device.operations import Operation, Way
+from mlx_video.device.operations import Fallback, Operation
 from mlx_video.device.report import Memory
 from mlx_video.device.trials import Trial
 from mlx_video.errors import DeviceError
@@ -50,7 +50,7 @@ class Table:
         self._monkeypatch = monkeypatch
         self.put()
 
-    def put(self, *, is_faulty: bool = False, way: Way | None = None) -> None:
+    def put(self, *, is_faulty: bool = False, way: Fallback | None = None) -> None:
         def build() -> Trial:
             self.trials += 1
 
@@ -73,7 +73,7 @@ def table(monkeypatch) -> Table:
     return Table(monkeypatch)
 
 
-WRITTEN_OUT = Way("attention is written out", {"fused_attention": False})
+WRITTEN_OUT = Fallback("attention is written out", {"fused_attention": False})
 
 
 def prepare(folder: Path, **options) -> Run:

@@ -12,7 +12,7 @@ from mlx_video import WanPipeline, convert_checkpoint
 from mlx_video.events import Notice, StepFinished
 from mlx_video.formats.safetensors import SafetensorsFile
 from mlx_video.models.block_context import BlockHook
-from mlx_video.models.products import attend
+from mlx_video.models.matmul import attend
 from mlx_video.models.token_layout import TokenLayout, video_segment
 from mlx_video.runs import generate as stages
 from mlx_video.runs import settings as planning

@@ -10,7 +10,7 @@ from mlx_video.errors import CheckpointError
 from mlx_video.files.read_ahead import read_ahead
 from mlx_video.formats.float8 import decode_float8
 from mlx_video.formats.tensor_source import open_tensors
-from mlx_video.weights.scaled import DescaledTensors, descale, report_plain_float8
+from mlx_video.weights.scaled import DequantizedTensors, dequantize, report_plain_float8
 from tests.formats.stored_arrays import write_raw
 
 OUT, IN = 6, 8
@@ -113,7 +113,7 @@ def expected(tensors):
 @pytest.mark.parametrize("tensors", CONVENTIONS.values(), ids=CONVENTIONS)
 def test_every_convention_gives_codes_times_scale_and_hides_the_rest(tmp_path, tensors):
     others = {f"{L}.bias": put(BIAS), "spiece_model": put(np.arange(9, dtype=np.uint8))}
-    with DescaledTensors(open_tensors(write(tmp_path / "x.safetensors", tensors | others))) as view:
+    with DequantizedTensors(open_tensors(write(tmp_path / "x.safetensors", tensors | others))) as view:
         assert set(view.infos) == {f"{L}.weight", f"{L}.bias", "spiece_model"}
         assert (view.infos[f"{L}.weight"].shape, view.infos[f"{L}.weight"].dtype) == ((OUT, IN), "F32")
         assert view.file_of(f"{L}.weight") == tmp_path / "x.safetensors"
@@ -131,7 +131,7 @@ def test_any_thread_may_read_and_leaves_the_evaluation_to_another(tmp_path):
     scale = 0.0017 * np.linspace(0.5, 2, OUT)
     bits = (scale.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)[:, None]
     tensors = {f"{L}.weight": put(INT_CODES), f"{L}.weight_scale": put(bits, "BF16")}
-    with descale(open_tensors(write(tmp_path / "x.safetensors", tensors))) as view:
+    with dequantize(open_tensors(write(tmp_path / "x.safetensors", tensors))) as view:
         (weight,) = read_ahead([f"{L}.weight"], view.read)
         rounded = (bits.astype(np.uint32) << 16).view(np.float32)
         assert np.array_equal(np.array(weight), INT_CODES * rounded)
@@ -139,14 +139,14 @@ def test_any_thread_may_read_and_leaves_the_evaluation_to_another(tmp_path):
 
 def test_a_description_in_the_files_metadata_serves_as_well(tmp_path):
     tensors = {f"{L}.weight": E4M3, f"{L}.weight_scale": put(SCALE)}
-    with descale(open_tensors(write(tmp_path / "x.safetensors", tensors, COMFY_LAYERS))) as view:
+    with dequantize(open_tensors(write(tmp_path / "x.safetensors", tensors, COMFY_LAYERS))) as view:
         assert np.array_equal(np.array(view.read(f"{L}.weight")), expected(tensors))
 
 
 def test_scales_may_lie_in_another_shard_than_their_weights(tmp_path):
     tensors = CONVENTIONS["lightx2v int8"]
     paths = [write(tmp_path / f"{name[-5:]}.safetensors", {name: tensors[name]}) for name in tensors]
-    with descale(open_tensors(paths)) as view:
+    with dequantize(open_tensors(paths)) as view:
         assert np.array_equal(np.array(view.read(f"{L}.weight")), expected(tensors))
         assert view.file_of(f"{L}.weight") == paths[0]
 
@@ -155,13 +155,13 @@ def test_names_keep_their_prefix_and_their_order(tmp_path):
     prefix = "model.diffusion_model."
     tensors = {"b.bias": put(BIAS), **CONVENTIONS["comfy until 2025"], "a.bias": put(BIAS)}
     path = write(tmp_path / "x.safetensors", {prefix + name: stored for name, stored in tensors.items()})
-    with descale(open_tensors(path)) as view:
+    with dequantize(open_tensors(path)) as view:
         assert list(view.infos) == [f"{prefix}{name}" for name in ("b.bias", f"{L}.weight", "a.bias")]
 
 
 def test_a_file_without_scales_is_left_as_it_is(tmp_path):
     with open_tensors(write(tmp_path / "x.safetensors", {f"{L}.weight": E4M3})) as source:
-        assert descale(source) is source
+        assert dequantize(source) is source
         assert list(report_plain_float8([source])) == [
             "x.safetensors: 1 tensors are F8_E4M3 without scales, a plain cast to eight bits, read as they "
             "are (scale 1): precision is lost compared with the bf16 file."
@@ -169,7 +169,7 @@ def test_a_file_without_scales_is_left_as_it_is(tmp_path):
 
 
 def test_a_file_with_scales_is_no_plain_cast(tmp_path):
-    with descale(open_tensors(write(tmp_path / "x.safetensors", CONVENTIONS["lightx2v float8"]))) as view:
+    with dequantize(open_tensors(write(tmp_path / "x.safetensors", CONVENTIONS["lightx2v float8"]))) as view:
         assert not list(report_plain_float8([view]))
 
 
@@ -237,7 +237,7 @@ def test_what_would_give_wrong_numbers_is_refused(tmp_path, tensors, message):
         open_tensors(write(tmp_path / "x.safetensors", tensors)) as source,
         pytest.raises(CheckpointError, match=message) as refused,
     ):
-        descale(source)
+        dequantize(source)
     assert "x.safetensors" in str(refused.value)
 
 
@@ -252,7 +252,7 @@ def test_what_would_give_wrong_numbers_is_refused(tmp_path, tensors, message):
 def test_a_description_in_the_metadata_can_refuse_a_file_too(tmp_path, text, message):
     path = write(tmp_path / "x.safetensors", SCALED, {"_quantization_metadata": text})
     with open_tensors(path) as source, pytest.raises(CheckpointError, match=message):
-        descale(source)
+        dequantize(source)
 
 
 # Numbers of a weight's size, as codes that need no scale.
@@ -276,7 +276,7 @@ def test_float8_weights_without_a_scale_beside_scaled_ones_stand_for_themselves(
     if marks == "descriptions":
         tensors |= {f"{L}.comfy_quant": describe(format="float8_e4m3fn")}
     path = write(tmp_path / "x.safetensors", tensors, COMFY_LAYERS if marks == "metadata" else None)
-    with descale(open_tensors(path)) as view:
+    with dequantize(open_tensors(path)) as view:
         assert set(view.infos) == {f"{L}.weight", f"{OTHER}.weight", f"{OTHER}.bias"}
         numbers = decode_float8(SMALL_CODES[1], "F8_E4M3")
         assert np.array_equal(np.array(view.read(f"{OTHER}.weight")), numbers)
@@ -299,7 +299,7 @@ def test_a_layer_that_the_metadata_call_scaled_needs_its_scale(tmp_path, stated)
     )
     message = f"{OTHER}.weight is float8 but has no scale, while 1 others do: the file is damaged"
     with open_tensors(path) as source, pytest.raises(CheckpointError, match=message):
-        descale(source)
+        dequantize(source)
 
 
 def test_metadata_that_call_layers_scaled_are_not_believed_without_any_scale(tmp_path):
@@ -308,7 +308,7 @@ def test_metadata_that_call_layers_scaled_are_not_believed_without_any_scale(tmp
         open_tensors(path) as source,
         pytest.raises(CheckpointError, match="no scale, and cannot do without"),
     ):
-        descale(source)
+        dequantize(source)
 
 
 @pytest.mark.parametrize(
@@ -327,9 +327,9 @@ def test_codes_that_lost_their_scale_are_told_from_weights_by_their_spread(tmp_p
         if is_lost:
             message = rf"{other}.weight is float8 but has no scale, while 1 others do, and spreads by [\d.]+"
             with pytest.raises(CheckpointError, match=message):
-                descale(source)
+                dequantize(source)
         else:
-            assert set(descale(source).infos) == {f"{scaled}.weight", f"{other}.weight"}
+            assert set(dequantize(source).infos) == {f"{scaled}.weight", f"{other}.weight"}
 
 
 @pytest.mark.parametrize(
@@ -350,13 +350,13 @@ def test_the_spread_of_a_transformers_attention_is_judged_and_no_other(tmp_path,
     with open_tensors(path) as source:
         if is_judged:
             with pytest.raises(CheckpointError, match="once it is scaled"):
-                descale(source)
+                dequantize(source)
         else:
-            assert list(descale(source).infos) == [f"{layer}.weight"]
+            assert list(dequantize(source).infos) == [f"{layer}.weight"]
 
 
 def test_wrong_calls_are_refused(tmp_path):
-    with descale(open_tensors(write(tmp_path / "x.safetensors", SCALED))) as view:
+    with dequantize(open_tensors(write(tmp_path / "x.safetensors", SCALED))) as view:
         with pytest.raises(KeyError, match="has no tensor"):
             view.read(f"{L}.scale_weight")
         with pytest.raises(ValueError, match="must be consecutive"):

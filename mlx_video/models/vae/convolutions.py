@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from mlx_video.models.dispatch import current_limits
 from mlx_video.models.elementwise import on_gpu
-from mlx_video.models.products import in_pieces
+from mlx_video.models.matmul import in_chunks
 
 # With fewer input channels, gathering the neighbours of every pixel costs less than many thin products.
 MIN_CHANNELS_OF_SHIFTED = 32
@@ -73,7 +73,7 @@ def _by_planes(taps: Sequence[mx.array], weight: mx.array, bias: mx.array) -> mx
 def _convolve_frames(frames: mx.array, weight: mx.array, padding: int = 0, stride: int = 1) -> mx.array:
     """2-D convolution of [n, H, W, C], a few frames at a time where all would take a GPU too long."""
     flops = 2 * math.prod(frames.shape[1:3]) * weight.size // stride**2
-    return in_pieces(
+    return in_chunks(
         lambda part: mx.conv2d(part, weight, stride=stride, padding=padding),
         frames,
         current_limits().rows(flops=flops, fewest=1),

@@ -9,7 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_video.models.elementwise import fused, on_gpu
-from mlx_video.models.products import in_pieces
+from mlx_video.models.matmul import in_chunks
 from mlx_video.models.vae.convolutions import (
     causal_taps,
     convolve_doubled,
@@ -164,7 +164,7 @@ class FrameAttention(nn.Module):
             mx.eval(result)  # else the scores of all parts could be alive at once
             return result
 
-        return in_pieces(rows, queries, QUERIES_AT_A_TIME)
+        return in_chunks(rows, queries, QUERIES_AT_A_TIME)
 
 
 class Upsample(nn.Module):

@@ -14,7 +14,7 @@ FRAME_BY_FRAME = (1, 1, 1, 1)
 
 
 class StreamState:
-    """What the layers of one network keep of the frames of one clip.
+    """State that the layers of one network keep of the frames of one clip.
 
     Every clip, batch and tile gets a fresh one; a network holds no state itself. Kept frames cost the same
     for a clip of any length. Layers are told apart by identity, so the network must outlive its states.

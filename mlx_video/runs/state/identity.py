@@ -85,7 +85,7 @@ def refuse_other_run(path: Path, state: RunState, identity: Mapping[str, str]) -
 
 
 def _describe_difference(name: str, there: str | None, here: str | None) -> str:
-    """Both values; long texts from shortly before the place where they part."""
+    """Describe a difference by its two values, long texts from shortly before they part."""
     same = takewhile(lambda pair: pair[0] == pair[1], zip(there or "", here or "", strict=False))
     begin = max(0, len(list(same)) - _SHOWN_CHARACTERS // 2)
     return f"{name} is {_shorten(there, begin)} there and {_shorten(here, begin)} here"

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_video.models.vae.autoencoder import convolutions as vae_convolutions
+from mlx_video.models.vae import convolutions as vae_convolutions
 from mlx_video.models.vae.convolutions import causal_taps, convolve_doubled, convolve_taps
 from tests.models.vae.tiny_vae import ROUNDING, draw, largest_difference
 

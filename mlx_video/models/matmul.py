@@ -1,4 +1,4 @@
-"""Matrix products: linear layers and attention, cut into pieces where one piece would be too large."""
+"""Matrix products: linear layers and attention, cut into chunks where one would be too large."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from mlx_video.models.dispatch import FEWEST_QUERIES, TILE, current_limits
 from mlx_video.models.elementwise import on_gpu
 
 
-def in_pieces(function: Callable[[mx.array], mx.array], x: mx.array, rows: int, axis: int = 0) -> mx.array:
+def in_chunks(function: Callable[[mx.array], mx.array], x: mx.array, rows: int, axis: int = 0) -> mx.array:
     """Apply a function that treats rows independently to `rows` of them at a time.
 
-    Pieces are of nearly even size and of whole tiles. They give bit for bit what the whole gives wherever the
+    Chunks are of nearly even size and of whole tiles. They give bit for bit what the whole gives wherever the
     kernel of a product does not depend on the number of rows: not on every GPU, and not with OpenBLAS for
     products of less than a million multiplications.
 
     Args:
         function: keeps the length of `axis`.
         x: any shape.
-        rows: the most that one piece may have.
+        rows: the most that one chunk may have.
         axis: where the rows lie.
 
     Returns:
@@ -31,19 +31,19 @@ def in_pieces(function: Callable[[mx.array], mx.array], x: mx.array, rows: int, 
     length = x.shape[axis]
     if length <= rows:
         return function(x)
-    pieces = []
-    for piece in mx.split(x, _piece_ends(length, rows), axis=axis):
-        pieces.append(function(piece))
+    chunks = []
+    for chunk in mx.split(x, _chunk_ends(length, rows), axis=axis):
+        chunks.append(function(chunk))
         # One after another: together they would be one long dispatch, with the intermediates of all.
-        mx.eval(pieces[-1])
-    return mx.concatenate(pieces, axis=axis)
+        mx.eval(chunks[-1])
+    return mx.concatenate(chunks, axis=axis)
 
 
-def _piece_ends(length: int, rows: int) -> list[int]:
-    """Where all pieces but the last end. Shorter ones come first: the last one, cut off, is not tiny."""
+def _chunk_ends(length: int, rows: int) -> list[int]:
+    """Ends of all chunks but the last. Shorter ones come first: the last one, cut off, is not tiny."""
     count, unit = -(-length // rows), TILE if rows % TILE == 0 else 1
     units = -(-length // unit)
-    return [units * piece // count * unit for piece in range(1, count)]
+    return [units * chunk // count * unit for chunk in range(1, count)]
 
 
 def compute_dtype(layer: nn.Module) -> mx.Dtype:
@@ -60,7 +60,7 @@ def project(layer: nn.Module, x: mx.array, dtype: mx.Dtype | None = None) -> mx.
 
     Args:
         layer: nn.Linear, nn.QuantizedLinear, or a wrapper that looks like one. What it may hold as `side`, a
-            SidePath, runs beside it.
+            UnmergedAdapter, runs beside it.
         x: [L, in], any floating type.
         dtype: to multiply in; None for the layer's :func:`compute_dtype`. A weight of another type is
             converted for this one product.
@@ -73,14 +73,14 @@ def project(layer: nn.Module, x: mx.array, dtype: mx.Dtype | None = None) -> mx.
     if _is_quantized(layer):
         rows = min(rows, limits.quantized_rows)
     multiply = _multiplier(layer, dtype)
-    if "side" in layer:
-        return in_pieces(lambda part: layer.side(part, multiply(part)), x.astype(dtype), rows)
-    return in_pieces(multiply, x.astype(dtype), rows)
+    if "unmerged" in layer:
+        return in_chunks(lambda part: layer.unmerged(part, multiply(part)), x.astype(dtype), rows)
+    return in_chunks(multiply, x.astype(dtype), rows)
 
 
 def _multiplier(layer: nn.Module, dtype: mx.Dtype) -> Callable[[mx.array], mx.array]:
     """What maps rows [L, in] of a type to [L, out]: the layer, or its weight unpacked or widened."""
-    if isinstance(layer, nn.QuantizedLinear) and not (on_gpu() and current_limits().packed_products):
+    if isinstance(layer, nn.QuantizedLinear) and not (on_gpu() and current_limits().quantized_matmul):
         weight = _dequantize(layer)
     elif isinstance(layer, nn.Linear) and layer.weight.dtype != dtype:
         weight = layer.weight
@@ -124,7 +124,7 @@ def attend(queries: mx.array, keys: mx.array, values: mx.array, scale: float) ->
     row_flops = 4 * row_scores * keys.shape[3]
     if on_gpu() and limits.fused_attention:
         rows = limits.rows(flops=row_flops, fewest=FEWEST_QUERIES)
-        return in_pieces(
+        return in_chunks(
             lambda part: mx.fast.scaled_dot_product_attention(part, keys, values, scale=scale),
             queries,
             rows,
@@ -133,7 +133,7 @@ def attend(queries: mx.array, keys: mx.array, values: mx.array, scale: float) ->
     # On a CPU products copy what is not contiguous, which once is enough.
     turned, values = mx.contiguous(keys.swapaxes(-1, -2).astype(mx.float32)), mx.contiguous(values)
     rows = limits.rows(elements=row_scores, flops=row_flops)
-    return in_pieces(lambda part: _attend_written_out(part, turned, values, scale), queries, rows, axis=2)
+    return in_chunks(lambda part: _attend_written_out(part, turned, values, scale), queries, rows, axis=2)
 
 
 def _attend_written_out(queries: mx.array, keys: mx.array, values: mx.array, scale: float) -> mx.array:

@@ -6,10 +6,10 @@ import mlx.core as mx
 import mlx.nn as nn
 
 
-class SidePath(nn.Module):
+class UnmergedAdapter(nn.Module):
     """Adds x · downᵀ · scale · upᵀ to what a layer makes of x.
 
-    It is an attribute `side` of the layer, which stays what it was; `models.products.project` runs both.
+    It is an attribute `unmerged` of the layer, which stays what it was; `models.matmul.project` runs both.
 
     Args:
         down: [R, in], any floating type; kept as it is.

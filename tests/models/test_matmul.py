@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from mlx_video.models.dispatch import Limits, use_limits
 from mlx_video.models.elementwise import on_gpu
-from mlx_video.models.products import (
+from mlx_video.models.matmul import (
     attend,
     attend_biased,
     compute_dtype,
-    in_pieces,
+    in_chunks,
     merge_heads,
     project,
     split_heads,
@@ -48,7 +48,7 @@ def test_pieces_are_even_and_cover_everything_once(length, rows, axis):
         sizes.append(part.shape[axis])
         return 2 * part
 
-    assert mx.array_equal(in_pieces(double, x, rows, axis), 2 * x).item()
+    assert mx.array_equal(in_chunks(double, x, rows, axis), 2 * x).item()
     assert sum(sizes) == length
     assert max(sizes) <= rows
     assert len(sizes) <= -(-length // rows)
@@ -77,7 +77,7 @@ def test_quantized_weights_can_be_unpacked_where_their_products_are_faulty(monke
     layer.bias = layer.bias.astype(mx.float32)
     whole = project(layer, normal(50, 64))
     monkeypatch.setattr(nn.QuantizedLinear, "__call__", lambda self, x: mx.zeros((x.shape[0], 32)))
-    with use_limits(Limits(packed_products=False)):
+    with use_limits(Limits(quantized_matmul=False)):
         found = project(layer, normal(50, 64))
     # The same numbers multiplied, added in another order.
     np.testing.assert_allclose(np.array(found), np.array(whole), rtol=1e-5, atol=1e-6)

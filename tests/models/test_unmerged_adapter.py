@@ -5,9 +5,9 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from mlx_video.models import products
-from mlx_video.models.products import project
-from mlx_video.models.side_path import SidePath
+from mlx_video.models import matmul
+from mlx_video.models.matmul import project
+from mlx_video.models.unmerged_adapter import UnmergedAdapter
 from tests.models.networks import relative_error
 from tests.parity.golden import fill
 
@@ -18,7 +18,7 @@ def build_layer(*, bias: bool = True, bits: int | None = None) -> nn.Module:
     layer = nn.Linear(64, 32, bias=bias)
     layer.weight = mx.array(fill((32, 64), 4, 0.2))
     layer = layer.to_quantized(group_size=32, bits=bits) if bits else layer
-    layer.side = SidePath(*map(mx.array, SIDE))
+    layer.unmerged = UnmergedAdapter(*map(mx.array, SIDE))
     return layer
 
 
@@ -33,18 +33,18 @@ def expected_sum(layer: nn.Module, x: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("bits", [None, 4, 8])
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_layer_and_its_side_path_add_up(bits, bias):
+def test_a_layer_and_its_unmerged_adapter_add_up(bits, bias):
     layer, x = build_layer(bias=bias, bits=bits), fill((7, 64), 5)
-    # 64 products in float32.
+    # 64 matmul in float32.
     assert relative_error(project(layer, mx.array(x)), expected_sum(layer, x)) <= 1e-5
 
 
 def test_rows_may_be_cut_anywhere(monkeypatch):
     layer, x = build_layer(bits=4), fill((50, 64), 5)
-    cut = products.in_pieces
-    monkeypatch.setattr(products, "in_pieces", lambda function, x, rows: cut(function, x, 8))
+    cut = matmul.in_chunks
+    monkeypatch.setattr(matmul, "in_chunks", lambda function, x, rows: cut(function, x, 8))
     assert relative_error(project(layer, mx.array(x)), expected_sum(layer, x)) <= 1e-5
 
 
-def test_a_side_path_is_saved_and_counted_with_its_layer():
-    assert set(build_layer().parameters()) == {"weight", "bias", "side"}
+def test_an_unmerged_adapter_is_saved_and_counted_with_its_layer():
+    assert set(build_layer().parameters()) == {"weight", "bias", "unmerged"}
