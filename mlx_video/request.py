@@ -12,7 +12,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, get_args
 
-from mlx_video.addresses import AddressError, local_path, local_path_or_page, written_address
+from mlx_video.addresses import (
+    AddressError,
+    expand_home,
+    local_path,
+    local_path_or_page,
+    written_address,
+)
 from mlx_video.errors import RequestError
 
 if TYPE_CHECKING:
@@ -65,9 +71,9 @@ def named_place(text: str | Path) -> Path:
     `./owner/name` never means a repository.
 
     Raises:
-        RuntimeError: it begins with the `~` of a user that the system does not know.
+        AddressError: it begins with the `~` of a user that the system does not know, or holds a zero byte.
     """
-    path = Path(text).expanduser()
+    path = expand_home(text)
     return Path.cwd() / path if str(text).startswith((".", "~")) else path
 
 
@@ -422,7 +428,8 @@ def _open_addresses(request: GenerateRequest | ConvertRequest) -> None:
                 continue
         except AddressError as error:
             told = f"{written_address(str(value))}: nothing is written to an address. Give a path here."
-            raise RequestError(name, told if name in _WRITTEN_FIELDS else str(error)) from error
+            is_address = name in _WRITTEN_FIELDS and ":/" in str(value)
+            raise RequestError(name, told if is_address else str(error)) from error
         if opened != value:
             object.__setattr__(request, name, opened)
 
