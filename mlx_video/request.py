@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import secrets
 from collections.abc import Mapping
@@ -338,7 +339,7 @@ class ConvertRequest:
         _open_addresses(self)
         if not (self.quantize or self.quantize_only):
             self._refuse_idle_options()
-        if self.checkpoint_dir is not None and self.checkpoint_dir.resolve() == self.output_dir.resolve():
+        if self.checkpoint_dir is not None and _is_one_place(self.checkpoint_dir, self.output_dir):
             raise RequestError(
                 "output_dir", f"{self.output_dir} is the checkpoint folder itself. Choose another folder."
             )
@@ -402,6 +403,11 @@ def _settle_seed(seed: int) -> int:
             f"{RANDOM_SEED} draws one at random.",
         )
     return RANDOM_SEED if seed == RANDOM_SEED else int(seed) % 2**64
+
+
+def _is_one_place(path: Path, other: Path) -> bool:
+    """Whether two paths lead to one place, which need not exist; links in a circle lead nowhere else."""
+    return os.path.realpath(path) == os.path.realpath(other)
 
 
 def _check_choice(field_name: str, value: object, choices: tuple[object, ...]) -> None:

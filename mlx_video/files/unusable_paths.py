@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -14,6 +15,11 @@ _SIDE_FILE_PREFIX = "._"
 def is_dangling(path: Path) -> bool:
     """Whether a path is a link, or lies behind one, whose target is not there."""
     return _find_dangling(path) is not None
+
+
+def real_path(path: Path) -> Path:
+    """Where a path leads, all links followed; of links in a circle the path itself, which leads nowhere."""
+    return Path(os.path.realpath(path))
 
 
 def explain_missing(path: Path, otherwise: str) -> str:
@@ -30,6 +36,8 @@ def explain_missing(path: Path, otherwise: str) -> str:
     if link is None:
         return otherwise
     place = "is" if link == path else f"lies behind {link},"
+    if _is_circle(link):
+        return f"{place} a link to {os.readlink(link)}, which leads back to it. Put the file in its place."
     return (
         f"{place} a link to {os.readlink(link)}, which is not there. Mount the disk that it lies on, or "
         "download the file again."
@@ -52,6 +60,14 @@ def describe_side_file(path: Path) -> str:
     owner = path.name.removeprefix(_SIDE_FILE_PREFIX)
     advice = f"Give {owner} beside it." if has_side_file_name(path) else "Give the file that it belongs to."
     return f"is a side file of macOS, which holds labels and no content of its own. {advice}"
+
+
+def _is_circle(link: Path) -> bool:
+    try:
+        os.path.realpath(link, strict=True)
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
 
 
 def _find_dangling(path: Path) -> Path | None:

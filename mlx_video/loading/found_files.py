@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_video.errors import CheckpointError
-from mlx_video.files.unusable_paths import explain_missing, is_dangling
+from mlx_video.files.unusable_paths import explain_missing, is_dangling, real_path
 from mlx_video.formats.file_kind import refuse_stand_in
 from mlx_video.formats.tensor_source import TensorSource, open_tensors
 from mlx_video.layouts.diffusers_folder import ENCODER_STEM, read_transformer_sizes
@@ -212,7 +212,7 @@ def _read_widths(
 def _group_files(folder: Path) -> Iterator[tuple[Path, ...]]:
     """The weight files below a folder, shards together."""
     yield from _group_direct(folder)
-    seen = {folder.resolve()}
+    seen = {real_path(folder)}
     for tree in sorted(path for path in folder.iterdir() if path.is_dir() and _is_entered(path)):
         for place in walk_folders(tree, seen):
             yield from _group_direct(place)

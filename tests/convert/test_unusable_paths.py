@@ -194,11 +194,57 @@ def test_a_cache_on_a_disk_that_is_away_is_called_one(tmp_path, capsys):
     assert f"lies behind {tmp_path / 'cache'}, a link to {AWAY}, which is not there." in shown
 
 
-def test_links_that_lead_in_a_circle_lead_nowhere(wan, tmp_path, capsys):
+@pytest.fixture
+def circle(tmp_path):
+    """A link to a link that leads back to it."""
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
-    shown = convert_refusal(capsys, "--checkpoint-dir", wan / "original", "--vae", "a")
-    assert "--vae a: is a link to b, which is not there" in shown
+    return tmp_path / "a"
+
+
+CIRCLE = "is a link to b, which leads back to it."
+
+
+@pytest.mark.parametrize("option", [*CONVERT_OPTIONS, "--checkpoint-dir"])
+@pytest.mark.parametrize("rest", ["", "wan.safetensors"])
+def test_links_in_a_circle_given_to_a_conversion_are_called_that(wan, circle, capsys, option, rest):
+    base = [] if option == "--checkpoint-dir" else ["--checkpoint-dir", wan / "original"]
+    told = f"lies behind {circle}, {CIRCLE.removeprefix('is ')}" if rest else CIRCLE
+    assert f"{circle / rest}: {told}" in convert_refusal(capsys, *base, option, circle / rest)
+    if option == "--checkpoint-dir":
+        assert f"{circle / rest}: {told}" in convert_refusal(
+            capsys, option, circle / rest, "--quantize-only", "--quantize"
+        )
+        assert convert_wan.main(["--inspect", str(circle / rest)]) == 1
+        assert f"{circle / rest}: {told}" in capsys.readouterr().err
+
+
+def test_a_conversion_into_links_in_a_circle_writes_nothing(wan, circle, tmp_path):
+    with pytest.raises(MLXVideoError, match=f"{circle}: {CIRCLE} Choose another name"):
+        convert_checkpoint(wan / "original", circle)
+    with pytest.raises(MLXVideoError, match=f"{circle / 'out'}: cannot be made"):
+        convert_checkpoint(wan / "original", circle / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    "option", ["--model-dir", "--vae", "--tokenizer", "--image", "--lora", "--decode-only"]
+)
+def test_links_in_a_circle_given_to_a_run_are_called_that(wan, circle, capsys, option):
+    image = [] if option in ("--image", "--decode-only") else ["--image", wan / "photo.jpg"]
+    assert f"{circle}: {CIRCLE}" in generate_refusal(capsys, wan / "mlx", *image, option, circle)
+
+
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [("--output-path", "a/x.mp4"), ("--save-frames", "a"), ("--save-latents", "a/x.safetensors")],
+)
+def test_no_result_is_written_through_links_in_a_circle(wan, circle, tmp_path, option, name, capsys):
+    options = ["--model-dir", wan / "mlx", "--prompt", "a cat", "--image", wan / "photo.jpg"]
+    output = [] if option == "--output-path" else ["--output-path", "out.mp4"]
+    assert generate_wan.main(list(map(str, [*options, *output, option, tmp_path / name]))) in (1, 2)
+    assert "this folder cannot take new files" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
 
 
 @pytest.mark.parametrize("option", [*(o for o in CONVERT_OPTIONS if o != "--tokenizer"), "--checkpoint-dir"])
