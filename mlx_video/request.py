@@ -158,8 +158,8 @@ class GenerateRequest:
             "side" runs them beside the layers, whose weights stay as they are; "auto" merges into dense
             layers and runs beside quantized ones.
         strict_lora: refuse an adapter of which a part fits nothing in the model; else that is reported.
-        seed: 0 to 2**64-1. -1 draws one at random, or with `resume` takes that of the run's state; numbers
-            from -2 to -2**63 become `seed + 2**64`, as torch takes them.
+        seed: 0 to 2**64-1. -1 and None draw one at random, or with `resume` take that of the run's state;
+            numbers from -2 to -2**63 become `seed + 2**64`, as torch takes them.
         noise: "torch" draws what torch draws on a CPU for this seed, "mlx" uses mx.random.
         trim_first_frames: pixel frames dropped from the start of the finished video.
         tiling: how the VAE saves memory; "auto" makes tiles only where whole frames do not fit.
@@ -214,6 +214,8 @@ class GenerateRequest:
     debug_latents: bool = False
 
     def __post_init__(self) -> None:
+        if self.seed is None:
+            object.__setattr__(self, "seed", RANDOM_SEED)
         self._check_kinds()
         _check_choice("scheduler", self.scheduler, get_args(SchedulerName))
         _check_choice("noise", self.noise, get_args(NoiseKind))
