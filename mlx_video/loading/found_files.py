@@ -24,7 +24,7 @@ from mlx_video.weights.component_kind import (
     find_components,
     is_other_text_encoder,
 )
-from mlx_video.weights.side_file import is_side_file, with_side_file
+from mlx_video.weights.fix_5d_file import is_fix_5d_file, with_fix_5d_file
 from mlx_video.weights.spellings import as_original
 
 # Where ComfyUI looks for models, the folders that matter here; they may hold folders themselves.
@@ -178,7 +178,7 @@ def read_files(paths: tuple[Path, ...], config: Mapping[str, Any] | None = None)
         CheckpointError: a file is absent, damaged or of an unknown format, or a shard is absent.
     """
     check_shards(paths)
-    paths = with_side_file(paths)
+    paths = with_fix_5d_file(paths)
     with open_tensors(paths) as source:
         kinds: dict[str, ComponentKind] = {kind.component: kind for kind in find_components(source.infos)}
         widths, image_width = _read_widths(source, kinds)
@@ -245,7 +245,7 @@ def _files_of_folder(folder: Path) -> FoundWeights:
             return find_weights(folder, stem, component="component")
     groups = list(_group_direct(folder))
     if len(groups) > 1:
-        groups = [paths for paths in groups if not is_side_file(paths[0])]
+        groups = [paths for paths in groups if not is_fix_5d_file(paths[0])]
     if len(groups) != 1:
         names = ", ".join(paths[0].name for paths in groups) or "none"
         raise CheckpointError(
