@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from mlx_video.convert.proposals import describe_transformers_below, propose_transformers
+from mlx_video.convert.proposals import describe_transformers_below, name_below, propose_transformers
 from mlx_video.convert.recognise_transformers import refuse_other_models
 from mlx_video.errors import CheckpointError, MissingPartError, RequestError
 from mlx_video.files.unusable_paths import explain_missing
@@ -277,11 +277,7 @@ def _fits(found: FoundFiles, component: str, readers: Sequence[FoundFiles]) -> b
 
 
 def _list(path: Path, candidates: Iterable[FoundFiles]) -> str:
-    return ", ".join(_below(path, found.paths[0]) for found in candidates)
-
-
-def _below(folder: Path, path: Path) -> str:
-    return str(path.relative_to(folder)) if path.is_relative_to(folder) and path != folder else path.name
+    return ", ".join(name_below(path, found.paths[0]) for found in candidates)
 
 
 def _check_complete(files: CheckpointFiles, scan: Scan, given: set[PartName], *, reads_images: bool) -> None:
@@ -308,7 +304,7 @@ def _check_complete(files: CheckpointFiles, scan: Scan, given: set[PartName], *,
 def _report_found(path: Path, files: CheckpointFiles) -> tuple[str, ...]:
     """Say which file became what, since no name did."""
     parts = {**files.transformers, "text_encoder": files.text_encoder, "image_encoder": files.image_encoder}
-    found = {name: _below(path, paths[0]) for name, paths in parts.items() if paths}
+    found = {name: name_below(path, paths[0]) for name, paths in parts.items() if paths}
     told = [f"{name if name != 'model' else 'transformer'} {file}" for name, file in found.items()]
     return (f"Found by their tensors: {', '.join(told)}.",) if told else ()
 
