@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from mlx_video.convert.recognise_transformers import refuse_other_models
 from mlx_video.errors import CheckpointError, MissingPartError, RequestError
 from mlx_video.files.unusable_paths import explain_missing
 from mlx_video.layouts.checkpoint_files import CheckpointFiles, PartName, SamplingHints
-from mlx_video.layouts.expert_names import Expert, guess_expert_of_file
+from mlx_video.layouts.expert_names import Expert, find_sure_expert, guess_expert_of_file
 from mlx_video.layouts.folder_layout import is_tokenizer_folder, recognise_layout
 from mlx_video.layouts.open_checkpoint import open_checkpoint
 from mlx_video.layouts.original_folder import (
@@ -71,8 +70,6 @@ _FLAGS = MappingProxyType(
     }
 )
 _CONVERTED = "is converted already. Give the file that it was made from."
-# A lone "high" may mean something else; with "noise" behind it the file is one of two.
-_SURE_EXPERT_NAME = re.compile(r"(?i)(high|low)[-_ .]?noise")
 
 
 def find_checkpoint(request: ConvertRequest) -> CheckpointFiles:
@@ -93,10 +90,6 @@ def find_checkpoint(request: ConvertRequest) -> CheckpointFiles:
     }
     base = _open_base(request, chosen)
     return _with_tokenizer(_with_options(base, chosen), request.tokenizer)
-
-
-def _is_surely_expert(found: FoundFiles) -> bool:
-    return any(_SURE_EXPERT_NAME.search(name) for name in (found.paths[0].name, found.paths[0].parent.name))
 
 
 def check_component(name: str, path: Path) -> None:
@@ -242,12 +235,14 @@ def _choose_transformers(
                 f"is not given, and the name of {_list(path, candidates)} in {path} does not say that it is "
                 "this expert. Give the file by this option.",
             )
-        return {expert if expert and _is_surely_expert(only) else "model": only}
+        return {find_sure_expert(only.paths[0]) or "model": only}
     if len(candidates) <= 2 and all(expert in named for expert in wanted):
         return {expert: named[expert] for expert in wanted}
+    choice = "--transformer FILE, or for a Wan2.2 A14B model with --high-noise FILE and --low-noise FILE"
+    if len(wanted) == 1:
+        choice = f"--{wanted[0].replace('_', '-')} FILE"
     raise CheckpointError(
-        f"{path}: holds several transformers: {_list(path, candidates)}. Choose with --transformer FILE, or "
-        "for a Wan2.2 A14B model with --high-noise FILE and --low-noise FILE, such as:"
+        f"{path}: holds several transformers: {_list(path, candidates)}. Choose with {choice}, such as:"
         f"{propose_transformers(path, candidates, wanted)}"
     )
 

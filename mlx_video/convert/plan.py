@@ -19,7 +19,7 @@ from mlx_video.convert.vae_origin import choose_vae
 from mlx_video.errors import CheckpointError, MissingPartError, RequestError
 from mlx_video.formats.tensor_source import TensorSource, open_tensors
 from mlx_video.layouts.checkpoint_files import CheckpointFiles
-from mlx_video.layouts.expert_names import guess_expert_of_name
+from mlx_video.layouts.expert_names import find_sure_expert, guess_expert_of_name
 from mlx_video.layouts.folder_layout import ORIGINAL_STEM
 from mlx_video.layouts.model_folder import (
     IMAGE_ENCODER_FILE,
@@ -209,6 +209,13 @@ def open_component(paths: Sequence[Path], component: ComponentName, opened: Exit
 def _report_experts(files: CheckpointFiles) -> Iterator[str]:
     """Say which transformer is which expert: swapped ones could not be told from their tensors."""
     if len(files.transformers) < 2:
+        (paths,) = files.transformers.values()
+        if expert := find_sure_expert(paths[0]):
+            stage = expert.replace("_", "-")
+            yield (
+                f"{paths[0].name}: the name says that it is the {stage} expert, one of two. It makes the "
+                "whole video alone now; for both give --high-noise FILE and --low-noise FILE."
+            )
         return
     firsts = {name: paths[0] for name, paths in files.transformers.items()}
     # Names that both have, or that every model has, tell nothing.
