@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mlx_video.addresses import AddressError, expand_home
 from mlx_video.config import ModelConfig
 from mlx_video.convert.convert import convert
 from mlx_video.convert.demo_model import demo_model_folder
@@ -96,9 +97,10 @@ class WanPipeline:
             ConfigError: its config.json cannot be used.
             RequestError: a revision is given for a folder, or a component is something else.
         """
-        place = demo_model_folder() if folder is None else named_place(folder)
+        place = demo_model_folder() if folder is None else _read_path("folder", folder, named_place)
         given = {"text_encoder": text_encoder, "vae": vae, "tokenizer": tokenizer}
-        named = ModelParts(**{name: named_place(part) for name, part in given.items() if part is not None})
+        places = {n: _read_path(n, part, named_place) for n, part in given.items() if part is not None}
+        named = ModelParts(**places)
         path = finish(fetch_folder(place, revision, "run", named.given), on_event)
         return cls(*open_model(path, finish(find_parts(named), on_event)))
 
@@ -175,11 +177,30 @@ def build_request(prompt: str, options: dict[str, Any]) -> GenerateRequest:
     _check_known(options, GenerateRequest)
     for name in ("output_path", "save_frames", "save_latents", "decode_only"):
         if options.get(name) is not None:
-            options[name] = Path(options[name]).expanduser()
+            options[name] = _read_path(name, options[name])
     for name in ("image", "end_image"):
         if isinstance(options.get(name), str | Path):  # the others are pictures themselves
-            options[name] = Path(options[name]).expanduser()
+            options[name] = _read_path(name, options[name])
     return GenerateRequest(prompt, **_with_adapters(options))
+
+
+def _read_path(field_name: str, value: object, read: Callable[[str | Path], Path] = expand_home) -> Path:
+    """A path that a caller names.
+
+    Args:
+        field_name: of the request, for messages.
+        value: a text or a path.
+        read: makes the path of it.
+
+    Raises:
+        RequestError: it is something else, or no path of this system.
+    """
+    if not isinstance(value, str | Path):
+        raise RequestError(field_name, f"{value!r}: must be a path.")
+    try:
+        return read(value)
+    except AddressError as error:
+        raise RequestError(field_name, str(error)) from error
 
 
 def _check_known(options: Iterable[str], request: type[GenerateRequest | ConvertRequest]) -> None:
@@ -219,10 +240,11 @@ def _read_adapter_choice(field_name: str, item: object) -> LoraChoice:
         case LoraChoice():
             return item
         case str() | Path():
-            return LoraChoice(named_place(item), named=str(item))
+            return LoraChoice(_read_path(field_name, item, named_place), named=str(item))
         case [str() | Path() as path, float() | int() as strength]:
+            place = _read_path(field_name, path, named_place)
             try:
-                return LoraChoice(named_place(path), strength, str(path))
+                return LoraChoice(place, strength, str(path))
             except RequestError as error:
                 raise RequestError(field_name, error.message) from error
         case [str() | Path() as path, strength] if cure := advise_two_strengths(path, strength):
@@ -264,10 +286,10 @@ def convert_checkpoint(
     _check_known(options, ConvertRequest)
     for name in COMPONENT_FIELDS:
         if isinstance(options.get(name), str | Path):
-            options[name] = named_place(options[name])
+            options[name] = _read_path(name, options[name], named_place)
     request = ConvertRequest(
-        None if checkpoint_dir is None else named_place(checkpoint_dir),
-        Path(output_dir).expanduser(),
+        None if checkpoint_dir is None else _read_path("checkpoint_dir", checkpoint_dir, named_place),
+        _read_path("output_dir", output_dir),
         **_with_adapters(options),
     )
     written = request.output_dir

@@ -29,7 +29,7 @@ def generate_video(
     steps: int | None = None,
     guide_scale: float | tuple[float, float] | str | None = None,
     shift: float | None = None,
-    seed: int = RANDOM_SEED,
+    seed: int | None = RANDOM_SEED,
     output_path: str | Path = "output.mp4",
     scheduler: SchedulerName = "unipc",
     loras: Sequence[tuple[str | Path, float]] | None = None,

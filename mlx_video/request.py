@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import secrets
 from collections.abc import Mapping
@@ -12,7 +13,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, get_args
 
-from mlx_video.addresses import AddressError, local_path, local_path_or_page, written_address
+from mlx_video.addresses import (
+    AddressError,
+    expand_home,
+    local_path,
+    local_path_or_page,
+    written_address,
+)
 from mlx_video.errors import RequestError
 
 if TYPE_CHECKING:
@@ -65,9 +72,9 @@ def named_place(text: str | Path) -> Path:
     `./owner/name` never means a repository.
 
     Raises:
-        RuntimeError: it begins with the `~` of a user that the system does not know.
+        AddressError: it begins with the `~` of a user that the system does not know, or holds a zero byte.
     """
-    path = Path(text).expanduser()
+    path = expand_home(text)
     return Path.cwd() / path if str(text).startswith((".", "~")) else path
 
 
@@ -151,8 +158,8 @@ class GenerateRequest:
             "side" runs them beside the layers, whose weights stay as they are; "auto" merges into dense
             layers and runs beside quantized ones.
         strict_lora: refuse an adapter of which a part fits nothing in the model; else that is reported.
-        seed: 0 to 2**64-1. -1 draws one at random, or with `resume` takes that of the run's state; numbers
-            from -2 to -2**63 become `seed + 2**64`, as torch takes them.
+        seed: 0 to 2**64-1. -1 and None draw one at random, or with `resume` take that of the run's state;
+            numbers from -2 to -2**63 become `seed + 2**64`, as torch takes them.
         noise: "torch" draws what torch draws on a CPU for this seed, "mlx" uses mx.random.
         trim_first_frames: pixel frames dropped from the start of the finished video.
         tiling: how the VAE saves memory; "auto" makes tiles only where whole frames do not fit.
@@ -207,6 +214,8 @@ class GenerateRequest:
     debug_latents: bool = False
 
     def __post_init__(self) -> None:
+        if self.seed is None:
+            object.__setattr__(self, "seed", RANDOM_SEED)
         self._check_kinds()
         _check_choice("scheduler", self.scheduler, get_args(SchedulerName))
         _check_choice("noise", self.noise, get_args(NoiseKind))
@@ -332,7 +341,7 @@ class ConvertRequest:
         _open_addresses(self)
         if not (self.quantize or self.quantize_only):
             self._refuse_idle_options()
-        if self.checkpoint_dir is not None and self.checkpoint_dir.resolve() == self.output_dir.resolve():
+        if self.checkpoint_dir is not None and _is_one_place(self.checkpoint_dir, self.output_dir):
             raise RequestError(
                 "output_dir", f"{self.output_dir} is the checkpoint folder itself. Choose another folder."
             )
@@ -398,6 +407,11 @@ def _settle_seed(seed: int) -> int:
     return RANDOM_SEED if seed == RANDOM_SEED else int(seed) % 2**64
 
 
+def _is_one_place(path: Path, other: Path) -> bool:
+    """Whether two paths lead to one place, which need not exist; links in a circle lead nowhere else."""
+    return os.path.realpath(path) == os.path.realpath(other)
+
+
 def _check_choice(field_name: str, value: object, choices: tuple[object, ...]) -> None:
     if value not in choices:
         listed = ", ".join(str(choice) for choice in choices)
@@ -422,7 +436,8 @@ def _open_addresses(request: GenerateRequest | ConvertRequest) -> None:
                 continue
         except AddressError as error:
             told = f"{written_address(str(value))}: nothing is written to an address. Give a path here."
-            raise RequestError(name, told if name in _WRITTEN_FIELDS else str(error)) from error
+            is_address = name in _WRITTEN_FIELDS and ":/" in str(value)
+            raise RequestError(name, told if is_address else str(error)) from error
         if opened != value:
             object.__setattr__(request, name, opened)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from mlx_video.addresses import AddressError, expand_home
 from mlx_video.cli.console import EXIT_USAGE
 from mlx_video.errors import RequestError
 from mlx_video.request import LoraChoice, advise_two_strengths, named_place
@@ -58,11 +59,9 @@ def folder_path(text: str) -> Path:
         argparse.ArgumentTypeError: it begins with the `~` of a user that the system does not know.
     """
     try:
-        return Path(text).expanduser()
-    except RuntimeError as error:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} names the home of an unknown user. Write the path from / on, or with a plain ~/."
-        ) from error
+        return expand_home(text)
+    except AddressError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def place_or_repository(text: str) -> Path:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_video.errors import RequestError
+from mlx_video.files.unusable_paths import real_path
 from mlx_video.latents.latents_file import is_latents_file
 from mlx_video.latents.run_state import find_state_path, is_state_file
 from mlx_video.media.earlier_result import FOREIGN, is_replaceable, is_vacant
@@ -112,13 +113,13 @@ def _check_different(request: GenerateRequest) -> None:
 
 def _describe_frame(request: GenerateRequest, path: Path) -> str:
     folder = request.save_frames
-    is_in_folder = folder is not None and _entry(path.resolve().parent) == _entry(folder)
+    is_in_folder = folder is not None and _entry(real_path(path).parent) == _entry(folder)
     return "--save-frames writes pictures of such names" if is_in_folder and is_frame_name(path.name) else ""
 
 
 def _entry(path: Path) -> Entry:
     """What two names of one file have in common, also on disks that do not tell capitals apart."""
-    final = path.resolve()
+    final = real_path(path)
     status = _status(final.parent)
     folder = (status.st_dev, status.st_ino) if status else str(final.parent).casefold()
     return folder, unicodedata.normalize("NFC", final.name).casefold()

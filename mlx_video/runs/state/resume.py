@@ -13,6 +13,7 @@ import mlx.core as mx
 
 from mlx_video.errors import MediaError
 from mlx_video.events import FileWritten, Notice, StateSaved, StepFinished
+from mlx_video.files.unusable_paths import real_path
 from mlx_video.latents.run_state import (
     RunState,
     current_versions,
@@ -126,7 +127,7 @@ def forget_state(run: Run) -> Iterator[FileWritten]:
     A file that `--decode-only` reads stays, unless it is the state beside this very video.
     """
     path, source = find_state_path(run.request), run.request.decode_only
-    if path is None or not path.exists() or (source and source.resolve() != path.resolve()):
+    if path is None or not path.exists() or (source and real_path(source) != real_path(path)):
         return
     if run.request.keep_state:
         yield FileWritten(path)
