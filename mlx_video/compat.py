@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlx_video.addresses import local_path
-from mlx_video.cli.arguments import parse_guide_scale
 from mlx_video.cli.console import Console
 from mlx_video.errors import RequestError
 from mlx_video.request import RANDOM_SEED, SchedulerName, TilingMode
+from mlx_video.request.kinds import parse_guide_scale
 
 if TYPE_CHECKING:
     from mlx_video.request import ImageSource
@@ -88,5 +87,5 @@ def _read_guide_scale(value: float | tuple[float, float] | str | None) -> float 
         return value
     try:
         return parse_guide_scale(value)
-    except argparse.ArgumentTypeError as error:
+    except ValueError as error:
         raise RequestError("guide_scale", f"{error}.") from error

@@ -4,39 +4,45 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlx_video.cli.arguments import CommandParser, add_common_options, folder_path
+from mlx_video.cli import arguments
 from mlx_video.cli.console import run_command
+from mlx_video.request.kinds import WrittenPath
+from mlx_video.request.option import option
 
 if TYPE_CHECKING:
     from mlx_video.events import Event
 
 
+@dataclass
+class CheckOptions:
+    """Options of the command."""
+
+    quick: bool = option(
+        False, help="only what is checked before a run, about a second", excludes_others=True
+    )
+    full: bool = option(
+        False,
+        help="sizes of real videos also on a CPU, which takes long; a GPU gets them anyway",
+        excludes_others=True,
+    )
+    json: WrittenPath | None = option(None, help="write everything as JSON", metavar="FILE")
+
+
+OPTIONS = (CheckOptions, arguments.CommonOptions)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = CommandParser(
-        prog="python -m mlx_video.check_device",
-        description="Run every kind of operation that the models use on the default device, and compare some "
-        "rows of each result with float64. The error is that of the worst row: the length of the difference "
-        "over the length of the right row. Exit code 1 when something is wrong and cannot be avoided.",
+    return arguments.build_parser(
+        "python -m mlx_video.check_device",
+        "Run every kind of operation that the models use on the default device, and compare some rows of "
+        "each result with float64. The error is that of the worst row: the length of the difference over the "
+        "length of the right row. Exit code 1 when something is wrong and cannot be avoided.",
+        OPTIONS,
     )
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument(
-        "--quick",
-        action="store_true",
-        help="only what is checked before a run, about a second (default: off)",
-    )
-    size.add_argument(
-        "--full",
-        action="store_true",
-        help="sizes of real videos also on a CPU, which takes long (default: off; a GPU gets them anyway)",
-    )
-    parser.add_argument(
-        "--json", type=folder_path, metavar="FILE", help="write everything as JSON (default: off)"
-    )
-    add_common_options(parser)
-    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
