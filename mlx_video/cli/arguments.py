@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
+from mlx_video import __version__
 from mlx_video.cli.console import EXIT_USAGE
 from mlx_video.request.option import Option, option, options_of
 
@@ -19,6 +20,7 @@ class CommonOptions:
 
     debug: bool = option(False, help="show the traceback of an error")
     quiet: bool = option(False, help="show errors only")
+    version: bool = option(False, help="print the version")
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -38,8 +40,6 @@ def build_parser(prog: str, description: str | None, declared: Iterable[type]) -
         description: what it does.
         declared: dataclasses of its options.
     """
-    from mlx_video import __version__
-
     parser = CommandParser(prog=prog, description=description)
     groups: dict[str, argparse._ActionsContainer] = {"": parser}
     exclusive: dict[str, argparse._ActionsContainer] = {}
@@ -50,7 +50,6 @@ def build_parser(prog: str, description: str | None, declared: Iterable[type]) -
         if each.excludes_others and each.group not in exclusive:
             exclusive[each.group] = group.add_mutually_exclusive_group()
         _add_option(exclusive[each.group] if each.excludes_others else group, each)
-    parser.add_argument("--version", action="version", version=f"mlx-video {__version__}")
     return parser
 
 
@@ -74,7 +73,11 @@ def _add_option(group: argparse._ActionsContainer, declared: Option) -> None:
         "dest": declared.name,
         "help": _help(f"{declared.flag_help} (default: {declared.flag_default})"),
     }
-    if declared.is_switch:
+    if declared.name == "version":
+        group.add_argument(
+            declared.flag, action="version", version=f"mlx-video {__version__}", help=texts["help"]
+        )
+    elif declared.is_switch:
         group.add_argument(
             declared.flag, action="store_false" if declared.is_on_by_default else "store_true", **texts
         )

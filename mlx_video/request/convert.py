@@ -21,7 +21,7 @@ _EVERY, _HIGH, _LOW = "every transformer", "the high-noise expert alone", "the l
 
 def _weights_option(what: str) -> Place | None:
     return component_option(
-        f"file of {what}, or the folder of its shards, here or as owner/name/file on the Hub",
+        f"file of {what}, or the folder of its shards, here or as `owner/name/file` on the Hub",
         _COMPONENTS,
         default_text=_THE_CHECKPOINTS,
     )
@@ -40,10 +40,16 @@ class ConvertRequest:
     checkpoint_dir: Place | None = option(
         None,
         help="folder of the Wan checkpoint: original, Diffusers, ComfyUI or LightX2V, or its only file; with "
-        "--quantize-only a converted folder; or owner/name of a repository on the Hub, to be downloaded",
+        "--quantize-only a converted folder; or `owner/name` of a repository on the Hub, to be downloaded",
         default_text="the components given one by one",
     )
     output_dir: WrittenPath = option(Path("wan_mlx_model"), help="folder to make")
+    revision: str | None = option(
+        None,
+        help="branch, tag or commit of the repository on the Hub",
+        metavar="NAME",
+        default_text="its main branch",
+    )
     dtype: DTypeName = option(
         "bfloat16",
         help="`bfloat16`, `float16` or `float32`, of transformer and text encoder; the VAE is always float32",
@@ -72,12 +78,6 @@ class ConvertRequest:
         _COMPONENTS,
         default_text="the checkpoint's, or that in the text encoder's file",
         metavar="DIR",
-    )
-    revision: str | None = option(
-        None,
-        help="branch, tag or commit of the repository on the Hub",
-        metavar="NAME",
-        default_text="its main branch",
     )
 
     def __post_init__(self) -> None:

@@ -94,7 +94,7 @@ class GenerateRequest:
     )
     guide_scale: GuideScale | None = option(
         None,
-        help="how strongly the prompt steers, or low,high for two experts; 1 skips the negative pass and "
+        help="how strongly the prompt steers, or `low,high` for two experts; 1 skips the negative pass and "
         "halves the time",
         group="sampling",
         default_text=_THE_MODELS,
@@ -124,6 +124,7 @@ class GenerateRequest:
         help="0 to `2**64-1`, or -2 to `-2**63` as torch takes them; -1 for a random one, or with --resume "
         "that of the run's state",
         group="sampling",
+        default_text="random",
         check=between(
             MIN_SEED,
             MAX_SEED,
@@ -166,16 +167,16 @@ class GenerateRequest:
     )
     tiling: TilingMode = option(
         "auto",
-        help="tiles in which the VAE works; every choice gives the same video. `auto`: only where whole "
-        "frames do not fit; `none`, `temporal`: none; `conservative`: 768, `default`, `spatial`: 512, "
-        "`aggressive`: 256 pixels",
+        help="tiles in which the VAE works; every choice gives the same video. `auto`: whole frames, or the "
+        "largest tiles that fit; `none`, `temporal`: whole frames; `conservative`: 768 pixels, `default`, "
+        "`spatial`: 512, `aggressive`: 256",
         group="memory",
         affects="run",
         decodes=True,
     )
     output_path: WrittenPath | None = option(
         None,
-        help=".mp4, .gif or .webp file; for one frame also .png or .jpg",
+        help="`.mp4`, `.gif` or `.webp` file; for one frame also `.png` or `.jpg`",
         group="output",
         command_default=Path("output.mp4"),
         affects="run",

@@ -17,7 +17,7 @@ _THE_MODELS = "the model's"
 def _weights_option(what: str) -> Place | None:
     return component_option(
         f"{what} in place of the model's: a file or a folder that holds it, converted or of any Wan "
-        "checkpoint, here or as owner/name/file on the Hub",
+        "checkpoint, here or as `owner/name/file` on the Hub",
         _COMPONENTS,
         default_text=_THE_MODELS,
     )
@@ -30,7 +30,7 @@ class ModelRequest:
 
     folder: Place | None = option(
         None,
-        help="converted model folder, or a folder of FastVideo's for MLX; or owner/name of a repository on "
+        help="converted model folder, or a folder of FastVideo's for MLX; or `owner/name` of a repository on "
         "the Hub or the address of its page, to be downloaded",
         group=_TEXT,
         flag_name="model_dir",

@@ -17,7 +17,7 @@ def adapters_option(which: str, flag_name: str, group: str) -> Any:
     """
     return option(
         (),
-        help=f"adapter for {which}, a file or owner/name/file on the Hub, and its strength, 1 if left out",
+        help=f"adapter for {which}, a file or `owner/name/file` on the Hub, and its strength, 1 if left out",
         group=group,
         flag_name=flag_name,
     )

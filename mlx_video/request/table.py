@@ -17,15 +17,13 @@ def option_table(*declared: type, group: str | None = None) -> str:
 
     Args:
         declared: dataclasses of options.
-        group: heading of --help whose options are listed; None for all, in the order of the headings.
+        group: heading of --help whose options are listed; None for all.
 
     Returns:
         Lines of Markdown, each with its end.
     """
     options = [each for one in declared for each in options_of(one).values()]
-    groups = dict.fromkeys(each.group for each in options) if group is None else (group,)
-    chosen = [each for name in groups for each in options if each.group == name]
-    return _HEAD + "".join(row for each in chosen for row in _rows(each))
+    return _HEAD + "".join(row for each in options if group in (None, each.group) for row in _rows(each))
 
 
 def _rows(declared: Option) -> Iterator[str]:

@@ -20,7 +20,7 @@ def files_read(request: GenerateRequest, model: ModelFolder) -> Iterator[Named]:
         request: with its adapters here.
         model: the converted folder.
     """
-    for name, declared in options_of(GenerateRequest).items():
+    for name, declared in options_of(type(request)).items():
         yield from ((declared.flag, path) for path in _files_named(declared.kind, getattr(request, name)))
     yield from (("--model-dir", path) for path in _model_files(model))
 

@@ -304,7 +304,7 @@ def describe_run(request: GenerateRequest, plan: RunPlan, model: str) -> dict[st
     settings = {"model": model, "fps": str(plan.fps)}
     if plan.geometry.output_scale != 1:
         settings["output_size"] = "{}x{}".format(*plan.geometry.output_size)
-    for name, declared in options_of(GenerateRequest).items():
+    for name, declared in options_of(type(request)).items():
         value = settled.get(name, getattr(request, name))
         if declared.is_recorded(request) and value is not None:
             settings[name] = _describe_value(declared, value)

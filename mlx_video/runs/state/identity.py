@@ -13,16 +13,11 @@ from mlx_video.errors import RequestError
 from mlx_video.formats.fingerprint import fingerprint_weights
 from mlx_video.latents.run_state import RunState
 from mlx_video.layouts.model_folder import TOKENIZER_FILES
-from mlx_video.request import LORA_FIELDS, GenerateRequest, flag_of, options_of
+from mlx_video.request import LORA_FIELDS, flag_of, options_of
 from mlx_video.request.kinds import ADAPTERS, IMAGE
 from mlx_video.runs.run import Run
 
-# Of images and adapters the content is compared, not the name.
-_COMPARED = frozenset(
-    name
-    for name, declared in options_of(GenerateRequest).items()
-    if declared.affects == "latents" and declared.kind not in (ADAPTERS, IMAGE)
-)
+_COMPARED_BY_CONTENT = (ADAPTERS, IMAGE)
 _SHOWN_CHARACTERS = 60
 
 
@@ -32,7 +27,12 @@ def identify_run(run: Run) -> dict[str, str]:
     Returns:
         Flags with their settled values, and files of the model, images and adapters with fingerprints.
     """
-    identity = {flag_of(name): text for name, text in run.settings().items() if name in _COMPARED}
+    settings = run.settings()
+    identity = {
+        declared.flag: settings[name]
+        for name, declared in options_of(type(run.request)).items()
+        if name in settings and declared.affects == "latents" and declared.kind not in _COMPARED_BY_CONTENT
+    }
     for name, image in run.images.items():
         identity[flag_of(name)] = _fingerprint_pixels(image)
     if run.images:

@@ -169,7 +169,7 @@ def _decode_command(run: Run, path: Path) -> str:
     request = run.request
     command: list[object] = ["python", "-m", "mlx_video.generate_wan", "--model-dir", run.model.path]
     command += ["--decode-only", path]
-    for name, declared in options_of(GenerateRequest).items():
+    for name, declared in options_of(type(request)).items():
         if declared.decodes:
             command += declared.words(getattr(request, name))
     return shlex.join(map(str, command))
