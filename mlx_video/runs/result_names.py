@@ -16,7 +16,7 @@ from mlx_video.latents.run_state import find_state_path, is_state_file
 from mlx_video.media.earlier_result import FOREIGN, is_replaceable, is_vacant
 from mlx_video.media.image import frame_name, is_frame_name, numbered_frames
 from mlx_video.media.video import SUFFIXES
-from mlx_video.request import GenerateRequest
+from mlx_video.request import GenerateRequest, flag_of
 
 OUTPUTS = ("output_path", "save_frames", "save_latents")
 Entry = tuple[object, str]
@@ -108,7 +108,7 @@ def _check_different(request: GenerateRequest) -> None:
         owner = owners.get(_entry(path)) or _describe_frame(request, path)
         if owner:
             raise RequestError(name, f"{path}: {owner}. Choose another for one of them.")
-        owners[_entry(path)] = f"--{name.replace('_', '-')} has the same name"
+        owners[_entry(path)] = f"{flag_of(name)} has the same name"
 
 
 def _describe_frame(request: GenerateRequest, path: Path) -> str:

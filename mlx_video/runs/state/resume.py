@@ -21,7 +21,7 @@ from mlx_video.latents.run_state import (
     load_state,
     save_state,
 )
-from mlx_video.request import RANDOM_SEED, GenerateRequest, draw_seed
+from mlx_video.request import RANDOM_SEED, GenerateRequest, draw_seed, options_of
 from mlx_video.runs.run import Run
 from mlx_video.runs.state.identity import identify_run, refuse_other_run
 from mlx_video.sampling.noise import open_noise
@@ -168,11 +168,8 @@ def describe_way_on(run: Run, state: RunState, path: Path) -> str:
 def _decode_command(run: Run, path: Path) -> str:
     request = run.request
     command: list[object] = ["python", "-m", "mlx_video.generate_wan", "--model-dir", run.model.path]
-    command += ["--decode-only", path, "--output-path", request.output_path]
-    if request.save_frames:
-        command += ["--save-frames", request.save_frames]
-    if request.trim_first_frames:
-        command += ["--trim-first-frames", request.trim_first_frames]
-    if request.keep_state:
-        command += ["--keep-state"]
+    command += ["--decode-only", path]
+    for name, declared in options_of(type(request)).items():
+        if declared.decodes:
+            command += declared.words(getattr(request, name))
     return shlex.join(map(str, command))

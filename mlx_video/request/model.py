@@ -1,0 +1,56 @@
+"""A converted model to open."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlx_video.request.describe import documented
+from mlx_video.request.kinds import Place
+from mlx_video.request.option import check_options, option
+from mlx_video.request.shared import component_option
+
+_TEXT = "model and text"
+_COMPONENTS = "components from elsewhere"
+_THE_MODELS = "the model's"
+
+
+def _weights_option(what: str) -> Place | None:
+    return component_option(
+        f"{what} in place of the model's: a file or a folder that holds it, converted or of any Wan "
+        "checkpoint, here or as `owner/name/file` on the Hub",
+        _COMPONENTS,
+        default_text=_THE_MODELS,
+    )
+
+
+@documented
+@dataclass(frozen=True, slots=True)
+class ModelRequest:
+    """One model to open."""
+
+    folder: Place | None = option(
+        None,
+        help="converted model folder, or a folder of FastVideo's for MLX; or `owner/name` of a repository on "
+        "the Hub or the address of its page, to be downloaded",
+        group=_TEXT,
+        flag_name="model_dir",
+        default_text="the demo model",
+    )
+    revision: str | None = option(
+        None,
+        help="branch, tag or commit of the repository on the Hub",
+        group=_TEXT,
+        metavar="NAME",
+        default_text="its main branch",
+    )
+    text_encoder: Place | None = _weights_option("UMT5")
+    vae: Place | None = _weights_option("the VAE")
+    tokenizer: Place | None = component_option(
+        "folder or repository with `tokenizer.json` or `spiece.model`",
+        _COMPONENTS,
+        default_text=_THE_MODELS,
+        metavar="DIR",
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self)
