@@ -209,11 +209,12 @@ def open_component(paths: Sequence[Path], component: ComponentName, opened: Exit
 def _report_experts(files: CheckpointFiles) -> Iterator[str]:
     """Say which transformer is which expert: swapped ones could not be told from their tensors."""
     if len(files.transformers) < 2:
-        (paths,) = files.transformers.values()
-        if expert := find_sure_expert(paths[0]):
+        ((path, *_),) = files.transformers.values()
+        if expert := find_sure_expert(path):
             stage = expert.replace("_", "-")
+            place = path.name if guess_expert_of_name(path.stem) else f"{path.parent.name}/"
             yield (
-                f"{paths[0].name}: the name says that it is the {stage} expert, one of two. It makes the "
+                f"{place}: the name says that it is the {stage} expert, one of two. It makes the "
                 "whole video alone now; for both give --high-noise FILE and --low-noise FILE."
             )
         return

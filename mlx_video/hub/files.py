@@ -10,12 +10,12 @@ from typing import Any, Literal
 from mlx_video.errors import CheckpointError
 from mlx_video.hub.advice import MOST_NAMED, describe_other, propose_files
 from mlx_video.layouts.diffusers_folder import ENCODER_STEM, MODEL_INDEX
-from mlx_video.layouts.fastvideo_folder import FASTVIDEO_WEIGHTS
 from mlx_video.layouts.filled_options import list_options
 from mlx_video.layouts.folder_layout import (
     CONFIG_FILE,
     EXPERT_FOLDERS,
     FASTVIDEO_MANIFEST,
+    FASTVIDEO_WEIGHTS,
     ORIGINAL_STEM,
     TOKENIZER_FILES,
     Layout,

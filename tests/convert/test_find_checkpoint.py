@@ -519,7 +519,8 @@ def test_one_expert_given_as_the_only_transformer_is_told_to_be_one(shared, tree
         file = tmp_path / "given" / place
         file.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(tree / TRANSFORMER, file)
-        told = f"{file.name}: the name says that it is the {stage}-noise expert, one of two."
+        named = file.name if file.parent.name == "given" else f"{file.parent.name}/"
+        told = f"{named}: the name says that it is the {stage}-noise expert, one of two."
         notices = run(tree, tmp_path / "out", transformer=file)
         assert any(text.startswith(told) for text in notices)
     assert not any("one of two" in text for text in run(tree, tmp_path / "out"))

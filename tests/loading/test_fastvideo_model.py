@@ -315,6 +315,20 @@ def test_a_manifest_without_weights_and_weights_that_were_cut_are_told(own):
         open_model(own)
 
 
+@pytest.mark.parametrize("place", [".", "ema"])
+def test_weights_without_their_manifest_are_told(own, place, capsys):
+    (own / place).mkdir(exist_ok=True)
+    (own / "mlx_dit.safetensors").rename(own / place / "mlx_dit.safetensors")
+    (own / "mlx_dit.json").unlink()
+    with pytest.raises(MissingPartError, match=r"mlx_dit.json not found beside mlx_dit.safetensors\. Copy"):
+        open_model(own)
+    assert "mlx_dit.json not found" in inspect_path(own).missing[0]
+    assert convert_main(["--checkpoint-dir", str(own)]) == 1
+    assert "is a FastVideo MLX folder, which is not converted but run" in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
 @pytest.mark.parametrize("options", [(), ("--quantize-only", "--quantize")])
 def test_convert_wan_sends_to_generate_wan(shared, tmp_path, capsys, options):
     out = ["--output-dir", str(tmp_path / "out")]
