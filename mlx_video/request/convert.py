@@ -10,7 +10,7 @@ from mlx_video.errors import RequestError
 from mlx_video.request.choices import DTypeName, ModelVersion, QuantizationBits, QuantizationGroup
 from mlx_video.request.describe import documented
 from mlx_video.request.kinds import Adapters, Place, WrittenPath
-from mlx_video.request.option import check_options, option, options_of
+from mlx_video.request.option import check_options, option, options_of, settle_paths
 from mlx_video.request.shared import adapters_option, component_option, strict_option
 
 _ADAPTERS = "adapters, merged before rounding and quantizing"
@@ -82,6 +82,7 @@ class ConvertRequest:
 
     def __post_init__(self) -> None:
         check_options(self)
+        settle_paths(self)
         self._check_components()
         if not (self.quantize or self.quantize_only):
             self._refuse_idle_options()

@@ -24,7 +24,15 @@ from mlx_video.request.choices import (
 )
 from mlx_video.request.describe import documented
 from mlx_video.request.kinds import ADAPTERS, Adapters, GuideScale, ImageSource, ReadPath, WrittenPath
-from mlx_video.request.option import at_least, between, check_options, option, options_of, positive
+from mlx_video.request.option import (
+    at_least,
+    between,
+    check_options,
+    option,
+    options_of,
+    positive,
+    settle_paths,
+)
 from mlx_video.request.shared import adapters_option, strict_option
 
 _TEXT = "model and text"
@@ -266,6 +274,7 @@ class GenerateRequest:
         if self.seed is None:
             object.__setattr__(self, "seed", RANDOM_SEED)
         check_options(self)
+        settle_paths(self)
         self._settle_seed()
         if self.end_image is not None:
             self._check_end_image()

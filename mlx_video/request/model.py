@@ -26,7 +26,7 @@ def _weights_option(what: str) -> Place | None:
 @documented
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """One model to open."""
+    """One model to open. Whoever opens it judges whether a place is an address that is read."""
 
     folder: Place | None = option(
         None,
