@@ -10,20 +10,25 @@ from mlx_video.errors import RequestError
 from mlx_video.request.choices import DTypeName, ModelVersion, QuantizationBits, QuantizationGroup
 from mlx_video.request.describe import documented
 from mlx_video.request.kinds import Adapters, Place, WrittenPath
-from mlx_video.request.option import check_options, option, options_of
-from mlx_video.request.shared import adapters_option, component_option, strict_option
+from mlx_video.request.option import check_options, option, options_of, settle_paths
+from mlx_video.request.shared import (
+    adapters_option,
+    component_option,
+    revision_option,
+    strict_option,
+    tokenizer_option,
+)
 
 _ADAPTERS = "adapters, merged before rounding and quantizing"
 _COMPONENTS = "components, in place of the checkpoint's"
 _THE_CHECKPOINTS = "the checkpoint's"
-_EVERY, _HIGH, _LOW = "every transformer", "the high-noise expert alone", "the low-noise expert alone"
 
 
 def _weights_option(what: str) -> Place | None:
     return component_option(
         f"file of {what}, or the folder of its shards, here or as `owner/name/file` on the Hub",
         _COMPONENTS,
-        default_text=_THE_CHECKPOINTS,
+        _THE_CHECKPOINTS,
     )
 
 
@@ -44,12 +49,7 @@ class ConvertRequest:
         default_text="the components given one by one",
     )
     output_dir: WrittenPath = option(Path("wan_mlx_model"), help="folder to make")
-    revision: str | None = option(
-        None,
-        help="branch, tag or commit of the repository on the Hub",
-        metavar="NAME",
-        default_text="its main branch",
-    )
+    revision: str | None = revision_option()
     dtype: DTypeName = option(
         "bfloat16",
         help="`bfloat16`, `float16` or `float32`, of transformer and text encoder; the VAE is always float32",
@@ -63,9 +63,9 @@ class ConvertRequest:
     quantize_only: bool = option(
         False, help="--checkpoint-dir is a folder converted earlier; quantize it, keeping its dtype"
     )
-    loras: Adapters = adapters_option(_EVERY, "lora", _ADAPTERS)
-    loras_high: Adapters = adapters_option(_HIGH, "lora_high", _ADAPTERS)
-    loras_low: Adapters = adapters_option(_LOW, "lora_low", _ADAPTERS)
+    loras: Adapters = adapters_option("lora", _ADAPTERS)
+    loras_high: Adapters = adapters_option("lora_high", _ADAPTERS)
+    loras_low: Adapters = adapters_option("lora_low", _ADAPTERS)
     strict_lora: bool = strict_option(_ADAPTERS)
     transformer: Place | None = _weights_option("the transformer")
     high_noise: Place | None = _weights_option("Wan2.2's high-noise expert")
@@ -73,15 +73,13 @@ class ConvertRequest:
     text_encoder: Place | None = _weights_option("UMT5")
     vae: Place | None = _weights_option("the VAE")
     clip: Place | None = _weights_option("the image encoder of Wan2.1 image-to-video models")
-    tokenizer: Place | None = component_option(
-        "folder or repository with `tokenizer.json` or `spiece.model`",
-        _COMPONENTS,
-        default_text="the checkpoint's, or that in the text encoder's file",
-        metavar="DIR",
+    tokenizer: Place | None = tokenizer_option(
+        _COMPONENTS, "the checkpoint's, or that in the text encoder's file"
     )
 
     def __post_init__(self) -> None:
         check_options(self)
+        settle_paths(self)
         self._check_components()
         if not (self.quantize or self.quantize_only):
             self._refuse_idle_options()

@@ -24,14 +24,21 @@ from mlx_video.request.choices import (
 )
 from mlx_video.request.describe import documented
 from mlx_video.request.kinds import ADAPTERS, Adapters, GuideScale, ImageSource, ReadPath, WrittenPath
-from mlx_video.request.option import at_least, between, check_options, option, options_of, positive
+from mlx_video.request.option import (
+    at_least,
+    between,
+    check_options,
+    option,
+    options_of,
+    positive,
+    settle_paths,
+)
 from mlx_video.request.shared import adapters_option, strict_option
 
 _TEXT = "model and text"
 _THE_MODELS = "the model's"
 _SIZE_HELP = "pixels, rounded to a multiple of 16, TI2V 5B: 32"
 _SIZE_DEFAULT = "the model's, or the image's shape"
-_EVERY, _HIGH, _LOW = "every transformer", "the high-noise expert alone", "the low-noise expert alone"
 
 
 def draw_seed() -> int:
@@ -137,9 +144,9 @@ class GenerateRequest:
         help="`torch`: the numbers that PyTorch draws on an x86 CPU; `mlx`: MLX's own",
         group="sampling",
     )
-    loras: Adapters = adapters_option(_EVERY, "lora", "adapters")
-    loras_high: Adapters = adapters_option(_HIGH, "lora_high", "adapters")
-    loras_low: Adapters = adapters_option(_LOW, "lora_low", "adapters")
+    loras: Adapters = adapters_option("lora", "adapters")
+    loras_high: Adapters = adapters_option("lora_high", "adapters")
+    loras_low: Adapters = adapters_option("lora_low", "adapters")
     strict_lora: bool = strict_option("adapters")
     lora_mode: LoraMode = option(
         "auto",
@@ -266,6 +273,7 @@ class GenerateRequest:
         if self.seed is None:
             object.__setattr__(self, "seed", RANDOM_SEED)
         check_options(self)
+        settle_paths(self)
         self._settle_seed()
         if self.end_image is not None:
             self._check_end_image()

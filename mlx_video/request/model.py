@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from mlx_video.request.describe import documented
 from mlx_video.request.kinds import Place
 from mlx_video.request.option import check_options, option
-from mlx_video.request.shared import component_option
+from mlx_video.request.shared import component_option, revision_option, tokenizer_option
 
 _TEXT = "model and text"
 _COMPONENTS = "components from elsewhere"
@@ -19,14 +19,14 @@ def _weights_option(what: str) -> Place | None:
         f"{what} in place of the model's: a file or a folder that holds it, converted or of any Wan "
         "checkpoint, here or as `owner/name/file` on the Hub",
         _COMPONENTS,
-        default_text=_THE_MODELS,
+        _THE_MODELS,
     )
 
 
 @documented
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """One model to open."""
+    """One model to open. Whoever opens it judges whether a place is an address that is read."""
 
     folder: Place | None = option(
         None,
@@ -36,21 +36,10 @@ class ModelRequest:
         flag_name="model_dir",
         default_text="the demo model",
     )
-    revision: str | None = option(
-        None,
-        help="branch, tag or commit of the repository on the Hub",
-        group=_TEXT,
-        metavar="NAME",
-        default_text="its main branch",
-    )
+    revision: str | None = revision_option(_TEXT)
     text_encoder: Place | None = _weights_option("UMT5")
     vae: Place | None = _weights_option("the VAE")
-    tokenizer: Place | None = component_option(
-        "folder or repository with `tokenizer.json` or `spiece.model`",
-        _COMPONENTS,
-        default_text=_THE_MODELS,
-        metavar="DIR",
-    )
+    tokenizer: Place | None = tokenizer_option(_COMPONENTS, _THE_MODELS)
 
     def __post_init__(self) -> None:
         check_options(self)

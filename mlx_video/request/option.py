@@ -244,17 +244,24 @@ def _without_none(type_: Any) -> Any:
 
 
 def check_options(request: object) -> None:
-    """Check every option of a request by itself, and settle its paths.
+    """Check every option of a request by itself.
 
     Raises:
-        RequestError: a value is wrong, or an address that is not read.
+        RequestError: a value is wrong.
     """
-    declared = options_of(type(request))
-    for name, each in declared.items():
-        each.refuse_wrong(getattr(request, name))
-    for name, each in declared.items():
+    for name, declared in options_of(type(request)).items():
+        declared.refuse_wrong(getattr(request, name))
+
+
+def settle_paths(request: object) -> None:
+    """Put paths in place of `~` and of addresses of files here.
+
+    Raises:
+        RequestError: an address is not read.
+    """
+    for name, declared in options_of(type(request)).items():
         value = getattr(request, name)
-        settled = each.settle(value)
+        settled = declared.settle(value)
         if settled is not value and settled != value:
             object.__setattr__(request, name, settled)
 
