@@ -30,6 +30,8 @@ from tests.fixtures.weight_files import store, write_torch_archive
 from tests.formats.gguf_writer import pack, tokenizer_metadata, write_gguf
 from tests.formats.stored_arrays import write_raw
 
+pytestmark = pytest.mark.slow
+
 BLOCK_PARTS = {
     "norm1": "attn_norm",
     "norm2": "ffn_norm",

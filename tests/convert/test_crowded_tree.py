@@ -24,6 +24,8 @@ from tests.fixtures.diffusers_checkpoint import vae_name
 from tests.fixtures.foreign_files import OTHER_FORMS, SAFETENSORS, write_foreign_file
 from tests.fixtures.tiny_checkpoint import TinySizes, write_tiny_checkpoint
 
+pytestmark = pytest.mark.slow
+
 NAMED = {
     "clip_vision/clip_vision_g.safetensors": "is a CLIP ViT-bigG, 1664 wide; Wan needs ViT-H",
     "clip_vision/clip_vision_vit_l.safetensors": "is a CLIP ViT-L, 1024 wide; Wan needs ViT-H",

@@ -44,6 +44,8 @@ from tests.fixtures.tiny_checkpoint import (
 from tests.fixtures.tiny_variants import TINY_VARIANTS
 from tests.fixtures.weight_files import round_to, store, write_torch_archive
 
+pytestmark = pytest.mark.slow
+
 OTHER = {"double_blocks.0.img_attn.qkv.weight": np.zeros((2, 2), np.float32)}
 
 

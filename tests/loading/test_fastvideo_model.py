@@ -33,6 +33,8 @@ from tests.fixtures.fastvideo_files import SIZES, pack_transformer, unpacked, wr
 from tests.fixtures.tiny_checkpoint import TOKENIZER_FOLDER, write_tiny_checkpoint, write_transformer
 from tests.models.networks import at
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"width": 48, "height": 32, "num_frames": 5, "seed": 1}
 ARGUMENTS = ["--width", "48", "--height", "32", "--num-frames", "5", "--seed", "1", "--no-prompt-cache"]
 

@@ -255,6 +255,7 @@ def test_its_plan_foresees_the_run(walk: Walk):
     assert plan.predicted["denoise"] == pytest.approx(denoise.peak_bytes, rel=WITHIN)
 
 
+@pytest.mark.slow
 def test_each_of_its_inputs_changes_the_video(walk: Walk):
     for name in walk.variant.inputs.all:
         other = walk.run(**{name: example(name, seed=1)}, until=is_decoding)
@@ -271,6 +272,7 @@ def test_streamed_blocks_make_the_same_latents(walk: Walk):
     assert_same_steps(walk.run(stream="on", until=is_decoding), walk.whole)
 
 
+@pytest.mark.slow
 def test_interrupted_after_each_step_it_goes_on_to_the_same_video(walk: Walk, tmp_path: Path):
     output = tmp_path / "video.webp"
     for done in range(STEPS):
@@ -288,6 +290,7 @@ def test_interrupted_after_each_step_it_goes_on_to_the_same_video(walk: Walk, tm
     assert [*tmp_path.iterdir()] == [output], "the state goes away with success"
 
 
+@pytest.mark.slow
 def test_an_adapter_changes_the_video_alike_in_both_modes_and_not_at_strength_zero(walk: Walk):
     def adapted(strength: float, mode: str) -> mx.array:
         return walk.run(loras=[(walk.adapter, strength)], lora_mode=mode, until=is_decoding).latents
@@ -299,6 +302,7 @@ def test_an_adapter_changes_the_video_alike_in_both_modes_and_not_at_strength_ze
     assert mx.abs(merged - side).max() <= ROUNDING * mx.abs(side - whole).max()
 
 
+@pytest.mark.slow
 def test_both_experts_take_part_where_there_are_two(walk: Walk):
     texts = [event.text for event in walk.whole.of(Notice)]
     told = any("the high-noise expert serves" in text and "the low-noise expert" in text for text in texts)
