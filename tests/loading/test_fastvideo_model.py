@@ -270,6 +270,18 @@ def test_parts_take_the_place_of_those_of_a_converted_folder(tiny, converted, tm
         make(bare)
 
 
+def test_a_plan_counts_the_parts_that_a_run_takes(tiny, converted, tmp_path, capsys):
+    bare = shutil.copytree(converted, tmp_path / "bare")
+    (bare / "vae.safetensors").unlink()
+    arguments = ["--model-dir", str(bare), "--plan", "--memory-limit", "4"]
+    assert generate_main([*arguments, "--vae", str(converted)]) == 0
+    shown = capsys.readouterr().out
+    assert generate_main(["--model-dir", str(converted), "--plan", "--memory-limit", "4"]) == 0
+    assert shown == capsys.readouterr().out
+    assert generate_main(arguments) == 1
+    assert "vae.safetensors not found" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "choose", "message"),
     [
