@@ -162,10 +162,10 @@ class WanPipeline:
             **options: output_path, save_frames, trim_first_frames and the options of memory.
 
         Raises:
-            RequestError: the run has steps left, or the latents are of another model's VAE.
+            RequestError: `file` is no path, the run has steps left, or the latents are of another VAE.
             MediaError: the file holds no latents.
         """
-        return self("", on_event=on_event, decode_only=file, **options)
+        return self("", on_event=on_event, decode_only=_read_path("decode_only", file), **options)
 
 
 def build_request(prompt: str, options: dict[str, Any]) -> GenerateRequest:
