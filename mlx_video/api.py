@@ -139,10 +139,10 @@ class WanPipeline:
             on_event: called with every event.
 
         Raises:
-            RequestError: the run has steps left, or the latents are of another model's VAE.
+            RequestError: `file` is no path, the run has steps left, or the latents are of another VAE.
             MediaError: the file holds no latents.
         """
-        return self("", on_event=on_event, decode_only=file, **options)
+        return self("", on_event=on_event, decode_only=_read_path("decode_only", file), **options)
 
 
 def build_request(prompt: str, options: Mapping[str, Any]) -> GenerateRequest:
