@@ -14,7 +14,7 @@ from mlx_video.convert.convert import convert
 from mlx_video.convert.demo_model import demo_model_folder
 from mlx_video.convert.local_files import with_local_adapters
 from mlx_video.errors import RequestError
-from mlx_video.events import Event, FileWritten, StepFinished
+from mlx_video.events import Event, FileWritten
 from mlx_video.files.hub_cache import nothing_downloaded
 from mlx_video.hub.fetch import fetch_folder
 from mlx_video.layouts.model_folder import ModelFolder
@@ -124,11 +124,8 @@ class WanPipeline:
         """
         request = finish(with_local_adapters(build_request(prompt, options)), on_event)
         run = prepare_run(request, self.folder, self.config)
-        collector, latents = FrameCollector(), run.finished_latents
-        for event in generate(run, extra_sinks=[collector]):
-            if isinstance(event, StepFinished):
-                latents = event.latents
-            on_event(event)
+        collector = FrameCollector()
+        latents = finish(generate(run, extra_sinks=[collector]), on_event)
         return Video(collector.frames(), run.plan.fps, latents, run.settings())
 
     def plan(self, prompt: str | None = None, **options: Any) -> MemoryPlan:

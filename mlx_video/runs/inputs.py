@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import mlx.core as mx
 import numpy as np
@@ -28,9 +27,8 @@ from mlx_video.loading.residency import resident
 from mlx_video.loading.streamed_text_encoder import encode_streamed
 from mlx_video.models.vae.autoencoder import WanVAE
 from mlx_video.request import GenerateRequest
-from mlx_video.runs.run import Run, Value, Work, finish
+from mlx_video.runs.run import Run, Work, finish, with_events
 
-Reported = TypeVar("Reported")
 Texts = Sequence[Sequence[int]]
 
 
@@ -93,9 +91,13 @@ def recall_or_encode(run: Run, texts: Texts) -> Work[list[mx.array]]:
 def run_text_encoder(run: Run, texts: Texts) -> Work[list[mx.array]]:
     """Encode texts given as token numbers to features [n, text_dim] each, evaluated."""
     config = run.config.text_encoder
+
+    def report_block(done: int) -> Iterator[BlocksRead]:
+        yield BlocksRead(done, config.num_layers)
+
     with open_text_encoder(run.model.text_encoder) as source:
-        make_event = partial(BlocksRead, total=config.num_layers)
-        return (yield from report(encode_streamed(source, config, texts), make_event))
+        # It reads ahead on a thread, which has ended before the file is closed.
+        return (yield from with_events(encode_streamed(source, config, texts), report_block))
 
 
 def report_cut_texts(
@@ -162,17 +164,4 @@ def encode_clip(
 ) -> Encoding[mx.array]:
     """Encode pieces [f, H, W, 3] of a clip to [C, T, h, w]."""
     work = encode_pieces(vae, frames, tile=tile)
-    return (yield from report(work, lambda done: FramesEncoded(done, num_frames)))
-
-
-def report(
-    work: Generator[int, None, Value], make_event: Callable[[int], Reported]
-) -> Generator[Reported, None, Value]:
-    """Turn the counts that work yields into events."""
-    with closing(work):  # it reads ahead on a thread, which must end before the file is closed
-        while True:
-            try:
-                done = next(work)
-            except StopIteration as end:
-                return end.value
-            yield make_event(done)
+    return (yield from with_events(work, lambda done: [FramesEncoded(done, num_frames)]))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -22,18 +23,34 @@ from mlx_video.runs.settings import RunPlan, describe_run
 from mlx_video.variants.variant import Variant
 
 Value = TypeVar("Value")
+Reported = TypeVar("Reported")
+Told = TypeVar("Told")
 Work = Generator[Event, None, Value]
 """A stage: yields what happens and returns its result."""
 
 
 def finish(work: Work[Value], on_event: Callable[[Event], None]) -> Value:
-    """Let a stage run to its end, and give what it returns."""
-    while True:
-        try:
-            event = next(work)
-        except StopIteration as end:
-            return end.value
-        on_event(event)
+    """Let a stage run to its end, and give what it returns; it ends too where `on_event` raises an error."""
+    with closing(work):
+        while True:
+            try:
+                event = next(work)
+            except StopIteration as end:
+                return end.value
+            on_event(event)
+
+
+def with_events(
+    work: Generator[Reported, None, Value], events_of: Callable[[Reported], Iterable[Told]]
+) -> Generator[Told, None, Value]:
+    """Work that yields other events in place of each thing that it reports, and returns the same."""
+    with closing(work):
+        while True:
+            try:
+                reported = next(work)
+            except StopIteration as end:
+                return end.value
+            yield from events_of(reported)
 
 
 @dataclass(frozen=True, slots=True)

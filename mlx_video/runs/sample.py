@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from mlx_video.conditioning.frames import impose_first_frame
 from mlx_video.conditioning.types import Conditioning
-from mlx_video.events import Notice, StepFinished
+from mlx_video.events import Event, Notice, StepFinished
 from mlx_video.loading.components import load_transformer
 from mlx_video.loading.residency import resident
 from mlx_video.loading.streamed_transformer import open_streamed_transformer
@@ -25,7 +25,7 @@ from mlx_video.models.block_context import (
 from mlx_video.models.forward import BlockSource
 from mlx_video.models.token_layout import TokenLayout, video_layout
 from mlx_video.models.transformer import WanTransformer
-from mlx_video.runs.run import Run, Work
+from mlx_video.runs.run import Run, Work, with_events
 from mlx_video.runs.state.resume import keep_step
 from mlx_video.sampling.denoise import Constrain, denoise
 from mlx_video.sampling.experts import ExpertRelay, count_high_noise_steps
@@ -48,16 +48,24 @@ def sample_latents(run: Run, conditioning: Conditioning) -> Work[mx.array]:
     memory.add("solver", solver)
     memory.add("noise", noise)
     with open_velocity(run, recipe, conditioning, memory) as velocity:
-        constrain = keep_first_frame(conditioning)
-        for event in denoise(
-            latents, recipe.schedule, solver, velocity, start=first_step, constrain=constrain
-        ):
-            yield from keep_step(run, event, memory)
-            yield event
-            if request.debug_latents:
-                yield describe_latents(event)
-            latents = event.latents
-    return latents
+        steps = denoise(
+            latents,
+            recipe.schedule,
+            solver,
+            velocity,
+            start=first_step,
+            constrain=keep_first_frame(conditioning),
+        )
+        del latents
+        return (yield from with_events(steps, partial(report_step, run, memory)))
+
+
+def report_step(run: Run, memory: SamplerState, event: StepFinished) -> Iterator[Event]:
+    """A step just taken, and what is kept and told of it."""
+    yield from keep_step(run, event, memory)
+    yield event
+    if run.request.debug_latents:
+        yield describe_latents(event)
 
 
 def describe_experts(run: Run, recipe: Recipe) -> Iterator[Notice]:
