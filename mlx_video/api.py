@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 
@@ -20,6 +22,7 @@ from mlx_video.hub.fetch import fetch_folder
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.components import open_model
 from mlx_video.loading.model_parts import ModelParts, find_parts
+from mlx_video.loading.session import Session
 from mlx_video.media.clip import Video
 from mlx_video.planning.memory_plan import MemoryPlan
 from mlx_video.request import (
@@ -60,13 +63,22 @@ class FrameCollector:
 class WanPipeline:
     """A converted model, ready to make videos.
 
-    Networks are loaded when a video is made and released as soon as each has done its part, so the object
-    itself holds no weights.
+    Networks are loaded when they are first needed. Those that fit in memory beside the work of all stages
+    stay there for the next video; the others are released as soon as each has done its part. `release` gives
+    all memory back; so does the end of a `with` block, after which no video is made any more.
+
+    Args:
+        folder: the model's files.
+        config: what its config.json says.
+        keep_networks: whether any network stays in memory between videos.
     """
 
-    def __init__(self, folder: ModelFolder, config: ModelConfig) -> None:
+    def __init__(self, folder: ModelFolder, config: ModelConfig, *, keep_networks: bool = True) -> None:
         self.folder = folder
         self.config = config
+        self._session = Session(keeps=keep_networks)
+        self._is_closed = False
+        weakref.finalize(self, self._session.close)
 
     @classmethod
     def from_pretrained(
@@ -77,6 +89,7 @@ class WanPipeline:
         text_encoder: str | Path | None = None,
         vae: str | Path | None = None,
         tokenizer: str | Path | None = None,
+        keep_networks: bool = True,
         on_event: EventHandler = _ignore,
     ) -> WanPipeline:
         """Open a converted model, or a folder of FastVideo's for MLX.
@@ -89,6 +102,8 @@ class WanPipeline:
                 of any Wan checkpoint, here or as owner/name/file on the Hub.
             vae: the VAE, likewise.
             tokenizer: a folder with tokenizer.json or spiece.model.
+            keep_networks: whether networks stay in memory between videos where they fit; False loads each
+                anew for every video, and needs the least memory.
             on_event: called with every event of a download.
 
         Raises:
@@ -100,7 +115,30 @@ class WanPipeline:
         given = {"text_encoder": text_encoder, "vae": vae, "tokenizer": tokenizer}
         named = ModelParts(**{name: named_place(part) for name, part in given.items() if part is not None})
         path = finish(fetch_folder(place, revision, "run", named.given), on_event)
-        return cls(*open_model(path, finish(find_parts(named), on_event)))
+        model, config = open_model(path, finish(find_parts(named), on_event))
+        return cls(model, config, keep_networks=keep_networks)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def release(self) -> None:
+        """Give back the memory of all networks; the next video loads them anew."""
+        self._session.release()
+
+    def close(self) -> None:
+        """Give back the memory of all networks, for good."""
+        self._session.close()
+        self._is_closed = True
+
+    def _open_session(self) -> Session:
+        if self._is_closed:
+            raise ValueError("the pipeline is closed. Open another with WanPipeline.from_pretrained.")
+        return self._session
 
     def __call__(self, prompt: str, *, on_event: EventHandler = _ignore, **options: Any) -> Video:
         """Make a video.
@@ -123,7 +161,7 @@ class WanPipeline:
             MemoryBudgetError: a stage needs more memory than there is, whatever stays in it.
         """
         request = finish(with_local_adapters(build_request(prompt, options)), on_event)
-        run = prepare_run(request, self.folder, self.config)
+        run = prepare_run(request, self.folder, self.config, self._open_session())
         collector = FrameCollector()
         latents = finish(generate(run, extra_sinks=[collector]), on_event)
         return Video(collector.frames(), run.plan.fps, latents, run.settings())
@@ -146,7 +184,7 @@ class WanPipeline:
         prompt = ANY_PROMPT if prompt is None else prompt
         with nothing_downloaded():
             request = finish(with_local_adapters(build_request(prompt, options)), _ignore)
-        return plan_generation(request, self.folder, self.config)
+        return plan_generation(request, self.folder, self.config, self._open_session())
 
     def decode(self, file: str | Path, *, on_event: EventHandler = _ignore, **options: Any) -> Video:
         """Make the video from latents that an earlier run kept; only the VAE is loaded.

@@ -14,6 +14,7 @@ from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.adapters import read_all_adapters
 from mlx_video.loading.components import check_vae_encoder, check_weights
 from mlx_video.loading.residency import release_memory
+from mlx_video.loading.session import Session
 from mlx_video.media.open_image import open_image
 from mlx_video.planning.memory_plan import MemoryPlan
 from mlx_video.request import IMAGE_INPUTS, GenerateRequest
@@ -31,8 +32,16 @@ from mlx_video.runs.state.resume import find_start, forget_state, report_start, 
 from mlx_video.variants.registry import find_variant
 
 
-def prepare_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig) -> Run:
+def prepare_run(
+    request: GenerateRequest, model: ModelFolder, config: ModelConfig, session: Session | None = None
+) -> Run:
     """Settle the settings and check files and outputs, before anything heavy is loaded.
+
+    Args:
+        request: what the user asked for.
+        model: the converted folder.
+        config: what its config.json says.
+        session: keeps networks from run to run; None for one of this run alone, which keeps none.
 
     Raises:
         CheckpointError: the folder has no tokenizer, a weight file is damaged, or the VAE cannot read images.
@@ -43,7 +52,7 @@ def prepare_run(request: GenerateRequest, model: ModelFolder, config: ModelConfi
         MemoryBudgetError: a stage needs more than there is, whatever stays in memory.
         DeviceError: an operation of the device gives wrong numbers, and there is no other way.
     """
-    run = settle(request, model, config)
+    run = settle(request, model, config, session)
     takes_steps = run.finished_latents is None
     if takes_steps:
         run = with_tokenizer(run)
@@ -65,11 +74,15 @@ def fit_run(run: Run) -> Run:
     return run
 
 
-def settle(request: GenerateRequest, model: ModelFolder, config: ModelConfig) -> Run:
+def settle(
+    request: GenerateRequest, model: ModelFolder, config: ModelConfig, session: Session | None = None
+) -> Run:
     """Settle the settings of a run in the mode that the request asks for; raises as the mode's own."""
     if request.decode_only:
-        return prepare_decoding(request, request.decode_only, model, config)
-    return settle_run(request, model, config)
+        run = prepare_decoding(request, request.decode_only, model, config)
+    else:
+        run = settle_run(request, model, config)
+    return run if session is None else replace(run, session=session)
 
 
 def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig) -> Run:
@@ -96,13 +109,15 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
     return Run(model, config, variant, request, replace(plan, notices=notices), images, adapters)
 
 
-def plan_generation(request: GenerateRequest, model: ModelFolder, config: ModelConfig) -> MemoryPlan:
+def plan_generation(
+    request: GenerateRequest, model: ModelFolder, config: ModelConfig, session: Session | None = None
+) -> MemoryPlan:
     """What a run of this request would keep in memory; nothing is downloaded, written or computed.
 
     Raises:
         MLXVideoError: as :func:`prepare_run`; neither the device nor outputs are checked.
     """
-    run = settle(request, model, config)
+    run = settle(request, model, config, session)
     if run.finished_latents is None:
         notices = (*report_missing_tokenizer(model), *run.plan.notices)
         run = replace(run, plan=replace(run.plan, notices=notices))
@@ -127,7 +142,8 @@ def generate(run: Run, extra_sinks: Sequence[FrameSink] = ()) -> Work[mx.array]:
     """
     yield from run.plan.notices
     if run.memory_plan:
-        yield MemoryPlanned(run.memory_plan.predicted)
+        kept = tuple(network.title for network in run.memory_plan.kept)
+        yield MemoryPlanned(run.memory_plan.predicted, run.memory_plan.reused, kept)
     yield from report_start(run)
     with way_on_noted(run):
         latents = yield from within_limits(run, make_video(run, extra_sinks))

@@ -21,12 +21,11 @@ from mlx_video.events import BlocksRead, Event, FramesEncoded, Notice
 from mlx_video.hub.fetch import TOKENIZER_REPOSITORY, fetch_tokenizer
 from mlx_video.latents.encode import encode_pieces
 from mlx_video.layouts.model_folder import ModelFolder
-from mlx_video.loading.components import load_image_encoder, load_vae_encoder
 from mlx_video.loading.open_parts import open_text_encoder
-from mlx_video.loading.residency import resident
-from mlx_video.loading.streamed_text_encoder import encode_streamed
+from mlx_video.loading.streamed_text_encoder import encode_resident, encode_streamed
 from mlx_video.models.vae.autoencoder import WanVAE
 from mlx_video.request import GenerateRequest
+from mlx_video.runs.networks import TEXT_ENCODER, is_kept, use_image_encoder, use_text_encoder, use_vae
 from mlx_video.runs.run import Run, Work, finish, with_events
 
 Texts = Sequence[Sequence[int]]
@@ -46,7 +45,7 @@ def unit_inputs(run: Run) -> UnitInputs:
 
 
 class ModelEncoders:
-    """The `conditioning.units.Encoders` of a run: each is in memory only while it works."""
+    """The `conditioning.units.Encoders` of a run: each is in memory while it works, or longer if planned."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -63,13 +62,13 @@ class ModelEncoders:
 
     def encode_images(self, images: Sequence[np.ndarray]) -> mx.array:
         """Encode images, float32 [H, W, 3] in [-1, 1], to image tokens [K, image_dim]."""
-        with resident(lambda: load_image_encoder(self._run.model, self._run.config)) as encoder:
+        with use_image_encoder(self._run) as encoder:
             return encode_images(encoder, images)
 
     @contextmanager
     def open_vae(self) -> Iterator[FrameEncoder]:
-        """Open the VAE's encoder; it is released with the context."""
-        with resident(lambda: load_vae_encoder(self._run.model, self._run.config)) as vae:
+        """Open the VAE's encoder for the length of a `with` block."""
+        with use_vae(self._run, "encoder") as vae:
             yield partial(encode_clip, vae, self._run.plan.memory.encode_tile)
 
 
@@ -89,12 +88,18 @@ def recall_or_encode(run: Run, texts: Texts) -> Work[list[mx.array]]:
 
 
 def run_text_encoder(run: Run, texts: Texts) -> Work[list[mx.array]]:
-    """Encode texts given as token numbers to features [n, text_dim] each, evaluated."""
+    """Encode texts given as token numbers to features [n, text_dim] each, evaluated.
+
+    The encoder is in memory as a whole only where it stays there for the next run.
+    """
     config = run.config.text_encoder
 
     def report_block(done: int) -> Iterator[BlocksRead]:
         yield BlocksRead(done, config.num_layers)
 
+    if is_kept(run, TEXT_ENCODER):
+        with use_text_encoder(run) as encoder:
+            return (yield from with_events(encode_resident(encoder, texts), report_block))
     with open_text_encoder(run.model.text_encoder) as source:
         # It reads ahead on a thread, which has ended before the file is closed.
         return (yield from with_events(encode_streamed(source, config, texts), report_block))

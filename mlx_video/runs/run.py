@@ -15,6 +15,7 @@ from mlx_video.events import Event
 from mlx_video.files.hub_cache import published_name
 from mlx_video.latents.run_state import RunState
 from mlx_video.layouts.model_folder import ModelFolder
+from mlx_video.loading.session import Session
 from mlx_video.lora.read import AdapterSet
 from mlx_video.models.dispatch import Limits, current_limits
 from mlx_video.planning.memory_plan import MemoryPlan
@@ -65,6 +66,7 @@ class Run:
         identity: what decides the latents, to be compared with a state's; empty where no state is kept.
         memory_plan: behind the choices in `plan`; None where memory was not planned.
         limits: of single dispatches to the device.
+        session: opens the networks.
     """
 
     model: ModelFolder
@@ -78,6 +80,7 @@ class Run:
     identity: Mapping[str, str] = field(default_factory=dict)
     memory_plan: MemoryPlan | None = None
     limits: Limits = field(default_factory=current_limits)
+    session: Session = field(default_factory=Session)
 
     @property
     def finished_latents(self) -> mx.array | None:

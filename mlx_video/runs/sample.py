@@ -11,9 +11,6 @@ import mlx.core as mx
 from mlx_video.conditioning.frames import impose_first_frame
 from mlx_video.conditioning.types import Conditioning
 from mlx_video.events import Event, Notice, StepFinished
-from mlx_video.loading.components import load_transformer
-from mlx_video.loading.residency import resident
-from mlx_video.loading.streamed_transformer import open_streamed_transformer
 from mlx_video.models.block_context import (
     CrossAttentionCache,
     Pass,
@@ -25,6 +22,7 @@ from mlx_video.models.block_context import (
 from mlx_video.models.forward import BlockSource
 from mlx_video.models.token_layout import TokenLayout, video_layout
 from mlx_video.models.transformer import WanTransformer
+from mlx_video.runs.networks import use_transformer
 from mlx_video.runs.run import Run, Work, with_events
 from mlx_video.runs.state.resume import keep_step
 from mlx_video.sampling.denoise import Constrain, denoise
@@ -102,14 +100,14 @@ def open_velocity(
 def open_transformer(
     run: Run, recipe: Recipe, conditioning: Conditioning, name: str, memory: SamplerState
 ) -> Iterator[Velocity]:
-    """One transformer of the model under guidance, released when the context is left.
+    """One transformer of the model under guidance, for the length of a `with` block.
 
     What its step caches and its guidance remember is forgotten with it.
     """
     layout = video_layout(run.plan.geometry.grid, 0 if conditioning.first_frame is None else 1)
     own_memory = memory.within(name)
     try:
-        with open_network(run, name) as (transformer, blocks):
+        with use_transformer(run, name) as (transformer, blocks):
             yield GuidedTransformer(
                 transformer,
                 recipe.guidance[name],
@@ -121,21 +119,6 @@ def open_transformer(
             )
     finally:
         own_memory.clear()
-
-
-@contextmanager
-def open_network(run: Run, name: str) -> Iterator[tuple[WanTransformer, BlockSource | None]]:
-    """One transformer of the model with its adapters, and where its blocks are read from, as planned."""
-    adapters, mode = run.adapters.get(name), run.request.lora_mode
-    resident_blocks = run.plan.memory.resident_blocks
-    if resident_blocks is None:
-        with resident(lambda: load_transformer(run.model, run.config, name, adapters, mode)) as transformer:
-            yield transformer, None
-    else:
-        with open_streamed_transformer(
-            run.model, run.config, name, resident_blocks, adapters, mode
-        ) as streamed:
-            yield streamed
 
 
 class GuidedTransformer:

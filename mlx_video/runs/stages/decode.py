@@ -11,11 +11,10 @@ import numpy as np
 
 from mlx_video.events import FramesDecoded, TilesDecoded
 from mlx_video.latents.decode import decode_pieces, to_uint8, to_uint8_rounded
-from mlx_video.loading.components import load_vae_decoder
-from mlx_video.loading.residency import resident
 from mlx_video.media.frame_writer import FrameWriter
 from mlx_video.media.image import FrameFolderWriter
 from mlx_video.media.video import open_video_writer
+from mlx_video.runs.networks import use_vae
 from mlx_video.runs.run import Run, Work
 from mlx_video.runs.stages.stage import Stage
 
@@ -31,7 +30,7 @@ def decode_video(run: Run, latents: mx.array, sinks: Sequence[FrameSink]) -> Wor
     """Decode latents [C, T, H, W] into these sinks and the files that the request names."""
     with ExitStack() as stack:
         sinks = [*sinks, *(stack.enter_context(sink) for sink in open_sinks(run))]
-        vae = stack.enter_context(resident(lambda: load_vae_decoder(run.model, run.config)))
+        vae = stack.enter_context(use_vae(run, "decoder"))
         pieces = decode_pieces(vae, latents, tile=run.plan.memory.decode_tile)
         yield from pass_frames(pieces, sinks, run)
 

@@ -11,6 +11,7 @@ import mlx.core as mx
 
 from mlx_video.events import StageFinished, StageStarted
 from mlx_video.loading.residency import release_memory
+from mlx_video.runs.networks import make_room
 from mlx_video.runs.run import Run, Value, Work
 
 
@@ -60,6 +61,7 @@ def run_stages(run: Run, stages: Sequence[Stage], result: str, results: dict[str
         del taken
         if work is None:
             continue
+        make_room(run)
         value = yield from timed(stage.name, work) if stage.is_reported else work
         if stage.gives:
             results[stage.gives] = value
