@@ -157,12 +157,18 @@ def within_limits(run: Run, work: Work[Value]) -> Work[Value]:
 
     MLX's own limits stay until another run goes on, or this one ends.
     """
-    limits = planned_limits(run)
+    limits, own = planned_limits(run), on_device(run, work)
+    try:
+        return (yield from limits.in_force(own) if limits else own)
+    finally:
+        release_memory()
+
+
+def on_device(run: Run, work: Work[Value]) -> Work[Value]:
+    """Let work go on with what the device does rightly, in dispatches that it does not give up on."""
     try:
         while True:
             with held_to_limits(run):
-                if limits:
-                    limits.hold()
                 try:
                     event = next(work)
                 except StopIteration as end:
@@ -171,9 +177,6 @@ def within_limits(run: Run, work: Work[Value]) -> Work[Value]:
     finally:
         with held_to_limits(run):
             work.close()
-        if limits:
-            limits.release()
-        release_memory()
 
 
 def written_paths(request: GenerateRequest) -> Iterator[Path]:
