@@ -32,7 +32,7 @@ from tests.fixtures.tiny_variants import write_tiny_variant
 LAYERS = 4  # enough to be streamed
 SIZES = TinySizes()
 DEEP = replace(SIZES, transformer=replace(SIZES.transformer, num_layers=LAYERS))
-SMALL = {"width": 32, "height": 32, "num_frames": 5, "steps": 2, "seed": 1, "prompt_cache": False}
+SMALL = {"width": 16, "height": 16, "num_frames": 1, "steps": 2, "seed": 1, "prompt_cache": False}
 IMAGE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
 EVERYTHING = ("transformer", "text encoder", "VAE decoder")
 
@@ -144,17 +144,17 @@ def test_two_experts_stay_together(variants: Path, reads: list[str]):
 
 
 def test_an_image_model_keeps_its_encoders(variants: Path, reads: list[str]):
-    folder, options = variants / "wan2.1-i2v-14b", {"image": IMAGE}
+    folder, options = variants / "wan2.1-i2v-14b", {"image": IMAGE, "num_frames": 5}
     with WanPipeline.from_pretrained(folder) as pipeline:
-        pipeline("a cat", **SMALL, **options)
+        pipeline("a cat", **(SMALL | options))
         reads.clear()
-        video = pipeline("two dogs", **SMALL, **options)
+        video = pipeline("two dogs", **(SMALL | options))
     assert reads == []
     assert_same(video, fresh(folder, "two dogs", **options))
 
 
 def test_what_a_run_does_not_need_stays_where_it_fits(variants: Path, reads: list[str]):
-    size = {"width": 64, "height": 64}
+    size = {"width": 32, "height": 32, "num_frames": 5}
     with WanPipeline.from_pretrained(variants / "wan2.2-ti2v-5b") as pipeline:
         pipeline("a cat", image=IMAGE, **(SMALL | size))
         latents = pipeline("a cat", **(SMALL | size)).latents  # needs no encoder of images
@@ -306,7 +306,7 @@ def test_other_adapters_never_meet_merged_weights(
     one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
     write_adapter(one, DEEP.transformer, seed=1)
     write_adapter(two, DEEP.transformer, ["blocks.0.ffn.0", "head.head"], seed=2)
-    chosen = [[], [one], [(one, 0.5)], [one, two], [two, one], []]
+    chosen = [[], [one], [(one, 0.5)], [one, two], []]
     options = [{"loras": loras} for loras in chosen] + [{"loras": [one], "lora_mode": "side"}]
     made = []
     for option in options:

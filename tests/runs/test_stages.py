@@ -18,9 +18,10 @@ from mlx_video.runs.modes import MODES
 from mlx_video.runs.run import Run, Work, finish
 from mlx_video.runs.stages.decode import DECODE
 from mlx_video.runs.stages.stage import Stage, run_stages
+from mlx_video.variants.registry import VARIANTS
 from tests.fixtures.tiny_checkpoint import write_tiny_checkpoint
 
-SMALL = {"width": 32, "height": 32, "num_frames": 5, "steps": 2, "seed": 1, "guide_scale": 1.0}
+SMALL = {"width": 16, "height": 16, "num_frames": 5, "steps": 2, "seed": 1, "guide_scale": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,11 @@ def test_a_stage_is_added_by_its_name_in_a_list(pipeline: WanPipeline, tmp_path:
     assert mx.array_equal(video.latents, sampled * 0.5)
     assert mx.array_equal(load_latents(saved)[0], video.latents)
     assert np.array_equal(pipeline.decode(saved).frames, video.frames)
+
+
+def test_every_unit_of_every_variant_has_its_stage():
+    names = {stage.name for stage in MODES["generate"]}
+    assert all(unit.stage in names for variant in VARIANTS for unit in variant.units)
 
 
 def test_saving_latents_is_no_stage_that_is_told_of(pipeline: WanPipeline, tmp_path: Path):
