@@ -260,7 +260,7 @@ def test_generate_video_passes_its_image_on(folder: Path, tmp_path: Path, monkey
     monkeypatch.setenv("HOME", str(tmp_path))
     seen = []
 
-    def stop(request, model, config):
+    def stop(request, *_):
         seen.append(request.image)
         raise RequestError("image", "seen.")
 
