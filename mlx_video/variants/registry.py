@@ -15,7 +15,7 @@ from mlx_video.variants.other_models import name_other_model
 from mlx_video.variants.variant import CheckpointFacts, Shapes, Variant
 from mlx_video.weights.names.transformer_names import IMAGE_ANCHOR, read_image_sizes
 
-# The first that matches is taken: special ones stand before general ones.
+# The first that fits is taken: of equal parts, those of one size stand before those of any.
 VARIANTS: tuple[Variant, ...] = (
     t2v.DEMO,
     i2v.DEMO_I2V,
@@ -161,7 +161,7 @@ def _match(facts: CheckpointFacts, shapes: Shapes | None = None, evidence: Evide
             f"transformer: {_describe(facts)}: this is {title}, which this version cannot convert. {advice}"
         )
     for variant in VARIANTS:
-        if variant.matches(facts):
+        if variant.traits.fit(facts):
             return variant
     other = name_other_model(facts, shapes)
     if other is not None:
@@ -171,7 +171,23 @@ def _match(facts: CheckpointFacts, shapes: Shapes | None = None, evidence: Evide
         )
     raise CheckpointError(
         f"transformer: {_describe(facts)}; no model that this version knows looks like that. "
-        f"Known: {', '.join(variant.title for variant in VARIANTS)}."
+        f"{_name_stray(facts, shapes or {})}Known: {', '.join(variant.title for variant in VARIANTS)}."
+    )
+
+
+def _name_stray(facts: CheckpointFacts, shapes: Shapes) -> str:
+    """Name what keeps a transformer from being of the model to which it is nearest; "" if none is near."""
+    near = [
+        (variant.traits.find_strays(facts), variant) for variant in VARIANTS if variant.traits.are_in(facts)
+    ]
+    if not near:
+        return ""
+    strays, variant = min(near, key=lambda entry: len(entry[0]))
+    first = f"{strays[0]} {list(shapes[strays[0]])}" if strays[0] in shapes else strays[0]
+    more = f" and {len(strays) - 1} more" if len(strays) > 1 else ""
+    return (
+        f"{variant.title} has no {first}{more}: the file holds another model or revision, or a LoRA; use the "
+        "files of one Wan checkpoint. "
     )
 
 
