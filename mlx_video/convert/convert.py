@@ -25,7 +25,6 @@ from mlx_video.layouts.model_folder import (
     TOKENIZER_FILES,
     TOKENIZER_FOLDER,
     TOKENIZER_MODEL,
-    TRANSFORMER_FILES,
     check_free_space,
     find_unfinished,
     staged_folder,
@@ -104,9 +103,12 @@ def _check_space(plan: Plan, request: ConvertRequest) -> None:
 def _saved_by_quantizing(plan: Plan) -> int:
     saved = 0
     for component in plan.components:
-        if component.file_name in TRANSFORMER_FILES.values():
+        if any(component.is_quantized(job.layer) for job in component.jobs):
             packed = plan_jobs(
-                (job.move for job in component.jobs), dtype=component.jobs[0].dtype, quantization=SMALLEST
+                (job.move for job in component.jobs),
+                dtype=component.jobs[0].dtype,
+                quantization=SMALLEST,
+                is_quantized=component.is_quantized,
             )
             saved += component.nbytes - sum(info.nbytes for info in output_infos(packed))
     return saved

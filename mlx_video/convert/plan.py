@@ -32,12 +32,13 @@ from mlx_video.layouts.shards import SPLIT_REST
 from mlx_video.loading.adapters import bake_jobs, read_all_adapters, record_baked
 from mlx_video.lora.read import AdapterSet
 from mlx_video.request import ConvertRequest
+from mlx_video.variants.registry import find_variant
 from mlx_video.weights.all_in_one import pick_component
 from mlx_video.weights.component_kind import is_tokenizer_tensor
 from mlx_video.weights.empty_weights import check_token_table
-from mlx_video.weights.names import image_encoder_names, text_encoder_names, transformer_names, vae_names
+from mlx_video.weights.names import image_encoder_names, text_encoder_names, vae_names
 from mlx_video.weights.other_parts import describe_other_part
-from mlx_video.weights.quantize import check_group_size
+from mlx_video.weights.quantize import ChooseLayer, check_group_size
 from mlx_video.weights.rules import plan_moves
 from mlx_video.weights.scaled import dequantize, report_plain_float8
 from mlx_video.weights.side_file import check_kernel, report_side_file
@@ -59,12 +60,14 @@ class Component:
         file_name: in the converted folder.
         source: the tensors that the jobs read.
         jobs: every tensor of the file.
+        is_quantized: which of its layers `--quantize` packs.
     """
 
     stage: str
     file_name: str
     source: TensorSource
     jobs: tuple[TensorJob, ...]
+    is_quantized: ChooseLayer = lambda path: False
 
     @property
     def nbytes(self) -> int:
@@ -317,12 +320,19 @@ def _report_output_scale(source: TensorSource, config: ModelConfig) -> Iterator[
 def _plan_transformer(
     name: str, source: TensorSource, config: ModelConfig, request: ConvertRequest, adapters: AdapterSet | None
 ) -> Component:
-    expected = transformer_names.transformer_tensors(config.transformer)
-    moves = plan_moves(source, transformer_names.WAN_RULES, expected)
+    network = find_variant(config).network
+    moves = plan_moves(source, network.rules, network.tensors(config.transformer))
+    shapes = {move.target: move.shape for move in moves}
     if config.quantization:
-        check_group_size({move.target: move.shape for move in moves}, config.quantization)
-    jobs = plan_jobs(moves, dtype=stored_dtype(request), quantization=config.quantization)
-    return Component(STAGES[name], TRANSFORMER_FILES[name], source, bake_jobs(jobs, adapters))
+        check_group_size(shapes, config.quantization, network.is_quantized)
+    jobs = plan_jobs(
+        moves,
+        dtype=stored_dtype(request),
+        quantization=config.quantization,
+        is_quantized=network.is_quantized,
+    )
+    jobs = bake_jobs(jobs, adapters)
+    return Component(STAGES[name], TRANSFORMER_FILES[name], source, jobs, network.is_quantized)
 
 
 def _plan_text_encoder(source: TensorSource, config: TextEncoderConfig, request: ConvertRequest) -> Component:

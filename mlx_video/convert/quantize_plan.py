@@ -25,9 +25,10 @@ from mlx_video.loading.adapters import bake_jobs, read_all_adapters, record_bake
 from mlx_video.loading.components import open_model
 from mlx_video.lora.read import AdapterSet
 from mlx_video.request import ConvertRequest
+from mlx_video.variants.registry import find_variant
 from mlx_video.weights.names import transformer_names
 from mlx_video.weights.quantize import check_group_size
-from mlx_video.weights.rules import plan_moves, target_shapes
+from mlx_video.weights.rules import plan_moves
 from mlx_video.weights.stream import plan_jobs
 
 
@@ -106,13 +107,14 @@ def _plan_requantized(
     quantization: QuantizationConfig,
     adapters: AdapterSet | None,
 ) -> Component:
-    original = transformer_names.transformer_tensors(config.transformer)
-    expected = target_shapes(original, transformer_names.WAN_RULES)
+    network = find_variant(config).network
+    expected = network.parameters(config.transformer)
     moves = plan_moves(source, transformer_names.CONVERTED_RULES, expected)
-    check_group_size(expected, quantization)
+    check_group_size(expected, quantization, network.is_quantized)
     # The tensors keep their dtype, so that the result is that of converting with --quantize at once.
-    jobs = plan_jobs(moves, quantization=quantization)
-    return Component(STAGES[name], TRANSFORMER_FILES[name], source, bake_jobs(jobs, adapters))
+    jobs = plan_jobs(moves, quantization=quantization, is_quantized=network.is_quantized)
+    jobs = bake_jobs(jobs, adapters)
+    return Component(STAGES[name], TRANSFORMER_FILES[name], source, jobs, network.is_quantized)
 
 
 def _copies(folder: ModelFolder) -> Iterator[Copy]:

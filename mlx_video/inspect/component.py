@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from mlx_video.config import ModelConfig, TextEncoderConfig, TransformerConfig, find_vae_config
+from mlx_video.config import TextEncoderConfig, TransformerConfig, find_vae_config
 from mlx_video.convert.recognise_transformers import stored_shapes
 from mlx_video.errors import CheckpointError
 from mlx_video.formats.tensor_source import TensorInfo, TensorSource
 from mlx_video.inspect.inspection import FilePart
 from mlx_video.layouts.checkpoint_files import told_name
 from mlx_video.variants.other_models import PUBLISHED, digest_shapes
-from mlx_video.variants.registry import HEAD_DIM, find_variant, recognise_checkpoint
+from mlx_video.variants.registry import read_original_shapes, recognise_checkpoint
 from mlx_video.variants.variant import Variant
 from mlx_video.weights.empty_weights import check_token_table
-from mlx_video.weights.names import image_encoder_names, text_encoder_names, transformer_names, vae_names
-from mlx_video.weights.quantize import dense_shapes
+from mlx_video.weights.names import image_encoder_names, text_encoder_names, vae_names
 from mlx_video.weights.renamed import RenamedTensors
-from mlx_video.weights.rules import plan_moves, target_shapes
+from mlx_video.weights.rules import plan_moves
 from mlx_video.weights.scaled import dequantize
 from mlx_video.weights.side_file import check_kernel
 from mlx_video.weights.spellings import ComponentName, as_original, report_empty_table
@@ -65,9 +63,9 @@ def _read_transformer(part: FilePart, source: TensorSource) -> FilePart:
         names=(told_name(source.file_of(next(iter(shapes)))),),
         stored=stored_shapes(source),
     )
-    network = found.config.transformer
-    plan_moves(source, transformer_names.WAN_RULES, transformer_names.transformer_tensors(network))
-    return _with_variant(part, found.variant, network)
+    config, network = found.config.transformer, found.variant.network
+    plan_moves(source, network.rules, network.tensors(config))
+    return _with_variant(part, found.variant, config)
 
 
 def _with_variant(part: FilePart, variant: Variant, network: TransformerConfig) -> FilePart:
@@ -111,42 +109,21 @@ def _describe_vae(names: Mapping[str, TensorInfo], label: str) -> str:
 
 
 def _read_converted_transformer(part: FilePart, source: TensorSource) -> FilePart:
-    network = _read_converted_sizes(source)
-    expected = target_shapes(transformer_names.transformer_tensors(network), transformer_names.WAN_RULES)
-    missing = [name for name in expected if name not in source.infos]  # a packed weight keeps its name
-    if missing:
+    shapes = read_original_shapes(source.infos)
+    needed = ("patch_embedding.weight", "head.head.weight", "blocks.0.ffn.0.weight")
+    if any(not shapes.get(name) for name in needed):
+        raise CheckpointError(
+            f"{source.label}: patch_embedding_proj.weight, head.head.weight or blocks.0.ffn.fc1.weight is "
+            "missing or misshapen. Convert the model again."
+        )
+    found = recognise_checkpoint(shapes, {}, is_dual=bool(part.expert), label=source.label)
+    config = found.config.transformer
+    missing = [name for name in found.variant.network.parameters(config) if name not in source.infos]
+    if missing:  # a packed weight keeps its name
         raise CheckpointError(
             f"{source.label}: {len(missing)} tensors missing, first {missing[0]}. Convert the model again."
         )
-    vae = find_vae_config(network.out_dim)
-    variant = find_variant(ModelConfig("", "2.1", network, vae=vae, is_dual=bool(part.expert)))
-    return _with_variant(part, variant, network)
-
-
-def _read_converted_sizes(source: TensorSource) -> TransformerConfig:
-    """Sizes of a converted transformer, from its shapes alone."""
-    bias = source.infos.get("patch_embedding_proj.bias")
-    width = bias.shape[0] if bias is not None and bias.shape else 1
-    shapes = dense_shapes(source.infos, "blocks.0.self_attn.q", width)
-    patch = shapes.get("patch_embedding_proj.weight", ())
-    rows, ffn = shapes.get("head.head.bias", ()), shapes.get("blocks.0.ffn.fc1.bias", ())
-    if len(patch) != 2 or len(rows) != 1 or len(ffn) != 1:
-        raise CheckpointError(
-            f"{source.label}: patch_embedding_proj.weight, head.head.bias or blocks.0.ffn.fc1.bias is "
-            "missing or misshapen. Convert the model again."
-        )
-    image_dim, positions = transformer_names.read_image_sizes(shapes)
-    blocks = {int(match[1]) for name in shapes if (match := re.match(r"blocks\.(\d+)\.", name))}
-    return TransformerConfig(
-        dim=patch[0],
-        ffn_dim=ffn[0],
-        num_heads=max(1, patch[0] // HEAD_DIM),
-        num_layers=len(blocks),
-        in_dim=patch[1] // transformer_names.PATCH_CELLS,
-        out_dim=rows[0] // transformer_names.PATCH_CELLS,
-        image_dim=image_dim,
-        image_positions=positions,
-    )
+    return _with_variant(part, found.variant, config)
 
 
 def _read_converted_vae(part: FilePart, source: TensorSource) -> FilePart:

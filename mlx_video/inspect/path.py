@@ -35,7 +35,7 @@ from mlx_video.layouts.weight_sets import SHARD
 from mlx_video.loading.components import check_vae_encoder, check_weights, open_model
 from mlx_video.loading.found_files import TREE_FOLDERS
 from mlx_video.request import ConvertRequest
-from mlx_video.variants.registry import VARIANTS, find_variant
+from mlx_video.variants.registry import find_by_name, find_variant
 
 _LAYOUTS: Mapping[Layout, str] = MappingProxyType(
     {
@@ -153,7 +153,7 @@ def _kind_of(parts: Sequence[FilePart], otherwise: Kind) -> Kind:
 
 
 def _with_variant(found: Inspection, name: str) -> Inspection:
-    variant = next((variant for variant in VARIANTS if variant.name == name), None)
+    variant = find_by_name(name)
     if variant is None:
         return found
     return replace(

@@ -36,9 +36,10 @@ from mlx_video.lora.apply import apply_adapters
 from mlx_video.lora.read import AdapterSet
 from mlx_video.models.image_encoder import CLIPImageEncoder
 from mlx_video.models.text_encoder import UMT5Encoder
-from mlx_video.models.transformer import WanTransformer
 from mlx_video.models.vae.autoencoder import WanVAE
+from mlx_video.models.video_transformer import VideoTransformer
 from mlx_video.request import LoraMode
+from mlx_video.variants.registry import find_variant
 from mlx_video.weights.empty_weights import check_token_table
 from mlx_video.weights.load import fit_module, load_module
 from mlx_video.weights.names.image_encoder_names import read_converted_image_encoder_config
@@ -102,9 +103,10 @@ def check_weights(model: ModelFolder, config: ModelConfig) -> None:
             f"{model.path / CONFIG_FILE}: dual_model is {str(config.is_dual).lower()}, but the folder holds "
             f"{names}. Convert the model again."
         )
+    network = find_variant(config).network
     for path in model.transformers.values():
         with open_transformer(path) as source:
-            fit_module(WanTransformer(config.transformer), source, quantization=config.quantization)
+            fit_module(network.build(config.transformer), source, quantization=config.quantization)
     with open_text_encoder(model.text_encoder) as source:
         fit_module(UMT5Encoder(config.text_encoder), source)
         check_token_table(source)
@@ -151,7 +153,7 @@ def load_transformer(
     name: str = "model",
     adapters: AdapterSet | None = None,
     lora_mode: LoraMode = "auto",
-) -> WanTransformer:
+) -> VideoTransformer:
     """Load a transformer in the dtype, or the quantization, of its file, and apply its adapters.
 
     Args:
@@ -166,7 +168,7 @@ def load_transformer(
         ConfigError: the quantization that config.json names is not the file's.
         AdapterError: an adapter cannot be applied.
     """
-    transformer = WanTransformer(config.transformer)
+    transformer = find_variant(config).network.build(config.transformer)
     with open_transformer(model.transformers[name]) as source:
         load_module(transformer, source, quantization=config.quantization)
     if adapters:

@@ -14,8 +14,7 @@ from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.model_parts import NO_PARTS, ModelParts
 from mlx_video.loading.open_parts import open_transformer
 from mlx_video.variants.distilled import FASTMETAL, adopt_family
-from mlx_video.variants.registry import Recognition, recognise_checkpoint
-from mlx_video.weights.names.transformer_names import original_shapes
+from mlx_video.variants.registry import Recognition, read_original_shapes, recognise_checkpoint
 
 _FLAGS = {"text_encoder": "--text-encoder", "vae": "--vae"}
 
@@ -69,7 +68,7 @@ def _recognise(files: FastVideoFolder) -> Recognition:
     """The model that the transformer is of; the manifest tells what no tensor does."""
     stated, place = files.manifest["config"], files.transformer.parent
     with open_transformer(files.transformer) as source:
-        shapes, label = original_shapes(source.infos), source.label
+        shapes, label = read_original_shapes(source.infos), source.label
     keys = {"num_attention_heads": "num_heads", "eps": "eps"}
     found = recognise_checkpoint(
         shapes, {ours: stated[theirs] for theirs, ours in keys.items() if theirs in stated}, label=label

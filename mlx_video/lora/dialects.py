@@ -11,7 +11,7 @@ from types import MappingProxyType
 from mlx_video.layouts.expert_names import Expert
 from mlx_video.weights.names.adapter_names import Role, split_adapter_name
 from mlx_video.weights.names.transformer_names import DIFFUSERS_RULES, WAN_RULES
-from mlx_video.weights.rules import find_sources
+from mlx_video.weights.rules import Rule, find_sources
 
 # Roles that no published Wan adapter has, or that would change the network.
 UNSUPPORTED: Mapping[Role, str] = MappingProxyType(
@@ -138,11 +138,12 @@ class Spellings:
 
     Args:
         names: the transformer's parameters.
+        rules: official name → theirs.
         diffusers: whether Diffusers' spellings count.
     """
 
-    def __init__(self, names: Sequence[str], *, diffusers: bool) -> None:
-        self._layers = _spell_layers(tuple(names), diffusers)
+    def __init__(self, names: Sequence[str], rules: tuple[Rule, ...] = WAN_RULES, *, diffusers: bool) -> None:
+        self._layers = _spell_layers(tuple(names), rules, diffusers)
 
     def find(self, key: AdapterKey) -> str | None:
         """The layer, or the parameter that is no layer's, to which a key belongs; None if there is none."""
@@ -152,11 +153,11 @@ class Spellings:
 
 
 @lru_cache(maxsize=4)
-def _spell_layers(names: tuple[str, ...], diffusers: bool) -> Mapping[str, str]:
+def _spell_layers(names: tuple[str, ...], rules: tuple[Rule, ...], diffusers: bool) -> Mapping[str, str]:
     layers: dict[str, str] = {}
     first_names = {layer_of(name): name for name in reversed(names)}
     for layer, name in first_names.items():
-        official = find_sources(name, WAN_RULES)
+        official = find_sources(name, rules)
         foreign = [other for own in official for other in find_sources(own, DIFFUSERS_RULES)]
         for spelling in map(layer_of, (*official, *(foreign if diffusers else ()))):
             _add(layers, spelling, layer)

@@ -263,6 +263,7 @@ def _plan_denoise(
         resident_blocks=resident_blocks,
         num_transformers=together,
         adapter_bytes=task.adapter_bytes,
+        network=task.sizes.network,
     )
     read = together * bytes_read_per_step(weights, resident_blocks)
     blocks = _describe_blocks(len(weights.blocks), resident_blocks if read else None)

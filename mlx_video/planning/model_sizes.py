@@ -13,9 +13,11 @@ from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.components import VAE_HALVES, Half
 from mlx_video.loading.open_parts import open_text_encoder, open_transformer, open_vae
 from mlx_video.planning.weight_bytes import WeightBytes, weigh
+from mlx_video.variants.registry import find_variant
 from mlx_video.weights.names.image_encoder_names import read_converted_image_encoder_config
 from mlx_video.weights.names.vae_names import CONVERTED_RULES, read_vae_config
 from mlx_video.weights.names.vae_shapes import vae_tensors
+from mlx_video.weights.network import PLAIN, TransformerNetwork
 from mlx_video.weights.renamed import RenamedTensors
 
 Infos = tuple[TensorInfo, ...]
@@ -31,12 +33,14 @@ class ModelSizes:
         transformers: name → its tensors.
         text_encoder: bytes of its parts.
         image_encoder: bytes of its parts, and its sizes; None where the model has none.
+        network: what the transformers are.
     """
 
     config: ModelConfig
     transformers: Mapping[str, Infos]
     text_encoder: WeightBytes
     image_encoder: tuple[WeightBytes, ImageEncoderConfig] | None = None
+    network: TransformerNetwork = PLAIN
 
     def vae_bytes(self, half: Half) -> int:
         """Bytes of the weights of a half of the VAE, once they are loaded."""
@@ -63,9 +67,8 @@ def read_model_sizes(model: ModelFolder, config: ModelConfig) -> ModelSizes:
         with open_tensors(model.image_encoder) as source:
             encoder_config = read_converted_image_encoder_config(source.infos, label=source.label)
             image_encoder = weigh(source.infos.values()), encoder_config
-    return ModelSizes(
-        replace(config, vae=_read_vae(model, config)), transformers, text_encoder, image_encoder
-    )
+    whole = replace(config, vae=_read_vae(model, config))
+    return ModelSizes(whole, transformers, text_encoder, image_encoder, find_variant(config).network)
 
 
 def read_vae_sizes(model: ModelFolder, config: ModelConfig) -> ModelSizes:

@@ -24,7 +24,7 @@ from mlx_video.models.block_context import (
 )
 from mlx_video.models.forward import BlockSource
 from mlx_video.models.token_layout import TokenLayout, video_layout
-from mlx_video.models.transformer import WanTransformer
+from mlx_video.models.video_transformer import VideoTransformer
 from mlx_video.runs.run import Run, Work
 from mlx_video.runs.state.resume import keep_step
 from mlx_video.sampling.denoise import Constrain, denoise
@@ -116,7 +116,7 @@ def open_transformer(
 
 
 @contextmanager
-def open_network(run: Run, name: str) -> Iterator[tuple[WanTransformer, BlockSource | None]]:
+def open_network(run: Run, name: str) -> Iterator[tuple[VideoTransformer, BlockSource | None]]:
     """One transformer of the model with its adapters, and where its blocks are read from, as planned."""
     adapters, mode = run.adapters.get(name), run.request.lora_mode
     resident_blocks = run.plan.memory.resident_blocks
@@ -145,7 +145,7 @@ class GuidedTransformer:
 
     def __init__(
         self,
-        transformer: WanTransformer,
+        transformer: VideoTransformer,
         guidance: Guidance,
         conditioning: Conditioning,
         layout: TokenLayout,
@@ -198,7 +198,7 @@ class GuidedTransformer:
 
 
 def project_prompts(
-    transformer: WanTransformer, conditioning: Conditioning, names: Collection[PromptName]
+    transformer: VideoTransformer, conditioning: Conditioning, names: Collection[PromptName]
 ) -> dict[PromptName, PromptTokens]:
     """Prompts as one transformer sees them; they share the image tokens.
 

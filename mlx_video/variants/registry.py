@@ -9,11 +9,13 @@ from typing import Any
 
 from mlx_video.config import ModelConfig, TransformerConfig, find_vae_config
 from mlx_video.errors import CheckpointError, ConfigError, RequestError
+from mlx_video.formats.tensor_info import TensorInfo
 from mlx_video.variants import i2v, t2v, ti2v
 from mlx_video.variants.lookalikes import Evidence, name_lookalike, report_twin
 from mlx_video.variants.other_models import name_other_model
 from mlx_video.variants.variant import CheckpointFacts, Shapes, Variant
-from mlx_video.weights.names.transformer_names import IMAGE_ANCHOR, read_image_sizes
+from mlx_video.weights.names.transformer_names import IMAGE_ANCHOR, original_shapes, read_image_sizes
+from mlx_video.weights.network import TransformerNetwork
 
 # The first that fits is taken: of equal parts, those of one size stand before those of any.
 VARIANTS: tuple[Variant, ...] = (
@@ -64,9 +66,9 @@ def find_variant(config: ModelConfig) -> Variant:
     Raises:
         CheckpointError: neither tells.
     """
-    for variant in VARIANTS:
-        if variant.name == config.variant:
-            return variant
+    named = find_by_name(config.variant)
+    if named is not None:
+        return named
     network = config.transformer
     facts = CheckpointFacts(
         in_dim=network.in_dim,
@@ -77,6 +79,25 @@ def find_variant(config: ModelConfig) -> Variant:
         names=_image_branch_names(network),
     )
     return _match(facts)
+
+
+def find_by_name(name: str) -> Variant | None:
+    """The variant of a name; None where there is none."""
+    return next((variant for variant in VARIANTS if variant.name == name), None)
+
+
+def list_networks() -> tuple[TransformerNetwork, ...]:
+    """The different transformers of all variants."""
+    return tuple(dict.fromkeys(variant.network for variant in VARIANTS))
+
+
+def read_original_shapes(infos: Mapping[str, TensorInfo]) -> dict[str, tuple[int, ...]]:
+    """What the tensors of a converted transformer of any variant, dense or quantized, were before.
+
+    Args:
+        infos: of the converted file.
+    """
+    return original_shapes(infos, [rule for network in list_networks() for rule in network.extra_rules])
 
 
 def _image_branch_names(network: TransformerConfig) -> frozenset[str]:
@@ -248,7 +269,7 @@ def _read_transformer_config(
             )
     return TransformerConfig(
         **sizes,
-        num_heads=int(_number(source, "num_heads", facts.dim // HEAD_DIM)),
+        num_heads=int(_number(source, "num_heads", max(1, facts.dim // HEAD_DIM))),
         model_type=variant.model_type,
         text_len=int(_number(source, "text_len", 512)),
         eps=_number(source, "eps", 1e-6),

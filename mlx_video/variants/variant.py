@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from mlx_video.conditioning.units import PROMPTS, ConditioningUnit
 from mlx_video.config import SamplingDefaults
+from mlx_video.weights.network import PLAIN, TransformerNetwork
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -103,6 +104,7 @@ class Variant:
         model_version: "2.1" or "2.2".
         model_type: the official code's task name.
         traits: how a checkpoint is recognised; of variants that fit one, the first in VARIANTS is meant.
+        network: what its transformers are.
         sampling: the official defaults.
         inputs: what the user gives.
         units: turn the inputs into conditioning, in the order of the run's stages.
@@ -116,6 +118,7 @@ class Variant:
     model_version: str
     model_type: str
     traits: Traits
+    network: TransformerNetwork = PLAIN
     sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
     inputs: Inputs = field(default_factory=Inputs)
     units: tuple[ConditioningUnit, ...] = (PROMPTS,)
