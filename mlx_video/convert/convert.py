@@ -14,7 +14,7 @@ import mlx.core as mx
 from mlx_video.conditioning.text import load_tokenizer
 from mlx_video.config import QuantizationConfig
 from mlx_video.convert.local_files import with_local_checkpoint
-from mlx_video.convert.plan import Component, Copy, Plan, plan_conversion
+from mlx_video.convert.plan import Copy, Plan, WrittenFile, plan_conversion
 from mlx_video.convert.quantize_plan import plan_quantization
 from mlx_video.errors import CheckpointError
 from mlx_video.events import BytesWritten, Event, FileWritten, Notice, StageFinished, StageStarted
@@ -125,7 +125,7 @@ def _small_cache() -> Iterator[None]:
         mx.clear_cache()
 
 
-def _write_component(component: Component, stage: Path) -> Iterator[Event]:
+def _write_component(component: WrittenFile, stage: Path) -> Iterator[Event]:
     progress = write_tensors(stage / component.file_name, component.source, component.jobs)
     return _report(component.stage, component.nbytes, progress)
 

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from mlx_video.convert.proposals import describe_transformers_below, propose_transformers
@@ -14,6 +13,14 @@ from mlx_video.convert.recognise_transformers import refuse_other_models
 from mlx_video.errors import CheckpointError, MissingPartError, RequestError
 from mlx_video.files.unusable_paths import explain_missing
 from mlx_video.layouts.checkpoint_files import CheckpointFiles, PartName, SamplingHints
+from mlx_video.layouts.components import (
+    VAE,
+    Component,
+    TransformerRole,
+    find_component,
+    find_role,
+    list_parts,
+)
 from mlx_video.layouts.expert_names import Expert, guess_expert_of_file
 from mlx_video.layouts.folder_layout import is_tokenizer_folder, recognise_layout
 from mlx_video.layouts.open_checkpoint import open_checkpoint
@@ -31,45 +38,6 @@ _EXPERTS: tuple[Expert, ...] = ("low_noise", "high_noise")
 _NAMELESS = ("comfy", "lightx2v", "unknown")
 # Layouts that a config.json or folders suffice for, so that the transformers may have any name.
 _NAMED = ("original", "original_dual")
-# Option → the component that it takes; and back, what messages advise.
-_TAKES = MappingProxyType(
-    {
-        "transformer": "transformer",
-        "high_noise": "transformer",
-        "low_noise": "transformer",
-        "text_encoder": "text_encoder",
-        "vae": "vae",
-        "clip": "image_encoder",
-    }
-)
-_PARTS: Mapping[str, PartName] = MappingProxyType(
-    {
-        "high_noise": "high_noise",
-        "low_noise": "low_noise",
-        "text_encoder": "text_encoder",
-        "vae": "vae",
-        "clip": "image_encoder",
-    }
-)
-_ADVICE = MappingProxyType(
-    {
-        "model": "transformer (--transformer FILE)",
-        "low_noise": "low-noise transformer (--low-noise FILE)",
-        "high_noise": "high-noise transformer (--high-noise FILE)",
-        "text_encoder": "text encoder (--text-encoder FILE)",
-        "vae": "VAE (--vae FILE)",
-        "image_encoder": "image encoder (--clip FILE)",
-    }
-)
-_FLAGS = MappingProxyType(
-    {
-        "transformer": "--transformer",
-        "text_encoder": "--text-encoder",
-        "vae": "--vae",
-        "image_encoder": "--clip",
-        "adapter": "--lora",
-    }
-)
 _CONVERTED = "is converted already. Give the file that it was made from."
 # A lone "high" may mean something else; with "noise" behind it the file is one of two.
 _SURE_EXPERT_NAME = re.compile(r"(?i)(high|low)[-_ .]?noise")
@@ -124,7 +92,7 @@ def _read_option(name: str, path: Path) -> FoundFiles:
     if path.is_dir() and recognise_layout(path) == "converted":
         raise RequestError(name, f"{path}: {_CONVERTED}")
     found = read_component(path)
-    component = _TAKES[name]
+    component = next((row.name for row in list_parts() if row.option == name), "transformer")
     if found.is_converted:
         raise RequestError(name, f"{path}: {_CONVERTED}")
     if component in found.kinds:
@@ -139,8 +107,13 @@ def _read_option(name: str, path: Path) -> FoundFiles:
         )
     other = next(iter(found.kinds.values()))
     raise RequestError(
-        name, f"{path}: holds another part ({other.title}). Give it as {_FLAGS[other.component]}."
+        name, f"{path}: holds another part ({other.title}). Give it as {_flag_of(other.component)}."
     )
+
+
+def _flag_of(component: str) -> str:
+    """The option that takes a component's file."""
+    return "--lora" if component == "adapter" else find_component(component).flag
 
 
 def _given_parts(chosen: Mapping[str, FoundFiles]) -> set[PartName]:
@@ -148,8 +121,8 @@ def _given_parts(chosen: Mapping[str, FoundFiles]) -> set[PartName]:
     given: set[PartName] = set()
     if "transformer" in chosen or {"high_noise", "low_noise"} <= chosen.keys():
         given |= {"model", *_EXPERTS}
-    given |= {part for option, part in _PARTS.items() if option in chosen}
-    return given
+    given |= {expert for expert in _EXPERTS if expert in chosen}
+    return given | {row.name for row in list_parts() if row.option in chosen}
 
 
 def _open_base(request: ConvertRequest, chosen: Mapping[str, FoundFiles]) -> CheckpointFiles:
@@ -202,24 +175,25 @@ def _choose(
     """Decide which of the files found is which component; what lacks or could be several is an error."""
     transformers = _choose_transformers(path, _all_of(scan, "transformer"), given)
     readers = [*transformers.values(), *(found for found in chosen.values() if "transformer" in found.kinds)]
-    text_encoder = image_encoder = None
-    if "text_encoder" not in given:
-        text_encoder = _choose_encoder(path, scan, "text_encoder", readers)
-    reads_images = any(found.image_width for found in readers)
-    if "image_encoder" not in given and reads_images:
-        image_encoder = _choose_encoder(path, scan, "image_encoder", readers)
+    wanted = [row for row in list_parts() if row is not VAE and _is_wanted(row, readers)]
+    absent = [row for row in wanted if row.name not in given]
+    encoders = {row.name: _choose_encoder(path, scan, row, readers) for row in absent}
     vaes = () if "vae" in given else _all_of(scan, "vae")
     files = CheckpointFiles(
         path=path,
         transformers={name: found.paths for name, found in transformers.items()},
         transformer_configs={name: found.config for name, found in transformers.items()},
-        text_encoder=text_encoder.paths if text_encoder else (),
+        parts={name: found.paths for name, found in encoders.items() if found},
         vaes={str(found.paths[0]): found.paths for found in vaes},
         tokenizer=find_tokenizer(path),
-        image_encoder=image_encoder.paths if image_encoder else (),
     )
-    _check_complete(files, scan, given, reads_images=reads_images)
+    _check_complete(files, scan, given, wanted)
     return replace(files, notices=_report_found(path, files))
+
+
+def _is_wanted(row: Component, readers: Sequence[FoundFiles]) -> bool:
+    """Whether every model has a component, these transformers read it, or it is nothing that one reads."""
+    return row.is_needed or row.width is None or any(row.name in reader.reads for reader in readers)
 
 
 def _all_of(scan: Scan, component: str) -> tuple[FoundFiles, ...]:
@@ -253,25 +227,22 @@ def _choose_transformers(
 
 
 def _choose_encoder(
-    path: Path, scan: Scan, component: str, readers: Sequence[FoundFiles]
+    path: Path, scan: Scan, row: Component, readers: Sequence[FoundFiles]
 ) -> FoundFiles | None:
-    """The only encoder, or the only one that the transformers can read."""
-    candidates = _all_of(scan, component)
+    """The only file of a component, or the only one that the transformers can read."""
+    candidates = _all_of(scan, row.name)
     # Where none fits, the one that is there is taken and refused for what it is.
-    fitting = [found for found in candidates if _fits(found, component, readers)] or list(candidates)
+    fitting = [found for found in candidates if _fits(found, row.name, readers)] or list(candidates)
     if len(fitting) > 1:
         raise CheckpointError(
-            f"{path}: holds several {component.replace('_', ' ')}s: {_list(path, fitting)}. "
-            f"Choose one with {_FLAGS[component]} FILE."
+            f"{path}: holds several {row.words}s: {_list(path, fitting)}. "
+            + (f"Choose one with {row.flag} FILE." if row.flag else "Leave one.")
         )
     return fitting[0] if fitting else None
 
 
 def _fits(found: FoundFiles, component: str, readers: Sequence[FoundFiles]) -> bool:
-    taken = {
-        reader.image_width if component == "image_encoder" else reader.widths.get("transformer")
-        for reader in readers
-    }
+    taken = {reader.reads.get(component) for reader in readers}
     widths = (None, found.widths.get(component))
     return not found.is_other_text_encoder and all(width in widths for width in taken)
 
@@ -284,16 +255,20 @@ def _below(folder: Path, path: Path) -> str:
     return str(path.relative_to(folder)) if path.is_relative_to(folder) and path != folder else path.name
 
 
-def _check_complete(files: CheckpointFiles, scan: Scan, given: set[PartName], *, reads_images: bool) -> None:
+def _check_complete(
+    files: CheckpointFiles, scan: Scan, given: set[PartName], wanted: Sequence[Component]
+) -> None:
     """Name all that is missing at once, with the option that would give it."""
     experts = [expert for expert in _EXPERTS if expert in files.transformers or expert in given]
     needed: list[PartName] = list(_EXPERTS) if experts and "model" not in files.transformers else ["model"]
     needed = [name for name in needed if name not in files.transformers]
-    needed += [] if files.text_encoder else ["text_encoder"]
-    needed += [] if files.vaes else ["vae"]
+    missing = [_name_with_option(find_role(name)) for name in needed if name not in given]
+    absent = [row for row in wanted if row.name not in files.parts and row.name not in given]
+    parts = [row for row in absent if row.is_needed]
+    parts += [] if files.vaes or "vae" in given else [VAE]
     # Of an encoder that is not there at all, who reads images through it tells more.
-    needed += ["image_encoder"] if reads_images and scan.unreadable and not files.image_encoder else []
-    missing = [_ADVICE[name] for name in needed if name not in given]
+    parts += [row for row in absent if row.width and not row.is_needed and scan.unreadable]
+    missing += map(_name_with_option, parts)
     if not missing:
         return
     refuse_other_models(files)
@@ -305,9 +280,14 @@ def _check_complete(files: CheckpointFiles, scan: Scan, given: set[PartName], *,
     )
 
 
+def _name_with_option(row: Component | TransformerRole) -> str:
+    title = row.words if isinstance(row, Component) else row.title
+    return f"{title} ({row.flag} FILE)" if row.flag else title
+
+
 def _report_found(path: Path, files: CheckpointFiles) -> tuple[str, ...]:
     """Say which file became what, since no name did."""
-    parts = {**files.transformers, "text_encoder": files.text_encoder, "image_encoder": files.image_encoder}
+    parts = {**files.transformers, **files.parts}
     found = {name: _below(path, paths[0]) for name, paths in parts.items() if paths}
     told = [f"{name if name != 'model' else 'transformer'} {file}" for name, file in found.items()]
     return (f"Found by their tensors: {', '.join(told)}.",) if told else ()
@@ -331,12 +311,10 @@ def _with_options(files: CheckpointFiles, chosen: Mapping[str, FoundFiles]) -> C
         changes["transformer_configs"] = configs | {n: part.config or usual for n, part in found.items()}
         if not kept:  # then nothing that the folder says of sampling is about these transformers
             changes |= {"hints": SamplingHints(), "names_transformers": False}
-    if "text_encoder" in chosen:
-        changes["text_encoder"] = chosen["text_encoder"].paths
-    if "vae" in chosen:
-        changes |= {"vaes": {"vae": chosen["vae"].paths}, "vae_config": {}}
-    if "clip" in chosen:
-        changes["image_encoder"] = chosen["clip"].paths
+    named = {row.name: chosen[row.option].paths for row in list_parts() if row.option in chosen}
+    if "vae" in named:
+        changes |= {"vaes": {"vae": named.pop("vae")}, "vae_config": {}}
+    changes["parts"] = {**files.parts, **named}
     return replace(files, **changes)
 
 

@@ -8,15 +8,11 @@ from pathlib import Path
 from types import MappingProxyType
 
 from mlx_video.inspect.inspection import FilePart, Kind
+from mlx_video.layouts.components import ROLES, TransformerRole, find_component, list_components
 from mlx_video.variants.variant import Inputs
 
 _CONVERT = "python -m mlx_video.convert_wan"
 _GENERATE = "python -m mlx_video.generate_wan"
-# Component → option, in the order in which they are written.
-_OPTIONS = MappingProxyType(
-    {"transformer": "transformer", "text_encoder": "text-encoder", "vae": "vae", "image_encoder": "clip"}
-)
-_OTHER_EXPERT = MappingProxyType({"high_noise": "low-noise", "low_noise": "high-noise"})
 _LORA_OPTIONS = MappingProxyType({"high_noise": "--lora-high", "low_noise": "--lora-low"})
 _STATE_ENDING = ".state.safetensors"
 
@@ -70,19 +66,23 @@ def use_result(path: Path, kind: Kind, parts: Sequence[FilePart]) -> str:
 
 
 def _option_of(part: FilePart) -> str:
-    return part.expert.replace("_", "-") or _OPTIONS[part.component]
+    return part.expert.replace("_", "-") or find_component(part.component).flag.removeprefix("--")
 
 
 def _lacking_options(parts: Collection[FilePart]) -> Iterator[str]:
     """What a conversion needs besides."""
     by_name = {part.component: part for part in parts}
-    for name in ("transformer", "text_encoder", "vae"):
-        if name not in by_name:
-            yield _OPTIONS[name]
-        elif other := _OTHER_EXPERT.get(by_name[name].expert):
-            yield other
-    if "image_encoder" not in by_name and any(part.has_image_branch for part in parts):
-        yield _OPTIONS["image_encoder"]
+    for row in filter(lambda row: row.flag, list_components()):
+        own = by_name.get(row.name)
+        is_read = row.width is not None and any(part.has_image_branch for part in parts)
+        if own is None and (row.is_needed or is_read):
+            yield row.flag.removeprefix("--")
+        elif own is not None and own.expert:
+            yield from (role.flag.removeprefix("--") for role in ROLES if _is_other_expert(role, own))
+
+
+def _is_other_expert(role: TransformerRole, part: FilePart) -> bool:
+    return role.name not in ("model", part.expert)
 
 
 def _quote(path: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from mlx_video.config import TextEncoderConfig, TransformerConfig, find_vae_config
+from mlx_video.config import TransformerConfig, find_vae_config
 from mlx_video.convert.recognise_transformers import stored_shapes
 from mlx_video.errors import CheckpointError
 from mlx_video.formats.tensor_source import TensorInfo, TensorSource
@@ -14,18 +14,16 @@ from mlx_video.layouts.checkpoint_files import told_name
 from mlx_video.variants.other_models import PUBLISHED, digest_shapes
 from mlx_video.variants.registry import read_original_shapes, recognise_checkpoint
 from mlx_video.variants.variant import Variant
-from mlx_video.weights.empty_weights import check_token_table
-from mlx_video.weights.names import image_encoder_names, text_encoder_names, vae_names
+from mlx_video.weights.component_networks import as_original, find_network
+from mlx_video.weights.names import vae_names
 from mlx_video.weights.renamed import RenamedTensors
 from mlx_video.weights.rules import plan_moves
 from mlx_video.weights.scaled import dequantize
 from mlx_video.weights.side_file import check_kernel
-from mlx_video.weights.spellings import ComponentName, as_original, report_empty_table
+from mlx_video.weights.spellings import report_empty_table
 
 
-def identify(
-    part: FilePart, source: TensorSource, component: ComponentName, *, is_converted: bool
-) -> FilePart:
+def identify(part: FilePart, source: TensorSource, component: str, *, is_converted: bool) -> FilePart:
     """Say which model a component is of, after checking its tensors.
 
     Args:
@@ -39,13 +37,13 @@ def identify(
         ConfigError: the sizes fit no network.
     """
     if is_converted:
-        return _CONVERTED_READERS[component](part, source)
+        return _CONVERTED_READERS.get(component, _read_converted_part)(part, source)
     published = _published_title(source)
     original = as_original(dequantize(source), component)
     if component == "transformer":
         check_kernel(original)
     notices = report_empty_table(source) if component == "text_encoder" else ()
-    found = _READERS[component](replace(part, notices=(*part.notices, *notices)), original)
+    found = _READERS.get(component, _read_part)(replace(part, notices=(*part.notices, *notices)), original)
     return replace(found, model=published or _published_title(original) or found.model)
 
 
@@ -73,22 +71,19 @@ def _with_variant(part: FilePart, variant: Variant, network: TransformerConfig) 
     return replace(part, model=variant.title, variant=variant.name, has_image_branch=has_branch)
 
 
-def _read_text_encoder(part: FilePart, source: TensorSource) -> FilePart:
-    found = text_encoder_names.read_text_encoder_config(source.infos, label=source.label)
-    plan_moves(source, text_encoder_names.WAN_RULES, text_encoder_names.text_encoder_tensors(found))
-    check_token_table(source)
-    return replace(part, model=_describe_text_encoder(found))
+def _read_part(part: FilePart, source: TensorSource) -> FilePart:
+    network = find_network(part.component)
+    sizes = network.read_sizes(source.infos, label=source.label)
+    network.plan_moves(source, sizes)
+    network.check(source)
+    return replace(part, model=network.describe(sizes))
 
 
-def _describe_text_encoder(found: TextEncoderConfig) -> str:
-    return f"UMT5 of {found.num_layers} blocks, width {found.dim}, {found.vocab_size} tokens"
-
-
-def _read_image_encoder(part: FilePart, source: TensorSource) -> FilePart:
-    found = image_encoder_names.read_image_encoder_config(source.infos, label=source.label)
-    expected = image_encoder_names.image_encoder_tensors(found)
-    plan_moves(source, image_encoder_names.wan_rules(found), expected)
-    return replace(part, model=f"CLIP of width {found.width}")
+def _read_converted_part(part: FilePart, source: TensorSource) -> FilePart:
+    network = find_network(part.component)
+    sizes = network.read_converted_sizes(source.infos, label=source.label)
+    network.check(source)
+    return replace(part, model=network.describe(sizes))
 
 
 def _read_vae(part: FilePart, source: TensorSource) -> FilePart:
@@ -132,27 +127,10 @@ def _read_converted_vae(part: FilePart, source: TensorSource) -> FilePart:
     )
 
 
-def _read_converted_text_encoder(part: FilePart, source: TensorSource) -> FilePart:
-    found = text_encoder_names.read_text_encoder_config(source.infos, label=source.label)
-    check_token_table(source)
-    return replace(part, model=_describe_text_encoder(found))
-
-
-def _read_converted_image_encoder(part: FilePart, source: TensorSource) -> FilePart:
-    found = image_encoder_names.read_converted_image_encoder_config(source.infos, label=source.label)
-    return replace(part, model=f"CLIP of width {found.width}")
-
-
 _Reader = Callable[[FilePart, TensorSource], FilePart]
-_READERS: Mapping[ComponentName, _Reader] = {
-    "transformer": _read_transformer,
-    "text_encoder": _read_text_encoder,
-    "image_encoder": _read_image_encoder,
-    "vae": _read_vae,
-}
-_CONVERTED_READERS: Mapping[ComponentName, _Reader] = {
+# The others are read alike.
+_READERS: Mapping[str, _Reader] = {"transformer": _read_transformer, "vae": _read_vae}
+_CONVERTED_READERS: Mapping[str, _Reader] = {
     "transformer": _read_converted_transformer,
-    "text_encoder": _read_converted_text_encoder,
-    "image_encoder": _read_converted_image_encoder,
     "vae": _read_converted_vae,
 }

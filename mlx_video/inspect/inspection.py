@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlx_video.files.file_bytes import describe_bytes
+from mlx_video.layouts.components import list_components
 
 Kind = Literal["checkpoint", "converted model", "component", "adapter", "latents", "run state", "unknown"]
 FORMAT = 1
-COMPONENTS = ("transformer", "text_encoder", "image_encoder", "vae")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class FilePart:
     """What one file, or one set of shards, holds of a kind.
 
     Attributes:
-        component: "transformer", "text_encoder", "image_encoder", "vae", "adapter", "latents", "run state" or
+        component: the name of its row in `layouts.components`, or "adapter", "latents", "run state" or
             "unknown".
         files: below the inspected path.
         spelling: whose names the tensors have.
@@ -173,7 +173,8 @@ def _part_lines(part: FilePart) -> Iterator[str]:
     known = ", ".join(filter(None, (part.model, part.spelling)))
     if part.adapter:
         known = _describe_adapter(part.adapter)
-    unknown = "of no known model" if part.component in (*COMPONENTS, "unknown") else "see below"
+    of_model = {"unknown", *(row.name for row in list_components())}
+    unknown = "of no known model" if part.component in of_model else "see below"
     yield f"  {name}: {known or unknown}"
     yield f"    files: {_describe_files(part.files)}"
     if part.tensors:

@@ -21,13 +21,13 @@ from mlx_video.hub.fetch import TOKENIZER_REPOSITORY, is_repository
 from mlx_video.inspect.command import convert_file, convert_folder, generate_with, use_result
 from mlx_video.inspect.file import SPELLINGS, inspect_files
 from mlx_video.inspect.inspection import (
-    COMPONENTS,
     FilePart,
     Inspection,
     Kind,
     inspection_to_json,
     inspection_to_text,
 )
+from mlx_video.layouts.components import list_components
 from mlx_video.layouts.folder_layout import Layout, recognise_layout
 from mlx_video.layouts.loose_files import is_weight_file, walk_folders
 from mlx_video.layouts.original_folder import find_tokenizer
@@ -261,7 +261,7 @@ def _describe_lack(tokenizer: str) -> tuple[str, ...]:
 def _with_error(found: Inspection, error: MLXVideoError) -> Inspection:
     """What stands in the way: missing where a model lacks a part, wrong in every other case."""
     lines = tuple(_SENTENCE_END.split(str(error)))
-    is_model = any(part.component in COMPONENTS for part in found.parts)
+    is_model = any(part.component in {row.name for row in list_components()} for part in found.parts)
     if is_model and isinstance(error, MissingPartError):
         return replace(found, missing=lines)
     return replace(found, problems=tuple(dict.fromkeys((*lines, *found.problems))))
