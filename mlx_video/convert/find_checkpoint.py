@@ -14,6 +14,7 @@ from mlx_video.errors import CheckpointError, MissingPartError, RequestError
 from mlx_video.files.unusable_paths import explain_missing
 from mlx_video.layouts.checkpoint_files import CheckpointFiles, PartName, SamplingHints
 from mlx_video.layouts.components import (
+    EXPERTS,
     VAE,
     Component,
     TransformerRole,
@@ -21,7 +22,7 @@ from mlx_video.layouts.components import (
     find_role,
     list_parts,
 )
-from mlx_video.layouts.expert_names import Expert, guess_expert_of_file
+from mlx_video.layouts.expert_names import guess_expert_of_file
 from mlx_video.layouts.folder_layout import is_tokenizer_folder, recognise_layout
 from mlx_video.layouts.open_checkpoint import open_checkpoint
 from mlx_video.layouts.original_folder import (
@@ -33,7 +34,6 @@ from mlx_video.loading.found_files import FoundFiles, Scan, read_component, scan
 from mlx_video.request import ConvertRequest
 from mlx_video.weights.side_file import describe_side_file, is_side_file
 
-_EXPERTS: tuple[Expert, ...] = ("low_noise", "high_noise")
 # Layouts whose file names say nothing, so that the tensors are asked.
 _NAMELESS = ("comfy", "lightx2v", "unknown")
 # Layouts that a config.json or folders suffice for, so that the transformers may have any name.
@@ -119,9 +119,9 @@ def _flag_of(component: str) -> str:
 def _given_parts(chosen: Mapping[str, FoundFiles]) -> set[PartName]:
     """What the checkpoint's folder may lack."""
     given: set[PartName] = set()
-    if "transformer" in chosen or {"high_noise", "low_noise"} <= chosen.keys():
-        given |= {"model", *_EXPERTS}
-    given |= {expert for expert in _EXPERTS if expert in chosen}
+    if "transformer" in chosen or set(EXPERTS) <= chosen.keys():
+        given |= {"model", *EXPERTS}
+    given |= {expert for expert in EXPERTS if expert in chosen}
     return given | {row.name for row in list_parts() if row.option in chosen}
 
 
@@ -129,7 +129,7 @@ def _open_base(request: ConvertRequest, chosen: Mapping[str, FoundFiles]) -> Che
     given = _given_parts(chosen)
     path = request.checkpoint_dir
     if path is None:
-        first = next(chosen[name] for name in ("transformer", "high_noise", "low_noise") if name in chosen)
+        first = next(chosen[name] for name in ("transformer", *reversed(EXPERTS)) if name in chosen)
         return _choose(first.paths[0], Scan(()), given, chosen)
     if path.is_file():
         return _choose(path, Scan((_read_lone_file(path),)), given, chosen)
@@ -141,7 +141,7 @@ def _open_base(request: ConvertRequest, chosen: Mapping[str, FoundFiles]) -> Che
         if layout in ("comfy", "lightx2v") or scan.found or scan.unreadable or given:
             return _choose(path, scan, given, chosen)
     files = open_checkpoint(path, given)
-    _check_experts(path, files.transformers.keys() | (chosen.keys() & set(_EXPERTS)))
+    _check_experts(path, files.transformers.keys() | (chosen.keys() & set(EXPERTS)))
     return files
 
 
@@ -206,7 +206,7 @@ def _choose_transformers(
     if "model" in given or not candidates:
         return {}
     named = {guess_expert_of_file(found.paths[0]): found for found in candidates}
-    wanted = [expert for expert in _EXPERTS if expert not in given]
+    wanted = [expert for expert in EXPERTS if expert not in given]
     if len(candidates) == 1:
         only = candidates[0]
         expert = guess_expert_of_file(only.paths[0])
@@ -259,8 +259,8 @@ def _check_complete(
     files: CheckpointFiles, scan: Scan, given: set[PartName], wanted: Sequence[Component]
 ) -> None:
     """Name all that is missing at once, with the option that would give it."""
-    experts = [expert for expert in _EXPERTS if expert in files.transformers or expert in given]
-    needed: list[PartName] = list(_EXPERTS) if experts and "model" not in files.transformers else ["model"]
+    experts = [expert for expert in EXPERTS if expert in files.transformers or expert in given]
+    needed: list[PartName] = list(EXPERTS) if experts and "model" not in files.transformers else ["model"]
     needed = [name for name in needed if name not in files.transformers]
     missing = [_name_with_option(find_role(name)) for name in needed if name not in given]
     absent = [row for row in wanted if row.name not in files.parts and row.name not in given]
@@ -295,17 +295,17 @@ def _report_found(path: Path, files: CheckpointFiles) -> tuple[str, ...]:
 
 def _with_options(files: CheckpointFiles, chosen: Mapping[str, FoundFiles]) -> CheckpointFiles:
     """The checkpoint with the components that the user named in their places."""
-    experts = [expert for expert in _EXPERTS if expert in chosen]
+    experts = [expert for expert in EXPERTS if expert in chosen]
     found: dict[str, FoundFiles] = {expert: chosen[expert] for expert in experts}
     if "transformer" in chosen:
         found = {"model": chosen["transformer"]}
     notices = tuple(text for part in chosen.values() for text in part.notices)
     changes: dict[str, Any] = {"notices": (*files.notices, *notices)}
     if found:
-        kept = {name: paths for name, paths in files.transformers.items() if name in _EXPERTS and experts}
+        kept = {name: paths for name, paths in files.transformers.items() if name in EXPERTS and experts}
         configs = {name: files.transformer_configs[name] for name in kept}
         transformers = kept | {name: part.paths for name, part in found.items()}
-        changes["transformers"] = {n: transformers[n] for n in ("model", *_EXPERTS) if n in transformers}
+        changes["transformers"] = {n: transformers[n] for n in ("model", *EXPERTS) if n in transformers}
         # Both experts are of the same sizes, and a file alone does not state those that no tensor shows.
         usual: Mapping[str, Any] = next(iter(configs.values()), {})
         changes["transformer_configs"] = configs | {n: part.config or usual for n, part in found.items()}
@@ -320,9 +320,9 @@ def _with_options(files: CheckpointFiles, chosen: Mapping[str, FoundFiles]) -> C
 
 def _check_experts(path: Path, names: Iterable[str]) -> None:
     """One expert cannot take the place of a single transformer."""
-    experts = [expert for expert in _EXPERTS if expert in names]
+    experts = [expert for expert in EXPERTS if expert in names]
     if len(experts) == 1:
-        other = next(expert for expert in _EXPERTS if expert not in experts)
+        other = next(expert for expert in EXPERTS if expert not in experts)
         raise RequestError(
             experts[0],
             f"{path} has one transformer, not two. Add --{other.replace('_', '-')}, or give the file as "

@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
-from mlx_video.layouts.components import find_role, list_parts
-from mlx_video.layouts.expert_names import Expert, guess_expert_of_file, propose_pairs
+from mlx_video.layouts.components import Expert, find_role, list_parts
+from mlx_video.layouts.expert_names import guess_expert_of_file, propose_pairs
 from mlx_video.layouts.original_folder import TOKENIZER_FOLDER, find_tokenizer
 from mlx_video.loading.found_files import FoundFiles, find_transformers_below, scan_folder
 

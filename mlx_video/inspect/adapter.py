@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mlx_video.config import TransformerConfig
 from mlx_video.inspect.inspection import AdapterFacts
-from mlx_video.layouts.expert_names import Expert
+from mlx_video.layouts.components import Expert
 from mlx_video.lora.adapter_file import AdapterFile
 from mlx_video.lora.dialects import (
     AdapterKey,

@@ -5,15 +5,13 @@ from __future__ import annotations
 import shlex
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from types import MappingProxyType
 
 from mlx_video.inspect.inspection import FilePart, Kind
-from mlx_video.layouts.components import ROLES, TransformerRole, find_component, list_components
+from mlx_video.layouts.components import ROLES, TransformerRole, find_component, find_role, list_components
 from mlx_video.variants.variant import Inputs
 
 _CONVERT = "python -m mlx_video.convert_wan"
 _GENERATE = "python -m mlx_video.generate_wan"
-_LORA_OPTIONS = MappingProxyType({"high_noise": "--lora-high", "low_noise": "--lora-low"})
 _STATE_ENDING = ".state.safetensors"
 
 
@@ -56,7 +54,7 @@ def use_result(path: Path, kind: Kind, parts: Sequence[FilePart]) -> str:
     """
     files = [path if path.is_file() else path / part.files[0] for part in parts]
     if kind == "adapter":
-        flags = (_LORA_OPTIONS.get(part.expert, "--lora") for part in parts)
+        flags = (find_role(part.expert or "model").adapter_flag for part in parts)
         loras = (f"{flag} {_quote(file)} 1" for flag, file in zip(flags, files, strict=True))
         return " ".join([_GENERATE, '--model-dir MODEL --prompt "..."', *loras])
     if kind == "latents":
@@ -82,7 +80,7 @@ def _lacking_options(parts: Collection[FilePart]) -> Iterator[str]:
 
 
 def _is_other_expert(role: TransformerRole, part: FilePart) -> bool:
-    return role.name not in ("model", part.expert)
+    return role.noise != "" and role.name != part.expert
 
 
 def _quote(path: Path) -> str:

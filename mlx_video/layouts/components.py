@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, get_args
 
+Expert = Literal["low_noise", "high_noise"]
 SpellingName = Literal["original", "diffusers", "huggingface", "gguf", "mlx", "fastvideo"]
 
 # How the names of weight files begin: of the originals and Diffusers, and of the transformers package.
@@ -110,49 +111,62 @@ class TransformerRole:
     """What one of a model's transformers is for.
 
     Attributes:
-        name: of the role; also the field of a request that takes the file, except for "model".
-        title: what advice calls the transformer.
+        name: of the role.
+        noise: which of two experts it is, in words; "" for the only transformer.
         file_name: in a converted folder.
+        folder: of a Diffusers repository. Of two the first serves the noisy steps.
         original_folder: its own in an original folder; "" for the folder itself.
-        folder: of a Diffusers repository.
     """
 
     name: str
-    title: str
+    noise: str
     file_name: str
-    original_folder: str
     folder: str
+    original_folder: str = ""
+
+    @property
+    def title(self) -> str:
+        """What advice calls it as a component."""
+        return f"{self.noise} transformer" if self.noise else "transformer"
+
+    @property
+    def words(self) -> str:
+        """What messages call it beside the other one."""
+        return f"{self.noise} expert" if self.noise else "transformer"
 
     @property
     def option(self) -> str:
-        """The field of a request."""
-        return "transformer" if self.name == "model" else self.name
+        """The field of a request that takes its file."""
+        return self.name if self.noise else "transformer"
 
     @property
     def flag(self) -> str:
         """The option as it is typed."""
         return f"--{self.option.replace('_', '-')}"
 
+    @property
+    def adapter_option(self) -> str:
+        """The field of a request that takes adapters for it, and for no other."""
+        return f"loras_{self.noise.partition('-')[0]}" if self.noise else "loras"
+
+    @property
+    def adapter_flag(self) -> str:
+        """That option as it is typed."""
+        return f"--{self.adapter_option.replace('loras', 'lora').replace('_', '-')}"
+
 
 # Converted names are those of Blaizzy/mlx-video mlx_video/models/wan_2/convert.py, convert_wan_checkpoint;
-# original ones those of huggingface.co/Wan-AI. Of two in a Diffusers folder the first serves the noisy steps.
+# original ones those of huggingface.co/Wan-AI.
 ROLES = (
-    TransformerRole("model", "transformer", "model.safetensors", "", "transformer"),
+    TransformerRole("model", "", "model.safetensors", "transformer"),
     TransformerRole(
-        "low_noise",
-        "low-noise transformer",
-        "low_noise_model.safetensors",
-        "low_noise_model",
-        "transformer_2",
+        "low_noise", "low-noise", "low_noise_model.safetensors", "transformer_2", "low_noise_model"
     ),
     TransformerRole(
-        "high_noise",
-        "high-noise transformer",
-        "high_noise_model.safetensors",
-        "high_noise_model",
-        "transformer",
+        "high_noise", "high-noise", "high_noise_model.safetensors", "transformer", "high_noise_model"
     ),
 )
+EXPERTS: tuple[Expert, ...] = get_args(Expert)
 
 TRANSFORMER = Component(
     name="transformer",

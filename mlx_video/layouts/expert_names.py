@@ -6,9 +6,8 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import PurePath
-from typing import Literal
 
-Expert = Literal["high_noise", "low_noise"]
+from mlx_video.layouts.components import Expert
 
 _SINGLE_LETTER = r"(?<=[_-]){letter}(?=[_-]|$)"
 # What may tell an expert but is found in other names too: i2vHighV30, -LN-.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
 
-from mlx_video.layouts.expert_names import Expert
+from mlx_video.layouts.components import Expert
 from mlx_video.weights.names.adapter_names import Role, split_adapter_name
 from mlx_video.weights.names.transformer_names import DIFFUSERS_RULES, WAN_RULES
 from mlx_video.weights.rules import Rule, find_sources

@@ -8,7 +8,7 @@ from pathlib import Path
 from mlx_video.config import TransformerConfig
 from mlx_video.errors import AdapterError
 from mlx_video.files.hub_cache import published_name
-from mlx_video.layouts.expert_names import Expert
+from mlx_video.layouts.components import Expert
 from mlx_video.lora.adapter_file import AdapterFile
 from mlx_video.lora.adapter_set import AdapterSet
 from mlx_video.lora.changes import Change
@@ -48,7 +48,7 @@ def read_adapters(
         network: what the transformer is.
         strict: refuse a file of which a part fits nothing, or that changes nothing, instead of saying so in a
             notice. Tensors that are known to do no harm are never refused.
-        transformer: which one it is, "model", "high_noise" or "low_noise"; for the notices.
+        transformer: the name of its role, for the notices.
 
     Raises:
         AdapterError: a file is absent, fits nothing in the transformer, fits in part or holds zeros alone

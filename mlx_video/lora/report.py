@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from mlx_video.layouts.expert_names import Expert
+from mlx_video.layouts.components import Expert, find_role
 from mlx_video.lora.changes import Change, Full, Hadamard, Kronecker
 from mlx_video.lora.dialects import AdapterKey
-from mlx_video.lora.families import EXPERT_NAMES
 from mlx_video.lora.halves import Part
 from mlx_video.lora.layers import NO_ALPHA, LayerChanges
 from mlx_video.lora.zeros import Zeros
@@ -126,19 +125,16 @@ def warn_of_scale(label: str, layers: Iterable[LayerChanges], strength: float) -
 
 def warn_of_expert(part: Part, expert: Expert | None, transformer: str) -> list[str]:
     """A notice where a file is for another expert than the one it is applied to."""
-    if expert is None or transformer == expert or transformer not in EXPERT_NAMES:
+    if expert is None or transformer == expert:
         return []
-    flag = "--lora-high" if expert == "high_noise" else "--lora-low"
-    cure = f"Give it as {flag} if that was meant; --lora stands for both experts."
+    meant, taken = find_role(expert), find_role(transformer)
+    cure = f"Give it as {meant.adapter_flag} if that was meant; --lora stands for both experts."
     if transformer == "model":
         cure = (
             "This model has one transformer: such an adapter suits it where that is this expert, converted "
             "alone, and may not suit it otherwise."
         )
-    return [
-        f"{part.label}: looks made for the {EXPERT_NAMES[expert]}, and is applied to the "
-        f"{EXPERT_NAMES[transformer]}. {cure}"
-    ]
+    return [f"{part.label}: looks made for the {meant.words}, and is applied to the {taken.words}. {cure}"]
 
 
 def _count(count: int, thing: str) -> str:
