@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Sequence
 from pathlib import PurePosixPath
 
-from mlx_video.layouts.components import Component, list_parts
+from mlx_video.layouts.components import VAE, Component, list_parts
 from mlx_video.layouts.expert_names import propose_pairs
 from mlx_video.layouts.folder_layout import Layout
 from mlx_video.layouts.loose_files import is_weight_name
@@ -57,9 +57,14 @@ def _most_needed_first() -> list[Component]:
 
 def _list_purposes() -> list[tuple[str, str]]:
     """Option → what names of its files have, the first that fits."""
-    hints = [(row.flag, row.name_hint) for row in reversed(list_parts()) if row.name_hint]
-    vae, *encoders = hints
-    return [vae, ("--lora", _LORA_NAME), *encoders, ("", _OTHER_NAME), ("--transformer", "")]
+    others = [row for row in reversed(list_parts()) if row.name_hint and row is not VAE]
+    return [
+        (VAE.flag, VAE.name_hint),
+        ("--lora", _LORA_NAME),
+        *((row.flag, row.name_hint) for row in others),
+        ("", _OTHER_NAME),
+        ("--transformer", ""),
+    ]
 
 
 def _by_purpose(weights: Sequence[str]) -> dict[str, list[str]]:

@@ -72,8 +72,7 @@ def _lacking_options(parts: Collection[FilePart]) -> Iterator[str]:
     by_name = {part.component: part for part in parts}
     for row in filter(lambda row: row.flag, list_components()):
         own = by_name.get(row.name)
-        is_read = row.width is not None and any(part.has_image_branch for part in parts)
-        if own is None and (row.is_needed or is_read):
+        if own is None and (row.is_needed or any(row.name in part.reads for part in parts)):
             yield row.flag.removeprefix("--")
         elif own is not None and own.expert:
             yield from (role.flag.removeprefix("--") for role in ROLES if _is_other_expert(role, own))

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from mlx_video.config import TransformerConfig, find_vae_config
+from mlx_video.config import find_vae_config
 from mlx_video.convert.recognise_transformers import stored_shapes
 from mlx_video.errors import CheckpointError
 from mlx_video.formats.tensor_source import TensorInfo, TensorSource
 from mlx_video.inspect.inspection import FilePart
 from mlx_video.layouts.checkpoint_files import told_name
+from mlx_video.layouts.components import list_parts
 from mlx_video.variants.other_models import PUBLISHED, digest_shapes
-from mlx_video.variants.registry import read_original_shapes, recognise_checkpoint
-from mlx_video.variants.variant import Variant
+from mlx_video.variants.registry import Recognition, read_original_shapes, recognise_checkpoint
 from mlx_video.weights.component_networks import as_original, find_network
 from mlx_video.weights.names import vae_names
 from mlx_video.weights.renamed import RenamedTensors
@@ -63,12 +63,12 @@ def _read_transformer(part: FilePart, source: TensorSource) -> FilePart:
     )
     config, network = found.config.transformer, found.variant.network
     plan_moves(source, network.rules, network.tensors(config))
-    return _with_variant(part, found.variant, config)
+    return _with_variant(part, found)
 
 
-def _with_variant(part: FilePart, variant: Variant, network: TransformerConfig) -> FilePart:
-    has_branch = network.image_dim is not None
-    return replace(part, model=variant.title, variant=variant.name, has_image_branch=has_branch)
+def _with_variant(part: FilePart, found: Recognition) -> FilePart:
+    reads = tuple(row.name for row in list_parts() if find_network(row.name).feeds(found.config))
+    return replace(part, model=found.variant.title, variant=found.variant.name, reads=reads)
 
 
 def _read_part(part: FilePart, source: TensorSource) -> FilePart:
@@ -118,7 +118,7 @@ def _read_converted_transformer(part: FilePart, source: TensorSource) -> FilePar
         raise CheckpointError(
             f"{source.label}: {len(missing)} tensors missing, first {missing[0]}. Convert the model again."
         )
-    return _with_variant(part, found.variant, config)
+    return _with_variant(part, found)
 
 
 def _read_converted_vae(part: FilePart, source: TensorSource) -> FilePart:

@@ -57,7 +57,7 @@ class FilePart:
         spelling: whose names the tensors have.
         model: which model it is of, as far as that is known.
         variant: the name of that model's variant; "" for other components and unknown models.
-        has_image_branch: whether it is a transformer that needs an image encoder.
+        reads: of a transformer: the components whose features it takes.
         has_tokenizer: whether it is a text encoder's file that holds the tokenizer too.
         expert: "high_noise" or "low_noise", where names tell; else "".
         tensors: how many.
@@ -75,7 +75,7 @@ class FilePart:
     spelling: str = ""
     model: str = ""
     variant: str = ""
-    has_image_branch: bool = False
+    reads: tuple[str, ...] = ()
     has_tokenizer: bool = False
     expert: str = ""
     tensors: int = 0

@@ -121,8 +121,8 @@ def list_optional(model: ModelFolder, config: ModelConfig) -> list[Component]:
     found = []
     for row in list_parts():
         network = find_network(row.name)
-        is_read = network.taken_width is not None
-        if not row.is_needed and network.serves(config) and (is_read or row.name in model.parts):
+        is_there = row.name in model.parts and network.serves(config)
+        if not row.is_needed and (is_there or network.feeds(config)):
             found.append(row)
     return found
 

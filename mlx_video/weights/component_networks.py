@@ -96,9 +96,13 @@ class ComponentNetwork:
     placement: Literal["before", "beside"] = "beside"
     peak: Callable[[Any, Work], Peak] = lambda sizes, work: Peak(0, 0)
 
+    def feeds(self, config: ModelConfig) -> bool:
+        """Whether a model's transformer takes the component's features."""
+        return self.taken_width is not None and self.taken_width(config) is not None
+
     def serves(self, config: ModelConfig) -> bool:
-        """Whether a model uses the component."""
-        return self.taken_width is None or self.taken_width(config) is not None
+        """Whether a model uses the component, by its transformer or otherwise."""
+        return self.taken_width is None or self.feeds(config)
 
     def plan_moves(self, source: TensorSource, sizes: Any) -> tuple[Move, ...]:
         """Decide where each tensor of a source in the Wan original's names goes.
