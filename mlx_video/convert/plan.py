@@ -26,7 +26,7 @@ from mlx_video.layouts.shards import SPLIT_REST
 from mlx_video.loading.adapters import bake_jobs, read_all_adapters, record_baked
 from mlx_video.lora.read import AdapterSet
 from mlx_video.request import ConvertRequest
-from mlx_video.variants.registry import find_variant
+from mlx_video.variants.registry import find_variant, list_diffusers_rules
 from mlx_video.weights.all_in_one import pick_component
 from mlx_video.weights.component_kind import is_tokenizer_tensor
 from mlx_video.weights.component_networks import as_original, check_width, describe_other_part, find_network
@@ -205,7 +205,7 @@ def open_component(paths: Sequence[Path], component: str, opened: ExitStack) -> 
 
 
 def _as_component(stored: TensorSource, component: str) -> TensorSource:
-    source = as_original(dequantize(pick_component(stored, component)), component)
+    source = as_original(dequantize(pick_component(stored, component)), component, list_diffusers_rules())
     if component == "transformer":
         check_kernel(source)
     return source

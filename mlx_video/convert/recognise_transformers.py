@@ -10,7 +10,7 @@ from mlx_video.formats.tensor_source import TensorSource, open_tensors
 from mlx_video.layouts.checkpoint_files import CheckpointFiles
 from mlx_video.layouts.components import ROLES
 from mlx_video.request import ConvertRequest
-from mlx_video.variants.registry import Recognition, recognise_checkpoint
+from mlx_video.variants.registry import Recognition, list_diffusers_rules, recognise_checkpoint
 from mlx_video.weights.all_in_one import pick_component
 from mlx_video.weights.component_networks import as_original
 from mlx_video.weights.rules import Shape
@@ -80,7 +80,8 @@ def refuse_other_models(files: CheckpointFiles) -> None:
     """
     for name, paths in files.transformers.items():
         with open_tensors(paths) as stored:
-            source = as_original(dequantize(pick_component(stored, "transformer")), "transformer")
+            own = dequantize(pick_component(stored, "transformer"))
+            source = as_original(own, "transformer", list_diffusers_rules())
             recognise_checkpoint(
                 {tensor: info.shape for tensor, info in source.infos.items()},
                 files.transformer_configs[name],

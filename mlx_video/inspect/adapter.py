@@ -145,7 +145,12 @@ def _find_layers(keys: Sequence[AdapterKey]) -> dict[str, str | None]:
     """Name of each tensor → the layer of any transformer of the family that it changes; None for none."""
     has_diffusers_names = is_diffusers(keys)
     known = [
-        Spellings(tuple(network.parameters(_LARGEST)), network.rules, diffusers=has_diffusers_names)
+        Spellings(
+            tuple(network.parameters(_LARGEST)),
+            network.rules,
+            network.diffusers_rules,
+            diffusers=has_diffusers_names,
+        )
         for network in list_networks()
     ]
     return {key.name: next(filter(None, (one.find(key) for one in known)), None) for key in keys}

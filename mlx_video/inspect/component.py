@@ -13,7 +13,12 @@ from mlx_video.inspect.inspection import FilePart
 from mlx_video.layouts.checkpoint_files import told_name
 from mlx_video.layouts.components import list_parts
 from mlx_video.variants.other_models import PUBLISHED, digest_shapes
-from mlx_video.variants.registry import Recognition, read_original_shapes, recognise_checkpoint
+from mlx_video.variants.registry import (
+    Recognition,
+    list_diffusers_rules,
+    read_original_shapes,
+    recognise_checkpoint,
+)
 from mlx_video.weights.component_networks import as_original, find_network
 from mlx_video.weights.names import vae_names
 from mlx_video.weights.renamed import RenamedTensors
@@ -39,7 +44,7 @@ def identify(part: FilePart, source: TensorSource, component: str, *, is_convert
     if is_converted:
         return _CONVERTED_READERS.get(component, _read_converted_part)(part, source)
     published = _published_title(source)
-    original = as_original(dequantize(source), component)
+    original = as_original(dequantize(source), component, list_diffusers_rules())
     if component == "transformer":
         check_kernel(original)
     notices = report_empty_table(source) if component == "text_encoder" else ()

@@ -139,11 +139,19 @@ class Spellings:
     Args:
         names: the transformer's parameters.
         rules: official name → theirs.
+        foreign_rules: Diffusers' name → official name.
         diffusers: whether Diffusers' spellings count.
     """
 
-    def __init__(self, names: Sequence[str], rules: tuple[Rule, ...] = WAN_RULES, *, diffusers: bool) -> None:
-        self._layers = _spell_layers(tuple(names), rules, diffusers)
+    def __init__(
+        self,
+        names: Sequence[str],
+        rules: tuple[Rule, ...] = WAN_RULES,
+        foreign_rules: tuple[Rule, ...] = DIFFUSERS_RULES,
+        *,
+        diffusers: bool,
+    ) -> None:
+        self._layers = _spell_layers(tuple(names), rules, foreign_rules if diffusers else None)
 
     def find(self, key: AdapterKey) -> str | None:
         """The layer, or the parameter that is no layer's, to which a key belongs; None if there is none."""
@@ -153,13 +161,15 @@ class Spellings:
 
 
 @lru_cache(maxsize=4)
-def _spell_layers(names: tuple[str, ...], rules: tuple[Rule, ...], diffusers: bool) -> Mapping[str, str]:
+def _spell_layers(
+    names: tuple[str, ...], rules: tuple[Rule, ...], foreign_rules: tuple[Rule, ...] | None
+) -> Mapping[str, str]:
     layers: dict[str, str] = {}
     first_names = {layer_of(name): name for name in reversed(names)}
     for layer, name in first_names.items():
         official = find_sources(name, rules)
-        foreign = [other for own in official for other in find_sources(own, DIFFUSERS_RULES)]
-        for spelling in map(layer_of, (*official, *(foreign if diffusers else ()))):
+        foreign = [other for own in official for other in find_sources(own, foreign_rules or ())]
+        for spelling in map(layer_of, (*official, *foreign)):
             _add(layers, spelling, layer)
             flat = spelling.replace(".", "_")
             _add(layers, flat, layer)

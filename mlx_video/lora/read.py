@@ -23,7 +23,7 @@ from mlx_video.lora.zeros import leave_out_zeros
 from mlx_video.request import LoraChoice
 from mlx_video.weights.names.adapter_names import Role
 from mlx_video.weights.network import PLAIN, TransformerNetwork
-from mlx_video.weights.rules import Rule, Shape
+from mlx_video.weights.rules import Shape
 
 __all__ = ["AdapterSet", "find_expert", "read_adapters"]
 
@@ -81,7 +81,7 @@ def _read_file(
 ) -> tuple[dict[str, LayerChanges], list[str]]:
     file = AdapterFile(choice.path)
     part = take_part(file.label, _parse_keys(file), transformer)
-    found, unmatched = _match(file, part.keys, shapes, network.rules)
+    found, unmatched = _match(file, part.keys, shapes, network)
     unmatched += _leave_out_narrow_input(found)
     if not found:
         raise AdapterError(
@@ -152,10 +152,10 @@ def _first(keys: Sequence[AdapterKey]) -> str:
 
 
 def _match(
-    file: AdapterFile, keys: Sequence[AdapterKey], shapes: Mapping[str, Shape], rules: tuple[Rule, ...]
+    file: AdapterFile, keys: Sequence[AdapterKey], shapes: Mapping[str, Shape], network: TransformerNetwork
 ) -> tuple[dict[str, AdapterLayer], Unmatched]:
     """Group a file's tensors by the layer they change."""
-    spellings = Spellings(tuple(shapes), rules, diffusers=is_diffusers(keys))
+    spellings = Spellings(tuple(shapes), network.rules, network.diffusers_rules, diffusers=is_diffusers(keys))
     num_blocks = len({name.split(".")[1] for name in shapes if name.startswith("blocks.")})
     grouped: dict[str, dict[Role, AdapterKey]] = {}
     unmatched: Unmatched = []

@@ -16,6 +16,7 @@ from mlx_video.variants.other_models import name_other_model
 from mlx_video.variants.variant import CheckpointFacts, Shapes, Variant
 from mlx_video.weights.names.transformer_names import IMAGE_ANCHOR, original_shapes, read_image_sizes
 from mlx_video.weights.network import TransformerNetwork
+from mlx_video.weights.rules import Rule
 
 # The first that fits is taken: of equal parts, those of one size stand before those of any.
 VARIANTS: tuple[Variant, ...] = (
@@ -89,6 +90,11 @@ def find_by_name(name: str) -> Variant | None:
 def list_networks() -> tuple[TransformerNetwork, ...]:
     """The different transformers of all variants."""
     return tuple(dict.fromkeys(variant.network for variant in VARIANTS))
+
+
+def list_diffusers_rules() -> tuple[Rule, ...]:
+    """Rules for what Diffusers calls the tensors that some variants have beyond the plain transformer's."""
+    return tuple(rule for network in list_networks() for rule in network.extra_diffusers_rules)
 
 
 def read_original_shapes(infos: Mapping[str, TensorInfo]) -> dict[str, tuple[int, ...]]:

@@ -205,7 +205,9 @@ def describe_other_part(component: str, infos: Infos) -> str:
     return find_network(component).describe_other(infos) if component in NETWORKS else ""
 
 
-def as_original(source: TensorSource, component: str) -> TensorSource:
+def as_original(
+    source: TensorSource, component: str, extra_diffusers_rules: Sequence[Rule] = ()
+) -> TensorSource:
     """The tensors of a component under the Wan original's names, without a prefix, in the original layout.
 
     The spelling is told by the names, not by the file's. What no spelling knows keeps its name.
@@ -213,9 +215,11 @@ def as_original(source: TensorSource, component: str) -> TensorSource:
     Args:
         source: the component's tensors; the caller closes it.
         component: what they should be.
+        extra_diffusers_rules: of a transformer, for tensors that the plain one lacks.
 
     Raises:
         CheckpointError: two tensors would get the same name, or copies of one tensor differ.
     """
-    known = find_network(component).spellings if component in NETWORKS else spellings.TRANSFORMER
-    return spellings.respell(source, known)
+    if component in NETWORKS:
+        return spellings.respell(source, find_network(component).spellings)
+    return spellings.respell(source, spellings.spell_transformer(extra_diffusers_rules))

@@ -11,7 +11,7 @@ from mlx_video.models.peak import Peak
 from mlx_video.models.transformer import WanTransformer
 from mlx_video.models.transformer_memory import ForwardSize, forward_peak
 from mlx_video.models.video_transformer import VideoTransformer
-from mlx_video.weights.names.transformer_names import WAN_RULES, transformer_tensors
+from mlx_video.weights.names.transformer_names import DIFFUSERS_RULES, WAN_RULES, transformer_tensors
 from mlx_video.weights.quantize import ChooseLayer, is_quantized_layer
 from mlx_video.weights.rules import Rule, Shape, target_shapes
 
@@ -36,6 +36,7 @@ class TransformerNetwork:
         extra_tensors: sizes → name and shape of every tensor that the plain transformer lacks, as the
             official code spells them.
         extra_rules: official name → converted name and layout, for those of them that differ.
+        extra_diffusers_rules: what Diffusers calls them → official name.
         is_quantized: whether the layer of a path, in converted names, is packed when a model is quantized.
         peak: memory of one forward beside the weights.
     """
@@ -43,6 +44,7 @@ class TransformerNetwork:
     build: Callable[[TransformerConfig], VideoTransformer] = WanTransformer
     extra_tensors: Callable[[TransformerConfig], Mapping[str, Shape]] = _no_tensors
     extra_rules: tuple[Rule, ...] = ()
+    extra_diffusers_rules: tuple[Rule, ...] = ()
     is_quantized: ChooseLayer = is_quantized_layer
     peak: ForwardPeak = forward_peak
 
@@ -50,6 +52,11 @@ class TransformerNetwork:
     def rules(self) -> tuple[Rule, ...]:
         """Official name → converted name and layout, for every tensor."""
         return (*self.extra_rules, *WAN_RULES)
+
+    @property
+    def diffusers_rules(self) -> tuple[Rule, ...]:
+        """Diffusers' name → official name, for every tensor."""
+        return (*self.extra_diffusers_rules, *DIFFUSERS_RULES)
 
     def tensors(self, config: TransformerConfig) -> dict[str, Shape]:
         """Name and shape of every tensor, as the official code spells them."""

@@ -163,11 +163,20 @@ def _keep(*anchors: str, rebuild: Callable[[TensorSource], TensorSource] = lambd
     return Spelling(anchors, lambda _: KEEP, rebuild)
 
 
-# Foreign spellings first: some names of the original one occur in them too.
-TRANSFORMER = (
-    Spelling(transformer_names.DIFFUSERS_ANCHORS, lambda _: transformer_names.DIFFUSERS_RULES, _restore_axes),
-    _keep(transformer_names.ANCHOR, transformer_names.BIAS_ANCHOR, rebuild=_restore_axes),
-)
+# Foreign spellings first, in all of these: some names of the original one occur in them too.
+def spell_transformer(extra_diffusers_rules: Sequence[Rule] = ()) -> tuple[Spelling, ...]:
+    """The spellings of a transformer.
+
+    Args:
+        extra_diffusers_rules: for tensors that the plain transformer lacks.
+    """
+    rules = (*extra_diffusers_rules, *transformer_names.DIFFUSERS_RULES)
+    return (
+        Spelling(transformer_names.DIFFUSERS_ANCHORS, lambda _: rules, _restore_axes),
+        _keep(transformer_names.ANCHOR, transformer_names.BIAS_ANCHOR, rebuild=_restore_axes),
+    )
+
+
 TEXT_ENCODER = (
     Spelling(text_encoder_names.HF_ANCHORS, _text_encoder_rules),
     Spelling(text_encoder_names.GGUF_ANCHORS, lambda _: text_encoder_names.GGUF_RULES),

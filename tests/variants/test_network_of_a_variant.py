@@ -16,6 +16,7 @@ from mlx_video.formats.safetensors import SafetensorsFile
 from mlx_video.inspect.path import inspect_path
 from mlx_video.planning.model_sizes import read_model_sizes
 from mlx_video.variants import registry
+from tests.fixtures.diffusers_checkpoint import write_diffusers_variant, write_weights
 from tests.fixtures.tiny_checkpoint import (
     Arrays,
     TinySizes,
@@ -133,12 +134,15 @@ def test_resumed_it_makes_the_same_video(pipeline: WanPipeline, whole: Video, tm
     assert mx.array_equal(video.latents, whole.latents)
 
 
-def write_tint_adapter(path: Path) -> Path:
+LAYERS = {"a.safetensors": "tint.0", "b.safetensors": "condition_embedder.tinter"}
+
+
+def write_tint_adapter(path: Path, layer: str = "tint.0") -> Path:
     """An adapter of the extra layer alone."""
     rng = np.random.default_rng(3)
     pair = {"lora_down": (4, 128), "lora_up": (768, 4)}
     factors = {part: rng.standard_normal(shape, np.float32) for part, shape in pair.items()}
-    named = {f"diffusion_model.tint.0.{part}.weight": 0.1 * values for part, values in factors.items()}
+    named = {f"diffusion_model.{layer}.{part}.weight": 0.1 * values for part, values in factors.items()}
     write_safetensors(path, [store(name, values) for name, values in named.items()])
     return path
 
@@ -177,3 +181,21 @@ def test_what_it_has_beyond_its_own_parts_is_refused_by_name(tmp_path: Path):
     write_transformer(tmp_path / "a", arrays | extra)
     with pytest.raises(CheckpointError, match=r"Tinted T2V has no hue\.weight \[4, 4\]"):
         convert_checkpoint(tmp_path / "a", tmp_path / "b")
+
+
+def test_its_diffusers_names_are_read_in_checkpoints_and_adapters(folder: Path, tmp_path: Path):
+    diffusers = tmp_path / "diffusers"
+    arrays = write_diffusers_variant(diffusers, "wan2.1-t2v-1.3b", SIZES).transformers["transformer"]
+    tint = random_arrays(tint_tensors(SIZES.transformer), seed=7)
+    named = {name.replace("tint.0", "condition_embedder.tinter"): values for name, values in tint.items()}
+    write_weights(diffusers / "transformer", "diffusion_pytorch_model", arrays | named)
+    assert inspect_path(diffusers).variant == TINTED.name
+    converted = convert_checkpoint(diffusers, tmp_path / "converted", dtype="float32")
+    with SafetensorsFile(converted / "model.safetensors") as file:
+        assert np.array_equal(np.array(file.read("tint_0.weight")), tint["tint.0.weight"])
+    ours, theirs = (write_tint_adapter(tmp_path / name, layer) for name, layer in LAYERS.items())
+    options = OPTIONS | {"strict_lora": True, "stream": "off"}
+    one, other = (
+        WanPipeline.from_pretrained(folder)("a cat", **options, loras=[path]) for path in (ours, theirs)
+    )
+    assert mx.array_equal(one.latents, other.latents)

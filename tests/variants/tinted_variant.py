@@ -56,6 +56,7 @@ TINTED = Variant(
         build=TintedTransformer,
         extra_tensors=tint_tensors,
         extra_rules=(Rule("tint.0.*", "tint_0.*"),),
+        extra_diffusers_rules=(Rule("condition_embedder.tinter.*", "tint.0.*"),),
         is_quantized=lambda path: is_quantized_layer(path) or path == "tint_0",
         peak=tinted_peak,
     ),
