@@ -14,7 +14,7 @@ import mlx.core as mx
 from mlx_video.conditioning.text import load_tokenizer
 from mlx_video.config import QuantizationConfig
 from mlx_video.convert.local_files import with_local_checkpoint
-from mlx_video.convert.plan import Component, Copy, Plan, plan_conversion
+from mlx_video.convert.plan import Copy, Plan, WrittenFile, plan_conversion
 from mlx_video.convert.quantize_plan import plan_quantization
 from mlx_video.errors import CheckpointError
 from mlx_video.events import BytesWritten, Event, FileWritten, Notice, StageFinished, StageStarted
@@ -26,7 +26,6 @@ from mlx_video.layouts.model_folder import (
     TOKENIZER_FILES,
     TOKENIZER_FOLDER,
     TOKENIZER_MODEL,
-    TRANSFORMER_FILES,
     check_free_space,
     find_unfinished,
     staged_folder,
@@ -101,9 +100,12 @@ def _check_space(plan: Plan, request: ConvertRequest) -> None:
 def _saved_by_quantizing(plan: Plan) -> int:
     saved = 0
     for component in plan.components:
-        if component.file_name in TRANSFORMER_FILES.values():
+        if any(component.is_quantized(job.layer) for job in component.jobs):
             packed = plan_jobs(
-                (job.move for job in component.jobs), dtype=component.jobs[0].dtype, quantization=SMALLEST
+                (job.move for job in component.jobs),
+                dtype=component.jobs[0].dtype,
+                quantization=SMALLEST,
+                is_quantized=component.is_quantized,
             )
             saved += component.nbytes - sum(info.nbytes for info in output_infos(packed))
     return saved
@@ -122,7 +124,7 @@ def _fill(stage: Path, plan: Plan) -> Generator[Event, None, None]:
     (stage / CONFIG_FILE).write_text(json.dumps(plan.config, indent=2) + "\n", encoding="ascii")
 
 
-def _write_component(component: Component, stage: Path) -> Iterator[Event]:
+def _write_component(component: WrittenFile, stage: Path) -> Iterator[Event]:
     progress = write_tensors(stage / component.file_name, component.source, component.jobs)
     return _report(component.stage, component.nbytes, progress)
 

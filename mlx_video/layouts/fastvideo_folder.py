@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_video.errors import CheckpointError, ConfigError, MissingPartError
+from mlx_video.layouts.components import list_parts
 from mlx_video.layouts.folder_layout import (
     FASTVIDEO_MANIFEST,
     FASTVIDEO_WEIGHTS,
@@ -64,10 +65,10 @@ def open_fastvideo_folder(path: Path) -> FastVideoFolder:
 
 
 def _find_parts(path: Path, root: Path) -> Iterator[tuple[str, Path]]:
-    for name in ("text_encoder", "vae"):
-        place = next((p / name for p in (path, root) if (p / name).is_dir()), None)
-        if place:
-            yield name, place
+    for row in list_parts():
+        place = next((p / row.folder for p in (path, root) if row.folder and (p / row.folder).is_dir()), None)
+        if place and row.is_needed:
+            yield row.name, place
     tokenizer = next((p / "tokenizer" for p in (path, root) if is_tokenizer_folder(p / "tokenizer")), None)
     if tokenizer:
         yield "tokenizer", tokenizer

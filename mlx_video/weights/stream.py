@@ -18,7 +18,7 @@ from mlx_video.formats.float8 import FLOAT8_DTYPES
 from mlx_video.formats.safetensors import SafetensorsWriter
 from mlx_video.formats.tensor_source import DTYPES, FLOAT_DTYPES, TensorInfo, TensorSource
 from mlx_video.weights.empty_weights import has_numbers, must_hold_numbers, refuse_empty
-from mlx_video.weights.quantize import is_quantized_layer, quantize_rows, quantized_infos
+from mlx_video.weights.quantize import ChooseLayer, is_quantized_layer, quantize_rows, quantized_infos
 from mlx_video.weights.rules import Move
 
 # Small enough that buffers are reused instead of mapped anew for each piece: 8 MB and more take longer.
@@ -60,7 +60,11 @@ class TensorJob:
 
 
 def plan_jobs(
-    moves: Iterable[Move], *, dtype: str | None = None, quantization: QuantizationConfig | None = None
+    moves: Iterable[Move],
+    *,
+    dtype: str | None = None,
+    quantization: QuantizationConfig | None = None,
+    is_quantized: ChooseLayer = is_quantized_layer,
 ) -> tuple[TensorJob, ...]:
     """Decide dtype and packing of every tensor of a component.
 
@@ -68,12 +72,13 @@ def plan_jobs(
         moves: the component's tensors.
         dtype: of all written numbers, in safetensors spelling; None keeps each tensor's own (float32 for
             float64 and 8-bit floats, which MLX cannot write).
-        quantization: for the layers that `is_quantized_layer` names; None leaves all dense.
+        quantization: for some of the layers; None leaves all dense.
+        is_quantized: which layers these are.
     """
     jobs = []
     for move in moves:
         layer, is_weight = move.target.removesuffix(".weight"), move.target.endswith(".weight")
-        packing = quantization if is_weight and is_quantized_layer(layer) else None
+        packing = quantization if is_weight and is_quantized(layer) else None
         own = "F32" if move.info.dtype in WIDENED_DTYPES else move.info.dtype
         jobs.append(TensorJob(move, dtype or own, packing))
     return tuple(jobs)

@@ -8,13 +8,14 @@ from mlx_video.config import WAN21_VAE, WAN22_VAE, ImageEncoderConfig, TextEncod
 from mlx_video.errors import CheckpointError
 from mlx_video.formats.tensor_info import TensorInfo
 from mlx_video.formats.tensor_source import open_tensors
+from mlx_video.weights.component_networks import as_original
 from mlx_video.weights.names.image_encoder_names import image_encoder_tensors
 from mlx_video.weights.names.text_encoder_names import HF_RULES, text_encoder_tensors
 from mlx_video.weights.names.transformer_names import transformer_tensors
 from mlx_video.weights.names.vae_names import diffusers_rules, vae_tensors
 from mlx_video.weights.renamed import RenamedTensors
 from mlx_video.weights.rules import Rule, apply_rules, find_sources
-from mlx_video.weights.spellings import KEEP, as_original, have_equal_rows
+from mlx_video.weights.spellings import KEEP, have_equal_rows
 from mlx_video.weights.stacked import Stack, StackedTensors
 from tests.fixtures.diffusers_checkpoint import image_encoder_arrays, text_encoder_name, vae_name
 from tests.fixtures.published_sizes import PUBLISHED_TRANSFORMERS
