@@ -1,4 +1,4 @@
-"""An original checkpoint, component by component and piece by piece, into a converted folder."""
+"""An original checkpoint, component by component and chunk by chunk, into a converted folder."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ from mlx_video.layouts.model_folder import (
 )
 from mlx_video.planning.mlx_limits import MLXLimits
 from mlx_video.request import ConvertRequest
-from mlx_video.weights.stream import PIECE_BYTES, output_infos, plan_jobs, write_tensors
+from mlx_video.weights.stream import CHUNK_BYTES, output_infos, plan_jobs, write_tensors
 
-# Freed pieces that MLX keeps for reuse: a few, where its default keeps nearly everything.
-CACHE_BYTES = 8 * PIECE_BYTES
+# Freed chunks that MLX keeps for reuse: a few, where its default keeps nearly everything.
+CACHE_BYTES = 8 * CHUNK_BYTES
 SMALLEST = QuantizationConfig(bits=4, group_size=64)
 
 
 def convert(request: ConvertRequest) -> Iterator[Event]:
     """Convert a checkpoint; the output folder appears when all of it is written.
 
-    All headers are checked before any weight is read. Weights pass through in pieces of a few megabytes,
+    All headers are checked before any weight is read. Weights pass through in chunks of a few megabytes,
     each source tensor once.
 
     Args:
@@ -145,9 +145,9 @@ def _report(stage_name: str, total: int, progress: Iterator[int]) -> Iterator[Ev
 def _copy_file(source: Path, target: Path) -> Iterator[int]:
     done = 0
     with source.open("rb") as reading, target.open("wb") as writing:
-        while piece := reading.read(PIECE_BYTES):
-            writing.write(piece)
-            done += len(piece)
+        while chunk := reading.read(CHUNK_BYTES):
+            writing.write(chunk)
+            done += len(chunk)
             yield done
 
 

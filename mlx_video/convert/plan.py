@@ -55,7 +55,7 @@ class WrittenFile:
         file_name: in the converted folder.
         source: the tensors that the jobs read.
         jobs: every tensor of the file.
-        is_quantized: which of its layers `--quantize` packs.
+        is_quantized: which of its layers `--quantize` changes.
     """
 
     stage: str

@@ -136,7 +136,7 @@ def _choose_converted(names: frozenset[str], read_json: ReadJson) -> Iterator[st
 
 
 def _choose_fastvideo(names: frozenset[str], read_json: ReadJson) -> Iterator[str]:
-    """The packed transformer of the folder itself, and what lies beside it as in a Diffusers folder."""
+    """The quantized transformer of the folder itself, and what lies beside it as in a Diffusers folder."""
     yield from present_names(names, [FASTVIDEO_MANIFEST, FASTVIDEO_WEIGHTS])
     yield from present_names(names, names_in(CONVERTED_TOKENIZER, TOKENIZER_FILES))
     for row in list_parts():

@@ -77,8 +77,8 @@ def original_weight_files(folder: Path) -> list[Path]:
     return sorted(path for path in found if path.is_file() or is_dangling(path))
 
 
-def find_fastvideo_place(folder: Path) -> Path | None:
-    """Where FastVideo's packed transformer lies: in the folder itself, or else in `ema`; None without one.
+def find_fastvideo_folder(folder: Path) -> Path | None:
+    """Where FastVideo's quantized transformer lies: in the folder itself, or else in `ema`; None without one.
 
     Its manifest alone, or its weights alone, count too, so that whoever opens them names what is missing.
     """
@@ -132,7 +132,7 @@ def _has_any_folder(folder: Path, names: tuple[str, ...]) -> bool:
 
 _RULES: tuple[tuple[Layout, Callable[[Path], bool]], ...] = (
     ("converted", _is_converted),
-    ("fastvideo", lambda folder: find_fastvideo_place(folder) is not None),
+    ("fastvideo", lambda folder: find_fastvideo_folder(folder) is not None),
     ("diffusers", _is_diffusers),
     ("original_dual", lambda folder: _has_any_folder(folder, tuple(EXPERT_FOLDERS.values()))),
     ("lightx2v", lambda folder: (folder / "non_block.safetensors").is_file()),

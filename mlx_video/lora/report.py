@@ -44,7 +44,7 @@ def describe(
     dense = sum(is_quantized(path) and _becomes_dense(path, layer) for path, layer in layers.items())
     if dense:
         become = "layer becomes" if dense == 1 else "layers become"
-        parts.append(f"{dense} {become} dense in a quantized model (--lora-mode merge packs them again)")
+        parts.append(f"{dense} {become} dense in a quantized model (--lora-mode merge quantizes them again)")
     return f"{part.label}: {', '.join([*parts, *_count_zeros(zeros)])}."
 
 

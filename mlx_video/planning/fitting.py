@@ -76,7 +76,7 @@ def _first_fit(changes: Iterable[Change], host: Host) -> str | None:
 
 
 def _kinds_of_change(task: MemoryTask) -> Iterator[Iterator[Change]]:
-    """Ways out by kind, the mildest change of each kind first; latents that are there stay as they are."""
+    """Changes by kind, the mildest change of each kind first; latents that are there stay as they are."""
     yield _freed(task)
     if task.only_decodes:
         return

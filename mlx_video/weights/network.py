@@ -37,7 +37,7 @@ class TransformerNetwork:
             official code spells them.
         extra_rules: official name → converted name and layout, for those of them that differ.
         extra_diffusers_rules: what Diffusers calls them → official name.
-        is_quantized: whether the layer of a path, in converted names, is packed when a model is quantized.
+        is_quantized: whether the layer of a path, in converted names, is changed when a model is quantized.
         peak: memory of one forward beside the weights.
     """
 

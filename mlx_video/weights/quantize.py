@@ -20,7 +20,7 @@ ChooseLayer = Callable[[str], bool]
 
 
 def is_quantized_layer(path: str) -> bool:
-    """Whether a transformer's layer is packed when a checkpoint is quantized.
+    """Whether a transformer's layer is changed when a checkpoint is quantized.
 
     The linear layers of every block are; embeddings, projections, norms, modulation and head are not, nor are
     the image keys and values (`k_img`, `v_img`), because other readers of the format build exactly this set.
@@ -40,7 +40,7 @@ def check_group_size(
     Args:
         tensors: converted name → dense shape.
         quantization: to be made.
-        is_quantized: which layers of the network are packed.
+        is_quantized: which layers of the network are quantized.
 
     Raises:
         RequestError: names the first such layer, its inputs and the group sizes that fit every layer.

@@ -16,7 +16,7 @@ from mlx_video.events import BytesChecked, BytesDownloaded, Notice
 from mlx_video.files.hub_cache import storage_folder
 from mlx_video.hub import download as hub_download
 from mlx_video.hub.fetch import fetch_folder, fetch_tokenizer, is_repository
-from mlx_video.request import named_place
+from mlx_video.request import path_or_repository
 from tests.fixtures.hub_server import STALL_BYTES, Repository, go_online, serve_hub
 from tests.fixtures.tiny_checkpoint import write_tokenizer
 
@@ -59,7 +59,7 @@ def repository(server, folder, tmp_path, monkeypatch):
 
 def fetch(place=NAME, revision=None, use="convert"):
     """The events of a download, and the folder at its end."""
-    events, work = [], fetch_folder(named_place(place), revision, use)
+    events, work = [], fetch_folder(path_or_repository(place), revision, use)
     while True:
         try:
             events.append(next(work))
@@ -306,7 +306,7 @@ def test_offline_without_cache_both_readings_and_the_setting_are_named(repositor
 
 @pytest.mark.parametrize("text", ["/a/b", "./a/b", "a", "a/b/c", "../b", "~/b", "a/.b", "a b/c"])
 def test_a_path_is_not_taken_for_a_repository(text):
-    assert not is_repository(named_place(text))
+    assert not is_repository(path_or_repository(text))
 
 
 def test_a_folder_that_exists_is_never_looked_up(repository, server, tmp_path):
