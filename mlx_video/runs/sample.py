@@ -33,7 +33,7 @@ from mlx_video.sampling.guidance import Branch, Guidance, PromptName, Velocity
 from mlx_video.sampling.noise import open_noise
 from mlx_video.sampling.recipe import Recipe
 from mlx_video.sampling.sampler_state import KeptArrays, SamplerState
-from mlx_video.sampling.solvers import build_solver
+from mlx_video.sampling.solvers.table import build_solver
 
 
 def sample_latents(run: Run, conditioning: Conditioning) -> Work[mx.array]:

@@ -19,7 +19,7 @@ from mlx_video.runs import settings as planning
 from mlx_video.sampling.experts import split_at_step
 from mlx_video.sampling.guidance import NEGATIVE, POSITIVE, Branch
 from mlx_video.sampling.recipe import official_recipe
-from mlx_video.sampling.solvers import SOLVERS
+from mlx_video.sampling.solvers.table import SOLVERS, SolverKind
 from tests.fixtures.tiny_checkpoint import TinySizes, write_tiny_checkpoint
 from tests.fixtures.tiny_variants import write_tiny_variant
 
@@ -255,7 +255,7 @@ def test_fresh_noise_is_the_same_after_resuming(
     pipeline: WanPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noise: str
 ):
     plain = pipeline("a cat", **SMALL, noise=noise).latents
-    monkeypatch.setitem(SOLVERS, "euler", Renoise)
+    monkeypatch.setitem(SOLVERS, "euler", SolverKind(Renoise))
     latents = assert_resumes_bit_for_bit(pipeline, tmp_path, scheduler="euler", noise=noise)
     assert_differs(latents, plain)
     other = pipeline("a cat", **(SMALL | {"seed": 2}), scheduler="euler", noise=noise).latents
