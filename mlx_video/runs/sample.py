@@ -67,7 +67,7 @@ def describe_experts(run: Run, recipe: Recipe) -> Iterator[Notice]:
         high = count_high_noise_steps(recipe.schedule, recipe.expert_split)
         yield Notice(
             f"Of {steps} steps the high-noise expert serves {high}, then the low-noise expert "
-            f"{steps - high} (boundary {run.plan.boundary:g})."
+            f"{steps - high} ({f'boundary {recipe.boundary:g}' if recipe.boundary else 'split by number'})."
         )
 
 

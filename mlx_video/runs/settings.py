@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
-from pathlib import Path
 
-from mlx_video.config import ModelConfig, SamplingDefaults
+from mlx_video.config import ModelConfig
 from mlx_video.errors import RequestError
 from mlx_video.events import Notice
 from mlx_video.geometry import VideoGeometry, check_num_frames, measure, round_size, size_multiple
@@ -17,8 +16,9 @@ from mlx_video.models.dispatch import LARGEST_ARRAY
 from mlx_video.models.rope import MAX_POSITIONS
 from mlx_video.planning.choices import MemoryChoices
 from mlx_video.request import IMAGE_INPUTS, LORA_FIELDS, GenerateRequest
-from mlx_video.sampling.recipe import RECIPES, Recipe, RecipeSettings
-from mlx_video.variants.distilled import DISTILLED_NAMES, MOST_STEPS
+from mlx_video.runs.recipe_choice import ChosenRecipe, choose_recipe, read_choices, report_distilled
+from mlx_video.sampling.recipe import ModelSampling, Recipe
+from mlx_video.sampling.recipes.settle import settle_recipe
 from mlx_video.variants.variant import Variant
 
 
@@ -36,8 +36,9 @@ class RunPlan:
 
     Attributes:
         geometry: sizes in pixels, latent cells and tokens.
+        steps: velocity predictions of the run.
         guide_scale: (low noise, high noise); both are equal for one transformer.
-        boundary: where two experts swap; 0 for one transformer.
+        boundary: where two experts swap; 0 for one transformer, and where a number of steps splits them.
         negative_prompt: None when guidance makes no negative pass.
         crops_images: whether images are cut to the size that the user gave; else the size follows the image.
         notices: what was adjusted or chosen for the user.
@@ -87,33 +88,37 @@ def plan_run(
     Raises:
         RequestError: the request does not fit the model.
     """
-    defaults = config.sampling
     check_inputs(request, variant)
     size = _plan_size(request, config, variant, image_size)
     geometry = _plan_geometry(request, config, size)
-    guide_scale = _plan_guide_scale(request, config)
-    negative_prompt = defaults.negative_prompt if request.negative_prompt is None else request.negative_prompt
-    steps = request.steps or defaults.steps
-    shift = request.shift or _default_shift(defaults, variant, size.area)
-    boundary = _plan_boundary(request, config)
-    settings = RecipeSettings(
-        request.scheduler, steps, shift, guide_scale, boundary if config.is_dual else None
+    choices = read_choices(request, config)
+    chosen = choose_recipe(request, choices, config, variant)
+    recipe = settle_recipe(
+        chosen.preset,
+        choices,
+        ModelSampling(
+            model_type=config.transformer.model_type,
+            is_dual=config.is_dual,
+            defaults=replace(chosen.defaults, shift=_default_shift(chosen, variant, size.area)),
+        ),
     )
-    recipe = RECIPES["official"](settings)
+    asked = request.negative_prompt
+    negative_prompt = config.sampling.negative_prompt if asked is None else asked
     return RunPlan(
         geometry=geometry,
         steps=recipe.schedule.steps,
-        shift=shift,
-        guide_scale=guide_scale,
-        boundary=boundary,
+        shift=recipe.shift,
+        guide_scale=recipe.guide_scale,
+        boundary=recipe.boundary,
         negative_prompt=negative_prompt if "negative" in recipe.prompts else None,
         recipe=recipe,
-        fps=defaults.fps,
+        fps=config.sampling.fps,
         crops_images=image_size is not None and bool(request.width or request.height),
         notices=(
             *size.notices,
             *report_output_size(geometry),
-            *_report_idle_negative_prompt(request, guide_scale),
+            *map(Notice, (*chosen.notices, *recipe.notices, *report_distilled(request, recipe))),
+            *_report_idle_negative_prompt(request, recipe),
         ),
     )
 
@@ -128,10 +133,8 @@ def report_output_size(geometry: VideoGeometry) -> Iterator[Notice]:
         )
 
 
-def _report_idle_negative_prompt(
-    request: GenerateRequest, guide_scale: tuple[float, float]
-) -> Iterator[Notice]:
-    if request.negative_prompt and guide_scale == (1.0, 1.0):
+def _report_idle_negative_prompt(request: GenerateRequest, recipe: Recipe) -> Iterator[Notice]:
+    if request.negative_prompt and "negative" not in recipe.prompts:
         yield Notice("Guide scale 1 makes no negative pass: the negative prompt is not read.")
 
 
@@ -228,12 +231,11 @@ def check_trim(request: GenerateRequest, num_frames: int) -> None:
         )
 
 
-def _default_shift(defaults: SamplingDefaults, variant: Variant, area: int) -> float:
-    """The config's shift; the official exception for small frames holds where the config kept the default."""
-    exception = variant.low_area_shift
-    if exception and area <= exception.max_area and defaults.shift == variant.sampling.shift:
-        return exception.shift
-    return defaults.shift
+def _default_shift(chosen: ChosenRecipe, variant: Variant, area: int) -> float:
+    """The shift of the recipe; in place of the official one, the official exception for small frames."""
+    exception, shift = variant.low_area_shift, chosen.defaults.shift
+    is_official = not chosen.preset.is_distilled and shift == variant.sampling.shift
+    return exception.shift if exception and is_official and area <= exception.max_area else shift
 
 
 def _check_grid(geometry: VideoGeometry, dim: int) -> None:
@@ -253,60 +255,17 @@ def _check_grid(geometry: VideoGeometry, dim: int) -> None:
         )
 
 
-def _plan_guide_scale(request: GenerateRequest, config: ModelConfig) -> tuple[float, float]:
-    """Guide scales as (low noise, high noise)."""
-    asked = request.guide_scale
-    if asked is None:
-        low, high = config.sampling.guide_scale
-        return (low, high) if config.is_dual else (low, low)
-    low, high = asked if isinstance(asked, tuple) else (asked, asked)
-    if low != high and not config.is_dual:
-        raise RequestError(
-            "guide_scale",
-            f"{low},{high}: two scales are for models with two transformers; this one has one. "
-            "Give one number.",
-        )
-    return low, high
-
-
-def _plan_boundary(request: GenerateRequest, config: ModelConfig) -> float:
-    if not config.is_dual:
-        if request.boundary is not None:
-            raise RequestError(
-                "boundary", f"{request.boundary}: this model has one transformer. Leave the option out."
-            )
-        return 0.0
-    return config.sampling.boundary if request.boundary is None else request.boundary
-
-
-def report_distilled(request: GenerateRequest, plan: RunPlan) -> Iterator[Notice]:
-    """Say so where an adapter seems to be made for few steps without guidance, and the run has others.
-
-    Source: ModelTC/Wan2.2-Lightning README.md, the settings of its examples.
-    """
-    if plan.steps <= MOST_STEPS and set(plan.guide_scale) == {1.0}:
-        return
-    for choice in (choice for field in LORA_FIELDS for choice in getattr(request, field)):
-        names = ("/".join(place.parts[-2:]) for place in (choice.path, Path(choice.named)))
-        if choice.strength and any(map(DISTILLED_NAMES.search, names)):
-            yield Notice(
-                f"{Path(choice.named).name}: the name suggests a distilled adapter, made for few steps "
-                f"without guidance; this run takes {plan.steps} steps at guide scale "
-                f"{plan.guide_scale_text}. Usual: --steps 4 --guide-scale 1 --shift 5 --scheduler euler."
-            )
-
-
 def describe_run(request: GenerateRequest, plan: RunPlan, model: str) -> dict[str, str]:
     """All settings of a run as text, for the metadata of what it writes."""
-    geometry = asdict(plan.geometry)
+    geometry, recipe = asdict(plan.geometry), plan.recipe
     settings = {
         "prompt": request.prompt,
         "negative_prompt": plan.negative_prompt or "",
         "model": model,
         "seed": request.seed,
         "noise": request.noise,
-        "scheduler": request.scheduler,
-        "steps": plan.steps,
+        "scheduler": recipe.solver if recipe else request.scheduler,
+        "steps": recipe.steps if recipe else plan.steps,
         "shift": plan.shift,
         "guide_scale": plan.guide_scale_text,
         "width": geometry["width"],
@@ -319,6 +278,8 @@ def describe_run(request: GenerateRequest, plan: RunPlan, model: str) -> dict[st
         settings["output_size"] = "{}x{}".format(*plan.geometry.output_size)
     if plan.boundary:
         settings["boundary"] = plan.boundary
+    if recipe:
+        settings |= recipe.settings
     for name in IMAGE_INPUTS:
         if getattr(request, name) is not None:
             settings[name] = name_image(getattr(request, name))

@@ -8,79 +8,36 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from mlx_video import WanPipeline, convert_checkpoint
-from mlx_video.events import Notice, StepFinished
+from mlx_video import WanPipeline
+from mlx_video.events import Notice
 from mlx_video.formats.safetensors import SafetensorsFile
 from mlx_video.models.block_context import BlockHook
 from mlx_video.models.matmul import attend
 from mlx_video.models.token_layout import TokenLayout, video_segment
 from mlx_video.runs import generate as stages
-from mlx_video.runs import settings as planning
 from mlx_video.sampling.experts import split_at_step
 from mlx_video.sampling.guidance import NEGATIVE, POSITIVE, Branch
-from mlx_video.sampling.recipe import official_recipe
 from mlx_video.sampling.solvers.table import SOLVERS, SolverKind
-from tests.fixtures.tiny_checkpoint import TinySizes, write_tiny_checkpoint
-from tests.fixtures.tiny_variants import write_tiny_variant
-
-STEPS = 4
-LAYERS = 4  # enough to be streamed
-SMALL = {"width": 16, "height": 16, "num_frames": 5, "steps": STEPS, "guide_scale": 3.0, "seed": 1}
+from tests.fixtures.sampling_runs import (
+    LAYERS,
+    SMALL,
+    STEPS,
+    assert_differs,
+    assert_resumes_bit_for_bit,
+    open_deep_model,
+    open_experts,
+    use_recipe,
+)
 
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> WanPipeline:
-    root = tmp_path_factory.mktemp("model")
-    sizes = TinySizes()
-    deep = replace(sizes, transformer=replace(sizes.transformer, num_layers=LAYERS))
-    checkpoint = write_tiny_checkpoint(root / "original", deep).path
-    return WanPipeline.from_pretrained(convert_checkpoint(checkpoint, root / "tiny", dtype="float32"))
+    return open_deep_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
 def experts(tmp_path_factory: pytest.TempPathFactory) -> WanPipeline:
-    root = tmp_path_factory.mktemp("experts")
-    write_tiny_variant(root / "original", "wan2.2-t2v-a14b")
-    return WanPipeline.from_pretrained(convert_checkpoint(root / "original", root / "m", dtype="float32"))
-
-
-def use_recipe(monkeypatch: pytest.MonkeyPatch, **changes) -> None:
-    """Change the official recipe for the rest of the test; `guidance` is that of every transformer."""
-
-    def build(settings):
-        recipe = official_recipe(settings)
-        own = dict(changes)
-        if "guidance" in own:
-            own["guidance"] = dict.fromkeys(recipe.guidance, own["guidance"])
-        return replace(recipe, **own)
-
-    monkeypatch.setattr(planning, "RECIPES", {"official": build})
-
-
-class Interrupted(Exception):
-    """Stands for whatever ends a run."""
-
-
-def assert_resumes_bit_for_bit(pipeline: WanPipeline, folder: Path, **options) -> mx.array:
-    """Break a run off after each step and go on with it; returns the latents."""
-    options = SMALL | options
-    whole = pipeline("a cat", **options).latents
-    for after in range(1, STEPS):
-        output = folder / f"{after}.webp"
-
-        def stop(event, after=after) -> None:
-            if isinstance(event, StepFinished) and event.index + 1 == after:
-                raise Interrupted
-
-        with pytest.raises(Interrupted):
-            pipeline("a cat", output_path=output, on_event=stop, **options)
-        resumed = pipeline("a cat", output_path=output, resume=True, **options)
-        assert mx.array_equal(resumed.latents, whole)
-    return whole
-
-
-def assert_differs(found: mx.array, other: mx.array) -> None:
-    assert mx.abs(found - other).max().item() > 1e-3
+    return open_experts(tmp_path_factory.mktemp("experts"))
 
 
 # Step caches
