@@ -170,6 +170,9 @@ class StepCache(Protocol):
 
     decides_after: int
 
+    def enter(self, tokens: mx.array) -> None:
+        """Take the tokens that enter block 0, [L, dim], float32; called first in every forward."""
+
     def reuse(self, tokens: mx.array, context: BlockContext) -> mx.array | None:
         """Tokens to use in place of those that would leave the last block.
 

@@ -25,6 +25,7 @@ def denoise_peak(
     resident_blocks: int | None = None,
     num_transformers: int = 1,
     adapter_bytes: int = 0,
+    cache_bytes: int = 0,
 ) -> Peak:
     """Peak of the sampling stage.
 
@@ -35,6 +36,7 @@ def denoise_peak(
         resident_blocks: how many stay in memory; None for all.
         num_transformers: kept at a time.
         adapter_bytes: of the adapters of one transformer.
+        cache_bytes: of a step cache, for each number of a transformer's residual stream.
     """
     is_streamed = bytes_read_per_step(weights, resident_blocks) > 0
     in_use = weight_bytes_in_use(weights, resident_blocks) + adapter_bytes
@@ -42,6 +44,7 @@ def denoise_peak(
         in_use += weights.largest_block  # adapters are merged into a copy of the block at its turn
     held = num_transformers * in_use + (num_transformers - 1) * kept_text_bytes(size)
     held += LATENTS_OF_A_STEP * math.prod(geometry.latent_shape) * WIDE
+    held += num_transformers * cache_bytes * size.num_tokens * size.config.dim
     if is_streamed:
         # The passes of a step go through a block together: those that wait hold their tokens.
         held += (size.num_passes - 1) * size.stream

@@ -100,6 +100,9 @@ def plan_run(
             model_type=config.transformer.model_type,
             is_dual=config.is_dual,
             defaults=replace(chosen.defaults, shift=_default_shift(chosen, variant, size.area)),
+            variant=variant.name,
+            has_image=image_size is not None,
+            pixels=geometry.width * geometry.height,
         ),
     )
     asked = request.negative_prompt

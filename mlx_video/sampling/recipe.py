@@ -8,12 +8,10 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from mlx_video.config import SamplingDefaults
-from mlx_video.models.block_context import StepCache
 from mlx_video.sampling.experts import ExpertSplit
 from mlx_video.sampling.guidance import Guidance, PromptName
 from mlx_video.sampling.schedule import Schedule
-
-BuildStepCache = Callable[[Schedule], StepCache]
+from mlx_video.sampling.step_caches.step_cache import CacheMethod, CachePlan
 
 GuideScale = tuple[float, float]
 """(low noise, high noise); both are equal for one transformer."""
@@ -35,6 +33,7 @@ class SamplingChoices:
         boundary: fraction of the schedule at which two experts swap.
         expert_steps: how many steps the high-noise expert serves.
         warps: whether the shift moves the timesteps that a recipe lists.
+        step_cache: what stands in for forwards.
     """
 
     recipe: str | None = None
@@ -48,6 +47,7 @@ class SamplingChoices:
     boundary: float | None = None
     expert_steps: int | None = None
     warps: bool | None = None
+    step_cache: CacheMethod | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +58,17 @@ class ModelSampling:
         model_type: the official code's task name.
         is_dual: whether two experts share the steps.
         defaults: of the model, the shift settled for the size of the video.
+        variant: name of the model's variant; "" where it is not known.
+        has_image: whether an image is given.
+        pixels: of a frame.
     """
 
     model_type: str
     is_dual: bool
     defaults: SamplingDefaults
+    variant: str = ""
+    has_image: bool = False
+    pixels: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +133,7 @@ class Recipe:
         guide_scale: see :data:`GuideScale`.
         expert_split: which of two experts serves a step; None for one transformer.
         boundary: noise level at which they swap; 0 where they are split by number, or there is one.
-        step_cache: builds the step cache of one branch of one transformer; None runs every block.
+        step_cache: what stands in for forwards; None runs every block.
         settings: what decides it, as text, for the run's record and identity.
         notices: what to tell the user of it.
     """
@@ -140,7 +146,7 @@ class Recipe:
     guide_scale: GuideScale
     expert_split: ExpertSplit | None = None
     boundary: float = 0.0
-    step_cache: BuildStepCache | None = None
+    step_cache: CachePlan | None = None
     settings: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     notices: tuple[str, ...] = ()
 

@@ -15,9 +15,10 @@ from mlx_video.models.block_context import BlockHook
 from mlx_video.models.matmul import attend
 from mlx_video.models.token_layout import TokenLayout, video_segment
 from mlx_video.runs import generate as stages
-from mlx_video.sampling.experts import split_at_step
+from mlx_video.sampling.experts import EXPERTS, split_at_step
 from mlx_video.sampling.guidance import NEGATIVE, POSITIVE, Branch
 from mlx_video.sampling.solvers.table import SOLVERS, SolverKind
+from mlx_video.sampling.step_caches.step_cache import CachePlan
 from tests.fixtures.sampling_runs import (
     LAYERS,
     SMALL,
@@ -48,9 +49,11 @@ class EverySecond:
 
     decides_after = 0
 
-    def __init__(self, schedule):
-        self.schedule = schedule
+    def __init__(self):
         self.entering = self.residual = None
+
+    def enter(self, tokens):
+        pass
 
     def reuse(self, tokens, context):
         self.entering = tokens
@@ -73,7 +76,7 @@ def test_a_step_cache_is_resumed_bit_for_bit(
     pipeline: WanPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stream: str
 ):
     plain = pipeline("a cat", **SMALL).latents
-    use_recipe(monkeypatch, step_cache=EverySecond)
+    use_recipe(monkeypatch, step_cache=CachePlan("every second", lambda *_: EverySecond()))
     cached = assert_resumes_bit_for_bit(pipeline, tmp_path, stream=stream)
     assert_differs(cached, plain)
 
@@ -90,7 +93,7 @@ def test_a_skipped_step_reads_no_block(pipeline: WanPipeline, monkeypatch: pytes
     pipeline("a cat", stream="on", **SMALL)
     assert reads.count(last_block) == STEPS
     reads.clear()
-    use_recipe(monkeypatch, step_cache=EverySecond)
+    use_recipe(monkeypatch, step_cache=CachePlan("every second", lambda *_: EverySecond()))
     pipeline("a cat", stream="on", **SMALL)
     assert reads.count(last_block) == STEPS // 2
     # The first block is read ahead for the step that follows, whether or not that needs it.
@@ -102,13 +105,13 @@ def test_step_caches_of_an_expert_end_with_it(
 ):
     built = []
 
-    def build(schedule):
-        built.append(EverySecond(schedule))
-        return built[-1]
+    def build(transformer, branch):
+        built.append((transformer, branch.name))
+        return EverySecond()
 
-    use_recipe(monkeypatch, step_cache=build, expert_split=split_at_step(2))
+    use_recipe(monkeypatch, step_cache=CachePlan("mine", build), expert_split=split_at_step(2))
     experts("a cat", **SMALL)
-    assert len(built) == 4  # two prompts, two experts
+    assert built == [(name, prompt) for name in EXPERTS for prompt in ("positive", "negative")]
     assert_resumes_bit_for_bit(experts, tmp_path)
 
 

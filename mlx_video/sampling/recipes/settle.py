@@ -27,6 +27,7 @@ from mlx_video.sampling.noise_levels.table import OFFICIAL, space_levels
 from mlx_video.sampling.recipe import GuideScale, ModelSampling, Preset, Recipe, SamplingChoices, TrainedSteps
 from mlx_video.sampling.schedule import Schedule
 from mlx_video.sampling.solvers.table import adapt_schedule
+from mlx_video.sampling.step_caches.step_cache import CacheFacts, CacheMethod
 
 
 def adopt_recipe(preset: Preset, sampling: SamplingDefaults, model_type: str) -> SamplingDefaults:
@@ -84,7 +85,27 @@ def settle_recipe(preset: Preset, choices: SamplingChoices, model: ModelSampling
         boundary,
         settings=MappingProxyType(_record(preset, choices)),
     )
-    return replace(recipe, notices=tuple(_report(preset, choices, recipe)))
+    recipe = replace(recipe, notices=tuple(_report(preset, choices, recipe)))
+    return recipe if choices.step_cache is None else _add_step_cache(recipe, choices.step_cache, model)
+
+
+def _add_step_cache(recipe: Recipe, method: CacheMethod, model: ModelSampling) -> Recipe:
+    facts = CacheFacts(
+        variant=model.variant,
+        schedule=recipe.schedule,
+        guidance=recipe.guidance,
+        expert_split=recipe.expert_split,
+        has_two_velocities=recipe.schedule.steps != recipe.steps,
+        has_image=model.has_image,
+        pixels=model.pixels,
+    )
+    plan = method.settle(facts)
+    return replace(
+        recipe,
+        step_cache=plan,
+        settings=MappingProxyType({**recipe.settings, "step_cache": plan.setting}),
+        notices=(*recipe.notices, *plan.notices),
+    )
 
 
 def _refuse_contradictions(choices: SamplingChoices) -> None:
