@@ -107,6 +107,13 @@ class AttentionLayer(Protocol):
         """One over the root of a head's channels."""
 
 
+class TextAttentionLayer(AttentionLayer, Protocol):
+    """The layers around an attention to the text."""
+
+    def keys_values(self, text: mx.array) -> KeysValues:
+        """Keys and values of the text, [K, dim]."""
+
+
 @dataclass(frozen=True, slots=True)
 class AttentionSite:
     """Where in a forward an attention takes place.

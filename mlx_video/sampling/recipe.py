@@ -10,6 +10,7 @@ from types import MappingProxyType
 from mlx_video.config import SamplingDefaults
 from mlx_video.sampling.experts import ExpertSplit
 from mlx_video.sampling.guidance import Guidance, PromptName
+from mlx_video.sampling.guidance_forms.form import GuidanceForm
 from mlx_video.sampling.schedule import Schedule
 from mlx_video.sampling.step_caches.step_cache import CacheMethod, CachePlan
 
@@ -34,6 +35,7 @@ class SamplingChoices:
         expert_steps: how many steps the high-noise expert serves.
         warps: whether the shift moves the timesteps that a recipe lists.
         step_cache: what stands in for forwards.
+        guidance_forms: besides the official one.
     """
 
     recipe: str | None = None
@@ -48,6 +50,7 @@ class SamplingChoices:
     expert_steps: int | None = None
     warps: bool | None = None
     step_cache: CacheMethod | None = None
+    guidance_forms: tuple[GuidanceForm, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from mlx_video.sampling.experts import (
     split_at_step,
 )
 from mlx_video.sampling.guidance import ClassifierFreeGuidance
+from mlx_video.sampling.guidance_forms.form import wrap_guidance
 from mlx_video.sampling.noise_levels.listed import (
     looked_up,
     schedule_of_sigmas,
@@ -72,7 +73,9 @@ def settle_recipe(preset: Preset, choices: SamplingChoices, model: ModelSampling
     schedule = adapt_schedule(solver, base, shift)
     scale = choices.guide_scale or model.defaults.guide_scale
     split, boundary = _split_experts(preset, choices, model, base, schedule)
-    low, high = map(ClassifierFreeGuidance, scale)
+    low, high = (
+        wrap_guidance(ClassifierFreeGuidance(one), choices.guidance_forms, schedule.steps) for one in scale
+    )
     guidance = {"low_noise": low, "high_noise": high} if model.is_dual else {"model": low}
     recipe = Recipe(
         schedule,
@@ -187,6 +190,7 @@ def _record(preset: Preset, choices: SamplingChoices) -> dict[str, str]:
     settings = {
         "recipe": None if preset.name == OFFICIAL else preset.name,
         "noise_levels": choices.spacing,
+        "guidance": "; ".join(form.setting for form in choices.guidance_forms) or None,
         "expert_steps": choices.expert_steps,
         "dmd_warp": None if choices.warps is None else ("on" if choices.warps else "off"),
         **{name: values and ",".join(map(str, values)) for name, values in listed.items()},
@@ -207,6 +211,7 @@ def _report(preset: Preset, choices: SamplingChoices, recipe: Recipe) -> Iterato
             f"Guide scale {_write_scale(recipe.guide_scale)} on a distilled model: it learned to do without, "
             "so the video blurs and each step takes twice as long. Leave --guide-scale out."
         )
+    yield from _report_forms(choices, recipe)
     if recipe.expert_split:
         high = count_high_noise_steps(recipe.schedule, recipe.expert_split)
         if high in (0, recipe.schedule.steps):
@@ -215,6 +220,17 @@ def _report(preset: Preset, choices: SamplingChoices, recipe: Recipe) -> Iterato
                 f"The {idle}-noise expert serves no step, so neither it nor its adapters count. Choose "
                 "another --expert-steps or --boundary."
             )
+
+
+def _report_forms(choices: SamplingChoices, recipe: Recipe) -> Iterator[str]:
+    """What forms of guidance do, or that they have nothing to act on."""
+    count, scales = recipe.schedule.steps, map(ClassifierFreeGuidance, recipe.guide_scale)
+    plain = [*scales]
+    for form in choices.guidance_forms:
+        if all(form.wrap(one, count) is one for one in plain):
+            yield f"{form.setting}: has no effect in a run without guidance, at guide scale 1."
+        elif text := form.describe(count):
+            yield text
 
 
 def _report_choices(preset: Preset, choices: SamplingChoices) -> Iterator[str]:
