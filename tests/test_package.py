@@ -15,7 +15,6 @@ import mlx_video
 from mlx_video import check_device, convert_wan, generate_wan
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = {"convert_wan": convert_wan, "generate_wan": generate_wan, "check_device": check_device}
 HEAVY = (
     "torch",
@@ -79,29 +78,6 @@ def test_every_public_name_can_be_had():
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="has no attribute 'wan'"):
         mlx_video.wan  # noqa: B018
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_option_has_help_with_a_default_and_stands_in_the_readme(command: str):
-    parser = COMMANDS[command].build_parser()
-    for action in parser._actions:
-        flag = action.option_strings[-1]
-        if flag in ("--help", "--version"):
-            continue
-        assert action.help, flag
-        assert "default" in action.help or action.required, f"{flag}: help states no default"
-        assert f"`{flag}" in README, f"{flag} is not in the README"
-
-
-def test_the_readmes_commands_parse():
-    for line in re.findall(r"python -m mlx_video\.(\w+ --.+)$", README, re.MULTILINE):
-        name, *arguments = [part.strip('"') for part in re.findall(r'"[^"]*"|\S+', line)]
-        COMMANDS[name].build_parser().parse_args(arguments)
-
-
-def test_the_readmes_links_lead_somewhere():
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
 
 
 def test_no_module_of_the_package_imports_torch():

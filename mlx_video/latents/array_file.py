@@ -9,12 +9,13 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_video.errors import CheckpointError, MediaError
-from mlx_video.files.unusable_paths import describe_side_file, is_side_file
+from mlx_video.files.unusable_paths import describe_apple_double, is_apple_double
 from mlx_video.files.whole_file import written_whole
 from mlx_video.formats.file_kind import FileKind, recognise
 from mlx_video.formats.safetensors_header import CutShortError, read_header
 from mlx_video.media.picture_kind import name_media
 
+_LENGTH_BYTES = 8  # of the header's length, with which a safetensors file begins
 _OTHER_KINDS: Mapping[FileKind, str] = {
     "zip": "a zip archive, perhaps of torch.save",
     "legacy_torch": "a torch file",
@@ -58,8 +59,8 @@ def read_arrays(path: Path) -> tuple[dict[str, mx.array], dict[str, str]]:
     Raises:
         MediaError: the file is damaged, or holds something else.
     """
-    if path.is_file() and is_side_file(path):
-        raise MediaError(f"{path}: {describe_side_file(path)}")
+    if path.is_file() and is_apple_double(path):
+        raise MediaError(f"{path}: {describe_apple_double(path)}")
     try:
         loaded: Any = mx.load(str(path), format="safetensors", return_metadata=True)
         arrays, texts = loaded
@@ -75,6 +76,8 @@ def _explain(path: Path, error: Exception) -> str:
     what = "" if kind == "safetensors" else name_media(path) or _OTHER_KINDS.get(kind, "")
     if what:
         return f", but {what}. Give what --save-latents wrote, or the state of a run, *.state.safetensors."
+    if (size := path.stat().st_size) <= _LENGTH_BYTES:
+        return f": cut short, {size} bytes are there. Copy it again, or make it anew."
     try:
         read_header(path)
     except CutShortError as cut:

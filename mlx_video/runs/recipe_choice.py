@@ -2,23 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlx_video.config import ModelConfig, SamplingDefaults
 from mlx_video.errors import RequestError
 from mlx_video.lora.adapter_file import AdapterFile
-from mlx_video.request import LORA_FIELDS, GenerateRequest, LoraChoice
+from mlx_video.request import LORA_FIELDS, GenerateRequest, LoraChoice, options_of
+from mlx_video.sampling.guidance_forms.form import GuidanceForm
+from mlx_video.sampling.guidance_forms.limited_steps import GuidanceRange, SkippedGuidance
+from mlx_video.sampling.guidance_forms.normalized_attention import NormalizedAttention
+from mlx_video.sampling.guidance_forms.projected import ProjectedGuidanceForm
+from mlx_video.sampling.guidance_forms.skip_layer import SkipLayers
+from mlx_video.sampling.guidance_forms.zero_star import ZeroStar
 from mlx_video.sampling.recipe import GuideScale, Preset, Recipe, SamplingChoices
 from mlx_video.sampling.recipes.official import OFFICIAL
 from mlx_video.sampling.recipes.settle import adopt_recipe
 from mlx_video.sampling.recipes.table import RECIPES, find_recipe, recognise_recipe
+from mlx_video.sampling.step_caches.step_cache import CacheMethod
+from mlx_video.sampling.step_caches.table import STEP_CACHES
 from mlx_video.variants.distilled import DISTILLED_NAMES, MOST_STEPS
 from mlx_video.variants.variant import Variant
 
 # Texts of an adapter's metadata that name it; the first is ours, and holds the recipe itself.
 RECIPE_KEY = "recipe"
+# Step cache → option of it → what it sets.
+STEP_CACHE_OPTIONS: Mapping[str, Mapping[str, str]] = {
+    "magcache": {
+        "step_cache_threshold": "error",
+        "step_cache_skips": "skips",
+        "step_cache_retention": "retention",
+        "step_cache_last": "keeps_last",
+    },
+    "teacache": {
+        "step_cache_threshold": "threshold",
+        "teacache_mode": "mode",
+        "teacache_coefficients": "coefficients",
+    },
+    "easycache": {"step_cache_threshold": "threshold", "step_cache_start": "first_steps"},
+    "first-block": {"step_cache_threshold": "threshold"},
+}
 _NAME_KEYS = ("modelspec.title", "ss_output_name", "title", "name")
 
 
@@ -48,13 +72,75 @@ def read_choices(request: GenerateRequest, config: ModelConfig) -> SamplingChoic
             "boundary", f"{request.boundary}: this model has one transformer. Leave the option out."
         )
     return SamplingChoices(
-        # "unipc" is the option's default, so it leaves the solver to the recipe.
-        solver=None if request.scheduler == "unipc" else request.scheduler,
+        recipe=request.recipe,
+        solver=request.scheduler,
+        spacing=request.noise_levels,
+        sigmas=request.sigmas,
+        timesteps=request.timesteps,
         steps=request.steps,
         shift=request.shift,
         guide_scale=_read_guide_scale(request, config),
         boundary=request.boundary,
+        expert_steps=request.expert_steps,
+        warps=None if request.dmd_warp is None else request.dmd_warp == "on",
+        step_cache=_read_step_cache(request),
+        guidance_forms=tuple(_read_guidance_forms(request, config)),
     )
+
+
+def _read_step_cache(request: GenerateRequest) -> CacheMethod | None:
+    """The step cache, with those of its settings that the user gives.
+
+    Raises:
+        RequestError: one is given that is none of its own.
+    """
+    own = STEP_CACHE_OPTIONS.get(request.step_cache, {})
+    for name in dict.fromkeys(name for names in STEP_CACHE_OPTIONS.values() for name in names):
+        if name not in own and getattr(request, name) != options_of(type(request))[name].default:
+            raise RequestError(
+                name, f"--step-cache {request.step_cache} does not read it. Leave the option out."
+            )
+    if request.step_cache == "off":
+        return None
+    given = {setting: getattr(request, name) for name, setting in own.items()}
+    return STEP_CACHES[request.step_cache](
+        **{setting: value for setting, value in given.items() if value is not None}
+    )
+
+
+def _read_guidance_forms(request: GenerateRequest, config: ModelConfig) -> Iterator[GuidanceForm]:
+    """Forms of guidance that the user gives.
+
+    Raises:
+        RequestError: a block is to be left out that the model does not have.
+    """
+    if request.cfg_skip is not None and request.cfg_ratio is not None:
+        yield SkippedGuidance(request.cfg_skip, request.cfg_ratio)
+    if (request.cfg_start, request.cfg_end) != (0.0, 1.0):
+        yield GuidanceRange(request.cfg_start, request.cfg_end)
+    if request.cfg_zero_star is not None:
+        yield ZeroStar(request.cfg_zero_star)
+    if request.apg:
+        yield ProjectedGuidanceForm(request.apg_eta, request.apg_momentum, request.apg_norm)
+    if request.slg is not None:
+        _check_layers(request.slg, config)
+        yield SkipLayers(
+            frozenset(request.slg),
+            request.slg_scale,
+            request.slg_start,
+            request.slg_end,
+            request.slg_mode,
+            request.slg_prompt,
+        )
+    if request.nag is not None:
+        yield NormalizedAttention(request.nag, request.nag_tau, request.nag_alpha)
+
+
+def _check_layers(layers: tuple[int, ...], config: ModelConfig) -> None:
+    last = config.transformer.num_layers - 1
+    for layer in layers:
+        if not 0 <= layer <= last:
+            raise RequestError("slg", f"{layer}: this model has the blocks 0 to {last}. Name some of these.")
 
 
 def _read_guide_scale(request: GenerateRequest, config: ModelConfig) -> GuideScale | None:

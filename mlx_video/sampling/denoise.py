@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import cast
 
 import mlx.core as mx
 
 from mlx_video.errors import NonFiniteError
 from mlx_video.events import StepFinished
+from mlx_video.models.dispatch import device_facts
 from mlx_video.sampling.guidance import Velocity
 from mlx_video.sampling.schedule import Schedule
 from mlx_video.sampling.solvers.solver import Solver
@@ -26,7 +27,7 @@ def denoise(
     *,
     start: int = 0,
     constrain: Constrain | None = None,
-) -> Iterator[StepFinished]:
+) -> Generator[StepFinished, None, mx.array]:
     """Walk latents down the noise levels, one step for each event taken.
 
     The loop keeps the newest latents and the solver's state, nothing else; a caller that closes the generator
@@ -42,7 +43,10 @@ def denoise(
             and after every step, of which the solver's own history sees nothing, as in the official code.
 
     Yields:
-        One event for each step, its latents float32 and evaluated; the last ones are the result.
+        One event for each step, its latents float32 and evaluated.
+
+    Returns:
+        The latents after the last step, [C, T, H, W], float32.
 
     Raises:
         NonFiniteError: a step produced infinity or NaN.
@@ -62,6 +66,7 @@ def denoise(
         if count := cast(int, broken.item()):
             raise NonFiniteError(_describe_failure(schedule, index, count, latents.size))
         yield StepFinished(index, schedule.steps, step.timestep, time.perf_counter() - started, latents)
+    return latents
 
 
 def _leave(latents: mx.array) -> mx.array:
@@ -71,7 +76,7 @@ def _leave(latents: mx.array) -> mx.array:
 
 def _describe_failure(schedule: Schedule, index: int, broken: int, size: int) -> str:
     version = mx.__version__  # type: ignore[attr-defined]  # missing from the stubs
-    chip = mx.device_info().get("device_name", "an unknown chip")
+    chip = device_facts().get("device_name", "an unknown chip")
     return (
         f"step {index + 1} of {schedule.steps} (timestep {schedule.timesteps[index]:g}): "
         f"{broken:,} of {size:,} latent values are infinite or not a number, so the video would be black. "

@@ -26,6 +26,8 @@ from tests.fixtures.sampling_runs import (
 )
 from tests.fixtures.tiny_checkpoint import TinySizes, write_tiny_checkpoint
 
+pytestmark = pytest.mark.slow
+
 OPEN = {"steps": None, "guide_scale": None}
 CONFIG = replace(TinySizes().transformer, num_layers=4)
 

@@ -14,7 +14,7 @@ from mlx_video.formats.safetensors import SafetensorsFile
 from mlx_video.models.block_context import BlockHook
 from mlx_video.models.matmul import attend
 from mlx_video.models.token_layout import TokenLayout, video_segment
-from mlx_video.runs import generate as stages
+from mlx_video.runs.stages import denoise as stages
 from mlx_video.sampling.experts import EXPERTS, split_at_step
 from mlx_video.sampling.guidance import NEGATIVE, POSITIVE, Branch
 from mlx_video.sampling.solvers.table import SOLVERS, SolverKind
@@ -29,6 +29,8 @@ from tests.fixtures.sampling_runs import (
     open_experts,
     use_recipe,
 )
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

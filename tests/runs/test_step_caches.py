@@ -16,6 +16,8 @@ from mlx_video.sampling.step_caches.magcache import MagCache
 from mlx_video.sampling.step_caches.tables import MAGNITUDES
 from mlx_video.sampling.step_caches.teacache import TeaCache
 from tests.fixtures.sampling_runs import (
+
+pytestmark = pytest.mark.slow
     LAYERS,
     SMALL,
     assert_differs,

@@ -129,10 +129,7 @@ def test_the_first_steps_stay_without_a_forward():
 def render_apg(c, u, g, eta, momentum, limit, average):
     """The form in which the prediction is c + (g - 1)·update."""
     average = (c - u) + momentum * average
-    if limit > 0:
-        scaled = average * min(1.0, limit / np.sqrt(np.sum(average**2)))
-    else:
-        scaled = average
+    scaled = average * min(1.0, (limit or np.inf) / np.sqrt(np.sum(average**2)))
     along = np.sum(scaled * c) / np.sum(c * c) * c
     return c + (g - 1) * ((scaled - along) + eta * along), average
 

@@ -190,7 +190,6 @@ def _record(preset: Preset, choices: SamplingChoices) -> dict[str, str]:
     settings = {
         "recipe": None if preset.name == OFFICIAL else preset.name,
         "noise_levels": choices.spacing,
-        "guidance": "; ".join(form.setting for form in choices.guidance_forms) or None,
         "expert_steps": choices.expert_steps,
         "dmd_warp": None if choices.warps is None else ("on" if choices.warps else "off"),
         **{name: values and ",".join(map(str, values)) for name, values in listed.items()},

@@ -20,12 +20,14 @@ from mlx_video.latents.latents_file import save_latents
 from mlx_video.latents.run_state import load_state, save_state
 from mlx_video.media.video import open_video_writer, read_frames, read_video_metadata
 from mlx_video.models.transformer import WanTransformer
-from mlx_video.runs import generate as stages
 from mlx_video.runs import sample
+from mlx_video.runs.stages import decode as stages
 from mlx_video.runs.state import resume
 from tests.fixtures.adapter_files import write_adapter
 from tests.fixtures.tiny_checkpoint import TinySizes, write_tiny_checkpoint
 from tests.fixtures.tiny_variants import write_tiny_variant
+
+pytestmark = pytest.mark.slow
 
 STEPS = 4
 SMALL = {"width": 16, "height": 16, "num_frames": 5, "steps": STEPS, "guide_scale": 1.0, "seed": 1}
@@ -224,7 +226,7 @@ def resume_kept(pipeline: WanPipeline, kept: Path, **options) -> None:
         ({"shift": 2.0}, "--shift is 5.0 there and 2.0 here"),
         ({"guide_scale": 3.0}, "--guide-scale is 2.0 there and 3.0 here"),
         ({"scheduler": "euler"}, "--scheduler is unipc there and euler here"),
-        ({"width": 48, "seed": 2}, "--seed is 1 there and 2 here; --width is 16 there and 48 here"),
+        ({"width": 48, "seed": 2}, "--width is 16 there and 48 here; --seed is 1 there and 2 here"),
         ({"num_frames": 9}, "--num-frames is 5 there and 9 here"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
