@@ -48,7 +48,7 @@ from mlx_video.runs.sample import GuidedTransformer
 from mlx_video.sampling.denoise import denoise
 from mlx_video.sampling.guidance import ClassifierFreeGuidance
 from mlx_video.sampling.schedule import build_schedule
-from mlx_video.sampling.solvers import build_solver
+from mlx_video.sampling.solvers.table import build_solver
 from mlx_video.weights.quantize import is_quantized_layer
 
 ROOT = Path(__file__).parents[1]

@@ -182,6 +182,7 @@ class SamplingDefaults:
 
     `guide_scale` is (low noise, high noise); both are equal for a single transformer. `max_area` counts
     pixels, 0 for no limit. `width` and `height` are the size of the first example in the official README.
+    `recipe` names the recipe of distilled models in `sampling.recipes`; "" for the official one.
     """
 
     steps: int = 50
@@ -195,6 +196,7 @@ class SamplingDefaults:
     max_area: int = 0
     width: int = 832
     height: int = 480
+    recipe: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +279,8 @@ def config_to_json(config: ModelConfig) -> dict[str, Any]:
     if network.image_dim is not None:
         image_sizes = {"image_dim": network.image_dim, "image_positions": network.image_positions}
         data["mlx_video"] |= image_sizes
+    if sampling.recipe:
+        data["mlx_video"]["recipe"] = sampling.recipe
     if vae.output_scale != 1:
         data["mlx_video"]["vae_output_scale"] = vae.output_scale
     if config.quantization:
@@ -414,6 +418,7 @@ class _ConfigReader:
             max_area=self.take_count("max_area", default.max_area, lowest=0),
             width=extra.take_count("width", default.width),
             height=extra.take_count("height", default.height),
+            recipe=extra.take("recipe", str, ""),
         )
 
     def read_guide_scale(self) -> tuple[float, float]:

@@ -32,13 +32,24 @@ from mlx_video.request import (
     options_of,
 )
 from mlx_video.request import kinds as k
-from mlx_video.request.choices import SchedulerName
+from mlx_video.request.choices import (
+    GuidanceSkipMode,
+    NoiseLevelsName,
+    RecipeName,
+    SchedulerName,
+    StepCacheName,
+)
 from mlx_video.request.describe import documented, python_help, takes_options
 from mlx_video.request.option import between
 from mlx_video.request.table import option_table
 from mlx_video.runs.generate import prepare_run
 from mlx_video.runs.settings import describe_run, plan_run
 from mlx_video.runs.state.identity import identify_run
+from mlx_video.sampling.guidance_forms.limited_steps import SKIP_MODES
+from mlx_video.sampling.noise_levels.table import SPACINGS
+from mlx_video.sampling.recipes.table import RECIPES
+from mlx_video.sampling.solvers.table import SOLVERS
+from mlx_video.sampling.step_caches.table import STEP_CACHES
 from mlx_video.variants.registry import find_variant
 from tests.fixtures.tiny_checkpoint import write_tiny_checkpoint
 
@@ -54,13 +65,20 @@ FUNCTIONS = [
 VALUES: dict[k.Kind, tuple[list[str], Any, Any]] = {
     k.TEXT: (["dogs"], "dogs", "dogs"),
     k.WHOLE: (["1"], 1, 1),
-    k.NUMBER: (["0.5"], 0.5, 0.5),
+    k.NUMBER: (["0.25"], 0.25, 0.25),
     k.SCALES: (["2,3"], (2.0, 3.0), (2.0, 3.0)),
+    k.NUMBERS: (["1,0.5"], [1.0, 0.5], (1.0, 0.5)),
+    k.WHOLE_NUMBERS: (["1,0"], [1, 0], (1, 0)),
     k.FILE: (["a.png"], "a.png", Path("a.png")),
     k.RESULT: (["a.png"], "a.png", Path("a.png")),
     k.PATH_OR_REPOSITORY: (["./owner/name"], "./owner/name", Path.cwd() / "owner" / "name"),
     k.IMAGE: (["a.png"], "a.png", Path("a.png")),
     k.ADAPTERS: (["a", "0.5"], [("a", 0.5)], (LoraChoice(Path("a"), 0.5),)),
+}
+# What an option needs beside it.
+COMPANIONS = {
+    "cfg_skip": {"cfg_ratio": 0.5},
+    "cfg_ratio": {"cfg_skip": "late"},
 }
 DECLARED = [
     pytest.param(command, declared, id=f"{name}-{declared.name}")
@@ -130,7 +148,7 @@ def test_types_in_a_signature_are_those_that_callers_may_write():
     assert parameters["width"].annotation == int | None
     assert parameters["compile"].annotation is bool
     assert parameters["output_path"].annotation == str | Path | None
-    assert get_args(parameters["scheduler"].annotation) == get_args(SchedulerName)
+    assert parameters["scheduler"].annotation == SchedulerName | None
     assert parameters["image"].annotation == "str | Path | PIL.Image.Image | numpy.ndarray | None"
 
 
@@ -212,7 +230,8 @@ def settings_of(request: GenerateRequest) -> dict[str, str]:
 def test_a_run_records_what_decides_latents_or_video_and_nothing_else():
     for name, declared in options_of(GenerateRequest).items():
         given = {"output_path": "a.mp4", "image": "a.png", name: sample_of(declared)[1]}
-        needed = {"loras": ["a"]} if declared.only_with else {}
+        needed = {other: sample_of(options_of(GenerateRequest)[other])[1] for other in declared.only_with[:1]}
+        needed |= COMPANIONS.get(name, {})
         request = make_request(GenerateRequest, {"prompt": "a cat"} | needed | given)
         assert (name in settings_of(request)) is (declared.affects != "run"), name
 
@@ -308,3 +327,31 @@ def test_namespaces_hold_no_more_than_options():
     known = {name for one in generate.OPTIONS for name in options_of(one)} - {"version"}
     assert isinstance(args, argparse.Namespace)
     assert set(vars(args)) == known
+
+
+@pytest.mark.parametrize(
+    ("choices", "table"),
+    [
+        (SchedulerName, SOLVERS),
+        (RecipeName, RECIPES),
+        (NoiseLevelsName, SPACINGS),
+        (GuidanceSkipMode, SKIP_MODES),
+        (StepCacheName, ("off", *STEP_CACHES)),
+    ],
+)
+def test_choices_are_what_the_tables_of_sampling_hold(choices: Any, table: Any):
+    assert get_args(choices) == tuple(table)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"cfg_skip": "late"}, "cfg_skip: needs --cfg-ratio beside it"),
+        ({"cfg_ratio": 0.5}, "cfg_ratio: needs --cfg-skip beside it"),
+        ({"cfg_start": 0.5, "cfg_end": 0.5}, "cfg_start: 0.5: lies behind the end, 0.5"),
+        ({"sigmas": "1,0.5"}, "sigmas: '1,0.5': must be numbers, several with commas between them"),
+    ],
+)
+def test_options_of_sampling_that_do_not_go_together_are_refused(given: dict[str, Any], text: str):
+    with pytest.raises(RequestError, match=text):
+        make_request(GenerateRequest, {"prompt": "a cat"} | given)

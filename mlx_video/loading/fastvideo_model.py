@@ -14,7 +14,8 @@ from mlx_video.layouts.folder_layout import FASTVIDEO_MANIFEST
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.model_parts import NO_PARTS, ModelParts
 from mlx_video.loading.open_parts import open_transformer
-from mlx_video.variants.distilled import FASTMETAL, adopt_family
+from mlx_video.sampling.recipes.dmd import FASTMETAL
+from mlx_video.sampling.recipes.settle import adopt_recipe
 from mlx_video.variants.registry import Recognition, read_original_shapes, recognise_checkpoint
 
 
@@ -39,7 +40,7 @@ def open_fastvideo_model(path: Path, parts: ModelParts = NO_PARTS) -> tuple[Mode
     if missing:
         raise MissingPartError(_describe_lack(path, missing))
     found = _recognise(files)
-    sampling = adopt_family(FASTMETAL, found.config.sampling, found.variant.model_type)
+    sampling = adopt_recipe(FASTMETAL, found.config.sampling, found.variant.model_type)
     folder = ModelFolder(
         path=path,
         config={},
@@ -81,9 +82,8 @@ def _recognise(files: FastVideoFolder) -> Recognition:
 def _report(files: FastVideoFolder, sampling: SamplingDefaults) -> Iterator[str]:
     manifest = files.transformer.parent / FASTVIDEO_MANIFEST
     yield (
-        f"{manifest}: a model of FastVideo, distilled for the DMD sampler, which this version lacks. Its "
-        f"defaults are {sampling.steps} steps, guide scale {sampling.guide_scale[0]:g} and shift "
-        f"{sampling.shift:g}; of the samplers here --scheduler euler is the nearest."
+        f"{manifest}: a model of FastVideo, distilled for few steps. Its defaults are those of recipe "
+        f"{sampling.recipe}: {sampling.steps} steps, guide scale {sampling.guide_scale[0]:g}."
     )
     if files.other:
         yield f"{files.other}: holds averaged weights of the same model; give this folder to use them."

@@ -20,6 +20,8 @@ from mlx_video.files.hub_cache import published_name
 from mlx_video.formats.tensor_source import TensorInfo, open_tensors
 from mlx_video.layouts.model_folder import CONFIG_FILE, ModelFolder
 from mlx_video.loading.open_parts import open_text_encoder, open_vae
+from mlx_video.sampling.recipes.dmd import FASTWAN
+from mlx_video.sampling.recipes.settle import adopt_recipe
 from mlx_video.variants.distilled import MOST_STEPS, adopt_distilled
 from mlx_video.variants.registry import (
     SIZE_TENSORS,
@@ -165,8 +167,10 @@ def _correct(folder: ModelFolder, weights: _Weights) -> tuple[ModelConfig, Notic
         data |= {key: value for key, value in config_to_json(found.config).items() if key in _TASK_KEYS}
         notices.append(f"{where}: is another model's; the defaults are those of {found.variant.title}.")
     notices += _correct_vae(data, where)
-    notices += _adopt_fastwan(data, found.variant, where)
+    recipe, told = _adopt_fastwan(data, found.variant, where)
+    notices += told
     config = config_from_json(data, where=where)
+    config = replace(config, sampling=replace(config.sampling, recipe=recipe))
     return _complete(config, found), tuple(notices)
 
 
@@ -197,20 +201,30 @@ def _correct_vae(data: dict[str, Any], where: str) -> Notices:
     )
 
 
-def _adopt_fastwan(data: dict[str, Any], variant: Variant, where: str) -> Notices:
-    """Write the defaults of FastWan where a fork marked the folder so and left the base model's."""
+def _adopt_fastwan(data: dict[str, Any], variant: Variant, where: str) -> tuple[str, Notices]:
+    """The recipe of FastWan where a fork marked the folder so, with its defaults for those of the base model.
+
+    Returns:
+        Name of the recipe, "" for the official one; and what to tell the user.
+    """
     if not data.get(_FASTWAN_MARK):
-        return ()
+        return "", ()
     sampling = config_from_json(data, where=where).sampling
+    usual = adopt_recipe(FASTWAN, sampling, variant.model_type)
     if sampling.steps > MOST_STEPS:
-        sampling, _ = adopt_distilled(sampling, variant.model_type, (_FASTWAN_MARK,))
-        data |= {"sample_steps": sampling.steps, "sample_shift": sampling.shift}
-        data["sample_guide_scale"] = list(sampling.guide_scale)
-    return (
-        f"{where}: {_FASTWAN_MARK} marks a FastWan model, distilled for the DMD sampler, which this version "
-        f"lacks. Its defaults are {sampling.steps} steps, guide scale {sampling.guide_scale[0]:g} and shift "
-        f"{sampling.shift:g}; of the samplers here --scheduler euler is the nearest.",
+        data |= {"sample_steps": usual.steps, "sample_shift": usual.shift}
+        data["sample_guide_scale"] = list(usual.guide_scale)
+    elif sampling.steps != usual.steps:
+        text = (
+            f"{where}: {_FASTWAN_MARK} marks a FastWan model, made for {usual.steps} steps, those of recipe "
+            f"{FASTWAN.name}; the {sampling.steps} steps that are written there are taken, evenly spaced."
+        )
+        return "", (text,)
+    text = (
+        f"{where}: {_FASTWAN_MARK} marks a FastWan model. Its defaults are those of recipe {FASTWAN.name}: "
+        f"{usual.steps} steps, guide scale {usual.guide_scale[0]:g}."
     )
+    return FASTWAN.name, (text,)
 
 
 def _complete(config: ModelConfig, found: Recognition) -> ModelConfig:

@@ -107,6 +107,13 @@ class AttentionLayer(Protocol):
         """One over the root of a head's channels."""
 
 
+class TextAttentionLayer(AttentionLayer, Protocol):
+    """The layers around an attention to the text."""
+
+    def keys_values(self, text: mx.array) -> KeysValues:
+        """Keys and values of the text, [K, dim]."""
+
+
 @dataclass(frozen=True, slots=True)
 class AttentionSite:
     """Where in a forward an attention takes place.
@@ -169,6 +176,9 @@ class StepCache(Protocol):
     """
 
     decides_after: int
+
+    def enter(self, tokens: mx.array) -> None:
+        """Take the tokens that enter block 0, [L, dim], float32; called first in every forward."""
 
     def reuse(self, tokens: mx.array, context: BlockContext) -> mx.array | None:
         """Tokens to use in place of those that would leave the last block.

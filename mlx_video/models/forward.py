@@ -73,7 +73,11 @@ class Forward:
     def is_reused_before(self, index: int) -> bool:
         """Let the step cache decide before block `index`, if that is where it does; true ends the pass."""
         cache = self._pass.cache
-        if cache is None or cache.decides_after != index:
+        if cache is None:
+            return False
+        if index == 0:
+            cache.enter(self.tokens)
+        if cache.decides_after != index:
             return False
         leaving = cache.reuse(self.tokens, self.context.at(index))
         if leaving is None:

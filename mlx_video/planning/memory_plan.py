@@ -32,6 +32,7 @@ class MemoryTask:
         text_lengths: tokens of each text that is encoded.
         num_passes: forwards of a step.
         num_images: that the user gave.
+        cache_bytes: of a step cache, for each number of a transformer's residual stream.
         keeps_both: whether two experts stay in memory together.
         adapter_bytes: of the adapters of one transformer.
         stream: whether blocks are streamed.
@@ -45,6 +46,7 @@ class MemoryTask:
     text_lengths: tuple[int, ...]
     num_passes: int
     num_images: int = 0
+    cache_bytes: int = 0
     keeps_both: bool = False
     adapter_bytes: int = 0
     stream: StreamMode = "auto"
@@ -279,6 +281,7 @@ def _plan_denoise(
         num_transformers=together,
         adapter_bytes=task.adapter_bytes,
         network=task.sizes.network,
+        cache_bytes=task.cache_bytes,
     )
     read = together * bytes_read_per_step(weights, resident_blocks)
     blocks = _describe_blocks(len(weights.blocks), resident_blocks if read else None)

@@ -27,6 +27,7 @@ def denoise_peak(
     num_transformers: int = 1,
     adapter_bytes: int = 0,
     network: TransformerNetwork = PLAIN,
+    cache_bytes: int = 0,
 ) -> Peak:
     """Peak of the sampling stage.
 
@@ -38,6 +39,7 @@ def denoise_peak(
         num_transformers: kept at a time.
         adapter_bytes: of the adapters of one transformer.
         network: what the transformer is.
+        cache_bytes: of a step cache, for each number of a transformer's residual stream.
     """
     is_streamed = bytes_read_per_step(weights, resident_blocks) > 0
     in_use = weight_bytes_in_use(weights, resident_blocks) + adapter_bytes
@@ -46,6 +48,7 @@ def denoise_peak(
     forward = network.peak(size, waits_for_blocks=is_streamed)
     held = num_transformers * in_use + (num_transformers - 1) * forward.held
     held += LATENTS_OF_A_STEP * math.prod(geometry.latent_shape) * WIDE
+    held += num_transformers * cache_bytes * size.num_tokens * size.config.dim
     if is_streamed:
         # The passes of a step go through a block together: those that wait hold their tokens.
         held += (size.num_passes - 1) * size.stream

@@ -6,7 +6,48 @@ from typing import Literal
 
 DTypeName = Literal["bfloat16", "float16", "float32"]
 ModelVersion = Literal["auto", "2.1", "2.2"]
-SchedulerName = Literal["unipc", "dpm++", "euler"]
+SchedulerName = Literal[
+    "unipc",
+    "dpm++",
+    "euler",
+    "lcm",
+    "euler_ancestral",
+    "dpmpp_2m",
+    "dpmpp_2m_sde",
+    "dpmpp_2m_sde_heun",
+    "dpmpp_sde",
+    "res_multistep",
+    "res_multistep_ancestral",
+    "heun",
+]
+RecipeName = Literal[
+    "official",
+    "fastwan",
+    "fastmetal",
+    "lightning",
+    "meanflow",
+    "causvid",
+    "self-forcing",
+    "lightx2v",
+]
+NoiseLevelsName = Literal[
+    "official",
+    "simple",
+    "sgm_uniform",
+    "normal",
+    "ddim_uniform",
+    "beta",
+    "karras",
+    "exponential",
+    "linear_quadratic",
+    "kl_optimal",
+]
+StepCacheName = Literal["off", "magcache", "teacache", "easycache", "first-block"]
+TeaCacheMode = Literal["ret", "non-ret"]
+GuidanceSkipMode = Literal["early", "late", "early_late", "middle", "alternate"]
+SkipLayerMode = Literal["original", "uncond"]
+PromptChoice = Literal["negative", "positive"]
+Switch = Literal["on", "off"]
 NoiseKind = Literal["torch", "mlx"]
 ExpertMode = Literal["relay", "parallel"]
 TilingMode = Literal["auto", "none", "default", "aggressive", "conservative", "spatial", "temporal"]

@@ -15,15 +15,32 @@ from mlx_video.request.choices import (
     MIN_SEED,
     RANDOM_SEED,
     ExpertMode,
+    GuidanceSkipMode,
     InputKind,
     LoraMode,
     NoiseKind,
+    NoiseLevelsName,
+    PromptChoice,
+    RecipeName,
     SchedulerName,
+    SkipLayerMode,
+    StepCacheName,
     StreamMode,
+    Switch,
+    TeaCacheMode,
     TilingMode,
 )
 from mlx_video.request.describe import documented
-from mlx_video.request.kinds import ADAPTERS, Adapters, GuideScale, ImageSource, ReadPath, WrittenPath
+from mlx_video.request.kinds import (
+    ADAPTERS,
+    Adapters,
+    GuideScale,
+    ImageSource,
+    Numbers,
+    ReadPath,
+    WholeNumbers,
+    WrittenPath,
+)
 from mlx_video.request.option import (
     at_least,
     between,
@@ -36,6 +53,10 @@ from mlx_video.request.option import (
 from mlx_video.request.shared import adapters_option, strict_option
 
 _TEXT = "model and text"
+_GUIDANCE = "guidance"
+_STEP_CACHE = "step cache"
+SPARINGLY_RECORDED = (_GUIDANCE, _STEP_CACHE)
+"""Groups of options that decide nothing, and are not recorded, at their defaults."""
 _THE_MODELS = "the model's"
 _SIZE_HELP = "pixels, rounded to a multiple of 16, TI2V 5B: 32"
 _SIZE_DEFAULT = "the model's, or the image's shape"
@@ -138,7 +159,214 @@ class GenerateRequest:
             f" (-2**63 and 2**64-1), as torch takes them; {RANDOM_SEED} draws one at random",
         ),
     )
-    scheduler: SchedulerName = option("unipc", help="solver: `unipc`, `dpm++` or `euler`", group="sampling")
+    recipe: RecipeName | None = option(
+        None,
+        help="noise levels, solver, guidance and split of the experts in one word; names and metadata of "
+        "distilled models and adapters choose theirs",
+        group="sampling",
+        default_text="that of the model or its adapters, else `official`",
+    )
+    scheduler: SchedulerName | None = option(
+        None,
+        help="solver: `unipc`, `dpm++` and `euler` of the official code, the others as ComfyUI has them; "
+        "`heun` and `dpmpp_sde` make two velocities a step",
+        group="sampling",
+        default_text="the recipe's: `unipc` for `official`",
+    )
+    noise_levels: NoiseLevelsName | None = option(
+        None,
+        help="spacing of the noise levels: `official`, or by ComfyUI's names",
+        group="sampling",
+        default_text="the recipe's",
+    )
+    sigmas: Numbers | None = option(
+        None,
+        help="noise levels from 1 to above 0, falling, with commas between them, in place of --steps",
+        group="sampling",
+        metavar="LIST",
+    )
+    timesteps: Numbers | None = option(
+        None,
+        help="the same as timesteps, 1000 times the noise level",
+        group="sampling",
+        metavar="LIST",
+    )
+    expert_steps: int | None = option(
+        None,
+        help="how many steps the high-noise expert serves, in place of --boundary; Wan2.2 A14B only",
+        group="sampling",
+        metavar="N",
+        default_text="the recipe's",
+        check=at_least(0),
+    )
+    dmd_warp: Switch | None = option(
+        None,
+        help="`on`: the shift moves the timesteps that a recipe lists, `off`: they stay",
+        group="sampling",
+        default_text="the recipe's",
+    )
+    cfg_skip: GuidanceSkipMode | None = option(
+        None,
+        help="leave guidance out of steps at the start, the end, both, the middle, or in turn; needs "
+        "--cfg-ratio",
+        group=_GUIDANCE,
+    )
+    cfg_ratio: float | None = option(
+        None,
+        help="0 to 1: share of the steps that keep guidance with --cfg-skip; 0.5 to 0.7 is usual",
+        group=_GUIDANCE,
+        check=between(0, 1),
+    )
+    cfg_start: float = option(
+        0.0,
+        help="0 to 1: part of the run from which on guidance counts",
+        group=_GUIDANCE,
+        check=between(0, 1),
+    )
+    cfg_end: float = option(
+        1.0, help="0 to 1: part of the run up to which guidance counts", group=_GUIDANCE, check=between(0, 1)
+    )
+    cfg_zero_star: int | None = option(
+        None,
+        help="CFG-Zero*: scale the negative prediction to fit, and leave the latents alone in the first "
+        "K steps, without a forward; 1 is usual",
+        group=_GUIDANCE,
+        metavar="K",
+        check=at_least(0),
+    )
+    apg: bool = option(
+        False,
+        help="adaptive projected guidance: less saturation at high --guide-scale",
+        group=_GUIDANCE,
+    )
+    apg_eta: float = option(
+        0.0,
+        help="share that --apg keeps of what lies along the prompt's prediction",
+        group=_GUIDANCE,
+        only_with=("apg",),
+    )
+    apg_momentum: float = option(
+        -0.75,
+        help="share of earlier steps in --apg; negative pushes away from them",
+        group=_GUIDANCE,
+        only_with=("apg",),
+    )
+    apg_norm: float = option(
+        55.0,
+        help="most size of the difference in --apg; 0 for no limit",
+        group=_GUIDANCE,
+        check=at_least(0),
+        only_with=("apg",),
+    )
+    slg: WholeNumbers | None = option(
+        None,
+        help="skip-layer guidance: blocks, counted from 0, with commas between them, without which the model "
+        "predicts what to move away from; 9 is usual",
+        group=_GUIDANCE,
+        metavar="LAYERS",
+    )
+    slg_scale: float = option(
+        3.0, help="how strongly --slg moves away", group=_GUIDANCE, only_with=("slg",), check=at_least(0)
+    )
+    slg_start: float = option(
+        0.0,
+        help="0 to 1: part of the run from which on --slg acts",
+        group=_GUIDANCE,
+        only_with=("slg",),
+        check=between(0, 1),
+    )
+    slg_end: float = option(
+        0.3,
+        help="0 to 1: part of the run up to which --slg acts",
+        group=_GUIDANCE,
+        only_with=("slg",),
+        check=between(0, 1),
+    )
+    slg_mode: SkipLayerMode = option(
+        "original",
+        help="`original`: a third forward; `uncond`: the negative forward leaves the blocks out",
+        group=_GUIDANCE,
+        only_with=("slg",),
+    )
+    slg_prompt: PromptChoice = option(
+        "negative", help="prompt of the third forward of --slg", group=_GUIDANCE, only_with=("slg",)
+    )
+    nag: float | None = option(
+        None,
+        help="normalized attention guidance: the negative prompt counts inside attention, without a second "
+        "forward, also at guide scale 1; 5 to 11 is usual",
+        group=_GUIDANCE,
+        metavar="SCALE",
+        check=at_least(0),
+    )
+    nag_tau: float = option(
+        3.5,
+        help="most size of a token's result in --nag, by its size under the prompt alone",
+        group=_GUIDANCE,
+        only_with=("nag",),
+        check=positive(),
+    )
+    nag_alpha: float = option(
+        0.5,
+        help="0 to 1: share of --nag in the result",
+        group=_GUIDANCE,
+        only_with=("nag",),
+        check=between(0, 1),
+    )
+    step_cache: StepCacheName = option(
+        "off",
+        help="use work of earlier steps again: `magcache` by a plan that is told before the run, `teacache` "
+        "by the timesteps, `easycache` for models without published numbers, `first-block` by a probe",
+        group=_STEP_CACHE,
+    )
+    step_cache_threshold: float | None = option(
+        None,
+        help="how much error may add up before the blocks run again; more is faster and further off",
+        group=_STEP_CACHE,
+        default_text="published for the model",
+        check=at_least(0),
+    )
+    step_cache_skips: int | None = option(
+        None,
+        help="most skipped steps in a row with `magcache`",
+        group=_STEP_CACHE,
+        default_text="published for the model",
+        check=at_least(0),
+    )
+    step_cache_retention: float | None = option(
+        None,
+        help="0 to 1: share of the run at its start that `magcache` leaves alone",
+        group=_STEP_CACHE,
+        default_text="published for the model",
+        check=between(0, 1),
+    )
+    step_cache_start: int | None = option(
+        None,
+        help="steps that `easycache` always makes first",
+        group=_STEP_CACHE,
+        default_text="7",
+        check=at_least(0),
+    )
+    step_cache_last: bool = option(
+        True,
+        help="always run the last step with `magcache`",
+        group=_STEP_CACHE,
+        off_help="let `magcache` skip the last step, as published",
+    )
+    teacache_mode: TeaCacheMode | None = option(
+        None,
+        help="`ret`: run five steps first and watch the modulation; `non-ret`: run the first and last step "
+        "and watch the embedding",
+        group=_STEP_CACHE,
+        default_text="published for the model",
+    )
+    teacache_coefficients: Numbers | None = option(
+        None,
+        help="polynomial of `teacache`, highest degree first, with commas between them",
+        group=_STEP_CACHE,
+        metavar="LIST",
+        default_text="published for the model",
+    )
     noise: NoiseKind = option(
         "torch",
         help="`torch`: the numbers that PyTorch draws on an x86 CPU; `mlx`: MLX's own",
@@ -278,6 +506,7 @@ class GenerateRequest:
         if self.end_image is not None:
             self._check_end_image()
         self._check_state_options()
+        self._check_guidance()
 
     def _settle_seed(self) -> None:
         """Make the seed what a run keeps: 0 to 2**64-1, or `RANDOM_SEED` where it comes from a state.
@@ -294,6 +523,16 @@ class GenerateRequest:
             raise RequestError(
                 "end_image", "--num-frames 1 has no last frame besides the first. Ask for 5 frames or more."
             )
+
+    def _check_guidance(self) -> None:
+        for name, other in (("cfg_skip", "--cfg-ratio"), ("cfg_ratio", "--cfg-skip")):
+            if getattr(self, name) is not None and None in (self.cfg_skip, self.cfg_ratio):
+                raise RequestError(name, f"needs {other} beside it. Give both.")
+        for start, end in (("cfg_start", "cfg_end"), ("slg_start", "slg_end")):
+            if getattr(self, start) >= getattr(self, end):
+                raise RequestError(
+                    start, f"{getattr(self, start)}: lies behind the end, {getattr(self, end)}. Give less."
+                )
 
     def _check_state_options(self) -> None:
         for name in ("resume", "keep_state"):

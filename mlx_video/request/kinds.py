@@ -114,6 +114,32 @@ def parse_guide_scale(text: str) -> float | tuple[float, float]:
     raise ValueError(f"{text!r} is neither a number nor two numbers as low,high")
 
 
+def parse_numbers(text: str) -> tuple[float, ...]:
+    """Numbers with commas between them.
+
+    Raises:
+        ValueError: anything else.
+    """
+    return tuple(parse_number(part) for part in text.split(","))
+
+
+def parse_whole_numbers(text: str) -> tuple[int, ...]:
+    """Integers with commas between them.
+
+    Raises:
+        ValueError: anything else.
+    """
+    return tuple(parse_whole_number(part) for part in text.split(","))
+
+
+def _is_tuple_of(kind: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, tuple) and all(isinstance(part, kind) for part in value)
+
+
+def _read_tuple(name: str, value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
 def _read_path(name: str, value: Any) -> Any:
     return Path(value) if isinstance(value, str) else value
 
@@ -164,6 +190,22 @@ SCALES = Kind(
     float | tuple[float, float],
     parse_guide_scale,
 )
+NUMBERS = Kind(
+    _is_tuple_of(Real),
+    "numbers, several with commas between them",
+    "Sequence[float]",
+    parse_numbers,
+    python_words="a list or tuple of numbers",
+    read=_read_tuple,
+)
+WHOLE_NUMBERS = Kind(
+    _is_tuple_of(Integral),
+    "whole numbers, several with commas between them",
+    "Sequence[int]",
+    parse_whole_numbers,
+    python_words="a list or tuple of whole numbers",
+    read=_read_tuple,
+)
 FILE = _path_kind(local_path)
 """A file that is read, on this machine."""
 RESULT = _path_kind(_settle_result)
@@ -196,6 +238,8 @@ ReadPath = Annotated[Path, FILE]
 WrittenPath = Annotated[Path, RESULT]
 Place = Annotated[Path, PATH_OR_REPOSITORY]
 GuideScale = Annotated[float | tuple[float, float], SCALES]
+Numbers = Annotated[tuple[float, ...], NUMBERS]
+WholeNumbers = Annotated[tuple[int, ...], WHOLE_NUMBERS]
 Adapters = Annotated[tuple[LoraChoice, ...], ADAPTERS]
 if TYPE_CHECKING:
     ImageSource = Path | Image.Image | np.ndarray

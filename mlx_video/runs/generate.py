@@ -26,7 +26,7 @@ from mlx_video.runs.memory import plan_of, planned_limits, with_memory_plan
 from mlx_video.runs.modes import make_video
 from mlx_video.runs.outputs import check_outputs, check_scratch_space
 from mlx_video.runs.run import Run, Value, Work
-from mlx_video.runs.settings import ImageSize, check_inputs, plan_run, report_distilled
+from mlx_video.runs.settings import ImageSize, check_inputs, plan_run
 from mlx_video.runs.stages.decode import FrameSink
 from mlx_video.runs.state.resume import find_start, forget_state, report_start, resume_hint_noted
 from mlx_video.variants.registry import find_variant
@@ -103,7 +103,7 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
     notices = (*map(Notice, model.notices), *of_images, *plan.notices)
     check_weights(model, config)
     adapters, adapter_notices = read_all_adapters(request, config)
-    notices = (*notices, *adapter_notices, *report_distilled(request, plan))
+    notices = (*notices, *adapter_notices)
     if images:
         check_vae_encoder(model, config)
     return Run(model, config, variant, request, replace(plan, notices=notices), images, adapters)

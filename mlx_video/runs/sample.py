@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from functools import partial
 
 import mlx.core as mx
@@ -31,7 +32,8 @@ from mlx_video.sampling.guidance import Branch, Guidance, PromptName, Velocity
 from mlx_video.sampling.noise import open_noise
 from mlx_video.sampling.recipe import Recipe
 from mlx_video.sampling.sampler_state import KeptArrays, SamplerState
-from mlx_video.sampling.solvers import build_solver
+from mlx_video.sampling.solvers.table import build_solver
+from mlx_video.sampling.step_caches.step_cache import CachePlan, PredictionCache
 
 
 def sample_latents(run: Run, conditioning: Conditioning) -> Work[mx.array]:
@@ -73,7 +75,7 @@ def describe_experts(run: Run, recipe: Recipe) -> Iterator[Notice]:
         high = count_high_noise_steps(recipe.schedule, recipe.expert_split)
         yield Notice(
             f"Of {steps} steps the high-noise expert serves {high}, then the low-noise expert "
-            f"{steps - high} (boundary {run.plan.boundary:g})."
+            f"{steps - high} ({f'boundary {recipe.boundary:g}' if recipe.boundary else 'split by number'})."
         )
 
 
@@ -114,11 +116,27 @@ def open_transformer(
                 conditioning,
                 layout,
                 memory=own_memory,
-                new_cache=partial(recipe.step_cache, recipe.schedule) if recipe.step_cache else None,
+                caches=CachesOf(recipe.step_cache, name) if recipe.step_cache else None,
                 blocks=blocks,
             )
     finally:
         own_memory.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class CachesOf:
+    """The step caches of one transformer."""
+
+    plan: CachePlan
+    transformer: str
+
+    def new_cache(self, branch: Branch) -> StepCache | None:
+        """The cache of a branch's forwards; None for none."""
+        return self.plan.new_cache and self.plan.new_cache(self.transformer, branch)
+
+    def new_prediction_cache(self) -> PredictionCache | None:
+        """The cache of predictions; None for none."""
+        return self.plan.new_prediction_cache and self.plan.new_prediction_cache(self.transformer)
 
 
 class GuidedTransformer:
@@ -130,7 +148,7 @@ class GuidedTransformer:
         conditioning: of the run.
         layout: of the video's tokens.
         memory: keeps what step caches and guidance remember; None for a memory that ends with this object.
-        new_cache: builds the step cache of a branch; None for none.
+        caches: the step caches of this transformer; None for none.
         blocks: where its blocks are read from; None where all are in memory.
     """
 
@@ -142,7 +160,7 @@ class GuidedTransformer:
         layout: TokenLayout,
         *,
         memory: SamplerState | None = None,
-        new_cache: Callable[[], StepCache] | None = None,
+        caches: CachesOf | None = None,
         blocks: BlockSource | None = None,
     ) -> None:
         self._transformer = transformer
@@ -150,16 +168,27 @@ class GuidedTransformer:
         self._conditioning = conditioning
         self._layout = layout
         self._memory = memory or SamplerState()
-        self._new_cache = new_cache
+        self._caches = caches
         self._blocks = blocks
         self._prompts = project_prompts(transformer, conditioning, guidance.prompts)
         self._passes: dict[str, Pass] = {}
         self._kept = self._memory.add("guidance", KeptArrays())
+        predictions = caches.new_prediction_cache() if caches else None
+        self._prediction_cache = predictions and self._memory.add("prediction_cache", predictions)
 
     def __call__(self, latents: mx.array, step: Step) -> mx.array:
         """Predict the velocity [C, T, H, W] of latents [C, T, H, W]; no forward is made without need."""
         branches = self._guidance.branches(step)
-        velocities = self._transformer.predict(
+        compute = partial(self._predict, latents, step)
+        if self._prediction_cache:
+            velocities = self._prediction_cache.predict(latents, step, branches, compute)
+        else:
+            velocities = compute(branches)
+        return self._guidance.combine(step, latents, velocities, self._kept)
+
+    def _predict(self, latents: mx.array, step: Step, branches: Sequence[Branch]) -> list[mx.array]:
+        """Velocities of some branches."""
+        return self._transformer.predict(
             latents,
             step,
             [self._pass_of(branch) for branch in branches],
@@ -167,7 +196,6 @@ class GuidedTransformer:
             layout=self._layout,
             block_source=self._blocks,
         )
-        return self._guidance.combine(step, latents, velocities, self._kept)
 
     def _pass_of(self, branch: Branch) -> Pass:
         """The pass of a branch, the same in every step: its hooks and its cache remember."""
@@ -176,7 +204,9 @@ class GuidedTransformer:
         return self._passes[branch.name]
 
     def _build_pass(self, branch: Branch) -> Pass:
-        cache = self._memory.add(f"cache.{branch.name}", self._new_cache()) if self._new_cache else None
+        cache = self._caches.new_cache(branch) if self._caches else None
+        if cache:
+            self._memory.add(f"cache.{branch.name}", cache)
         one = Pass(
             self._prompts[branch.prompt],
             cache=cache,

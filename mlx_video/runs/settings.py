@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
-from mlx_video.config import ModelConfig, SamplingDefaults
+from mlx_video.config import ModelConfig
 from mlx_video.errors import RequestError
 from mlx_video.events import Notice
 from mlx_video.geometry import VideoGeometry, check_num_frames, measure, round_size, size_multiple
@@ -18,9 +17,11 @@ from mlx_video.models.dispatch import LARGEST_ARRAY
 from mlx_video.models.rope import MAX_POSITIONS
 from mlx_video.planning.choices import MemoryChoices
 from mlx_video.request import IMAGE_INPUTS, LORA_FIELDS, GenerateRequest, Option, options_of
+from mlx_video.request.generate import SPARINGLY_RECORDED
 from mlx_video.request.kinds import IMAGE
-from mlx_video.sampling.recipe import RECIPES, Recipe, RecipeSettings
-from mlx_video.variants.distilled import DISTILLED_NAMES, MOST_STEPS
+from mlx_video.runs.recipe_choice import ChosenRecipe, choose_recipe, read_choices, report_distilled
+from mlx_video.sampling.recipe import ModelSampling, Recipe
+from mlx_video.sampling.recipes.settle import settle_recipe
 from mlx_video.variants.variant import Variant
 
 
@@ -38,8 +39,9 @@ class RunPlan:
 
     Attributes:
         geometry: sizes in pixels, latent cells and tokens.
+        steps: velocity predictions of the run.
         guide_scale: (low noise, high noise); both are equal for one transformer.
-        boundary: where two experts swap; 0 for one transformer.
+        boundary: where two experts swap; 0 for one transformer, and where a number of steps splits them.
         negative_prompt: None when guidance makes no negative pass.
         crops_images: whether images are cut to the size that the user gave; else the size follows the image.
         notices: what was adjusted or chosen for the user.
@@ -89,33 +91,40 @@ def plan_run(
     Raises:
         RequestError: the request does not fit the model.
     """
-    defaults = config.sampling
     check_inputs(request, variant)
     size = _plan_size(request, config, variant, image_size)
     geometry = _plan_geometry(request, config, size)
-    guide_scale = _plan_guide_scale(request, config)
-    negative_prompt = defaults.negative_prompt if request.negative_prompt is None else request.negative_prompt
-    steps = request.steps or defaults.steps
-    shift = request.shift or _default_shift(defaults, variant, size.area)
-    boundary = _plan_boundary(request, config)
-    settings = RecipeSettings(
-        request.scheduler, steps, shift, guide_scale, boundary if config.is_dual else None
+    choices = read_choices(request, config)
+    chosen = choose_recipe(request, choices, config, variant)
+    recipe = settle_recipe(
+        chosen.preset,
+        choices,
+        ModelSampling(
+            model_type=config.transformer.model_type,
+            is_dual=config.is_dual,
+            defaults=replace(chosen.defaults, shift=_default_shift(chosen, variant, size.area)),
+            variant=variant.name,
+            has_image=image_size is not None,
+            pixels=geometry.width * geometry.height,
+        ),
     )
-    recipe = RECIPES["official"](settings)
+    asked = request.negative_prompt
+    negative_prompt = config.sampling.negative_prompt if asked is None else asked
     return RunPlan(
         geometry=geometry,
         steps=recipe.schedule.steps,
-        shift=shift,
-        guide_scale=guide_scale,
-        boundary=boundary,
+        shift=recipe.shift,
+        guide_scale=recipe.guide_scale,
+        boundary=recipe.boundary,
         negative_prompt=negative_prompt if "negative" in recipe.prompts else None,
         recipe=recipe,
-        fps=defaults.fps,
+        fps=config.sampling.fps,
         crops_images=image_size is not None and bool(request.width or request.height),
         notices=(
             *size.notices,
             *report_output_size(geometry),
-            *_report_idle_negative_prompt(request, guide_scale),
+            *map(Notice, (*chosen.notices, *recipe.notices, *report_distilled(request, recipe))),
+            *_report_idle_negative_prompt(request, recipe),
         ),
     )
 
@@ -130,10 +139,8 @@ def report_output_size(geometry: VideoGeometry) -> Iterator[Notice]:
         )
 
 
-def _report_idle_negative_prompt(
-    request: GenerateRequest, guide_scale: tuple[float, float]
-) -> Iterator[Notice]:
-    if request.negative_prompt and guide_scale == (1.0, 1.0):
+def _report_idle_negative_prompt(request: GenerateRequest, recipe: Recipe) -> Iterator[Notice]:
+    if request.negative_prompt and "negative" not in recipe.prompts:
         yield Notice("Guide scale 1 makes no negative pass: the negative prompt is not read.")
 
 
@@ -230,12 +237,11 @@ def check_trim(request: GenerateRequest, num_frames: int) -> None:
         )
 
 
-def _default_shift(defaults: SamplingDefaults, variant: Variant, area: int) -> float:
-    """The config's shift; the official exception for small frames holds where the config kept the default."""
-    exception = variant.low_area_shift
-    if exception and area <= exception.max_area and defaults.shift == variant.sampling.shift:
-        return exception.shift
-    return defaults.shift
+def _default_shift(chosen: ChosenRecipe, variant: Variant, area: int) -> float:
+    """The shift of the recipe; in place of the official one, the official exception for small frames."""
+    exception, shift = variant.low_area_shift, chosen.defaults.shift
+    is_official = not chosen.preset.is_distilled and shift == variant.sampling.shift
+    return exception.shift if exception and is_official and area <= exception.max_area else shift
 
 
 def _check_grid(geometry: VideoGeometry, dim: int) -> None:
@@ -255,49 +261,6 @@ def _check_grid(geometry: VideoGeometry, dim: int) -> None:
         )
 
 
-def _plan_guide_scale(request: GenerateRequest, config: ModelConfig) -> tuple[float, float]:
-    """Guide scales as (low noise, high noise)."""
-    asked = request.guide_scale
-    if asked is None:
-        low, high = config.sampling.guide_scale
-        return (low, high) if config.is_dual else (low, low)
-    low, high = asked if isinstance(asked, tuple) else (asked, asked)
-    if low != high and not config.is_dual:
-        raise RequestError(
-            "guide_scale",
-            f"{low},{high}: two scales are for models with two transformers; this one has one. "
-            "Give one number.",
-        )
-    return low, high
-
-
-def _plan_boundary(request: GenerateRequest, config: ModelConfig) -> float:
-    if not config.is_dual:
-        if request.boundary is not None:
-            raise RequestError(
-                "boundary", f"{request.boundary}: this model has one transformer. Leave the option out."
-            )
-        return 0.0
-    return config.sampling.boundary if request.boundary is None else request.boundary
-
-
-def report_distilled(request: GenerateRequest, plan: RunPlan) -> Iterator[Notice]:
-    """Say so where an adapter seems to be made for few steps without guidance, and the run has others.
-
-    Source: ModelTC/Wan2.2-Lightning README.md, the settings of its examples.
-    """
-    if plan.steps <= MOST_STEPS and set(plan.guide_scale) == {1.0}:
-        return
-    for choice in (choice for field in LORA_FIELDS for choice in getattr(request, field)):
-        names = ("/".join(place.parts[-2:]) for place in (choice.path, Path(choice.named)))
-        if choice.strength and any(map(DISTILLED_NAMES.search, names)):
-            yield Notice(
-                f"{Path(choice.named).name}: the name suggests a distilled adapter, made for few steps "
-                f"without guidance; this run takes {plan.steps} steps at guide scale "
-                f"{plan.guide_scale_text}. Usual: --steps 4 --guide-scale 1 --shift 5 --scheduler euler."
-            )
-
-
 def describe_run(request: GenerateRequest, plan: RunPlan, model: str) -> dict[str, str]:
     """All settings of a run as text, for the metadata of what it writes."""
     settled = _settled_values(request, plan)
@@ -306,6 +269,8 @@ def describe_run(request: GenerateRequest, plan: RunPlan, model: str) -> dict[st
         settings["output_size"] = "{}x{}".format(*plan.geometry.output_size)
     for name, declared in options_of(type(request)).items():
         value = settled.get(name, getattr(request, name))
+        if declared.group in SPARINGLY_RECORDED and value == declared.default:
+            continue
         if declared.is_recorded(request) and value is not None:
             settings[name] = _describe_value(declared, value)
     return settings
@@ -316,10 +281,12 @@ def _settled_values(request: GenerateRequest, plan: RunPlan) -> dict[str, object
     geometry = plan.geometry
     return {
         "negative_prompt": plan.negative_prompt or "",
-        "steps": plan.steps,
+        "scheduler": plan.recipe and plan.recipe.solver,
+        "steps": plan.recipe and plan.recipe.steps,
         "shift": plan.shift,
         "guide_scale": plan.guide_scale_text,
         "boundary": plan.boundary or None,
+        **(plan.recipe.settings if plan.recipe else {}),
         "width": geometry.width,
         "height": geometry.height,
         "num_frames": geometry.num_frames,

@@ -13,7 +13,7 @@ from mlx_video.events import StepFinished
 from mlx_video.models.dispatch import device_facts
 from mlx_video.sampling.guidance import Velocity
 from mlx_video.sampling.schedule import Schedule
-from mlx_video.sampling.solvers import Solver
+from mlx_video.sampling.solvers.solver import Solver
 
 Constrain = Callable[[mx.array], mx.array]
 """Latents [C, T, H, W] → the same with what is known of them put back."""

@@ -1,40 +1,126 @@
-"""Recipes: noise levels, solver, guidance and the split of two experts, settled together."""
+"""What a recipe is, what it is settled from, and what it becomes: all of sampling but networks and noise."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal
 
-from mlx_video.models.block_context import StepCache
-from mlx_video.request import SchedulerName
-from mlx_video.sampling.experts import ExpertSplit, split_at_boundary
-from mlx_video.sampling.guidance import ClassifierFreeGuidance, Guidance, PromptName
-from mlx_video.sampling.schedule import Schedule, build_schedule
+from mlx_video.config import SamplingDefaults
+from mlx_video.sampling.experts import ExpertSplit
+from mlx_video.sampling.guidance import Guidance, PromptName
+from mlx_video.sampling.guidance_forms.form import GuidanceForm
+from mlx_video.sampling.schedule import Schedule
+from mlx_video.sampling.step_caches.step_cache import CacheMethod, CachePlan
 
-BuildStepCache = Callable[[Schedule], StepCache]
-
-RecipeName = Literal["official"]
+GuideScale = tuple[float, float]
+"""(low noise, high noise); both are equal for one transformer."""
 
 
 @dataclass(frozen=True, slots=True)
-class RecipeSettings:
-    """What a recipe leaves to the model and the user.
+class SamplingChoices:
+    """What the user asked of sampling; None leaves it to the recipe, and this to the model.
 
     Attributes:
-        scheduler: name of the solver.
-        steps: velocity evaluations of the run.
+        recipe: its name.
+        solver: name in `solvers.table`.
+        spacing: of the noise levels, a name in `noise_levels.table`.
+        sigmas: noise levels in place of a spacing.
+        timesteps: the same as timesteps, 1000 times the level.
+        steps: of the run.
         shift: of the noise levels.
-        guide_scale: (low noise, high noise); both are equal for one transformer.
-        boundary: where two experts swap; None for one transformer.
+        guide_scale: see :data:`GuideScale`.
+        boundary: fraction of the schedule at which two experts swap.
+        expert_steps: how many steps the high-noise expert serves.
+        warps: whether the shift moves the timesteps that a recipe lists.
+        step_cache: what stands in for forwards.
+        guidance_forms: besides the official one.
     """
 
-    scheduler: SchedulerName
-    steps: int
-    shift: float
-    guide_scale: tuple[float, float]
+    recipe: str | None = None
+    solver: str | None = None
+    spacing: str | None = None
+    sigmas: tuple[float, ...] | None = None
+    timesteps: tuple[float, ...] | None = None
+    steps: int | None = None
+    shift: float | None = None
+    guide_scale: GuideScale | None = None
     boundary: float | None = None
+    expert_steps: int | None = None
+    warps: bool | None = None
+    step_cache: CacheMethod | None = None
+    guidance_forms: tuple[GuidanceForm, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSampling:
+    """The model, as far as sampling depends on it.
+
+    Attributes:
+        model_type: the official code's task name.
+        is_dual: whether two experts share the steps.
+        defaults: of the model, the shift settled for the size of the video.
+        variant: name of the model's variant; "" where it is not known.
+        has_image: whether an image is given.
+        pixels: of a frame.
+    """
+
+    model_type: str
+    is_dual: bool
+    defaults: SamplingDefaults
+    variant: str = ""
+    has_image: bool = False
+    pixels: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedSteps:
+    """The list of steps that a distilled model was trained on.
+
+    Attributes:
+        timesteps: as published.
+        shift: of the table in which noise levels are looked up; None for levels of timestep / 1000.
+        warps: whether a shift moves the timesteps instead, so that the network sees others.
+        warp_shift: this shift.
+    """
+
+    timesteps: tuple[float, ...]
+    shift: float | None = None
+    warps: bool = False
+    warp_shift: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """One recipe, as published.
+
+    Attributes:
+        name: as the user calls it.
+        names: what repositories, files and pipelines of its models are called; None for no models of its own.
+        solver: name in `solvers.table`.
+        steps: None for the model's.
+        guide_scale: of both experts; None for the model's. A number marks distilled models.
+        shifts: model type → shift; the model's where there is none.
+        trained_steps: which list of steps a model takes; None for even ones.
+        splits_in_half: whether two experts share the steps by number, and not by noise level.
+        sizes: model type → width and height in pixels and frames of the videos that it was trained on.
+    """
+
+    name: str
+    names: re.Pattern[str] | None = None
+    solver: str = "euler"
+    steps: int | None = None
+    guide_scale: float | None = None
+    shifts: Mapping[str, float] = field(default_factory=dict)
+    trained_steps: Callable[[ModelSampling], TrainedSteps] | None = None
+    splits_in_half: bool = False
+    sizes: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+
+    @property
+    def is_distilled(self) -> bool:
+        """Whether it is for models that were trained to do without guidance."""
+        return self.guide_scale is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +129,29 @@ class Recipe:
 
     Attributes:
         schedule: noise levels and timesteps.
-        solver: name in `solvers.SOLVERS`.
+        solver: name in `solvers.table`.
         guidance: name of a transformer → its guidance.
+        steps: of the solver; of one with two velocities a step, the schedule has nearly twice as many.
+        shift: of the noise levels.
+        guide_scale: see :data:`GuideScale`.
         expert_split: which of two experts serves a step; None for one transformer.
-        step_cache: builds the step cache of one branch of one transformer; None runs every block.
+        boundary: noise level at which they swap; 0 where they are split by number, or there is one.
+        step_cache: what stands in for forwards; None runs every block.
+        settings: what decides it, as text, for the run's record and identity.
+        notices: what to tell the user of it.
     """
 
     schedule: Schedule
-    solver: SchedulerName
+    solver: str
     guidance: Mapping[str, Guidance]
+    steps: int
+    shift: float
+    guide_scale: GuideScale
     expert_split: ExpertSplit | None = None
-    step_cache: BuildStepCache | None = None
+    boundary: float = 0.0
+    step_cache: CachePlan | None = None
+    settings: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    notices: tuple[str, ...] = ()
 
     @property
     def prompts(self) -> frozenset[PromptName]:
@@ -64,22 +162,3 @@ class Recipe:
     def most_passes(self) -> int:
         """Forwards of a step that needs all its branches."""
         return max(len(one.all_branches) for one in self.guidance.values())
-
-
-def official_recipe(settings: RecipeSettings) -> Recipe:
-    """Build the recipe of the official code: even noise levels under a shift, classifier-free guidance.
-
-    Raises:
-        RequestError: steps or shift are out of range.
-    """
-    low, high = map(ClassifierFreeGuidance, settings.guide_scale)
-    schedule = build_schedule(settings.scheduler, settings.steps, settings.shift)
-    if settings.boundary is None:
-        return Recipe(schedule, settings.scheduler, MappingProxyType({"model": low}))
-    guidance = MappingProxyType({"low_noise": low, "high_noise": high})
-    return Recipe(schedule, settings.scheduler, guidance, split_at_boundary(settings.boundary))
-
-
-RECIPES: Mapping[RecipeName, Callable[[RecipeSettings], Recipe]] = MappingProxyType(
-    {"official": official_recipe}
-)

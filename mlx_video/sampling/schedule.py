@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from mlx_video.errors import RequestError
 from mlx_video.models.block_context import Step
-from mlx_video.request import SchedulerName
 
 NUM_TRAIN_TIMESTEPS = 1000
 # The highest of the 1000 training levels, kept in float32 by the official scheduler; the others start at 1.
@@ -21,8 +20,9 @@ class Schedule:
     """What each step starts from.
 
     Attributes:
-        sigmas: [steps + 1], float32; noise levels that fall strictly and end at 0.
-        timesteps: [steps]; int64 for "unipc" and "dpm++", float64 for "euler"; 0 to 1000.
+        sigmas: [steps + 1], float32; noise levels that fall and end at 0. One is repeated where a solver
+            asks for the velocity there twice.
+        timesteps: [steps]; whole for "unipc" and "dpm++" as the official code has it; 0 to 1000.
     """
 
     sigmas: npt.NDArray[np.float32]
@@ -43,11 +43,12 @@ class Schedule:
         return Step(index, self.steps, float(self.timesteps[index]), sigma, next_sigma)
 
 
-def build_schedule(solver: SchedulerName, steps: int, shift: float) -> Schedule:
+def build_schedule(solver: str, steps: int, shift: float) -> Schedule:
     """Space the noise levels evenly, then shift them.
 
     Args:
-        solver: "unipc" starts just below pure noise, the others at it.
+        solver: "unipc" starts just below pure noise, the others at it; the timesteps of "unipc" and "dpm++"
+            are whole numbers.
         steps: number of velocity predictions, at least 1.
         shift: above 1 spends more steps at high noise.
 
@@ -60,19 +61,39 @@ def build_schedule(solver: SchedulerName, steps: int, shift: float) -> Schedule:
     Source: Wan2.1 wan/utils/fm_solvers_unipc.py, FlowUniPCMultistepScheduler.set_timesteps;
     wan/utils/fm_solvers.py, get_sampling_sigmas.
     """
-    _check(steps, shift)
+    check_settings(steps, shift)
     first = UNIPC_FIRST_SIGMA if solver == "unipc" else 1.0
     levels = shift_sigmas(np.linspace(first, 0.0, steps + 1)[:steps], shift)
     timesteps = levels * NUM_TRAIN_TIMESTEPS
+    # The official schedulers cut the timesteps off, from float64: rounding would change what the model sees.
+    is_whole = solver in ("unipc", "dpm++")
+    return schedule_of(levels, timesteps.astype(np.int64) if is_whole else timesteps, shift=shift)
+
+
+def schedule_of(
+    levels: npt.NDArray[np.float64],
+    timesteps: npt.NDArray[np.int64] | npt.NDArray[np.float64] | None = None,
+    *,
+    shift: float = 1.0,
+) -> Schedule:
+    """The schedule of some noise levels, which go on to 0.
+
+    Args:
+        levels: [steps], at most 1.
+        timesteps: [steps]; None for 1000 · level.
+        shift: that made the levels, for the message.
+
+    Raises:
+        RequestError: neighbouring levels are equal in float32.
+    """
     sigmas = np.append(levels, 0.0).astype(np.float32)
     if not np.all(np.diff(sigmas) < 0):
         raise RequestError(
             "shift",
-            f"with shift {shift:g} and {steps} steps, neighbouring noise levels are equal in float32. "
+            f"with shift {shift:g} and {len(levels)} steps, neighbouring noise levels are equal in float32. "
             "Lower the shift; the models use 3 to 16.",
         )
-    # The official schedulers cut the timesteps off, from float64: rounding would change what the model sees.
-    return Schedule(sigmas, timesteps if solver == "euler" else timesteps.astype(np.int64))
+    return Schedule(sigmas, levels * NUM_TRAIN_TIMESTEPS if timesteps is None else timesteps)
 
 
 def shift_sigmas(sigmas: npt.NDArray[np.float64], shift: float) -> npt.NDArray[np.float64]:
@@ -81,7 +102,12 @@ def shift_sigmas(sigmas: npt.NDArray[np.float64], shift: float) -> npt.NDArray[n
     return np.minimum(shift * sigmas / (1 + (shift - 1) * sigmas), 1.0)
 
 
-def _check(steps: int, shift: float) -> None:
+def check_settings(steps: int, shift: float) -> None:
+    """Refuse what no schedule can be made of.
+
+    Raises:
+        RequestError: `steps` or `shift` is out of range.
+    """
     if steps < 1:
         raise RequestError("steps", f"{steps}: must be at least 1.")
     if not 0 < shift < float("inf"):

@@ -186,7 +186,9 @@ def test_fastwan_5b_gets_its_three_steps_as_defaults(tmp_path):
     texts = notices(run(source, tmp_path / "out"))
     sampling = read_config(tmp_path / "out").sampling
     assert (sampling.steps, sampling.shift, sampling.guide_scale) == (3, 3.0, (1.0, 1.0))
-    assert f"{source.name}: the name suggests a distilled model: 3 steps" in texts[-1]
+    assert f"{source.name}: the name suggests a distilled model: recipe fastwan" in texts[-1]
+    assert "with 3 steps, guide scale 1 and shift 3" in texts[-1]
+    assert sampling.recipe == "fastwan"
 
 
 def test_a_changed_default_names_the_repository_that_it_comes_from(tmp_path):

@@ -270,10 +270,12 @@ def test_a_distilled_name_sets_four_steps_without_guidance(tree, tmp_path):
     (tree / TRANSFORMER).rename(tree / "diffusion_models" / "wan2.1_t2v_14b_lightx2v_4step.safetensors")
     notices = run(tree, tmp_path / "out")
     assert any(
-        "4 steps, guide scale 1 and shift 5" in text and "--scheduler euler" in text for text in notices
+        "recipe lightx2v becomes its default, with 4 steps, guide scale 1 and shift 5" in text
+        for text in notices
     )
     sampling = read_sampling(tmp_path / "out")
     assert (sampling.steps, sampling.guide_scale, sampling.shift) == (4, (1.0, 1.0), 5.0)
+    assert sampling.recipe == "lightx2v"
 
 
 def experts_of(tree, shared, names):

@@ -15,7 +15,7 @@ from mlx.utils import tree_flatten
 from mlx_video import WanPipeline, convert_checkpoint
 from mlx_video.convert_wan import main as convert_main
 from mlx_video.errors import CheckpointError, ConfigError, MissingPartError, RequestError
-from mlx_video.events import Notice
+from mlx_video.events import Notice, StepFinished
 from mlx_video.generate_wan import main as generate_main
 from mlx_video.inspect.path import inspect_path
 from mlx_video.latents.latents_file import load_latents
@@ -23,7 +23,9 @@ from mlx_video.loading.components import load_transformer, open_model
 from mlx_video.media.video import read_frames
 from mlx_video.models.block_context import Pass
 from mlx_video.models.transformer import WanTransformer
-from mlx_video.variants.distilled import FASTMETAL, adopt_distilled, adopt_family
+from mlx_video.sampling.recipes.dmd import FASTMETAL
+from mlx_video.sampling.recipes.settle import adopt_recipe
+from mlx_video.variants.distilled import adopt_distilled
 from mlx_video.variants.ti2v import TI2V_5B
 from mlx_video.weights.names.fastvideo_names import converted_name
 from mlx_video.weights.names.transformer_names import transformer_tensors
@@ -98,7 +100,7 @@ def test_every_tensor_of_the_file_gets_a_name_of_the_network(tiny):
 
 
 def test_the_folder_makes_the_video_of_the_converted_model(shared, converted):
-    recipe = {"steps": 2, "guide_scale": 1.0, "shift": 8.0}
+    recipe = {"steps": 2, "guide_scale": 1.0, "shift": 8.0, "scheduler": "euler"}
     video, expected = make(shared, **recipe), make(converted, **recipe)
     assert np.allclose(np.array(video.latents), np.array(expected.latents), atol=2e-2)
     assert video.frames.shape == (5, 32, 48, 3)
@@ -122,11 +124,14 @@ def test_the_recipe_becomes_the_defaults_and_is_told(shared):
     video = WanPipeline.from_pretrained(shared)("a cat", **SMALL, on_event=told.append)
     assert (video.settings["steps"], video.settings["shift"]) == ("3", "8.0")
     texts = [event.text for event in told if isinstance(event, Notice)]
-    assert any("DMD sampler, which this version lacks. Its defaults are 3 steps" in text for text in texts)
+    assert any("Its defaults are those of recipe fastmetal: 3 steps" in text for text in texts)
+    assert any(text.startswith("Recipe fastmetal: 3 steps by lcm, at guide scale 1") for text in texts)
+    timesteps = [event.timestep for event in told if isinstance(event, StepFinished)]
+    assert timesteps == [1000, 757, 522]
 
 
 def test_the_recipe_of_the_5b_is_its_own():
-    sampling = adopt_family(FASTMETAL, TI2V_5B.sampling, "ti2v")
+    sampling = adopt_recipe(FASTMETAL, TI2V_5B.sampling, "ti2v")
     assert (sampling.steps, sampling.shift, sampling.guide_scale) == (3, 5.0, (1.0, 1.0))
     assert (sampling.width, sampling.height, sampling.num_frames) == (1280, 704, 121)
     assert adopt_distilled(TI2V_5B.sampling, "ti2v", ("FastMetal-5B-QAD",))[0] == sampling
@@ -249,7 +254,7 @@ def test_what_lacks_is_taken_from_any_form_of_a_wan_model(tiny, converted, tmp_p
     given = parts(tiny, converted, tmp_path)
     options = {**given, "tokenizer": tiny.path / TOKENIZER_FOLDER}
     video = make(folder, parts=options.items(), steps=1)
-    expected = make(converted, steps=1, guide_scale=1.0, shift=8.0)
+    expected = make(converted, steps=1, scheduler="euler", guide_scale=1.0, shift=8.0)
     assert np.allclose(np.array(video.latents), np.array(expected.latents), atol=2e-2)
     assert np.abs(video.frames.astype(int) - expected.frames).max() <= 6
     flags = [word for name, place in options.items() for word in (f"--{name.replace('_', '-')}", str(place))]

@@ -178,6 +178,7 @@ def test_a_folder_without_config_whose_name_says_fastwan_samples_as_fastwan(fore
     (folder / "config.json").unlink()
     model, config = open_model(folder)
     assert (config.sampling.steps, config.sampling.guide_scale) == (3, (1.0, 1.0))
+    assert config.sampling.recipe == "fastwan"
     assert "FastWan2.2-TI2V-5B-mlx: the name suggests a distilled model" in model.notices[-1]
 
 
@@ -250,16 +251,18 @@ def test_keys_of_forks_are_passed_over(foreign, changes: dict[str, object]):
     assert open_model(foreign(T2V, **changes))[0].notices == ()
 
 
-def test_the_mark_of_fastwan_sets_its_sampling_and_says_what_is_missing(foreign):
+def test_the_mark_of_fastwan_sets_its_recipe_and_says_so(foreign):
     model, config = open_model(foreign(TI2V, fastwan_dmd=True, sample_steps=40))
     assert (config.sampling.steps, config.sampling.shift, config.sampling.guide_scale) == (3, 3.0, (1.0, 1.0))
-    assert "distilled for the DMD sampler, which this version lacks" in model.notices[0]
+    assert config.sampling.recipe == "fastwan"
+    assert "fastwan_dmd marks a FastWan model. Its defaults are those of recipe fastwan" in model.notices[0]
 
 
 def test_sampling_that_is_written_beside_the_mark_is_believed(foreign):
     marked = foreign(TI2V, fastwan_dmd={"sigmas": [1.0, 0.757, 0.522]}, sample_steps=4, sample_shift=8.0)
-    sampling = open_model(marked)[1].sampling
-    assert (sampling.steps, sampling.shift) == (4, 8.0)
+    model, config = open_model(marked)
+    assert (config.sampling.steps, config.sampling.shift, config.sampling.recipe) == (4, 8.0, "")
+    assert "the 4 steps that are written there are taken, evenly spaced" in model.notices[0]
 
 
 @pytest.fixture(scope="module")

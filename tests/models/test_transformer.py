@@ -329,6 +329,10 @@ class ResidualCache:
         self.entering = self.residual = None
         self.skip = False
         self.seen = []
+        self.entered = []
+
+    def enter(self, tokens):
+        self.entered.append(tokens)
 
     def reuse(self, tokens, context):
         self.seen.append((context.index, context.step.timestep))
@@ -371,6 +375,9 @@ def test_a_step_cache_may_decide_after_the_first_block(transformer, velocity):
     assert relative_error(forward(transformer, cache=cache, block_source=source), velocity) <= 1e-6
     assert source.turns == [0, 1, 0]
     assert [index for index, _ in cache.seen] == [1, 1]
+    # It sees the tokens before the first block, too.
+    assert len(cache.entered) == 2
+    assert not mx.array_equal(cache.entered[1], cache.entering)
 
 
 def test_one_pass_may_be_skipped_while_another_runs(transformer, velocity):

@@ -28,7 +28,7 @@ from mlx_video.sampling.denoise import denoise
 from mlx_video.sampling.experts import ExpertName, ExpertRelay, split_at_boundary
 from mlx_video.sampling.guidance import ClassifierFreeGuidance, Velocity
 from mlx_video.sampling.schedule import build_schedule
-from mlx_video.sampling.solvers import build_solver
+from mlx_video.sampling.solvers.table import build_solver
 from mlx_video.variants.registry import VARIANTS
 from mlx_video.variants.variant import Variant
 from tests.fixtures.generators import finish

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mlx_video.sampling.schedule import build_schedule
-from mlx_video.sampling.solvers import build_solver
+from mlx_video.sampling.solvers.table import build_solver
 from tests.parity.official import wan_module
 
 torch = pytest.importorskip("torch")

@@ -8,81 +8,39 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from mlx_video import WanPipeline, convert_checkpoint
-from mlx_video.events import Notice, StepFinished
+from mlx_video import WanPipeline
+from mlx_video.events import Notice
 from mlx_video.formats.safetensors import SafetensorsFile
 from mlx_video.models.block_context import BlockHook
 from mlx_video.models.matmul import attend
 from mlx_video.models.token_layout import TokenLayout, video_segment
-from mlx_video.runs import settings as planning
 from mlx_video.runs.stages import denoise as stages
-from mlx_video.sampling.experts import split_at_step
+from mlx_video.sampling.experts import EXPERTS, split_at_step
 from mlx_video.sampling.guidance import NEGATIVE, POSITIVE, Branch
-from mlx_video.sampling.recipe import official_recipe
-from mlx_video.sampling.solvers import SOLVERS
-from tests.fixtures.tiny_checkpoint import TinySizes, write_tiny_checkpoint
-from tests.fixtures.tiny_variants import write_tiny_variant
+from mlx_video.sampling.solvers.table import SOLVERS, SolverKind
+from mlx_video.sampling.step_caches.step_cache import CachePlan
+from tests.fixtures.sampling_runs import (
+    LAYERS,
+    SMALL,
+    STEPS,
+    assert_differs,
+    assert_resumes_bit_for_bit,
+    open_deep_model,
+    open_experts,
+    use_recipe,
+)
 
 pytestmark = pytest.mark.slow
-
-STEPS = 4
-LAYERS = 4  # enough to be streamed
-SMALL = {"width": 16, "height": 16, "num_frames": 5, "steps": STEPS, "guide_scale": 3.0, "seed": 1}
 
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> WanPipeline:
-    root = tmp_path_factory.mktemp("model")
-    sizes = TinySizes()
-    deep = replace(sizes, transformer=replace(sizes.transformer, num_layers=LAYERS))
-    checkpoint = write_tiny_checkpoint(root / "original", deep).path
-    return WanPipeline.from_pretrained(convert_checkpoint(checkpoint, root / "tiny", dtype="float32"))
+    return open_deep_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
 def experts(tmp_path_factory: pytest.TempPathFactory) -> WanPipeline:
-    root = tmp_path_factory.mktemp("experts")
-    write_tiny_variant(root / "original", "wan2.2-t2v-a14b")
-    return WanPipeline.from_pretrained(convert_checkpoint(root / "original", root / "m", dtype="float32"))
-
-
-def use_recipe(monkeypatch: pytest.MonkeyPatch, **changes) -> None:
-    """Change the official recipe for the rest of the test; `guidance` is that of every transformer."""
-
-    def build(settings):
-        recipe = official_recipe(settings)
-        own = dict(changes)
-        if "guidance" in own:
-            own["guidance"] = dict.fromkeys(recipe.guidance, own["guidance"])
-        return replace(recipe, **own)
-
-    monkeypatch.setattr(planning, "RECIPES", {"official": build})
-
-
-class Interrupted(Exception):
-    """Stands for whatever ends a run."""
-
-
-def assert_resumes_bit_for_bit(pipeline: WanPipeline, folder: Path, **options) -> mx.array:
-    """Break a run off after each step and go on with it; returns the latents."""
-    options = SMALL | options
-    whole = pipeline("a cat", **options).latents
-    for after in range(1, STEPS):
-        output = folder / f"{after}.webp"
-
-        def stop(event, after=after) -> None:
-            if isinstance(event, StepFinished) and event.index + 1 == after:
-                raise Interrupted
-
-        with pytest.raises(Interrupted):
-            pipeline("a cat", output_path=output, on_event=stop, **options)
-        resumed = pipeline("a cat", output_path=output, resume=True, **options)
-        assert mx.array_equal(resumed.latents, whole)
-    return whole
-
-
-def assert_differs(found: mx.array, other: mx.array) -> None:
-    assert mx.abs(found - other).max().item() > 1e-3
+    return open_experts(tmp_path_factory.mktemp("experts"))
 
 
 # Step caches
@@ -93,9 +51,11 @@ class EverySecond:
 
     decides_after = 0
 
-    def __init__(self, schedule):
-        self.schedule = schedule
+    def __init__(self):
         self.entering = self.residual = None
+
+    def enter(self, tokens):
+        pass
 
     def reuse(self, tokens, context):
         self.entering = tokens
@@ -118,7 +78,7 @@ def test_a_step_cache_is_resumed_bit_for_bit(
     pipeline: WanPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stream: str
 ):
     plain = pipeline("a cat", **SMALL).latents
-    use_recipe(monkeypatch, step_cache=EverySecond)
+    use_recipe(monkeypatch, step_cache=CachePlan("every second", lambda *_: EverySecond()))
     cached = assert_resumes_bit_for_bit(pipeline, tmp_path, stream=stream)
     assert_differs(cached, plain)
 
@@ -135,7 +95,7 @@ def test_a_skipped_step_reads_no_block(pipeline: WanPipeline, monkeypatch: pytes
     pipeline("a cat", stream="on", **SMALL)
     assert reads.count(last_block) == STEPS
     reads.clear()
-    use_recipe(monkeypatch, step_cache=EverySecond)
+    use_recipe(monkeypatch, step_cache=CachePlan("every second", lambda *_: EverySecond()))
     pipeline("a cat", stream="on", **SMALL)
     assert reads.count(last_block) == STEPS // 2
     # The first block is read ahead for the step that follows, whether or not that needs it.
@@ -147,13 +107,13 @@ def test_step_caches_of_an_expert_end_with_it(
 ):
     built = []
 
-    def build(schedule):
-        built.append(EverySecond(schedule))
-        return built[-1]
+    def build(transformer, branch):
+        built.append((transformer, branch.name))
+        return EverySecond()
 
-    use_recipe(monkeypatch, step_cache=build, expert_split=split_at_step(2))
+    use_recipe(monkeypatch, step_cache=CachePlan("mine", build), expert_split=split_at_step(2))
     experts("a cat", **SMALL)
-    assert len(built) == 4  # two prompts, two experts
+    assert built == [(name, prompt) for name in EXPERTS for prompt in ("positive", "negative")]
     assert_resumes_bit_for_bit(experts, tmp_path)
 
 
@@ -257,7 +217,7 @@ def test_fresh_noise_is_the_same_after_resuming(
     pipeline: WanPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noise: str
 ):
     plain = pipeline("a cat", **SMALL, noise=noise).latents
-    monkeypatch.setitem(SOLVERS, "euler", Renoise)
+    monkeypatch.setitem(SOLVERS, "euler", SolverKind(Renoise))
     latents = assert_resumes_bit_for_bit(pipeline, tmp_path, scheduler="euler", noise=noise)
     assert_differs(latents, plain)
     other = pipeline("a cat", **(SMALL | {"seed": 2}), scheduler="euler", noise=noise).latents

@@ -7,7 +7,7 @@ import pytest
 from mlx_video.errors import NonFiniteError
 from mlx_video.sampling.denoise import denoise
 from mlx_video.sampling.schedule import build_schedule
-from mlx_video.sampling.solvers import build_solver
+from mlx_video.sampling.solvers.table import build_solver
 
 NOISE = mx.random.normal((2, 3, 4, 5), key=mx.random.key(0))
 

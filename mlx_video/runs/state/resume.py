@@ -26,7 +26,7 @@ from mlx_video.runs.run import Run
 from mlx_video.runs.state.identity import identify_run, refuse_other_run
 from mlx_video.sampling.noise import open_noise
 from mlx_video.sampling.sampler_state import SamplerState
-from mlx_video.sampling.solvers import build_solver
+from mlx_video.sampling.solvers.table import build_solver
 
 
 def find_start(run: Run) -> Run:

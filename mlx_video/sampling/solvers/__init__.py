@@ -1,0 +1,1 @@
+"""Solvers: velocity → next latents. One file for each family; `table.py` names them."""
