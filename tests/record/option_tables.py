@@ -21,8 +21,8 @@ OPTIONS = {
     "check_device": check_device.OPTIONS,
 }
 TABLE = re.compile(
-    r"(?P<begin><!-- options of (?P<command>\w+)(: (?P<group>[^>]+)|(?P<all> by heading))? -->\n)(?P<table>.*?)"
-    r"(?P<end><!-- end of options -->\n)",
+    r"(?P<begin><!-- options of (?P<command>\w+)(: (?P<group>[^>]+)|(?P<all> by heading))? -->\n)"
+    r"(?P<table>.*?)(?P<end><!-- end of options -->\n)",
     re.DOTALL,
 )
 
