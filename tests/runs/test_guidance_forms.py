@@ -17,8 +17,6 @@ from mlx_video.sampling.guidance_forms.zero_star import ZeroStar
 from mlx_video.sampling.step_caches.easycache import EasyCache
 from mlx_video.sampling.step_caches.first_block import FirstBlockCache
 from tests.fixtures.sampling_runs import (
-
-pytestmark = pytest.mark.slow
     SMALL,
     assert_differs,
     assert_resumes_bit_for_bit,
@@ -26,6 +24,8 @@ pytestmark = pytest.mark.slow
     open_deep_model,
     open_experts,
 )
+
+pytestmark = pytest.mark.slow
 
 FORMS = {
     "cfg-skip": (SkippedGuidance("alternate", 0.5), [1, 2, 1, 2]),

@@ -16,8 +16,6 @@ from mlx_video.sampling.step_caches.magcache import MagCache
 from mlx_video.sampling.step_caches.tables import MAGNITUDES
 from mlx_video.sampling.step_caches.teacache import TeaCache
 from tests.fixtures.sampling_runs import (
-
-pytestmark = pytest.mark.slow
     LAYERS,
     SMALL,
     assert_differs,
@@ -27,6 +25,8 @@ pytestmark = pytest.mark.slow
     open_deep_model,
     open_experts,
 )
+
+pytestmark = pytest.mark.slow
 
 STEPS = 10
 LONG = {"steps": STEPS}
