@@ -71,7 +71,7 @@ VALUES: dict[k.Kind, tuple[list[str], Any, Any]] = {
     k.WHOLE_NUMBERS: (["1,0"], [1, 0], (1, 0)),
     k.FILE: (["a.png"], "a.png", Path("a.png")),
     k.RESULT: (["a.png"], "a.png", Path("a.png")),
-    k.PLACE: (["./owner/name"], "./owner/name", Path.cwd() / "owner" / "name"),
+    k.PATH_OR_REPOSITORY: (["./owner/name"], "./owner/name", Path.cwd() / "owner" / "name"),
     k.IMAGE: (["a.png"], "a.png", Path("a.png")),
     k.ADAPTERS: (["a", "0.5"], [("a", 0.5)], (LoraChoice(Path("a"), 0.5),)),
 }

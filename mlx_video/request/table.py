@@ -26,6 +26,17 @@ def option_table(*declared: type, group: str | None = None) -> str:
     return _HEAD + "".join(row for each in options if group in (None, each.group) for row in _rows(each))
 
 
+def grouped_option_tables(*declared: type, level: int = 3) -> str:
+    """The same options, a table for each heading of --help, below a heading of this level."""
+    groups = dict.fromkeys(each.group for one in declared for each in options_of(one).values())
+    tables = (f"{'#' * level} {_title(group)}\n\n{option_table(*declared, group=group)}" for group in groups)
+    return "\n".join(tables)
+
+
+def _title(group: str) -> str:
+    return f"{group[:1].upper()}{group[1:]}" if group else "Common"
+
+
 def _rows(declared: Option) -> Iterator[str]:
     yield _row(declared.flag_with_value, declared.flag_default, declared.flag_help, declared)
     if declared.off_help and not declared.is_on_by_default:

@@ -2,7 +2,7 @@
 
 Run `python -m tests.record.option_tables` after a change of an option. A table stands between the lines
 `<!-- options of generate_wan -->` and `<!-- end of options -->`; `<!-- options of generate_wan: sampling -->`
-asks for one heading of --help alone.
+asks for one heading of --help alone, `<!-- options of generate_wan by heading -->` for a table below each.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mlx_video.cli import check_device, convert, generate
-from mlx_video.request.table import option_table
+from mlx_video.request.table import grouped_option_tables, option_table
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = {
@@ -21,7 +21,7 @@ OPTIONS = {
     "check_device": check_device.OPTIONS,
 }
 TABLE = re.compile(
-    r"(?P<begin><!-- options of (?P<command>\w+)(: (?P<group>[^>]+))? -->\n)(?P<table>.*?)"
+    r"(?P<begin><!-- options of (?P<command>\w+)(: (?P<group>[^>]+)|(?P<all> by heading))? -->\n)(?P<table>.*?)"
     r"(?P<end><!-- end of options -->\n)",
     re.DOTALL,
 )
@@ -40,7 +40,8 @@ def fill_tables(text: str) -> str:
 
 def table_of(found: re.Match[str]) -> str:
     """The table, as declared, that lines of a document ask for."""
-    return option_table(*OPTIONS[found["command"]], group=found["group"])
+    declared = OPTIONS[found["command"]]
+    return grouped_option_tables(*declared) if found["all"] else option_table(*declared, group=found["group"])
 
 
 if __name__ == "__main__":

@@ -246,4 +246,3 @@ def test_an_expert_at_scale_one_makes_one_forward_whatever_the_form():
     recipe = settle_recipe(OFFICIAL, SamplingChoices(guidance_forms=(ZeroStar(0),)), model)
     assert len(recipe.guidance["low_noise"].all_branches) == 1
     assert len(recipe.guidance["high_noise"].all_branches) == 2
-    assert recipe.settings["guidance"] == "cfg-zero-star 0"
