@@ -72,6 +72,25 @@ def pick_frames(video: SourceVideo, picking: Picking) -> Iterator[np.ndarray]:
     raise _too_short(video, picking, taken, count)
 
 
+def pick_all(video: SourceVideo, fps: float, video_fps: float | None = None) -> Iterator[np.ndarray]:
+    """All of a video at a frame rate, however long it is.
+
+    Args:
+        video: read from its beginning.
+        fps, video_fps: as for :class:`Picking`.
+
+    Yields:
+        Frames, uint8 RGB [H, W, 3]; at least one.
+    """
+    step = Picking("", 1, fps, video_fps).step(video)
+    taken, end = 0, 0.0
+    for frame, length in video.read():
+        end += length
+        while taken * step < end - _SLACK:
+            yield frame
+            taken += 1
+
+
 def check_length(video: SourceVideo, picking: Picking) -> tuple[Notice, ...]:
     """Read as much of a video as a run will, so that it fails before any other work.
 

@@ -70,8 +70,12 @@ def read_video_file(path: Path, name: str, fps: float | None) -> Iterator[np.nda
     rate = [f"fps={Fraction(fps).limit_denominator(65536)}"] if fps else []
     options = ["-i", str(path.absolute()), "-vf", ",".join([*rate, _SCALE]), *_OUTPUT]
     with _running([find_ffmpeg(), "-v", "error", "-nostdin", *_INPUT, *options], name) as stream:
+        count = 0
         while (frame := _read_frame(stream)) is not None:
             yield frame
+            count += 1
+    if not count:
+        raise _unreadable(name, b"it holds no frames")
 
 
 @contextmanager
