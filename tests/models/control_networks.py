@@ -13,9 +13,9 @@ from mlx_video.models.fun import FunTransformer
 from mlx_video.models.motion_controller import MotionController
 from mlx_video.models.transformer import WanTransformer
 from mlx_video.models.vace import VACETransformer
-from mlx_video.weights.names.fun_names import FUN_WAN_RULES, fun_tensors, motion_controller_tensors
+from mlx_video.weights.names.fun_names import FUN_RULES, fun_tensors, motion_controller_tensors
 from mlx_video.weights.names.transformer_names import WAN_RULES, transformer_tensors
-from mlx_video.weights.names.vace_names import VACE_WAN_RULES, vace_tensors
+from mlx_video.weights.names.vace_names import VACE_RULES, vace_tensors
 from tests.models.networks import Arrays, load
 
 # Heads of 12 channels: rotary angles split alike in every reference.
@@ -62,12 +62,22 @@ def build_plain(config: TransformerConfig = PLAIN) -> WanTransformer:
 
 def build_vace(config: TransformerConfig = VACE) -> VACETransformer:
     """A transformer with VACE; its main stream is :func:`build_plain`'s."""
-    return load(VACETransformer(config), split_networks(vace_tensors(config)), VACE_WAN_RULES, mx.float32)
+    return load(
+        VACETransformer(config),
+        split_networks(transformer_tensors(config) | vace_tensors(config)),
+        (*VACE_RULES, *WAN_RULES),
+        mx.float32,
+    )
 
 
 def build_fun(config: TransformerConfig) -> FunTransformer:
     """A transformer of the Fun family."""
-    return load(FunTransformer(config), sine_weights(fun_tensors(config)), FUN_WAN_RULES, mx.float32)
+    return load(
+        FunTransformer(config),
+        sine_weights(transformer_tensors(config) | fun_tensors(config)),
+        (*FUN_RULES, *WAN_RULES),
+        mx.float32,
+    )
 
 
 def build_motion_controller() -> MotionController:

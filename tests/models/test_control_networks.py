@@ -16,8 +16,9 @@ from mlx_video.models.fun import FunTransformer, ReferenceHook
 from mlx_video.models.motion_controller import MotionController
 from mlx_video.models.token_layout import frames_layout, video_layout
 from mlx_video.models.vace import VACEHook, VACETransformer
-from mlx_video.weights.names.fun_names import FUN_WAN_RULES, fun_tensors, motion_controller_tensors
-from mlx_video.weights.names.vace_names import VACE_WAN_RULES, count_vace_blocks, vace_tensors
+from mlx_video.weights.names.fun_names import FUN_RULES, fun_tensors, motion_controller_tensors
+from mlx_video.weights.names.transformer_names import WAN_RULES, transformer_tensors
+from mlx_video.weights.names.vace_names import VACE_RULES, count_vace_blocks, vace_tensors
 from mlx_video.weights.rules import target_shapes
 from tests.models.control_networks import (
     FUN_CAMERA,
@@ -51,15 +52,16 @@ def velocity(transformer, *passes: dict) -> list[np.ndarray]:
 @pytest.mark.parametrize(
     ("network", "config", "tensors", "rules"),
     [
-        (VACETransformer, VACE, vace_tensors, VACE_WAN_RULES),
-        (FunTransformer, FUN_CONTROL, fun_tensors, FUN_WAN_RULES),
-        (FunTransformer, FUN_CAMERA, fun_tensors, FUN_WAN_RULES),
-        (FunTransformer, replace(PLAIN, in_dim=36), fun_tensors, FUN_WAN_RULES),
+        (VACETransformer, VACE, vace_tensors, VACE_RULES),
+        (FunTransformer, FUN_CONTROL, fun_tensors, FUN_RULES),
+        (FunTransformer, FUN_CAMERA, fun_tensors, FUN_RULES),
+        (FunTransformer, replace(PLAIN, in_dim=36), fun_tensors, FUN_RULES),
     ],
 )
 def test_parameters_carry_the_names_and_shapes_of_a_converted_file(network, config, tensors, rules):
     found = {name: array.shape for name, array in tree_flatten(network(config).parameters())}
-    assert found == target_shapes(tensors(config), rules)
+    official = transformer_tensors(config) | tensors(config)
+    assert found == target_shapes(official, (*rules, *WAN_RULES))
 
 
 def test_a_motion_controller_carries_the_names_of_its_file():

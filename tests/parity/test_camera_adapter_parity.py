@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from mlx_video.models.fun import FunTransformer
-from mlx_video.weights.names.fun_names import FUN_WAN_RULES, fun_tensors
+from mlx_video.weights.names.fun_names import FUN_RULES, fun_tensors
+from mlx_video.weights.names.transformer_names import WAN_RULES, transformer_tensors
 from tests.models.control_networks import FUN_CAMERA, FUN_CONTROL
 from tests.models.networks import load, relative_error
 from tests.parity.golden import fill, fill_weights
@@ -23,8 +24,8 @@ TOLERANCE = 1e-5
 
 def build(config):
     """A Fun transformer, and its weights under their official names for torch."""
-    arrays = fill_weights(fun_tensors(config))
-    transformer = load(FunTransformer(config), arrays, FUN_WAN_RULES, mx.float32)
+    arrays = fill_weights(transformer_tensors(config) | fun_tensors(config))
+    transformer = load(FunTransformer(config), arrays, (*FUN_RULES, *WAN_RULES), mx.float32)
     return transformer, {name: torch.tensor(values) for name, values in arrays.items()}
 
 

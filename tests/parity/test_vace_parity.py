@@ -13,7 +13,8 @@ import pytest
 
 from mlx_video.models.block_context import Pass
 from mlx_video.models.vace import VACEHook, VACETransformer
-from mlx_video.weights.names.vace_names import VACE_DIFFUSERS_RULES, VACE_WAN_RULES, vace_tensors
+from mlx_video.weights.names.transformer_names import DIFFUSERS_RULES, WAN_RULES, transformer_tensors
+from mlx_video.weights.names.vace_names import VACE_RULES, vace_tensors
 from mlx_video.weights.rules import apply_rules
 from tests.models.networks import CONTEXT, LATENTS, TRANSFORMER, at, load, relative_error
 from tests.parity.golden import fill
@@ -49,16 +50,16 @@ def theirs():
 def official(theirs):
     """Diffusers' weights under the official names."""
     renamed = {
-        apply_rules(name, VACE_DIFFUSERS_RULES)[0]: values.numpy()
-        for name, values in theirs.state_dict().items()
+        apply_rules(name, DIFFUSERS_RULES)[0]: values.numpy() for name, values in theirs.state_dict().items()
     }
-    assert {name: values.shape for name, values in renamed.items()} == vace_tensors(CONFIG)
+    expected = transformer_tensors(CONFIG) | vace_tensors(CONFIG)
+    assert {name: values.shape for name, values in renamed.items()} == expected
     return renamed
 
 
 @pytest.fixture(scope="module")
 def ours(official):
-    return load(VACETransformer(CONFIG), official, VACE_WAN_RULES, mx.float32)
+    return load(VACETransformer(CONFIG), official, (*VACE_RULES, *WAN_RULES), mx.float32)
 
 
 @pytest.mark.parametrize("scales", [(1.0, 1.0, 1.0), (0.3, 1.5, 0.7), (1.0, 0.0, 1.0), (0.8, 0.0, 0.0)])

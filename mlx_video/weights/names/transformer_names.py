@@ -31,7 +31,7 @@ WAN_RULES = (
 )
 
 # One block's parts, Diffusers' spelling and the official one. The affine norm has another number there.
-DIFFUSERS_BLOCK = {
+_DIFFUSERS_BLOCK = {
     "norm2.*": "norm3.*",
     "ffn.net.0.proj.*": "ffn.0.*",
     "ffn.net.2.*": "ffn.2.*",
@@ -54,7 +54,13 @@ DIFFUSERS_BLOCK = {
 # Source: diffusers scripts/convert_wan_to_diffusers.py, TRANSFORMER_KEYS_RENAME_DICT.
 DIFFUSERS_RULES = (
     drop("blocks.N.attn2.norm_added_q.*"),  # in some exports, never used
-    *(Rule(f"blocks.N.{theirs}", f"blocks.N.{official}") for theirs, official in DIFFUSERS_BLOCK.items()),
+    Rule("vace_blocks.N.proj_in.*", "vace_blocks.N.before_proj.*"),
+    Rule("vace_blocks.N.proj_out.*", "vace_blocks.N.after_proj.*"),
+    *(
+        Rule(f"{blocks}.N.{theirs}", f"{blocks}.N.{official}")
+        for blocks in ("blocks", "vace_blocks")
+        for theirs, official in _DIFFUSERS_BLOCK.items()
+    ),
     Rule("condition_embedder.text_embedder.linear_1.*", "text_embedding.0.*"),
     Rule("condition_embedder.text_embedder.linear_2.*", "text_embedding.2.*"),
     Rule("condition_embedder.time_embedder.linear_1.*", "time_embedding.0.*"),

@@ -7,35 +7,21 @@ from collections.abc import Iterable, Mapping
 
 from mlx_video.config import TransformerConfig
 from mlx_video.weights.names.transformer_names import (
-    DIFFUSERS_BLOCK,
-    DIFFUSERS_RULES,
-    WAN_RULES,
     block_tensors,
     linear_tensors,
-    transformer_tensors,
 )
 from mlx_video.weights.rules import FLATTEN_KERNEL, Rule, Shape
 
 VACE_ANCHOR = "vace_patch_embedding.weight"
 
-VACE_WAN_RULES = (
+VACE_RULES = (
     Rule(VACE_ANCHOR, "vace_patch_embedding_proj.weight", FLATTEN_KERNEL),
     Rule("vace_patch_embedding.bias", "vace_patch_embedding_proj.bias"),
     Rule("vace_blocks.0.before_proj.*", "vace_before_proj.*"),
     Rule("vace_blocks.N.ffn.0.*", "vace_blocks.N.ffn.fc1.*"),
     Rule("vace_blocks.N.ffn.2.*", "vace_blocks.N.ffn.fc2.*"),
-    *WAN_RULES,
 )
-"""From the official names to ours."""
-
-# Source: diffusers transformer_wan_vace.py, WanVACETransformerBlock.
-VACE_DIFFUSERS_RULES = (
-    Rule("vace_blocks.N.proj_in.*", "vace_blocks.N.before_proj.*"),
-    Rule("vace_blocks.N.proj_out.*", "vace_blocks.N.after_proj.*"),
-    *(Rule(f"vace_blocks.N.{theirs}", f"vace_blocks.N.{ours}") for theirs, ours in DIFFUSERS_BLOCK.items()),
-    *DIFFUSERS_RULES,
-)
-"""From Diffusers' names to the official ones."""
+"""From the official names to ours, where these differ."""
 
 # Blocks that get a hint where config.json does not say, by the number of VACE blocks.
 # Source: Wan2.1 config.json of VACE-1.3B and VACE-14B.
@@ -45,12 +31,12 @@ _BLOCK = re.compile(r"vace_blocks\.(\d+)\.")
 
 
 def vace_tensors(config: TransformerConfig) -> dict[str, Shape]:
-    """Name and shape of every tensor of a transformer with VACE, as the official code spells them.
+    """Name and shape of every tensor that VACE adds to a transformer, as the official code spells them.
 
     Source: Wan2.1 wan/modules/vace_model.py, VaceWanModel.
     """
     dim = config.dim
-    tensors = transformer_tensors(config) | {
+    tensors: dict[str, Shape] = {
         VACE_ANCHOR: (dim, config.vace_in_dim, *config.patch_size),
         "vace_patch_embedding.bias": (dim,),
         **linear_tensors("vace_blocks.0.before_proj", dim, dim),

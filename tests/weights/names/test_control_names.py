@@ -9,10 +9,10 @@ import pytest
 from mlx_video.config import TransformerConfig
 from mlx_video.variants.other_models import digest_shapes
 from mlx_video.weights.names.fun_names import fun_tensors, motion_controller_tensors
+from mlx_video.weights.names.transformer_names import DIFFUSERS_RULES, WAN_RULES, transformer_tensors
 from mlx_video.weights.names.vace_names import (
     PUBLISHED_LAYERS,
-    VACE_DIFFUSERS_RULES,
-    VACE_WAN_RULES,
+    VACE_RULES,
     count_vace_blocks,
     vace_tensors,
 )
@@ -60,14 +60,16 @@ VACE = {
 
 @pytest.mark.parametrize(("sizes", "changes", "count", "digest"), FUN.values(), ids=FUN)
 def test_a_fun_transformer_has_the_tensors_of_its_file(sizes, changes, count, digest):
-    tensors = fun_tensors(replace(sizes, **changes))
+    config = replace(sizes, **changes)
+    tensors = transformer_tensors(config) | fun_tensors(config)
     assert len(tensors) == count
     assert digest_shapes(tensors) == digest
 
 
 @pytest.mark.parametrize(("sizes", "blocks", "count", "digest"), VACE.values(), ids=VACE)
 def test_vace_has_the_tensors_of_its_file(sizes, blocks, count, digest):
-    tensors = vace_tensors(replace(sizes, vace_layers=PUBLISHED_LAYERS[blocks], vace_in_dim=96))
+    config = replace(sizes, vace_layers=PUBLISHED_LAYERS[blocks], vace_in_dim=96)
+    tensors = transformer_tensors(config) | vace_tensors(config)
     assert len(tensors) == count
     assert count_vace_blocks(tensors) == blocks
     assert digest_shapes(tensors) == digest
@@ -91,5 +93,5 @@ def test_a_motion_controller_has_the_tensors_of_its_file():
     ],
 )
 def test_diffusers_names_become_ours_by_way_of_the_official_ones(theirs, official, ours):
-    assert apply_rules(theirs, VACE_DIFFUSERS_RULES)[0] == official
-    assert apply_rules(official, VACE_WAN_RULES)[0] == (ours or official)
+    assert apply_rules(theirs, DIFFUSERS_RULES)[0] == official
+    assert apply_rules(official, (*VACE_RULES, *WAN_RULES))[0] == (ours or official)
