@@ -63,8 +63,16 @@ def local_path(text: str | Path) -> Path:
         AddressError: it is the address of anything else, or begins with the `~` of an unknown user.
     """
     address = _split_address(text)
-    if address is not None:
-        return _path_of_address(address, str(text))
+    return expand_home(text) if address is None else _path_of_address(address, str(text))
+
+
+def expand_home(text: str | Path) -> Path:
+    """A path with `~` expanded; whether it exists is checked where it is opened.
+
+    Raises:
+        AddressError: it begins with the `~` of a user that the system does not know, or holds a zero byte.
+    """
+    _refuse_zero_byte(str(text))
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
@@ -150,9 +158,13 @@ def _path_of_address(address: SplitResult, text: str) -> Path:
             f"{text}: is a file of the host {address.netloc}. Copy it here first, and give its path; the "
             "address of a file here begins with file:///."
         )
-    if "\0" in place:
-        raise AddressError(f"{text}: holds a zero byte, which no path can. Give the path itself.")
+    _refuse_zero_byte(place)
     return Path(place)
+
+
+def _refuse_zero_byte(path: str) -> None:
+    if "\0" in path:
+        raise AddressError(f"{path!r}: holds a zero byte, which no path can. Give the path itself.")
 
 
 def _hub_hosts() -> dict[str, str]:

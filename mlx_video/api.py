@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import fields
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from mlx_video.config import ModelConfig
 from mlx_video.convert.convert import convert
 from mlx_video.convert.demo_model import demo_model_folder
 from mlx_video.convert.local_files import with_local_adapters
-from mlx_video.errors import RequestError
 from mlx_video.events import Event, FileWritten, StepFinished
 from mlx_video.files.hub_cache import nothing_downloaded
 from mlx_video.hub.fetch import fetch_folder
@@ -22,20 +20,14 @@ from mlx_video.loading.components import open_model
 from mlx_video.loading.model_parts import ModelParts, find_parts
 from mlx_video.media.clip import Video
 from mlx_video.planning.memory_plan import MemoryPlan
-from mlx_video.request import (
-    COMPONENT_FIELDS,
-    LORA_FIELDS,
-    ConvertRequest,
-    GenerateRequest,
-    LoraChoice,
-    advise_two_strengths,
-    named_place,
-)
+from mlx_video.request import ConvertRequest, GenerateRequest, ModelRequest, make_request, options_of
+from mlx_video.request.describe import takes_options
 from mlx_video.runs.generate import generate, plan_generation, prepare_run
 from mlx_video.runs.memory import ANY_PROMPT
 from mlx_video.runs.run import finish
 
 EventHandler = Callable[[Event], None]
+_DECODING = tuple(name for name, declared in options_of(GenerateRequest).items() if declared.decodes)
 
 
 def _ignore(event: Event) -> None:
@@ -69,26 +61,14 @@ class WanPipeline:
         self.config = config
 
     @classmethod
+    @takes_options(ModelRequest)
     def from_pretrained(
-        cls,
-        folder: str | Path | None = None,
-        *,
-        revision: str | None = None,
-        text_encoder: str | Path | None = None,
-        vae: str | Path | None = None,
-        tokenizer: str | Path | None = None,
-        on_event: EventHandler = _ignore,
+        cls, folder: str | Path | None = None, *, on_event: EventHandler = _ignore, **options: Any
     ) -> WanPipeline:
         """Open a converted model, or a folder of FastVideo's for MLX.
 
         Args:
-            folder: where it is, or owner/name of a repository on the Hub or the address of its page, to be
-                downloaded; None for the demo model that ships with the package.
-            revision: branch, tag or commit of the repository; None for its main branch.
-            text_encoder: UMT5 in place of the folder's own: a file, or a folder that holds it, converted or
-                of any Wan checkpoint, here or as owner/name/file on the Hub.
-            vae: the VAE, likewise.
-            tokenizer: a folder with tokenizer.json or spiece.model.
+            **options: listed here in its place.
             on_event: called with every event of a download.
 
         Raises:
@@ -96,23 +76,19 @@ class WanPipeline:
             ConfigError: its config.json cannot be used.
             RequestError: a revision is given for a folder, or a component is something else.
         """
-        place = demo_model_folder() if folder is None else named_place(folder)
-        given = {"text_encoder": text_encoder, "vae": vae, "tokenizer": tokenizer}
-        named = ModelParts(**{name: named_place(part) for name, part in given.items() if part is not None})
-        path = finish(fetch_folder(place, revision, "run", named.given), on_event)
+        request = make_request(ModelRequest, {"folder": folder, **options})
+        place = demo_model_folder() if request.folder is None else request.folder
+        named = ModelParts(request.text_encoder, request.vae, request.tokenizer)
+        path = finish(fetch_folder(place, request.revision, "run", named.given), on_event)
         return cls(*open_model(path, finish(find_parts(named), on_event)))
 
+    @takes_options(GenerateRequest)
     def __call__(self, prompt: str, *, on_event: EventHandler = _ignore, **options: Any) -> Video:
         """Make a video.
 
         Args:
-            prompt: what the video shows; "" for nothing in particular.
+            **options: listed here in its place.
             on_event: called with every event of the run (see `mlx_video.events`).
-            **options: the other fields of `mlx_video.request.GenerateRequest`: width, height (pixels),
-                num_frames, steps, guide_scale, shift, seed, scheduler, output_path and so on. `image` and
-                `end_image` may be paths, Pillow images or arrays; `loras`, `loras_high` and `loras_low`
-                lists of paths, of (path, strength) or of `LoraChoice`, a path being also owner/name/file on
-                the Hub.
 
         Returns:
             The video: `frames` uint8 [F, H, W, 3], `latents` float32 [C, T, H, W].
@@ -131,12 +107,14 @@ class WanPipeline:
             on_event(event)
         return Video(collector.frames(), run.plan.fps, latents, run.settings())
 
+    @takes_options(GenerateRequest)
     def plan(self, prompt: str | None = None, **options: Any) -> MemoryPlan:
         """What a video would keep in memory; no weight is read, and nothing is downloaded or written.
 
+        Without a prompt it is planned for the longest that the model reads.
+
         Args:
-            prompt: what the video shows; None for the longest that the model reads.
-            **options: those of a call.
+            **options: listed here in its place.
 
         Returns:
             The plan; `print` shows it as a table, below what was adjusted for the user, such as a size.
@@ -151,13 +129,14 @@ class WanPipeline:
             request = finish(with_local_adapters(build_request(prompt, options)), _ignore)
         return plan_generation(request, self.folder, self.config)
 
+    @takes_options(GenerateRequest, _DECODING)
     def decode(self, file: str | Path, *, on_event: EventHandler = _ignore, **options: Any) -> Video:
         """Make the video from latents that an earlier run kept; only the VAE is loaded.
 
         Args:
             file: what `save_latents` wrote, or the state of a run that took all its steps.
+            **options: listed here in its place.
             on_event: called with every event.
-            **options: output_path, save_frames, trim_first_frames and the options of memory.
 
         Raises:
             RequestError: the run has steps left, or the latents are of another model's VAE.
@@ -166,72 +145,16 @@ class WanPipeline:
         return self("", on_event=on_event, decode_only=file, **options)
 
 
-def build_request(prompt: str, options: dict[str, Any]) -> GenerateRequest:
-    """A request from keyword arguments; strings become paths where a path is meant.
+def build_request(prompt: str, options: Mapping[str, Any]) -> GenerateRequest:
+    """A request from keyword arguments; texts become paths where a path is meant.
 
     Raises:
         RequestError: an option is unknown or has a wrong value.
     """
-    _check_known(options, GenerateRequest)
-    for name in ("output_path", "save_frames", "save_latents", "decode_only"):
-        if options.get(name) is not None:
-            options[name] = Path(options[name]).expanduser()
-    for name in ("image", "end_image"):
-        if isinstance(options.get(name), str | Path):  # the others are pictures themselves
-            options[name] = Path(options[name]).expanduser()
-    return GenerateRequest(prompt, **_with_adapters(options))
+    return make_request(GenerateRequest, {"prompt": prompt, **options})
 
 
-def _check_known(options: Iterable[str], request: type[GenerateRequest | ConvertRequest]) -> None:
-    known = {field.name for field in fields(request)}
-    for name in options:
-        if name not in known:
-            raise RequestError(name, f"unknown option. Known: {', '.join(sorted(known))}.")
-
-
-def _with_adapters(options: dict[str, Any]) -> dict[str, Any]:
-    """Options whose adapters are tuples of LoraChoice, however they were written."""
-    chosen = {name: read_adapter_choices(name, options[name]) for name in LORA_FIELDS if name in options}
-    return options | chosen
-
-
-def read_adapter_choices(field_name: str, value: Any) -> tuple[LoraChoice, ...]:
-    """The adapters that a caller names.
-
-    Args:
-        field_name: of the request, for messages.
-        value: a list of paths, of (path, strength) or of LoraChoice, or one of these alone; None for no
-            adapter.
-
-    Raises:
-        RequestError: something else is among them, or a strength is no number.
-    """
-    if value is None:
-        return ()
-    items = [value] if isinstance(value, str | Path | LoraChoice) else value
-    if not isinstance(items, Iterable):
-        raise RequestError(field_name, f"{value!r}: must be a list of paths or of (path, strength).")
-    return tuple(_read_adapter_choice(field_name, item) for item in items)
-
-
-def _read_adapter_choice(field_name: str, item: object) -> LoraChoice:
-    match item:
-        case LoraChoice():
-            return item
-        case str() | Path():
-            return LoraChoice(named_place(item), named=str(item))
-        case [str() | Path() as path, float() | int() as strength]:
-            try:
-                return LoraChoice(named_place(path), strength, str(path))
-            except RequestError as error:
-                raise RequestError(field_name, error.message) from error
-        case [str() | Path() as path, strength] if cure := advise_two_strengths(path, strength):
-            raise RequestError(field_name, f"{path} {strength!r}: the strength must be a number. {cure}.")
-    raise RequestError(
-        field_name, f"{item!r}: must be a path or (path, strength), in a list: [('style.safetensors', 0.8)]."
-    )
-
-
+@takes_options(ConvertRequest)
 def convert_checkpoint(
     checkpoint_dir: str | Path | None = None,
     output_dir: str | Path = "wan_mlx_model",
@@ -242,15 +165,8 @@ def convert_checkpoint(
     """Convert a PyTorch checkpoint into a model folder for this package.
 
     Args:
-        checkpoint_dir: the folder as its authors publish it, or owner/name of a repository on the Hub or the
-            address of its page, to be downloaded; None where all components are given.
-        output_dir: the folder to make.
+        **options: listed here in its place.
         on_event: called with every event of the conversion.
-        **options: the other fields of `mlx_video.request.ConvertRequest`: dtype, model_version, quantize,
-            bits, group_size, quantize_only, and loras, loras_high, loras_low, strict_lora, whose adapters are
-            written as for a :class:`WanPipeline`; and transformer or high_noise and low_noise, text_encoder,
-            vae, clip, tokenizer: files and folders in place of the checkpoint's, also as owner/name/file on
-            the Hub or as the address of its page; and revision, of `checkpoint_dir`.
 
     Returns:
         The converted folder.
@@ -261,15 +177,8 @@ def convert_checkpoint(
         RequestError: an option has a wrong value.
         AdapterError: an adapter is damaged or does not fit the model.
     """
-    _check_known(options, ConvertRequest)
-    for name in COMPONENT_FIELDS:
-        if isinstance(options.get(name), str | Path):
-            options[name] = named_place(options[name])
-    request = ConvertRequest(
-        None if checkpoint_dir is None else named_place(checkpoint_dir),
-        Path(output_dir).expanduser(),
-        **_with_adapters(options),
-    )
+    places = {"checkpoint_dir": checkpoint_dir, "output_dir": output_dir}
+    request = make_request(ConvertRequest, places | options)
     written = request.output_dir
     for event in convert(request):
         if isinstance(event, FileWritten):

@@ -1,62 +1,10 @@
-"""Check that this machine computes rightly what the models need: `python -m mlx_video.check_device`."""
+"""`python -m mlx_video.check_device`: the command of `mlx_video.cli.check_device`."""
 
-from __future__ import annotations
-
-import argparse
 import sys
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
-from mlx_video.cli.arguments import CommandParser, add_common_options, folder_path
-from mlx_video.cli.console import run_command
+from mlx_video.cli.check_device import build_parser, main
 
-if TYPE_CHECKING:
-    from mlx_video.events import Event
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The command's options."""
-    parser = CommandParser(
-        prog="python -m mlx_video.check_device",
-        description="Run every kind of operation that the models use on the default device, and compare some "
-        "rows of each result with float64. The error is that of the worst row: the length of the difference "
-        "over the length of the right row. Exit code 1 when something is wrong and cannot be avoided.",
-    )
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument(
-        "--quick",
-        action="store_true",
-        help="only what is checked before a run, about a second (default: off)",
-    )
-    size.add_argument(
-        "--full",
-        action="store_true",
-        help="sizes of real videos also on a CPU, which takes long (default: off; a GPU gets them anyway)",
-    )
-    parser.add_argument(
-        "--json", type=folder_path, metavar="FILE", help="write everything as JSON (default: off)"
-    )
-    add_common_options(parser)
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        argv: the arguments; those of the process if None.
-
-    Returns:
-        Exit code: 0 all is right or can be avoided, 1 something is wrong, 2 a wrong option, 130 interrupted.
-    """
-    return run_command(_check, build_parser().parse_args(argv))
-
-
-def _check(args: argparse.Namespace) -> Iterator[Event]:
-    from mlx_video.runs.device_check import check_device
-
-    return check_device(is_quick=args.quick, is_full=args.full, path=args.json)
-
+__all__ = ["build_parser", "main"]
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from mlx_video import WanPipeline, convert_checkpoint
 from mlx_video.addresses import AddressError, HubPlace, find_page, local_path, local_path_or_page
-from mlx_video.errors import RequestError
+from mlx_video.api import build_request
+from mlx_video.errors import MediaError, RequestError
+from mlx_video.media.clip import Video
 from mlx_video.request import ConvertRequest, GenerateRequest, LoraChoice, named_place
 
 NAME = "Wan-AI/Wan2.1-T2V-1.3B"
@@ -216,3 +220,47 @@ def test_adapters_are_addressed_like_components(name, request_):
     with pytest.raises(RequestError, match="addresses are not read") as caught:
         ask("https://civitai.com/api/download/models/1")
     assert caught.value.field == name
+
+
+NOBODY = "~nobody-of-this-name/a"
+UNUSABLE = {NOBODY: "home of an unknown user", "a\0b": "holds a zero byte"}
+
+
+@pytest.mark.parametrize("text", UNUSABLE)
+@pytest.mark.parametrize("name", [*HERE, "end_image", "loras", "loras_high", "loras_low"])
+def test_a_call_refuses_what_is_no_path_of_this_system(name, text):
+    options = {"image": "a.png"} if name == "end_image" else {}
+    with pytest.raises(RequestError, match=UNUSABLE[text]) as caught:
+        build_request("a", options | {name: text})
+    assert caught.value.field == name
+    with pytest.raises(RequestError, match=UNUSABLE[text]):
+        build_request("a", options | {name: [(text, 0.5)] if "lora" in name else Path(text)})
+
+
+@pytest.mark.parametrize("name", ["output_path", "save_frames", "save_latents", "decode_only"])
+def test_a_call_refuses_what_is_no_path_at_all(name):
+    with pytest.raises(RequestError, match="7: must be a path") as caught:
+        build_request("a", {name: 7})
+    assert caught.value.field == name
+
+
+@pytest.mark.parametrize("text", UNUSABLE)
+@pytest.mark.parametrize("name", ["checkpoint_dir", "output_dir", "loras", *ON_HUB[1:]])
+def test_a_conversion_refuses_what_is_no_path_of_this_system(name, text):
+    with pytest.raises(RequestError, match=UNUSABLE[text]) as caught:
+        convert_checkpoint(**{"checkpoint_dir": "m", name: text})
+    assert caught.value.field == name
+
+
+@pytest.mark.parametrize("text", UNUSABLE)
+@pytest.mark.parametrize("name", ["folder", "vae", "text_encoder", "tokenizer"])
+def test_a_pipeline_refuses_what_is_no_path_of_this_system(name, text):
+    with pytest.raises(RequestError, match=UNUSABLE[text]) as caught:
+        WanPipeline.from_pretrained(**{"folder": "m", name: text})
+    assert caught.value.field == name
+
+
+def test_a_video_is_saved_to_no_home_of_an_unknown_user():
+    video = Video(np.zeros((1, 4, 4, 3), np.uint8), 16, None, {})
+    with pytest.raises(MediaError, match="home of an unknown user"):
+        video.save(f"{NOBODY}.mp4")

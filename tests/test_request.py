@@ -28,7 +28,7 @@ from mlx_video.request import ConvertRequest, GenerateRequest, LoraChoice
         ({"trim_first_frames": -1}, "trim_first_frames", "must be at least 0"),
         ({"seed": 2**64}, "seed", "18446744073709551616: must be between -9223372036854775808 and"),
         ({"seed": -(2**63) - 1}, "seed", "-9223372036854775809: must be between .* and 18446744073709551615"),
-        ({"seed": None}, "seed", "None: must be a whole number"),
+        ({"seed": "7"}, "seed", "'7': must be a whole number"),
         ({"prompt": None}, "prompt", "None: must be a text"),
         ({"guide_scale": -1.0}, "guide_scale", "at least 0"),
         ({"guide_scale": float("inf")}, "guide_scale", "at least 0"),
@@ -70,8 +70,9 @@ def test_an_image_is_a_path_a_picture_or_an_array_and_is_not_opened_yet(image):
     assert request.end_image is image
 
 
-def test_the_seed_minus_one_becomes_a_random_one_that_is_recorded():
-    seeds = {GenerateRequest("a cat").seed for _ in range(8)}
+@pytest.mark.parametrize("options", [{}, {"seed": -1}, {"seed": None}])
+def test_a_seed_that_names_none_becomes_a_random_one_that_is_recorded(options):
+    seeds = {GenerateRequest("a cat", **options).seed for _ in range(8)}
     assert len(seeds) > 1
     assert all(0 <= seed < 2**31 for seed in seeds)
 
@@ -96,6 +97,7 @@ def test_a_seed_is_kept_as_torch_takes_it(seed: int, kept: int):
 
 def test_a_run_that_resumes_without_a_seed_draws_none():
     assert GenerateRequest("a cat", resume=True, output_path=Path("a.mp4")).seed == -1
+    assert GenerateRequest("a cat", seed=None, resume=True, output_path=Path("a.mp4")).seed == -1
 
 
 @pytest.mark.parametrize("prompt", ["", " \t\n"])

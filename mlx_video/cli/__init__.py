@@ -1,1 +1,1 @@
-"""What both commands share at the terminal: argument types, progress, error text. Knows no model."""
+"""The commands, and what they share at the terminal: options, progress, error text. Knows no model."""

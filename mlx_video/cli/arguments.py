@@ -1,25 +1,30 @@
-"""Argument types and option groups that both commands share."""
+"""Declared options as flags of a command."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeVar
 
+from mlx_video import __version__
 from mlx_video.cli.console import EXIT_USAGE
-from mlx_video.errors import RequestError
-from mlx_video.request import LoraChoice, advise_two_strengths, named_place
+from mlx_video.request.option import Option, option, options_of
+
+Request = TypeVar("Request")
+
+
+@dataclass
+class CommonOptions:
+    """Options of every command."""
+
+    debug: bool = option(False, help="show the traceback of an error")
+    quiet: bool = option(False, help="show errors only")
+    version: bool = option(False, help="print the version")
 
 
 class CommandParser(argparse.ArgumentParser):
     """A parser that answers a wrong option with one line; the list of all options is for --help."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        # Every `type=int` and `type=float` of the command, also in groups, with a message of our own.
-        self.register("type", int, whole_number)
-        self.register("type", float, any_number)
 
     def error(self, message: str) -> NoReturn:
         """End the command with exit code 2."""
@@ -27,152 +32,121 @@ class CommandParser(argparse.ArgumentParser):
         self.exit(EXIT_USAGE, f"error: {line}. --help lists all options.\n")
 
 
-def whole_number(text: str) -> int:
-    """An integer.
+def build_parser(prog: str, description: str | None, declared: Iterable[type]) -> argparse.ArgumentParser:
+    """The parser of a command.
+
+    Args:
+        prog: how the command is called.
+        description: what it does.
+        declared: dataclasses of its options.
+    """
+    parser = CommandParser(prog=prog, description=description)
+    groups: dict[str, argparse._ActionsContainer] = {"": parser}
+    exclusive: dict[str, argparse._ActionsContainer] = {}
+    for each in (each for one in declared for each in options_of(one).values()):
+        if each.group not in groups:
+            groups[each.group] = parser.add_argument_group(each.group)
+        group = groups[each.group]
+        if each.excludes_others and each.group not in exclusive:
+            exclusive[each.group] = group.add_mutually_exclusive_group()
+        _add_option(exclusive[each.group] if each.excludes_others else group, each)
+    return parser
+
+
+def request_from(request_type: type[Request], args: argparse.Namespace, **values: Any) -> Request:
+    """The request that parsed options describe.
+
+    Args:
+        request_type: declares them.
+        args: from a parser that has them.
+        values: fields that are something else than what was parsed.
 
     Raises:
-        argparse.ArgumentTypeError: the text is none.
+        RequestError: a value is out of range, or does not go with another.
     """
-    try:
-        return int(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number, such as 4") from error
+    parsed = {name: getattr(args, name) for name in options_of(request_type)}
+    return request_type(**parsed | values)
 
 
-def any_number(text: str) -> float:
-    """An integer or a decimal fraction.
-
-    Raises:
-        argparse.ArgumentTypeError: the text is neither.
-    """
-    try:
-        return float(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number, such as 0.5") from error
-
-
-def folder_path(text: str) -> Path:
-    """A path with `~` expanded; whether it exists is checked where it is opened.
-
-    Raises:
-        argparse.ArgumentTypeError: it begins with the `~` of a user that the system does not know.
-    """
-    try:
-        return Path(text).expanduser()
-    except RuntimeError as error:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} names the home of an unknown user. Write the path from / on, or with a plain ~/."
-        ) from error
-
-
-def place_or_repository(text: str) -> Path:
-    """A path here, or owner/name of a repository on the Hub, perhaps with a path in it.
-
-    Raises:
-        argparse.ArgumentTypeError: it begins with the `~` of a user that the system does not know.
-    """
-    folder_path(text)
-    return named_place(text)
-
-
-def parse_guide_scale(text: str) -> float | tuple[float, float]:
-    """One number, or two as `low,high`.
-
-    Raises:
-        argparse.ArgumentTypeError: anything else.
-    """
-    try:
-        numbers = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        numbers = ()
-    if len(numbers) == 1:
-        return numbers[0]
-    if len(numbers) == 2:
-        return numbers[0], numbers[1]
-    raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor two numbers as low,high")
-
-
-class AppendLora(argparse.Action):
-    """Adds one adapter, `PATH STRENGTH` or `PATH` alone, to those that earlier flags named."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: str | Sequence[str] | None,
-        option_string: str | None = None,
-    ) -> None:
-        """Take one flag's values.
-
-        Raises:
-            argparse.ArgumentError: they are no path and finite number.
-        """
-        try:
-            choice = parse_lora(values or ())
-        except argparse.ArgumentTypeError as error:
-            raise argparse.ArgumentError(self, str(error)) from error
-        setattr(namespace, self.dest, (*getattr(namespace, self.dest), choice))
-
-
-def parse_lora(words: Sequence[str]) -> LoraChoice:
-    """An adapter as it stands behind its flag: a path and perhaps a strength.
-
-    Raises:
-        argparse.ArgumentTypeError: the strength is no finite number, or there are more words.
-    """
-    path, *rest = words
-    if len(rest) > 1:
-        cure = advise_two_strengths(path, rest) or "Repeat the option for each adapter"
-        raise argparse.ArgumentTypeError(f"{' '.join(words)!r} is more than a path and a strength. {cure}")
-    try:
-        strength = float(rest[0]) if rest else 1.0
-        return LoraChoice(place_or_repository(path), strength, named=path)
-    except (ValueError, RequestError) as error:
-        cure = advise_two_strengths(path, rest[0])
-        cure = cure or "Write one such as 1 or 0.8, and repeat the option for each adapter"
-        raise argparse.ArgumentTypeError(
-            f"the strength of {path}, {rest[0]!r}, is no number. {cure}"
-        ) from error
-
-
-def add_lora_options(group: argparse._ArgumentGroup) -> None:
-    """Options that name adapters."""
-    for flag, field, which in (
-        ("--lora", "loras", "every transformer"),
-        ("--lora-high", "loras_high", "the high-noise expert alone"),
-        ("--lora-low", "loras_low", "the low-noise expert alone"),
-    ):
+def _add_option(group: argparse._ActionsContainer, declared: Option) -> None:
+    texts: dict[str, Any] = {
+        "dest": declared.name,
+        "help": _help(f"{declared.flag_help} (default: {declared.flag_default})"),
+    }
+    if declared.name == "version":
         group.add_argument(
-            flag,
-            nargs="+",
-            action=AppendLora,
-            dest=field,
-            default=(),
-            metavar=("PATH", "STRENGTH"),
-            help=f"adapter for {which}, a file or owner/name/file on the Hub, and its strength, 1 if left "
-            "out; repeatable (default: none)",
+            declared.flag, action="version", version=f"mlx-video {__version__}", help=texts["help"]
         )
+    elif declared.is_switch:
+        group.add_argument(
+            declared.flag, action="store_false" if declared.is_on_by_default else "store_true", **texts
+        )
+    elif declared.kind.repeats:
+        group.add_argument(
+            declared.flag,
+            nargs="+",
+            action=_append_with(declared.kind.parse),
+            default=declared.command_value,
+            metavar=("PATH", "STRENGTH"),
+            **texts,
+        )
+    else:
+        _add_value(group, declared, texts)
+
+
+def _add_value(group: argparse._ActionsContainer, declared: Option, texts: dict[str, Any]) -> None:
+    if declared.off_help:
+        group = group.add_mutually_exclusive_group()
     group.add_argument(
-        "--strict-lora",
-        action="store_true",
-        help="refuse an adapter that changes nothing, or of which a part does not fit the model, instead of "
-        "saying so (default: off)",
+        declared.flag,
+        type=_reader(declared.kind.parse),
+        choices=declared.choices or None,
+        default=declared.command_value,
+        metavar=declared.value_name or None,
+        **texts,
     )
+    if declared.off_help:
+        group.add_argument(
+            declared.off_flag,
+            action="store_const",
+            const="",
+            dest=declared.name,
+            help=_help(f"{declared.off_help} (default: off)"),
+        )
 
 
-def add_revision_option(parser: argparse._ActionsContainer) -> None:
-    """The option that goes with a repository on the Hub."""
-    parser.add_argument(
-        "--revision",
-        metavar="NAME",
-        help="branch, tag or commit of the repository on the Hub (default: its main branch)",
-    )
+def _help(text: str) -> str:
+    """A declared help as the terminal shows it."""
+    return text.replace("`", "").replace("%", "%%")
 
 
-def add_common_options(parser: argparse.ArgumentParser) -> None:
-    """Options of every command."""
-    from mlx_video import __version__
+def _reader(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A reader of one text whose message argparse shows as it is."""
 
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error (default: off)")
-    parser.add_argument("--quiet", action="store_true", help="show errors only (default: off)")
-    parser.add_argument("--version", action="version", version=f"mlx-video {__version__}")
+    def read(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return read
+
+
+def _append_with(parse: Callable[[Sequence[str]], Any]) -> type[argparse.Action]:
+    """An action that adds what one flag names to what earlier flags named."""
+
+    class Append(argparse.Action):
+        def __call__(
+            self,
+            parser: argparse.ArgumentParser,
+            namespace: argparse.Namespace,
+            values: str | Sequence[Any] | None,
+            option_string: str | None = None,
+        ) -> None:
+            try:
+                value = parse([*(values or ())])
+            except ValueError as error:
+                raise argparse.ArgumentError(self, str(error)) from error
+            setattr(namespace, self.dest, (*getattr(namespace, self.dest), value))
+
+    return Append

@@ -35,6 +35,7 @@ from mlx_video.events import (
     TextResult,
     TilesDecoded,
 )
+from mlx_video.request import flag_of
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -43,8 +44,6 @@ EXIT_DONE, EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 GB = 1e9
 # How to go on with a download that is interrupted.
 WAY_ON_DOWNLOADING = "What is downloaded so far stays; the same command goes on from there."
-# Fields of a request that collect the values of a flag in the singular.
-REPEATED_FLAGS = {"loras": "lora", "loras_high": "lora-high", "loras_low": "lora-low"}
 
 
 class Console:
@@ -268,8 +267,7 @@ def _comes_of_interrupt(error: BaseException) -> bool:
 def describe_error(error: Exception) -> str:
     """The text a user sees; options appear as flags."""
     if isinstance(error, RequestError):
-        flag = REPEATED_FLAGS.get(error.field, error.field.replace("_", "-"))
-        return f"--{flag} {error.message}"
+        return f"{flag_of(error.field)} {error.message}"
     if isinstance(error, MLXVideoError):
         return str(error)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:

@@ -19,6 +19,7 @@ from mlx_video.convert.quantize_plan import plan_quantization
 from mlx_video.errors import CheckpointError
 from mlx_video.events import BytesWritten, Event, FileWritten, Notice, StageFinished, StageStarted
 from mlx_video.files.file_bytes import describe_bytes
+from mlx_video.files.unusable_paths import real_path
 from mlx_video.hub.fetch import TOKENIZER_REPOSITORY, fetch_tokenizer
 from mlx_video.layouts.model_folder import (
     CONFIG_FILE,
@@ -57,7 +58,7 @@ def convert(request: ConvertRequest) -> Iterator[Event]:
     """
     typed = request.output_dir
     # Resolved once: a link that is changed meanwhile, or a path through `..`, leads nowhere else.
-    request = replace(request, output_dir=typed.resolve())
+    request = replace(request, output_dir=real_path(typed))
     request = yield from with_local_checkpoint(request)
     with ExitStack() as opened:
         plan = (plan_quantization if request.quantize_only else plan_conversion)(request, opened)

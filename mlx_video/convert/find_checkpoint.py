@@ -24,7 +24,7 @@ from mlx_video.layouts.original_folder import (
 )
 from mlx_video.loading.found_files import FoundFiles, Scan, read_component, scan_folder
 from mlx_video.request import ConvertRequest
-from mlx_video.weights.side_file import describe_side_file, is_side_file
+from mlx_video.weights.fix_5d_file import describe_fix_5d_file, is_fix_5d_file
 
 _EXPERTS: tuple[Expert, ...] = ("low_noise", "high_noise")
 # Layouts whose file names say nothing, so that the tensors are asked.
@@ -129,8 +129,8 @@ def _read_option(name: str, path: Path) -> FoundFiles:
         raise RequestError(name, f"{path}: {_CONVERTED}")
     if component in found.kinds:
         return found
-    if not path.is_dir() and is_side_file(path):
-        raise RequestError(name, f"{path}: {describe_side_file()}")
+    if not path.is_dir() and is_fix_5d_file(path):
+        raise RequestError(name, f"{path}: {describe_fix_5d_file()}")
     if not found.kinds:
         raise RequestError(
             name,
@@ -180,8 +180,8 @@ def _refuse_folder_above(path: Path) -> None:
 
 def _read_lone_file(path: Path) -> FoundFiles:
     found = read_component(path)
-    if is_side_file(path):
-        raise CheckpointError(f"{path}: {describe_side_file()}")
+    if is_fix_5d_file(path):
+        raise CheckpointError(f"{path}: {describe_fix_5d_file()}")
     if not found.kinds:
         raise CheckpointError(
             f"{path}: holds no part of a Wan model (first tensor {found.first_tensor}). "

@@ -14,7 +14,7 @@ from mlx_video.hub.fetch import fetch_folder, fetch_part
 from mlx_video.hub.files import Use
 from mlx_video.layouts.staging import check_replaceable, lies_in
 from mlx_video.lora.adapter_file import AdapterFile
-from mlx_video.request import LORA_FIELDS, ConvertRequest, GenerateRequest, LoraChoice
+from mlx_video.request import LORA_FIELDS, ConvertRequest, GenerateRequest, LoraChoice, flag_of
 
 Request = TypeVar("Request", ConvertRequest, GenerateRequest)
 Key = TypeVar("Key")
@@ -81,10 +81,10 @@ def _read_places(request: ConvertRequest) -> Iterator[tuple[str, Path]]:
     if request.checkpoint_dir is not None:
         yield "--checkpoint-dir", request.checkpoint_dir
     for name, path in request.components.items():
-        yield f"--{name.replace('_', '-')}", path
+        yield flag_of(name), path
     for name in LORA_FIELDS:
         for choice in getattr(request, name):
-            yield f"--{name.replace('loras', 'lora').replace('_', '-')}", choice.path
+            yield flag_of(name), choice.path
 
 
 def with_local_adapters(request: Request) -> Generator[Event, None, Request]:

@@ -35,12 +35,12 @@ from mlx_video.request import ConvertRequest
 from mlx_video.weights.all_in_one import pick_component
 from mlx_video.weights.component_kind import is_tokenizer_tensor
 from mlx_video.weights.empty_weights import check_token_table
+from mlx_video.weights.fix_5d_file import check_kernel, report_fix_5d_file
 from mlx_video.weights.names import image_encoder_names, text_encoder_names, transformer_names, vae_names
 from mlx_video.weights.other_parts import describe_other_part
 from mlx_video.weights.quantize import check_group_size
 from mlx_video.weights.rules import plan_moves
 from mlx_video.weights.scaled import dequantize, report_plain_float8
-from mlx_video.weights.side_file import check_kernel, report_side_file
 from mlx_video.weights.spellings import ComponentName, as_original, report_empty_table
 from mlx_video.weights.stream import TensorJob, output_infos, plan_jobs
 
@@ -178,7 +178,7 @@ def plan_conversion(request: ConvertRequest, opened: ExitStack) -> Plan:
             *files.notices,
             *recognition.notices,
             *_report_experts(files),
-            *(text for paths in files.transformers.values() for text in report_side_file(paths)),
+            *(text for paths in files.transformers.values() for text in report_fix_5d_file(paths)),
             *hint_notices,
             *vae_notices,
             *_report_output_scale(vae_source, config),

@@ -40,9 +40,8 @@ def open_for_reading(path: Path) -> FileIO:
     except IsADirectoryError as error:
         raise CheckpointError(f"{path}: is a folder, a file is expected here.") from error
     except OSError as error:
-        raise CheckpointError(
-            f"{path}: cannot be opened ({error.strerror}). Check its permissions."
-        ) from error
+        reason = explain_missing(path, f"cannot be opened ({error.strerror}). Check its permissions.")
+        raise CheckpointError(f"{path}: {reason}") from error
 
 
 def open_for_writing(path: Path) -> FileIO:

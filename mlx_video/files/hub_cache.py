@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mlx_video.errors import CheckpointError
+from mlx_video.files.unusable_paths import real_path
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 _PREFIX = "models--"
@@ -82,7 +83,7 @@ def published_name(path: Path) -> str:
         owner/name for a folder in the cache, with the folders below it; else the last part of the path.
     """
     # A file's own link is not followed: in the cache it leads to a name that is a checksum.
-    place = path if path.is_file() else path.resolve()
+    place = path if path.is_file() else real_path(path)
     snapshot = place if path.is_file() else _snapshot_around(place)
     if snapshot.parent.name != _SNAPSHOTS:
         return place.name

@@ -1,19 +1,25 @@
-"""Paths that lead to nothing of use: links whose target is not there, and the side files of macOS."""
+"""Paths that lead to nothing of use: links whose target is not there, and the AppleDouble files of macOS."""
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
-# What a side file begins with, whatever it stands beside.
+# What an AppleDouble file begins with, whatever it stands beside.
 # Source: RFC 1740, "AppleDouble header file", magic number.
-SIDE_FILE_START = bytes.fromhex("00051607")
-_SIDE_FILE_PREFIX = "._"
+APPLE_DOUBLE_START = bytes.fromhex("00051607")
+_APPLE_DOUBLE_PREFIX = "._"
 
 
 def is_dangling(path: Path) -> bool:
     """Whether a path is a link, or lies behind one, whose target is not there."""
     return _find_dangling(path) is not None
+
+
+def real_path(path: Path) -> Path:
+    """Where a path leads, all links followed; of links in a circle the path itself, which leads nowhere."""
+    return Path(os.path.realpath(path))
 
 
 def explain_missing(path: Path, otherwise: str) -> str:
@@ -30,28 +36,40 @@ def explain_missing(path: Path, otherwise: str) -> str:
     if link is None:
         return otherwise
     place = "is" if link == path else f"lies behind {link},"
+    if _is_circle(link):
+        return f"{place} a link to {os.readlink(link)}, which leads back to it. Put the file in its place."
     return (
         f"{place} a link to {os.readlink(link)}, which is not there. Mount the disk that it lies on, or "
         "download the file again."
     )
 
 
-def is_side_file(path: Path) -> bool:
-    """Whether an existing file is a side file, by its content."""
+def is_apple_double(path: Path) -> bool:
+    """Whether an existing file is an AppleDouble file, by its content."""
     with path.open("rb") as file:
-        return file.read(len(SIDE_FILE_START)) == SIDE_FILE_START
+        return file.read(len(APPLE_DOUBLE_START)) == APPLE_DOUBLE_START
 
 
-def has_side_file_name(path: Path) -> bool:
-    """Whether a file is called as macOS calls the side files that it leaves on other disks."""
-    return path.name.startswith(_SIDE_FILE_PREFIX)
+def has_apple_double_name(path: Path) -> bool:
+    """Whether a file is called as macOS calls the AppleDouble files that it leaves on other disks."""
+    return path.name.startswith(_APPLE_DOUBLE_PREFIX)
 
 
-def describe_side_file(path: Path) -> str:
-    """Say what a side file is and which file to give; the subject, its path, is left out."""
-    owner = path.name.removeprefix(_SIDE_FILE_PREFIX)
-    advice = f"Give {owner} beside it." if has_side_file_name(path) else "Give the file that it belongs to."
-    return f"is a side file of macOS, which holds labels and no content of its own. {advice}"
+def describe_apple_double(path: Path) -> str:
+    """Say what such a file is and which file to give; the subject, its path, is left out."""
+    owner = path.name.removeprefix(_APPLE_DOUBLE_PREFIX)
+    advice = (
+        f"Give {owner} beside it." if has_apple_double_name(path) else "Give the file that it belongs to."
+    )
+    return f"is an AppleDouble file of macOS, which holds labels and no content of its own. {advice}"
+
+
+def _is_circle(link: Path) -> bool:
+    try:
+        os.path.realpath(link, strict=True)
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
 
 
 def _find_dangling(path: Path) -> Path | None:

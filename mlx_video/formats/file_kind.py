@@ -7,10 +7,10 @@ from typing import Literal
 
 from mlx_video.errors import CheckpointError, UnknownFormatError
 from mlx_video.files.file_bytes import describe_bytes, open_for_reading, read_at, size_of
-from mlx_video.files.unusable_paths import SIDE_FILE_START, describe_side_file, has_side_file_name
+from mlx_video.files.unusable_paths import APPLE_DOUBLE_START, describe_apple_double, has_apple_double_name
 
 FileKind = Literal[
-    "safetensors", "zip", "legacy_torch", "pickle", "gguf", "lfs_pointer", "html", "json", "side_file",
+    "safetensors", "zip", "legacy_torch", "pickle", "gguf", "lfs_pointer", "html", "json", "apple_double",
     "empty", "unknown",
 ]  # fmt: skip
 
@@ -30,7 +30,7 @@ _STARTS: tuple[tuple[bytes, FileKind], ...] = (
     (b"<html", "html"),
     (b"<?xml", "html"),
     (b"{", "json"),
-    (SIDE_FILE_START, "side_file"),
+    (APPLE_DOUBLE_START, "apple_double"),
 )
 
 _REFUSALS: dict[FileKind, str] = {
@@ -66,8 +66,8 @@ def recognise(path: Path) -> FileKind:
 
 def refusal(path: Path, kind: FileKind) -> CheckpointError:
     """The error for a file that is not what is needed here: says what it is and what to do."""
-    if kind == "side_file" or (kind in ("empty", "unknown") and has_side_file_name(path)):
-        return CheckpointError(f"{path}: {describe_side_file(path)}")
+    if kind == "apple_double" or (kind in ("empty", "unknown") and has_apple_double_name(path)):
+        return CheckpointError(f"{path}: {describe_apple_double(path)}")
     start, size = _read_start(path)
     shown = " ".join(f"{byte:02x}" for byte in start[:9])
     error = UnknownFormatError if kind in ("legacy_torch", "pickle") else CheckpointError
@@ -75,13 +75,13 @@ def refusal(path: Path, kind: FileKind) -> CheckpointError:
 
 
 def refuse_stand_in(path: Path) -> None:
-    """Refuse a small file in whose place lies a Git LFS pointer, an HTML page, a side file, or nothing.
+    """Refuse a Git LFS pointer, an HTML page, an AppleDouble file or nothing, where a file should lie.
 
     Raises:
         CheckpointError: it is one of these, or cannot be opened.
     """
     kind = recognise(path)
-    if kind in ("lfs_pointer", "html", "side_file", "empty"):
+    if kind in ("lfs_pointer", "html", "apple_double", "empty"):
         raise refusal(path, kind)
 
 

@@ -16,12 +16,12 @@ from mlx_video.variants.other_models import PUBLISHED, digest_shapes
 from mlx_video.variants.registry import HEAD_DIM, find_variant, recognise_checkpoint
 from mlx_video.variants.variant import Variant
 from mlx_video.weights.empty_weights import check_token_table
+from mlx_video.weights.fix_5d_file import check_kernel
 from mlx_video.weights.names import image_encoder_names, text_encoder_names, transformer_names, vae_names
 from mlx_video.weights.quantize import dense_shapes
 from mlx_video.weights.renamed import RenamedTensors
 from mlx_video.weights.rules import plan_moves, target_shapes
 from mlx_video.weights.scaled import dequantize
-from mlx_video.weights.side_file import check_kernel
 from mlx_video.weights.spellings import ComponentName, as_original, report_empty_table
 
 

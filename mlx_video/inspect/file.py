@@ -29,16 +29,16 @@ from mlx_video.weights.component_kind import (
     has_tokenizer,
     is_tokenizer_tensor,
 )
+from mlx_video.weights.fix_5d_file import (
+    describe_fix_5d_file,
+    is_fix_5d_file,
+    report_fix_5d_file,
+    with_fix_5d_file,
+)
 from mlx_video.weights.names.fastvideo_names import is_fastvideo, open_fastvideo_file
 from mlx_video.weights.other_parts import describe_other_part
 from mlx_video.weights.quantize import read_quantization
 from mlx_video.weights.scale_conventions import find_unscaled, is_beside_weights
-from mlx_video.weights.side_file import (
-    describe_side_file,
-    is_side_file,
-    report_side_file,
-    with_side_file,
-)
 from mlx_video.weights.spellings import as_original
 
 SPELLINGS = {
@@ -68,7 +68,7 @@ def inspect_files(paths: Sequence[Path], root: Path) -> tuple[FilePart, ...]:
     """
     unread = FilePart("unknown", tuple(_name(path, root) for path in paths))
     try:
-        whole = with_side_file(tuple(paths))
+        whole = with_fix_5d_file(tuple(paths))
         part = replace(unread, files=tuple(_name(path, root) for path in whole))
         with open_tensors(whole) as source:
             if not is_fastvideo(source.infos):
@@ -217,8 +217,8 @@ def _describe_latents(part: FilePart, info: TensorInfo, metadata: Mapping[str, s
 def _explain_unknown(source: TensorSource, paths: Sequence[Path]) -> str:
     if not source.infos:
         return "holds no tensors. Download it again."
-    if is_side_file(paths[0]):
-        return describe_side_file()
+    if is_fix_5d_file(paths[0]):
+        return describe_fix_5d_file()
     names = ", ".join(list(source.infos)[:3])
     return (
         f"none of its tensors ({len(source.infos)}, first: {names}) tells a Wan transformer, UMT5, a Wan "
@@ -243,7 +243,7 @@ def _describe_component(
             # Of FLUX or the like: no part of a Wan model, which may lie beside one.
             notice = f"{source.label}: {other}. It is of another model."
             return replace(part, component="unknown", has_tokenizer=False, notices=(notice,))
-        part = replace(part, notices=tuple(report_side_file(paths)))
+        part = replace(part, notices=tuple(report_fix_5d_file(paths)))
         found = identify(_at_expert(part, paths[0]), own, kind.component, is_converted=is_converted)
         return _with_origin(found, paths) if kind.component == "vae" and not is_converted else found
     except MLXVideoError as error:

@@ -9,7 +9,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_video.errors import CheckpointError, MediaError
-from mlx_video.files.unusable_paths import describe_side_file, is_side_file
+from mlx_video.files.unusable_paths import describe_apple_double, is_apple_double
 from mlx_video.files.whole_file import written_whole
 from mlx_video.formats.file_kind import FileKind, recognise
 from mlx_video.formats.safetensors_header import CutShortError, read_header
@@ -58,8 +58,8 @@ def read_arrays(path: Path) -> tuple[dict[str, mx.array], dict[str, str]]:
     Raises:
         MediaError: the file is damaged, or holds something else.
     """
-    if path.is_file() and is_side_file(path):
-        raise MediaError(f"{path}: {describe_side_file(path)}")
+    if path.is_file() and is_apple_double(path):
+        raise MediaError(f"{path}: {describe_apple_double(path)}")
     try:
         loaded: Any = mx.load(str(path), format="safetensors", return_metadata=True)
         arrays, texts = loaded

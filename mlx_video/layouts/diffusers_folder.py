@@ -12,6 +12,7 @@ from typing import Any
 
 from mlx_video.errors import CheckpointError, ConfigError, MissingPartError
 from mlx_video.files.file_bytes import refuse_dangling
+from mlx_video.files.unusable_paths import real_path
 from mlx_video.layouts.checkpoint_files import CheckpointFiles, PartName, SamplingHints
 from mlx_video.layouts.folder_layout import CONFIG_FILE, is_tokenizer_folder, read_json_object
 from mlx_video.layouts.original_folder import check_tokenizer
@@ -113,7 +114,7 @@ def open_diffusers_folder(path: Path, given: Collection[PartName] = ()) -> Check
 def _refuse_lone_component(path: Path) -> None:
     if (path / MODEL_INDEX).is_file() or (path / "transformer").is_dir():
         return
-    above = path.resolve().parent
+    above = real_path(path).parent
     raise MissingPartError(
         f"{path}: is the transformer of a Diffusers folder alone; text encoder, tokenizer and VAE "
         f"lie beside it. Give the folder above it{f', {above}' if (above / MODEL_INDEX).is_file() else ''}."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from mlx_video.files.unusable_paths import is_dangling
+from mlx_video.files.unusable_paths import is_dangling, real_path
 
 WEIGHT_ENDINGS = (".safetensors", ".sft", ".gguf", ".pth", ".pt", ".ckpt", ".bin")
 
@@ -32,7 +32,7 @@ def walk_folders(folder: Path, seen: set[Path], *, depth: int | None = None) -> 
         seen: folders that count as visited, resolved; those visited are added.
         depth: how many levels, the folder itself being the first; None for all.
     """
-    resolved = folder.resolve()
+    resolved = real_path(folder)
     if resolved in seen:
         return
     seen.add(resolved)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mlx_video.errors import MissingPartError
 from mlx_video.files.file_bytes import refuse_dangling
+from mlx_video.files.unusable_paths import real_path
 from mlx_video.formats.file_kind import refuse_stand_in
 from mlx_video.layouts.checkpoint_files import CheckpointFiles, PartName
 from mlx_video.layouts.folder_layout import (
@@ -112,7 +113,7 @@ def _transformer_folders(path: Path, given: Collection[str]) -> dict[str, Path]:
     folders = {expert: path / name for expert, name in EXPERT_FOLDERS.items()}
     refuse_dangling(*(folder for name, folder in folders.items() if name not in given))
     if not any(folder.is_dir() for folder in folders.values()):
-        if path.resolve().name in EXPERT_FOLDERS.values():
+        if real_path(path).name in EXPERT_FOLDERS.values():
             raise MissingPartError(f"{path}: is one of two experts. Give the folder above it.")
         return {"model": path}
     for name, folder in folders.items():

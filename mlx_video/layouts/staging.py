@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mlx_video.errors import CheckpointError
 from mlx_video.files.file_bytes import describe_two_sizes
+from mlx_video.files.unusable_paths import real_path
 from mlx_video.layouts.folder_layout import (
     CONFIG_FILE,
     IMAGE_ENCODER_FILE,
@@ -60,7 +61,7 @@ def staged_folder(output: Path) -> Iterator[Path]:
         CheckpointError: the name is taken by something else or is the root of a disk, another run is writing
             there, or the disk fails.
     """
-    final = output.resolve()
+    final = real_path(output)
     check_replaceable(final)
     stage = _sibling(final, _UNFINISHED)
     descriptor = _make_stage(final, stage)
@@ -76,13 +77,13 @@ def staged_folder(output: Path) -> Iterator[Path]:
 
 def find_unfinished(output: Path) -> Path | None:
     """What an interrupted run left beside `output`; `staged_folder` would remove it."""
-    stage = _sibling(output.resolve(), _UNFINISHED)
+    stage = _sibling(real_path(output), _UNFINISHED)
     return stage if stage.is_dir() else None
 
 
 def is_unfinished_name(path: Path) -> bool:
     """Whether a folder has the hidden name of a conversion that was not finished."""
-    name = path.resolve().name
+    name = real_path(path).name
     return name.startswith(".") and name.endswith(_UNFINISHED)
 
 
@@ -104,7 +105,7 @@ def check_free_space(
     Raises:
         CheckpointError: there is not enough room.
     """
-    existing = next(place for place in (folder.resolve(), *folder.resolve().parents) if place.exists())
+    existing = next(place for place in (real_path(folder), *real_path(folder).parents) if place.exists())
     needed, free = int(needed_bytes * _MARGIN), free_bytes(existing)
     if free < needed:
         texts = describe_two_sizes(needed, free)
@@ -126,7 +127,11 @@ def check_replaceable(output: Path) -> None:
     Raises:
         CheckpointError: it is a file, or a folder that holds anything but a converted model.
     """
-    final = output.resolve()
+    final = real_path(output)
+    if final.is_symlink():
+        raise CheckpointError(
+            f"{final}: is a link to {os.readlink(final)}, which leads back to it. Choose another name."
+        )
     if not final.exists():
         return
     if not final.is_dir():
@@ -147,7 +152,7 @@ def lies_in(path: Path, folder: Path) -> bool:
     """Whether a path leads to a folder or into it, by its own name or by a link; both must exist."""
     if not folder.is_dir():
         return False
-    places = {place for whole in (path.absolute(), path.resolve()) for place in (whole, *whole.parents)}
+    places = {place for whole in (path.absolute(), real_path(path)) for place in (whole, *whole.parents)}
     return any(place.exists() and place.samefile(folder) for place in places)
 
 

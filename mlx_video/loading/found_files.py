@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_video.errors import CheckpointError
-from mlx_video.files.unusable_paths import explain_missing, is_dangling
+from mlx_video.files.unusable_paths import explain_missing, is_dangling, real_path
 from mlx_video.formats.file_kind import refuse_stand_in
 from mlx_video.formats.tensor_source import TensorSource, open_tensors
 from mlx_video.layouts.diffusers_folder import ENCODER_STEM, read_transformer_sizes
@@ -24,7 +24,7 @@ from mlx_video.weights.component_kind import (
     find_components,
     is_other_text_encoder,
 )
-from mlx_video.weights.side_file import is_side_file, with_side_file
+from mlx_video.weights.fix_5d_file import is_fix_5d_file, with_fix_5d_file
 from mlx_video.weights.spellings import as_original
 
 # Where ComfyUI looks for models, the folders that matter here; they may hold folders themselves.
@@ -178,7 +178,7 @@ def read_files(paths: tuple[Path, ...], config: Mapping[str, Any] | None = None)
         CheckpointError: a file is absent, damaged or of an unknown format, or a shard is absent.
     """
     check_shards(paths)
-    paths = with_side_file(paths)
+    paths = with_fix_5d_file(paths)
     with open_tensors(paths) as source:
         kinds: dict[str, ComponentKind] = {kind.component: kind for kind in find_components(source.infos)}
         widths, image_width = _read_widths(source, kinds)
@@ -212,7 +212,7 @@ def _read_widths(
 def _group_files(folder: Path) -> Iterator[tuple[Path, ...]]:
     """The weight files below a folder, shards together."""
     yield from _group_direct(folder)
-    seen = {folder.resolve()}
+    seen = {real_path(folder)}
     for tree in sorted(path for path in folder.iterdir() if path.is_dir() and _is_entered(path)):
         for place in walk_folders(tree, seen):
             yield from _group_direct(place)
@@ -245,7 +245,7 @@ def _files_of_folder(folder: Path) -> FoundWeights:
             return find_weights(folder, stem, component="component")
     groups = list(_group_direct(folder))
     if len(groups) > 1:
-        groups = [paths for paths in groups if not is_side_file(paths[0])]
+        groups = [paths for paths in groups if not is_fix_5d_file(paths[0])]
     if len(groups) != 1:
         names = ", ".join(paths[0].name for paths in groups) or "none"
         raise CheckpointError(

@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from mlx_video.errors import CheckpointError, RequestError
 from mlx_video.events import Event
+from mlx_video.files.unusable_paths import explain_missing
 from mlx_video.hub.fetch import fetch_part
 from mlx_video.layouts.folder_layout import is_tokenizer_folder, recognise_layout
 from mlx_video.layouts.model_folder import open_model_folder
@@ -63,7 +64,8 @@ def find_parts(parts: ModelParts) -> Generator[Event, None, ModelParts]:
 def _find_weights(name: str, place: Path) -> Path:
     """The file of a component, or the folder of its shards."""
     if not place.exists():
-        raise RequestError(name, f"{place}: no such file or folder. Check the path.")
+        reason = explain_missing(place, "no such file or folder. Check the path.")
+        raise RequestError(name, f"{place}: {reason}")
     if place.is_dir() and recognise_layout(place) == "converted":
         place = getattr(open_model_folder(place), name)
     try:
@@ -84,7 +86,6 @@ def _find_tokenizer(place: Path) -> Path:
     places = (place, place / "tokenizer", place / "google" / "umt5-xxl")
     folder = next((folder for folder in places if is_tokenizer_folder(folder)), None)
     if folder is None:
-        raise RequestError(
-            "tokenizer", f"{place}: holds neither tokenizer.json nor spiece.model. Give such a folder."
-        )
+        what = "holds neither tokenizer.json nor spiece.model. Give such a folder."
+        raise RequestError("tokenizer", f"{place}: {explain_missing(place, what)}")
     return folder

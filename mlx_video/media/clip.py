@@ -11,6 +11,8 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
+from mlx_video.addresses import AddressError, expand_home
+from mlx_video.errors import MediaError
 from mlx_video.media.earlier_result import check_replaceable
 from mlx_video.media.image import save_frames
 from mlx_video.media.video import open_video_writer
@@ -55,7 +57,10 @@ class Video:
             MediaError: the file cannot be written, or is there already and was not made by this package.
             RequestError: another suffix, or that of a still image for more than one frame.
         """
-        path = Path(path).expanduser()
+        try:
+            path = expand_home(path)
+        except AddressError as error:
+            raise MediaError(str(error)) from error
         if not path.suffix:
             save_frames(path, self.frames, self.settings)
             return path

@@ -14,7 +14,7 @@ import numpy as np
 from mlx_video.addresses import AddressError, local_path
 from mlx_video.errors import MediaError, MLXVideoError
 from mlx_video.events import Notice
-from mlx_video.files.unusable_paths import describe_side_file, explain_missing, is_side_file
+from mlx_video.files.unusable_paths import describe_apple_double, explain_missing, is_apple_double
 from mlx_video.media.picture_kind import PICTURE_FORMATS, READABLE, describe_unreadable, open_picture
 
 if TYPE_CHECKING:
@@ -83,8 +83,8 @@ def _open_file(path: Path, name: str) -> OpenedImage:
     if not path.is_file():
         what = "is a folder, not a picture" if path.is_dir() else "no such file"
         raise MediaError(f"{name}: {explain_missing(path, f'{what}. Check the path.')}")
-    if is_side_file(path):
-        raise MediaError(f"{name}: {describe_side_file(path)}")
+    if is_apple_double(path):
+        raise MediaError(f"{name}: {describe_apple_double(path)}")
     try:
         with open_picture(path) as picture:
             opened = _convert(picture, name)

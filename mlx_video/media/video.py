@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mlx_video.errors import MediaError, RequestError
-from mlx_video.files.unusable_paths import describe_side_file, explain_missing, is_side_file
+from mlx_video.files.unusable_paths import describe_apple_double, explain_missing, is_apple_double
 from mlx_video.files.whole_file import check_file, check_folder
 from mlx_video.media.animation import AnimationWriter, read_animation_frames, read_animation_settings
 from mlx_video.media.ffmpeg import check_h264
@@ -114,6 +114,6 @@ def _supported_suffix(path: Path) -> str:
 def _existing_suffix(path: Path) -> str:
     if not path.is_file():
         raise MediaError(f"{path}: {explain_missing(path, 'no such file. Check the path.')}")
-    if is_side_file(path):
-        raise MediaError(f"{path}: {describe_side_file(path)}")
+    if is_apple_double(path):
+        raise MediaError(f"{path}: {describe_apple_double(path)}")
     return _supported_suffix(path)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mlx_video.layouts.model_folder import CONFIG_FILE, TOKENIZER_FILES, ModelFolder
-from mlx_video.request import IMAGE_INPUTS, LORA_FIELDS, GenerateRequest
+from mlx_video.request import GenerateRequest, options_of
+from mlx_video.request.kinds import ADAPTERS, FILE, IMAGE, Kind
 
 Named = tuple[str, Path]
 
@@ -18,18 +20,21 @@ def files_read(request: GenerateRequest, model: ModelFolder) -> Iterator[Named]:
         request: with its adapters here.
         model: the converted folder.
     """
-    for name in IMAGE_INPUTS:
-        image = getattr(request, name)
-        # An opened Pillow image knows its file, which need not be read to its end yet.
-        if place := image if isinstance(image, Path) else getattr(image, "filename", None):
-            yield f"--{name.replace('_', '-')}", Path(place)
-    if request.decode_only:
-        yield "--decode-only", request.decode_only
-    for name in LORA_FIELDS:
-        for choice in getattr(request, name):
-            flag = f"--{name.replace('loras', 'lora').replace('_', '-')}"
-            yield from ((flag, path) for path in _files_of(choice.path))
+    for name, declared in options_of(type(request)).items():
+        yield from ((declared.flag, path) for path in _files_named(declared.kind, getattr(request, name)))
     yield from (("--model-dir", path) for path in _model_files(model))
+
+
+def _files_named(kind: Kind, value: Any) -> Iterator[Path]:
+    """Files that the value of an option names."""
+    if kind is IMAGE:
+        # An opened Pillow image knows its file, which need not be read to its end yet.
+        place = value if isinstance(value, Path) else getattr(value, "filename", None)
+        yield from [Path(place)] if place else []
+    elif kind is FILE:
+        yield from [value] if value else []
+    elif kind is ADAPTERS:
+        yield from (path for choice in value for path in _files_of(choice.path))
 
 
 def _files_of(place: Path) -> list[Path]:

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_video.errors import RequestError
+from mlx_video.files.unusable_paths import real_path
 from mlx_video.latents.latents_file import is_latents_file
 from mlx_video.latents.run_state import find_state_path, is_state_file
 from mlx_video.media.earlier_result import FOREIGN, is_replaceable, is_vacant
 from mlx_video.media.image import frame_name, is_frame_name, numbered_frames
 from mlx_video.media.video import SUFFIXES
-from mlx_video.request import GenerateRequest
+from mlx_video.request import GenerateRequest, flag_of
 
 OUTPUTS = ("output_path", "save_frames", "save_latents")
 Entry = tuple[object, str]
@@ -107,18 +108,18 @@ def _check_different(request: GenerateRequest) -> None:
         owner = owners.get(_entry(path)) or _describe_frame(request, path)
         if owner:
             raise RequestError(name, f"{path}: {owner}. Choose another for one of them.")
-        owners[_entry(path)] = f"--{name.replace('_', '-')} has the same name"
+        owners[_entry(path)] = f"{flag_of(name)} has the same name"
 
 
 def _describe_frame(request: GenerateRequest, path: Path) -> str:
     folder = request.save_frames
-    is_in_folder = folder is not None and _entry(path.resolve().parent) == _entry(folder)
+    is_in_folder = folder is not None and _entry(real_path(path).parent) == _entry(folder)
     return "--save-frames writes pictures of such names" if is_in_folder and is_frame_name(path.name) else ""
 
 
 def _entry(path: Path) -> Entry:
     """What two names of one file have in common, also on disks that do not tell capitals apart."""
-    final = path.resolve()
+    final = real_path(path)
     status = _status(final.parent)
     folder = (status.st_dev, status.st_ino) if status else str(final.parent).casefold()
     return folder, unicodedata.normalize("NFC", final.name).casefold()

@@ -14,7 +14,6 @@ import mlx.core as mx
 import pytest
 from tqdm import tqdm
 
-from mlx_video.cli.arguments import parse_guide_scale
 from mlx_video.cli.console import Console, run_command
 from mlx_video.errors import CheckpointError, RequestError
 from mlx_video.events import (
@@ -29,6 +28,7 @@ from mlx_video.events import (
     StateSaved,
     StepFinished,
 )
+from mlx_video.request.kinds import parse_guide_scale
 
 
 class Terminal(io.StringIO):
@@ -224,5 +224,5 @@ def test_a_guide_scale_is_one_number_or_two(text: str, value: object):
 
 @pytest.mark.parametrize("text", ["", "high", "1,2,3", "1,"])
 def test_anything_else_is_no_guide_scale(text: str):
-    with pytest.raises(argparse.ArgumentTypeError, match="neither a number nor two"):
+    with pytest.raises(ValueError, match="neither a number nor two"):
         parse_guide_scale(text)

@@ -152,7 +152,7 @@ def test_a_home_of_an_unknown_user_is_a_usage_error(capsys):
     with pytest.raises(SystemExit) as caught:
         generate_wan.main(["--prompt", "a cat", "--model-dir", "~no-such-user/model"])
     assert caught.value.code == 2
-    assert "--model-dir: '~no-such-user/model' names the home of an unknown user" in capsys.readouterr().err
+    assert "--model-dir: ~no-such-user/model: names the home of an unknown user" in capsys.readouterr().err
 
 
 def test_unknown_options_are_a_usage_error(capsys):

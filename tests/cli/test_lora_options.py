@@ -91,7 +91,7 @@ def test_a_strength_left_out_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (["--lora-high", "a", "nan"], "argument --lora-high: the strength of a, 'nan', is no number"),
         (["--lora-low", "a", "inf"], "argument --lora-low: the strength of a, 'inf', is no number"),
         (["--lora"], "argument --lora: expected at least one argument"),
-        (["--lora", "~no-such-user/a"], "argument --lora: '~no-such-user/a' names the home of an unknown"),
+        (["--lora", "~no-such-user/a"], "argument --lora: ~no-such-user/a: names the home of an unknown"),
     ],
 )
 @pytest.mark.parametrize("command", [generate_wan, convert_wan])

@@ -1,4 +1,4 @@
-"""Links whose disk is away, and the side files of macOS, are called so wherever a path is given."""
+"""Links whose disk is away, and the AppleDouble files of macOS, are called so wherever a path is given."""
 
 import shutil
 
@@ -19,8 +19,8 @@ from tests.fixtures.tiny_variants import write_tiny_variant
 
 AWAY = "/Volumes/disk that is away/wan"
 DANGLING = f"is a link to {AWAY}, which is not there. Mount the disk that it lies on, or download"
-SIDE_FILE = bytes.fromhex("0005160700020000") + b"Mac OS X        " + bytes(400)
-SIDE = "is a side file of macOS, which holds labels and no content of its own. Give {} beside it."
+APPLE_DOUBLE = bytes.fromhex("0005160700020000") + b"Mac OS X        " + bytes(400)
+LABELS = "is an AppleDouble file of macOS, which holds labels and no content of its own. Give {} beside it."
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +53,9 @@ def dangle(path):
     return path
 
 
-def write_side_file(path):
+def write_apple_double(path):
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(SIDE_FILE)
+    path.write_bytes(APPLE_DOUBLE)
     return path
 
 
@@ -194,63 +194,109 @@ def test_a_cache_on_a_disk_that_is_away_is_called_one(tmp_path, capsys):
     assert f"lies behind {tmp_path / 'cache'}, a link to {AWAY}, which is not there." in shown
 
 
-def test_links_that_lead_in_a_circle_lead_nowhere(wan, tmp_path, capsys):
+@pytest.fixture
+def circle(tmp_path):
+    """A link to a link that leads back to it."""
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
-    shown = convert_refusal(capsys, "--checkpoint-dir", wan / "original", "--vae", "a")
-    assert "--vae a: is a link to b, which is not there" in shown
+    return tmp_path / "a"
+
+
+CIRCLE = "is a link to b, which leads back to it."
+
+
+@pytest.mark.parametrize("option", [*CONVERT_OPTIONS, "--checkpoint-dir"])
+@pytest.mark.parametrize("rest", ["", "wan.safetensors"])
+def test_links_in_a_circle_given_to_a_conversion_are_called_that(wan, circle, capsys, option, rest):
+    base = [] if option == "--checkpoint-dir" else ["--checkpoint-dir", wan / "original"]
+    told = f"lies behind {circle}, {CIRCLE.removeprefix('is ')}" if rest else CIRCLE
+    assert f"{circle / rest}: {told}" in convert_refusal(capsys, *base, option, circle / rest)
+    if option == "--checkpoint-dir":
+        assert f"{circle / rest}: {told}" in convert_refusal(
+            capsys, option, circle / rest, "--quantize-only", "--quantize"
+        )
+        assert convert_wan.main(["--inspect", str(circle / rest)]) == 1
+        assert f"{circle / rest}: {told}" in capsys.readouterr().err
+
+
+def test_a_conversion_into_links_in_a_circle_writes_nothing(wan, circle, tmp_path):
+    with pytest.raises(MLXVideoError, match=f"{circle}: {CIRCLE} Choose another name"):
+        convert_checkpoint(wan / "original", circle)
+    with pytest.raises(MLXVideoError, match=f"{circle / 'out'}: cannot be made"):
+        convert_checkpoint(wan / "original", circle / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    "option", ["--model-dir", "--vae", "--tokenizer", "--image", "--lora", "--decode-only"]
+)
+def test_links_in_a_circle_given_to_a_run_are_called_that(wan, circle, capsys, option):
+    image = [] if option in ("--image", "--decode-only") else ["--image", wan / "photo.jpg"]
+    assert f"{circle}: {CIRCLE}" in generate_refusal(capsys, wan / "mlx", *image, option, circle)
+
+
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [("--output-path", "a/x.mp4"), ("--save-frames", "a"), ("--save-latents", "a/x.safetensors")],
+)
+def test_no_result_is_written_through_links_in_a_circle(wan, circle, tmp_path, option, name, capsys):
+    options = ["--model-dir", wan / "mlx", "--prompt", "a cat", "--image", wan / "photo.jpg"]
+    output = [] if option == "--output-path" else ["--output-path", "out.mp4"]
+    assert generate_wan.main(list(map(str, [*options, *output, option, tmp_path / name]))) in (1, 2)
+    assert "this folder cannot take new files" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
 
 
 @pytest.mark.parametrize("option", [*(o for o in CONVERT_OPTIONS if o != "--tokenizer"), "--checkpoint-dir"])
 @pytest.mark.parametrize("name", ["wan.safetensors", "wan.gguf", "wan.pth", "wan-00001-of-00003.safetensors"])
-def test_a_side_file_given_to_a_conversion_is_called_one(wan, tmp_path, capsys, option, name):
-    file = write_side_file(tmp_path / f"._{name}")
+def test_an_apple_double_file_given_to_a_conversion_is_called_one(wan, tmp_path, capsys, option, name):
+    file = write_apple_double(tmp_path / f"._{name}")
     base = [] if option == "--checkpoint-dir" else ["--checkpoint-dir", wan / "original"]
-    assert f"{file}: {SIDE.format(name)}" in convert_refusal(capsys, *base, option, file)
+    assert f"{file}: {LABELS.format(name)}" in convert_refusal(capsys, *base, option, file)
     assert convert_wan.main(["--inspect", str(file)]) == 1
-    assert f"{file}: {SIDE.format(name)}" in capsys.readouterr().out
+    assert f"{file}: {LABELS.format(name)}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 100])
-def test_a_side_file_is_known_by_its_name_where_its_content_says_nothing(tmp_path, capsys, content):
+def test_an_apple_double_file_is_known_by_its_name_where_its_content_says_nothing(tmp_path, capsys, content):
     file = tmp_path / "._wan.safetensors"
     file.write_bytes(content)
-    assert f"{file}: {SIDE.format('wan.safetensors')}" in convert_refusal(capsys, "--checkpoint-dir", file)
+    assert f"{file}: {LABELS.format('wan.safetensors')}" in convert_refusal(capsys, "--checkpoint-dir", file)
 
 
-def test_a_side_file_of_another_name_is_known_by_its_content(tmp_path, capsys):
-    file = write_side_file(tmp_path / "wan.safetensors")
+def test_an_apple_double_file_of_another_name_is_known_by_its_content(tmp_path, capsys):
+    file = write_apple_double(tmp_path / "wan.safetensors")
     shown = convert_refusal(capsys, "--checkpoint-dir", file)
-    assert "is a side file of macOS" in shown
+    assert "is an AppleDouble file of macOS" in shown
     assert "Give the file that it belongs to." in shown
 
 
 @pytest.mark.parametrize("option", ["--image", "--lora", "--decode-only"])
-def test_a_side_file_given_to_a_run_is_called_one(wan, tmp_path, capsys, option):
-    file = write_side_file(tmp_path / "._one.jpg")
+def test_an_apple_double_file_given_to_a_run_is_called_one(wan, tmp_path, capsys, option):
+    file = write_apple_double(tmp_path / "._one.jpg")
     options = {
         "--image": ["--image", file],
         "--lora": ["--image", wan / "photo.jpg", "--lora", file],
         "--decode-only": ["--decode-only", file],
     }
-    assert f"{file}: {SIDE.format('one.jpg')}" in generate_refusal(capsys, wan / "mlx", *options[option])
+    assert f"{file}: {LABELS.format('one.jpg')}" in generate_refusal(capsys, wan / "mlx", *options[option])
 
 
-def test_side_files_and_dangling_links_given_as_media_in_python_are_called_so(tmp_path):
-    side, link = write_side_file(tmp_path / "._a.mp4"), dangle(tmp_path / "b.mp4")
+def test_apple_double_files_and_dangling_links_given_as_media_in_python_are_called_so(tmp_path):
+    side, link = write_apple_double(tmp_path / "._a.mp4"), dangle(tmp_path / "b.mp4")
     for read in (open_image, read_frames):
-        with pytest.raises(MediaError, match=r"is a side file of macOS.* Give a\.mp4 beside it"):
+        with pytest.raises(MediaError, match=r"is an AppleDouble file of macOS.* Give a\.mp4 beside it"):
             read(side)
         with pytest.raises(MediaError, match="is a link to /Volumes/disk"):
             read(link)
 
 
 @pytest.mark.parametrize("layout", ["original", "dual", "diffusers", "comfy", "mlx"])
-def test_side_files_inside_folders_do_no_harm(wan, tmp_path, layout):
+def test_apple_double_files_inside_folders_do_no_harm(wan, tmp_path, layout):
     folder = shutil.copytree(wan / layout, tmp_path / layout)
     before = inspect_path(folder)
     for file in [path for path in folder.rglob("*") if path.is_file()]:
-        write_side_file(file.with_name(f"._{file.name}"))
+        write_apple_double(file.with_name(f"._{file.name}"))
     found = inspect_path(folder)
     assert (found.problems, found.missing) == ((), ())
     assert (found.parts, found.command) == (before.parts, before.command)

@@ -15,7 +15,7 @@ from mlx.utils import tree_flatten
 from safetensors.numpy import load_file, save_file
 
 from mlx_video import AdapterError, RequestError, WanPipeline, convert_checkpoint
-from mlx_video.api import build_request, read_adapter_choices
+from mlx_video.api import build_request
 from mlx_video.conditioning.types import Conditioning
 from mlx_video.convert.quantize_plan import plan_quantization
 from mlx_video.events import Notice, StepFinished
@@ -23,7 +23,7 @@ from mlx_video.loading import components
 from mlx_video.loading.components import load_transformer, open_model
 from mlx_video.media.video import read_video_metadata
 from mlx_video.models.transformer import WanTransformer
-from mlx_video.request import ConvertRequest, LoraChoice
+from mlx_video.request import ConvertRequest, LoraChoice, read_adapter_choices
 from mlx_video.runs import inputs
 from mlx_video.runs.generate import prepare_run
 from mlx_video.runs.run import Run

@@ -13,11 +13,11 @@ from mlx_video.errors import RequestError
 from mlx_video.formats.fingerprint import fingerprint_weights
 from mlx_video.latents.run_state import RunState
 from mlx_video.layouts.model_folder import TOKENIZER_FILES
-from mlx_video.request import IMAGE_INPUTS, LORA_FIELDS
+from mlx_video.request import LORA_FIELDS, flag_of, options_of
+from mlx_video.request.kinds import ADAPTERS, IMAGE
 from mlx_video.runs.run import Run
 
-# Settings that do not decide the latents, or whose content is compared instead of the name.
-_NOT_COMPARED = frozenset(("model", "fps", "trim_first_frames", "output_size", *IMAGE_INPUTS, *LORA_FIELDS))
+_COMPARED_BY_CONTENT = (ADAPTERS, IMAGE)
 _SHOWN_CHARACTERS = 60
 
 
@@ -27,18 +27,19 @@ def identify_run(run: Run) -> dict[str, str]:
     Returns:
         Flags with their settled values, and files of the model, images and adapters with fingerprints.
     """
+    settings = run.settings()
     identity = {
-        f"--{name.replace('_', '-')}": text
-        for name, text in run.settings().items()
-        if name not in _NOT_COMPARED
+        declared.flag: settings[name]
+        for name, declared in options_of(type(run.request)).items()
+        if name in settings and declared.affects == "latents" and declared.kind not in _COMPARED_BY_CONTENT
     }
     for name, image in run.images.items():
-        identity[f"--{name.replace('_', '-')}"] = _fingerprint_pixels(image)
+        identity[flag_of(name)] = _fingerprint_pixels(image)
     if run.images:
         identity["cut of the images"] = "to the video's shape" if run.plan.crops_images else "none"
     for name in LORA_FIELDS:
         for index, choice in enumerate(getattr(run.request, name)):
-            key = f"adapter {index + 1} of --{name.replace('_', '-').replace('loras', 'lora')}"
+            key = f"adapter {index + 1} of {flag_of(name)}"
             identity[key] = f"{fingerprint_weights(choice.path)}, strength {choice.strength:g}"
     return identity | {path.name: fingerprint_weights(path) for path in _model_files(run)}
 

@@ -13,6 +13,7 @@ import mlx.core as mx
 
 from mlx_video.errors import MediaError
 from mlx_video.events import FileWritten, Notice, StateSaved, StepFinished
+from mlx_video.files.unusable_paths import real_path
 from mlx_video.latents.run_state import (
     RunState,
     current_versions,
@@ -20,7 +21,7 @@ from mlx_video.latents.run_state import (
     load_state,
     save_state,
 )
-from mlx_video.request import RANDOM_SEED, GenerateRequest, draw_seed
+from mlx_video.request import RANDOM_SEED, GenerateRequest, draw_seed, options_of
 from mlx_video.runs.run import Run
 from mlx_video.runs.state.identity import identify_run, refuse_other_run
 from mlx_video.sampling.noise import open_noise
@@ -126,7 +127,7 @@ def forget_state(run: Run) -> Iterator[FileWritten]:
     A file that `--decode-only` reads stays, unless it is the state beside this very video.
     """
     path, source = find_state_path(run.request), run.request.decode_only
-    if path is None or not path.exists() or (source and source.resolve() != path.resolve()):
+    if path is None or not path.exists() or (source and real_path(source) != real_path(path)):
         return
     if run.request.keep_state:
         yield FileWritten(path)
@@ -167,11 +168,8 @@ def describe_way_on(run: Run, state: RunState, path: Path) -> str:
 def _decode_command(run: Run, path: Path) -> str:
     request = run.request
     command: list[object] = ["python", "-m", "mlx_video.generate_wan", "--model-dir", run.model.path]
-    command += ["--decode-only", path, "--output-path", request.output_path]
-    if request.save_frames:
-        command += ["--save-frames", request.save_frames]
-    if request.trim_first_frames:
-        command += ["--trim-first-frames", request.trim_first_frames]
-    if request.keep_state:
-        command += ["--keep-state"]
+    command += ["--decode-only", path]
+    for name, declared in options_of(type(request)).items():
+        if declared.decodes:
+            command += declared.words(getattr(request, name))
     return shlex.join(map(str, command))

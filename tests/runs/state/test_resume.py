@@ -224,7 +224,7 @@ def resume_kept(pipeline: WanPipeline, kept: Path, **options) -> None:
         ({"shift": 2.0}, "--shift is 5.0 there and 2.0 here"),
         ({"guide_scale": 3.0}, "--guide-scale is 2.0 there and 3.0 here"),
         ({"scheduler": "euler"}, "--scheduler is unipc there and euler here"),
-        ({"width": 48, "seed": 2}, "--seed is 1 there and 2 here; --width is 16 there and 48 here"),
+        ({"width": 48, "seed": 2}, "--width is 16 there and 48 here; --seed is 1 there and 2 here"),
         ({"num_frames": 9}, "--num-frames is 5 there and 9 here"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

@@ -19,7 +19,7 @@ from tests.formats.gguf_writer import pack, write_gguf
 from tests.parity.diffusers_transformer import diffusers_name
 
 KERNEL = "patch_embedding.weight"
-SIDE = "fix_5d_tensors_wan.safetensors"
+FIX_FILE = "fix_5d_tensors_wan.safetensors"
 MISSING = (
     r"wan-Q8_0\.gguf: patch_embedding\.weight is missing\. ComfyUI-GGUF keeps it in fix_5d_tensors_wan\.safe"
     r"tensors, and the step that puts it back, tools/fix_5d_tensors\.py, was left out\."
@@ -72,15 +72,15 @@ def write_half(path, arrays):
     return write_gguf(path, packed)
 
 
-def write_side(folder, arrays, name=SIDE):
+def write_fix_file(folder, arrays, name=FIX_FILE):
     return write_plain(folder / name, {KERNEL: arrays[KERNEL]})
 
 
 def test_the_kernel_beside_a_gguf_file_in_comfys_folders_is_read(tiny, tree, tmp_path, expected):
-    write_side(tree / "diffusion_models", tiny.transformer)
+    write_fix_file(tree / "diffusion_models", tiny.transformer)
     notices = run(ConvertRequest(tree, tmp_path / "out"))
     assert file_bytes(tmp_path / "out") == expected
-    told = f"wan-Q8_0.gguf: {KERNEL}, which its converter left out, is taken from {SIDE} beside it."
+    told = f"wan-Q8_0.gguf: {KERNEL}, which its converter left out, is taken from {FIX_FILE} beside it."
     assert notices.count(told) == 1
 
 
@@ -88,7 +88,7 @@ def test_the_kernel_beside_a_gguf_file_in_comfys_folders_is_read(tiny, tree, tmp
 def test_the_kernel_beside_a_gguf_file_given_by_option_is_read(tiny, tmp_path, expected, place):
     own = tmp_path / "own"
     file = write_half(own / "wan.gguf", tiny.transformer)
-    write_side(own, tiny.transformer, "wan.gguf.5d.safetensors" if place == "other name" else SIDE)
+    write_fix_file(own, tiny.transformer, "wan.gguf.5d.safetensors" if place == "other name" else FIX_FILE)
     given = own if place == "folder" else file
     notices = run(ConvertRequest(tiny.path, tmp_path / "out", transformer=given))
     assert file_bytes(tmp_path / "out") == expected
@@ -104,7 +104,7 @@ def test_half_made_files_under_other_names_are_read_and_refused_alike(
     write_half(folder / "wan-Q8_0.gguf", {rename(name): v for name, v in tiny.transformer.items()})
     with pytest.raises(CheckpointError, match=MISSING):
         run(ConvertRequest(tree, tmp_path / "out"))
-    write_plain(folder / SIDE, {rename(KERNEL): tiny.transformer[KERNEL]})
+    write_plain(folder / FIX_FILE, {rename(KERNEL): tiny.transformer[KERNEL]})
     assert any("is taken from" in text for text in run(ConvertRequest(tree, tmp_path / "out")))
     assert file_bytes(tmp_path / "out") == expected
 
@@ -118,26 +118,27 @@ def test_a_half_made_file_alone_names_what_it_lacks_and_the_step_left_out(tree, 
     assert not (tmp_path / "out").exists()
 
 
-def test_a_side_file_of_another_model_is_not_taken_and_named(tiny, tree, tmp_path):
+def test_a_fix_file_of_another_model_is_not_taken_and_named(tiny, tree, tmp_path):
     other = {KERNEL: np.ones((64, 16, 1, 2, 2), np.float32)}
-    write_side(tree / "diffusion_models", other)
+    write_fix_file(tree / "diffusion_models", other)
     message = (
-        MISSING + rf" {SIDE} beside it is of another model \(\[64, 16, 1, 2, 2\], the bias here is \[128\]\)"
+        MISSING
+        + rf" {FIX_FILE} beside it is of another model \(\[64, 16, 1, 2, 2\], the bias here is \[128\]\)"
     )
     with pytest.raises(CheckpointError, match=message):
         run(ConvertRequest(tree, tmp_path / "out"))
 
 
-def test_the_side_file_given_alone_is_called_what_it_is(tiny, tmp_path):
-    side = write_side(tmp_path, tiny.transformer)
+def test_the_fix_file_given_alone_is_called_what_it_is(tiny, tmp_path):
+    fix = write_fix_file(tmp_path, tiny.transformer)
     message = (
         r"fix_5d_tensors_wan\.safetensors: holds patch_embedding\.weight alone, which a GGUF converter left"
     )
     with pytest.raises(RequestError, match=message):
-        run(ConvertRequest(tiny.path, tmp_path / "out", transformer=side))
+        run(ConvertRequest(tiny.path, tmp_path / "out", transformer=fix))
     with pytest.raises(CheckpointError, match=message):
-        run(ConvertRequest(side, tmp_path / "out"))
-    assert message.split(": ")[1].replace("\\", "") in inspect_path(side).problems[0]
+        run(ConvertRequest(fix, tmp_path / "out"))
+    assert message.split(": ")[1].replace("\\", "") in inspect_path(fix).problems[0]
 
 
 def test_the_kernel_of_a_whole_gguf_file_is_its_own(tiny, tree, tmp_path, expected):
@@ -148,7 +149,7 @@ def test_the_kernel_of_a_whole_gguf_file_is_its_own(tiny, tree, tmp_path, expect
         for name, values in tiny.transformer.items()
     }
     write_gguf(path, {name: ("F32", pack(values, "F32")) for name, values in whole.items()})
-    write_side(path.parent, {KERNEL: np.ones_like(tiny.transformer[KERNEL])})
+    write_fix_file(path.parent, {KERNEL: np.ones_like(tiny.transformer[KERNEL])})
     assert not any("is taken from" in text for text in run(ConvertRequest(tree, tmp_path / "out")))
     assert file_bytes(tmp_path / "out") == expected
 
@@ -165,8 +166,8 @@ def test_each_expert_takes_the_kernel_that_is_named_after_it(tiny, tree, tmp_pat
     folder = tree / "diffusion_models"
     (folder / "wan-Q8_0.gguf").unlink()
     low = experts(folder, tiny.transformer)
-    write_side(folder, tiny.transformer, "fix_5d_tensors_wan_high.safetensors")
-    write_side(folder, low, "fix_5d_tensors_wan_low.safetensors")
+    write_fix_file(folder, tiny.transformer, "fix_5d_tensors_wan_high.safetensors")
+    write_fix_file(folder, low, "fix_5d_tensors_wan_low.safetensors")
     notices = run(ConvertRequest(tree, tmp_path / "out"))
     assert sum("is taken from" in text for text in notices) == 2
     for name, arrays in (("high_noise_model", tiny.transformer), ("low_noise_model", low)):
@@ -179,17 +180,19 @@ def test_one_kernel_for_two_experts_is_refused(tiny, tree, tmp_path):
     folder = tree / "diffusion_models"
     (folder / "wan-Q8_0.gguf").unlink()
     experts(folder, tiny.transformer)
-    write_side(folder, tiny.transformer)
-    message = rf"{SIDE} beside it does not say of which expert it is\. Name it after its expert \(fix_5d_"
+    write_fix_file(folder, tiny.transformer)
+    message = rf"{FIX_FILE} beside it does not say of which expert it is\. Name it after its expert \(fix_5d_"
     with pytest.raises(MLXVideoError, match=message):
         run(ConvertRequest(tree, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
 def test_two_kernels_for_one_file_are_refused(tiny, tree, tmp_path):
-    for name in (SIDE, "kernel.safetensors"):
-        write_side(tree / "diffusion_models", tiny.transformer, name)
-    with pytest.raises(MLXVideoError, match=f"{SIDE} and kernel.safetensors beside it could be that file"):
+    for name in (FIX_FILE, "kernel.safetensors"):
+        write_fix_file(tree / "diffusion_models", tiny.transformer, name)
+    with pytest.raises(
+        MLXVideoError, match=f"{FIX_FILE} and kernel.safetensors beside it could be that file"
+    ):
         run(ConvertRequest(tree, tmp_path / "out"))
 
 
@@ -198,10 +201,10 @@ def test_inspection_names_what_is_missing_and_counts_what_is_found(tiny, tree):
     (part,) = inspect_path(path).parts
     assert (part.component, part.tensors) == ("transformer", len(tiny.transformer) - 1)
     assert f"{KERNEL} is missing" in part.problem
-    write_side(path.parent, tiny.transformer)
+    write_fix_file(path.parent, tiny.transformer)
     (part,) = inspect_path(path).parts
     assert (part.problem, part.tensors) == ("", len(tiny.transformer))
-    assert part.files == ("wan-Q8_0.gguf", SIDE)
+    assert part.files == ("wan-Q8_0.gguf", FIX_FILE)
     assert any("is taken from" in text for text in part.notices)
     found = inspect_path(tree)
     assert {part.component for part in found.parts} == {"transformer", "text_encoder", "vae"}

@@ -27,12 +27,12 @@ _LARGEST_BYTES = 64 << 20
 _AXES = 5
 
 
-def is_side_file(path: Path) -> bool:
+def is_fix_5d_file(path: Path) -> bool:
     """Whether a file holds the first kernel of a transformer, and nothing but tensors of five axes."""
-    return bool(_read_side_file(path))
+    return bool(_read_fix_file(path))
 
 
-def with_side_file(paths: tuple[Path, ...]) -> tuple[Path, ...]:
+def with_fix_5d_file(paths: tuple[Path, ...]) -> tuple[Path, ...]:
     """The files of a component, and the one beside a GGUF file that holds what its converter left out.
 
     Args:
@@ -49,7 +49,7 @@ def with_side_file(paths: tuple[Path, ...]) -> tuple[Path, ...]:
     shapes = {tensor.name: tensor.shape for tensor in read_gguf_header(paths[0]).tensors}
     if not any(_lacks_kernel(name, shapes) for name in shapes):
         return paths
-    fitting = [path for path, side in _side_files(paths[0].parent) if _fits(side, shapes)]
+    fitting = [path for path, fix in _fix_files(paths[0].parent) if _fits(fix, shapes)]
     fitting = [path for path in fitting if _may_belong(path, paths[0])]
     if len(fitting) > 1:
         names = " and ".join(path.name for path in fitting)
@@ -79,7 +79,7 @@ def check_kernel(source: TensorSource) -> None:
     bias = source.infos[BIAS_ANCHOR].shape
     others = [
         f" {other.name} beside it is of another model ({list(shape)}, the bias here is {list(bias)})."
-        for other, shapes in _side_files(path.parent)
+        for other, shapes in _fix_files(path.parent)
         for shape in shapes.values()
         if shape[:1] != bias
     ]
@@ -90,14 +90,14 @@ def check_kernel(source: TensorSource) -> None:
     )
 
 
-def report_side_file(paths: Sequence[Path]) -> Iterator[str]:
+def report_fix_5d_file(paths: Sequence[Path]) -> Iterator[str]:
     """Say so where the last of a transformer's files is one that lay beside the first."""
-    if len(paths) == 2 and recognise(paths[0]) == "gguf" and is_side_file(paths[1]):
+    if len(paths) == 2 and recognise(paths[0]) == "gguf" and is_fix_5d_file(paths[1]):
         name = paths[1].name
         yield f"{paths[0].name}: {ANCHOR}, which its converter left out, is taken from {name} beside it."
 
 
-def describe_side_file() -> str:
+def describe_fix_5d_file() -> str:
     """What to say of such a file where it stands alone."""
     return (
         f"holds {ANCHOR} alone, which a GGUF converter left out of its file. Give that file (.gguf), with "
@@ -110,14 +110,14 @@ def _lacks_kernel(bias: str, names: Collection[str]) -> bool:
     return is_bias and bias in names and f"{bias.removesuffix('bias')}weight" not in names
 
 
-def _side_files(folder: Path) -> Iterator[tuple[Path, Shapes]]:
+def _fix_files(folder: Path) -> Iterator[tuple[Path, Shapes]]:
     for path in sorted(folder.iterdir()):
-        if is_weight_file(path) and (shapes := _read_side_file(path)):
+        if is_weight_file(path) and (shapes := _read_fix_file(path)):
             yield path, shapes
 
 
-def _read_side_file(path: Path) -> Shapes:
-    """What a side file holds; nothing for other files, whatever is wrong with them."""
+def _read_fix_file(path: Path) -> Shapes:
+    """What a fix file holds; nothing for other files, whatever is wrong with them."""
     if path.stat().st_size > _LARGEST_BYTES:
         return {}
     try:
@@ -125,39 +125,39 @@ def _read_side_file(path: Path) -> Shapes:
             shapes = {name: info.shape for name, info in source.infos.items()}
     except CheckpointError:
         return {}
-    is_side = all(len(shape) == _AXES for shape in shapes.values()) and any(map(_is_kernel, shapes))
-    return shapes if is_side else {}
+    is_fix = all(len(shape) == _AXES for shape in shapes.values()) and any(map(_is_kernel, shapes))
+    return shapes if is_fix else {}
 
 
 def _is_kernel(name: str) -> bool:
     return name == ANCHOR or name.endswith(f".{ANCHOR}")
 
 
-def _fits(side: Shapes, shapes: Shapes) -> bool:
+def _fits(fix: Shapes, shapes: Shapes) -> bool:
     """Whether each tensor is one that the file lacks, and has as many channels as its bias there."""
     return all(
         name not in shapes and shapes.get(f"{name.removesuffix('weight')}bias") == shape[:1]
-        for name, shape in side.items()
+        for name, shape in fix.items()
     )
 
 
-def _may_belong(side: Path, path: Path) -> bool:
+def _may_belong(fix: Path, path: Path) -> bool:
     """Whether the names do not tell of two experts."""
-    experts = {guess_expert_of_file(side), guess_expert_of_file(path)} - {None}
+    experts = {guess_expert_of_file(fix), guess_expert_of_file(path)} - {None}
     return len(experts) < 2
 
 
-def _refuse_doubt(path: Path, side: Path) -> None:
+def _refuse_doubt(path: Path, fix: Path) -> None:
     """Two experts in a folder have kernels of their own: one file cannot serve both."""
     expert = guess_expert_of_name(path.stem)
-    if expert is None or guess_expert_of_file(side) is not None:
+    if expert is None or guess_expert_of_file(fix) is not None:
         return
     found = {
         guess_expert_of_name(other.stem) for other in path.parent.iterdir() if other.suffix.lower() == ".gguf"
     }
     if len(found - {None}) > 1:
         raise CheckpointError(
-            f"{path}: {ANCHOR} lies in a file of its own, and {side.name} beside it does not say of which "
+            f"{path}: {ANCHOR} lies in a file of its own, and {fix.name} beside it does not say of which "
             f"expert it is. Name it after its expert (fix_5d_tensors_{expert}.safetensors), or give each "
             "expert a folder."
         )

@@ -1,0 +1,58 @@
+"""What the user asked for, checked when constructed. Knows neither models nor files.
+
+Every option is declared here once, with its type, default, help and checks; commands, Python signatures,
+records of runs and tables of options follow. The names that other rooms use are gathered here.
+"""
+
+from mlx_video.request.adapters import LoraChoice, advise_two_strengths, named_place, read_adapter_choices
+from mlx_video.request.choices import (
+    MAX_SEED,
+    RANDOM_SEED,
+    DTypeName,
+    ExpertMode,
+    InputKind,
+    LoraMode,
+    ModelVersion,
+    NoiseKind,
+    SchedulerName,
+    StreamMode,
+    TilingMode,
+)
+from mlx_video.request.convert import COMPONENT_FIELDS, ConvertRequest
+from mlx_video.request.flags import flag_of
+from mlx_video.request.generate import IMAGE_INPUTS, INPUTS, LORA_FIELDS, GenerateRequest, draw_seed
+from mlx_video.request.kinds import ImageSource
+from mlx_video.request.model import ModelRequest
+from mlx_video.request.option import Option, make_request, option, options_of
+
+__all__ = [
+    "COMPONENT_FIELDS",
+    "IMAGE_INPUTS",
+    "INPUTS",
+    "LORA_FIELDS",
+    "MAX_SEED",
+    "RANDOM_SEED",
+    "ConvertRequest",
+    "DTypeName",
+    "ExpertMode",
+    "GenerateRequest",
+    "ImageSource",
+    "InputKind",
+    "LoraChoice",
+    "LoraMode",
+    "ModelRequest",
+    "ModelVersion",
+    "NoiseKind",
+    "Option",
+    "SchedulerName",
+    "StreamMode",
+    "TilingMode",
+    "advise_two_strengths",
+    "draw_seed",
+    "flag_of",
+    "make_request",
+    "named_place",
+    "option",
+    "options_of",
+    "read_adapter_choices",
+]

@@ -1,0 +1,26 @@
+"""Options that are chosen from a list, and the bounds of seeds and steps."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+DTypeName = Literal["bfloat16", "float16", "float32"]
+ModelVersion = Literal["auto", "2.1", "2.2"]
+SchedulerName = Literal["unipc", "dpm++", "euler"]
+NoiseKind = Literal["torch", "mlx"]
+ExpertMode = Literal["relay", "parallel"]
+TilingMode = Literal["auto", "none", "default", "aggressive", "conservative", "spatial", "temporal"]
+LoraMode = Literal["auto", "merge", "side"]
+StreamMode = Literal["auto", "on", "off"]
+QuantizationBits = Literal[4, 8]
+QuantizationGroup = Literal[32, 64, 128]
+
+InputKind = Literal["text", "image", "video", "mask", "audio", "number"]
+"""What an input is by which a model is conditioned."""
+Affects = Literal["latents", "video", "run"]
+"""What of a run an option decides: the latents, the video made of them, or only how they are made."""
+
+MAX_STEPS = 1000
+# What torch.Generator.manual_seed takes; numbers below zero count from 2**64.
+MIN_SEED, MAX_SEED = -(2**63), 2**64 - 1
+RANDOM_SEED = -1

@@ -1,0 +1,313 @@
+"""A video to make."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from mlx_video.errors import RequestError
+from mlx_video.request.choices import (
+    MAX_SEED,
+    MAX_STEPS,
+    MIN_SEED,
+    RANDOM_SEED,
+    ExpertMode,
+    InputKind,
+    LoraMode,
+    NoiseKind,
+    SchedulerName,
+    StreamMode,
+    TilingMode,
+)
+from mlx_video.request.describe import documented
+from mlx_video.request.kinds import ADAPTERS, Adapters, GuideScale, ImageSource, ReadPath, WrittenPath
+from mlx_video.request.option import (
+    at_least,
+    between,
+    check_options,
+    option,
+    options_of,
+    positive,
+    settle_paths,
+)
+from mlx_video.request.shared import adapters_option, strict_option
+
+_TEXT = "model and text"
+_THE_MODELS = "the model's"
+_SIZE_HELP = "pixels, rounded to a multiple of 16, TI2V 5B: 32"
+_SIZE_DEFAULT = "the model's, or the image's shape"
+
+
+def draw_seed() -> int:
+    """A random seed that fits the run's record and a torch generator."""
+    return secrets.randbelow(2**31)
+
+
+@documented
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """One video to make. None stands for the model's own default."""
+
+    prompt: str = option(
+        help='what the video shows; `""` for no prompt',
+        group=_TEXT,
+        default_text="the demo model's example",
+        input="text",
+    )
+    negative_prompt: str | None = option(
+        None,
+        help='what it should not show; `""` for nothing',
+        group=_TEXT,
+        default_text=_THE_MODELS,
+        off_help="guide against the empty prompt",
+    )
+    image: ImageSource | None = option(
+        None,
+        help="first frame, for image-to-video models; the video takes its shape unless --width or --height "
+        "is given",
+        group="images",
+        metavar="FILE",
+        input="image",
+    )
+    end_image: ImageSource | None = option(
+        None,
+        help="last frame, for first-and-last-frame models; only together with --image",
+        group="images",
+        metavar="FILE",
+        input="image",
+    )
+    width: int | None = option(
+        None, help=_SIZE_HELP, group="size", default_text=_SIZE_DEFAULT, check=at_least(1)
+    )
+    height: int | None = option(
+        None, help=_SIZE_HELP, group="size", default_text=_SIZE_DEFAULT, check=at_least(1)
+    )
+    num_frames: int | None = option(
+        None,
+        help="frames, 4n+1: 17, 49, 81 ...",
+        group="size",
+        default_text=_THE_MODELS,
+        check=at_least(1),
+    )
+    steps: int | None = option(
+        None,
+        help=f"sampling steps, 1 to {MAX_STEPS}",
+        group="sampling",
+        default_text=_THE_MODELS,
+        check=between(1, MAX_STEPS),
+    )
+    guide_scale: GuideScale | None = option(
+        None,
+        help="how strongly the prompt steers, or `low,high` for two experts; 1 skips the negative pass and "
+        "halves the time",
+        group="sampling",
+        default_text=_THE_MODELS,
+    )
+    shift: float | None = option(
+        None,
+        help="moves steps towards high noise",
+        group="sampling",
+        default_text=_THE_MODELS,
+        check=positive("; the models use 3 to 16"),
+    )
+    boundary: float | None = option(
+        None,
+        help="0 to 1: noise level from which on the high-noise expert serves; Wan2.2 A14B only",
+        group="sampling",
+        default_text=_THE_MODELS,
+        check=between(0, 1, "; the models use 0.875 and 0.9"),
+    )
+    experts: ExpertMode = option(
+        "relay",
+        help="`relay`: one expert in memory at a time; `parallel`: both",
+        group="sampling",
+        affects="run",
+    )
+    seed: int = option(
+        RANDOM_SEED,
+        help="0 to `2**64-1`, or -2 to `-2**63` as torch takes them; -1 for a random one, or with --resume "
+        "that of the run's state",
+        group="sampling",
+        default_text="random",
+        check=between(
+            MIN_SEED,
+            MAX_SEED,
+            f" (-2**63 and 2**64-1), as torch takes them; {RANDOM_SEED} draws one at random",
+        ),
+    )
+    scheduler: SchedulerName = option("unipc", help="solver: `unipc`, `dpm++` or `euler`", group="sampling")
+    noise: NoiseKind = option(
+        "torch",
+        help="`torch`: the numbers that PyTorch draws on an x86 CPU; `mlx`: MLX's own",
+        group="sampling",
+    )
+    loras: Adapters = adapters_option("lora", "adapters")
+    loras_high: Adapters = adapters_option("lora_high", "adapters")
+    loras_low: Adapters = adapters_option("lora_low", "adapters")
+    strict_lora: bool = strict_option("adapters")
+    lora_mode: LoraMode = option(
+        "auto",
+        help="`merge`: into the weights, quantized ones packed again; `side`: beside the layers, whose "
+        "weights stay as they are; `auto`: `side` for quantized layers, `merge` for the others",
+        group="adapters",
+        only_with=("loras", "loras_high", "loras_low"),
+    )
+    memory_limit: float | None = option(
+        None,
+        help="the most that a run may hold, in GB of 10^9 bytes",
+        group="memory",
+        metavar="GB",
+        default_text="what the machine has",
+        check=positive(" of GB"),
+        affects="run",
+        decodes=True,
+    )
+    stream: StreamMode = option(
+        "auto",
+        help="read transformer blocks from the file in every step: `auto`: as few as must be; `on`: all; "
+        "`off`: none",
+        group="memory",
+        affects="run",
+    )
+    tiling: TilingMode = option(
+        "auto",
+        help="tiles in which the VAE works; every choice gives the same video. `auto`: whole frames, or the "
+        "largest tiles that fit; `none`, `temporal`: whole frames; `conservative`: 768 pixels, `default`, "
+        "`spatial`: 512, `aggressive`: 256",
+        group="memory",
+        affects="run",
+        decodes=True,
+    )
+    output_path: WrittenPath | None = option(
+        None,
+        help="`.mp4`, `.gif` or `.webp` file; for one frame also `.png` or `.jpg`",
+        group="output",
+        command_default=Path("output.mp4"),
+        affects="run",
+        decodes=True,
+    )
+    save_frames: WrittenPath | None = option(
+        None,
+        help="folder for lossless PNGs, written as well",
+        group="output",
+        metavar="DIR",
+        affects="run",
+        decodes=True,
+    )
+    save_latents: WrittenPath | None = option(
+        None,
+        help="file for the final latents `[C, T, H, W]`, safetensors, written as well",
+        group="output",
+        metavar="FILE",
+        affects="run",
+    )
+    compile: bool = option(
+        True,
+        help="fuse operations with mx.compile where the device gains from it",
+        group="output",
+        off_help="do not fuse operations with mx.compile",
+        affects="run",
+    )
+    device_check: bool = option(
+        True,
+        help="check the device's operations before the first run with an MLX version",
+        group="output",
+        off_help="trust the device: do not check its operations before the first run with an MLX version",
+        affects="run",
+        decodes=True,
+    )
+    prompt_cache: bool = option(
+        True,
+        help="keep encoded prompts on disk; a prompt of an earlier run then needs no text encoder",
+        group="output",
+        off_help="encode prompts anew, and keep nothing of them on disk; else a prompt of an earlier run "
+        "needs no text encoder",
+        affects="run",
+    )
+    trim_first_frames: int = option(
+        0,
+        help="frames to drop at the start",
+        group="output",
+        metavar="N",
+        check=at_least(0),
+        affects="video",
+        decodes=True,
+    )
+    debug_latents: bool = option(
+        False, help="print statistics after each step", group="output", affects="run"
+    )
+    checkpoint_every: int = option(
+        1,
+        help="write the run's state beside the video after every N steps; 0: only when all are taken",
+        group="interrupted runs",
+        metavar="N",
+        check=at_least(0),
+        affects="run",
+    )
+    resume: bool = option(
+        False,
+        help="go on from the state beside the video; without one, begin at the first step",
+        group="interrupted runs",
+        affects="run",
+    )
+    keep_state: bool = option(
+        False,
+        help="leave the state there when the video is finished",
+        group="interrupted runs",
+        affects="run",
+        decodes=True,
+    )
+    decode_only: ReadPath | None = option(
+        None,
+        help="make the video from the state of a run that took all its steps, or from --save-latents; needs "
+        "no prompt, and no option of sampling counts",
+        group="interrupted runs",
+        metavar="FILE",
+        affects="run",
+    )
+
+    def __post_init__(self) -> None:
+        if self.seed is None:
+            object.__setattr__(self, "seed", RANDOM_SEED)
+        check_options(self)
+        settle_paths(self)
+        self._settle_seed()
+        if self.end_image is not None:
+            self._check_end_image()
+        self._check_state_options()
+
+    def _settle_seed(self) -> None:
+        """Make the seed what a run keeps: 0 to 2**64-1, or `RANDOM_SEED` where it comes from a state.
+
+        Source: PyTorch torch/random.py, manual_seed.
+        """
+        seed = self.seed if self.seed == RANDOM_SEED else int(self.seed) % 2**64
+        object.__setattr__(self, "seed", draw_seed() if seed == RANDOM_SEED and not self.resume else seed)
+
+    def _check_end_image(self) -> None:
+        if self.image is None:
+            raise RequestError("end_image", "needs --image, the first frame, beside it. Give both.")
+        if self.num_frames == 1:
+            raise RequestError(
+                "end_image", "--num-frames 1 has no last frame besides the first. Ask for 5 frames or more."
+            )
+
+    def _check_state_options(self) -> None:
+        for name in ("resume", "keep_state"):
+            if getattr(self, name) and self.output_path is None:
+                raise RequestError(name, "needs --output-path, beside which a run keeps its state. Add it.")
+        for name in ("resume", "save_latents"):
+            if getattr(self, name) and self.decode_only is not None:
+                raise RequestError(name, "with --decode-only there is no step to take. Give one of the two.")
+
+
+_OPTIONS = options_of(GenerateRequest)
+INPUTS: Mapping[str, InputKind] = MappingProxyType(
+    {name: declared.input for name, declared in _OPTIONS.items() if declared.input is not None}
+)
+"""Fields by which a model is conditioned, in the order in which it sees them."""
+IMAGE_INPUTS = tuple(name for name, kind in INPUTS.items() if kind == "image")
+LORA_FIELDS = tuple(name for name, declared in _OPTIONS.items() if declared.kind is ADAPTERS)
