@@ -12,6 +12,7 @@ from mlx_video.config import ModelConfig
 from mlx_video.convert.convert import convert
 from mlx_video.convert.demo_model import demo_model_folder
 from mlx_video.convert.local_files import with_local_adapters
+from mlx_video.errors import RequestError
 from mlx_video.events import Event, FileWritten, StepFinished
 from mlx_video.files.hub_cache import nothing_downloaded
 from mlx_video.hub.fetch import fetch_folder
@@ -139,9 +140,11 @@ class WanPipeline:
             on_event: called with every event.
 
         Raises:
-            RequestError: the run has steps left, or the latents are of another model's VAE.
+            RequestError: `file` is no path, the run has steps left, or the latents are of another VAE.
             MediaError: the file holds no latents.
         """
+        if file is None:  # which as an option would mean that latents are to be made
+            raise RequestError("decode_only", "None: must be a path, of latents that are to be decoded.")
         return self("", on_event=on_event, decode_only=file, **options)
 
 

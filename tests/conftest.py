@@ -19,6 +19,20 @@ os.environ["HF_HUB_CACHE"] = tempfile.mkdtemp(prefix="mlx-video-hub-")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out for `-m quick` what imports PyTorch: the import costs a tenth of the whole."""
+    is_left_out = collection_path.name.endswith("_parity.py") and config.option.markexpr == "quick"
+    return True if is_left_out else None
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as quick what is neither slow nor compared with PyTorch."""
+    for item in items:
+        if not any(item.iter_markers("slow")) and not any(item.iter_markers("parity")):
+            item.add_marker("quick")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache_folder(tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as patch:

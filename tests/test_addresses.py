@@ -264,3 +264,11 @@ def test_a_video_is_saved_to_no_home_of_an_unknown_user():
     video = Video(np.zeros((1, 4, 4, 3), np.uint8), 16, None, {})
     with pytest.raises(MediaError, match="home of an unknown user"):
         video.save(f"{NOBODY}.mp4")
+
+
+def test_without_a_file_nothing_is_decoded_and_no_video_is_made_in_its_place():
+    pipeline = object.__new__(WanPipeline)  # without a model: the file is judged before it is needed
+    for file in (None, 7, b"latents.safetensors"):
+        with pytest.raises(RequestError, match="must be a path") as caught:
+            pipeline.decode(file)
+        assert caught.value.field == "decode_only"

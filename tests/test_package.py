@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +15,6 @@ import mlx_video
 from mlx_video import check_device, convert_wan, generate_wan, prepare_control
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = {
     "convert_wan": convert_wan,
     "generate_wan": generate_wan,
@@ -86,41 +83,6 @@ def test_every_public_name_can_be_had():
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="has no attribute 'wan'"):
         mlx_video.wan  # noqa: B018
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_option_has_help_with_a_default_and_stands_in_the_readme(command: str):
-    for action, is_choice in options_of(COMMANDS[command].build_parser()):
-        flag = action.option_strings[-1]
-        if flag in ("--help", "--version"):
-            continue
-        assert action.help, flag
-        assert "default" in action.help or action.required or is_choice, f"{flag}: help states no default"
-        assert f"`{flag}" in README, f"{flag} is not in the README"
-
-
-def options_of(parser: argparse.ArgumentParser) -> Iterator[tuple[argparse.Action, bool]]:
-    """Options of a command and of its kinds; whether it is one of several of which one must be given."""
-    chosen = {
-        id(a) for group in parser._mutually_exclusive_groups if group.required for a in group._group_actions
-    }
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for kind in action.choices.values():
-                yield from options_of(kind)
-        elif action.option_strings:
-            yield action, id(action) in chosen
-
-
-def test_the_readmes_commands_parse():
-    for line in re.findall(r"python -m mlx_video\.(\w+ (?:--|[a-z]).+)$", README, re.MULTILINE):
-        name, *arguments = [part.strip('"') for part in re.findall(r'"[^"]*"|\S+', line)]
-        COMMANDS[name].build_parser().parse_args(arguments)
-
-
-def test_the_readmes_links_lead_somewhere():
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
 
 
 def test_no_module_of_the_package_imports_torch():

@@ -88,6 +88,7 @@ def plan_events(args: argparse.Namespace, request: GenerateRequest) -> Iterator[
     from mlx_video.files.hub_cache import nothing_downloaded
     from mlx_video.hub.fetch import fetch_folder
     from mlx_video.loading.components import open_model
+    from mlx_video.loading.model_parts import ModelParts, find_parts
     from mlx_video.runs.generate import plan_generation
     from mlx_video.runs.run import finish
 
@@ -99,7 +100,9 @@ def plan_events(args: argparse.Namespace, request: GenerateRequest) -> Iterator[
         if place is None:
             events.append(report_demo_model(takes_image=takes_image))
             place = stack.enter_context(passing_demo_model(takes_image=takes_image))
-        model, config = open_model(finish(fetch_folder(place, args.revision, "run"), events.append))
+        named = ModelParts(args.text_encoder, args.vae, args.tokenizer)
+        path = finish(fetch_folder(place, args.revision, "run", named.given), events.append)
+        model, config = open_model(path, finish(find_parts(named), events.append))
         request = finish(with_local_adapters(request), events.append)
         plan = plan_generation(request, model, config)
     yield from events

@@ -7,9 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlx_video.cli.arguments import CommandParser, add_common_options, folder_path
+from mlx_video.addresses import expand_home
+from mlx_video.cli.arguments import CommandParser, CommonOptions, add_options, reader
 from mlx_video.cli.console import run_command
 from mlx_video.errors import RequestError
+from mlx_video.request.kinds import parse_number, parse_whole_number
 
 if TYPE_CHECKING:
     from mlx_video.events import Event
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 # What cv2.Canny is usually called with.
 LOW, HIGH = 100.0, 200.0
 RADIUS = 8.0
+
+NUMBER, WHOLE, PATH = map(reader, (parse_number, parse_whole_number, expand_home))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -40,13 +44,13 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_changes(kinds: argparse._SubParsersAction[CommandParser]) -> None:
     canny = _add_kind(kinds, "canny", "edges as white lines on black")
     canny.add_argument(
-        "--low", type=float, default=LOW, help=f"change from which on a line goes on (default: {LOW:g})"
+        "--low", type=NUMBER, default=LOW, help=f"change from which on a line goes on (default: {LOW:g})"
     )
     canny.add_argument(
-        "--high", type=float, default=HIGH, help=f"change from which on a line begins (default: {HIGH:g})"
+        "--high", type=NUMBER, default=HIGH, help=f"change from which on a line begins (default: {HIGH:g})"
     )
     blur = _add_kind(kinds, "blur", "a blurred video, to be made sharp")
-    blur.add_argument("--radius", type=float, default=RADIUS, help=f"pixels (default: {RADIUS:g})")
+    blur.add_argument("--radius", type=NUMBER, default=RADIUS, help=f"pixels (default: {RADIUS:g})")
     _add_kind(kinds, "grey", "a video without colours, to be coloured")
     still = _add_kind(kinds, "still", "one picture as a video")
     still.set_defaults(num_frames=81)
@@ -57,20 +61,18 @@ def _add_masks(kinds: argparse._SubParsersAction[CommandParser]) -> None:
     shape = mask.add_mutually_exclusive_group(required=True)
     shape.add_argument(
         "--box",
-        type=box,
+        type=reader(parse_box),
         metavar="LEFT,TOP,WIDTH,HEIGHT",
         help="pixels of the video that are white",
     )
-    shape.add_argument(
-        "--picture", type=folder_path, metavar="FILE", help="white where this picture is bright"
-    )
+    shape.add_argument("--picture", type=PATH, metavar="FILE", help="white where this picture is bright")
     mask.add_argument("--invert", action="store_true", help="exchange black and white (default: off)")
     pad = _add_kind(kinds, "pad", "a video with grey around it, to be filled in")
     for side in ("left", "right", "top", "bottom"):
-        pad.add_argument(f"--{side}", type=int, default=0, help="pixels to add on this side (default: 0)")
+        pad.add_argument(f"--{side}", type=WHOLE, default=0, help="pixels to add on this side (default: 0)")
     pad.add_argument(
         "--mask-output",
-        type=folder_path,
+        type=PATH,
         metavar="FILE",
         help="also write the mask of what is added (default: none)",
     )
@@ -82,31 +84,29 @@ def _add_kind(
     parser = kinds.add_parser(name, help=about, description=f"Make {about}." if writes else None)
     parser.add_argument("input", help="a video file, a folder of numbered pictures, or a picture")
     if writes:
+        parser.add_argument("output", type=PATH, help=".mp4, .gif or .webp; without suffix a folder of PNGs")
         parser.add_argument(
-            "output", type=folder_path, help=".mp4, .gif or .webp; without suffix a folder of PNGs"
-        )
-        parser.add_argument(
-            "--num-frames", type=int, help="frames to write (default: all; 81 for a still picture)"
+            "--num-frames", type=WHOLE, help="frames to write (default: all; 81 for a still picture)"
         )
         parser.add_argument(
             "--fps",
-            type=float,
+            type=NUMBER,
             help="frames per second, met by picking frames (default: the video's, else 16)",
         )
-    add_common_options(parser)
+    add_options(parser, (CommonOptions,))
     return parser
 
 
-def box(text: str) -> tuple[int, int, int, int]:
+def parse_box(text: str) -> tuple[int, int, int, int]:
     """Four whole numbers with commas between them.
 
     Raises:
-        argparse.ArgumentTypeError: anything else.
+        ValueError: anything else.
     """
     try:
         left, top, width, height = map(int, text.split(","))
     except ValueError as error:
-        raise argparse.ArgumentTypeError(
+        raise ValueError(
             f"{text!r} is no box; give left, top, width and height, such as 100,50,320,240"
         ) from error
     return left, top, width, height

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from mlx_video.convert.proposals import describe_transformers_below, propose_transformers
+from mlx_video.convert.proposals import describe_transformers_below, name_below, propose_transformers
 from mlx_video.convert.recognise_transformers import refuse_other_models
 from mlx_video.errors import CheckpointError, MissingPartError, RequestError
 from mlx_video.files.unusable_paths import explain_missing
 from mlx_video.layouts.checkpoint_files import CheckpointFiles, PartName, SamplingHints
-from mlx_video.layouts.expert_names import Expert, guess_expert_of_file
+from mlx_video.layouts.expert_names import Expert, find_sure_expert, guess_expert_of_file
 from mlx_video.layouts.folder_layout import is_tokenizer_folder, recognise_layout
 from mlx_video.layouts.open_checkpoint import open_checkpoint
 from mlx_video.layouts.original_folder import (
@@ -71,8 +70,6 @@ _FLAGS = MappingProxyType(
     }
 )
 _CONVERTED = "is converted already. Give the file that it was made from."
-# A lone "high" may mean something else; with "noise" behind it the file is one of two.
-_SURE_EXPERT_NAME = re.compile(r"(?i)(high|low)[-_ .]?noise")
 
 
 def find_checkpoint(request: ConvertRequest) -> CheckpointFiles:
@@ -93,10 +90,6 @@ def find_checkpoint(request: ConvertRequest) -> CheckpointFiles:
     }
     base = _open_base(request, chosen)
     return _with_tokenizer(_with_options(base, chosen), request.tokenizer)
-
-
-def _is_surely_expert(found: FoundFiles) -> bool:
-    return any(_SURE_EXPERT_NAME.search(name) for name in (found.paths[0].name, found.paths[0].parent.name))
 
 
 def check_component(name: str, path: Path) -> None:
@@ -242,12 +235,14 @@ def _choose_transformers(
                 f"is not given, and the name of {_list(path, candidates)} in {path} does not say that it is "
                 "this expert. Give the file by this option.",
             )
-        return {expert if expert and _is_surely_expert(only) else "model": only}
+        return {find_sure_expert(only.paths[0]) or "model": only}
     if len(candidates) <= 2 and all(expert in named for expert in wanted):
         return {expert: named[expert] for expert in wanted}
+    choice = "--transformer FILE, or for a Wan2.2 A14B model with --high-noise FILE and --low-noise FILE"
+    if len(wanted) == 1:
+        choice = f"--{wanted[0].replace('_', '-')} FILE"
     raise CheckpointError(
-        f"{path}: holds several transformers: {_list(path, candidates)}. Choose with --transformer FILE, or "
-        "for a Wan2.2 A14B model with --high-noise FILE and --low-noise FILE, such as:"
+        f"{path}: holds several transformers: {_list(path, candidates)}. Choose with {choice}, such as:"
         f"{propose_transformers(path, candidates, wanted)}"
     )
 
@@ -277,11 +272,7 @@ def _fits(found: FoundFiles, component: str, readers: Sequence[FoundFiles]) -> b
 
 
 def _list(path: Path, candidates: Iterable[FoundFiles]) -> str:
-    return ", ".join(_below(path, found.paths[0]) for found in candidates)
-
-
-def _below(folder: Path, path: Path) -> str:
-    return str(path.relative_to(folder)) if path.is_relative_to(folder) and path != folder else path.name
+    return ", ".join(name_below(path, found.paths[0]) for found in candidates)
 
 
 def _check_complete(files: CheckpointFiles, scan: Scan, given: set[PartName], *, reads_images: bool) -> None:
@@ -308,7 +299,7 @@ def _check_complete(files: CheckpointFiles, scan: Scan, given: set[PartName], *,
 def _report_found(path: Path, files: CheckpointFiles) -> tuple[str, ...]:
     """Say which file became what, since no name did."""
     parts = {**files.transformers, "text_encoder": files.text_encoder, "image_encoder": files.image_encoder}
-    found = {name: _below(path, paths[0]) for name, paths in parts.items() if paths}
+    found = {name: name_below(path, paths[0]) for name, paths in parts.items() if paths}
     told = [f"{name if name != 'model' else 'transformer'} {file}" for name, file in found.items()]
     return (f"Found by their tensors: {', '.join(told)}.",) if told else ()
 

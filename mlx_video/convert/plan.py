@@ -19,7 +19,7 @@ from mlx_video.convert.vae_origin import choose_vae
 from mlx_video.errors import CheckpointError, MissingPartError, RequestError
 from mlx_video.formats.tensor_source import TensorSource, open_tensors
 from mlx_video.layouts.checkpoint_files import CheckpointFiles
-from mlx_video.layouts.expert_names import guess_expert_of_name
+from mlx_video.layouts.expert_names import find_sure_expert, guess_expert_of_name
 from mlx_video.layouts.folder_layout import ORIGINAL_STEM
 from mlx_video.layouts.model_folder import (
     IMAGE_ENCODER_FILE,
@@ -32,16 +32,16 @@ from mlx_video.layouts.shards import SPLIT_REST
 from mlx_video.loading.adapters import bake_jobs, read_all_adapters, record_baked
 from mlx_video.lora.read import AdapterSet
 from mlx_video.request import ConvertRequest
-from mlx_video.weights.all_in_one import pick_component
 from mlx_video.weights.component_kind import is_tokenizer_tensor
 from mlx_video.weights.empty_weights import check_token_table
-from mlx_video.weights.fix_5d_file import check_kernel, report_fix_5d_file
+from mlx_video.weights.fix_5d_file import report_fix_5d_file
 from mlx_video.weights.names import image_encoder_names, text_encoder_names, transformer_names, vae_names
+from mlx_video.weights.original_component import original_component
 from mlx_video.weights.other_parts import describe_other_part
 from mlx_video.weights.quantize import check_group_size
 from mlx_video.weights.rules import plan_moves
-from mlx_video.weights.scaled import dequantize, report_plain_float8
-from mlx_video.weights.spellings import ComponentName, as_original, report_empty_table
+from mlx_video.weights.scaled import report_plain_float8
+from mlx_video.weights.spellings import ComponentName, report_empty_table
 from mlx_video.weights.stream import TensorJob, output_infos, plan_jobs
 
 DTYPE_SPELLINGS = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
@@ -144,7 +144,7 @@ def plan_conversion(request: ConvertRequest, opened: ExitStack) -> Plan:
         name: open_component(paths, "transformer", opened) for name, paths in files.transformers.items()
     }
     text_stored = opened.enter_context(open_tensors(files.text_encoder))
-    text_source = _as_component(text_stored, "text_encoder")
+    text_source = original_component(text_stored, "text_encoder")
     recognition = recognise_transformers(files, transformers, request)
     z_dim, is_named = recognition.config.transformer.out_dim, request.vae is not None
     vae_source, vae_notices = _open_vae(files, z_dim, opened, is_named=is_named)
@@ -203,19 +203,20 @@ def open_component(paths: Sequence[Path], component: ComponentName, opened: Exit
     Raises:
         CheckpointError: a file is missing, damaged or of an unknown format, or holds a tensor twice.
     """
-    return _as_component(opened.enter_context(open_tensors(paths)), component)
-
-
-def _as_component(stored: TensorSource, component: ComponentName) -> TensorSource:
-    source = as_original(dequantize(pick_component(stored, component)), component)
-    if component == "transformer":
-        check_kernel(source)
-    return source
+    return original_component(opened.enter_context(open_tensors(paths)), component)
 
 
 def _report_experts(files: CheckpointFiles) -> Iterator[str]:
     """Say which transformer is which expert: swapped ones could not be told from their tensors."""
     if len(files.transformers) < 2:
+        ((path, *_),) = files.transformers.values()
+        if expert := find_sure_expert(path):
+            stage = expert.replace("_", "-")
+            place = path.name if guess_expert_of_name(path.stem) else f"{path.parent.name}/"
+            yield (
+                f"{place}: the name says that it is the {stage} expert, one of two. It makes the "
+                "whole video alone now; for both give --high-noise FILE and --low-noise FILE."
+            )
         return
     firsts = {name: paths[0] for name, paths in files.transformers.items()}
     # Names that both have, or that every model has, tell nothing.

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from mlx_video.layouts.expert_names import Expert, guess_expert_of_file, propose_pairs
+from mlx_video.layouts.expert_names import Expert, guess_expert_of_file
+from mlx_video.layouts.filled_options import list_options, name_transformers
 from mlx_video.layouts.original_folder import TOKENIZER_FOLDER, find_tokenizer
 from mlx_video.loading.found_files import FoundFiles, find_transformers_below, scan_folder
 
 _FLAGS: dict[Expert, str] = {"high_noise": "--high-noise", "low_noise": "--low-noise"}
-_MOST_LINES = 8
 _NEEDED = {"text_encoder", "vae"}
 
 
@@ -23,17 +23,12 @@ def propose_transformers(folder: Path, candidates: Sequence[FoundFiles], wanted:
         candidates: the transformers.
         wanted: the experts that the user has not given; both where none was given.
     """
-    places = {_below(folder, found.paths[0]): found for found in candidates}
-    pairs = propose_pairs(places)
+    values = {name_below(folder, found.paths[0]): _name(found) for found in candidates}
     if len(wanted) == 1:
         (expert,) = wanted
-        named = [place for place in places if guess_expert_of_file(Path(place)) == expert]
-        return _lines(f"{_FLAGS[expert]} {_name(places[place])}" for place in named or places)
-    if pairs:
-        return _lines(
-            f"--high-noise {_name(places[high])} --low-noise {_name(places[low])}" for high, low in pairs
-        )
-    return _lines(f"--transformer {_name(found)}" for found in candidates)
+        named = [place for place in values if guess_expert_of_file(Path(place)) == expert]
+        return list_options(f"{_FLAGS[expert]} {values[place]}" for place in named or values)
+    return list_options(name_transformers(values))
 
 
 def describe_transformers_below(folder: Path) -> str:
@@ -42,7 +37,7 @@ def describe_transformers_below(folder: Path) -> str:
     if not below:
         return ""
     options = dict.fromkeys(_choose_below(folder, found) for found in below)
-    return f"no transformer lies here, but in its folders. Name one:{_lines(options)}"
+    return f"no transformer lies here, but in its folders. Name one:{list_options(options)}"
 
 
 def _choose_below(folder: Path, found: FoundFiles) -> str:
@@ -60,20 +55,15 @@ def _choose_below(folder: Path, found: FoundFiles) -> str:
     )
 
 
-def _lines(options: Iterable[str]) -> str:
-    texts = list(options)
-    more = len(texts) - _MOST_LINES
-    shown = texts[:_MOST_LINES] if more > 1 else texts
-    return "".join(f"\n  {text}" for text in shown) + (f"\n  ({more} more)" if more > 1 else "")
-
-
 def _name(found: FoundFiles) -> str:
     """A transformer as the value of an option: its file, or the folder of one that was split."""
     return _quote(found.paths[0].parent if found.is_split else found.paths[0])
 
 
-def _below(folder: Path, path: Path) -> str:
-    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
+def name_below(folder: Path, path: Path) -> str:
+    """File name with its folders below `folder`; the name alone where the file lies elsewhere."""
+    is_below = path.is_relative_to(folder) and path != folder
+    return path.relative_to(folder).as_posix() if is_below else path.name
 
 
 def _quote(path: Path) -> str:

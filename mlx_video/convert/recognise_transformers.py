@@ -10,10 +10,9 @@ from mlx_video.formats.tensor_source import TensorSource, open_tensors
 from mlx_video.layouts.checkpoint_files import CheckpointFiles
 from mlx_video.request import ConvertRequest
 from mlx_video.variants.registry import Recognition, recognise_checkpoint
-from mlx_video.weights.all_in_one import pick_component
+from mlx_video.weights.original_component import original_component
 from mlx_video.weights.rules import Shape
-from mlx_video.weights.scaled import dequantize
-from mlx_video.weights.spellings import as_original, have_equal_rows
+from mlx_video.weights.spellings import have_equal_rows
 
 # A transformer → what the user sees while it is written, and in messages.
 STAGES = {"model": "transformer", "low_noise": "low_noise", "high_noise": "high_noise"}
@@ -78,7 +77,7 @@ def refuse_other_models(files: CheckpointFiles) -> None:
     """
     for name, paths in files.transformers.items():
         with open_tensors(paths) as stored:
-            source = as_original(dequantize(pick_component(stored, "transformer")), "transformer")
+            source = original_component(stored, "transformer")
             recognise_checkpoint(
                 {tensor: info.shape for tensor, info in source.infos.items()},
                 files.transformer_configs[name],

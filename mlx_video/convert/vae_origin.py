@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from mlx_video.convert.proposals import name_below
 from mlx_video.errors import CheckpointError, MissingPartError
 from mlx_video.formats.tensor_source import TensorSource
 from mlx_video.layouts.checkpoint_files import CheckpointFiles
@@ -38,8 +39,8 @@ def choose_vae(
     own = [(paths, source) for paths, source, other in found if other is None]
     if len(own) > 1:
         raise CheckpointError(
-            f"{files.path}: holds several VAEs for this model: {', '.join(vae.label for _, vae in own)}. "
-            "Choose one with --vae FILE."
+            f"{files.path}: holds several VAEs for this model: "
+            f"{', '.join(name_below(files.path, paths[0]) for paths, _ in own)}. Choose one with --vae FILE."
         )
     if not own:
         source, other = others[0]
@@ -76,8 +77,7 @@ def _is_surely_wan(files: CheckpointFiles, paths: Sequence[Path]) -> bool:
     path = paths[0]
     if any(paths == others for others in files.transformers.values()):
         return True  # one file of the whole model
-    below = path.relative_to(files.path) if path.is_relative_to(files.path) else Path(path.name)
-    if WAN_VAE_NAMES.search(str(below if below.name else path.name)):
+    if WAN_VAE_NAMES.search(name_below(files.path, path)):
         return True
     return path.name.startswith(ORIGINAL_STEM) and path.parent == files.path / "vae"
 

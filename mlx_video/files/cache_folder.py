@@ -6,10 +6,24 @@ import os
 import sys
 from pathlib import Path
 
+from mlx_video.addresses import AddressError, expand_home
+from mlx_video.errors import ConfigError
+
 
 def cache_folder() -> Path:
-    """$MLX_VIDEO_CACHE, else `mlx-video` in $XDG_CACHE_HOME or in the system's usual cache folder."""
+    """$MLX_VIDEO_CACHE, else `mlx-video` in $XDG_CACHE_HOME or in the system's usual cache folder.
+
+    Raises:
+        ConfigError: the variable names no path of this system, or the home folder is not known.
+    """
     if folder := os.environ.get("MLX_VIDEO_CACHE"):
-        return Path(folder).expanduser()
+        return _expand("MLX_VIDEO_CACHE", folder)
     usual = "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
-    return Path(os.environ.get("XDG_CACHE_HOME") or usual).expanduser() / "mlx-video"
+    return _expand("XDG_CACHE_HOME", os.environ.get("XDG_CACHE_HOME") or usual) / "mlx-video"
+
+
+def _expand(variable: str, folder: str) -> Path:
+    try:
+        return expand_home(folder)
+    except AddressError as error:
+        raise ConfigError(f"environment variable {variable}: {error}") from error

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Collection, Sequence
 from pathlib import PurePosixPath
 
-from mlx_video.layouts.expert_names import propose_pairs
+from mlx_video.layouts.filled_options import name_transformers
 from mlx_video.layouts.folder_layout import Layout
 from mlx_video.layouts.loose_files import is_weight_name
 from mlx_video.layouts.shards import SPLIT_BLOCK, SPLIT_REST
@@ -42,13 +43,16 @@ def describe_other(repository: str, layout: Layout, names: Collection[str]) -> s
     options, files = propose_files(repository, weights), _by_purpose(weights)
     single_files = f"holds {len(weights)} single files ({shown})"
     if [*files] == ["--lora"]:
-        return f"{single_files}. They are adapters; name one for a model: --lora {repository}/{weights[0]}"
+        first = _value(repository, weights[0])
+        return f"{single_files}. They are adapters; name one for a model: --lora {first}"
     is_of_wan = layout == "comfy" or any(_WAN_NAME.search(name) for name in (repository, *weights))
     if options and is_of_wan:
         first, *others = options
         lines = [f"  or {option}" for option in others[: MOST_NAMED - 1]]
-        encoders = [flag for flag in ("--text-encoder", "--vae", "--clip") if flag in files]
-        lines += [f"  and {flag} {repository}/{files[flag][0]}" for flag in encoders if flag not in first]
+        encoders = {flag: files[flag][0] for flag in ("--text-encoder", "--vae", "--clip") if flag in files}
+        lines += [
+            f"  and {flag} {_value(repository, name)}" for flag, name in encoders.items() if flag not in first
+        ]
         return (
             f"{single_files}, and no name says which belong together. Name those of one model: {first}, and "
             "the others by --transformer, --text-encoder and --vae in the same way, to python -m "
@@ -84,16 +88,14 @@ def propose_files(repository: str, weights: Sequence[str]) -> list[str]:
     files = _by_purpose(weights)
     transformers = folders or files.get("--transformer", [])
     transformers = list(dict.fromkeys(map(_name_of_whole, transformers)))
-    place = f"{repository}/"
-    pairs = [
-        f"--high-noise {place}{high} --low-noise {place}{low}" for high, low in propose_pairs(transformers)
-    ]
+    options = name_transformers({name: _value(repository, name) for name in transformers})
     texts = files.get("--text-encoder", [])
-    return (
-        pairs
-        or [f"--transformer {place}{name}" for name in transformers]
-        or [f"--text-encoder {place}{name}" for name in texts]
-    )
+    return options or [f"--text-encoder {_value(repository, name)}" for name in texts]
+
+
+def _value(repository: str, name: str) -> str:
+    """A file of a repository as the value of an option."""
+    return shlex.quote(f"{repository}/{name}")
 
 
 def _name_of_whole(name: str) -> str:

@@ -10,11 +10,12 @@ from typing import Any, Literal
 from mlx_video.errors import CheckpointError
 from mlx_video.hub.advice import MOST_NAMED, describe_other, propose_files
 from mlx_video.layouts.diffusers_folder import ENCODER_STEM, MODEL_INDEX
-from mlx_video.layouts.fastvideo_folder import FASTVIDEO_WEIGHTS
+from mlx_video.layouts.filled_options import list_options
 from mlx_video.layouts.folder_layout import (
     CONFIG_FILE,
     EXPERT_FOLDERS,
     FASTVIDEO_MANIFEST,
+    FASTVIDEO_WEIGHTS,
     ORIGINAL_STEM,
     TOKENIZER_FILES,
     Layout,
@@ -201,7 +202,7 @@ def _refuse_several(repository: str, names: Collection[str], given: Collection[s
         options = propose_files(repository, [name for files in loose.values() for name in files])
         raise CheckpointError(
             f"{repository}: its folders hold several transformers. Choose by such options:"
-            + "".join(f"\n  {option}" for option in options[:MOST_NAMED])
+            + list_options(options, MOST_NAMED)
         )
 
 

@@ -15,6 +15,7 @@ from mlx_video.formats.file_kind import FileKind, recognise
 from mlx_video.formats.safetensors_header import CutShortError, read_header
 from mlx_video.media.picture_kind import name_media
 
+_LENGTH_BYTES = 8  # of the header's length, with which a safetensors file begins
 _OTHER_KINDS: Mapping[FileKind, str] = {
     "zip": "a zip archive, perhaps of torch.save",
     "legacy_torch": "a torch file",
@@ -75,6 +76,8 @@ def _explain(path: Path, error: Exception) -> str:
     what = "" if kind == "safetensors" else name_media(path) or _OTHER_KINDS.get(kind, "")
     if what:
         return f", but {what}. Give what --save-latents wrote, or the state of a run, *.state.safetensors."
+    if (size := path.stat().st_size) <= _LENGTH_BYTES:
+        return f": cut short, {size} bytes are there. Copy it again, or make it anew."
     try:
         read_header(path)
     except CutShortError as cut:

@@ -10,6 +10,8 @@ from typing import Literal
 
 Expert = Literal["high_noise", "low_noise"]
 
+# A lone "high" may mean something else; with "noise" behind it the file is one of two.
+_SURE_EXPERT = re.compile(r"(?i)(high|low)[-_ .]?noise")
 _SINGLE_LETTER = r"(?<=[_-]){letter}(?=[_-]|$)"
 # What may tell an expert but is found in other names too: i2vHighV30, -LN-.
 _HINT = "|".join(
@@ -37,6 +39,12 @@ def guess_expert_of_name(name: str) -> Expert | None:
 def guess_expert_of_file(path: PurePath) -> Expert | None:
     """Which expert a transformer's file holds, by its name or else its folder's; None if neither tells."""
     return guess_expert_of_name(path.stem) or guess_expert_of_name(path.parent.name)
+
+
+def find_sure_expert(path: PurePath) -> Expert | None:
+    """Which expert a transformer's file holds; None where its name and its folder's leave any doubt."""
+    is_sure = any(_SURE_EXPERT.search(name) for name in (path.name, path.parent.name))
+    return guess_expert_of_file(path) if is_sure else None
 
 
 def propose_pairs(names: Iterable[str]) -> list[tuple[str, str]]:

@@ -13,12 +13,12 @@ from typing import Any
 from mlx_video.errors import CheckpointError, ConfigError, MissingPartError
 from mlx_video.layouts.folder_layout import (
     FASTVIDEO_MANIFEST,
+    FASTVIDEO_WEIGHTS,
     find_fastvideo_place,
     is_tokenizer_folder,
     read_json_object,
 )
 
-FASTVIDEO_WEIGHTS = "mlx_dit.safetensors"
 FASTVIDEO_EMA = "ema"
 _FORMAT = 1
 
@@ -51,11 +51,11 @@ def open_fastvideo_folder(path: Path) -> FastVideoFolder:
         ConfigError: the manifest is of a form that this version does not read.
     """
     place = find_fastvideo_place(path)
-    if place is None or not (place / FASTVIDEO_WEIGHTS).is_file():
-        raise MissingPartError(
-            f"{place or path}: {FASTVIDEO_WEIGHTS} not found beside {FASTVIDEO_MANIFEST}. Copy the folder "
-            "whole."
-        )
+    if place is None:
+        raise MissingPartError(f"{path}: {FASTVIDEO_WEIGHTS} not found. Copy the folder whole.")
+    for name, other in ((FASTVIDEO_WEIGHTS, FASTVIDEO_MANIFEST), (FASTVIDEO_MANIFEST, FASTVIDEO_WEIGHTS)):
+        if not (place / name).is_file():
+            raise MissingPartError(f"{place}: {name} not found beside {other}. Copy the folder whole.")
     manifest = read_json_object(place / FASTVIDEO_MANIFEST)
     _check_manifest(place / FASTVIDEO_MANIFEST, manifest)
     root = path.parent if path.name == FASTVIDEO_EMA else path

@@ -38,8 +38,9 @@ EXPERT_FOLDERS = {"low_noise": "low_noise_model", "high_noise": "high_noise_mode
 ORIGINAL_STEM = "diffusion_pytorch_model"
 ORIGINAL_INDEX = f"{ORIGINAL_STEM}.safetensors.index.json"
 
-# Source: hao-ai-lab/FastVideo fastvideo/mlx_runtime/checkpoint.py, MANIFEST_FILENAME.
+# Source: hao-ai-lab/FastVideo fastvideo/mlx_runtime/checkpoint.py, MANIFEST_FILENAME, and what it describes.
 FASTVIDEO_MANIFEST = "mlx_dit.json"
+FASTVIDEO_WEIGHTS = "mlx_dit.safetensors"
 
 _CONVERTED_KEYS = ("t5_vocab_size", "vae_z_dim")
 _CONVERTED_TENSOR = "patch_embedding_proj.weight"
@@ -88,9 +89,13 @@ def original_weight_files(folder: Path) -> list[Path]:
 
 
 def find_fastvideo_place(folder: Path) -> Path | None:
-    """Where FastVideo's packed transformer lies: in the folder itself, or else in `ema`; None without one."""
-    places = (folder, folder / "ema")
-    return next((place for place in places if (place / FASTVIDEO_MANIFEST).is_file()), None)
+    """Where FastVideo's packed transformer lies: in the folder itself, or else in `ema`; None without one.
+
+    Its manifest alone, or its weights alone, count too, so that whoever opens them names what is missing.
+    """
+    files = (FASTVIDEO_MANIFEST, FASTVIDEO_WEIGHTS)
+    found = (place for name in files for place in (folder, folder / "ema") if (place / name).is_file())
+    return next(found, None)
 
 
 def is_tokenizer_folder(folder: Path) -> bool:

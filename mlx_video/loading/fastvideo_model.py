@@ -60,8 +60,8 @@ def _describe_lack(path: Path, missing: list[str]) -> str:
     folders = " and ".join(f"{name}/" for name in missing)
     options = " and ".join(f"{_FLAGS[name]} FILE" for name in missing)
     return (
-        f"{path}: {folders} not found. Copy them from the model's repository, or take them from any Wan "
-        f"model, converted or not: {options}."
+        f"{path}: {folders} not found. Copy what is missing from the model's repository, or take it from any "
+        f"Wan model, converted or not: {options}."
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from mlx_video.files.unusable_paths import has_side_file_name
+from mlx_video.files.unusable_paths import has_apple_double_name
 
 SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".avif", ".heic", ".heif")
@@ -22,7 +22,7 @@ def list_pictures(folder: Path) -> list[Path]:
 
 
 def _is_picture(path: Path) -> bool:
-    is_hidden = path.name.startswith(".") or has_side_file_name(path)
+    is_hidden = path.name.startswith(".") or has_apple_double_name(path)
     return path.suffix.lower() in SUFFIXES and not is_hidden and path.is_file()
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from mlx_video.addresses import AddressError, local_path
 from mlx_video.errors import MediaError
 from mlx_video.events import Notice
-from mlx_video.files.unusable_paths import describe_side_file, explain_missing, is_side_file
+from mlx_video.files.unusable_paths import describe_apple_double, explain_missing, is_apple_double
 from mlx_video.media.animation import count_pictures, read_timed_pictures
 from mlx_video.media.clip import Video
 from mlx_video.media.open_image import name_image, open_image
@@ -110,8 +110,8 @@ def _open_path(path: Path, name: str) -> SourceVideo:
         return _from_pictures(pictures, name)
     if not path.is_file():
         raise MediaError(f"{name}: {explain_missing(path, 'no such file or folder. Check the path.')}")
-    if is_side_file(path):
-        raise MediaError(f"{name}: {describe_side_file(path)}")
+    if is_apple_double(path):
+        raise MediaError(f"{name}: {describe_apple_double(path)}")
     pictures_inside = count_pictures(path)
     if pictures_inside == 1:
         return _from_pictures([path], name)

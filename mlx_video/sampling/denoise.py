@@ -10,6 +10,7 @@ import mlx.core as mx
 
 from mlx_video.errors import NonFiniteError
 from mlx_video.events import StepFinished
+from mlx_video.models.dispatch import device_facts
 from mlx_video.sampling.guidance import Velocity
 from mlx_video.sampling.schedule import Schedule
 from mlx_video.sampling.solvers import Solver
@@ -71,7 +72,7 @@ def _leave(latents: mx.array) -> mx.array:
 
 def _describe_failure(schedule: Schedule, index: int, broken: int, size: int) -> str:
     version = mx.__version__  # type: ignore[attr-defined]  # missing from the stubs
-    chip = mx.device_info().get("device_name", "an unknown chip")
+    chip = device_facts().get("device_name", "an unknown chip")
     return (
         f"step {index + 1} of {schedule.steps} (timestep {schedule.timesteps[index]:g}): "
         f"{broken:,} of {size:,} latent values are infinite or not a number, so the video would be black. "

@@ -188,10 +188,7 @@ def _read_facts(shapes: Shapes, is_dual: bool, label: str) -> CheckpointFacts:
     try:
         patch, head = shapes["patch_embedding.weight"], shapes["head.head.weight"]
     except KeyError as error:
-        raise CheckpointError(
-            f"{label}: tensor {error.args[0]} is missing, so this is no Wan transformer. "
-            "Check that the folder is the whole checkpoint."
-        ) from error
+        raise CheckpointError(_describe_lack(error.args[0], shapes, label)) from error
     if len(patch) != 5 or min(patch) < 1:
         raise CheckpointError(
             f"{label}: patch_embedding.weight is {list(patch)}, expected [dim, channels, t, h, w]. "
@@ -211,6 +208,18 @@ def _read_facts(shapes: Shapes, is_dual: bool, label: str) -> CheckpointFacts:
         num_layers=len(blocks),
         is_dual=is_dual,
         names=frozenset(shapes),
+    )
+
+
+def _describe_lack(name: str, shapes: Shapes, label: str) -> str:
+    if "blocks.0.self_attn.q.weight" in shapes:
+        return (
+            f"{label}: tensor {name} is missing; of the others, {len(shapes)}, the blocks are a Wan "
+            "transformer's. Fetch the file again, or take one that is whole."
+        )
+    return (
+        f"{label}: tensor {name} is missing, so this is no Wan transformer. "
+        "Check that the folder is the whole checkpoint."
     )
 
 

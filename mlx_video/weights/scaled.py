@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import mlx.core as mx
@@ -122,8 +122,7 @@ def _check_scale(source: TensorSource, name: str) -> None:
 
 def _check_spread(view: DequantizedTensors, weights: Iterable[str]) -> None:
     """Refuse scales that do not bring codes down to weights: a model would run and make noise."""
-    judged = [name for name in weights if _JUDGED.fullmatch(name)]
-    for name in judged[:: max(1, len(judged) // _SAMPLES)][:_SAMPLES]:
+    for name in _sample(weights):
         spread = _spread(view, name)
         if not spread < _LARGEST_SPREAD:
             raise CheckpointError(
@@ -132,13 +131,33 @@ def _check_spread(view: DequantizedTensors, weights: Iterable[str]) -> None:
             )
 
 
+def _sample(weights: Iterable[str]) -> list[str]:
+    """A few of the weights whose spread is known."""
+    judged = [name for name in weights if _JUDGED.fullmatch(name)]
+    return judged[:: max(1, len(judged) // _SAMPLES)][:_SAMPLES]
+
+
 def _check_plain(view: DequantizedTensors, scaled: Mapping[str, Scaled]) -> None:
-    """Refuse codes that lost their scale among weights that have one: alone they look like a plain cast."""
+    """Refuse codes that lost their scale, some of a file's or all: read as they are they are no weights."""
+    plain = [name for name, info in view.infos.items() if info.dtype in FLOAT8_DTYPES and len(info.shape) > 1]
+    if scaled:
+        _check_plain_beside(view, plain, scaled)
+        return
+    for name in _sample(plain):
+        spread = _spread(view, name)
+        if not spread < _LARGEST_SPREAD:
+            raise CheckpointError(
+                f"{view.file_of(name).name}: {name} is float8 without a scale, as all others, and spreads by "
+                f"{spread:.3g}, weights by 0.005 to 0.2: the file lost its scales. Download it again."
+            )
+
+
+def _check_plain_beside(view: DequantizedTensors, plain: Iterable[str], scaled: Collection[str]) -> None:
+    """Refuse codes without a scale that spread more than the weights of their kind that have one."""
     kinds: dict[str, list[str]] = {}
     for name in scaled:
         kinds.setdefault(_kind_of(name), []).append(name)
-    plain = [name for name, info in view.infos.items() if info.dtype in FLOAT8_DTYPES and len(info.shape) > 1]
-    for name in plain if scaled else ():
+    for name in plain:
         usual = max((_spread(view, peer) for peer in kinds.get(_kind_of(name), ())), default=None)
         spread = _spread(view, name)
         if not spread <= _largest_spread(name, usual):

@@ -14,6 +14,8 @@ from mlx_video.latents.latents_file import load_latents
 from mlx_video.media.video import read_frames, read_video_metadata
 from tests.fixtures.tiny_variants import TINY_VARIANTS, write_tiny_variant
 
+pytestmark = pytest.mark.slow
+
 FLOAT = ("--dtype", "float32")
 QUANTIZED = ("--quantize", "--bits", "4", "--group-size", "32")
 

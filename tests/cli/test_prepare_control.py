@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -195,6 +197,31 @@ def test_a_file_of_others_is_not_replaced(tmp_path: Path, clip: Path, capsys):
 def test_a_missing_source_is_refused(tmp_path: Path, capsys):
     assert run("grey", tmp_path / "none.mp4", tmp_path / "a.mp4") == 1
     assert "none.mp4: no such file or folder" in capsys.readouterr().err
+
+
+# Documentation
+
+
+def test_every_option_is_documented_and_its_help_says_what_counts_without_it():
+    document = (Path(__file__).parents[2] / "docs" / "preparing-controls.md").read_text(encoding="utf-8")
+    for action, is_choice in options_of(prepare_control.build_parser()):
+        flag = action.option_strings[-1]
+        if flag == "--help":
+            continue
+        assert f"`{flag}" in document, flag
+        assert "default" in action.help or is_choice, flag
+
+
+def options_of(parser: argparse.ArgumentParser) -> Iterator[tuple[argparse.Action, bool]]:
+    """Options of all kinds; whether an option is one of several of which one must be given."""
+    groups = [group for group in parser._mutually_exclusive_groups if group.required]
+    chosen = {id(action) for group in groups for action in group._group_actions}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for kind in action.choices.values():
+                yield from options_of(kind)
+        elif action.option_strings:
+            yield action, id(action) in chosen
 
 
 # Checks

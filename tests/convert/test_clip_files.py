@@ -33,6 +33,8 @@ from tests.fixtures.tiny_checkpoint import (
 from tests.fixtures.tiny_variants import write_pickle
 from tests.fixtures.weight_files import encode, round_to
 
+pytestmark = pytest.mark.slow
+
 CONVERTED = "clip_vision.safetensors"
 
 

@@ -321,6 +321,7 @@ def test_what_a_killed_run_left_is_removed_and_reported(tiny, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_large_tensor_is_that_of_its_pieces(tmp_path):
     rows = 1 << 19
     sizes = TinySizes(text_encoder=TextEncoderConfig(rows, 32, 32, 48, 4, 1))

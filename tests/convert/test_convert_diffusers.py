@@ -17,6 +17,8 @@ from tests.fixtures.adapter_files import write_adapter
 from tests.fixtures.diffusers_checkpoint import write_diffusers_variant, write_json, write_weights
 from tests.fixtures.tiny_variants import TINY_VARIANTS, write_tiny_variant
 
+pytestmark = pytest.mark.slow
+
 VARIANTS = (
     "wan2.1-t2v-1.3b", "wan2.1-i2v-14b", "wan2.1-flf2v-14b", "wan2.2-t2v-a14b", "wan2.2-i2v-a14b",
     "wan2.2-ti2v-5b",

@@ -30,6 +30,8 @@ from tests.fixtures.weight_files import store, write_torch_archive
 from tests.formats.gguf_writer import pack, tokenizer_metadata, write_gguf
 from tests.formats.stored_arrays import write_raw
 
+pytestmark = pytest.mark.slow
+
 BLOCK_PARTS = {
     "norm1": "attn_norm",
     "norm2": "ffn_norm",
@@ -82,7 +84,7 @@ def as_codes(values, scale=None):
 def write_eight_bits(path, tensors, *, scale_end=None, lost=None, plain=()):
     """A transformer whose block weights are E4M3; with the name's end a scale for each, else a plain cast.
 
-    One may have lost its scale; others may be plain casts, which have none.
+    One or "all" may have lost their scale; others may be plain casts, which have none.
 
     Returns:
         The float32 numbers that the file stands for.
@@ -97,13 +99,14 @@ def write_eight_bits(path, tensors, *, scale_end=None, lost=None, plain=()):
 
     for name, values in tensors.items():
         numbers[name] = values
-        if name in plain:
+        is_plain = is_matrix(name, values) and not (scale_end or lost)
+        if name in plain or is_plain:
             codes, _, numbers[name] = as_codes(values, np.float32(1))
             put(name, "F8_E4M3", codes)
         elif is_matrix(name, values):
             codes, scale, scaled = as_codes(values)
             put(name, "F8_E4M3", codes)
-            numbers[name] = scaled if scale_end else scaled / scale
+            numbers[name] = scaled
             if scale_end and name != lost:
                 put(name.removesuffix(".weight") + scale_end, "F32", scale)
         else:
@@ -131,6 +134,15 @@ def test_a_plain_cast_converts_and_is_reported(tiny, own, tmp_path):
     write_transformer(own, numbers)
     run(own, tmp_path / "plain")
     assert file_bytes(tmp_path / "packed") == file_bytes(tmp_path / "plain")
+
+
+def test_a_file_that_lost_every_scale_is_refused(tiny, own, tmp_path):
+    path = own / tiny.transformer_file.name
+    write_eight_bits(path, tiny.transformer, lost="all")
+    with pytest.raises(CheckpointError, match=r"q\.weight is float8 without a scale.* lost its scales"):
+        run(own, tmp_path / "packed")
+    assert "lost its scales" in inspect_path(path).problems[0]
+    assert not (tmp_path / "packed").exists()
 
 
 def test_plain_casts_beside_scaled_weights_convert_as_they_are_and_are_reported(tiny, own, tmp_path):

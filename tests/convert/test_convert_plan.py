@@ -81,6 +81,7 @@ def change(arrays, name, how):
     return rest
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(
     component=st.sampled_from(COMPONENTS),

@@ -24,6 +24,8 @@ from mlx_video.lora.read import read_adapters, transformer_shapes
 from mlx_video.media.video import read_frames
 from mlx_video.request import LoraChoice
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parents[2] / "examples" / "demo_model"
 PAIRS = 4
 ADAPTER = "growing.safetensors"
@@ -129,7 +131,6 @@ def test_both_models_are_converted_apart(cache: Path):
     assert [config.variant for config in configs] == ["wan2.1-t2v-demo", "wan2.2-i2v-demo"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("bits", [None, 8, 4])
 def test_it_follows_the_prompts_of_unseen_scenes_at_every_precision(
     cache: Path, tmp_path: Path, demo_tools, bits: int | None

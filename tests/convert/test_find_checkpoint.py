@@ -44,6 +44,8 @@ from tests.fixtures.tiny_checkpoint import (
 from tests.fixtures.tiny_variants import TINY_VARIANTS
 from tests.fixtures.weight_files import round_to, store, write_torch_archive
 
+pytestmark = pytest.mark.slow
+
 OTHER = {"double_blocks.0.img_attn.qkv.weight": np.zeros((2, 2), np.float32)}
 
 
@@ -511,3 +513,23 @@ def test_a_vae_of_the_other_generation_is_refused(shared, tree, tmp_path):
     other = write_plain(tmp_path / "wan2.2_vae.safetensors", arrays)
     text = refused(CheckpointError, shared.path, tmp_path / "out", vae=other)
     assert "wan2.2_vae.safetensors has 48 latent channels, the transformer makes 16." in text
+
+
+@pytest.mark.parametrize("stage", ["high", "low"])
+def test_one_expert_given_as_the_only_transformer_is_told_to_be_one(shared, tree, tmp_path, stage):
+    for place in (f"Wan2.2_T2V_{stage.title()}Noise.safetensors", f"{stage}_noise_model/wan.safetensors"):
+        file = tmp_path / "given" / place
+        file.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(tree / TRANSFORMER, file)
+        named = file.name if file.parent.name == "given" else f"{file.parent.name}/"
+        told = f"{named}: the name says that it is the {stage}-noise expert, one of two."
+        notices = run(tree, tmp_path / "out", transformer=file)
+        assert any(text.startswith(told) for text in notices)
+    assert not any("one of two" in text for text in run(tree, tmp_path / "out"))
+
+
+def test_with_one_expert_given_the_other_is_asked_for_alone(shared, tree, tmp_path):
+    for name in ("a_low_noise", "b_low_noise"):
+        shutil.copy(tree / TRANSFORMER, tree / "diffusion_models" / f"{name}.safetensors")
+    text = refused(CheckpointError, tree, tmp_path / "out", high_noise=tree / TRANSFORMER)
+    assert "Choose with --low-noise FILE, such as:\n  --low-noise " in text

@@ -118,6 +118,13 @@ def test_a_half_made_file_alone_names_what_it_lacks_and_the_step_left_out(tree, 
     assert not (tmp_path / "out").exists()
 
 
+def test_a_half_made_file_without_the_other_parts_names_the_step_all_the_same(tree, tmp_path):
+    alone = tree / "diffusion_models"
+    with pytest.raises(CheckpointError, match=MISSING):
+        run(ConvertRequest(alone, tmp_path / "out"))
+    assert all("the step that puts it back" in problem for problem in inspect_path(alone).problems)
+
+
 def test_a_fix_file_of_another_model_is_not_taken_and_named(tiny, tree, tmp_path):
     other = {KERNEL: np.ones((64, 16, 1, 2, 2), np.float32)}
     write_fix_file(tree / "diffusion_models", other)

@@ -26,6 +26,8 @@ from tests.fixtures.hub_server import Repository, go_online, serve_hub
 from tests.fixtures.tiny_checkpoint import TinySizes, write_tiny_checkpoint, write_tokenizer
 from tests.fixtures.tiny_variants import write_tiny_variant
 
+pytestmark = pytest.mark.slow
+
 T2V = "wan2.1-t2v-1.3b"
 T2V_NAME = "Wan-AI/Wan2.1-T2V-1.3B"
 ROOT = Path(__file__).parents[2]

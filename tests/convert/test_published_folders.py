@@ -21,6 +21,8 @@ from tests.fixtures.diffusers_checkpoint import write_diffusers_variant
 from tests.fixtures.tiny_checkpoint import TinySizes, write_tiny_checkpoint
 from tests.fixtures.tiny_variants import EXPERTS, write_tiny_variant
 
+pytestmark = pytest.mark.slow
+
 INDEX = "diffusion_pytorch_model.safetensors.index.json"
 OTHER = {"encoder.layers.0.weight": np.zeros((2, 2), np.float32)}
 

@@ -18,6 +18,8 @@ from tests.fixtures.sentencepiece_fields import precompiled_charsmap
 from tests.fixtures.tiny_checkpoint import CORPUS
 from tests.formats.gguf_writer import tokenizer_metadata, write_gguf
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = [
     "",
     "a red circle moves left",

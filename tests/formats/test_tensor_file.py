@@ -133,6 +133,7 @@ with open_tensors(Path(sys.argv[1])) as source:
 """
 
 
+@pytest.mark.slow
 def test_the_peak_of_a_read_is_about_twice_the_tensor(large):
     run = subprocess.run(
         [sys.executable, "-c", PEAK_SCRIPT, str(large)], capture_output=True, text=True, check=True

@@ -364,3 +364,8 @@ def test_repositories_of_single_files_are_answered_with_files_that_fit(repositor
     assert f"Name those of one model: {first}, and the others by --transformer" in text
     lines = [line for line in text.splitlines() if line.startswith("  or ")]
     assert lines == [f"  or {other}" for other in others]
+
+
+def test_a_file_whose_name_has_a_space_is_quoted_for_the_shell():
+    text = refused(["diffusion_models/wan i2v.safetensors"])
+    assert "--transformer 'owner/name/diffusion_models/wan i2v.safetensors'" in text

@@ -111,6 +111,15 @@ def test_a_file_that_is_cut_short_is_called_that_with_both_sizes(tmp_path: Path)
         assert "mlx" not in str(caught.value).lower().replace(str(path), "")
 
 
+@pytest.mark.parametrize("length", [1, 4, 8])
+def test_a_file_that_ends_before_its_header_is_called_cut_short(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "a.safetensors"
+    save_latents(path, LATENTS, {})
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(MediaError, match=rf"file: cut short, {length} bytes are there\. Copy it again, or"):
+        load_latents(path)
+
+
 @pytest.mark.parametrize(
     ("content", "what"),
     [

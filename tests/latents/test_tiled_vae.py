@@ -15,6 +15,8 @@ from mlx_video.latents.tiling import DECODER_STAGES, ENCODER_STAGES
 from mlx_video.models.vae.autoencoder import WanVAE
 from tests.models.vae.tiny_vae import TINY, TINY22, TINY_2X, build_vae, draw, largest_difference
 
+pytestmark = pytest.mark.slow
+
 # The same sums; a BLAS orders those of narrower frames differently in the last places.
 ROUNDING = 1e-5
 

@@ -33,6 +33,8 @@ from tests.fixtures.fastvideo_files import SIZES, pack_transformer, unpacked, wr
 from tests.fixtures.tiny_checkpoint import TOKENIZER_FOLDER, write_tiny_checkpoint, write_transformer
 from tests.models.networks import at
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"width": 48, "height": 32, "num_frames": 5, "seed": 1}
 ARGUMENTS = ["--width", "48", "--height", "32", "--num-frames", "5", "--seed", "1", "--no-prompt-cache"]
 
@@ -268,6 +270,18 @@ def test_parts_take_the_place_of_those_of_a_converted_folder(tiny, converted, tm
         make(bare)
 
 
+def test_a_plan_counts_the_parts_that_a_run_takes(tiny, converted, tmp_path, capsys):
+    bare = shutil.copytree(converted, tmp_path / "bare")
+    (bare / "vae.safetensors").unlink()
+    arguments = ["--model-dir", str(bare), "--plan", "--memory-limit", "4"]
+    assert generate_main([*arguments, "--vae", str(converted)]) == 0
+    shown = capsys.readouterr().out
+    assert generate_main(["--model-dir", str(converted), "--plan", "--memory-limit", "4"]) == 0
+    assert shown == capsys.readouterr().out
+    assert generate_main(arguments) == 1
+    assert "vae.safetensors not found" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "choose", "message"),
     [
@@ -313,6 +327,20 @@ def test_a_manifest_without_weights_and_weights_that_were_cut_are_told(own):
     weights.unlink()
     with pytest.raises(MissingPartError, match=r"mlx_dit.safetensors not found beside mlx_dit.json"):
         open_model(own)
+
+
+@pytest.mark.parametrize("place", [".", "ema"])
+def test_weights_without_their_manifest_are_told(own, place, capsys):
+    (own / place).mkdir(exist_ok=True)
+    (own / "mlx_dit.safetensors").rename(own / place / "mlx_dit.safetensors")
+    (own / "mlx_dit.json").unlink()
+    with pytest.raises(MissingPartError, match=r"mlx_dit.json not found beside mlx_dit.safetensors\. Copy"):
+        open_model(own)
+    assert "mlx_dit.json not found" in inspect_path(own).missing[0]
+    assert convert_main(["--checkpoint-dir", str(own)]) == 1
+    assert "is a FastVideo MLX folder, which is not converted but run" in " ".join(
+        capsys.readouterr().err.split()
+    )
 
 
 @pytest.mark.parametrize("options", [(), ("--quantize-only", "--quantize")])

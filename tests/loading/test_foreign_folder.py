@@ -37,6 +37,8 @@ from tests.fixtures.published_sizes import PUBLISHED_TRANSFORMERS
 from tests.fixtures.tiny_variants import write_tiny_variant
 from tests.formats.stored_arrays import entry, raw_safetensors
 
+pytestmark = pytest.mark.slow
+
 T2V, I2V, T2V_DUAL, I2V_DUAL, TI2V = (
     "wan2.1-t2v-1.3b", "wan2.1-i2v-14b", "wan2.2-t2v-a14b", "wan2.2-i2v-a14b", "wan2.2-ti2v-5b"
 )  # fmt: skip

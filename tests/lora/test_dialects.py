@@ -6,7 +6,6 @@ import json
 
 import numpy as np
 import pytest
-import torch
 
 from mlx_video.lora.apply import apply_adapters
 from mlx_video.lora.dialects import Spellings, parse_key
@@ -101,6 +100,7 @@ def test_old_lokr_files_of_ai_toolkit_mix_both_spellings(tmp_path):
 
 @pytest.mark.parametrize("wrapper", [None, "state_dict"])
 def test_torch_files_are_read_without_torch_objects(tmp_path, wrapper):
+    torch = pytest.importorskip("torch")
     tensors = {name: torch.tensor(array) for name, array in dialect_arrays("ComfyUI").items()}
     path = tmp_path / "style.ckpt"
     torch.save({wrapper: tensors} if wrapper else tensors, path)

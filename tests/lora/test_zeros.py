@@ -5,7 +5,6 @@ from __future__ import annotations
 import mlx.core as mx
 import numpy as np
 import pytest
-import torch
 
 from mlx_video.errors import AdapterError
 from mlx_video.lora.adapter_file import AdapterFile
@@ -103,6 +102,7 @@ def test_half_precision_zeros_are_zeros(tmp_path, dtype):
 
 
 def test_zeros_in_a_torch_file_are_told_as_well(tmp_path):
+    torch = pytest.importorskip("torch")
     torch.save({name: torch.tensor(a) for name, a in EMPTY["PEFT's B"].items()}, tmp_path / "style.pt")
     assert "style.pt: changes nothing" in read(tmp_path / "style.pt").notices[0]
 

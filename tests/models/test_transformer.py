@@ -526,6 +526,7 @@ def test_no_pass_is_no_forward(transformer):
     assert predict(transformer, [], block_source=Reordered(transformer.blocks)) == []
 
 
+@pytest.mark.slow
 def test_the_first_pass_is_finished_before_the_next_begins():
     """Else the activations of both would be in memory at once."""
     transformer = build_transformer()

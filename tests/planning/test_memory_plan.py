@@ -34,6 +34,8 @@ from tests.fixtures.published_sizes import PUBLISHED_TRANSFORMERS
 from tests.fixtures.tiny_checkpoint import write_tiny_checkpoint
 from tests.fixtures.tiny_variants import write_tiny_variant
 
+pytestmark = pytest.mark.slow
+
 MACS = (8, 16, 24, 32, 36, 48, 64, 96, 128, 192, 256, 512)
 TINY = {"width": 32, "height": 32, "num_frames": 5, "steps": 2, "seed": 1, "prompt_cache": False}
 

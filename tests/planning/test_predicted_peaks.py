@@ -38,6 +38,8 @@ from tests.fixtures.generators import finish
 from tests.fixtures.measured_peak import measured
 from tests.models.networks import at
 
+pytestmark = pytest.mark.slow
+
 WITHIN = 0.15
 # A busy machine may keep MLX from scheduling ahead for once, not every time.
 STEPS = 3

@@ -19,6 +19,8 @@ from mlx_video.planning.vae_memory import decode_peak_bytes, encode_peak_bytes, 
 from tests.fixtures.measured_peak import measured
 from tests.models.vae.tiny_vae import TINY, TINY22, TINY_2X, build_vae, draw
 
+pytestmark = pytest.mark.slow
+
 # Wide enough for the convolutions of the real widths, narrow enough to be quick.
 NARROW21 = VAEConfig(encoder_dim=32, decoder_dim=32)
 NARROW_2X = replace(NARROW21, output_scale=2)

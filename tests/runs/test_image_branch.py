@@ -176,6 +176,7 @@ def test_a_clip_of_another_width_is_refused_with_both_widths(own, tmp_path):
         run(own, tmp_path / "out")
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=25)
 @given(place=st.integers(0, 10_000), how=st.sampled_from(["dropped", "renamed", "reshaped"]))
 def test_a_changed_tensor_of_the_tower_is_named(tiny, damaged, place, how):

@@ -17,6 +17,8 @@ from mlx_video import Video, convert_checkpoint, generate_wan
 from mlx_video.latents.run_state import load_state
 from tests.fixtures.tiny_checkpoint import write_tiny_checkpoint
 
+pytestmark = pytest.mark.slow
+
 KILLS = 20
 STEPS = 6
 OPTIONS = (

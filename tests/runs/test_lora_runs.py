@@ -32,6 +32,8 @@ from tests.fixtures.adapter_files import write_adapter
 from tests.fixtures.tiny_checkpoint import Arrays, TinySizes, write_tiny_checkpoint
 from tests.fixtures.tiny_variants import write_tiny_variant
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"width": 32, "height": 32, "num_frames": 1, "steps": 2, "seed": 1, "guide_scale": 1.0}
 CONFIG = TinySizes().transformer
 # One of two steps for each expert.

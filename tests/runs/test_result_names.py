@@ -24,6 +24,8 @@ from tests.fixtures.adapter_files import write_adapter
 from tests.fixtures.tiny_checkpoint import TinySizes, write_tiny_checkpoint
 from tests.fixtures.tiny_variants import write_tiny_variant
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"width": 16, "height": 16, "num_frames": 5, "steps": 1, "guide_scale": 1.0, "seed": 1}
 PICTURE = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
 Link = Callable[[Path, Path], object]

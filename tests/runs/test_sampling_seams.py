@@ -23,6 +23,8 @@ from mlx_video.sampling.solvers import SOLVERS
 from tests.fixtures.tiny_checkpoint import TinySizes, write_tiny_checkpoint
 from tests.fixtures.tiny_variants import write_tiny_variant
 
+pytestmark = pytest.mark.slow
+
 STEPS = 4
 LAYERS = 4  # enough to be streamed
 SMALL = {"width": 16, "height": 16, "num_frames": 5, "steps": STEPS, "guide_scale": 3.0, "seed": 1}

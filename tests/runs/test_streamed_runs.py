@@ -27,6 +27,8 @@ from tests.fixtures.adapter_files import write_adapter
 from tests.fixtures.reader_threads import count_busy_readers
 from tests.fixtures.tiny_variants import TINY_VARIANTS, write_tiny_variant
 
+pytestmark = pytest.mark.slow
+
 LAYERS = 4
 SMALL = {"width": 32, "height": 32, "num_frames": 5, "steps": 2, "seed": 1, "guide_scale": 3.0}
 FOUR_BITS = {"quantize": True, "bits": 4, "group_size": 32}

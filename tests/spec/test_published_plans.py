@@ -26,6 +26,8 @@ from tests.fixtures.tiny_checkpoint import (
     write_tiny_checkpoint,
 )
 
+pytestmark = pytest.mark.slow
+
 # Model → tensors and parameters of each transformer. Source: the published files' headers.
 PUBLISHED_COUNTS = {
     "wan2.1-t2v-1.3b": (825, 1_418_996_800),

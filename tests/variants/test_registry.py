@@ -107,6 +107,15 @@ def test_a_file_without_a_transformer_is_refused():
         recognise_checkpoint({"conv1.weight": (1,)}, {})
 
 
+@pytest.mark.parametrize("name", ["patch_embedding.weight", "head.head.weight"])
+def test_a_transformer_that_lacks_one_tensor_is_called_one(name):
+    shapes = shapes_of(SMALL)
+    del shapes[name]
+    told = rf"wan\.safetensors: tensor {name} is missing; of the others, {len(shapes)}, the blocks are a Wan"
+    with pytest.raises(CheckpointError, match=told):
+        recognise_checkpoint(shapes, {}, label="wan.safetensors")
+
+
 def test_a_flattened_patch_embedding_is_refused():
     shapes = shapes_of(SMALL) | {"patch_embedding.weight": (64, 64)}
     with pytest.raises(CheckpointError, match=r"patch_embedding.weight is \[64, 64\]"):

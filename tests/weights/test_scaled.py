@@ -46,6 +46,7 @@ def describe(**stated):
 
 
 E4M3, E5M2 = put(FLOAT_CODES, "F8_E4M3"), put(FLOAT_CODES & 0xBF, "F8_E5M2")  # below two
+CAST = put(FLOAT_CODES & 0xBF, "F8_E4M3")  # below two
 ONE_CODE = put(np.zeros(2, np.uint8), "F8_E4M3")
 COMFY_LAYERS = {
     "_quantization_metadata": json.dumps(
@@ -160,7 +161,7 @@ def test_names_keep_their_prefix_and_their_order(tmp_path):
 
 
 def test_a_file_without_scales_is_left_as_it_is(tmp_path):
-    with open_tensors(write(tmp_path / "x.safetensors", {f"{L}.weight": E4M3})) as source:
+    with open_tensors(write(tmp_path / "x.safetensors", {f"{L}.weight": CAST})) as source:
         assert dequantize(source) is source
         assert list(report_plain_float8([source])) == [
             "x.safetensors: 1 tensors are F8_E4M3 without scales, a plain cast to eight bits, read as they "
@@ -353,6 +354,19 @@ def test_the_spread_of_a_transformers_attention_is_judged_and_no_other(tmp_path,
                 dequantize(source)
         else:
             assert list(dequantize(source).infos) == [f"{layer}.weight"]
+
+
+@pytest.mark.parametrize(("layer", "is_judged"), [(L, True), ("encoder.block.0.layer.0.wi_0", False)])
+def test_a_file_that_lost_all_its_scales_is_no_plain_cast(tmp_path, layer, is_judged):
+    codes = {f"{layer}.weight": E4M3, f"{layer}.bias": put(BIAS)}
+    with open_tensors(write(tmp_path / "codes.safetensors", codes)) as source:
+        if is_judged:
+            with pytest.raises(CheckpointError, match=r"without a scale, as all others.* lost its scales"):
+                dequantize(source)
+        else:
+            assert dequantize(source) is source
+    with open_tensors(write(tmp_path / "cast.safetensors", {f"{layer}.weight": CAST})) as source:
+        assert dequantize(source) is source
 
 
 def test_wrong_calls_are_refused(tmp_path):

@@ -141,7 +141,7 @@ def _read_sizes(
     patch_size = math.isqrt(math.prod(kernel[1:]) // 3)
     side = math.isqrt(_shape(infos, "pos_embedding", 3, label)[1] - 1)
     if not patch_size:
-        raise _no_tower(label, "patch_embedding.weight", kernel)
+        raise _no_tower(label, "patch_embedding.weight", kernel, infos)
     if width % HEAD_DIM:
         raise CheckpointError(
             f"{label}: {ANCHOR} is {width} wide, no multiple of the {HEAD_DIM} channels of a head. "
@@ -160,10 +160,12 @@ def _read_sizes(
 def _shape(infos: Mapping[str, TensorInfo], name: str, axes: int | None, label: str) -> Shape:
     info = infos.get(name)
     if info is None or 0 in info.shape or len(info.shape) not in ((2, 4) if axes is None else (axes,)):
-        raise _no_tower(label, name, None if info is None else info.shape)
+        raise _no_tower(label, name, None if info is None else info.shape, infos)
     return info.shape
 
 
-def _no_tower(label: str, name: str, shape: Shape | None) -> CheckpointError:
+def _no_tower(label: str, name: str, shape: Shape | None, infos: Mapping[str, TensorInfo]) -> CheckpointError:
+    if shape is None and "transformer.0.attn.to_qkv.weight" in infos:
+        return CheckpointError(f"{label}: {name} is missing, and the blocks of CLIP are there. {_CURE}")
     found = "missing" if shape is None else f"{list(shape)}, which is not its form"
     return CheckpointError(f"{label}: {name} is {found}, so this is no CLIP visual tower of Wan. {_CURE}")

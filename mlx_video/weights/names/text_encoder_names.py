@@ -130,8 +130,10 @@ def _matrix(infos: Mapping[str, TensorInfo], name: str, label: str) -> tuple[int
     info = infos.get(name)
     if info is None or len(info.shape) != 2 or 0 in info.shape:
         found = "missing" if info is None else f"{list(info.shape)} instead of a matrix"
+        is_gated = "blocks.0.ffn.gate.0.weight" in infos
+        seems = "and the blocks of a UMT5 encoder are there" if is_gated else "so this is no UMT5 encoder"
         raise CheckpointError(
-            f"{label}: {name} is {found}, so this is no UMT5 encoder. "
+            f"{label}: {name} is {found}, {seems}. "
             "Fetch models_t5_umt5-xxl-enc-bf16.pth from a Wan-AI repository."
         )
     return info.shape[0], info.shape[1]

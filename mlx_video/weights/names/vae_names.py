@@ -148,8 +148,10 @@ def read_latent_channels(infos: Mapping[str, TensorInfo], *, label: str = "VAE")
     for name, share in (("conv2.weight", 1), ("conv1.weight", 2)):
         if rows := _rows(infos, name):
             return rows // share
+    has_blocks = any(name.startswith(("decoder.middle.", "encoder.middle.")) for name in infos)
+    seems = "and the blocks of a Wan VAE are there" if has_blocks else "so this is no Wan VAE"
     raise CheckpointError(
-        f"{label}: conv1.weight and conv2.weight are missing, so this is no Wan VAE. "
+        f"{label}: conv1.weight and conv2.weight are missing, {seems}. "
         "Fetch Wan2.1_VAE.pth or Wan2.2_VAE.pth from the model's Wan-AI repository."
     )
 

@@ -27,6 +27,8 @@ from tests.models.vae.tiny_vae import (
     probe,
 )
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = VAEConfig(encoder_dim=16, decoder_dim=16)
 
 

@@ -41,6 +41,8 @@ from tests.models.vae.tiny_vae import (
     randomise,
 )
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = replace(WAN22_VAE, encoder_dim=16, decoder_dim=16)
 cuts = st.lists(st.integers(1, 4), min_size=1, max_size=4)
 

@@ -27,6 +27,8 @@ from tests.fixtures.adapter_files import write_adapter
 from tests.fixtures.tiny_checkpoint import TinySizes, write_tiny_checkpoint
 from tests.fixtures.tiny_variants import write_tiny_variant
 
+pytestmark = pytest.mark.slow
+
 STEPS = 4
 SMALL = {"width": 16, "height": 16, "num_frames": 5, "steps": STEPS, "guide_scale": 1.0, "seed": 1}
 SOLVERS = ("unipc", "dpm++", "euler")

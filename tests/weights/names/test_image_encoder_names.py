@@ -85,7 +85,11 @@ def test_sizes_are_read_from_original_and_from_converted_tensors(config):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"cls_embedding": None}, "clip.pth: cls_embedding is missing, so this is no CLIP visual tower"),
+        ({"cls_embedding": None}, "clip.pth: cls_embedding is missing, and the blocks of CLIP are there"),
+        (
+            {"cls_embedding": None, "transformer.0.attn.to_qkv.weight": None},
+            "clip.pth: cls_embedding is missing, so this is no CLIP visual tower",
+        ),
         ({"cls_embedding": (160,)}, r"cls_embedding is \[160\], which is not its form"),
         ({"pos_embedding": None}, "pos_embedding is missing"),
         ({"transformer.0.mlp.0.weight": None}, "transformer.0.mlp.0.weight is missing"),

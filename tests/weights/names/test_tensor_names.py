@@ -165,6 +165,14 @@ def test_the_first_generation_of_t5_is_refused_by_its_vocabulary():
         read_text_encoder_config(infos_of(tensors), label="t5.pth")
 
 
+@pytest.mark.parametrize("name", ["token_embedding.weight", "blocks.0.attn.q.weight"])
+def test_a_umt5_that_lacks_a_tensor_is_called_one(name):
+    tensors = text_encoder_tensors(TextEncoderConfig(vocab_size=64, dim=8, dim_attn=8, dim_ffn=8))
+    infos = infos_of({key: shape for key, shape in tensors.items() if key != name})
+    with pytest.raises(CheckpointError, match=f"{name} is missing, and the blocks of a UMT5 encoder are"):
+        read_text_encoder_config(infos)
+
+
 def test_a_file_that_is_no_umt5_says_which_tensor_tells():
     with pytest.raises(
         CheckpointError, match=r"x.pth: token_embedding.weight is missing, so this is no UMT5"

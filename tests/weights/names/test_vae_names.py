@@ -127,6 +127,9 @@ def test_a_vae_of_unknown_channels_and_no_vae_at_all_are_refused():
         CheckpointError, match=r"conv1.weight and conv2.weight are missing, so this is no Wan"
     ):
         read_latent_channels(infos_of({"a": (1,)}))
+    lacking = {name: shape for name, shape in vae_tensors(WAN21_VAE).items() if "conv" not in name[:5]}
+    with pytest.raises(CheckpointError, match=r"conv2.weight are missing, and the blocks of a Wan VAE are"):
+        read_latent_channels(infos_of(lacking))
     with pytest.raises(CheckpointError, match="no half of a VAE"):
         read_vae_config(infos_of({"conv2.weight": (48, 48, 1, 1, 1)}))
 
