@@ -21,6 +21,7 @@ from mlx_video.request import (
     IMAGE_INPUTS,
     INPUTS,
     LORA_FIELDS,
+    VIDEO_INPUTS,
     ConvertRequest,
     GenerateRequest,
     LoraChoice,
@@ -60,6 +61,7 @@ VALUES: dict[k.Kind, tuple[list[str], Any, Any]] = {
     k.RESULT: (["a.png"], "a.png", Path("a.png")),
     k.PLACE: (["./owner/name"], "./owner/name", Path.cwd() / "owner" / "name"),
     k.IMAGE: (["a.png"], "a.png", Path("a.png")),
+    k.VIDEO: (["a.mp4"], "a.mp4", Path("a.mp4")),
     k.ADAPTERS: (["a", "0.5"], [("a", 0.5)], (LoraChoice(Path("a"), 0.5),)),
 }
 DECLARED = [
@@ -174,8 +176,10 @@ def test_anything_else_is_no_switch(value: object):
 
 
 def test_inputs_adapters_and_components_follow_from_the_declarations():
-    assert dict(INPUTS) == {"prompt": "text", "image": "image", "end_image": "image"}
+    kinds = {"prompt": "text", "image": "image", "end_image": "image", "input_video": "video"}
+    assert dict(INPUTS) == kinds
     assert IMAGE_INPUTS == ("image", "end_image")
+    assert VIDEO_INPUTS == ("input_video",)
     assert LORA_FIELDS == ("loras", "loras_high", "loras_low")
     assert set(COMPONENT_FIELDS) == {
         "transformer", "high_noise", "low_noise", "text_encoder", "vae", "clip", "tokenizer",
@@ -210,9 +214,10 @@ def settings_of(request: GenerateRequest) -> dict[str, str]:
 
 
 def test_a_run_records_what_decides_latents_or_video_and_nothing_else():
-    for name, declared in options_of(GenerateRequest).items():
+    options = options_of(GenerateRequest)
+    for name, declared in options.items():
         given = {"output_path": "a.mp4", "image": "a.png", name: sample_of(declared)[1]}
-        needed = {"loras": ["a"]} if declared.only_with else {}
+        needed = {other: sample_of(options[other])[1] for other in declared.only_with[:1]}
         request = make_request(GenerateRequest, {"prompt": "a cat"} | needed | given)
         assert (name in settings_of(request)) is (declared.affects != "run"), name
 

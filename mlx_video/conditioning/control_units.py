@@ -215,6 +215,9 @@ START = ConditioningUnit(
 )
 """Latents of a video that is begun with, behind those of VACE's references."""
 
+COMMON_UNITS = (START,)
+"""Units that work for every model, behind its own."""
+
 
 def _make_one_frame(inputs: UnitInputs, encoders: Encoders) -> Work[Fields]:
     one = OneFrame(inputs.options["target_index"], tuple(inputs.options.get("control_index") or ()))

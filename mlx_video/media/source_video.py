@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
 
@@ -52,6 +52,20 @@ class SourceVideo:
     notices: tuple[Notice, ...] = ()
 
 
+def name_video(source: VideoSource) -> str:
+    """What messages and the record of a run call a video: its path, or what it is."""
+    if isinstance(source, str | Path):
+        return str(source)
+    if isinstance(source, Video):
+        return f"video of {len(source.frames)} frames"
+    return name_image(source) if _is_picture(source) else f"{len(source)} pictures"
+
+
+def _is_picture(source: object) -> TypeGuard[ImageSource]:
+    """Whether it is an array or a Pillow image, which both offer themselves as arrays."""
+    return hasattr(type(source), "__array_interface__")
+
+
 def open_video(source: VideoSource) -> SourceVideo:
     """Recognise a video; only its beginning is read.
 
@@ -63,16 +77,19 @@ def open_video(source: VideoSource) -> SourceVideo:
     Raises:
         MediaError: there is no such file, or it holds no video.
     """
+    name = name_video(source)
     if isinstance(source, Video):
-        return _from_pictures(source.frames, f"video of {len(source.frames)} frames", source.fps)
+        return _from_pictures(source.frames, name, source.fps)
     if isinstance(source, np.ndarray):
         if source.ndim != 4:
-            raise MediaError(f"{name_image(source)}: no video. Give [F, H, W, 3].")
-        return _from_pictures(source, name_image(source))
+            raise MediaError(f"{name}: no video. Give [F, H, W, 3].")
+        return _from_pictures(source, name)
+    if _is_picture(source):
+        return _from_pictures([source], name)
     if not isinstance(source, str | Path):
-        return _from_pictures(source, f"{len(source)} pictures")
+        return _from_pictures(source, name)
     try:
-        return _open_path(local_path(source), str(source))
+        return _open_path(local_path(source), name)
     except AddressError as error:
         raise MediaError(str(error)) from error
 

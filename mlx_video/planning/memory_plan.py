@@ -30,7 +30,7 @@ class MemoryTask:
         geometry: of the video.
         text_lengths: tokens of each text that is encoded.
         num_passes: forwards of a step.
-        num_images: that the user gave.
+        num_images, num_videos: that the user gave.
         keeps_both: whether two experts stay in memory together.
         adapter_bytes: of the adapters of one transformer.
         stream: whether blocks are streamed.
@@ -44,12 +44,18 @@ class MemoryTask:
     text_lengths: tuple[int, ...]
     num_passes: int
     num_images: int = 0
+    num_videos: int = 0
     keeps_both: bool = False
     adapter_bytes: int = 0
     stream: StreamMode = "auto"
     tiling: TilingMode = "auto"
     only_decodes: bool = False
     least_frames: int = 1
+
+    @property
+    def encodes_frames(self) -> bool:
+        """Whether the VAE's encoder works."""
+        return bool(self.num_images or self.num_videos)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +160,7 @@ def plan_memory(task: MemoryTask, host: Host) -> MemoryPlan:
     """
     plan = _plan(task, host, choose=lambda choices: choices)
     whole = [_plan_decode(task, host, None)]
-    if task.num_images and not task.only_decodes:
+    if task.encodes_frames and not task.only_decodes:
         whole.append(_plan_image(task, host, None))
     return replace(plan, needs_tiles=not all(stage.fits(host.budget) for stage in whole))
 
@@ -174,7 +180,7 @@ def _plan(task: MemoryTask, host: Host, choose: Choose) -> MemoryPlan:
     tiles = choose(list(_tiles(task)))
     if not task.only_decodes:
         stages.append(_plan_text(task, host))
-        if task.num_images:
+        if task.encodes_frames:
             image, tile = _first_that_fits(tiles, partial(_plan_image, task, host), host)
             stages, choices = [*stages, image], replace(choices, encode_tile=tile)
         resident = choose(list(_resident_choices(task)))
@@ -212,7 +218,7 @@ def _plan_text(task: MemoryTask, host: Host) -> StagePlan:
 def _plan_image(task: MemoryTask, host: Host, tile: int | None) -> StagePlan:
     sizes, encoders = task.sizes, "VAE encoder"
     nbytes = sizes.vae_bytes("encoder") + encode_peak_bytes(sizes.config.vae, *_latent_size(task), tile=tile)
-    if sizes.image_encoder:
+    if sizes.image_encoder and task.num_images:
         encoders = f"image encoder, then {encoders}"
         weights, config = sizes.image_encoder
         tower = image_encoder_peak(config, task.num_images, number_bytes=weights.number_bytes)

@@ -13,6 +13,7 @@ from typing import Protocol
 import mlx.core as mx
 import numpy as np
 
+from mlx_video.conditioning.control_units import COMMON_UNITS
 from mlx_video.conditioning.units import build_conditioning, fill_conditioning
 from mlx_video.config import ModelConfig
 from mlx_video.events import (
@@ -34,14 +35,17 @@ from mlx_video.loading.residency import release_memory, resident
 from mlx_video.media.frame_writer import FrameWriter
 from mlx_video.media.image import FrameFolderWriter
 from mlx_video.media.open_image import open_image
+from mlx_video.media.pick_frames import check_length
+from mlx_video.media.source_video import open_video
 from mlx_video.media.video import open_video_writer
 from mlx_video.planning.memory_plan import MemoryPlan
-from mlx_video.request import IMAGE_INPUTS, GenerateRequest
+from mlx_video.request import IMAGE_INPUTS, VIDEO_INPUTS, GenerateRequest
 from mlx_video.runs.decode_only import prepare_decoding
 from mlx_video.runs.device_check import held_to_limits, with_safe_limits
 from mlx_video.runs.files_read import files_read
 from mlx_video.runs.inputs import (
     ModelEncoders,
+    find_picking,
     report_missing_tokenizer,
     unit_inputs,
     with_tokenizer,
@@ -101,7 +105,7 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
 
     Raises:
         CheckpointError, ConfigError, RequestError, AdapterError: as :func:`prepare_run`.
-        MediaError: an image cannot be read.
+        MediaError: an image or a video cannot be read.
     """
     variant = find_variant(config)
     check_inputs(request, variant)
@@ -112,12 +116,17 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
     plan = plan_run(request, config, variant, None if first is None else ImageSize(*first.shape[:2]))
     of_images = (notice for image in opened.values() for notice in image.notices)
     notices = (*map(Notice, model.notices), *of_images, *plan.notices)
+    given_videos = {name: video for name in VIDEO_INPUTS if (video := getattr(request, name)) is not None}
+    videos = {name: open_video(video) for name, video in given_videos.items()}
+    for name, video in videos.items():
+        notices = (*notices, *check_length(video, find_picking(request, plan, name)))
     check_weights(model, config)
     adapters, adapter_notices = read_all_adapters(request, config)
     notices = (*notices, *adapter_notices, *report_distilled(request, plan))
-    if images:
+    if images or videos:
         check_vae_encoder(model, config)
-    return Run(model, config, variant, request, replace(plan, notices=notices), images, adapters)
+    plan = replace(plan, notices=notices)
+    return Run(model, config, variant, request, plan, images, videos, adapters)
 
 
 def plan_generation(request: GenerateRequest, model: ModelFolder, config: ModelConfig) -> MemoryPlan:
@@ -193,7 +202,7 @@ def make_latents(run: Run) -> Work[mx.array]:
     """Prompt, images and noise become latents [C, T, H, W]."""
     inputs, encoders = unit_inputs(run), ModelEncoders(run)
     fields: dict[str, object] = {}
-    needed = [unit for unit in run.variant.units if unit.is_needed(inputs)]
+    needed = [unit for unit in (*run.variant.units, *COMMON_UNITS) if unit.is_needed(inputs)]
     for stage, units in groupby(needed, key=lambda unit: unit.stage):
         fields |= yield from timed(stage, fill_conditioning([*units], inputs, encoders))
     return (yield from timed("denoise", sample_latents(run, build_conditioning(fields))))

@@ -67,6 +67,7 @@ def find_task(run: Run) -> MemoryTask:
         text_lengths=tuple(min(run.config.transformer.text_len, most_tokens(text)) for text in texts),
         num_passes=plan.recipe.most_passes if plan.recipe else 1,
         num_images=len(run.images),
+        num_videos=len(run.videos),
         keeps_both=run.config.is_dual and request.experts == "parallel",
         adapter_bytes=max((adapters.nbytes for adapters in run.adapters.values()), default=0),
         stream=request.stream,

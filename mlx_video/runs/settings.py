@@ -14,11 +14,12 @@ from mlx_video.errors import RequestError
 from mlx_video.events import Notice
 from mlx_video.geometry import VideoGeometry, check_num_frames, measure, round_size, size_multiple
 from mlx_video.media.open_image import name_image
+from mlx_video.media.source_video import name_video
 from mlx_video.models.dispatch import LARGEST_ARRAY
 from mlx_video.models.rope import MAX_POSITIONS
 from mlx_video.planning.choices import MemoryChoices
 from mlx_video.request import IMAGE_INPUTS, LORA_FIELDS, GenerateRequest, Option, options_of
-from mlx_video.request.kinds import IMAGE
+from mlx_video.request.kinds import IMAGE, VIDEO
 from mlx_video.sampling.recipe import RECIPES, Recipe, RecipeSettings
 from mlx_video.variants.distilled import DISTILLED_NAMES, MOST_STEPS
 from mlx_video.variants.variant import Variant
@@ -99,7 +100,12 @@ def plan_run(
     shift = request.shift or _default_shift(defaults, variant, size.area)
     boundary = _plan_boundary(request, config)
     settings = RecipeSettings(
-        request.scheduler, steps, shift, guide_scale, boundary if config.is_dual else None
+        request.scheduler,
+        steps,
+        shift,
+        guide_scale,
+        boundary if config.is_dual else None,
+        request.denoising_strength,
     )
     recipe = RECIPES["official"](settings)
     return RunPlan(
@@ -116,6 +122,7 @@ def plan_run(
             *size.notices,
             *report_output_size(geometry),
             *_report_idle_negative_prompt(request, guide_scale),
+            *_report_idle_video(request),
         ),
     )
 
@@ -135,6 +142,13 @@ def _report_idle_negative_prompt(
 ) -> Iterator[Notice]:
     if request.negative_prompt and guide_scale == (1.0, 1.0):
         yield Notice("Guide scale 1 makes no negative pass: the negative prompt is not read.")
+
+
+def _report_idle_video(request: GenerateRequest) -> Iterator[Notice]:
+    if request.input_video is not None and request.denoising_strength == 1:
+        yield Notice(
+            "At --denoising-strength 1 nothing of --input-video stays; 0.6 to 0.8 keep its composition."
+        )
 
 
 def check_inputs(request: GenerateRequest, variant: Variant) -> None:
@@ -330,4 +344,6 @@ def _settled_values(request: GenerateRequest, plan: RunPlan) -> dict[str, object
 def _describe_value(declared: Option, value: Any) -> str:
     if declared.kind is IMAGE:
         return name_image(value)
+    if declared.kind is VIDEO:
+        return name_video(value)
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

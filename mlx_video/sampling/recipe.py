@@ -28,6 +28,7 @@ class RecipeSettings:
         shift: of the noise levels.
         guide_scale: (low noise, high noise); both are equal for one transformer.
         boundary: where two experts swap; None for one transformer.
+        strength: below 1, how much of a video that is begun with is made anew.
     """
 
     scheduler: SchedulerName
@@ -35,6 +36,7 @@ class RecipeSettings:
     shift: float
     guide_scale: tuple[float, float]
     boundary: float | None = None
+    strength: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ def official_recipe(settings: RecipeSettings) -> Recipe:
         RequestError: steps or shift are out of range.
     """
     low, high = map(ClassifierFreeGuidance, settings.guide_scale)
-    schedule = build_schedule(settings.scheduler, settings.steps, settings.shift)
+    schedule = build_schedule(settings.scheduler, settings.steps, settings.shift, settings.strength)
     if settings.boundary is None:
         return Recipe(schedule, settings.scheduler, MappingProxyType({"model": low}))
     guidance = MappingProxyType({"low_noise": low, "high_noise": high})
