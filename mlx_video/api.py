@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 
@@ -13,12 +15,13 @@ from mlx_video.convert.convert import convert
 from mlx_video.convert.demo_model import demo_model_folder
 from mlx_video.convert.local_files import with_local_adapters
 from mlx_video.errors import RequestError
-from mlx_video.events import Event, FileWritten, StepFinished
+from mlx_video.events import Event, FileWritten
 from mlx_video.files.hub_cache import nothing_downloaded
 from mlx_video.hub.fetch import fetch_folder
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.components import open_model
 from mlx_video.loading.model_parts import ModelParts, find_parts
+from mlx_video.loading.session import Session
 from mlx_video.media.clip import Video
 from mlx_video.planning.memory_plan import MemoryPlan
 from mlx_video.request import ConvertRequest, GenerateRequest, ModelRequest, make_request, options_of
@@ -53,22 +56,38 @@ class FrameCollector:
 class WanPipeline:
     """A converted model, ready to make videos.
 
-    Networks are loaded when a video is made and released as soon as each has done its part, so the object
-    itself holds no weights.
+    Networks are loaded when they are first needed. Those that fit in memory beside the work of all stages
+    stay there for the next video; the others are released as soon as each has done its part. `release` gives
+    all memory back; so does the end of a `with` block, after which no video is made any more.
+
+    Args:
+        folder: the model's files.
+        config: what its config.json says.
+        keep_networks: whether any network stays in memory between videos.
     """
 
-    def __init__(self, folder: ModelFolder, config: ModelConfig) -> None:
+    def __init__(self, folder: ModelFolder, config: ModelConfig, *, keep_networks: bool = True) -> None:
         self.folder = folder
         self.config = config
+        self._session = Session(keeps=keep_networks)
+        self._is_closed = False
+        weakref.finalize(self, self._session.close)
 
     @classmethod
     @takes_options(ModelRequest)
     def from_pretrained(
-        cls, folder: str | Path | None = None, *, on_event: EventHandler = _ignore, **options: Any
+        cls,
+        folder: str | Path | None = None,
+        *,
+        keep_networks: bool = True,
+        on_event: EventHandler = _ignore,
+        **options: Any,
     ) -> WanPipeline:
         """Open a converted model, or a folder of FastVideo's for MLX.
 
         Args:
+            keep_networks: whether networks stay in memory between videos where they fit; False loads each
+                anew for every video, and needs the least memory.
             **options: listed here in its place.
             on_event: called with every event of a download.
 
@@ -81,7 +100,30 @@ class WanPipeline:
         place = demo_model_folder() if request.folder is None else request.folder
         named = ModelParts(request.text_encoder, request.vae, request.tokenizer)
         path = finish(fetch_folder(place, request.revision, "run", named.given), on_event)
-        return cls(*open_model(path, finish(find_parts(named), on_event)))
+        model, config = open_model(path, finish(find_parts(named), on_event))
+        return cls(model, config, keep_networks=keep_networks)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def release(self) -> None:
+        """Give back the memory of all networks; the next video loads them anew."""
+        self._session.release()
+
+    def close(self) -> None:
+        """Give back the memory of all networks, for good."""
+        self._session.close()
+        self._is_closed = True
+
+    def _open_session(self) -> Session:
+        if self._is_closed:
+            raise ValueError("the pipeline is closed. Open another with WanPipeline.from_pretrained.")
+        return self._session
 
     @takes_options(GenerateRequest)
     def __call__(self, prompt: str, *, on_event: EventHandler = _ignore, **options: Any) -> Video:
@@ -100,12 +142,9 @@ class WanPipeline:
             MemoryBudgetError: a stage needs more memory than there is, whatever stays in it.
         """
         request = finish(with_local_adapters(build_request(prompt, options)), on_event)
-        run = prepare_run(request, self.folder, self.config)
-        collector, latents = FrameCollector(), run.finished_latents
-        for event in generate(run, extra_sinks=[collector]):
-            if isinstance(event, StepFinished):
-                latents = event.latents
-            on_event(event)
+        run = prepare_run(request, self.folder, self.config, self._open_session())
+        collector = FrameCollector()
+        latents = finish(generate(run, extra_sinks=[collector]), on_event)
         return Video(collector.frames(), run.plan.fps, latents, run.settings())
 
     @takes_options(GenerateRequest)
@@ -128,7 +167,7 @@ class WanPipeline:
         prompt = ANY_PROMPT if prompt is None else prompt
         with nothing_downloaded():
             request = finish(with_local_adapters(build_request(prompt, options)), _ignore)
-        return plan_generation(request, self.folder, self.config)
+        return plan_generation(request, self.folder, self.config, self._open_session())
 
     @takes_options(GenerateRequest, _DECODING)
     def decode(self, file: str | Path, *, on_event: EventHandler = _ignore, **options: Any) -> Video:
@@ -143,8 +182,8 @@ class WanPipeline:
             RequestError: `file` is no path, the run has steps left, or the latents are of another VAE.
             MediaError: the file holds no latents.
         """
-        if file is None:  # which as an option would mean that latents are to be made
-            raise RequestError("decode_only", "None: must be a path, of latents that are to be decoded.")
+        if file is None:
+            raise RequestError("decode_only", "None: must be a path.")
         return self("", on_event=on_event, decode_only=file, **options)
 
 

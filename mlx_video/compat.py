@@ -55,7 +55,7 @@ def generate_video(
     from mlx_video.api import WanPipeline
 
     with Console() as console:
-        WanPipeline.from_pretrained(model_dir, on_event=console.show_progress)(
+        WanPipeline.from_pretrained(model_dir, keep_networks=False, on_event=console.show_progress)(
             prompt,
             on_event=console.show_progress,
             negative_prompt=negative_prompt,

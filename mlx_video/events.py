@@ -31,9 +31,13 @@ class MemoryPlanned:
 
     Attributes:
         predicted: stage → most bytes of MLX memory that it is expected to hold.
+        reused: the networks that are in memory from an earlier run, in words for people.
+        kept: the networks that stay in memory for the next run.
     """
 
     predicted: Mapping[str, int]
+    reused: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,7 @@ class StepFinished:
 
 @dataclass(frozen=True, slots=True)
 class BlocksRead:
-    """Blocks so far of the text encoder, each read, used for every text and dropped."""
+    """Blocks so far of the text encoder, each used for every text, and dropped if it was read for that."""
 
     done: int
     total: int

@@ -99,8 +99,12 @@ class Console:
             case StageStarted(stage):
                 self.close_bar()
                 self.write_line(f"{stage} ...")
-            case MemoryPlanned(predicted):
+            case MemoryPlanned(predicted, reused, kept):
                 self.predicted = predicted
+                if reused:
+                    self.write_line(f"in memory from an earlier run: {', '.join(reused)}")
+                if kept:
+                    self.write_line(f"kept in memory for the next run: {', '.join(kept)}")
             case StageFinished(stage, wall_seconds, peak_bytes):
                 self.close_bar()
                 self.measured[stage] = peak_bytes

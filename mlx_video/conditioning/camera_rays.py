@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -100,19 +100,36 @@ class CameraAddOn:
     def __init__(self, rays: CameraRays, latent_frames: int) -> None:
         self._rays = rays
         self._latent_frames = latent_frames
-        # Of each transformer by its id: its tokens are the same in all passes and steps, and go when it goes.
-        self._tokens: dict[int, mx.array] = {}
+        # Of each transformer: its tokens are the same in all passes and steps, and go when it goes.
+        self._made: list[tuple[weakref.ref[WanTransformer], mx.array]] = []
 
     def __call__(self, transformer: WanTransformer, one: Pass) -> Pass:
         """The pass with the camera's tokens added to the video's."""
         return replace(one, hooks=(*one.hooks, CameraHook(self._tokens_of(transformer))))
 
     def _tokens_of(self, transformer: WanTransformer) -> mx.array:
-        key = id(transformer)
-        if key not in self._tokens:
-            self._tokens[key] = cast(FunTransformer, transformer).control_adapter(self._frames())
-            weakref.finalize(transformer, self._tokens.pop, key)
-        return self._tokens[key]
+        for reference, tokens in self._made:
+            if reference() is transformer:
+                return tokens
+        tokens = cast(FunTransformer, transformer).control_adapter(self._frames())
+        self._made.append((weakref.ref(transformer, _forgetting(self)), tokens))
+        return tokens
+
+    def forget_gone(self) -> None:
+        """Let the tokens go whose transformer is gone."""
+        self._made = [(reference, tokens) for reference, tokens in self._made if reference() is not None]
 
     def _frames(self) -> Iterator[mx.array]:
         return (mx.array(self._rays.packed_frame(index)) for index in range(self._latent_frames))
+
+
+def _forgetting(add_on: CameraAddOn) -> Callable[[object], None]:
+    """A callback for when a transformer goes; it does not keep the add-on."""
+    owner = weakref.ref(add_on)
+
+    def forget(gone: object) -> None:
+        add_on = owner()
+        if add_on is not None:
+            add_on.forget_gone()
+
+    return forget

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from mlx_video.layouts.model_folder import (
     find_unfinished,
     staged_folder,
 )
+from mlx_video.planning.mlx_limits import MLXLimits
 from mlx_video.request import ConvertRequest
 from mlx_video.weights.stream import PIECE_BYTES, output_infos, plan_jobs, write_tensors
 
@@ -67,15 +68,10 @@ def convert(request: ConvertRequest) -> Iterator[Event]:
         if not (plan.has_tokenizer or request.quantize_only):
             plan = yield from _with_tokenizer(plan)
         leftover = find_unfinished(request.output_dir)
-        with _small_cache(), staged_folder(request.output_dir) as stage:
+        with staged_folder(request.output_dir) as stage:
             if leftover:
                 yield Notice(f"Found an unfinished conversion, {leftover.name}; removed it.")
-            for component in plan.components:
-                yield from _write_component(component, stage)
-            for copy in plan.copies:
-                yield from _copy_component(copy, stage)
-            _write_tokenizer(plan, stage)
-            (stage / CONFIG_FILE).write_text(json.dumps(plan.config, indent=2) + "\n", encoding="ascii")
+            yield from MLXLimits({"cache": CACHE_BYTES}).in_force(_fill(stage, plan))
     yield FileWritten(typed if typed.exists() else request.output_dir)
 
 
@@ -113,15 +109,17 @@ def _saved_by_quantizing(plan: Plan) -> int:
     return saved
 
 
-@contextmanager
-def _small_cache() -> Iterator[None]:
-    """Keep MLX from holding on to the memory of pieces that are written."""
-    before = mx.set_cache_limit(CACHE_BYTES)
+def _fill(stage: Path, plan: Plan) -> Generator[Event, None, None]:
+    """Write everything that a plan says into a folder."""
     try:
-        yield
+        for component in plan.components:
+            yield from _write_component(component, stage)
+        for copy in plan.copies:
+            yield from _copy_component(copy, stage)
     finally:
-        mx.set_cache_limit(before)
         mx.clear_cache()
+    _write_tokenizer(plan, stage)
+    (stage / CONFIG_FILE).write_text(json.dumps(plan.config, indent=2) + "\n", encoding="ascii")
 
 
 def _write_component(component: Component, stage: Path) -> Iterator[Event]:

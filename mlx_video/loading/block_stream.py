@@ -14,6 +14,7 @@ from mlx_video.errors import CheckpointError
 from mlx_video.files.read_ahead import read_ahead
 from mlx_video.formats.tensor_file import TensorFile
 from mlx_video.loading.refillable_module import RefillableModule, copy_module
+from mlx_video.loading.residency import count_bytes
 from mlx_video.loading.stream_plan import READ_AHEAD, SLOTS, StreamPlan, block_prefix, plan_stream
 from mlx_video.models.block_context import BlockContext
 from mlx_video.models.forward import Block
@@ -113,6 +114,12 @@ class BlockStream:
         """Bytes that every step reads from the file."""
         return self._plan.bytes_per_step
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory: of the blocks that stay, and of the slots."""
+        modules = (*self._resident.values(), *(slot.module for slot in self._slots))
+        return sum(map(count_bytes, modules))
+
     def blocks(self) -> Iterator[tuple[int, Block]]:
         """Every block with its index, in order; each may be used until the next is asked for.
 
@@ -128,10 +135,14 @@ class BlockStream:
             finally:
                 self._end_turn()
 
-    def close(self) -> None:
-        """End the reading and free every block; a read that has begun is waited for."""
+    def rest(self) -> None:
+        """End the reading until the next walk; a read that has begun is waited for."""
         self._stop()
         self._end_turn()
+
+    def close(self) -> None:
+        """End the reading and free every block; a read that has begun is waited for."""
+        self.rest()
         for slot in self._slots:
             slot.release()
         for block in self._resident.values():

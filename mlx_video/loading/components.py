@@ -114,6 +114,18 @@ def check_weights(model: ModelFolder, config: ModelConfig) -> None:
     check_vae_decoder(model, config)
 
 
+def load_text_encoder(model: ModelFolder, config: ModelConfig) -> UMT5Encoder:
+    """Load UMT5 as a whole, in the dtype or the quantization of its file.
+
+    Raises:
+        CheckpointError: the file does not hold the encoder that the config describes.
+    """
+    encoder = UMT5Encoder(config.text_encoder)
+    with open_text_encoder(model.text_encoder) as source:
+        load_module(encoder, source)
+    return encoder
+
+
 def load_image_encoder(model: ModelFolder, config: ModelConfig) -> CLIPImageEncoder:
     """Load the CLIP visual tower in the dtype of its file.
 

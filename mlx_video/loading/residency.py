@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten
 
 Component = TypeVar("Component", bound=nn.Module)
 
@@ -28,6 +29,12 @@ def resident(load: Callable[[], Component]) -> Iterator[Component]:
     finally:
         component.clear()
         release_memory()
+
+
+def count_bytes(component: nn.Module) -> int:
+    """Bytes of a component's parameters."""
+    arrays: list[tuple[str, mx.array]] = tree_flatten(component.parameters())  # type: ignore[assignment]
+    return sum(array.nbytes for _, array in arrays)
 
 
 def release_memory() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
+from functools import cached_property
 from pathlib import Path
 
 import mlx.core as mx
@@ -12,6 +13,7 @@ import numpy as np
 from mlx_video.errors import AdapterError
 from mlx_video.files.hub_cache import published_name
 from mlx_video.files.unusable_paths import explain_missing, is_dangling
+from mlx_video.formats.fingerprint import fingerprint_weights, stamp_files
 from mlx_video.formats.safetensors import SafetensorsFile
 from mlx_video.formats.tensor_source import TensorInfo, open_tensors
 from mlx_video.layouts.adapter_folder import ADAPTER_CONFIG, ADAPTER_FILES, adapter_candidates
@@ -46,7 +48,13 @@ class AdapterFile:
         self.metadata = source.metadata if isinstance(source, SafetensorsFile) else {}
         config = file.with_name(ADAPTER_CONFIG)
         self.config_path = config if file.name in ADAPTER_FILES and config.is_file() else None
+        self._path, self._stamp = file, stamp_files(file)
         self._kept: dict[str, mx.array] = {}
+
+    @cached_property
+    def identity(self) -> Hashable:
+        """What no file has that holds other tensors, nor this one once it is written anew."""
+        return self._stamp, fingerprint_weights(self._path)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor as stored."""

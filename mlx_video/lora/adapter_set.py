@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import mlx.core as mx
 
@@ -39,6 +39,11 @@ class AdapterSet:
     def targets(self) -> frozenset[str]:
         """Names of the parameters that change."""
         return frozenset(self.changes)
+
+    @property
+    def identity(self) -> Hashable:
+        """What no set has that changes a transformer in another way."""
+        return tuple((name, tuple(one.identity for one in of_name)) for name, of_name in self.changes.items())
 
     @property
     def nbytes(self) -> int:

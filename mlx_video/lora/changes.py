@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -166,6 +166,11 @@ class Change:
     strength: float
     magnitude: str | None = None
     replaces: bool = False
+
+    @property
+    def identity(self) -> Hashable:
+        """What no other change has: its file, its tensors there, and how they are applied."""
+        return self.file.identity, self.delta, self.strength, self.magnitude, self.replaces
 
     @property
     def is_low_rank(self) -> bool:

@@ -79,6 +79,10 @@ class WanTransformer(nn.Module):
         self.head = Head(dim, config.out_dim * patch_cells, config.eps)
         self.rotary_table = lru_cache(maxsize=4)(partial(build_rotary_table, head_dim=config.head_dim))
 
+    def forget_layouts(self) -> None:
+        """Let go the rotary tables of the layouts seen so far; they are built again when needed."""
+        self.rotary_table.cache_clear()
+
     def project_text(
         self, context: mx.array, image_tokens: mx.array | CrossAttentionCache | None = None
     ) -> PromptTokens:

@@ -13,7 +13,7 @@ from mlx_video.models.image_encoder_memory import image_encoder_peak
 from mlx_video.models.peak import Peak
 from mlx_video.models.transformer_memory import ForwardSize
 from mlx_video.planning.budget import GB, LEAST_CACHE_BYTES, Budget, Machine
-from mlx_video.planning.choices import MemoryChoices
+from mlx_video.planning.choices import KeptNetwork, MemoryChoices
 from mlx_video.planning.model_sizes import Infos, ModelSizes
 from mlx_video.planning.stage_peaks import bytes_read_per_step, denoise_peak, text_peak
 from mlx_video.planning.vae_memory import decode_peak_bytes, encode_peak_bytes, scratch_bytes
@@ -101,6 +101,8 @@ class MemoryPlan:
         scratch_bytes: of the largest temporary file, in which the VAE's tiles wait.
         needs_tiles: whether the VAE could not work on whole frames.
         notices: what was adjusted or chosen for the user, as a run would say it.
+        kept: the networks that stay in memory for the next run.
+        reused: titles of the networks that are in memory already.
     """
 
     host: Host
@@ -109,6 +111,8 @@ class MemoryPlan:
     scratch_bytes: int = 0
     needs_tiles: bool = False
     notices: tuple[str, ...] = ()
+    kept: tuple[KeptNetwork, ...] = ()
+    reused: tuple[str, ...] = ()
 
     @property
     def predicted(self) -> dict[str, int]:
@@ -143,6 +147,9 @@ class MemoryPlan:
         ]
         read = sum(stage.read_bytes for stage in self.stages)
         lines.append(f"read from disk in every step: {read / GB:.2f} GB")
+        if self.kept:
+            titles, nbytes = ", ".join(one.title for one in self.kept), sum(one.nbytes for one in self.kept)
+            lines.append(f"kept for the next run: {titles} ({nbytes / GB:.2f} GB)")
         if self.scratch_bytes:
             lines.append(f"temporary file of tiles: {self.scratch_bytes / GB:.2f} GB")
         return "\n".join(lines)
@@ -179,7 +186,7 @@ def _plan(task: MemoryTask, host: Host, choose: Choose) -> MemoryPlan:
     stages, choices = [], MemoryChoices()
     tiles = choose(list(_tiles(task)))
     if not task.only_decodes:
-        stages.append(_plan_text(task, host))
+        stages.append(plan_text(task, host))
         if task.encodes_frames:
             image, tile = _first_that_fits(tiles, partial(_plan_image, task, host), host)
             stages, choices = [*stages, image], replace(choices, encode_tile=tile)
@@ -208,11 +215,12 @@ def _stage(name: str, holds: str, peak: Peak, host: Host, read_bytes: int = 0) -
     return StagePlan(name, holds, peak, peak.within(host.budget.nbytes), read_bytes)
 
 
-def _plan_text(task: MemoryTask, host: Host) -> StagePlan:
+def plan_text(task: MemoryTask, host: Host, *, is_whole: bool = False) -> StagePlan:
+    """The stage of the text encoder, which is in memory as a whole or passes by block after block."""
     weights, config = task.sizes.text_encoder, task.sizes.config.text_encoder
-    peak = text_peak(weights, config, task.text_lengths, on_gpu=host.machine.on_gpu)
-    holds = f"text encoder, one of {len(weights.blocks)} blocks at a time"
-    return _stage("text", holds, peak, host)
+    peak = text_peak(weights, config, task.text_lengths, on_gpu=host.machine.on_gpu, is_whole=is_whole)
+    blocks = f"{'all' if is_whole else 'one of'} {len(weights.blocks)} blocks"
+    return _stage("text", f"text encoder, {blocks}{'' if is_whole else ' at a time'}", peak, host)
 
 
 def _plan_image(task: MemoryTask, host: Host, tile: int | None) -> StagePlan:
@@ -275,9 +283,14 @@ def _plan_denoise(
     return _stage("denoise", f"{_describe_transformers(task)}, {blocks}", peak, host, read)
 
 
+def weigh_transformers(task: MemoryTask) -> dict[str, WeightBytes]:
+    """Name of each transformer → bytes of its parts."""
+    return {name: _weigh(infos) for name, infos in task.sizes.transformers.items()}
+
+
 def _heaviest(task: MemoryTask) -> WeightBytes:
     """The larger of two transformers, or the only one."""
-    return max(map(_weigh, task.sizes.transformers.values()), key=lambda found: found.total)
+    return max(weigh_transformers(task).values(), key=lambda found: found.total)
 
 
 def _resident_choices(task: MemoryTask) -> Iterator[int | None]:
@@ -302,6 +315,7 @@ def _describe_blocks(num_blocks: int, resident_blocks: int | None) -> str:
     return f"{resident_blocks} of {num_blocks} blocks, the others streamed"
 
 
+# Runs leave nothing to each other here: the same header always weighs the same.
 @lru_cache(maxsize=8)
 def _weigh(infos: Infos) -> WeightBytes:
     return weigh(infos)

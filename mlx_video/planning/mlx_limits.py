@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import mlx.core as mx
 
 from mlx_video.planning.budget import Budget, Machine
+
+Told = TypeVar("Told")
+Value = TypeVar("Value")
 
 WIRED_SHARE = 0.9
 _SETTERS: dict[str, Callable[[int], int]] = {
@@ -20,14 +23,15 @@ _SETTERS: dict[str, Callable[[int], int]] = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MLXLimits:
-    """Limits of one run, in bytes.
+    """Limits of one run, or of one conversion, in bytes.
 
-    Several runs of a process may be under way, suspended in turns: each puts its limits in force when it
-    goes on, and the last one that ends gives MLX back those of the process.
+    Several of a process may be under way, suspended in turns: each puts its limits in force when it goes on,
+    and the last one that ends gives MLX back those of the process.
 
     Attributes:
-        values: "memory": above it MLX waits for running work before it schedules more. "cache": freed buffers
-            that it keeps. "wired": what a GPU's system may not swap out.
+        values: what is limited; of the other kinds the process's own limit is in force. "memory": above it
+            MLX waits for running work before it schedules more. "cache": freed buffers that it keeps.
+            "wired": what a GPU's system may not swap out.
     """
 
     values: dict[str, int]
@@ -39,10 +43,24 @@ class MLXLimits:
         """Put these limits in force; costs nothing where they are."""
         if MLXLimits._in_force is self:
             return
-        before = _set(self.values)
+        before = _set({**MLXLimits._of_process, **self.values})
         for kind, nbytes in before.items():
             MLXLimits._of_process.setdefault(kind, nbytes)
         MLXLimits._in_force = self
+
+    def in_force(self, work: Generator[Told, None, Value]) -> Generator[Told, None, Value]:
+        """Let work go on under these limits; they are released when it ends, or is left."""
+        try:
+            while True:
+                self.hold()
+                try:
+                    told = next(work)
+                except StopIteration as end:
+                    return end.value
+                yield told
+        finally:
+            work.close()
+            self.release()
 
     def release(self) -> None:
         """Give MLX back the process's limits, unless another run has put its own in force since."""

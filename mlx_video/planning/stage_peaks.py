@@ -67,17 +67,23 @@ def bytes_read_per_step(weights: WeightBytes, resident_blocks: int | None) -> in
 
 
 def text_peak(
-    weights: WeightBytes, config: TextEncoderConfig, lengths: Sequence[int], *, on_gpu: bool
+    weights: WeightBytes,
+    config: TextEncoderConfig,
+    lengths: Sequence[int],
+    *,
+    on_gpu: bool,
+    is_whole: bool = False,
 ) -> Peak:
-    """Peak of the text encoder, of which no more than one block is in memory.
+    """Peak of the text encoder.
 
     Args:
         weights: of its file.
         config: its sizes.
         lengths: tokens of each text.
         on_gpu: where it runs.
+        is_whole: whether all of it is in memory, or no more than one block.
     """
     network = text_encoder_peak(
         config, lengths, number_bytes=weights.number_bytes, bits=weights.bits, on_gpu=on_gpu
     )
-    return network.beside(weights.largest_block)
+    return network.beside(weights.total if is_whole else weights.largest_block)

@@ -1,73 +1,49 @@
-"""From a request to a video: the stages one after another, a release between each."""
+"""From a request to a video: settled, planned, and made stage by stage under the run's limits."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import groupby
 from pathlib import Path
-from typing import Protocol
 
 import mlx.core as mx
-import numpy as np
 
-from mlx_video.conditioning.control_units import COMMON_UNITS
-from mlx_video.conditioning.units import build_conditioning, fill_conditioning
 from mlx_video.config import ModelConfig
-from mlx_video.events import (
-    Event,
-    FileWritten,
-    FramesDecoded,
-    MemoryPlanned,
-    Notice,
-    StageFinished,
-    StageStarted,
-    TilesDecoded,
-)
-from mlx_video.latents.decode import decode_pieces, to_uint8, to_uint8_rounded
-from mlx_video.latents.latents_file import save_latents
+from mlx_video.events import FileWritten, MemoryPlanned, Notice
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.adapters import read_all_adapters
-from mlx_video.loading.components import check_vae_encoder, check_weights, load_vae_decoder
-from mlx_video.loading.residency import release_memory, resident
-from mlx_video.media.frame_writer import FrameWriter
-from mlx_video.media.image import FrameFolderWriter
+from mlx_video.loading.components import check_vae_encoder, check_weights
+from mlx_video.loading.residency import release_memory
+from mlx_video.loading.session import Session
 from mlx_video.media.open_image import open_image
 from mlx_video.media.pick_frames import check_length
 from mlx_video.media.source_video import open_video
-from mlx_video.media.video import open_video_writer
 from mlx_video.planning.memory_plan import MemoryPlan
 from mlx_video.request import IMAGE_INPUTS, VIDEO_INPUTS, GenerateRequest
 from mlx_video.runs.decode_only import prepare_decoding
 from mlx_video.runs.device_check import held_to_limits, with_safe_limits
 from mlx_video.runs.files_read import files_read
-from mlx_video.runs.inputs import (
-    ModelEncoders,
-    find_picking,
-    report_missing_tokenizer,
-    unit_inputs,
-    with_tokenizer,
-)
+from mlx_video.runs.inputs import find_picking, report_missing_tokenizer, with_tokenizer
 from mlx_video.runs.memory import plan_of, planned_limits, with_memory_plan
+from mlx_video.runs.modes import make_video
 from mlx_video.runs.outputs import check_outputs, check_scratch_space
 from mlx_video.runs.run import Run, Value, Work
-from mlx_video.runs.sample import sample_latents
 from mlx_video.runs.settings import ImageSize, check_inputs, plan_run, report_distilled
+from mlx_video.runs.stages.decode import FrameSink
 from mlx_video.runs.state.resume import find_start, forget_state, report_start, way_on_noted
 from mlx_video.variants.registry import find_variant
 
 
-class FrameSink(Protocol):
-    """Takes frames as they are decoded."""
-
-    def write(self, frames: np.ndarray) -> None:
-        """Take uint8 frames [f, H, W, 3]."""
-
-
-def prepare_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig) -> Run:
+def prepare_run(
+    request: GenerateRequest, model: ModelFolder, config: ModelConfig, session: Session | None = None
+) -> Run:
     """Settle the settings and check files and outputs, before anything heavy is loaded.
+
+    Args:
+        request: what the user asked for.
+        model: the converted folder.
+        config: what its config.json says.
+        session: keeps networks from run to run; None for one of this run alone, which keeps none.
 
     Raises:
         CheckpointError: the folder has no tokenizer, a weight file is damaged, or the VAE cannot read images.
@@ -78,13 +54,13 @@ def prepare_run(request: GenerateRequest, model: ModelFolder, config: ModelConfi
         MemoryBudgetError: a stage needs more than there is, whatever stays in memory.
         DeviceError: an operation of the device gives wrong numbers, and there is no other way.
     """
-    if request.decode_only:
-        run = prepare_decoding(request, request.decode_only, model, config)
-        check_outputs(request, run.plan.geometry, files_read(request, model))
-        return fit_run(run)
-    run = with_tokenizer(settle_run(request, model, config))
+    run = settle(request, model, config, session)
+    takes_steps = run.finished_latents is None
+    if takes_steps:
+        run = with_tokenizer(run)
     check_outputs(request, run.plan.geometry, files_read(request, run.model))
-    return find_start(fit_run(run))
+    run = fit_run(run)
+    return find_start(run) if takes_steps else run
 
 
 def fit_run(run: Run) -> Run:
@@ -98,6 +74,17 @@ def fit_run(run: Run) -> Run:
     if run.memory_plan:
         check_scratch_space(run.memory_plan.scratch_bytes, needs_tiles=run.memory_plan.needs_tiles)
     return run
+
+
+def settle(
+    request: GenerateRequest, model: ModelFolder, config: ModelConfig, session: Session | None = None
+) -> Run:
+    """Settle the settings of a run in the mode that the request asks for; raises as the mode's own."""
+    if request.decode_only:
+        run = prepare_decoding(request, request.decode_only, model, config)
+    else:
+        run = settle_run(request, model, config)
+    return run if session is None else replace(run, session=session)
 
 
 def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig) -> Run:
@@ -129,20 +116,22 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
     return Run(model, config, variant, request, plan, images, videos, adapters)
 
 
-def plan_generation(request: GenerateRequest, model: ModelFolder, config: ModelConfig) -> MemoryPlan:
+def plan_generation(
+    request: GenerateRequest, model: ModelFolder, config: ModelConfig, session: Session | None = None
+) -> MemoryPlan:
     """What a run of this request would keep in memory; nothing is downloaded, written or computed.
 
     Raises:
         MLXVideoError: as :func:`prepare_run`; neither the device nor outputs are checked.
     """
-    if request.decode_only:
-        return plan_of(prepare_decoding(request, request.decode_only, model, config))
-    run = settle_run(request, model, config)
-    notices = (*report_missing_tokenizer(model), *run.plan.notices)
-    return plan_of(replace(run, plan=replace(run.plan, notices=notices)))
+    run = settle(request, model, config, session)
+    if run.finished_latents is None:
+        notices = (*report_missing_tokenizer(model), *run.plan.notices)
+        run = replace(run, plan=replace(run.plan, notices=notices))
+    return plan_of(run)
 
 
-def generate(run: Run, extra_sinks: Sequence[FrameSink] = ()) -> Iterator[Event]:
+def generate(run: Run, extra_sinks: Sequence[FrameSink] = ()) -> Work[mx.array]:
     """Make one video.
 
     Args:
@@ -150,118 +139,51 @@ def generate(run: Run, extra_sinks: Sequence[FrameSink] = ()) -> Iterator[Event]
         extra_sinks: get the finished frames besides the files that the request names.
 
     Yields:
-        What happens, in order; the last StepFinished holds the final latents.
+        What happens, in order.
+
+    Returns:
+        The final latents [C, T, H, W], float32.
 
     Raises:
         MLXVideoError: something failed; where a state of the run is kept, a note says how to go on.
     """
     yield from run.plan.notices
     if run.memory_plan:
-        yield MemoryPlanned(run.memory_plan.predicted)
+        kept = tuple(network.title for network in run.memory_plan.kept)
+        yield MemoryPlanned(run.memory_plan.predicted, run.memory_plan.reused, kept)
+    yield from report_start(run)
     with way_on_noted(run):
-        yield from within_limits(run, make_video(run, extra_sinks))
+        latents = yield from within_limits(run, make_video(run, extra_sinks))
     yield from forget_state(run)
     yield from map(FileWritten, written_paths(run.request))
+    return latents
 
 
-def within_limits(run: Run, work: Work[None]) -> Iterator[Event]:
+def within_limits(run: Run, work: Work[Value]) -> Work[Value]:
     """Let work go on under the run's limits, which are not in force while the caller has an event.
 
     MLX's own limits stay until another run goes on, or this one ends.
     """
-    limits = planned_limits(run)
+    limits, own = planned_limits(run), on_device(run, work)
+    try:
+        return (yield from limits.in_force(own) if limits else own)
+    finally:
+        release_memory()
+
+
+def on_device(run: Run, work: Work[Value]) -> Work[Value]:
+    """Let work go on with what the device does rightly, in dispatches that it does not give up on."""
     try:
         while True:
             with held_to_limits(run):
-                if limits:
-                    limits.hold()
                 try:
                     event = next(work)
-                except StopIteration:
-                    return
+                except StopIteration as end:
+                    return end.value
             yield event
     finally:
         with held_to_limits(run):
             work.close()
-        if limits:
-            limits.release()
-        release_memory()
-
-
-def make_video(run: Run, extra_sinks: Sequence[FrameSink]) -> Work[None]:
-    """Take the stages one after another."""
-    yield from report_start(run)
-    latents = run.finished_latents
-    if latents is None:
-        latents = yield from make_latents(run)
-    yield from keep_latents(run, latents)
-    yield from timed("decode", decode_video(run, latents, extra_sinks))
-
-
-def make_latents(run: Run) -> Work[mx.array]:
-    """Prompt, images and noise become latents [C, T, H, W]."""
-    inputs, encoders = unit_inputs(run), ModelEncoders(run)
-    fields: dict[str, object] = {}
-    needed = [unit for unit in (*run.variant.units, *COMMON_UNITS) if unit.is_needed(inputs)]
-    for stage, units in groupby(needed, key=lambda unit: unit.stage):
-        fields |= yield from timed(stage, fill_conditioning([*units], inputs, encoders))
-    return (yield from timed("denoise", sample_latents(run, build_conditioning(fields))))
-
-
-def timed(stage: str, work: Work[Value]) -> Work[Value]:
-    """Report a stage's begin, end, time and peak memory around its work; memory is released after it."""
-    yield StageStarted(stage)
-    mx.reset_peak_memory()
-    started = time.perf_counter()
-    value = yield from work
-    seconds, peak = time.perf_counter() - started, mx.get_peak_memory()
-    release_memory()
-    yield StageFinished(stage, seconds, peak)
-    return value
-
-
-def keep_latents(run: Run, latents: mx.array) -> Iterator[Event]:
-    """Write the final latents where the user asked for them."""
-    path = run.request.save_latents
-    if path:
-        save_latents(path, latents, run.settings())
-        yield FileWritten(path)
-
-
-def decode_video(run: Run, latents: mx.array, extra_sinks: Sequence[FrameSink]) -> Work[None]:
-    """Decode latents and hand the frames to every output as they come."""
-    with ExitStack() as stack:
-        sinks = [*extra_sinks, *(stack.enter_context(sink) for sink in open_sinks(run))]
-        vae = stack.enter_context(resident(lambda: load_vae_decoder(run.model, run.config)))
-        pieces = decode_pieces(vae, latents, tile=run.plan.memory.decode_tile)
-        yield from pass_frames(pieces, sinks, run)
-
-
-def pass_frames(
-    pieces: Iterable[mx.array | TilesDecoded], sinks: Sequence[FrameSink], run: Run
-) -> Iterator[FramesDecoded | TilesDecoded]:
-    """Give each piece of frames to every sink, without those that the user wants trimmed."""
-    total, trim, done = run.plan.geometry.num_frames, run.request.trim_first_frames, 0
-    to_bytes = to_uint8_rounded if total == 1 else to_uint8  # a single frame is a picture, not a video
-    for piece in pieces:
-        if isinstance(piece, TilesDecoded):
-            yield piece
-            continue
-        frames = to_bytes(piece)
-        for sink in sinks:
-            sink.write(frames[max(0, trim - done) :])
-        done += len(frames)
-        yield FramesDecoded(done, total)
-
-
-def open_sinks(run: Run) -> Iterator[FrameWriter]:
-    """The files that the request names, opened for writing."""
-    request, settings = run.request, run.settings()
-    width, height = run.plan.geometry.output_size
-    if request.output_path:
-        yield open_video_writer(request.output_path, width, height, run.plan.fps, settings)
-    if request.save_frames:
-        yield FrameFolderWriter(request.save_frames, width, height, settings)
 
 
 def written_paths(request: GenerateRequest) -> Iterator[Path]:

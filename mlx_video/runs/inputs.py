@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import mlx.core as mx
 import numpy as np
@@ -22,18 +21,16 @@ from mlx_video.events import BlocksRead, Event, FramesEncoded, Notice
 from mlx_video.hub.fetch import TOKENIZER_REPOSITORY, fetch_tokenizer
 from mlx_video.latents.encode import encode_pieces
 from mlx_video.layouts.model_folder import ModelFolder
-from mlx_video.loading.components import load_image_encoder, load_vae_encoder
 from mlx_video.loading.open_parts import open_text_encoder
-from mlx_video.loading.residency import resident
-from mlx_video.loading.streamed_text_encoder import encode_streamed
+from mlx_video.loading.streamed_text_encoder import encode_resident, encode_streamed
 from mlx_video.media.fit import fit_frame
 from mlx_video.media.pick_frames import Picking, pick_frames
 from mlx_video.models.vae.autoencoder import WanVAE
 from mlx_video.request import GenerateRequest
-from mlx_video.runs.run import Run, Value, Work, finish
+from mlx_video.runs.networks import TEXT_ENCODER, is_kept, use_image_encoder, use_text_encoder, use_vae
+from mlx_video.runs.run import Run, Work, finish, with_events
 from mlx_video.runs.settings import RunPlan
 
-Reported = TypeVar("Reported")
 Texts = Sequence[Sequence[int]]
 
 
@@ -72,7 +69,7 @@ def _fit_frames(run: Run, name: str) -> Iterator[np.ndarray]:
 
 
 class ModelEncoders:
-    """The `conditioning.units.Encoders` of a run: each is in memory only while it works."""
+    """The `conditioning.units.Encoders` of a run: each is in memory while it works, or longer if planned."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -89,13 +86,13 @@ class ModelEncoders:
 
     def encode_images(self, images: Sequence[np.ndarray]) -> mx.array:
         """Encode images, float32 [H, W, 3] in [-1, 1], to image tokens [K, image_dim]."""
-        with resident(lambda: load_image_encoder(self._run.model, self._run.config)) as encoder:
+        with use_image_encoder(self._run) as encoder:
             return encode_images(encoder, images)
 
     @contextmanager
     def open_vae(self) -> Iterator[FrameEncoder]:
-        """Open the VAE's encoder; it is released with the context."""
-        with resident(lambda: load_vae_encoder(self._run.model, self._run.config)) as vae:
+        """Open the VAE's encoder for the length of a `with` block."""
+        with use_vae(self._run, "encoder") as vae:
             yield partial(encode_clip, vae, self._run.plan.memory.encode_tile)
 
 
@@ -115,11 +112,21 @@ def recall_or_encode(run: Run, texts: Texts) -> Work[list[mx.array]]:
 
 
 def run_text_encoder(run: Run, texts: Texts) -> Work[list[mx.array]]:
-    """Encode texts given as token numbers to features [n, text_dim] each, evaluated."""
+    """Encode texts given as token numbers to features [n, text_dim] each, evaluated.
+
+    The encoder is in memory as a whole only where it stays there for the next run.
+    """
     config = run.config.text_encoder
+
+    def report_block(done: int) -> Iterator[BlocksRead]:
+        yield BlocksRead(done, config.num_layers)
+
+    if is_kept(run, TEXT_ENCODER):
+        with use_text_encoder(run) as encoder:
+            return (yield from with_events(encode_resident(encoder, texts), report_block))
     with open_text_encoder(run.model.text_encoder) as source:
-        make_event = partial(BlocksRead, total=config.num_layers)
-        return (yield from report(encode_streamed(source, config, texts), make_event))
+        # It reads ahead on a thread, which has ended before the file is closed.
+        return (yield from with_events(encode_streamed(source, config, texts), report_block))
 
 
 def report_cut_texts(
@@ -186,17 +193,4 @@ def encode_clip(
 ) -> Encoding[mx.array]:
     """Encode pieces [f, H, W, 3] of a clip to [C, T, h, w]."""
     work = encode_pieces(vae, frames, tile=tile)
-    return (yield from report(work, lambda done: FramesEncoded(done, num_frames)))
-
-
-def report(
-    work: Generator[int, None, Value], make_event: Callable[[int], Reported]
-) -> Generator[Reported, None, Value]:
-    """Turn the counts that work yields into events."""
-    with closing(work):  # it reads ahead on a thread, which must end before the file is closed
-        while True:
-            try:
-                done = next(work)
-            except StopIteration as end:
-                return end.value
-            yield make_event(done)
+    return (yield from with_events(work, lambda done: [FramesEncoded(done, num_frames)]))

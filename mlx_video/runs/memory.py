@@ -10,10 +10,13 @@ from mlx_video.events import Notice
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.models.dispatch import current_limits, use_limits
 from mlx_video.planning.budget import find_budget, find_machine
+from mlx_video.planning.choices import KeptNetwork
 from mlx_video.planning.fitting import fit_memory
+from mlx_video.planning.keeping import keep_networks, used_networks
 from mlx_video.planning.memory_plan import Host, MemoryPlan, MemoryTask
 from mlx_video.planning.mlx_limits import MLXLimits, plan_limits
 from mlx_video.planning.model_sizes import ModelSizes, read_model_sizes, read_vae_sizes
+from mlx_video.runs.networks import network_key
 from mlx_video.runs.run import Run
 
 ANY_PROMPT = "any prompt of any length " * 100
@@ -38,11 +41,41 @@ def with_memory_plan(run: Run) -> Run:
 
 def plan_of(run: Run) -> MemoryPlan:
     """The plan of :func:`with_memory_plan`, with the run's notices and those on memory; raises the same."""
-    host = replace(find_host(run.request.memory_limit), limits=run.limits)
-    plan = fit_memory(find_task(run), host)
+    host = replace(_with_kept_free(find_host(run.request.memory_limit), run), limits=run.limits)
+    task = find_task(run)
+    plan = _with_kept(fit_memory(task, host), task, run)
     # A limit of the user's makes good what the system does not tell.
     untold = host.machine.notices if run.request.memory_limit is None else ()
     return replace(plan, notices=(*(notice.text for notice in run.plan.notices), *untold))
+
+
+def _with_kept_free(host: Host, run: Run) -> Host:
+    """A host whose available memory counts what this session holds and this run can use or release."""
+    available, limit_gb = host.machine.available_bytes, run.request.memory_limit
+    usable = sum(run.session.idle().values())
+    own = {network_key(run, name) for name in run.model.transformers}
+    usable += sum(nbytes for key, nbytes in run.session.lent().items() if key in own)
+    if available is None or limit_gb is not None or not usable:
+        return host
+    machine = replace(host.machine, available_bytes=available + usable)
+    return replace(host, machine=machine, budget=find_budget(machine))
+
+
+def _with_kept(plan: MemoryPlan, task: MemoryTask, run: Run) -> MemoryPlan:
+    """A plan that also says which networks stay in memory; none does without a session that keeps any."""
+    session = run.session
+    if not session.keeps:
+        return plan
+    fitted = replace(run, plan=replace(run.plan, memory=plan.choices))
+    names = used_networks(task)
+    own = {network_key(fitted, name): name for name in names}
+    # Of a network of this run no other version stays: with other adapters, say, or otherwise streamed.
+    others = [
+        KeptNetwork(key, key.name, size) for key, size in session.idle().items() if key.name not in names
+    ]
+    occupied = sum(size for key, size in session.lent().items() if key not in own)
+    held = {name for key, name in own.items() if session.holds(key)}
+    return keep_networks(plan, task, held, others[::-1], occupied)
 
 
 def find_host(limit_gb: float | None) -> Host:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -14,6 +15,7 @@ from mlx_video.events import Event
 from mlx_video.files.hub_cache import published_name
 from mlx_video.latents.run_state import RunState
 from mlx_video.layouts.model_folder import ModelFolder
+from mlx_video.loading.session import Session
 from mlx_video.lora.read import AdapterSet
 from mlx_video.media.source_video import SourceVideo
 from mlx_video.models.dispatch import Limits, current_limits
@@ -23,18 +25,34 @@ from mlx_video.runs.settings import RunPlan, describe_run
 from mlx_video.variants.variant import Variant
 
 Value = TypeVar("Value")
+Reported = TypeVar("Reported")
+Told = TypeVar("Told")
 Work = Generator[Event, None, Value]
 """A stage: yields what happens and returns its result."""
 
 
 def finish(work: Work[Value], on_event: Callable[[Event], None]) -> Value:
-    """Let a stage run to its end, and give what it returns."""
-    while True:
-        try:
-            event = next(work)
-        except StopIteration as end:
-            return end.value
-        on_event(event)
+    """Let a stage run to its end, and give what it returns; it ends too where `on_event` raises an error."""
+    with closing(work):
+        while True:
+            try:
+                event = next(work)
+            except StopIteration as end:
+                return end.value
+            on_event(event)
+
+
+def with_events(
+    work: Generator[Reported, None, Value], events_of: Callable[[Reported], Iterable[Told]]
+) -> Generator[Told, None, Value]:
+    """Work that yields other events in place of each thing that it reports, and returns the same."""
+    with closing(work):
+        while True:
+            try:
+                reported = next(work)
+            except StopIteration as end:
+                return end.value
+            yield from events_of(reported)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +68,7 @@ class Run:
         identity: what decides the latents, to be compared with a state's; empty where no state is kept.
         memory_plan: behind the choices in `plan`; None where memory was not planned.
         limits: of single dispatches to the device.
+        session: opens the networks.
     """
 
     model: ModelFolder
@@ -64,6 +83,7 @@ class Run:
     identity: Mapping[str, str] = field(default_factory=dict)
     memory_plan: MemoryPlan | None = None
     limits: Limits = field(default_factory=current_limits)
+    session: Session = field(default_factory=Session)
 
     @property
     def finished_latents(self) -> mx.array | None:

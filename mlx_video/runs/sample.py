@@ -10,10 +10,7 @@ import mlx.core as mx
 
 from mlx_video.conditioning.frames import impose_first_frame
 from mlx_video.conditioning.types import Conditioning
-from mlx_video.events import Notice, StepFinished
-from mlx_video.loading.components import load_transformer
-from mlx_video.loading.residency import resident
-from mlx_video.loading.streamed_transformer import open_streamed_transformer
+from mlx_video.events import Event, Notice, StepFinished
 from mlx_video.models.block_context import (
     CrossAttentionCache,
     Pass,
@@ -25,7 +22,8 @@ from mlx_video.models.block_context import (
 from mlx_video.models.forward import BlockSource
 from mlx_video.models.token_layout import TokenLayout
 from mlx_video.models.transformer import WanTransformer
-from mlx_video.runs.run import Run, Work
+from mlx_video.runs.networks import use_transformer
+from mlx_video.runs.run import Run, Work, with_events
 from mlx_video.runs.state.resume import keep_step
 from mlx_video.sampling.denoise import Constrain, denoise
 from mlx_video.sampling.experts import ExpertRelay, count_high_noise_steps
@@ -57,16 +55,25 @@ def sample_latents(run: Run, conditioning: Conditioning) -> Work[mx.array]:
     memory.add("solver", solver)
     memory.add("noise", noise)
     with open_velocity(run, recipe, conditioning, memory) as velocity:
-        constrain = keep_first_frame(conditioning)
-        for event in denoise(
-            latents, recipe.schedule, solver, velocity, start=first_step, constrain=constrain
-        ):
-            yield from keep_step(run, event, memory)
-            yield event
-            if request.debug_latents:
-                yield describe_latents(event)
-            latents = event.latents
-    return frames.select_result(latents)
+        steps = denoise(
+            latents,
+            recipe.schedule,
+            solver,
+            velocity,
+            start=first_step,
+            constrain=keep_first_frame(conditioning),
+        )
+        del latents
+        result = yield from with_events(steps, partial(report_step, run, memory))
+    return frames.select_result(result)
+
+
+def report_step(run: Run, memory: SamplerState, event: StepFinished) -> Iterator[Event]:
+    """A step just taken, and what is kept and told of it."""
+    yield from keep_step(run, event, memory)
+    yield event
+    if run.request.debug_latents:
+        yield describe_latents(event)
 
 
 def describe_experts(run: Run, recipe: Recipe) -> Iterator[Notice]:
@@ -103,7 +110,7 @@ def open_velocity(
 def open_transformer(
     run: Run, recipe: Recipe, conditioning: Conditioning, name: str, memory: SamplerState
 ) -> Iterator[Velocity]:
-    """One transformer of the model under guidance, released when the context is left.
+    """One transformer of the model under guidance, for the length of a `with` block.
 
     What its step caches and its guidance remember is forgotten with it.
     """
@@ -111,7 +118,7 @@ def open_transformer(
     layout = conditioning.frames.layout(run.plan.geometry.grid, given_frames)
     own_memory = memory.within(name)
     try:
-        with open_network(run, name) as (transformer, blocks):
+        with use_transformer(run, name) as (transformer, blocks):
             yield GuidedTransformer(
                 transformer,
                 recipe.guidance[name],
@@ -123,21 +130,6 @@ def open_transformer(
             )
     finally:
         own_memory.clear()
-
-
-@contextmanager
-def open_network(run: Run, name: str) -> Iterator[tuple[WanTransformer, BlockSource | None]]:
-    """One transformer of the model with its adapters, and where its blocks are read from, as planned."""
-    adapters, mode = run.adapters.get(name), run.request.lora_mode
-    resident_blocks = run.plan.memory.resident_blocks
-    if resident_blocks is None:
-        with resident(lambda: load_transformer(run.model, run.config, name, adapters, mode)) as transformer:
-            yield transformer, None
-    else:
-        with open_streamed_transformer(
-            run.model, run.config, name, resident_blocks, adapters, mode
-        ) as streamed:
-            yield streamed
 
 
 class GuidedTransformer:

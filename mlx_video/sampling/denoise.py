@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import cast
 
 import mlx.core as mx
@@ -27,7 +27,7 @@ def denoise(
     *,
     start: int = 0,
     constrain: Constrain | None = None,
-) -> Iterator[StepFinished]:
+) -> Generator[StepFinished, None, mx.array]:
     """Walk latents down the noise levels, one step for each event taken.
 
     The loop keeps the newest latents and the solver's state, nothing else; a caller that closes the generator
@@ -43,7 +43,10 @@ def denoise(
             and after every step, of which the solver's own history sees nothing, as in the official code.
 
     Yields:
-        One event for each step, its latents float32 and evaluated; the last ones are the result.
+        One event for each step, its latents float32 and evaluated.
+
+    Returns:
+        The latents after the last step, [C, T, H, W], float32.
 
     Raises:
         NonFiniteError: a step produced infinity or NaN.
@@ -63,6 +66,7 @@ def denoise(
         if count := cast(int, broken.item()):
             raise NonFiniteError(_describe_failure(schedule, index, count, latents.size))
         yield StepFinished(index, schedule.steps, step.timestep, time.perf_counter() - started, latents)
+    return latents
 
 
 def _leave(latents: mx.array) -> mx.array:

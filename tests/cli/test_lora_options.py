@@ -13,7 +13,7 @@ import pytest
 from mlx_video import RequestError, convert_checkpoint, convert_wan, generate_wan
 from mlx_video import api as wan_pipeline
 from mlx_video.request import LoraChoice
-from mlx_video.runs import generate as generate_module
+from mlx_video.runs.stages import encode
 from tests.fixtures.adapter_files import write_adapter
 from tests.fixtures.tiny_checkpoint import TinySizes, write_tiny_checkpoint
 from tests.fixtures.tiny_variants import write_tiny_variant
@@ -52,7 +52,7 @@ def stops_after_notices(monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_):
         raise RequestError("prompt", "stopped.")
 
-    monkeypatch.setattr(generate_module, "fill_conditioning", stop)
+    monkeypatch.setattr(encode, "fill_conditioning", stop)
 
 
 def parse(*options: str):
@@ -133,7 +133,7 @@ def test_adapters_are_always_merged_when_converting(capsys):
 def test_generate_video_passes_its_adapters_on(folder: Path, monkeypatch: pytest.MonkeyPatch):
     seen = []
 
-    def stop(request, model, config):
+    def stop(request, *_):
         seen.extend([request.loras, request.loras_high, request.loras_low])
         raise RequestError("loras", "seen.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from mlx_video.errors import CheckpointError
 from mlx_video.formats import fingerprint
-from mlx_video.formats.fingerprint import fingerprint_weights
+from mlx_video.formats.fingerprint import fingerprint_weights, stamp_files
 
 TENSORS = {
     f"blocks.{index}.weight": mx.random.normal((64, 64), key=mx.random.key(index)) for index in range(3)
@@ -67,3 +68,27 @@ def test_it_begins_with_the_size(weights: Path):
 def test_a_missing_file_is_named(tmp_path: Path):
     with pytest.raises(CheckpointError, match=r"none\.safetensors: not found"):
         fingerprint_weights(tmp_path / "none.safetensors")
+
+
+def test_a_stamp_changes_with_whatever_happens_to_a_file(weights: Path, tmp_path: Path):
+    first = stamp_files(weights)
+    assert first
+    assert stamp_files(weights) == first
+    with weights.open("r+b") as file:  # in place, with the same size and date
+        file.seek(-4, os.SEEK_END)
+        file.write(b"1234")
+    os.utime(weights, ns=(first[0][4], first[0][4]))
+    second = stamp_files(weights)
+    assert second != first
+    shutil.copy2(weights, tmp_path / "copy")
+    (tmp_path / "copy").replace(weights)
+    assert stamp_files(weights) != second
+
+
+def test_a_stamp_of_a_folder_is_of_all_its_files_and_one_of_nothing_is_empty(weights: Path, tmp_path: Path):
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    assert stamp_files(tmp_path / "absent") == ()
+    before = stamp_files(folder)
+    shutil.copy(weights, folder / "one.safetensors")
+    assert stamp_files(folder) != before

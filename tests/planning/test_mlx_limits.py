@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import mlx.core as mx
 import pytest
 
 from mlx_video.planning.budget import Budget, Machine
-from mlx_video.planning.mlx_limits import plan_limits
+from mlx_video.planning.mlx_limits import MLXLimits, plan_limits
 
 MAC = Machine(16, 1000, on_gpu=True, can_wire=True)
 UNTOUCHED = {"memory": 10, "cache": 20, "wired": 0}
@@ -77,3 +79,46 @@ def test_mlx_takes_the_limit_and_gives_it_back():
     own.release()
     after = mx.set_memory_limit(before)
     assert (inside, after) == (123_456_789, before)
+
+
+@pytest.mark.parametrize("first_to_end", [0, 1])
+def test_a_conversion_and_a_run_in_turns_have_each_their_own(limits: dict[str, int], first_to_end: int):
+    def work(seen: list[dict[str, int]]) -> Iterator[int]:
+        while True:
+            seen.append(dict(limits))
+            yield len(seen)
+
+    seen: tuple[list, list] = ([], [])
+    small_cache, whole = MLXLimits({"cache": 5}), plan_limits(MAC, Budget(500, ""), 400, 30)
+    works = [one.in_force(work(own)) for one, own in zip((small_cache, whole), seen, strict=True)]
+    for _ in range(3):
+        for one in works:
+            next(one)
+    works[first_to_end].close()
+    next(works[1 - first_to_end])
+    works[1 - first_to_end].close()
+    assert limits == UNTOUCHED
+    assert all(one == UNTOUCHED | {"cache": 5} for one in seen[0])
+    assert all(one == {"memory": 500, "cache": 30, "wired": 400} for one in seen[1])
+
+
+def test_work_under_limits_returns_its_result_and_is_closed_with_them(limits: dict[str, int]):
+    ended = []
+
+    def work() -> Iterator[int]:
+        try:
+            yield 1
+        finally:
+            ended.append(dict(limits))
+        return 2
+
+    one = MLXLimits({"memory": 7}).in_force(work())
+    assert next(one) == 1
+    with pytest.raises(StopIteration) as caught:
+        next(one)
+    assert caught.value.value == 2
+    left = MLXLimits({"memory": 7}).in_force(work())
+    next(left)
+    left.close()
+    assert ended == [UNTOUCHED | {"memory": 7}] * 2
+    assert limits == UNTOUCHED

@@ -71,7 +71,8 @@ def test_every_sampling_option_reaches_the_video(pipeline: WanPipeline, option: 
     assert not mx.array_equal(changed.latents, pipeline(**options).latents)
 
 
-def test_stages_come_in_order_and_release_their_memory(pipeline: WanPipeline):
+def test_stages_come_in_order_and_release_their_memory(folder: Path):
+    pipeline = WanPipeline.from_pretrained(folder, keep_networks=False)
     release_memory()
     before, events = mx.get_active_memory(), []
     make(pipeline, on_event=events.append)

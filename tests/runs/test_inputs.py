@@ -43,15 +43,18 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many texts each use of the text encoder was given."""
+    """How many texts each use of the text encoder was given, in memory or streamed."""
     counts: list[int] = []
-    encode_streamed = inputs.encode_streamed
 
-    def counted(source, config, texts):
-        counts.append(len(texts))
-        return encode_streamed(source, config, texts)
+    def count(encode):
+        def counted(*given):
+            counts.append(len(given[-1]))
+            return encode(*given)
 
-    monkeypatch.setattr(inputs, "encode_streamed", counted)
+        return counted
+
+    for name in ("encode_streamed", "encode_resident"):
+        monkeypatch.setattr(inputs, name, count(getattr(inputs, name)))
     return counts
 
 
@@ -83,7 +86,7 @@ def test_a_cached_prompt_does_without_the_encoder(pipeline: WanPipeline, monkeyp
     def refuse(*_: object) -> None:
         raise AssertionError("the text encoder was opened")
 
-    for name in ("encode_streamed", "open_text_encoder"):
+    for name in ("encode_streamed", "encode_resident", "open_text_encoder", "use_text_encoder"):
         monkeypatch.setattr(inputs, name, refuse)
     finish(encode_texts(prepare(pipeline)))
 

@@ -14,8 +14,8 @@ from mlx_video.formats.safetensors import SafetensorsFile
 from mlx_video.models.block_context import BlockHook
 from mlx_video.models.matmul import attend
 from mlx_video.models.token_layout import TokenLayout, video_segment
-from mlx_video.runs import generate as stages
 from mlx_video.runs import settings as planning
+from mlx_video.runs.stages import denoise as stages
 from mlx_video.sampling.experts import split_at_step
 from mlx_video.sampling.guidance import NEGATIVE, POSITIVE, Branch
 from mlx_video.sampling.recipe import official_recipe

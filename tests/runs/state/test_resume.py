@@ -20,8 +20,8 @@ from mlx_video.latents.latents_file import save_latents
 from mlx_video.latents.run_state import load_state, save_state
 from mlx_video.media.video import open_video_writer, read_frames, read_video_metadata
 from mlx_video.models.transformer import WanTransformer
-from mlx_video.runs import generate as stages
 from mlx_video.runs import sample
+from mlx_video.runs.stages import decode as stages
 from mlx_video.runs.state import resume
 from tests.fixtures.adapter_files import write_adapter
 from tests.fixtures.tiny_checkpoint import TinySizes, write_tiny_checkpoint

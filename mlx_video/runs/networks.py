@@ -1,0 +1,135 @@
+"""The networks of a run: what tells each from those of other runs, how it is opened, and whether it stays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from pathlib import Path
+
+from mlx_video.config import ModelConfig
+from mlx_video.formats.fingerprint import stamp_files
+from mlx_video.layouts.model_folder import ModelFolder
+from mlx_video.loading.block_stream import BlockStream
+from mlx_video.loading.components import (
+    Half,
+    load_image_encoder,
+    load_text_encoder,
+    load_transformer,
+    load_vae_decoder,
+    load_vae_encoder,
+)
+from mlx_video.loading.residency import Component, count_bytes, resident
+from mlx_video.loading.session import Network, NetworkKey
+from mlx_video.loading.streamed_transformer import open_streamed_transformer
+from mlx_video.models.image_encoder import CLIPImageEncoder
+from mlx_video.models.text_encoder import UMT5Encoder
+from mlx_video.models.transformer import WanTransformer
+from mlx_video.models.vae.autoencoder import WanVAE
+from mlx_video.planning.choices import IMAGE_ENCODER, TEXT_ENCODER, VAE_DECODER, VAE_ENCODER
+from mlx_video.runs.run import Run
+
+Load = Callable[[ModelFolder, ModelConfig], Component]
+OpenTransformer = tuple[WanTransformer, BlockStream | None]
+"""A transformer, and where its blocks are read from; None where all are in memory."""
+
+
+def network_key(run: Run, name: str) -> NetworkKey:
+    """What tells a network from that of a run with other files, adapters or streaming.
+
+    Args:
+        run: fitted to this machine.
+        name: of the network in the memory plan.
+    """
+    model, config = run.model, run.config
+    if name in model.transformers:
+        adapters = run.adapters.get(name)
+        changes: Hashable = (adapters.identity, run.request.lora_mode) if adapters else None
+        streaming = run.plan.memory.resident_blocks
+        files: tuple[Path | None, ...] = (model.transformers[name],)
+        sizes: Hashable = (config.transformer, config.quantization, changes, streaming)
+    elif name == TEXT_ENCODER:
+        files, sizes = (model.text_encoder,), config.text_encoder
+    elif name == IMAGE_ENCODER:
+        files, sizes = (model.image_encoder,), config.transformer
+    else:
+        files, sizes = (model.vae, model.vae_encoder), config.vae
+    return NetworkKey(name, (*(stamp_files(path) for path in files if path), sizes))
+
+
+def is_kept(run: Run, name: str) -> bool:
+    """Whether a network stays in memory when the run has used it."""
+    return name in run.plan.memory.kept
+
+
+def make_room(run: Run) -> None:
+    """Release what earlier runs left in memory, but for what the plan of this one lets stay."""
+    kept = run.plan.memory.kept
+    own = {network_key(run, name) for name in kept if isinstance(name, str)}
+    run.session.release_others(own | kept)
+
+
+@contextmanager
+def use_transformer(run: Run, name: str) -> Iterator[OpenTransformer]:
+    """A transformer of the model with its adapters, streamed as planned, for the length of a `with` block."""
+    adapters = run.adapters.get(name)
+
+    def weigh(opened: OpenTransformer) -> int:
+        transformer, blocks = opened
+        # A stream also holds the adapters, of which it changes each block at its turn.
+        streamed = blocks.nbytes + (adapters.nbytes if adapters else 0) if blocks else 0
+        return count_bytes(transformer) + streamed
+
+    with _lend(run, name, partial(open_transformer, run, name), weigh) as (transformer, blocks):
+        try:
+            yield transformer, blocks
+        finally:
+            # What this run has left in it: nothing that the next one would need.
+            transformer.forget_layouts()
+            if blocks:
+                blocks.rest()
+
+
+@contextmanager
+def open_transformer(run: Run, name: str) -> Iterator[OpenTransformer]:
+    """Load a transformer, whole or but for the blocks that are streamed; all is released at the end."""
+    adapters, mode = run.adapters.get(name), run.request.lora_mode
+    resident_blocks = run.plan.memory.resident_blocks
+    if resident_blocks is None:
+        with resident(lambda: load_transformer(run.model, run.config, name, adapters, mode)) as transformer:
+            yield transformer, None
+    else:
+        with open_streamed_transformer(
+            run.model, run.config, name, resident_blocks, adapters, mode
+        ) as streamed:
+            yield streamed
+
+
+def use_text_encoder(run: Run) -> AbstractContextManager[UMT5Encoder]:
+    """The text encoder as a whole, for the length of a `with` block."""
+    return _use(run, TEXT_ENCODER, load_text_encoder)
+
+
+def use_image_encoder(run: Run) -> AbstractContextManager[CLIPImageEncoder]:
+    """The image encoder, for the length of a `with` block."""
+    return _use(run, IMAGE_ENCODER, load_image_encoder)
+
+
+def use_vae(run: Run, half: Half) -> AbstractContextManager[WanVAE]:
+    """Half of the VAE, for the length of a `with` block."""
+    if half == "encoder":
+        return _use(run, VAE_ENCODER, load_vae_encoder)
+    return _use(run, VAE_DECODER, load_vae_decoder)
+
+
+def _use(run: Run, name: str, load: Load[Component]) -> AbstractContextManager[Component]:
+    return _lend(run, name, lambda: resident(partial(load, run.model, run.config)), count_bytes)
+
+
+def _lend(
+    run: Run,
+    name: str,
+    open_network: Callable[[], AbstractContextManager[Network]],
+    weigh: Callable[[Network], int],
+) -> AbstractContextManager[Network]:
+    return run.session.lend(network_key(run, name), open_network, weigh=weigh, keep=is_kept(run, name))

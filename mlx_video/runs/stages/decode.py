@@ -1,0 +1,65 @@
+"""The stage that decodes latents, and hands the frames to every output as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from typing import Protocol
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_video.events import FramesDecoded, TilesDecoded
+from mlx_video.latents.decode import decode_pieces, to_uint8, to_uint8_rounded
+from mlx_video.media.frame_writer import FrameWriter
+from mlx_video.media.image import FrameFolderWriter
+from mlx_video.media.video import open_video_writer
+from mlx_video.runs.networks import use_vae
+from mlx_video.runs.run import Run, Work
+from mlx_video.runs.stages.stage import Stage
+
+
+class FrameSink(Protocol):
+    """Takes frames as they are decoded."""
+
+    def write(self, frames: np.ndarray) -> None:
+        """Take uint8 frames [f, H, W, 3]."""
+
+
+def decode_video(run: Run, latents: mx.array, sinks: Sequence[FrameSink]) -> Work[None]:
+    """Decode latents [C, T, H, W] into these sinks and the files that the request names."""
+    with ExitStack() as stack:
+        sinks = [*sinks, *(stack.enter_context(sink) for sink in open_sinks(run))]
+        vae = stack.enter_context(use_vae(run, "decoder"))
+        pieces = decode_pieces(vae, latents, tile=run.plan.memory.decode_tile)
+        yield from pass_frames(pieces, sinks, run)
+
+
+def pass_frames(
+    pieces: Iterable[mx.array | TilesDecoded], sinks: Sequence[FrameSink], run: Run
+) -> Iterator[FramesDecoded | TilesDecoded]:
+    """Give each piece of frames to every sink, without those that the user wants trimmed."""
+    total, trim, done = run.plan.geometry.num_frames, run.request.trim_first_frames, 0
+    to_bytes = to_uint8_rounded if total == 1 else to_uint8  # a single frame is a picture, not a video
+    for piece in pieces:
+        if isinstance(piece, TilesDecoded):
+            yield piece
+            continue
+        frames = to_bytes(piece)
+        for sink in sinks:
+            sink.write(frames[max(0, trim - done) :])
+        done += len(frames)
+        yield FramesDecoded(done, total)
+
+
+def open_sinks(run: Run) -> Iterator[FrameWriter]:
+    """The files that the request names, opened for writing."""
+    request, settings = run.request, run.settings()
+    width, height = run.plan.geometry.output_size
+    if request.output_path:
+        yield open_video_writer(request.output_path, width, height, run.plan.fps, settings)
+    if request.save_frames:
+        yield FrameFolderWriter(request.save_frames, width, height, settings)
+
+
+DECODE = Stage("decode", decode_video, takes=("latents", "sinks"))

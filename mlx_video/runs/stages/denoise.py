@@ -1,0 +1,18 @@
+"""The stage that walks noise down to latents."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+from mlx_video.conditioning.units import Fields, build_conditioning
+from mlx_video.runs.run import Run, Work
+from mlx_video.runs.sample import sample_latents
+from mlx_video.runs.stages.stage import Stage
+
+
+def denoise_conditioned(run: Run, conditioning: Fields) -> Work[mx.array]:
+    """Make latents [C, T, H, W] under the conditioning that all encoding stages have filled."""
+    return sample_latents(run, build_conditioning(conditioning))
+
+
+DENOISE = Stage("denoise", denoise_conditioned, takes=("conditioning",), gives="latents")

@@ -1,0 +1,37 @@
+"""The stages that turn what the user gave into conditioning, each by its units of the variant."""
+
+from __future__ import annotations
+
+from mlx_video.conditioning.control_units import COMMON_UNITS
+from mlx_video.conditioning.units import ConditioningUnit, Fields, UnitInputs, fill_conditioning
+from mlx_video.runs.inputs import ModelEncoders
+from mlx_video.runs.run import Run, Work
+from mlx_video.runs.stages.stage import Stage
+
+
+def encoding_stage(name: str) -> Stage:
+    """A stage in which the units of this stage fill their fields of the conditioning.
+
+    Args:
+        name: as in :attr:`ConditioningUnit.stage`.
+    """
+
+    def needed_units(run: Run, inputs: UnitInputs) -> list[ConditioningUnit]:
+        units = (*run.variant.units, *COMMON_UNITS)
+        return [unit for unit in units if unit.stage == name and unit.is_needed(inputs)]
+
+    def fill(run: Run, inputs: UnitInputs, conditioning: Fields) -> Work[Fields]:
+        units = needed_units(run, inputs)
+        return {**conditioning, **(yield from fill_conditioning(units, inputs, ModelEncoders(run)))}
+
+    return Stage(
+        name,
+        fill,
+        takes=("inputs", "conditioning"),
+        gives="conditioning",
+        is_needed=lambda run, inputs, conditioning: bool(needed_units(run, inputs)),
+    )
+
+
+TEXT = encoding_stage("text")
+IMAGE = encoding_stage("image")
