@@ -148,9 +148,9 @@ def random_tensors(shapes: dict[str, tuple[int, ...]], dtype: str) -> list[Store
 def repeat_block(block: bytes, start: int, nbytes: int) -> Iterator[bytes]:
     at = start % len(block) // 8 * 8
     while nbytes:
-        piece = block[at : at + nbytes]
-        yield piece
-        nbytes -= len(piece)
+        chunk = block[at : at + nbytes]
+        yield chunk
+        nbytes -= len(chunk)
         at = 0
 
 

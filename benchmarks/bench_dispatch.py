@@ -1,7 +1,7 @@
 """Time a transformer forward whose work is cut into short dispatches against one that is not cut.
 
 Both run in turns in one process. Attention is cut to `--queries` at a time, the feed-forward to as many rows
-as have the same number of elements, and every block is evaluated on its own. On a GPU pieces follow from
+as have the same number of elements, and every block is evaluated on its own. On a GPU chunks follow from
 time alone: there `--seconds` cuts everything instead. The two results are compared before anything is timed.
 
     python -m benchmarks.bench_dispatch --grid 1 30 52 --num-layers 2
@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_network_options(parser)
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="default %(default)s")
     parser.add_argument("--bits", type=int, choices=(4, 8), help="quantize the blocks; default: do not")
-    parser.add_argument("--queries", type=int, default=512, help="of one piece, default %(default)s")
+    parser.add_argument("--queries", type=int, default=512, help="of one chunk, default %(default)s")
     parser.add_argument("--seconds", type=float, help="of one dispatch, instead; default: by --queries")
     parser.add_argument("--repeats", type=int, default=9, help="counted rounds, default %(default)s")
     return parser

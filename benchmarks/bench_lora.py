@@ -27,7 +27,7 @@ from mlx_video.config import TransformerConfig
 from mlx_video.formats.safetensors import SafetensorsWriter
 from mlx_video.formats.tensor_source import TensorInfo, dtype_name
 from mlx_video.lora.apply import apply_adapters
-from mlx_video.lora.read import read_adapters, transformer_shapes
+from mlx_video.lora.read import read_adapters
 from mlx_video.models.elementwise import enable_compile, on_gpu
 from mlx_video.models.transformer import WanTransformer
 from mlx_video.request import LoraChoice
@@ -122,7 +122,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="bench_lora_") as folder:
         path = Path(folder) / "adapter.safetensors"
         nbytes = write_adapter(path, plain.config, args.rank, DTYPES[args.dtype])
-        adapters = read_adapters([LoraChoice(path)], transformer_shapes(plain.config))
+        adapters = read_adapters([LoraChoice(path)], plain.config)
         added = measure_added(lambda: apply_adapters(adapted, adapters, mode="side"), adapted)
         twin = dense_twin(plain)
         apply_adapters(twin, adapters, mode="merge")

@@ -33,7 +33,7 @@ from mlx_video.formats.tensor_info import TensorInfo, dtype_name
 from mlx_video.formats.tensor_source import open_tensors
 from mlx_video.geometry import Triple, VideoGeometry, pixel_frames
 from mlx_video.latents.decode import decode_frames
-from mlx_video.latents.encode import encode_pieces
+from mlx_video.latents.encode import encode_chunks
 from mlx_video.loading.streamed_text_encoder import encode_streamed
 from mlx_video.models.dispatch import current_limits
 from mlx_video.models.elementwise import on_gpu
@@ -170,8 +170,8 @@ def measure_vae(case: Case) -> Figures:
             del frames
         return weights + decode_peak_bytes(config, height, width), mx.get_peak_memory()
     _, step_h, step_w = config.stride
-    pieces = (mx.zeros((count, height * step_h, width * step_w, 3)) for count in (1, *[4] * (LATENTS - 1)))
-    for _ in encode_pieces(vae, pieces):
+    chunks = (mx.zeros((count, height * step_h, width * step_w, 3)) for count in (1, *[4] * (LATENTS - 1)))
+    for _ in encode_chunks(vae, chunks):
         pass
     return weights + encode_peak_bytes(config, height, width), mx.get_peak_memory()
 

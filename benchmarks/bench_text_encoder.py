@@ -83,7 +83,7 @@ def build_floor(encoder: UMT5Encoder, x: mx.array, num_heads: int) -> Callable[[
     bias = mx.zeros((1, num_heads, x.shape[0], x.shape[0]), dtype=x.dtype)
     mx.eval(inner, hidden, bias)
 
-    def pieces() -> Iterator[mx.array]:
+    def chunks() -> Iterator[mx.array]:
         for block in encoder.blocks:
             for layer in (block.attn.q, block.attn.k, block.attn.v, block.ffn.gate_proj, block.ffn.fc1):
                 yield x @ layer.weight.astype(x.dtype).T
@@ -92,9 +92,9 @@ def build_floor(encoder: UMT5Encoder, x: mx.array, num_heads: int) -> Callable[[
             yield hidden @ block.ffn.fc2.weight.astype(x.dtype).T
 
     def run() -> mx.array:
-        for piece in pieces():
-            mx.eval(piece)
-        return piece
+        for chunk in chunks():
+            mx.eval(chunk)
+        return chunk
 
     return run
 

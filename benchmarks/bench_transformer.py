@@ -82,7 +82,7 @@ def build_floor(
     heads = mx.random.normal((1, config.num_heads, num_tokens, config.head_dim)).astype(dtype)
     mx.eval(x, hidden, heads)
 
-    def pieces() -> Iterator[mx.array]:
+    def chunks() -> Iterator[mx.array]:
         for index, block in enumerate(network.blocks):
             own, cross = block.self_attn, block.cross_attn
             for layer in (own.q, own.k, own.v, own.o, cross.q, cross.o, block.ffn.fc1):
@@ -93,9 +93,9 @@ def build_floor(
             yield attention(heads, keys_values.keys, keys_values.values, scale=own.scale)
 
     def run() -> mx.array:
-        for piece in pieces():
-            mx.eval(piece)
-        return piece
+        for chunk in chunks():
+            mx.eval(chunk)
+        return chunk
 
     return run
 

@@ -261,17 +261,17 @@ def bench_memory(options: argparse.Namespace) -> None:
 
 
 def print_memory(options: argparse.Namespace) -> None:
-    """One row: the peaks of this process while it decodes one clip and drops every piece."""
+    """One row: the peaks of this process while it decodes one clip and drops every chunk."""
     vae, latents = random_vae(options, encoder=False), random_latents(options, options.latents)
     mx.reset_peak_memory()
-    pieces = decode_frames(
+    chunks = decode_frames(
         vae,
         latents,
         tile=options.tile or None,
         latents_per_push=options.latents_per_push,
         parts=tuple(options.parts),
     )
-    count = sum(len(piece) for piece in pieces)
+    count = sum(len(chunk) for chunk in chunks)
     if count != pixel_frames(options.latents):
         raise SystemExit(f"wrong before small: {count} frames from {options.latents} latents")
     unit = 1 if sys.platform == "darwin" else 1024

@@ -38,7 +38,7 @@ class AddressError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class HubPlace:
+class HubPath:
     """What an address on the Hub names.
 
     Attributes:
@@ -90,7 +90,7 @@ def local_path_or_page(text: str | Path) -> Path:
     return local_path(text) if find_page(text) is None else Path(str(text).strip())
 
 
-def find_page(text: str | Path) -> HubPlace | None:
+def find_page(text: str | Path) -> HubPath | None:
     """Place that the address of a page on the Hub names; None for a path, and for the address of a file here.
 
     Args:
@@ -175,20 +175,20 @@ def _hub_hosts() -> dict[str, str]:
     return {**dict.fromkeys(_HUB_HOSTS, ""), endpoint.netloc.lower(): endpoint.path.strip("/")}
 
 
-def _place_of_page(address: SplitResult, prefix: str, text: str) -> HubPlace:
+def _place_of_page(address: SplitResult, prefix: str, text: str) -> HubPath:
     path = address.path.strip("/").removeprefix(prefix)
     parts = [unquote(part) for part in path.split("/") if part]
     if len(parts) < 2 or parts[0] in _OTHER_PAGES:
         raise AddressError(f"{written_address(text)}: {_NO_FILES}")
     repository, rest = "/".join(parts[:2]).removesuffix(".git"), parts[2:]
     if not rest:
-        return _checked(HubPlace(repository), text)
+        return _checked(HubPath(repository), text)
     if rest[0] not in _VIEWS or len(rest) < 2:
         raise AddressError(f"{written_address(text)}: {_NO_FILES}")
-    return _checked(HubPlace(repository, *_split_revision("/".join(rest[1:]), rest[1])), text)
+    return _checked(HubPath(repository, *_split_revision("/".join(rest[1:]), rest[1])), text)
 
 
-def _place_of_scheme(address: SplitResult, text: str) -> HubPlace:
+def _place_of_scheme(address: SplitResult, text: str) -> HubPath:
     """What `hf://owner/name@revision/file` names, as huggingface_hub writes it."""
     path = f"{address.netloc}{address.path}".strip("/")
     parts = [unquote(part) for part in path.split("/") if part]
@@ -196,8 +196,8 @@ def _place_of_scheme(address: SplitResult, text: str) -> HubPlace:
         raise AddressError(f"{written_address(text)}: {_NO_FILES}")
     repository, at, revision = "/".join(parts[:2]).partition("@")
     if not at:
-        return _checked(HubPlace(repository, "/".join(parts[2:])), text)
-    return _checked(HubPlace(repository, *_split_revision("/".join([revision, *parts[2:]]), revision)), text)
+        return _checked(HubPath(repository, "/".join(parts[2:])), text)
+    return _checked(HubPath(repository, *_split_revision("/".join([revision, *parts[2:]]), revision)), text)
 
 
 def _split_revision(path: str, first: str) -> tuple[str, str]:
@@ -207,7 +207,7 @@ def _split_revision(path: str, first: str) -> tuple[str, str]:
     return path.removeprefix(revision).removeprefix("/"), revision
 
 
-def _checked(place: HubPlace, text: str) -> HubPlace:
+def _checked(place: HubPath, text: str) -> HubPath:
     are_plain = all(is_plain_name(name) for name in (place.name, place.revision) if name)
     if REPOSITORY.fullmatch(place.repository) is None or not are_plain:
         raise AddressError(f"{written_address(text)}: {_NO_FILES}")

@@ -42,15 +42,15 @@ class FrameCollector:
     """Keeps the frames of a run in memory."""
 
     def __init__(self) -> None:
-        self.pieces: list[np.ndarray] = []
+        self.chunks: list[np.ndarray] = []
 
     def write(self, frames: np.ndarray) -> None:
         """Take uint8 frames [f, H, W, 3]."""
-        self.pieces.append(frames)
+        self.chunks.append(frames)
 
     def frames(self) -> np.ndarray:
         """All frames so far, uint8 [F, H, W, 3]."""
-        return np.concatenate(self.pieces)
+        return np.concatenate(self.chunks)
 
 
 class WanPipeline:

@@ -133,13 +133,13 @@ class StateSaved:
         path: the file of the run's state.
         done: steps that it holds.
         total: number of steps in the run.
-        way_on: what to tell the user if the run ends here.
+        resume_hint: what to tell the user if the run ends here.
     """
 
     path: Path
     done: int
     total: int
-    way_on: str
+    resume_hint: str
 
 
 @dataclass(frozen=True, slots=True)

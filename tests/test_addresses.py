@@ -6,40 +6,40 @@ import numpy as np
 import pytest
 
 from mlx_video import WanPipeline, convert_checkpoint
-from mlx_video.addresses import AddressError, HubPlace, find_page, local_path, local_path_or_page
+from mlx_video.addresses import AddressError, HubPath, find_page, local_path, local_path_or_page
 from mlx_video.api import build_request
 from mlx_video.errors import MediaError, RequestError
 from mlx_video.media.clip import Video
-from mlx_video.request import ConvertRequest, GenerateRequest, LoraChoice, named_place
+from mlx_video.request import ConvertRequest, GenerateRequest, LoraChoice, path_or_repository
 
 NAME = "Wan-AI/Wan2.1-T2V-1.3B"
 HUB = f"https://huggingface.co/{NAME}"
 COMMIT = "37ec512624d61f7aa208f7ea8140a131f93afc9a"
 PAGES = {
-    HUB: HubPlace(NAME),
-    f"{HUB}/": HubPlace(NAME),
-    f"{HUB}#readme": HubPlace(NAME),
-    f"{HUB}.git": HubPlace(NAME),
-    f"  {HUB}\n": HubPlace(NAME),
-    f"http://www.huggingface.co/{NAME}?not-for-all-audiences=true": HubPlace(NAME),
-    f"HTTPS://HuggingFace.co/{NAME}": HubPlace(NAME),
-    f"https://hf.co/{NAME}/tree/main": HubPlace(NAME, "", "main"),
-    f"hf.co/{NAME}": HubPlace(NAME),
-    f"huggingface.co/{NAME}/tree/main/vae": HubPlace(NAME, "vae", "main"),
-    f"{HUB}/tree/{COMMIT}/google/umt5-xxl": HubPlace(NAME, "google/umt5-xxl", COMMIT),
-    f"{HUB}/tree/main/": HubPlace(NAME, "", "main"),
-    f"{HUB}/tree/refs%2Fpr%2F1/vae": HubPlace(NAME, "vae", "refs/pr/1"),
-    f"{HUB}/tree/refs/pr/1/vae": HubPlace(NAME, "vae", "refs/pr/1"),
-    f"{HUB}/blob/main/Wan2.1_VAE.pth": HubPlace(NAME, "Wan2.1_VAE.pth", "main"),
-    f"{HUB}/raw/main/config.json": HubPlace(NAME, "config.json", "main"),
-    f"{HUB}/resolve/v1.0/a/b.safetensors?download=true": HubPlace(NAME, "a/b.safetensors", "v1.0"),
-    f"{HUB}/resolve/main/my%20style%20%2B1.safetensors": HubPlace(NAME, "my style +1.safetensors", "main"),
-    f"https://user@huggingface.co/{NAME}": HubPlace(NAME),
-    f"hf://{NAME}": HubPlace(NAME),
-    f"hf://{NAME}/vae/a.safetensors": HubPlace(NAME, "vae/a.safetensors"),
-    f"hf://{NAME}@main/vae": HubPlace(NAME, "vae", "main"),
-    f"hf://{NAME}@refs/pr/1/vae": HubPlace(NAME, "vae", "refs/pr/1"),
-    f"hf://{NAME}@refs%2Fpr%2F1": HubPlace(NAME, "", "refs/pr/1"),
+    HUB: HubPath(NAME),
+    f"{HUB}/": HubPath(NAME),
+    f"{HUB}#readme": HubPath(NAME),
+    f"{HUB}.git": HubPath(NAME),
+    f"  {HUB}\n": HubPath(NAME),
+    f"http://www.huggingface.co/{NAME}?not-for-all-audiences=true": HubPath(NAME),
+    f"HTTPS://HuggingFace.co/{NAME}": HubPath(NAME),
+    f"https://hf.co/{NAME}/tree/main": HubPath(NAME, "", "main"),
+    f"hf.co/{NAME}": HubPath(NAME),
+    f"huggingface.co/{NAME}/tree/main/vae": HubPath(NAME, "vae", "main"),
+    f"{HUB}/tree/{COMMIT}/google/umt5-xxl": HubPath(NAME, "google/umt5-xxl", COMMIT),
+    f"{HUB}/tree/main/": HubPath(NAME, "", "main"),
+    f"{HUB}/tree/refs%2Fpr%2F1/vae": HubPath(NAME, "vae", "refs/pr/1"),
+    f"{HUB}/tree/refs/pr/1/vae": HubPath(NAME, "vae", "refs/pr/1"),
+    f"{HUB}/blob/main/Wan2.1_VAE.pth": HubPath(NAME, "Wan2.1_VAE.pth", "main"),
+    f"{HUB}/raw/main/config.json": HubPath(NAME, "config.json", "main"),
+    f"{HUB}/resolve/v1.0/a/b.safetensors?download=true": HubPath(NAME, "a/b.safetensors", "v1.0"),
+    f"{HUB}/resolve/main/my%20style%20%2B1.safetensors": HubPath(NAME, "my style +1.safetensors", "main"),
+    f"https://user@huggingface.co/{NAME}": HubPath(NAME),
+    f"hf://{NAME}": HubPath(NAME),
+    f"hf://{NAME}/vae/a.safetensors": HubPath(NAME, "vae/a.safetensors"),
+    f"hf://{NAME}@main/vae": HubPath(NAME, "vae", "main"),
+    f"hf://{NAME}@refs/pr/1/vae": HubPath(NAME, "vae", "refs/pr/1"),
+    f"hf://{NAME}@refs%2Fpr%2F1": HubPath(NAME, "", "refs/pr/1"),
 }
 OTHER = {
     "https://example.com/cat.png": "addresses are not read. Download it first",
@@ -80,13 +80,13 @@ OTHER_PAGES = (
 @pytest.mark.parametrize("text", PAGES)
 def test_a_page_of_the_hub_is_read_as_text_and_as_a_path(text):
     assert find_page(text) == find_page(Path(text)) == PAGES[text]
-    assert find_page(named_place(text)) == find_page(local_path_or_page(text)) == PAGES[text]
+    assert find_page(path_or_repository(text)) == find_page(local_path_or_page(text)) == PAGES[text]
 
 
 def test_the_host_of_the_endpoint_is_the_hubs(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:81/mirror/")
-    assert find_page(f"http://127.0.0.1:81/mirror/{NAME}/tree/main") == HubPlace(NAME, "", "main")
-    assert find_page(HUB) == HubPlace(NAME)
+    assert find_page(f"http://127.0.0.1:81/mirror/{NAME}/tree/main") == HubPath(NAME, "", "main")
+    assert find_page(HUB) == HubPath(NAME)
     with pytest.raises(AddressError, match="addresses are not read"):
         find_page(f"http://127.0.0.1:82/{NAME}")
 
@@ -190,9 +190,9 @@ def test_a_request_takes_the_address_of_a_file_here(name, monkeypatch):
 @pytest.mark.parametrize("name", ON_HUB)
 def test_a_conversion_takes_pages_and_files_and_refuses_the_rest(name):
     def ask(place):
-        return getattr(ConvertRequest(**MODEL | {name: named_place(place)}), name)
+        return getattr(ConvertRequest(**MODEL | {name: path_or_repository(place)}), name)
 
-    assert find_page(ask(HUB)) == HubPlace(NAME)
+    assert find_page(ask(HUB)) == HubPath(NAME)
     assert ask("file:///x/a%20b") == Path("/x/a b")
     with pytest.raises(RequestError, match=r"https://example\.com/a: addresses are not read") as caught:
         ask("https://example.com/a")
@@ -214,7 +214,7 @@ def test_adapters_are_addressed_like_components(name, request_):
         (choice,) = getattr(request_(first, **{name: (LoraChoice(Path(place), 0.5, place),)}), name)
         return choice
 
-    assert find_page(ask(f"{HUB}/blob/main/a.safetensors").path) == HubPlace(NAME, "a.safetensors", "main")
+    assert find_page(ask(f"{HUB}/blob/main/a.safetensors").path) == HubPath(NAME, "a.safetensors", "main")
     assert ask("file:///x/a%20b.sft").path == Path("/x/a b.sft")
     assert str(ask("file:///x/a%20b.sft")) == "file:///x/a%20b.sft 0.5"
     with pytest.raises(RequestError, match="addresses are not read") as caught:

@@ -59,7 +59,7 @@ VALUES: dict[k.Kind, tuple[list[str], Any, Any]] = {
     k.SCALES: (["2,3"], (2.0, 3.0), (2.0, 3.0)),
     k.FILE: (["a.png"], "a.png", Path("a.png")),
     k.RESULT: (["a.png"], "a.png", Path("a.png")),
-    k.PLACE: (["./owner/name"], "./owner/name", Path.cwd() / "owner" / "name"),
+    k.PATH_OR_REPOSITORY: (["./owner/name"], "./owner/name", Path.cwd() / "owner" / "name"),
     k.IMAGE: (["a.png"], "a.png", Path("a.png")),
     k.VIDEO: (["a.mp4"], "a.mp4", Path("a.mp4")),
     k.ADAPTERS: (["a", "0.5"], [("a", 0.5)], (LoraChoice(Path("a"), 0.5),)),

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 EXIT_DONE, EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 GB = 1e9
 # How to go on with a download that is interrupted.
-WAY_ON_DOWNLOADING = "What is downloaded so far stays; the same command goes on from there."
+DOWNLOAD_HINT = "What is downloaded so far stays; the same command goes on from there."
 
 
 class Console:
@@ -57,7 +57,7 @@ class Console:
         self.is_quiet = is_quiet
         self.bar: tqdm | None = None
         self.bar_key = ""
-        self.way_on = ""
+        self.resume_hint = ""
         self.predicted: Mapping[str, int] = {}
         self.measured: dict[str, int] = {}
 
@@ -75,9 +75,9 @@ class Console:
             self.close_bar()
             _print_result(event.path)
         elif isinstance(event, StateSaved):
-            self.way_on = event.way_on
+            self.resume_hint = event.resume_hint
         elif isinstance(event, BytesDownloaded | BytesChecked):
-            self.way_on = WAY_ON_DOWNLOADING if event.done < event.total else ""
+            self.resume_hint = DOWNLOAD_HINT if event.done < event.total else ""
             self.show_progress(event)
         elif isinstance(event, TextResult):
             self.close_bar()
@@ -177,8 +177,8 @@ class Console:
             if with_traceback:
                 traceback.print_exc(file=self.stream)
             print(f"error: {text}", file=self.stream, flush=True)
-            if self.way_on:
-                print(self.way_on, file=self.stream, flush=True)
+            if self.resume_hint:
+                print(self.resume_hint, file=self.stream, flush=True)
 
 
 class _NoLock(AbstractContextManager[None]):

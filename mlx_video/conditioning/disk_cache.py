@@ -145,7 +145,7 @@ def describe_encoder(weights: Path, config: TextEncoderConfig) -> str:
         "versions": [__version__, mx.__version__],  # type: ignore[attr-defined]
         "device": device_facts().get("architecture", "") if on_gpu() else "cpu",
         "tf32": os.environ.get("MLX_ENABLE_TF32", ""),
-        "ways": [is_compile_enabled(), limits.fused_attention, limits.quantized_matmul],
+        "fallbacks": [is_compile_enabled(), limits.fused_attention, limits.quantized_matmul],
     }
     return json.dumps(parts, sort_keys=True)
 

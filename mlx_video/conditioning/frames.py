@@ -21,10 +21,10 @@ Encoding = Generator[FramesEncoded, None, Value]
 
 
 class FrameEncoder(Protocol):
-    """Frames → latents; `latents.encode.encode_pieces` with its VAE filled in."""
+    """Frames → latents; `latents.encode.encode_chunks` with its VAE filled in."""
 
     def __call__(self, frames: Iterable[mx.array], num_frames: int) -> Encoding[mx.array]:
-        """Encode pieces [f, H, W, 3] of one clip of so many frames to [C, T, h, w]."""
+        """Encode chunks [f, H, W, 3] of one clip of so many frames to [C, T, h, w]."""
 
 
 FrameFields = dict[str, mx.array]
@@ -88,7 +88,7 @@ def concat_first_and_last_frame(
 
 
 def _concat(encode: FrameEncoder, frames: list[mx.array], geometry: VideoGeometry) -> Encoding[FrameFields]:
-    latents = yield from encode(clip_pieces(geometry.num_frames, *frames), geometry.num_frames)
+    latents = yield from encode(clip_chunks(geometry.num_frames, *frames), geometry.num_frames)
     kept = (0, geometry.num_frames - 1)[: len(frames)]
     return {"concat_latents": mx.concatenate([frame_mask(geometry, kept), latents])}
 
@@ -146,8 +146,8 @@ def fit_frame(image: np.ndarray, geometry: VideoGeometry) -> mx.array:
     return mx.array(resize_bicubic(to_unit_range(image), geometry.height, geometry.width))[None]
 
 
-def clip_pieces(num_frames: int, first: mx.array, last: mx.array | None = None) -> Iterator[mx.array]:
-    """A clip of given frames with mid-grey ones between them, in pieces of 1, 4, 4, … frames.
+def clip_chunks(num_frames: int, first: mx.array, last: mx.array | None = None) -> Iterator[mx.array]:
+    """A clip of given frames with mid-grey ones between them, in chunks of 1, 4, 4, … frames.
 
     Args:
         num_frames: of the whole clip, 4n+1.
@@ -155,7 +155,7 @@ def clip_pieces(num_frames: int, first: mx.array, last: mx.array | None = None) 
         last: [1, H, W, 3]; None for a clip that ends in grey.
 
     Yields:
-        [f, H, W, 3]; the grey pieces are one and the same array.
+        [f, H, W, 3]; the grey chunks are one and the same array.
 
     Raises:
         ValueError: the clip has no frame for `last`.
@@ -164,9 +164,9 @@ def clip_pieces(num_frames: int, first: mx.array, last: mx.array | None = None) 
         raise ValueError(f"{num_frames} frame: there is no last one besides the first.")
     yield first
     grey = mx.zeros((MASK_CHANNELS, *first.shape[1:]), first.dtype)
-    pieces = (num_frames - 1) // MASK_CHANNELS
-    for index in range(pieces):
-        is_end = index == pieces - 1
+    chunks = (num_frames - 1) // MASK_CHANNELS
+    for index in range(chunks):
+        is_end = index == chunks - 1
         yield mx.concatenate([grey[1:], last]) if is_end and last is not None else grey
 
 

@@ -9,9 +9,9 @@ import mlx.core as mx
 
 from mlx_video.conditioning.latent_frames import VIDEO_ALONE, LatentFrames
 from mlx_video.models.block_context import Pass
-from mlx_video.models.transformer import WanTransformer
+from mlx_video.models.video_transformer import VideoTransformer
 
-AddOn = Callable[[WanTransformer, Pass], Pass]
+AddOn = Callable[[VideoTransformer, Pass], Pass]
 """A loaded transformer and a pass of it → the pass with what an input adds to it."""
 
 

@@ -1,4 +1,4 @@
-"""An original checkpoint, component by component and piece by piece, into a converted folder."""
+"""An original checkpoint, component by component and chunk by chunk, into a converted folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import mlx.core as mx
 from mlx_video.conditioning.text import load_tokenizer
 from mlx_video.config import QuantizationConfig
 from mlx_video.convert.local_files import with_local_checkpoint
-from mlx_video.convert.plan import Component, Copy, Plan, plan_conversion
+from mlx_video.convert.plan import Copy, Plan, WrittenFile, plan_conversion
 from mlx_video.convert.quantize_plan import plan_quantization
 from mlx_video.errors import CheckpointError
 from mlx_video.events import BytesWritten, Event, FileWritten, Notice, StageFinished, StageStarted
@@ -26,24 +26,23 @@ from mlx_video.layouts.model_folder import (
     TOKENIZER_FILES,
     TOKENIZER_FOLDER,
     TOKENIZER_MODEL,
-    TRANSFORMER_FILES,
     check_free_space,
     find_unfinished,
     staged_folder,
 )
 from mlx_video.planning.mlx_limits import MLXLimits
 from mlx_video.request import ConvertRequest
-from mlx_video.weights.stream import PIECE_BYTES, output_infos, plan_jobs, write_tensors
+from mlx_video.weights.stream import CHUNK_BYTES, output_infos, plan_jobs, write_tensors
 
-# Freed pieces that MLX keeps for reuse: a few, where its default keeps nearly everything.
-CACHE_BYTES = 8 * PIECE_BYTES
+# Freed chunks that MLX keeps for reuse: a few, where its default keeps nearly everything.
+CACHE_BYTES = 8 * CHUNK_BYTES
 SMALLEST = QuantizationConfig(bits=4, group_size=64)
 
 
 def convert(request: ConvertRequest) -> Iterator[Event]:
     """Convert a checkpoint; the output folder appears when all of it is written.
 
-    All headers are checked before any weight is read. Weights pass through in pieces of a few megabytes,
+    All headers are checked before any weight is read. Weights pass through in chunks of a few megabytes,
     each source tensor once.
 
     Args:
@@ -101,9 +100,12 @@ def _check_space(plan: Plan, request: ConvertRequest) -> None:
 def _saved_by_quantizing(plan: Plan) -> int:
     saved = 0
     for component in plan.components:
-        if component.file_name in TRANSFORMER_FILES.values():
+        if any(component.is_quantized(job.layer) for job in component.jobs):
             packed = plan_jobs(
-                (job.move for job in component.jobs), dtype=component.jobs[0].dtype, quantization=SMALLEST
+                (job.move for job in component.jobs),
+                dtype=component.jobs[0].dtype,
+                quantization=SMALLEST,
+                is_quantized=component.is_quantized,
             )
             saved += component.nbytes - sum(info.nbytes for info in output_infos(packed))
     return saved
@@ -122,7 +124,7 @@ def _fill(stage: Path, plan: Plan) -> Generator[Event, None, None]:
     (stage / CONFIG_FILE).write_text(json.dumps(plan.config, indent=2) + "\n", encoding="ascii")
 
 
-def _write_component(component: Component, stage: Path) -> Iterator[Event]:
+def _write_component(component: WrittenFile, stage: Path) -> Iterator[Event]:
     progress = write_tensors(stage / component.file_name, component.source, component.jobs)
     return _report(component.stage, component.nbytes, progress)
 
@@ -143,9 +145,9 @@ def _report(stage_name: str, total: int, progress: Iterator[int]) -> Iterator[Ev
 def _copy_file(source: Path, target: Path) -> Iterator[int]:
     done = 0
     with source.open("rb") as reading, target.open("wb") as writing:
-        while piece := reading.read(PIECE_BYTES):
-            writing.write(piece)
-            done += len(piece)
+        while chunk := reading.read(CHUNK_BYTES):
+            writing.write(chunk)
+            done += len(chunk)
             yield done
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from mlx_video.convert.proposals import describe_transformers_below, name_below, propose_transformers
@@ -13,7 +12,16 @@ from mlx_video.convert.recognise_transformers import refuse_other_models
 from mlx_video.errors import CheckpointError, MissingPartError, RequestError
 from mlx_video.files.unusable_paths import explain_missing
 from mlx_video.layouts.checkpoint_files import CheckpointFiles, PartName, SamplingHints
-from mlx_video.layouts.expert_names import Expert, find_sure_expert, guess_expert_of_file
+from mlx_video.layouts.components import (
+    EXPERTS,
+    VAE,
+    Component,
+    TransformerRole,
+    find_component,
+    find_role,
+    list_parts,
+)
+from mlx_video.layouts.expert_names import find_sure_expert, guess_expert_of_file
 from mlx_video.layouts.folder_layout import is_tokenizer_folder, recognise_layout
 from mlx_video.layouts.open_checkpoint import open_checkpoint
 from mlx_video.layouts.original_folder import (
@@ -25,50 +33,10 @@ from mlx_video.loading.found_files import FoundFiles, Scan, read_component, scan
 from mlx_video.request import ConvertRequest
 from mlx_video.weights.fix_5d_file import describe_fix_5d_file, is_fix_5d_file
 
-_EXPERTS: tuple[Expert, ...] = ("low_noise", "high_noise")
 # Layouts whose file names say nothing, so that the tensors are asked.
 _NAMELESS = ("comfy", "lightx2v", "unknown")
 # Layouts that a config.json or folders suffice for, so that the transformers may have any name.
 _NAMED = ("original", "original_dual")
-# Option → the component that it takes; and back, what messages advise.
-_TAKES = MappingProxyType(
-    {
-        "transformer": "transformer",
-        "high_noise": "transformer",
-        "low_noise": "transformer",
-        "text_encoder": "text_encoder",
-        "vae": "vae",
-        "clip": "image_encoder",
-    }
-)
-_PARTS: Mapping[str, PartName] = MappingProxyType(
-    {
-        "high_noise": "high_noise",
-        "low_noise": "low_noise",
-        "text_encoder": "text_encoder",
-        "vae": "vae",
-        "clip": "image_encoder",
-    }
-)
-_ADVICE = MappingProxyType(
-    {
-        "model": "transformer (--transformer FILE)",
-        "low_noise": "low-noise transformer (--low-noise FILE)",
-        "high_noise": "high-noise transformer (--high-noise FILE)",
-        "text_encoder": "text encoder (--text-encoder FILE)",
-        "vae": "VAE (--vae FILE)",
-        "image_encoder": "image encoder (--clip FILE)",
-    }
-)
-_FLAGS = MappingProxyType(
-    {
-        "transformer": "--transformer",
-        "text_encoder": "--text-encoder",
-        "vae": "--vae",
-        "image_encoder": "--clip",
-        "adapter": "--lora",
-    }
-)
 _CONVERTED = "is converted already. Give the file that it was made from."
 
 
@@ -117,7 +85,7 @@ def _read_option(name: str, path: Path) -> FoundFiles:
     if path.is_dir() and recognise_layout(path) == "converted":
         raise RequestError(name, f"{path}: {_CONVERTED}")
     found = read_component(path)
-    component = _TAKES[name]
+    component = next((row.name for row in list_parts() if row.option == name), "transformer")
     if found.is_converted:
         raise RequestError(name, f"{path}: {_CONVERTED}")
     if component in found.kinds:
@@ -132,24 +100,29 @@ def _read_option(name: str, path: Path) -> FoundFiles:
         )
     other = next(iter(found.kinds.values()))
     raise RequestError(
-        name, f"{path}: holds another part ({other.title}). Give it as {_FLAGS[other.component]}."
+        name, f"{path}: holds another part ({other.title}). Give it as {_flag_of(other.component)}."
     )
+
+
+def _flag_of(component: str) -> str:
+    """The option that takes a component's file."""
+    return "--lora" if component == "adapter" else find_component(component).flag
 
 
 def _given_parts(chosen: Mapping[str, FoundFiles]) -> set[PartName]:
     """What the checkpoint's folder may lack."""
     given: set[PartName] = set()
-    if "transformer" in chosen or {"high_noise", "low_noise"} <= chosen.keys():
-        given |= {"model", *_EXPERTS}
-    given |= {part for option, part in _PARTS.items() if option in chosen}
-    return given
+    if "transformer" in chosen or set(EXPERTS) <= chosen.keys():
+        given |= {"model", *EXPERTS}
+    given |= {expert for expert in EXPERTS if expert in chosen}
+    return given | {row.name for row in list_parts() if row.option in chosen}
 
 
 def _open_base(request: ConvertRequest, chosen: Mapping[str, FoundFiles]) -> CheckpointFiles:
     given = _given_parts(chosen)
     path = request.checkpoint_dir
     if path is None:
-        first = next(chosen[name] for name in ("transformer", "high_noise", "low_noise") if name in chosen)
+        first = next(chosen[name] for name in ("transformer", *reversed(EXPERTS)) if name in chosen)
         return _choose(first.paths[0], Scan(()), given, chosen)
     if path.is_file():
         return _choose(path, Scan((_read_lone_file(path),)), given, chosen)
@@ -161,7 +134,7 @@ def _open_base(request: ConvertRequest, chosen: Mapping[str, FoundFiles]) -> Che
         if layout in ("comfy", "lightx2v") or scan.found or scan.unreadable or given:
             return _choose(path, scan, given, chosen)
     files = open_checkpoint(path, given)
-    _check_experts(path, files.transformers.keys() | (chosen.keys() & set(_EXPERTS)))
+    _check_experts(path, files.transformers.keys() | (chosen.keys() & set(EXPERTS)))
     return files
 
 
@@ -195,24 +168,25 @@ def _choose(
     """Decide which of the files found is which component; what lacks or could be several is an error."""
     transformers = _choose_transformers(path, _all_of(scan, "transformer"), given)
     readers = [*transformers.values(), *(found for found in chosen.values() if "transformer" in found.kinds)]
-    text_encoder = image_encoder = None
-    if "text_encoder" not in given:
-        text_encoder = _choose_encoder(path, scan, "text_encoder", readers)
-    reads_images = any(found.image_width for found in readers)
-    if "image_encoder" not in given and reads_images:
-        image_encoder = _choose_encoder(path, scan, "image_encoder", readers)
+    wanted = [row for row in list_parts() if row is not VAE and _is_wanted(row, readers)]
+    absent = [row for row in wanted if row.name not in given]
+    encoders = {row.name: _choose_encoder(path, scan, row, readers) for row in absent}
     vaes = () if "vae" in given else _all_of(scan, "vae")
     files = CheckpointFiles(
         path=path,
         transformers={name: found.paths for name, found in transformers.items()},
         transformer_configs={name: found.config for name, found in transformers.items()},
-        text_encoder=text_encoder.paths if text_encoder else (),
+        parts={name: found.paths for name, found in encoders.items() if found},
         vaes={str(found.paths[0]): found.paths for found in vaes},
         tokenizer=find_tokenizer(path),
-        image_encoder=image_encoder.paths if image_encoder else (),
     )
-    _check_complete(files, scan, given, reads_images=reads_images)
+    _check_complete(files, scan, given, wanted)
     return replace(files, notices=_report_found(path, files))
+
+
+def _is_wanted(row: Component, readers: Sequence[FoundFiles]) -> bool:
+    """Whether every model has a component, these transformers read it, or it is nothing that one reads."""
+    return row.is_needed or row.width is None or any(row.name in reader.reads for reader in readers)
 
 
 def _all_of(scan: Scan, component: str) -> tuple[FoundFiles, ...]:
@@ -225,7 +199,7 @@ def _choose_transformers(
     if "model" in given or not candidates:
         return {}
     named = {guess_expert_of_file(found.paths[0]): found for found in candidates}
-    wanted = [expert for expert in _EXPERTS if expert not in given]
+    wanted = [expert for expert in EXPERTS if expert not in given]
     if len(candidates) == 1:
         only = candidates[0]
         expert = guess_expert_of_file(only.paths[0])
@@ -248,25 +222,22 @@ def _choose_transformers(
 
 
 def _choose_encoder(
-    path: Path, scan: Scan, component: str, readers: Sequence[FoundFiles]
+    path: Path, scan: Scan, row: Component, readers: Sequence[FoundFiles]
 ) -> FoundFiles | None:
-    """The only encoder, or the only one that the transformers can read."""
-    candidates = _all_of(scan, component)
+    """The only file of a component, or the only one that the transformers can read."""
+    candidates = _all_of(scan, row.name)
     # Where none fits, the one that is there is taken and refused for what it is.
-    fitting = [found for found in candidates if _fits(found, component, readers)] or list(candidates)
+    fitting = [found for found in candidates if _fits(found, row.name, readers)] or list(candidates)
     if len(fitting) > 1:
         raise CheckpointError(
-            f"{path}: holds several {component.replace('_', ' ')}s: {_list(path, fitting)}. "
-            f"Choose one with {_FLAGS[component]} FILE."
+            f"{path}: holds several {row.words}s: {_list(path, fitting)}. "
+            + (f"Choose one with {row.flag} FILE." if row.flag else "Leave one.")
         )
     return fitting[0] if fitting else None
 
 
 def _fits(found: FoundFiles, component: str, readers: Sequence[FoundFiles]) -> bool:
-    taken = {
-        reader.image_width if component == "image_encoder" else reader.widths.get("transformer")
-        for reader in readers
-    }
+    taken = {reader.reads.get(component) for reader in readers}
     widths = (None, found.widths.get(component))
     return not found.is_other_text_encoder and all(width in widths for width in taken)
 
@@ -275,16 +246,20 @@ def _list(path: Path, candidates: Iterable[FoundFiles]) -> str:
     return ", ".join(name_below(path, found.paths[0]) for found in candidates)
 
 
-def _check_complete(files: CheckpointFiles, scan: Scan, given: set[PartName], *, reads_images: bool) -> None:
+def _check_complete(
+    files: CheckpointFiles, scan: Scan, given: set[PartName], wanted: Sequence[Component]
+) -> None:
     """Name all that is missing at once, with the option that would give it."""
-    experts = [expert for expert in _EXPERTS if expert in files.transformers or expert in given]
-    needed: list[PartName] = list(_EXPERTS) if experts and "model" not in files.transformers else ["model"]
+    experts = [expert for expert in EXPERTS if expert in files.transformers or expert in given]
+    needed: list[PartName] = list(EXPERTS) if experts and "model" not in files.transformers else ["model"]
     needed = [name for name in needed if name not in files.transformers]
-    needed += [] if files.text_encoder else ["text_encoder"]
-    needed += [] if files.vaes else ["vae"]
+    missing = [_name_with_option(find_role(name)) for name in needed if name not in given]
+    absent = [row for row in wanted if row.name not in files.parts and row.name not in given]
+    parts = [row for row in absent if row.is_needed]
+    parts += [] if files.vaes or "vae" in given else [VAE]
     # Of an encoder that is not there at all, who reads images through it tells more.
-    needed += ["image_encoder"] if reads_images and scan.unreadable and not files.image_encoder else []
-    missing = [_ADVICE[name] for name in needed if name not in given]
+    parts += [row for row in absent if row.width and not row.is_needed and scan.unreadable]
+    missing += map(_name_with_option, parts)
     if not missing:
         return
     refuse_other_models(files)
@@ -296,9 +271,14 @@ def _check_complete(files: CheckpointFiles, scan: Scan, given: set[PartName], *,
     )
 
 
+def _name_with_option(row: Component | TransformerRole) -> str:
+    title = row.words if isinstance(row, Component) else row.title
+    return f"{title} ({row.flag} FILE)" if row.flag else title
+
+
 def _report_found(path: Path, files: CheckpointFiles) -> tuple[str, ...]:
     """Say which file became what, since no name did."""
-    parts = {**files.transformers, "text_encoder": files.text_encoder, "image_encoder": files.image_encoder}
+    parts = {**files.transformers, **files.parts}
     found = {name: name_below(path, paths[0]) for name, paths in parts.items() if paths}
     told = [f"{name if name != 'model' else 'transformer'} {file}" for name, file in found.items()]
     return (f"Found by their tensors: {', '.join(told)}.",) if told else ()
@@ -306,36 +286,34 @@ def _report_found(path: Path, files: CheckpointFiles) -> tuple[str, ...]:
 
 def _with_options(files: CheckpointFiles, chosen: Mapping[str, FoundFiles]) -> CheckpointFiles:
     """The checkpoint with the components that the user named in their places."""
-    experts = [expert for expert in _EXPERTS if expert in chosen]
+    experts = [expert for expert in EXPERTS if expert in chosen]
     found: dict[str, FoundFiles] = {expert: chosen[expert] for expert in experts}
     if "transformer" in chosen:
         found = {"model": chosen["transformer"]}
     notices = tuple(text for part in chosen.values() for text in part.notices)
     changes: dict[str, Any] = {"notices": (*files.notices, *notices)}
     if found:
-        kept = {name: paths for name, paths in files.transformers.items() if name in _EXPERTS and experts}
+        kept = {name: paths for name, paths in files.transformers.items() if name in EXPERTS and experts}
         configs = {name: files.transformer_configs[name] for name in kept}
         transformers = kept | {name: part.paths for name, part in found.items()}
-        changes["transformers"] = {n: transformers[n] for n in ("model", *_EXPERTS) if n in transformers}
+        changes["transformers"] = {n: transformers[n] for n in ("model", *EXPERTS) if n in transformers}
         # Both experts are of the same sizes, and a file alone does not state those that no tensor shows.
         usual: Mapping[str, Any] = next(iter(configs.values()), {})
         changes["transformer_configs"] = configs | {n: part.config or usual for n, part in found.items()}
         if not kept:  # then nothing that the folder says of sampling is about these transformers
             changes |= {"hints": SamplingHints(), "names_transformers": False}
-    if "text_encoder" in chosen:
-        changes["text_encoder"] = chosen["text_encoder"].paths
-    if "vae" in chosen:
-        changes |= {"vaes": {"vae": chosen["vae"].paths}, "vae_config": {}}
-    if "clip" in chosen:
-        changes["image_encoder"] = chosen["clip"].paths
+    named = {row.name: chosen[row.option].paths for row in list_parts() if row.option in chosen}
+    if "vae" in named:
+        changes |= {"vaes": {"vae": named.pop("vae")}, "vae_config": {}}
+    changes["parts"] = {**files.parts, **named}
     return replace(files, **changes)
 
 
 def _check_experts(path: Path, names: Iterable[str]) -> None:
     """One expert cannot take the place of a single transformer."""
-    experts = [expert for expert in _EXPERTS if expert in names]
+    experts = [expert for expert in EXPERTS if expert in names]
     if len(experts) == 1:
-        other = next(expert for expert in _EXPERTS if expert not in experts)
+        other = next(expert for expert in EXPERTS if expert not in experts)
         raise RequestError(
             experts[0],
             f"{path} has one transformer, not two. Add --{other.replace('_', '-')}, or give the file as "

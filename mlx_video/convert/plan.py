@@ -13,45 +13,41 @@ import numpy as np
 from mlx_video.conditioning.text import load_tokenizer, read_tokenizer_model
 from mlx_video.config import ModelConfig, QuantizationConfig, TextEncoderConfig, VAEConfig, config_to_json
 from mlx_video.convert.find_checkpoint import find_checkpoint
+from mlx_video.convert.original_component import original_component
 from mlx_video.convert.recognise_transformers import STAGES, recognise_transformers
 from mlx_video.convert.source_hints import adopt_hints
 from mlx_video.convert.vae_origin import choose_vae
 from mlx_video.errors import CheckpointError, MissingPartError, RequestError
 from mlx_video.formats.tensor_source import TensorSource, open_tensors
 from mlx_video.layouts.checkpoint_files import CheckpointFiles
+from mlx_video.layouts.components import ORIGINAL_STEM, TEXT_ENCODER, VAE, Component, list_parts
 from mlx_video.layouts.expert_names import find_sure_expert, guess_expert_of_name
-from mlx_video.layouts.folder_layout import ORIGINAL_STEM
-from mlx_video.layouts.model_folder import (
-    IMAGE_ENCODER_FILE,
-    TEXT_ENCODER_FILE,
-    TRANSFORMER_FILES,
-    VAE_FILE,
-)
-from mlx_video.layouts.original_folder import IMAGE_ENCODER_FILE as ORIGINAL_IMAGE_ENCODER
+from mlx_video.layouts.model_folder import TRANSFORMER_FILES
 from mlx_video.layouts.shards import SPLIT_REST
 from mlx_video.loading.adapters import bake_jobs, read_all_adapters, record_baked
 from mlx_video.lora.read import AdapterSet
 from mlx_video.request import ConvertRequest
+from mlx_video.variants.registry import find_variant
 from mlx_video.weights.component_kind import is_tokenizer_tensor
+from mlx_video.weights.component_networks import check_width, describe_other_part, find_network
 from mlx_video.weights.empty_weights import check_token_table
 from mlx_video.weights.fix_5d_file import report_fix_5d_file
-from mlx_video.weights.names import image_encoder_names, text_encoder_names, transformer_names, vae_names
-from mlx_video.weights.original_component import original_component
-from mlx_video.weights.other_parts import describe_other_part
-from mlx_video.weights.quantize import check_group_size
+from mlx_video.weights.names import text_encoder_names, vae_names
+from mlx_video.weights.quantize import ChooseLayer, check_group_size
 from mlx_video.weights.rules import plan_moves
 from mlx_video.weights.scaled import report_plain_float8
-from mlx_video.weights.spellings import ComponentName, report_empty_table
+from mlx_video.weights.spellings import report_empty_table
 from mlx_video.weights.stream import TensorJob, output_infos, plan_jobs
 
 DTYPE_SPELLINGS = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 
+_ONE_REPOSITORY = "fetch both from the same repository."
 # By these a transformer is called in any folder.
 _USUAL_NAMES = (ORIGINAL_STEM, SPLIT_REST)
 
 
 @dataclass(frozen=True, slots=True)
-class Component:
+class WrittenFile:
     """One file to write from tensors.
 
     Attributes:
@@ -59,12 +55,14 @@ class Component:
         file_name: in the converted folder.
         source: the tensors that the jobs read.
         jobs: every tensor of the file.
+        is_quantized: which of its layers `--quantize` changes.
     """
 
     stage: str
     file_name: str
     source: TensorSource
     jobs: tuple[TensorJob, ...]
+    is_quantized: ChooseLayer = lambda path: False
 
     @property
     def nbytes(self) -> int:
@@ -106,7 +104,7 @@ class Plan:
         notices: what the user should know before it begins.
     """
 
-    components: tuple[Component, ...]
+    components: tuple[WrittenFile, ...]
     copies: tuple[Copy, ...]
     tokenizer: Path | None
     config: Mapping[str, Any]
@@ -163,9 +161,9 @@ def plan_conversion(request: ConvertRequest, opened: ExitStack) -> Plan:
             _plan_transformer(name, source, config, request, adapters.get(name))
             for name, source in transformers.items()
         ),
-        _plan_text_encoder(text_source, config.text_encoder, request),
-        *_plan_image_encoder(files, config, request, opened),
-        _plan_vae(vae_source, config),
+        _plan_part(TEXT_ENCODER, text_source, config.text_encoder, request),
+        *(part for row in list_parts() for part in _plan_other_part(row, files, config, request, opened)),
+        _plan_vae(vae_source, config, request),
     )
     return Plan(
         components=components,
@@ -190,7 +188,7 @@ def plan_conversion(request: ConvertRequest, opened: ExitStack) -> Plan:
     )
 
 
-def open_component(paths: Sequence[Path], component: ComponentName, opened: ExitStack) -> TensorSource:
+def open_component(paths: Sequence[Path], component: str, opened: ExitStack) -> TensorSource:
     """Open the files of one component, its tensors under the Wan original's names whatever they are called.
 
     Weights that are stored with scales are read as the numbers they stand for.
@@ -250,12 +248,7 @@ def _quantization(request: ConvertRequest) -> QuantizationConfig | None:
 
 def _read_text_encoder(source: TensorSource, config: ModelConfig) -> TextEncoderConfig:
     found = text_encoder_names.read_text_encoder_config(source.infos, label=source.label)
-    if found.dim != config.transformer.text_dim:
-        raise CheckpointError(
-            f"{source.label}: token_embedding.weight is {found.dim} wide, the transformer's "
-            f"text_embedding.0.weight takes {config.transformer.text_dim}. They are of different models; "
-            "fetch both from the same repository."
-        )
+    check_width(TEXT_ENCODER, found, config, source.label, _ONE_REPOSITORY)
     check_token_table(source)
     return found
 
@@ -317,52 +310,50 @@ def _report_output_scale(source: TensorSource, config: ModelConfig) -> Iterator[
 
 def _plan_transformer(
     name: str, source: TensorSource, config: ModelConfig, request: ConvertRequest, adapters: AdapterSet | None
-) -> Component:
-    expected = transformer_names.transformer_tensors(config.transformer)
-    moves = plan_moves(source, transformer_names.WAN_RULES, expected)
+) -> WrittenFile:
+    network = find_variant(config).network
+    moves = plan_moves(source, network.rules, network.tensors(config.transformer))
+    shapes = {move.target: move.shape for move in moves}
     if config.quantization:
-        check_group_size({move.target: move.shape for move in moves}, config.quantization)
-    jobs = plan_jobs(moves, dtype=stored_dtype(request), quantization=config.quantization)
-    return Component(STAGES[name], TRANSFORMER_FILES[name], source, bake_jobs(jobs, adapters))
+        check_group_size(shapes, config.quantization, network.is_quantized)
+    jobs = plan_jobs(
+        moves,
+        dtype=stored_dtype(request),
+        quantization=config.quantization,
+        is_quantized=network.is_quantized,
+    )
+    jobs = bake_jobs(jobs, adapters)
+    return WrittenFile(STAGES[name], TRANSFORMER_FILES[name], source, jobs, network.is_quantized)
 
 
-def _plan_text_encoder(source: TensorSource, config: TextEncoderConfig, request: ConvertRequest) -> Component:
-    expected = text_encoder_names.text_encoder_tensors(config)
-    moves = plan_moves(source, text_encoder_names.WAN_RULES, expected)
-    return Component("text_encoder", TEXT_ENCODER_FILE, source, plan_jobs(moves, dtype=stored_dtype(request)))
+def _plan_part(row: Component, source: TensorSource, sizes: Any, request: ConvertRequest) -> WrittenFile:
+    network = find_network(row.name)
+    jobs = plan_jobs(network.plan_moves(source, sizes), dtype=network.store_as(stored_dtype(request)))
+    return WrittenFile(row.name, row.file_name, source, jobs)
 
 
-def _plan_image_encoder(
-    files: CheckpointFiles, config: ModelConfig, request: ConvertRequest, opened: ExitStack
-) -> Iterator[Component]:
-    """The CLIP visual tower, where the transformer has an image branch; other models do without it."""
-    if config.transformer.image_dim is None:
-        if request.clip is not None:
-            raise RequestError("clip", "this transformer reads no image through CLIP. Leave the option out.")
+def _plan_other_part(
+    row: Component, files: CheckpointFiles, config: ModelConfig, request: ConvertRequest, opened: ExitStack
+) -> Iterator[WrittenFile]:
+    """A component that some models have, where this one does and it is there."""
+    if row.is_needed:
         return
-    if not files.image_encoder:
-        raise MissingPartError(
-            f"{ORIGINAL_IMAGE_ENCODER} not found in {files.path}; the transformer has an image branch and "
-            "reads images through it. It is in Wan-AI/Wan2.1-I2V-14B-480P (4.8 GB), or as image_encoder/ in "
-            "its Diffusers version; the same serves all Wan2.1 image-to-video models. Put it there, or "
-            "give it as --clip FILE."
-        )
-    source = open_component(files.image_encoder, "image_encoder", opened)
-    found = image_encoder_names.read_image_encoder_config(source.infos, label=source.label)
-    if found.width != config.transformer.image_dim:
-        raise CheckpointError(
-            f"{source.label}: cls_embedding is {found.width} wide, the transformer's "
-            f"img_emb.proj.0.weight takes {config.transformer.image_dim}. They are of different models; "
-            "fetch both from the same repository."
-        )
-    expected = image_encoder_names.image_encoder_tensors(found)
-    moves = plan_moves(source, image_encoder_names.wan_rules(found), expected)
-    # float16, as the official code runs it, also where the rest is bfloat16, which is coarser.
-    dtype = "F32" if request.dtype == "float32" else "F16"
-    yield Component("image_encoder", IMAGE_ENCODER_FILE, source, plan_jobs(moves, dtype=dtype))
+    network, paths = find_network(row.name), files.parts.get(row.name, ())
+    if not network.serves(config):
+        if row.option in request.components:
+            raise RequestError(row.option, f"{row.refusal} Leave the option out.")
+        return
+    if not paths and network.taken_width is not None:
+        raise MissingPartError(f"{row.original_files[0]} not found in {files.path}; {row.advice}")
+    if paths:
+        source = open_component(paths, row.name, opened)
+        sizes = network.read_sizes(source.infos, label=source.label)
+        check_width(row, sizes, config, source.label, _ONE_REPOSITORY)
+        network.check(source)
+        yield _plan_part(row, source, sizes, request)
 
 
-def _plan_vae(source: TensorSource, config: ModelConfig) -> Component:
+def _plan_vae(source: TensorSource, config: ModelConfig, request: ConvertRequest) -> WrittenFile:
     found = vae_names.read_vae_config(source.infos, config.vae, label=source.label)
     # Both halves, always: an encoder missing from the file would be missed at the first image.
     whole = replace(
@@ -370,10 +361,7 @@ def _plan_vae(source: TensorSource, config: ModelConfig) -> Component:
         encoder_dim=found.encoder_dim or config.vae.encoder_dim,
         decoder_dim=found.decoder_dim or config.vae.decoder_dim,
     )
-    rules = vae_names.conversion_rules(whole)
-    moves = plan_moves(source, rules, vae_names.vae_tensors(whole))
-    # float32 whatever --dtype says: the decoder loses visible detail in half precision.
-    return Component("vae", VAE_FILE, source, plan_jobs(moves, dtype="F32"))
+    return _plan_part(VAE, source, whole, request)
 
 
 def stored_dtype(request: ConvertRequest) -> str:

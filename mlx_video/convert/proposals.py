@@ -6,13 +6,11 @@ import shlex
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from mlx_video.layouts.expert_names import Expert, guess_expert_of_file
+from mlx_video.layouts.components import Expert, find_role, list_parts
+from mlx_video.layouts.expert_names import guess_expert_of_file
 from mlx_video.layouts.filled_options import list_options, name_transformers
 from mlx_video.layouts.original_folder import TOKENIZER_FOLDER, find_tokenizer
 from mlx_video.loading.found_files import FoundFiles, find_transformers_below, scan_folder
-
-_FLAGS: dict[Expert, str] = {"high_noise": "--high-noise", "low_noise": "--low-noise"}
-_NEEDED = {"text_encoder", "vae"}
 
 
 def propose_transformers(folder: Path, candidates: Sequence[FoundFiles], wanted: Collection[Expert]) -> str:
@@ -27,7 +25,7 @@ def propose_transformers(folder: Path, candidates: Sequence[FoundFiles], wanted:
     if len(wanted) == 1:
         (expert,) = wanted
         named = [place for place in values if guess_expert_of_file(Path(place)) == expert]
-        return list_options(f"{_FLAGS[expert]} {values[place]}" for place in named or values)
+        return list_options(f"{find_role(expert).flag} {values[place]}" for place in named or values)
     return list_options(name_transformers(values))
 
 
@@ -46,7 +44,7 @@ def _choose_below(folder: Path, found: FoundFiles) -> str:
     held = [part for part in scan_folder(place).found if not part.is_converted]
     kinds = {kind for part in held for kind in part.kinds}
     is_alone = sum("transformer" in part.kinds for part in held) == 1
-    if not (is_alone and kinds >= _NEEDED):
+    if not (is_alone and kinds >= {row.name for row in list_parts() if row.is_needed}):
         return f"--checkpoint-dir {_quote(folder)} --transformer {_name(found)}"
     tokenizer = folder / TOKENIZER_FOLDER
     needs_tokenizer = find_tokenizer(place) is None and find_tokenizer(folder) == tokenizer

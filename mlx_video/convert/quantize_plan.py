@@ -7,27 +7,22 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from mlx_video.config import ModelConfig, QuantizationConfig, config_to_json
-from mlx_video.convert.plan import Component, Copy, Plan, stored_dtype
+from mlx_video.convert.plan import Copy, Plan, WrittenFile, stored_dtype
 from mlx_video.convert.recognise_transformers import STAGES
 from mlx_video.errors import CheckpointError, RequestError
 from mlx_video.formats.safetensors import read_header
 from mlx_video.formats.tensor_source import TensorSource, open_tensors
+from mlx_video.layouts.components import list_parts
 from mlx_video.layouts.folder_layout import recognise_layout
-from mlx_video.layouts.model_folder import (
-    IMAGE_ENCODER_FILE,
-    TEXT_ENCODER_FILE,
-    TRANSFORMER_FILES,
-    VAE_ENCODER_FILE,
-    VAE_FILE,
-    ModelFolder,
-)
+from mlx_video.layouts.model_folder import TRANSFORMER_FILES, ModelFolder
 from mlx_video.loading.adapters import bake_jobs, read_all_adapters, record_baked
-from mlx_video.loading.components import open_model
+from mlx_video.loading.components import list_lacking, open_model
 from mlx_video.lora.read import AdapterSet
 from mlx_video.request import ConvertRequest
+from mlx_video.variants.registry import find_variant
 from mlx_video.weights.names import transformer_names
 from mlx_video.weights.quantize import check_group_size
-from mlx_video.weights.rules import plan_moves, target_shapes
+from mlx_video.weights.rules import plan_moves
 from mlx_video.weights.stream import plan_jobs
 
 
@@ -105,23 +100,23 @@ def _plan_requantized(
     config: ModelConfig,
     quantization: QuantizationConfig,
     adapters: AdapterSet | None,
-) -> Component:
-    original = transformer_names.transformer_tensors(config.transformer)
-    expected = target_shapes(original, transformer_names.WAN_RULES)
+) -> WrittenFile:
+    network = find_variant(config).network
+    expected = network.parameters(config.transformer)
     moves = plan_moves(source, transformer_names.CONVERTED_RULES, expected)
-    check_group_size(expected, quantization)
+    check_group_size(expected, quantization, network.is_quantized)
     # The tensors keep their dtype, so that the result is that of converting with --quantize at once.
-    jobs = plan_jobs(moves, quantization=quantization)
-    return Component(STAGES[name], TRANSFORMER_FILES[name], source, bake_jobs(jobs, adapters))
+    jobs = plan_jobs(moves, quantization=quantization, is_quantized=network.is_quantized)
+    jobs = bake_jobs(jobs, adapters)
+    return WrittenFile(STAGES[name], TRANSFORMER_FILES[name], source, jobs, network.is_quantized)
 
 
 def _copies(folder: ModelFolder) -> Iterator[Copy]:
-    files = (
-        ("text_encoder", TEXT_ENCODER_FILE, folder.text_encoder),
-        ("image_encoder", IMAGE_ENCODER_FILE, folder.image_encoder),
-        ("vae", VAE_FILE, folder.vae),
-        ("vae_encoder", VAE_ENCODER_FILE, folder.vae_encoder),
-    )
+    files = [(row.name, row.file_name, folder.parts.get(row.name)) for row in list_parts()]
+    files += [
+        (Path(row.second_file).stem, row.second_file, folder.second_files.get(row.name))
+        for row in list_parts()
+    ]
     for stage, file_name, path in files:
         if path is not None:
             read_header(path)  # a truncated file is refused before anything is written
@@ -129,7 +124,7 @@ def _copies(folder: ModelFolder) -> Iterator[Copy]:
 
 
 def _quantization_notices(
-    request: ConvertRequest, folder: ModelFolder, config: ModelConfig, components: tuple[Component, ...]
+    request: ConvertRequest, folder: ModelFolder, config: ModelConfig, components: tuple[WrittenFile, ...]
 ) -> Iterator[str]:
     found = {job.dtype for component in components for job in component.jobs}
     if found != {stored_dtype(request)}:
@@ -137,10 +132,10 @@ def _quantization_notices(
             f"Tensors keep the dtype that {folder.path} has ({', '.join(sorted(found))}); "
             "--dtype counts for original checkpoints."
         )
-    if config.transformer.image_dim is not None and folder.image_encoder is None:
+    for row in list_lacking(folder, config):
         yield (
-            f"{folder.path} holds no {IMAGE_ENCODER_FILE}, so neither will {request.output_dir}. The model "
-            "reads its image through it: copy one there, or convert the original checkpoint."
+            f"{folder.path} holds no {row.file_name}, so neither will {request.output_dir}. The model "
+            f"{row.use}: copy one there, or convert the original checkpoint."
         )
     if folder.tokenizer is None:
         yield (

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 
+from mlx_video.convert.original_component import original_component
 from mlx_video.errors import CheckpointError
 from mlx_video.formats.tensor_source import TensorSource, open_tensors
 from mlx_video.layouts.checkpoint_files import CheckpointFiles
+from mlx_video.layouts.components import ROLES
 from mlx_video.request import ConvertRequest
 from mlx_video.variants.registry import Recognition, recognise_checkpoint
-from mlx_video.weights.original_component import original_component
 from mlx_video.weights.rules import Shape
 from mlx_video.weights.spellings import have_equal_rows
 
 # A transformer → what the user sees while it is written, and in messages.
-STAGES = {"model": "transformer", "low_noise": "low_noise", "high_noise": "high_noise"}
+STAGES = {role.name: role.option for role in ROLES}
 
 
 def recognise_transformers(

@@ -10,7 +10,8 @@ from mlx_video.convert.proposals import name_below
 from mlx_video.errors import CheckpointError, MissingPartError
 from mlx_video.formats.tensor_source import TensorSource
 from mlx_video.layouts.checkpoint_files import CheckpointFiles
-from mlx_video.layouts.folder_layout import CONFIG_FILE, ORIGINAL_STEM, read_json_object
+from mlx_video.layouts.components import ORIGINAL_STEM
+from mlx_video.layouts.folder_layout import CONFIG_FILE, read_json_object
 from mlx_video.variants.other_vaes import OTHER_VAES, WAN_VAE_CLASS, WAN_VAE_NAMES, OtherVAE
 
 

@@ -41,7 +41,7 @@ class GgufFile(TensorFile):
         header = read_gguf_header(path)
         self.metadata = header.metadata
         plain = [tensor for tensor in header.tensors if tensor.kind in DTYPES]
-        super().__init__(path, [_place(tensor) for tensor in plain])
+        super().__init__(path, [_locate(tensor) for tensor in plain])
         self._packed = {tensor.name: tensor for tensor in header.tensors if tensor.kind not in DTYPES}
         self._tokenizer = header.build_tokenizer()
         infos = {tensor.name: _describe(tensor) for tensor in header.tensors}
@@ -89,7 +89,7 @@ def _describe(tensor: GgufTensor) -> TensorInfo:
     return TensorInfo(tensor.name, tensor.shape, tensor.kind if tensor.kind in DTYPES else "F32")
 
 
-def _place(tensor: GgufTensor) -> Placement:
+def _locate(tensor: GgufTensor) -> Placement:
     return Placement(_describe(tensor), tensor.position, contiguous_strides(tensor.shape))
 
 

@@ -39,7 +39,7 @@ class TorchArchive(TensorFile):
             raise refusal(path, kind)
         members = _Members(path)
         tensors = read_description(path, members.read("data.pkl"))
-        super().__init__(path, [_place(members, name, tensor) for name, tensor in tensors.items()])
+        super().__init__(path, [_locate(members, name, tensor) for name, tensor in tensors.items()])
 
 
 class _Members:
@@ -111,7 +111,7 @@ def _read_directory(path: Path) -> dict[str, zipfile.ZipInfo]:
     return {e.filename.removeprefix(top): e for e in entries if e.filename.startswith(top)}
 
 
-def _place(members: _Members, name: str, tensor: StoredTensor) -> Placement:
+def _locate(members: _Members, name: str, tensor: StoredTensor) -> Placement:
     storage = tensor.storage
     item_bytes = DTYPES[storage.dtype].size
     expected, actual = storage.length * item_bytes, members.size(f"data/{storage.key}")

@@ -7,23 +7,14 @@ import shlex
 from collections.abc import Collection, Sequence
 from pathlib import PurePosixPath
 
+from mlx_video.layouts.components import VAE, Component, list_parts
 from mlx_video.layouts.filled_options import name_transformers
 from mlx_video.layouts.folder_layout import Layout
 from mlx_video.layouts.loose_files import is_weight_name
 from mlx_video.layouts.shards import SPLIT_BLOCK, SPLIT_REST
 
-# What single files are by their names, the first that fits; the folders are ComfyUI's.
-_PURPOSES = tuple(
-    (flag, re.compile(pattern, re.IGNORECASE))
-    for flag, pattern in (
-        ("--vae", r"(^|/)vae/|(^|[\W_])(vae|tae\w*)([\W_]|\d|$)"),
-        ("--lora", r"(^|/)loras?/|lora|lycoris"),
-        ("--clip", r"clip"),
-        ("--text-encoder", r"(^|/)text_encoders?/|umt5|t5|text.?enc|[-_]encoder"),
-        ("", r"controlnet|vace.module|ip.?adapter|preview|upscale"),
-        ("--transformer", r""),
-    )
-)
+_LORA_NAME = r"(^|/)loras?/|lora|lycoris"
+_OTHER_NAME = r"controlnet|vace.module|ip.?adapter|preview|upscale"
 _TRANSFORMER_FOLDER = re.compile(r"(^|/)(diffusion_models|unet)/")
 _WAN_NAME = re.compile(r"wan", re.IGNORECASE)
 # How many examples a message has.
@@ -49,9 +40,9 @@ def describe_other(repository: str, layout: Layout, names: Collection[str]) -> s
     if options and is_of_wan:
         first, *others = options
         lines = [f"  or {option}" for option in others[: MOST_NAMED - 1]]
-        encoders = {flag: files[flag][0] for flag in ("--text-encoder", "--vae", "--clip") if flag in files}
+        encoders = [row.flag for row in _most_needed_first() if row.flag in files]
         lines += [
-            f"  and {flag} {_value(repository, name)}" for flag, name in encoders.items() if flag not in first
+            f"  and {flag} {_value(repository, files[flag][0])}" for flag in encoders if flag not in first
         ]
         return (
             f"{single_files}, and no name says which belong together. Name those of one model: {first}, and "
@@ -64,11 +55,28 @@ def describe_other(repository: str, layout: Layout, names: Collection[str]) -> s
     )
 
 
+def _most_needed_first() -> list[Component]:
+    return sorted((row for row in list_parts() if row.flag), key=lambda row: not row.is_needed)
+
+
+def _list_purposes() -> list[tuple[str, str]]:
+    """Option → what names of its files have, the first that fits."""
+    others = [row for row in reversed(list_parts()) if row.name_hint and row is not VAE]
+    return [
+        (VAE.flag, VAE.name_hint),
+        ("--lora", _LORA_NAME),
+        *((row.flag, row.name_hint) for row in others),
+        ("", _OTHER_NAME),
+        ("--transformer", ""),
+    ]
+
+
 def _by_purpose(weights: Sequence[str]) -> dict[str, list[str]]:
     """Option → the files that it takes, as far as names tell."""
     found: dict[str, list[str]] = {}
+    purposes = _list_purposes()
     for name in weights:
-        purpose = next(flag for flag, pattern in _PURPOSES if pattern.search(name))
+        purpose = next(flag for flag, hint in purposes if re.search(hint, name, re.IGNORECASE))
         found.setdefault(purpose, []).append(name)
     return found
 

@@ -18,7 +18,7 @@ from mlx_video.hub.listing import HubFile, Snapshot
 
 _WORKERS = 4
 _POLL_SECONDS = 0.2
-_PIECE_BYTES = 2**22
+_CHUNK_BYTES = 2**22
 _PARTIAL_CONTENT = 206
 # How often a file is asked for again without a byte coming.
 _TRIES = 6
@@ -204,9 +204,9 @@ class _Download:
             hf_raise_for_status(response)
             if response.status_code != _PARTIAL_CONTENT:
                 growing.begin_anew()
-            # Pieces as they come: a stop is noticed at each, and what came before it stays.
-            for piece in response.iter_bytes():
-                growing.write(piece)
+            # Chunks as they come: a stop is noticed at each, and what came before it stays.
+            for chunk in response.iter_bytes():
+                growing.write(chunk)
 
     def _receive_huge(self, file: HubFile) -> None:
         """Fetch a file that is too large for one connection, by the other way that huggingface_hub has.
@@ -233,11 +233,11 @@ class _Download:
         """Compare content with its checksum."""
         digest = _begin_digest(file)
         with path.open("rb") as content:
-            while piece := content.read(_PIECE_BYTES):
+            while chunk := content.read(_CHUNK_BYTES):
                 if self.stopped.is_set():
                     raise DownloadStopped
-                digest.update(piece)
-                self.checked[file.name] += len(piece)
+                digest.update(chunk)
+                self.checked[file.name] += len(chunk)
         found = digest.hexdigest()
         if found != file.checksum:
             name = "sha256" if file.kind == "sha256" else "git checksum"

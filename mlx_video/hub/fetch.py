@@ -11,7 +11,7 @@ from typing import Any
 from mlx_video.addresses import (
     REPOSITORY,
     AddressError,
-    HubPlace,
+    HubPath,
     find_page,
     is_plain_name,
     local_path,
@@ -49,7 +49,7 @@ def is_repository(place: Path) -> bool:
     return REPOSITORY.fullmatch(place.as_posix()) is not None and not is_here
 
 
-def find_place(place: Path) -> HubPlace | None:
+def find_hub_path(place: Path) -> HubPath | None:
     """What a path names on the Hub; None where it is one here.
 
     Args:
@@ -68,7 +68,7 @@ def find_place(place: Path) -> HubPlace | None:
         return page
     repository, name = f"{owner}/{rest[0]}", "/".join(rest[1:])
     is_place = REPOSITORY.fullmatch(repository) and (not name or is_plain_name(name))
-    return HubPlace(repository, name) if is_place else None
+    return HubPath(repository, name) if is_place else None
 
 
 def fetch_folder(
@@ -93,7 +93,7 @@ def fetch_folder(
         CheckpointError: the repository cannot be had or holds no such model, or the disk is too full.
         RequestError: a revision is given for a folder, or another than the address names.
     """
-    found = HubPlace(place.as_posix()) if is_repository(place) else find_place(place)
+    found = HubPath(place.as_posix()) if is_repository(place) else find_hub_path(place)
     if found is None:
         if revision is not None:
             message = f"{revision}: {place} is a path, not a repository on the Hub. Leave the option out."
@@ -115,7 +115,7 @@ def _here(place: Path) -> Path:
         raise CheckpointError(str(error)) from error
 
 
-def _agree(place: HubPlace, revision: str | None) -> str | None:
+def _agree(place: HubPath, revision: str | None) -> str | None:
     """The one revision that an address and the option name."""
     if revision and place.revision not in (None, revision):
         raise RequestError(
@@ -128,7 +128,7 @@ def _agree(place: HubPlace, revision: str | None) -> str | None:
 
 
 def _choose_in_folder(
-    place: HubPlace, names: Collection[str], read_json: ReadJson, *, use: Use, given: Collection[str]
+    place: HubPath, names: Collection[str], read_json: ReadJson, *, use: Use, given: Collection[str]
 ) -> list[str]:
     """The files of a model, which lies in a repository or in a folder of it."""
     if not place.name:
@@ -163,19 +163,19 @@ def fetch_part(place: Path, part: Part = "component") -> Generator[Event, None, 
             the address of something else.
         RequestError: the address names no possible revision.
     """
-    found = find_place(place)
+    found = find_hub_path(place)
     if found is None or (str(found) == place.as_posix() and not found.name and is_weight_name(place.name)):
         return _here(place)
     return (yield from _fetch_part(found, _agree(found, None), part))
 
 
-def _fetch_part(place: HubPlace, revision: str | None, part: Part) -> Generator[Event, None, Path]:
+def _fetch_part(place: HubPath, revision: str | None, part: Part) -> Generator[Event, None, Path]:
     choose = partial(choose_part, place.repository, place.name, part=part)
     folder = yield from fetch_repository(place.repository, revision, choose)
     return _existing(folder, place)
 
 
-def _existing(folder: Path, place: HubPlace) -> Path:
+def _existing(folder: Path, place: HubPath) -> Path:
     if not (folder / place.name).exists():
         raise NotInCacheError(
             str(place), f"is not in the cache ({folder}), and the Hub cannot be reached. Go online once."

@@ -9,25 +9,20 @@ from typing import Any, Literal
 
 from mlx_video.errors import CheckpointError
 from mlx_video.hub.advice import MOST_NAMED, describe_other, propose_files
-from mlx_video.layouts.diffusers_folder import ENCODER_STEM, MODEL_INDEX
+from mlx_video.layouts.components import ORIGINAL_STEM, ROLES, VAE, VAE_FILES, find_role, list_parts
+from mlx_video.layouts.diffusers_folder import MODEL_INDEX
 from mlx_video.layouts.filled_options import list_options
 from mlx_video.layouts.folder_layout import (
     CONFIG_FILE,
     EXPERT_FOLDERS,
     FASTVIDEO_MANIFEST,
     FASTVIDEO_WEIGHTS,
-    ORIGINAL_STEM,
     TOKENIZER_FILES,
     Layout,
 )
 from mlx_video.layouts.folder_layout import TOKENIZER_FOLDER as CONVERTED_TOKENIZER
 from mlx_video.layouts.loose_files import is_weight_name
-from mlx_video.layouts.original_folder import (
-    IMAGE_ENCODER_FILE,
-    TOKENIZER_FOLDER,
-    VAE_FILES,
-)
-from mlx_video.layouts.original_folder import TEXT_ENCODER_FILE as ORIGINAL_TEXT_ENCODER
+from mlx_video.layouts.original_folder import TOKENIZER_FOLDER
 from mlx_video.layouts.shards import SPLIT_BLOCK, SPLIT_REST, read_weight_map
 from mlx_video.layouts.weight_sets import SHARD, find_ending, find_sets
 
@@ -36,30 +31,10 @@ ReadJson = Callable[[str], Mapping[str, Any]]
 
 _CONVERT = "python -m mlx_video.convert_wan --checkpoint-dir"
 _GENERATE = "python -m mlx_video.generate_wan --model-dir"
-# Folder of a Diffusers repository → how the names of its weight files begin.
-_DIFFUSERS_STEMS = {
-    "transformer": ORIGINAL_STEM,
-    "transformer_2": ORIGINAL_STEM,
-    "vae": ORIGINAL_STEM,
-    "text_encoder": ENCODER_STEM,
-    "image_encoder": ENCODER_STEM,
-}
 _SCHEDULER_FILE = "scheduler/scheduler_config.json"
 # A transformer's file may be called as those of any model; text encoders and VAEs of MLX folders may not.
 _CONVERTED_NAME = re.compile(r"(t5_encoder\w*|vae|vae_(encoder|decoder))\.safetensors")
 _COMFY_NAME = re.compile(r"(^|/)(diffusion_models|unet|text_encoders)/[^/]+$|\.gguf$")
-# Component by its option → how the names of its files begin, where it can be left out.
-_STARTS = {
-    "transformer": (ORIGINAL_STEM, "high_noise_model/", "low_noise_model/", "transformer/", "transformer_2/"),
-    "high_noise": ("high_noise_model/",),
-    "low_noise": ("low_noise_model/", "transformer_2/"),
-    "text_encoder": (ORIGINAL_TEXT_ENCODER, "text_encoder/"),
-    "vae": (*VAE_FILES.values(), "vae/"),
-    "clip": (IMAGE_ENCODER_FILE, "image_encoder/"),
-    "tokenizer": (f"{TOKENIZER_FOLDER}/", "tokenizer/"),
-}
-# Wan's image encoder serves the first generation's image-to-video models alone.
-_WITHOUT_IMAGE_ENCODER = ("t2v", "ti2v")
 
 
 def choose_files(
@@ -95,8 +70,24 @@ def choose_files(
         "fastvideo": _choose_fastvideo,
     }
     choose = choosers.get(layout, _choose_original)
-    left_out = tuple(start for part in given for start in _STARTS.get(part, ()))
+    starts = _starts_by_option()
+    left_out = tuple(start for option in given for start in starts.get(option, ()))
     return sorted(name for name in set(choose(frozenset(names), read_json)) if not name.startswith(left_out))
+
+
+def _starts_by_option() -> dict[str, tuple[str, ...]]:
+    """Component by its option → how the names of its files begin, where it can be left out."""
+    starts = {row.option: row.starts for row in list_parts() if row.option}
+    starts["tokenizer"] = (f"{TOKENIZER_FOLDER}/", f"{CONVERTED_TOKENIZER}/")
+    folders = {role.folder for role in ROLES}
+    own = {role.original_folder for role in ROLES if role.original_folder}
+    starts["transformer"] = (ORIGINAL_STEM, *(f"{folder}/" for folder in sorted(own | folders)))
+    for role in ROLES:
+        if role.original_folder:
+            # Diffusers calls the only transformer like one of two.
+            second = [f"{role.folder}/"] if role.folder != find_role("model").folder else []
+            starts[role.option] = (f"{role.original_folder}/", *second)
+    return starts
 
 
 def recognise_names(names: Collection[str]) -> Layout:
@@ -145,12 +136,13 @@ def _choose_converted(names: frozenset[str], read_json: ReadJson) -> Iterator[st
 
 
 def _choose_fastvideo(names: frozenset[str], read_json: ReadJson) -> Iterator[str]:
-    """The packed transformer of the folder itself, and what lies beside it as in a Diffusers folder."""
+    """The quantized transformer of the folder itself, and what lies beside it as in a Diffusers folder."""
     yield from present_names(names, [FASTVIDEO_MANIFEST, FASTVIDEO_WEIGHTS])
     yield from present_names(names, names_in(CONVERTED_TOKENIZER, TOKENIZER_FILES))
-    for folder in ("text_encoder", "vae"):
-        yield from present_names(names, names_in(folder, [CONFIG_FILE]))
-        yield from choose_weights(names, folder, _DIFFUSERS_STEMS[folder], read_json)
+    for row in list_parts():
+        if row.is_needed:
+            yield from present_names(names, names_in(row.folder, [CONFIG_FILE]))
+            yield from choose_weights(names, row.folder, row.stem, read_json)
 
 
 def _choose_original(names: frozenset[str], read_json: ReadJson) -> Iterator[str]:
@@ -162,10 +154,13 @@ def _choose_original(names: frozenset[str], read_json: ReadJson) -> Iterator[str
             yield from _loose_weights(names, folder)
         yield from present_names(names, names_in(folder, [CONFIG_FILE]))
     config = read_json(CONFIG_FILE) if CONFIG_FILE in names and not experts else {}
-    yield from present_names(names, [ORIGINAL_TEXT_ENCODER, *names_in(TOKENIZER_FOLDER, TOKENIZER_FILES)])
-    yield from _choose_vae(names, config)
-    if not experts and config.get("model_type") not in _WITHOUT_IMAGE_ENCODER:
-        yield from present_names(names, [IMAGE_ENCODER_FILE])
+    yield from present_names(names, names_in(TOKENIZER_FOLDER, TOKENIZER_FILES))
+    kind = "two experts" if experts else config.get("model_type")
+    for row in list_parts():
+        if row is VAE:
+            yield from _choose_vae(names, config)
+        elif kind not in row.not_for:
+            yield from present_names(names, row.original_files)
 
 
 def choose_split(names: frozenset[str], folder: str) -> list[str]:
@@ -218,7 +213,9 @@ def _choose_diffusers(names: frozenset[str], read_json: ReadJson) -> Iterator[st
     index = read_json(MODEL_INDEX) if MODEL_INDEX in names else {}
     absent = {part for part, entry in index.items() if isinstance(entry, list) and not any(entry)}
     yield from present_names(names, [MODEL_INDEX, _SCHEDULER_FILE, *names_in("tokenizer", TOKENIZER_FILES)])
-    for folder, stem in _DIFFUSERS_STEMS.items():
+    stems = {role.folder: ORIGINAL_STEM for role in ROLES}
+    stems |= {row.folder: row.stem for row in list_parts() if row.folder}
+    for folder, stem in stems.items():
         if folder not in absent:
             yield from present_names(names, names_in(folder, [CONFIG_FILE]))
             yield from choose_weights(names, folder, stem, read_json)

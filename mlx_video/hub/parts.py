@@ -10,13 +10,8 @@ from typing import Literal
 from mlx_video.errors import CheckpointError
 from mlx_video.hub.files import ReadJson, choose_split, choose_weights, names_in, present_names
 from mlx_video.layouts.adapter_folder import ADAPTER_CONFIG, ADAPTER_FILES, adapter_candidates
-from mlx_video.layouts.diffusers_folder import ENCODER_STEM
-from mlx_video.layouts.folder_layout import (
-    CONFIG_FILE,
-    ORIGINAL_STEM,
-    TOKENIZER_FILES,
-    TOKENIZER_MODEL,
-)
+from mlx_video.layouts.components import ENCODER_STEM, ORIGINAL_STEM
+from mlx_video.layouts.folder_layout import CONFIG_FILE, TOKENIZER_FILES, TOKENIZER_MODEL
 from mlx_video.layouts.loose_files import is_weight_name
 from mlx_video.layouts.weight_sets import SHARD
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mlx_video.config import TransformerConfig
 from mlx_video.inspect.inspection import AdapterFacts
-from mlx_video.layouts.expert_names import Expert
+from mlx_video.layouts.components import Expert
 from mlx_video.lora.adapter_file import AdapterFile
 from mlx_video.lora.dialects import (
     AdapterKey,
@@ -22,10 +22,10 @@ from mlx_video.lora.dialects import (
 )
 from mlx_video.lora.families import guess_expert, guess_family
 from mlx_video.lora.halves import BOTH, HALF_NAMES
-from mlx_video.lora.read import transformer_shapes
 from mlx_video.lora.report import describe_zeros
 from mlx_video.lora.scaling import read_scaling
 from mlx_video.lora.zeros import Zeros, find_idle_layer
+from mlx_video.variants.registry import list_networks
 from mlx_video.variants.sizes import describe_width
 from mlx_video.weights.names.adapter_names import PAIR_ROLES, Role
 
@@ -57,8 +57,7 @@ def describe_adapter(path: Path) -> AdapterFacts:
     """
     file = AdapterFile(path)
     keys = [parse_key(name) for name in file.infos]
-    spellings = Spellings(tuple(transformer_shapes(_LARGEST)), diffusers=is_diffusers(keys))
-    layers = {key.name: spellings.find(key) for key in keys}
+    layers = _find_layers(keys)
     matched = [key for key in keys if key.role and layers[key.name]]
     counts = _count_layers(file, keys, layers)
     ranks = [file.shape(key.name)[0] for key in keys if key.role == "down" and file.shape(key.name)]
@@ -140,6 +139,21 @@ def _find_alpha(file: AdapterFile, keys: Iterable[AdapterKey]) -> str:
         return "in tensors"
     source = read_scaling(file).source
     return f"in {source}" if source else "absent"
+
+
+def _find_layers(keys: Sequence[AdapterKey]) -> dict[str, str | None]:
+    """Name of each tensor → the layer of any transformer of the family that it changes; None for none."""
+    has_diffusers_names = is_diffusers(keys)
+    known = [
+        Spellings(
+            tuple(network.parameters(_LARGEST)),
+            network.rules,
+            network.diffusers_rules,
+            diffusers=has_diffusers_names,
+        )
+        for network in list_networks()
+    ]
+    return {key.name: next(filter(None, (one.find(key) for one in known)), None) for key in keys}
 
 
 def _describe_model(file: AdapterFile, matched: Sequence[AdapterKey]) -> str:

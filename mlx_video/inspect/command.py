@@ -5,19 +5,13 @@ from __future__ import annotations
 import shlex
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from types import MappingProxyType
 
 from mlx_video.inspect.inspection import FilePart, Kind
+from mlx_video.layouts.components import ROLES, TransformerRole, find_component, find_role, list_components
 from mlx_video.variants.variant import Inputs
 
 _CONVERT = "python -m mlx_video.convert_wan"
 _GENERATE = "python -m mlx_video.generate_wan"
-# Component → option, in the order in which they are written.
-_OPTIONS = MappingProxyType(
-    {"transformer": "transformer", "text_encoder": "text-encoder", "vae": "vae", "image_encoder": "clip"}
-)
-_OTHER_EXPERT = MappingProxyType({"high_noise": "low-noise", "low_noise": "high-noise"})
-_LORA_OPTIONS = MappingProxyType({"high_noise": "--lora-high", "low_noise": "--lora-low"})
 _STATE_ENDING = ".state.safetensors"
 
 
@@ -60,7 +54,7 @@ def use_result(path: Path, kind: Kind, parts: Sequence[FilePart]) -> str:
     """
     files = [path if path.is_file() else path / part.files[0] for part in parts]
     if kind == "adapter":
-        flags = (_LORA_OPTIONS.get(part.expert, "--lora") for part in parts)
+        flags = (find_role(part.expert or "model").adapter_flag for part in parts)
         loras = (f"{flag} {_quote(file)} 1" for flag, file in zip(flags, files, strict=True))
         return " ".join([_GENERATE, '--model-dir MODEL --prompt "..."', *loras])
     if kind == "latents":
@@ -70,19 +64,22 @@ def use_result(path: Path, kind: Kind, parts: Sequence[FilePart]) -> str:
 
 
 def _option_of(part: FilePart) -> str:
-    return part.expert.replace("_", "-") or _OPTIONS[part.component]
+    return part.expert.replace("_", "-") or find_component(part.component).flag.removeprefix("--")
 
 
 def _lacking_options(parts: Collection[FilePart]) -> Iterator[str]:
     """What a conversion needs besides."""
     by_name = {part.component: part for part in parts}
-    for name in ("transformer", "text_encoder", "vae"):
-        if name not in by_name:
-            yield _OPTIONS[name]
-        elif other := _OTHER_EXPERT.get(by_name[name].expert):
-            yield other
-    if "image_encoder" not in by_name and any(part.has_image_branch for part in parts):
-        yield _OPTIONS["image_encoder"]
+    for row in filter(lambda row: row.flag, list_components()):
+        own = by_name.get(row.name)
+        if own is None and (row.is_needed or any(row.name in part.reads for part in parts)):
+            yield row.flag.removeprefix("--")
+        elif own is not None and own.expert:
+            yield from (role.flag.removeprefix("--") for role in ROLES if _is_other_expert(role, own))
+
+
+def _is_other_expert(role: TransformerRole, part: FilePart) -> bool:
+    return role.noise != "" and role.name != part.expert
 
 
 def _quote(path: Path) -> str:

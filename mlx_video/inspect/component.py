@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from mlx_video.config import ModelConfig, TextEncoderConfig, TransformerConfig, find_vae_config
+from mlx_video.config import find_vae_config
 from mlx_video.convert.recognise_transformers import stored_shapes
 from mlx_video.errors import CheckpointError
 from mlx_video.formats.tensor_source import TensorInfo, TensorSource
 from mlx_video.inspect.inspection import FilePart
 from mlx_video.layouts.checkpoint_files import told_name
+from mlx_video.layouts.components import list_parts
 from mlx_video.variants.other_models import PUBLISHED, digest_shapes
-from mlx_video.variants.registry import HEAD_DIM, find_variant, recognise_checkpoint
-from mlx_video.variants.variant import Variant
-from mlx_video.weights.empty_weights import check_token_table
+from mlx_video.variants.registry import (
+    Recognition,
+    list_diffusers_rules,
+    read_original_shapes,
+    recognise_checkpoint,
+)
+from mlx_video.weights.component_networks import as_original, find_network
 from mlx_video.weights.fix_5d_file import check_kernel
-from mlx_video.weights.names import image_encoder_names, text_encoder_names, transformer_names, vae_names
-from mlx_video.weights.quantize import dense_shapes
+from mlx_video.weights.names import vae_names
 from mlx_video.weights.renamed import RenamedTensors
-from mlx_video.weights.rules import plan_moves, target_shapes
+from mlx_video.weights.rules import plan_moves
 from mlx_video.weights.scaled import dequantize
-from mlx_video.weights.spellings import ComponentName, as_original, report_empty_table
+from mlx_video.weights.spellings import report_empty_table
 
 
-def identify(
-    part: FilePart, source: TensorSource, component: ComponentName, *, is_converted: bool
-) -> FilePart:
+def identify(part: FilePart, source: TensorSource, component: str, *, is_converted: bool) -> FilePart:
     """Say which model a component is of, after checking its tensors.
 
     Args:
@@ -41,13 +42,13 @@ def identify(
         ConfigError: the sizes fit no network.
     """
     if is_converted:
-        return _CONVERTED_READERS[component](part, source)
+        return _CONVERTED_READERS.get(component, _read_converted_part)(part, source)
     published = _published_title(source)
-    original = as_original(dequantize(source), component)
+    original = as_original(dequantize(source), component, list_diffusers_rules())
     if component == "transformer":
         check_kernel(original)
     notices = report_empty_table(source) if component == "text_encoder" else ()
-    found = _READERS[component](replace(part, notices=(*part.notices, *notices)), original)
+    found = _READERS.get(component, _read_part)(replace(part, notices=(*part.notices, *notices)), original)
     return replace(found, model=published or _published_title(original) or found.model)
 
 
@@ -65,32 +66,29 @@ def _read_transformer(part: FilePart, source: TensorSource) -> FilePart:
         names=(told_name(source.file_of(next(iter(shapes)))),),
         stored=stored_shapes(source),
     )
-    network = found.config.transformer
-    plan_moves(source, transformer_names.WAN_RULES, transformer_names.transformer_tensors(network))
-    return _with_variant(part, found.variant, network)
+    config, network = found.config.transformer, found.variant.network
+    plan_moves(source, network.rules, network.tensors(config))
+    return _with_variant(part, found)
 
 
-def _with_variant(part: FilePart, variant: Variant, network: TransformerConfig) -> FilePart:
-    has_branch = network.image_dim is not None
-    return replace(part, model=variant.title, variant=variant.name, has_image_branch=has_branch)
+def _with_variant(part: FilePart, found: Recognition) -> FilePart:
+    reads = tuple(row.name for row in list_parts() if find_network(row.name).feeds(found.config))
+    return replace(part, model=found.variant.title, variant=found.variant.name, reads=reads)
 
 
-def _read_text_encoder(part: FilePart, source: TensorSource) -> FilePart:
-    found = text_encoder_names.read_text_encoder_config(source.infos, label=source.label)
-    plan_moves(source, text_encoder_names.WAN_RULES, text_encoder_names.text_encoder_tensors(found))
-    check_token_table(source)
-    return replace(part, model=_describe_text_encoder(found))
+def _read_part(part: FilePart, source: TensorSource) -> FilePart:
+    network = find_network(part.component)
+    sizes = network.read_sizes(source.infos, label=source.label)
+    network.plan_moves(source, sizes)
+    network.check(source)
+    return replace(part, model=network.describe(sizes))
 
 
-def _describe_text_encoder(found: TextEncoderConfig) -> str:
-    return f"UMT5 of {found.num_layers} blocks, width {found.dim}, {found.vocab_size} tokens"
-
-
-def _read_image_encoder(part: FilePart, source: TensorSource) -> FilePart:
-    found = image_encoder_names.read_image_encoder_config(source.infos, label=source.label)
-    expected = image_encoder_names.image_encoder_tensors(found)
-    plan_moves(source, image_encoder_names.wan_rules(found), expected)
-    return replace(part, model=f"CLIP of width {found.width}")
+def _read_converted_part(part: FilePart, source: TensorSource) -> FilePart:
+    network = find_network(part.component)
+    sizes = network.read_converted_sizes(source.infos, label=source.label)
+    network.check(source)
+    return replace(part, model=network.describe(sizes))
 
 
 def _read_vae(part: FilePart, source: TensorSource) -> FilePart:
@@ -111,42 +109,21 @@ def _describe_vae(names: Mapping[str, TensorInfo], label: str) -> str:
 
 
 def _read_converted_transformer(part: FilePart, source: TensorSource) -> FilePart:
-    network = _read_converted_sizes(source)
-    expected = target_shapes(transformer_names.transformer_tensors(network), transformer_names.WAN_RULES)
-    missing = [name for name in expected if name not in source.infos]  # a packed weight keeps its name
-    if missing:
+    shapes = read_original_shapes(source.infos)
+    needed = ("patch_embedding.weight", "head.head.weight", "blocks.0.ffn.0.weight")
+    if any(not shapes.get(name) for name in needed):
+        raise CheckpointError(
+            f"{source.label}: patch_embedding_proj.weight, head.head.weight or blocks.0.ffn.fc1.weight is "
+            "missing or misshapen. Convert the model again."
+        )
+    found = recognise_checkpoint(shapes, {}, is_dual=bool(part.expert), label=source.label)
+    config = found.config.transformer
+    missing = [name for name in found.variant.network.parameters(config) if name not in source.infos]
+    if missing:  # a packed weight keeps its name
         raise CheckpointError(
             f"{source.label}: {len(missing)} tensors missing, first {missing[0]}. Convert the model again."
         )
-    vae = find_vae_config(network.out_dim)
-    variant = find_variant(ModelConfig("", "2.1", network, vae=vae, is_dual=bool(part.expert)))
-    return _with_variant(part, variant, network)
-
-
-def _read_converted_sizes(source: TensorSource) -> TransformerConfig:
-    """Sizes of a converted transformer, from its shapes alone."""
-    bias = source.infos.get("patch_embedding_proj.bias")
-    width = bias.shape[0] if bias is not None and bias.shape else 1
-    shapes = dense_shapes(source.infos, "blocks.0.self_attn.q", width)
-    patch = shapes.get("patch_embedding_proj.weight", ())
-    rows, ffn = shapes.get("head.head.bias", ()), shapes.get("blocks.0.ffn.fc1.bias", ())
-    if len(patch) != 2 or len(rows) != 1 or len(ffn) != 1:
-        raise CheckpointError(
-            f"{source.label}: patch_embedding_proj.weight, head.head.bias or blocks.0.ffn.fc1.bias is "
-            "missing or misshapen. Convert the model again."
-        )
-    image_dim, positions = transformer_names.read_image_sizes(shapes)
-    blocks = {int(match[1]) for name in shapes if (match := re.match(r"blocks\.(\d+)\.", name))}
-    return TransformerConfig(
-        dim=patch[0],
-        ffn_dim=ffn[0],
-        num_heads=max(1, patch[0] // HEAD_DIM),
-        num_layers=len(blocks),
-        in_dim=patch[1] // transformer_names.PATCH_CELLS,
-        out_dim=rows[0] // transformer_names.PATCH_CELLS,
-        image_dim=image_dim,
-        image_positions=positions,
-    )
+    return _with_variant(part, found)
 
 
 def _read_converted_vae(part: FilePart, source: TensorSource) -> FilePart:
@@ -155,27 +132,10 @@ def _read_converted_vae(part: FilePart, source: TensorSource) -> FilePart:
     )
 
 
-def _read_converted_text_encoder(part: FilePart, source: TensorSource) -> FilePart:
-    found = text_encoder_names.read_text_encoder_config(source.infos, label=source.label)
-    check_token_table(source)
-    return replace(part, model=_describe_text_encoder(found))
-
-
-def _read_converted_image_encoder(part: FilePart, source: TensorSource) -> FilePart:
-    found = image_encoder_names.read_converted_image_encoder_config(source.infos, label=source.label)
-    return replace(part, model=f"CLIP of width {found.width}")
-
-
 _Reader = Callable[[FilePart, TensorSource], FilePart]
-_READERS: Mapping[ComponentName, _Reader] = {
-    "transformer": _read_transformer,
-    "text_encoder": _read_text_encoder,
-    "image_encoder": _read_image_encoder,
-    "vae": _read_vae,
-}
-_CONVERTED_READERS: Mapping[ComponentName, _Reader] = {
+# The others are read alike.
+_READERS: Mapping[str, _Reader] = {"transformer": _read_transformer, "vae": _read_vae}
+_CONVERTED_READERS: Mapping[str, _Reader] = {
     "transformer": _read_converted_transformer,
-    "text_encoder": _read_converted_text_encoder,
-    "image_encoder": _read_converted_image_encoder,
     "vae": _read_converted_vae,
 }

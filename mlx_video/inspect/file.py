@@ -29,6 +29,7 @@ from mlx_video.weights.component_kind import (
     has_tokenizer,
     is_tokenizer_tensor,
 )
+from mlx_video.weights.component_networks import as_original, describe_other_part
 from mlx_video.weights.fix_5d_file import (
     describe_fix_5d_file,
     is_fix_5d_file,
@@ -36,10 +37,8 @@ from mlx_video.weights.fix_5d_file import (
     with_fix_5d_file,
 )
 from mlx_video.weights.names.fastvideo_names import is_fastvideo, open_fastvideo_file
-from mlx_video.weights.other_parts import describe_other_part
 from mlx_video.weights.quantize import read_quantization
 from mlx_video.weights.scale_conventions import find_unscaled, is_beside_weights
-from mlx_video.weights.spellings import as_original
 
 SPELLINGS = {
     "original": "Wan's names",

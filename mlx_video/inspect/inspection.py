@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlx_video.files.file_bytes import describe_bytes
+from mlx_video.layouts.components import list_components
 
 Kind = Literal["checkpoint", "converted model", "component", "adapter", "latents", "run state", "unknown"]
 FORMAT = 1
-COMPONENTS = ("transformer", "text_encoder", "image_encoder", "vae")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +51,13 @@ class FilePart:
     """What one file, or one set of shards, holds of a kind.
 
     Attributes:
-        component: "transformer", "text_encoder", "image_encoder", "vae", "adapter", "latents", "run state" or
+        component: the name of its row in `layouts.components`, or "adapter", "latents", "run state" or
             "unknown".
         files: below the inspected path.
         spelling: whose names the tensors have.
         model: which model it is of, as far as that is known.
         variant: the name of that model's variant; "" for other components and unknown models.
-        has_image_branch: whether it is a transformer that needs an image encoder.
+        reads: of a transformer: the components whose features it takes.
         has_tokenizer: whether it is a text encoder's file that holds the tokenizer too.
         expert: "high_noise" or "low_noise", where names tell; else "".
         tensors: how many.
@@ -75,7 +75,7 @@ class FilePart:
     spelling: str = ""
     model: str = ""
     variant: str = ""
-    has_image_branch: bool = False
+    reads: tuple[str, ...] = ()
     has_tokenizer: bool = False
     expert: str = ""
     tensors: int = 0
@@ -173,7 +173,8 @@ def _part_lines(part: FilePart) -> Iterator[str]:
     known = ", ".join(filter(None, (part.model, part.spelling)))
     if part.adapter:
         known = _describe_adapter(part.adapter)
-    unknown = "of no known model" if part.component in (*COMPONENTS, "unknown") else "see below"
+    of_model = {"unknown", *(row.name for row in list_components())}
+    unknown = "of no known model" if part.component in of_model else "see below"
     yield f"  {name}: {known or unknown}"
     yield f"    files: {_describe_files(part.files)}"
     if part.tensors:

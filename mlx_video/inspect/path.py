@@ -21,13 +21,13 @@ from mlx_video.hub.fetch import TOKENIZER_REPOSITORY, is_repository
 from mlx_video.inspect.command import convert_file, convert_folder, generate_with, use_result
 from mlx_video.inspect.file import SPELLINGS, inspect_files
 from mlx_video.inspect.inspection import (
-    COMPONENTS,
     FilePart,
     Inspection,
     Kind,
     inspection_to_json,
     inspection_to_text,
 )
+from mlx_video.layouts.components import list_components
 from mlx_video.layouts.folder_layout import Layout, recognise_layout
 from mlx_video.layouts.loose_files import is_weight_file, walk_folders
 from mlx_video.layouts.original_folder import find_tokenizer
@@ -35,7 +35,7 @@ from mlx_video.layouts.weight_sets import SHARD
 from mlx_video.loading.components import check_vae_encoder, check_weights, open_model
 from mlx_video.loading.found_files import TREE_FOLDERS
 from mlx_video.request import ConvertRequest
-from mlx_video.variants.registry import VARIANTS, find_variant
+from mlx_video.variants.registry import find_by_name, find_variant
 
 _LAYOUTS: Mapping[Layout, str] = MappingProxyType(
     {
@@ -153,7 +153,7 @@ def _kind_of(parts: Sequence[FilePart], otherwise: Kind) -> Kind:
 
 
 def _with_variant(found: Inspection, name: str) -> Inspection:
-    variant = next((variant for variant in VARIANTS if variant.name == name), None)
+    variant = find_by_name(name)
     if variant is None:
         return found
     return replace(
@@ -261,7 +261,7 @@ def _describe_lack(tokenizer: str) -> tuple[str, ...]:
 def _with_error(found: Inspection, error: MLXVideoError) -> Inspection:
     """What stands in the way: missing where a model lacks a part, wrong in every other case."""
     lines = tuple(_SENTENCE_END.split(str(error)))
-    is_model = any(part.component in COMPONENTS for part in found.parts)
+    is_model = any(part.component in {row.name for row in list_components()} for part in found.parts)
     if is_model and isinstance(error, MissingPartError):
         return replace(found, missing=lines)
     return replace(found, problems=tuple(dict.fromkeys((*lines, *found.problems))))

@@ -1,1 +1,1 @@
-"""Frames to latents and back, piece by piece, and latents in files. Knows no prompt and no sampling."""
+"""Frames to latents and back, chunk by chunk, and latents in files. Knows no prompt and no sampling."""

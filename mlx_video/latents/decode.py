@@ -26,17 +26,17 @@ def decode_frames(
     parts: Sequence[int] = FRAME_BY_FRAME,
     scratch_folder: Path | None = None,
 ) -> Iterator[mx.array]:
-    """Decode a clip and hand out its frames as they are ready, as :func:`decode_pieces` without events.
+    """Decode a clip and hand out its frames as they are ready, as :func:`decode_chunks` without events.
 
     Returns:
-        Pieces [f, h·H, w·W, 3] for a VAE of stride (4, h, w), or larger by its `output_scale`, in [-1, 1],
-        float32, evaluated; 4T - 3 frames in all. With one latent frame per push, the first piece has 1 frame
+        Chunks [f, h·H, w·W, 3] for a VAE of stride (4, h, w), or larger by its `output_scale`, in [-1, 1],
+        float32, evaluated; 4T - 3 frames in all. With one latent frame per push, the first chunk has 1 frame
         and the others 4.
 
     Raises:
-        ValueError, MediaError: as :func:`decode_pieces`.
+        ValueError, MediaError: as :func:`decode_chunks`.
     """
-    pieces = decode_pieces(
+    chunks = decode_chunks(
         vae,
         latents,
         tile=tile,
@@ -44,10 +44,10 @@ def decode_frames(
         parts=parts,
         scratch_folder=scratch_folder,
     )
-    return (piece for piece in pieces if isinstance(piece, mx.array))
+    return (chunk for chunk in chunks if isinstance(chunk, mx.array))
 
 
-def decode_pieces(
+def decode_chunks(
     vae: WanVAE,
     latents: mx.array,
     *,
@@ -75,7 +75,7 @@ def decode_pieces(
         scratch_folder: for the temporary file of tiles; None for the system's.
 
     Returns:
-        Pieces [f, h·H, w·W, 3] for a VAE of stride (4, h, w), or larger by its `output_scale`, in [-1, 1],
+        Chunks [f, h·H, w·W, 3] for a VAE of stride (4, h, w), or larger by its `output_scale`, in [-1, 1],
         float32, evaluated; before them, with tiles, an event for each part of the work.
 
     Raises:
@@ -109,9 +109,9 @@ def _decode_whole_frames(vae: WanVAE, pushes: Iterable[mx.array], parts: Sequenc
         yield _join_frames(vae.decode(push, state, parts))
 
 
-def _join_frames(pieces: Iterable[mx.array]) -> mx.array:
+def _join_frames(chunks: Iterable[mx.array]) -> mx.array:
     """What one push gave, [1, f, H, W, 3] each, as frames [F, H, W, 3] in [-1, 1]."""
-    frames = mx.clip(mx.concatenate(list(pieces), axis=1)[0].astype(mx.float32), -1, 1)
+    frames = mx.clip(mx.concatenate(list(chunks), axis=1)[0].astype(mx.float32), -1, 1)
     mx.eval(frames)
     return frames
 
@@ -130,12 +130,12 @@ def _decode_tile_by_tile(
             decoded.append([])
             rows, columns = tile.crop_input()
             cropped = (scratch.get(stored)[:, :, rows, columns] for stored in features)
-            for piece in _decode_tile(vae, cropped, tile, parts):
-                decoded[-1].append(scratch.put(piece))
+            for chunk in _decode_tile(vae, cropped, tile, parts):
+                decoded[-1].append(scratch.put(chunk))
                 done = (len(decoded) - 1) * len(features) + len(decoded[-1])
                 yield TilesDecoded(done, len(tiles) * len(features))
-        for pieces in zip(*decoded, strict=True):
-            yield join_tiles(grid, map(scratch.get, pieces))
+        for chunks in zip(*decoded, strict=True):
+            yield join_tiles(grid, map(scratch.get, chunks))
 
 
 def _store_features(vae: WanVAE, pushes: Iterable[mx.array], scratch: ScratchFile) -> list[Stored]:
@@ -146,7 +146,7 @@ def _store_features(vae: WanVAE, pushes: Iterable[mx.array], scratch: ScratchFil
 def _decode_tile(
     vae: WanVAE, features: Iterable[mx.array], tile: Tile, parts: Sequence[int]
 ) -> Iterator[mx.array]:
-    """Decode one tile of the clip from its part of the features; one piece of frames for each push."""
+    """Decode one tile of the clip from its part of the features; one chunk of frames for each push."""
     state = StreamState()
     for part in features:
         yield _join_frames(vae.decode_features(part, state, parts, tile.crops))

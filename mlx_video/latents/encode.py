@@ -18,7 +18,7 @@ from mlx_video.models.vae.stream import StreamState
 Encoding = Generator[int, None, mx.array]
 """Work that says how many frames it has encoded, and returns the latents."""
 
-# As many as make one latent frame; a piece of a clip may have any number.
+# As many as make one latent frame; a chunk of a clip may have any number.
 FRAMES_AT_A_TIME = 4
 
 
@@ -29,11 +29,11 @@ def encode_video(
     tile: int | None = None,
     scratch_folder: Path | None = None,
 ) -> mx.array:
-    """Encode a clip into the latents that the transformer works on; see :func:`encode_pieces`.
+    """Encode a clip into the latents that the transformer works on; see :func:`encode_chunks`.
 
     Args:
         vae: with its encoder.
-        frames: [F, H, W, 3] in [-1, 1], or pieces of it.
+        frames: [F, H, W, 3] in [-1, 1], or chunks of it.
         tile: side of the tiles in latent cells, at most; None for whole frames.
         scratch_folder: for the temporary file of tiles; None for the system's.
 
@@ -48,7 +48,7 @@ def encode_video(
     if isinstance(frames, mx.array):
         _check_count(len(frames), vae.config.stride[0])  # before the work rather than after
         frames = [frames]
-    work = encode_pieces(vae, frames, tile=tile, scratch_folder=scratch_folder)
+    work = encode_chunks(vae, frames, tile=tile, scratch_folder=scratch_folder)
     while True:
         try:
             next(work)
@@ -56,14 +56,14 @@ def encode_video(
             return end.value
 
 
-def encode_pieces(
+def encode_chunks(
     vae: WanVAE,
     frames: Iterable[mx.array],
     *,
     tile: int | None = None,
     scratch_folder: Path | None = None,
 ) -> Encoding:
-    """Encode a clip that comes in pieces into the latents that the transformer works on.
+    """Encode a clip that comes in chunks into the latents that the transformer works on.
 
     Tiles save memory as in :func:`mlx_video.latents.decode.decode_frames`: each goes through the entire clip
     before the next begins, and the layers that must see whole frames come last, once for all tiles. The clip
@@ -71,7 +71,7 @@ def encode_pieces(
 
     Args:
         vae: with its encoder.
-        frames: pieces [f, H, W, 3] in [-1, 1], in order, of any lengths; 4n + 1 frames in all, H and W
+        frames: chunks [f, H, W, 3] in [-1, 1], in order, of any lengths; 4n + 1 frames in all, H and W
             multiples of the VAE's stride (4, h, w).
         tile: side of the tiles in latent cells, at most; None, or no less than H/h and W/w, for whole frames.
             It changes the latents by rounding only.
@@ -88,40 +88,40 @@ def encode_pieces(
 
     Source: Wan2.1 wan/modules/vae.py, WanVAE.encode; Wan2.2 wan/modules/vae2_2.py, Wan2_2_VAE.encode.
     """
-    pieces = _checked(frames, vae.config)
+    chunks = _checked(frames, vae.config)
     if tile is None:
-        means = yield from _encode_whole_frames(vae, pieces)
+        means = yield from _encode_whole_frames(vae, chunks)
     else:
         with ScratchFile(scratch_folder) as scratch:
-            means = yield from _encode_tile_by_tile(vae, pieces, tile, scratch)
+            means = yield from _encode_tile_by_tile(vae, chunks, tile, scratch)
     return normalise(mx.concatenate(means), vae.config).transpose(3, 0, 1, 2)
 
 
 def _checked(frames: Iterable[mx.array], config: VAEConfig) -> Iterator[mx.array]:
-    """The pieces as they come, checked; their number at the end."""
+    """The chunks as they come, checked; their number at the end."""
     num_frames = 0
-    for piece in frames:
-        _check_piece(piece, config)
-        num_frames += piece.shape[0]
-        yield piece
+    for chunk in frames:
+        _check_chunk(chunk, config)
+        num_frames += chunk.shape[0]
+        yield chunk
     _check_count(num_frames, config.stride[0])
 
 
-def _encode_whole_frames(vae: WanVAE, pieces: Iterable[mx.array]) -> Generator[int, None, list[mx.array]]:
+def _encode_whole_frames(vae: WanVAE, chunks: Iterable[mx.array]) -> Generator[int, None, list[mx.array]]:
     state, means, done = StreamState(), [], 0
-    for piece in pieces:
-        for mean in vae.encode(piece[None], state):
+    for chunk in chunks:
+        for mean in vae.encode(chunk[None], state):
             mx.eval(mean)
             means.append(mean[0])
-        done += len(piece)
+        done += len(chunk)
         yield done
     return means
 
 
 def _encode_tile_by_tile(
-    vae: WanVAE, pieces: Iterable[mx.array], side: int, scratch: ScratchFile
+    vae: WanVAE, chunks: Iterable[mx.array], side: int, scratch: ScratchFile
 ) -> Generator[int, None, list[mx.array]]:
-    clip = _store_clip(pieces, scratch)
+    clip = _store_clip(chunks, scratch)
     num_frames, (height, width) = sum(part.shape[0] for part in clip), clip[0].shape[1:3]
     _, step_h, step_w = vae.config.stride
     grid = cut_tiles(ENCODER_STAGES, height // step_h, width // step_w, side)
@@ -137,12 +137,12 @@ def _encode_tile_by_tile(
     return means
 
 
-def _store_clip(pieces: Iterable[mx.array], scratch: ScratchFile) -> list[Stored]:
+def _store_clip(chunks: Iterable[mx.array], scratch: ScratchFile) -> list[Stored]:
     """Set a clip aside, a few frames at a time, because all of them are read for every tile."""
     return [
-        scratch.put(piece[start : start + FRAMES_AT_A_TIME])
-        for piece in pieces
-        for start in range(0, len(piece), FRAMES_AT_A_TIME)
+        scratch.put(chunk[start : start + FRAMES_AT_A_TIME])
+        for chunk in chunks
+        for start in range(0, len(chunk), FRAMES_AT_A_TIME)
     ]
 
 
@@ -169,11 +169,11 @@ def normalise(latents: mx.array, config: VAEConfig) -> mx.array:
     return (latents.astype(mx.float32) - mx.array(config.latent_mean)) / mx.array(config.latent_std)
 
 
-def _check_piece(piece: mx.array, config: VAEConfig) -> None:
+def _check_chunk(chunk: mx.array, config: VAEConfig) -> None:
     _, step_h, step_w = config.stride
-    if piece.ndim != 4 or piece.shape[-1] != 3:
-        raise ValueError(f"frames are {list(piece.shape)}, expected [F, H, W, 3].")
-    height, width = piece.shape[1:3]
+    if chunk.ndim != 4 or chunk.shape[-1] != 3:
+        raise ValueError(f"frames are {list(chunk.shape)}, expected [F, H, W, 3].")
+    height, width = chunk.shape[1:3]
     if height % step_h or width % step_w:
         raise ValueError(f"frames are {width}x{height}, both sides must be multiples of {step_w}x{step_h}.")
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from mlx_video.files.hub_cache import published_name
-from mlx_video.layouts.folder_layout import EXPERT_FOLDERS, ORIGINAL_STEM
+from mlx_video.layouts.components import ORIGINAL_STEM, ROLES
+from mlx_video.layouts.folder_layout import EXPERT_FOLDERS
 
 # Folders that hold one transformer of a checkpoint, which the folder above them names.
-_TRANSFORMER_FOLDERS = (*EXPERT_FOLDERS.values(), "transformer", "transformer_2")
+_TRANSFORMER_FOLDERS = (*EXPERT_FOLDERS.values(), *(role.folder for role in ROLES))
 
-PartName = Literal["model", "low_noise", "high_noise", "text_encoder", "vae", "image_encoder"]
+PartName = str
+"""A transformer's role, or the name of another component."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +44,10 @@ class CheckpointFiles:
         transformers: "model", or "low_noise" and "high_noise" → its weight files in shard order.
         transformer_configs: the same keys → its sizes as far as files state them, under the keys of the
             original config.json.
-        text_encoder: the files of UMT5.
+        parts: name of every other component but the VAE → its files, as far as it has any.
         vaes: name → the files of one VAE. Where several lie in the folder, the number of latent channels
             decides which one belongs to the transformer.
         tokenizer: the folder of the UMT5 tokenizer; None where the text encoder's file holds it, or nothing.
-        image_encoder: the files of CLIP, which Wan2.1's image-to-video models come with; empty without it.
         vae_config: what a config.json says of the VAE; empty where there is none.
         hints: about sampling.
         names_transformers: whether what the folder is called tells of its transformers; not where the user
@@ -57,14 +58,23 @@ class CheckpointFiles:
     path: Path
     transformers: Mapping[str, tuple[Path, ...]]
     transformer_configs: Mapping[str, Mapping[str, Any]]
-    text_encoder: tuple[Path, ...]
+    parts: Mapping[str, tuple[Path, ...]]
     vaes: Mapping[str, tuple[Path, ...]]
     tokenizer: Path | None
-    image_encoder: tuple[Path, ...] = ()
     vae_config: Mapping[str, Any] = field(default_factory=dict)
     hints: SamplingHints = SamplingHints()
     names_transformers: bool = True
     notices: tuple[str, ...] = ()
+
+    @property
+    def text_encoder(self) -> tuple[Path, ...]:
+        """The files of UMT5; empty where the user has it elsewhere."""
+        return self.parts.get("text_encoder", ())
+
+    @property
+    def image_encoder(self) -> tuple[Path, ...]:
+        """The files of CLIP, which Wan2.1's image-to-video models come with; empty without it."""
+        return self.parts.get("image_encoder", ())
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -14,13 +14,13 @@ from mlx_video.errors import CheckpointError, ConfigError, MissingPartError
 from mlx_video.files.file_bytes import refuse_dangling
 from mlx_video.files.unusable_paths import real_path
 from mlx_video.layouts.checkpoint_files import CheckpointFiles, PartName, SamplingHints
+from mlx_video.layouts.components import ROLES, Component, list_parts
 from mlx_video.layouts.folder_layout import CONFIG_FILE, is_tokenizer_folder, read_json_object
 from mlx_video.layouts.original_folder import check_tokenizer
 from mlx_video.layouts.shards import FoundWeights, find_weights
 
 MODEL_INDEX = "model_index.json"
 SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
-ENCODER_STEM = "model"  # the transformers package names files so, Diffusers by "diffusion_pytorch_model"
 
 # The last two are FastVideo's, for distilled models.
 _PIPELINES = (
@@ -31,8 +31,7 @@ _PIPELINES = (
     "WanImageToVideoDmdPipeline",
 )
 _TRANSFORMER_CLASS, _VACE_CLASS = "WanTransformer3DModel", "WanVACETransformer3DModel"
-# The first transformer serves the steps before the boundary, which are the noisy ones.
-_EXPERTS = MappingProxyType({"low_noise": "transformer_2", "high_noise": "transformer"})
+_EXPERTS = MappingProxyType({role.name: role.folder for role in ROLES if role.original_folder})
 # Key of transformer/config.json → key of the original config.json.
 _SIZE_KEYS = MappingProxyType(
     {
@@ -51,14 +50,10 @@ _SIZE_KEYS = MappingProxyType(
 )
 # What every Wan network has; another value makes another network of the same tensors.
 _TRANSFORMER_CONSTANTS = MappingProxyType({"qk_norm": "rms_norm_across_heads", "cross_attn_norm": True})
-_IMAGE_ENCODER_CONSTANTS = MappingProxyType({"hidden_act": "gelu"})
 _ADVICE = MappingProxyType(
     {
         "transformer": "It is the model itself; download the whole repository.",
         "transformer_2": "A Wan2.2 A14B model needs both transformers; fetch it.",
-        "text_encoder": "Every Wan-AI Diffusers repository has it; the same serves all Wan models.",
-        "vae": "Copy it from the model's repository.",
-        "image_encoder": "It is in Wan-AI/Wan2.1-I2V-14B-480P-Diffusers; the same serves all Wan2.1 models.",
     }
 )
 
@@ -82,29 +77,24 @@ def open_diffusers_folder(path: Path, given: Collection[PartName] = ()) -> Check
     index = read_json_object(path / MODEL_INDEX) if (path / MODEL_INDEX).is_file() else {}
     _check_pipeline(path, index)
     is_dual = _is_dual(path, index)
-    has_image_encoder = "image_encoder" not in given and (
-        _is_listed(index, "image_encoder") or (path / "image_encoder").is_dir()
-    )
+    rows = [row for row in list_parts() if row.name not in given and _is_there(path, index, row)]
     folders = (
         {name: path / part for name, part in _EXPERTS.items()} if is_dual else {"model": path / "transformer"}
     )
     folders = {name: folder for name, folder in folders.items() if name not in given}
-    needed = [*(f.name for f in folders.values()), *(["image_encoder"] if has_image_encoder else [])]
-    _check_parts(path, needed, given)
+    _check_parts(path, [f.name for f in folders.values()], rows)
     check_tokenizer(path / "tokenizer")
     transformers = {name: find_weights(folder) for name, folder in folders.items()}
-    text_encoder = _find_text_encoder(path) if "text_encoder" not in given else FoundWeights(())
-    vae = find_weights(path / "vae", component="VAE") if "vae" not in given else FoundWeights(())
-    image_encoder = _find_image_encoder(path / "image_encoder") if has_image_encoder else FoundWeights(())
-    found = (*transformers.values(), text_encoder, vae, image_encoder)
+    parts = {row.name: _find_part(path / row.folder, row) for row in rows}
+    found = (*transformers.values(), *parts.values())
+    vae = parts.pop("vae", None)
     return CheckpointFiles(
         path=path,
         transformers={name: weights.paths for name, weights in transformers.items()},
         transformer_configs={name: read_transformer_sizes(folder) for name, folder in folders.items()},
-        text_encoder=text_encoder.paths,
-        vaes={"vae": vae.paths} if vae.paths else {},
+        parts={name: weights.paths for name, weights in parts.items()},
+        vaes={"vae": vae.paths} if vae else {},
         tokenizer=path / "tokenizer" if is_tokenizer_folder(path / "tokenizer") else None,
-        image_encoder=image_encoder.paths,
         vae_config={} if "vae" in given else _read_config(path / "vae"),
         hints=_read_hints(path, index),
         notices=tuple(text for weights in found for text in weights.notices),
@@ -136,18 +126,25 @@ def _is_listed(index: Mapping[str, Any], component: str) -> bool:
     return isinstance(entry, list) and any(entry)
 
 
+def _is_there(path: Path, index: Mapping[str, Any], row: Component) -> bool:
+    """Whether a folder has a component, or should have it."""
+    is_present = _is_listed(index, row.folder) or (path / row.folder).is_dir()
+    return bool(row.folder) and (row.is_needed or is_present)
+
+
 def _is_dual(path: Path, index: Mapping[str, Any]) -> bool:
     names_two = _is_listed(index, "transformer_2") or index.get("boundary_ratio") is not None
     return names_two or (path / "transformer_2").is_dir()
 
 
-def _check_parts(path: Path, extra: Collection[str], given: Collection[str]) -> None:
+def _check_parts(path: Path, transformers: Collection[str], rows: Collection[Component]) -> None:
     """Refuse a folder that lacks components; all of them are named at once."""
-    refuse_dangling(*(path / part for part in (*extra, "text_encoder", "vae") if part not in given))
+    advice = {name: _ADVICE[name] for name in transformers} | {row.folder: row.folder_advice for row in rows}
+    refuse_dangling(*(path / folder for folder in advice))
     missing = [
-        f"{part}/ not found in {path}. {_ADVICE[part]}"
-        for part in (*extra, "text_encoder", "vae")
-        if part not in given and not (path / part).is_dir()
+        f"{folder}/ not found in {path}. {text}"
+        for folder, text in advice.items()
+        if not (path / folder).is_dir()
     ]
     if missing:
         raise MissingPartError("\n".join(missing))
@@ -199,13 +196,10 @@ def _check_constants(file: Path, config: Mapping[str, Any], constants: Mapping[s
             )
 
 
-def _find_text_encoder(path: Path) -> FoundWeights:
-    return find_weights(path / "text_encoder", ENCODER_STEM, component="text encoder")
-
-
-def _find_image_encoder(folder: Path) -> FoundWeights:
-    _check_constants(folder / CONFIG_FILE, _read_config(folder), _IMAGE_ENCODER_CONSTANTS)
-    return find_weights(folder, ENCODER_STEM, component="image encoder")
+def _find_part(folder: Path, row: Component) -> FoundWeights:
+    if row.constants:
+        _check_constants(folder / CONFIG_FILE, _read_config(folder), row.constants)
+    return find_weights(folder, row.stem, component=row.words)
 
 
 def _read_hints(path: Path, index: Mapping[str, Any]) -> SamplingHints:

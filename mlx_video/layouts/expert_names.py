@@ -6,9 +6,8 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import PurePath
-from typing import Literal
 
-Expert = Literal["high_noise", "low_noise"]
+from mlx_video.layouts.components import Expert
 
 # A lone "high" may mean something else; with "noise" behind it the file is one of two.
 _SURE_EXPERT = re.compile(r"(?i)(high|low)[-_ .]?noise")

@@ -1,4 +1,4 @@
-"""The folder of FastVideo's MLX models: a packed transformer with its manifest, the rest as Diffusers has it.
+"""The folder of FastVideo's MLX models: a quantized transformer, its manifest, the rest as in Diffusers.
 
 Source: hao-ai-lab/FastVideo fastvideo/mlx_runtime/checkpoint.py; huggingface.co/FastVideo/FastMetal-14B-QAD.
 """
@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from mlx_video.errors import CheckpointError, ConfigError, MissingPartError
+from mlx_video.layouts.components import list_parts
 from mlx_video.layouts.folder_layout import (
     FASTVIDEO_MANIFEST,
     FASTVIDEO_WEIGHTS,
-    find_fastvideo_place,
+    find_fastvideo_folder,
     is_tokenizer_folder,
     read_json_object,
 )
@@ -28,7 +29,7 @@ class FastVideoFolder:
     """The files of such a folder.
 
     Attributes:
-        transformer: the packed transformer.
+        transformer: the quantized transformer.
         manifest: what lies beside it.
         parts: "text_encoder", "vae" and "tokenizer" → their folders, as far as they are there.
         other: another transformer of the same model that lies there too; None without.
@@ -50,7 +51,7 @@ def open_fastvideo_folder(path: Path) -> FastVideoFolder:
         CheckpointError: the weights are missing, or the manifest is damaged.
         ConfigError: the manifest is of a form that this version does not read.
     """
-    place = find_fastvideo_place(path)
+    place = find_fastvideo_folder(path)
     if place is None:
         raise MissingPartError(f"{path}: {FASTVIDEO_WEIGHTS} not found. Copy the folder whole.")
     for name, other in ((FASTVIDEO_WEIGHTS, FASTVIDEO_MANIFEST), (FASTVIDEO_MANIFEST, FASTVIDEO_WEIGHTS)):
@@ -59,15 +60,15 @@ def open_fastvideo_folder(path: Path) -> FastVideoFolder:
     manifest = read_json_object(place / FASTVIDEO_MANIFEST)
     _check_manifest(place / FASTVIDEO_MANIFEST, manifest)
     root = path.parent if path.name == FASTVIDEO_EMA else path
-    averaged = find_fastvideo_place(path / FASTVIDEO_EMA) if place == path else None
+    averaged = find_fastvideo_folder(path / FASTVIDEO_EMA) if place == path else None
     return FastVideoFolder(place / FASTVIDEO_WEIGHTS, manifest, dict(_find_parts(path, root)), averaged)
 
 
 def _find_parts(path: Path, root: Path) -> Iterator[tuple[str, Path]]:
-    for name in ("text_encoder", "vae"):
-        place = next((p / name for p in (path, root) if (p / name).is_dir()), None)
-        if place:
-            yield name, place
+    for row in list_parts():
+        place = next((p / row.folder for p in (path, root) if row.folder and (p / row.folder).is_dir()), None)
+        if place and row.is_needed:
+            yield row.name, place
     tokenizer = next((p / "tokenizer" for p in (path, root) if is_tokenizer_folder(p / "tokenizer")), None)
     if tokenizer:
         yield "tokenizer", tokenizer
@@ -83,7 +84,8 @@ def _check_manifest(file: Path, manifest: Mapping[str, Any]) -> None:
     mode = packing.get("mode") if isinstance(packing, dict) else None
     if packing is not None and mode != "affine":
         raise ConfigError(
-            f"{file}: the weights are packed as {mode!r}, this version reads 'affine'. Use the INT8 export."
+            f"{file}: the weights are quantized as {mode!r}, this version reads 'affine'. "
+            "Use the INT8 export."
         )
     if not isinstance(manifest.get("config"), dict) or not isinstance(manifest.get("num_blocks"), int):
         raise CheckpointError(f"{file}: lacks config or num_blocks. Fetch the file again.")

@@ -11,6 +11,7 @@ from mlx_video.errors import CheckpointError
 from mlx_video.files.unusable_paths import is_dangling
 from mlx_video.formats.file_kind import refuse_stand_in
 from mlx_video.formats.safetensors_header import read_header
+from mlx_video.layouts.components import ORIGINAL_STEM, ROLES
 
 Layout = Literal[
     "converted", "fastvideo", "diffusers", "original_dual", "lightx2v", "original", "comfy", "unknown"
@@ -20,22 +21,10 @@ CONFIG_FILE = "config.json"
 TOKENIZER_MODEL = "spiece.model"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", TOKENIZER_MODEL)
 
-# The converted folder. Source: Blaizzy/mlx-video mlx_video/models/wan_2/convert.py, convert_wan_checkpoint.
-TRANSFORMER_FILES = {
-    "model": "model.safetensors",
-    "low_noise": "low_noise_model.safetensors",
-    "high_noise": "high_noise_model.safetensors",
-}
-TEXT_ENCODER_FILE = "t5_encoder.safetensors"
-FORK_TEXT_ENCODER_FILE = "t5_encoder_q8.safetensors"  # in eight bits, by the name that a fork gave it
-VAE_FILE = "vae.safetensors"
-VAE_ENCODER_FILE = "vae_encoder.safetensors"
-IMAGE_ENCODER_FILE = "clip_vision.safetensors"  # the name is ours
+TRANSFORMER_FILES = {role.name: role.file_name for role in ROLES}
 TOKENIZER_FOLDER = "tokenizer"
 
-# The original folder. Source: Wan2.1 and Wan2.2 repositories on huggingface.co/Wan-AI.
-EXPERT_FOLDERS = {"low_noise": "low_noise_model", "high_noise": "high_noise_model"}
-ORIGINAL_STEM = "diffusion_pytorch_model"
+EXPERT_FOLDERS = {role.name: role.original_folder for role in ROLES if role.original_folder}
 ORIGINAL_INDEX = f"{ORIGINAL_STEM}.safetensors.index.json"
 
 # Source: hao-ai-lab/FastVideo fastvideo/mlx_runtime/checkpoint.py, MANIFEST_FILENAME, and what it describes.
@@ -88,8 +77,8 @@ def original_weight_files(folder: Path) -> list[Path]:
     return sorted(path for path in found if path.is_file() or is_dangling(path))
 
 
-def find_fastvideo_place(folder: Path) -> Path | None:
-    """Where FastVideo's packed transformer lies: in the folder itself, or else in `ema`; None without one.
+def find_fastvideo_folder(folder: Path) -> Path | None:
+    """Where FastVideo's quantized transformer lies: in the folder itself, or else in `ema`; None without one.
 
     Its manifest alone, or its weights alone, count too, so that whoever opens them names what is missing.
     """
@@ -143,7 +132,7 @@ def _has_any_folder(folder: Path, names: tuple[str, ...]) -> bool:
 
 _RULES: tuple[tuple[Layout, Callable[[Path], bool]], ...] = (
     ("converted", _is_converted),
-    ("fastvideo", lambda folder: find_fastvideo_place(folder) is not None),
+    ("fastvideo", lambda folder: find_fastvideo_folder(folder) is not None),
     ("diffusers", _is_diffusers),
     ("original_dual", lambda folder: _has_any_folder(folder, tuple(EXPERT_FOLDERS.values()))),
     ("lightx2v", lambda folder: (folder / "non_block.safetensors").is_file()),

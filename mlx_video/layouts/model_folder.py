@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mlx_video.errors import CheckpointError, ConfigError, MissingPartError
 from mlx_video.files.file_bytes import refuse_dangling
 from mlx_video.files.unusable_paths import explain_missing
+from mlx_video.layouts.components import Component, list_parts
 from mlx_video.layouts.folder_layout import (
     CONFIG_FILE,
-    FORK_TEXT_ENCODER_FILE,
-    IMAGE_ENCODER_FILE,
-    TEXT_ENCODER_FILE,
     TOKENIZER_FILES,
     TOKENIZER_FOLDER,
     TOKENIZER_MODEL,
     TRANSFORMER_FILES,
-    VAE_ENCODER_FILE,
-    VAE_FILE,
     Layout,
     is_tokenizer_folder,
     read_json_object,
@@ -35,14 +31,10 @@ from mlx_video.layouts.staging import (
 
 __all__ = [
     "CONFIG_FILE",
-    "IMAGE_ENCODER_FILE",
-    "TEXT_ENCODER_FILE",
     "TOKENIZER_FILES",
     "TOKENIZER_FOLDER",
     "TOKENIZER_MODEL",
     "TRANSFORMER_FILES",
-    "VAE_ENCODER_FILE",
-    "VAE_FILE",
     "ModelFolder",
     "check_free_space",
     "find_unfinished",
@@ -68,10 +60,9 @@ class ModelFolder:
         path: the folder.
         config: config.json as it is written; empty where the folder has none, as some of other tools do.
         transformers: "model", or "low_noise" and "high_noise" → the file of that transformer.
-        text_encoder: the UMT5 file; where the user or FastVideo has it, also a checkpoint's file or folder.
-        vae: encoder and decoder, or in some foreign folders the decoder alone; likewise.
-        vae_encoder: a second file with the encoder, which a few foreign folders have.
-        image_encoder: the CLIP visual tower; None where the folder has none.
+        parts: name of every other component that the model has → its file; where the user or FastVideo has
+            it, also a checkpoint's file or folder.
+        second_files: the same names → another file of the component, which a few foreign folders have.
         tokenizer: the folder that holds the tokenizer's files; None where the model has none.
         notices: what the user should know of a folder that another tool made.
     """
@@ -79,12 +70,35 @@ class ModelFolder:
     path: Path
     config: dict[str, Any]
     transformers: Mapping[str, Path]
-    text_encoder: Path
-    vae: Path
-    vae_encoder: Path | None
-    image_encoder: Path | None
+    parts: Mapping[str, Path]
     tokenizer: Path | None
+    second_files: Mapping[str, Path] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
+
+    @property
+    def text_encoder(self) -> Path:
+        """UMT5."""
+        return self.parts["text_encoder"]
+
+    @property
+    def vae(self) -> Path:
+        """Encoder and decoder, or in some foreign folders the decoder alone."""
+        return self.parts["vae"]
+
+    @property
+    def vae_encoder(self) -> Path | None:
+        """A second file with the encoder, which a few foreign folders have."""
+        return self.second_files.get("vae")
+
+    @property
+    def image_encoder(self) -> Path | None:
+        """The CLIP visual tower; None where the folder has none."""
+        return self.parts.get("image_encoder")
+
+    def with_parts(self, given: Mapping[str, Path]) -> ModelFolder:
+        """The model with a tokenizer or other components in place of its own."""
+        others = {name: path for name, path in given.items() if name != "tokenizer"}
+        return replace(self, parts={**self.parts, **others}, tokenizer=given.get("tokenizer", self.tokenizer))
 
 
 def open_model_folder(path: Path, given: Collection[str] = ()) -> ModelFolder:
@@ -104,22 +118,19 @@ def open_model_folder(path: Path, given: Collection[str] = ()) -> ModelFolder:
     _check_is_converted(path)
     config = _read_config(path)
     transformers = {name: path / TRANSFORMER_FILES[name] for name in _transformer_names(path, config)}
-    text_encoder = _find_text_encoder(path)
-    needed = {"text_encoder": text_encoder, "vae": path / VAE_FILE}
-    others = (file for name, file in needed.items() if name not in given)
-    _check_present(path, (*transformers.values(), *others))
-    vae_encoder, image_encoder = path / VAE_ENCODER_FILE, path / IMAGE_ENCODER_FILE
-    refuse_dangling(vae_encoder, image_encoder)
+    files = {row.name: _find_part(path, row) for row in list_parts()}
+    own = [row for row in list_parts() if row.name not in given]
+    _check_present(path, (*transformers.values(), *(files[row.name] for row in own if row.is_needed)))
+    second_files = {row.name: path / row.second_file for row in list_parts() if row.second_file}
+    refuse_dangling(*(files[row.name] for row in own), *second_files.values())
     places = (path / TOKENIZER_FOLDER, path)
     return ModelFolder(
         path=path,
         config=config,
         transformers=transformers,
-        text_encoder=text_encoder,
-        vae=path / VAE_FILE,
-        vae_encoder=vae_encoder if vae_encoder.is_file() else None,
-        image_encoder=image_encoder if image_encoder.is_file() else None,
+        parts={name: file for name, file in files.items() if file.is_file()},
         tokenizer=next((place for place in places if is_tokenizer_folder(place)), None),
+        second_files={name: file for name, file in second_files.items() if file.is_file()},
     )
 
 
@@ -160,10 +171,11 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise ConfigError(str(error)) from error
 
 
-def _find_text_encoder(path: Path) -> Path:
-    """The encoder's file; where a fork left two, the one that every tool knows."""
-    fork, usual = path / FORK_TEXT_ENCODER_FILE, path / TEXT_ENCODER_FILE
-    return fork if fork.is_file() and not usual.is_file() else usual
+def _find_part(path: Path, row: Component) -> Path:
+    """A component's file; where another tool left two, the one that every tool knows."""
+    usual = path / row.file_name
+    others = (path / name for name in row.other_files)
+    return usual if usual.is_file() else next(filter(Path.is_file, others), usual)
 
 
 def _transformer_names(path: Path, config: Mapping[str, Any]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from mlx_video.files.file_bytes import refuse_dangling
 from mlx_video.files.unusable_paths import real_path
 from mlx_video.formats.file_kind import refuse_stand_in
 from mlx_video.layouts.checkpoint_files import CheckpointFiles, PartName
+from mlx_video.layouts.components import VAE, VAE_FILES, Component, list_parts
 from mlx_video.layouts.folder_layout import (
     CONFIG_FILE,
     EXPERT_FOLDERS,
@@ -23,9 +24,6 @@ from mlx_video.layouts.folder_layout import TOKENIZER_FOLDER as CONVERTED_TOKENI
 from mlx_video.layouts.loose_files import is_weight_file
 from mlx_video.layouts.shards import SPLIT_REST, FoundWeights, find_weights, split_files
 
-TEXT_ENCODER_FILE = "models_t5_umt5-xxl-enc-bf16.pth"
-IMAGE_ENCODER_FILE = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
-VAE_FILES = {"2.1": "Wan2.1_VAE.pth", "2.2": "Wan2.2_VAE.pth"}
 TOKENIZER_FOLDER = "google/umt5-xxl"
 
 
@@ -47,17 +45,24 @@ def open_original_folder(path: Path, given: Collection[PartName] = ()) -> Checkp
     _check_parts(path, folders, given)
     tokenizer = path / TOKENIZER_FOLDER
     check_tokenizer(tokenizer)
-    text_encoder, image_encoder = path / TEXT_ENCODER_FILE, path / IMAGE_ENCODER_FILE
     return CheckpointFiles(
         path=path,
         transformers={name: found.paths for name, found in transformers.items()},
         transformer_configs={name: read_json_object(f / CONFIG_FILE) for name, f in folders.items()},
-        text_encoder=(text_encoder,) if text_encoder.is_file() else (),
+        parts={row.name: files for row in _single_parts() if (files := _files_of(path, row))},
         vaes={key: (path / name,) for key, name in VAE_FILES.items() if (path / name).is_file()},
         tokenizer=tokenizer if is_tokenizer_folder(tokenizer) else None,
-        image_encoder=(image_encoder,) if image_encoder.is_file() else (),
         notices=tuple(text for found in transformers.values() for text in found.notices),
     )
+
+
+def _single_parts() -> tuple[Component, ...]:
+    """The components of which no more than one lies in a folder."""
+    return tuple(row for row in list_parts() if row is not VAE)
+
+
+def _files_of(path: Path, row: Component) -> tuple[Path, ...]:
+    return tuple(path / name for name in row.original_files if (path / name).is_file())
 
 
 def has_named_transformers(path: Path, given: Collection[PartName] = ()) -> bool:
@@ -128,20 +133,18 @@ def _transformer_folders(path: Path, given: Collection[str]) -> dict[str, Path]:
 def _check_parts(path: Path, transformer_folders: Mapping[str, Path], given: Collection[str]) -> None:
     refuse_dangling(
         *(folder / CONFIG_FILE for folder in transformer_folders.values()),
-        *([path / TEXT_ENCODER_FILE] if "text_encoder" not in given else []),
-        *([path / name for name in VAE_FILES.values()] if "vae" not in given else []),
-        *([path / IMAGE_ENCODER_FILE] if "image_encoder" not in given else []),
+        *(path / name for row in list_parts() if row.name not in given for name in row.original_files),
     )
     missing = [
         f"{folder / CONFIG_FILE} not found; it states the transformer's sizes. Copy it from the repository."
         for folder in transformer_folders.values()
         if not (folder / CONFIG_FILE).is_file()
     ]
-    if "text_encoder" not in given and not (path / TEXT_ENCODER_FILE).is_file():
-        missing.append(
-            f"{TEXT_ENCODER_FILE} not found in {path}; it is in every Wan-AI repository (11.4 GB). "
-            "The same file serves all Wan models."
-        )
+    missing += [
+        f"{row.original_files[0]} not found in {path}; {row.advice}"
+        for row in _single_parts()
+        if row.is_needed and row.name not in given and not _files_of(path, row)
+    ]
     if "vae" not in given and not any((path / name).is_file() for name in VAE_FILES.values()):
         missing.append(
             f"No VAE found in {path}; Wan2.1 and the A14B models need Wan2.1_VAE.pth (0.5 GB), "

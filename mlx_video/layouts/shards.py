@@ -13,7 +13,8 @@ from mlx_video.errors import CheckpointError, MissingPartError
 from mlx_video.files.file_bytes import refuse_dangling
 from mlx_video.files.unusable_paths import is_dangling
 from mlx_video.formats.safetensors_header import read_header
-from mlx_video.layouts.folder_layout import ORIGINAL_STEM, read_json_object
+from mlx_video.layouts.components import ORIGINAL_STEM
+from mlx_video.layouts.folder_layout import read_json_object
 from mlx_video.layouts.weight_sets import (
     SHARD,
     WeightSet,

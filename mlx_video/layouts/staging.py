@@ -13,15 +13,12 @@ from pathlib import Path
 from mlx_video.errors import CheckpointError
 from mlx_video.files.file_bytes import describe_two_sizes
 from mlx_video.files.unusable_paths import real_path
+from mlx_video.layouts.components import list_parts
 from mlx_video.layouts.folder_layout import (
     CONFIG_FILE,
-    IMAGE_ENCODER_FILE,
-    TEXT_ENCODER_FILE,
     TOKENIZER_FILES,
     TOKENIZER_FOLDER,
     TRANSFORMER_FILES,
-    VAE_ENCODER_FILE,
-    VAE_FILE,
     recognise_layout,
 )
 
@@ -32,10 +29,6 @@ _SYSTEM_NAMES = re.compile(r"\.DS_Store|\.localized|\._.*")
 _OUR_NAMES = {
     CONFIG_FILE,
     *TRANSFORMER_FILES.values(),
-    TEXT_ENCODER_FILE,
-    VAE_FILE,
-    VAE_ENCODER_FILE,
-    IMAGE_ENCODER_FILE,
     TOKENIZER_FOLDER,
     *TOKENIZER_FILES,
 }
@@ -162,9 +155,10 @@ def _names_in(folder: Path) -> list[str]:
 
 def _foreign_names(folder: Path, names: Iterable[str]) -> Iterator[str]:
     """What no conversion writes, by paths inside the folder."""
+    ours = _OUR_NAMES | {name for part in list_parts() for name in (part.file_name, part.second_file)}
     for name in names:
         is_folder = (folder / name).is_dir()
-        if name not in _OUR_NAMES or is_folder != (name == TOKENIZER_FOLDER):
+        if name not in ours or is_folder != (name == TOKENIZER_FOLDER):
             yield name
         elif is_folder:
             found = _names_in(folder / name)

@@ -12,14 +12,14 @@ from mlx_video.config import ModelConfig
 from mlx_video.errors import RequestError
 from mlx_video.events import Notice
 from mlx_video.files.hub_cache import published_name
-from mlx_video.layouts.expert_names import Expert
+from mlx_video.layouts.components import ROLES, Expert, find_role
 from mlx_video.lora.apply import merged_weight
-from mlx_video.lora.families import EXPERT_NAMES
-from mlx_video.lora.read import AdapterSet, find_expert, read_adapters, transformer_shapes
+from mlx_video.lora.read import AdapterSet, find_expert, read_adapters
 from mlx_video.request import LORA_FIELDS, ConvertRequest, GenerateRequest, LoraChoice
+from mlx_video.variants.registry import find_variant
 from mlx_video.weights.stream import TensorJob
 
-OWN_FIELDS = {"high_noise": "loras_high", "low_noise": "loras_low"}
+OWN_FIELDS = {role.name: role.adapter_option for role in reversed(ROLES) if role.noise}
 
 
 def read_all_adapters(
@@ -42,15 +42,18 @@ def read_all_adapters(
         AdapterError: a file is damaged, or does not fit its transformer.
         RequestError: adapters for one expert are given to a model that has one transformer.
     """
-    shapes = transformer_shapes(config.transformer)
+    network = find_variant(config).network
     found: dict[str, AdapterSet] = {}
     owners = _find_owners(request) if config.is_dual else {}
     texts = [
-        f"{published_name(path)}: its tensors name one expert; applied to the {EXPERT_NAMES[expert]} alone."
+        f"{published_name(path)}: its tensors name one expert; applied to the {find_role(expert).words} "
+        "alone."
         for path, expert in owners.items()
     ]
     for name, choices in choose_adapters(request, config, owners).items():
-        adapters = read_adapters(choices, shapes, strict=request.strict_lora, transformer=name)
+        adapters = read_adapters(
+            choices, config.transformer, network, strict=request.strict_lora, transformer=name
+        )
         texts += adapters.notices
         if adapters:
             found[name] = adapters

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 import mlx.core as mx
+import mlx.nn as nn
 
 from mlx_video.config import QuantizationConfig
 from mlx_video.errors import CheckpointError
@@ -18,16 +19,15 @@ from mlx_video.loading.residency import count_bytes
 from mlx_video.loading.stream_plan import READ_AHEAD, SLOTS, StreamPlan, block_prefix, plan_stream
 from mlx_video.models.block_context import BlockContext
 from mlx_video.models.forward import Block
-from mlx_video.models.transformer import WanTransformer
-from mlx_video.models.transformer_block import TransformerBlock
+from mlx_video.models.video_transformer import VideoTransformer
 from mlx_video.weights.load import fit_module
 
-PrepareBlock = Callable[[int, TransformerBlock], None]
+PrepareBlock = Callable[[int, nn.Module], None]
 """Changes a block whose weights have just been read, such as by adapters; given its index."""
 
 
 def load_streamed(
-    transformer: WanTransformer,
+    transformer: VideoTransformer,
     source: TensorFile,
     resident_blocks: int,
     *,
@@ -94,7 +94,7 @@ class BlockStream:
 
     def __init__(
         self,
-        blocks: Sequence[TransformerBlock],
+        blocks: Sequence[nn.Module],
         source: TensorFile,
         plan: StreamPlan,
         prepare_block: PrepareBlock | None = None,
@@ -158,17 +158,17 @@ class BlockStream:
     ) -> None:
         self.close()
 
-    def _make_slot(self, index: int, block: TransformerBlock) -> _Slot:
+    def _make_slot(self, index: int, block: nn.Module) -> _Slot:
         return RefillableModule(block, self._source.infos, block_prefix(index))
 
-    def _load(self, index: int, block: TransformerBlock) -> TransformerBlock:
+    def _load(self, index: int, block: nn.Module) -> nn.Module:
         """Read a block that stays."""
         self._make_slot(index, block).fill(self._source, block_prefix(index))
         if self._prepare_block:
             self._prepare_block(index, block)
         return block
 
-    def _take(self, index: int) -> TransformerBlock:
+    def _take(self, index: int) -> nn.Module:
         """The next streamed block, ready for use."""
         if self._reads is None or index != self._next:
             self._start(index)
@@ -214,13 +214,13 @@ class BlockStream:
         return slot
 
 
-_Slot = RefillableModule[TransformerBlock]
+_Slot = RefillableModule[nn.Module]
 
 
 class _Turn:
     """A block whose results are computed when it returns them: afterwards its weights may change."""
 
-    def __init__(self, block: TransformerBlock) -> None:
+    def __init__(self, block: nn.Module) -> None:
         self.block = block
 
     def __call__(self, x: mx.array, context: BlockContext) -> mx.array:

@@ -9,21 +9,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import mlx.core as mx
+import mlx.nn as nn
 
 from mlx_video.config import (
-    ImageEncoderConfig,
     ModelConfig,
     config_from_json,
 )
 from mlx_video.errors import CheckpointError, ConfigError, MissingPartError
 from mlx_video.formats.tensor_source import TensorSource, open_tensors
+from mlx_video.layouts.components import IMAGE_ENCODER, Component, list_parts
 from mlx_video.layouts.folder_layout import recognise_layout
-from mlx_video.layouts.model_folder import (
-    CONFIG_FILE,
-    IMAGE_ENCODER_FILE,
-    ModelFolder,
-    open_model_folder,
-)
+from mlx_video.layouts.model_folder import CONFIG_FILE, ModelFolder, open_model_folder
 from mlx_video.loading.fastvideo_model import open_fastvideo_model
 from mlx_video.loading.foreign_folder import (
     read_foreign_config,
@@ -36,12 +32,13 @@ from mlx_video.lora.apply import apply_adapters
 from mlx_video.lora.read import AdapterSet
 from mlx_video.models.image_encoder import CLIPImageEncoder
 from mlx_video.models.text_encoder import UMT5Encoder
-from mlx_video.models.transformer import WanTransformer
 from mlx_video.models.vae.autoencoder import WanVAE
+from mlx_video.models.video_transformer import VideoTransformer
 from mlx_video.request import LoraMode
+from mlx_video.variants.registry import find_variant
+from mlx_video.weights.component_networks import check_width, find_network
 from mlx_video.weights.empty_weights import check_token_table
 from mlx_video.weights.load import fit_module, load_module
-from mlx_video.weights.names.image_encoder_names import read_converted_image_encoder_config
 from mlx_video.weights.names.vae_names import CONVERTED_RULES, read_vae_config
 from mlx_video.weights.renamed import RenamedTensors
 
@@ -69,8 +66,7 @@ def open_model(path: Path, parts: ModelParts = NO_PARTS) -> tuple[ModelFolder, M
     if path.is_dir() and recognise_layout(path) == "fastvideo":
         folder, config = open_fastvideo_model(path, parts)
         return folder, _with_sizes(folder, config, ("text_encoder", "vae"))
-    changes: dict[str, Any] = parts.given
-    folder = replace(open_model_folder(path, parts.given), **changes)
+    folder = open_model_folder(path, parts.given).with_parts(parts.given)
     if "mlx_video" in folder.config:
         config = config_from_json(folder.config, where=str(folder.path / CONFIG_FILE))
     else:
@@ -102,15 +98,16 @@ def check_weights(model: ModelFolder, config: ModelConfig) -> None:
             f"{model.path / CONFIG_FILE}: dual_model is {str(config.is_dual).lower()}, but the folder holds "
             f"{names}. Convert the model again."
         )
+    network = find_variant(config).network
     for path in model.transformers.values():
         with open_transformer(path) as source:
-            fit_module(WanTransformer(config.transformer), source, quantization=config.quantization)
+            fit_module(network.build(config.transformer), source, quantization=config.quantization)
     with open_text_encoder(model.text_encoder) as source:
         fit_module(UMT5Encoder(config.text_encoder), source)
         check_token_table(source)
-    if config.transformer.image_dim is not None:
-        with _open_image_encoder(model) as source:
-            fit_module(CLIPImageEncoder(_read_image_encoder(source, config)), source)
+    for row in list_optional(model, config):
+        with open_part(model, row) as source:
+            fit_module(find_network(row.name).build(read_part_sizes(source, row, config)), source)
     check_vae_decoder(model, config)
 
 
@@ -126,34 +123,70 @@ def load_text_encoder(model: ModelFolder, config: ModelConfig) -> UMT5Encoder:
     return encoder
 
 
+def list_lacking(model: ModelFolder, config: ModelConfig) -> list[Component]:
+    """The components without which this model, unlike others, cannot work, and which its folder lacks."""
+    return [row for row in list_optional(model, config) if row.name not in model.parts]
+
+
+def list_optional(model: ModelFolder, config: ModelConfig) -> list[Component]:
+    """The components that this model has or should have, unlike others."""
+    found = []
+    for row in list_parts():
+        network = find_network(row.name)
+        is_there = row.name in model.parts and network.serves(config)
+        if not row.is_needed and (is_there or network.feeds(config)):
+            found.append(row)
+    return found
+
+
+def load_part(model: ModelFolder, config: ModelConfig, row: Component) -> nn.Module:
+    """Load a component in the dtype of its file.
+
+    Raises:
+        CheckpointError: the folder has none, or one that does not fit the model.
+    """
+    with open_part(model, row) as source:
+        network = find_network(row.name).build(read_part_sizes(source, row, config))
+        load_module(network, source)
+    return network
+
+
 def load_image_encoder(model: ModelFolder, config: ModelConfig) -> CLIPImageEncoder:
     """Load the CLIP visual tower in the dtype of its file.
 
     Raises:
         CheckpointError: the folder has none, or one of another width than the transformer's image branch.
     """
-    with _open_image_encoder(model) as source:
-        encoder = CLIPImageEncoder(_read_image_encoder(source, config))
-        load_module(encoder, source)
+    encoder = load_part(model, config, IMAGE_ENCODER)
+    assert isinstance(encoder, CLIPImageEncoder)
     return encoder
 
 
-def _open_image_encoder(model: ModelFolder) -> TensorSource:
-    if model.image_encoder is None:
+def open_part(model: ModelFolder, row: Component) -> TensorSource:
+    """Open the converted file of a component.
+
+    Raises:
+        MissingPartError: the folder has none.
+        CheckpointError: the file is damaged.
+    """
+    path = model.parts.get(row.name)
+    if path is None:
+        originals = f", with its {row.original_files[0]}" if row.original_files else ""
         raise MissingPartError(
-            f"{model.path}: {IMAGE_ENCODER_FILE} not found; this model reads its image through it. Convert "
-            "the original checkpoint again, with its models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth."
+            f"{model.path}: {row.file_name} not found; this model {row.use}. Convert the original checkpoint "
+            f"again{originals}."
         )
-    return open_tensors(model.image_encoder)
+    return open_tensors(path)
 
 
-def _read_image_encoder(source: TensorSource, config: ModelConfig) -> ImageEncoderConfig:
-    found = read_converted_image_encoder_config(source.infos, label=source.label)
-    if found.width != config.transformer.image_dim:
-        raise CheckpointError(
-            f"{source.label}: cls_embedding is {found.width} wide, the transformer's image branch takes "
-            f"{config.transformer.image_dim}. They are of different models; convert the model again."
-        )
+def read_part_sizes(source: TensorSource, row: Component, config: ModelConfig) -> Any:
+    """Sizes of a converted component.
+
+    Raises:
+        CheckpointError: it is another, or does not fit the model's transformer.
+    """
+    found = find_network(row.name).read_converted_sizes(source.infos, label=source.label)
+    check_width(row, found, config, source.label, "convert the model again.")
     return found
 
 
@@ -163,7 +196,7 @@ def load_transformer(
     name: str = "model",
     adapters: AdapterSet | None = None,
     lora_mode: LoraMode = "auto",
-) -> WanTransformer:
+) -> VideoTransformer:
     """Load a transformer in the dtype, or the quantization, of its file, and apply its adapters.
 
     Args:
@@ -178,7 +211,7 @@ def load_transformer(
         ConfigError: the quantization that config.json names is not the file's.
         AdapterError: an adapter cannot be applied.
     """
-    transformer = WanTransformer(config.transformer)
+    transformer = find_variant(config).network.build(config.transformer)
     with open_transformer(model.transformers[name]) as source:
         load_module(transformer, source, quantization=config.quantization)
     if adapters:

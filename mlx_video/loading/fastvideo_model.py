@@ -8,16 +8,14 @@ from pathlib import Path
 
 from mlx_video.config import ModelConfig, SamplingDefaults
 from mlx_video.errors import CheckpointError, MissingPartError
+from mlx_video.layouts.components import Component, list_parts
 from mlx_video.layouts.fastvideo_folder import FastVideoFolder, open_fastvideo_folder
 from mlx_video.layouts.folder_layout import FASTVIDEO_MANIFEST
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.model_parts import NO_PARTS, ModelParts
 from mlx_video.loading.open_parts import open_transformer
 from mlx_video.variants.distilled import FASTMETAL, adopt_family
-from mlx_video.variants.registry import Recognition, recognise_checkpoint
-from mlx_video.weights.names.transformer_names import original_shapes
-
-_FLAGS = {"text_encoder": "--text-encoder", "vae": "--vae"}
+from mlx_video.variants.registry import Recognition, read_original_shapes, recognise_checkpoint
 
 
 def open_fastvideo_model(path: Path, parts: ModelParts = NO_PARTS) -> tuple[ModelFolder, ModelConfig]:
@@ -37,7 +35,7 @@ def open_fastvideo_model(path: Path, parts: ModelParts = NO_PARTS) -> tuple[Mode
     """
     files = open_fastvideo_folder(path)
     places = {**files.parts, **parts.given}
-    missing = [name for name in _FLAGS if name not in places]
+    missing = [row for row in list_parts() if row.is_needed and row.name not in places]
     if missing:
         raise MissingPartError(_describe_lack(path, missing))
     found = _recognise(files)
@@ -46,19 +44,16 @@ def open_fastvideo_model(path: Path, parts: ModelParts = NO_PARTS) -> tuple[Mode
         path=path,
         config={},
         transformers={"model": files.transformer},
-        text_encoder=places["text_encoder"],
-        vae=places["vae"],
-        vae_encoder=None,
-        image_encoder=None,
+        parts={name: place for name, place in places.items() if name != "tokenizer"},
         tokenizer=places.get("tokenizer"),
         notices=(*found.notices, *_report(files, sampling)),
     )
     return folder, replace(found.config, sampling=sampling)
 
 
-def _describe_lack(path: Path, missing: list[str]) -> str:
-    folders = " and ".join(f"{name}/" for name in missing)
-    options = " and ".join(f"{_FLAGS[name]} FILE" for name in missing)
+def _describe_lack(path: Path, missing: list[Component]) -> str:
+    folders = " and ".join(f"{row.folder}/" for row in missing)
+    options = " and ".join(f"{row.flag} FILE" for row in missing)
     return (
         f"{path}: {folders} not found. Copy what is missing from the model's repository, or take it from any "
         f"Wan model, converted or not: {options}."
@@ -69,7 +64,7 @@ def _recognise(files: FastVideoFolder) -> Recognition:
     """The model that the transformer is of; the manifest tells what no tensor does."""
     stated, place = files.manifest["config"], files.transformer.parent
     with open_transformer(files.transformer) as source:
-        shapes, label = original_shapes(source.infos), source.label
+        shapes, label = read_original_shapes(source.infos), source.label
     keys = {"num_attention_heads": "num_heads", "eps": "eps"}
     found = recognise_checkpoint(
         shapes, {ours: stated[theirs] for theirs, ours in keys.items() if theirs in stated}, label=label

@@ -21,10 +21,15 @@ from mlx_video.formats.tensor_source import TensorInfo, open_tensors
 from mlx_video.layouts.model_folder import CONFIG_FILE, ModelFolder
 from mlx_video.loading.open_parts import open_text_encoder, open_vae
 from mlx_video.variants.distilled import MOST_STEPS, adopt_distilled
-from mlx_video.variants.registry import SIZE_TENSORS, Recognition, recognise_checkpoint
+from mlx_video.variants.registry import (
+    SIZE_TENSORS,
+    Recognition,
+    read_original_shapes,
+    recognise_checkpoint,
+)
 from mlx_video.variants.variant import Variant
 from mlx_video.weights.names.text_encoder_names import read_text_encoder_config
-from mlx_video.weights.names.transformer_names import ANCHOR, IMAGE_ANCHOR, WAN_RULES, original_shapes
+from mlx_video.weights.names.transformer_names import ANCHOR, IMAGE_ANCHOR, WAN_RULES
 from mlx_video.weights.names.vae_names import CONVERTED_RULES, read_output_scale
 from mlx_video.weights.quantize import dense_shapes
 from mlx_video.weights.renamed import RenamedTensors
@@ -93,7 +98,7 @@ def read_foreign_config(folder: ModelFolder) -> tuple[ModelConfig, Notices]:
     with open_tensors(path) as source:
         infos = source.infos
     is_dual, name = len(folder.transformers) > 1, published_name(folder.path)
-    weights = _Weights(infos, original_shapes(infos), path.name, is_dual, name)
+    weights = _Weights(infos, read_original_shapes(infos), path.name, is_dual, name)
     _refuse_lost_image_branch(folder, weights)
     config, notices = _correct(folder, weights) if folder.config else _guess(folder, weights)
     return replace(config, vae=with_output_scale(folder, config.vae)), notices
@@ -213,6 +218,7 @@ def _complete(config: ModelConfig, found: Recognition) -> ModelConfig:
     branch, usual = found.config.transformer, found.variant.sampling
     return replace(
         config,
+        variant=found.variant.name,
         transformer=replace(
             config.transformer, image_dim=branch.image_dim, image_positions=branch.image_positions
         ),

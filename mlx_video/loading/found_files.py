@@ -11,10 +11,12 @@ from typing import Any
 from mlx_video.errors import CheckpointError
 from mlx_video.files.unusable_paths import explain_missing, is_dangling, real_path
 from mlx_video.formats.file_kind import refuse_stand_in
+from mlx_video.formats.tensor_info import TensorInfo
 from mlx_video.formats.tensor_source import TensorSource, open_tensors
-from mlx_video.layouts.diffusers_folder import ENCODER_STEM, read_transformer_sizes
+from mlx_video.layouts.components import ENCODER_STEM, ORIGINAL_STEM, list_parts
+from mlx_video.layouts.diffusers_folder import read_transformer_sizes
 from mlx_video.layouts.expert_names import guess_expert_of_name
-from mlx_video.layouts.folder_layout import CONFIG_FILE, ORIGINAL_STEM, read_json_object
+from mlx_video.layouts.folder_layout import CONFIG_FILE, read_json_object
 from mlx_video.layouts.loose_files import is_weight_file, walk_folders
 from mlx_video.layouts.shards import SPLIT_REST, FoundWeights, check_shards, find_weights, split_files
 from mlx_video.layouts.weight_sets import SHARD
@@ -24,19 +26,13 @@ from mlx_video.weights.component_kind import (
     find_components,
     is_other_text_encoder,
 )
+from mlx_video.weights.component_networks import as_original
 from mlx_video.weights.fix_5d_file import is_fix_5d_file, with_fix_5d_file
-from mlx_video.weights.spellings import as_original
 
 # Where ComfyUI looks for models, the folders that matter here; they may hold folders themselves.
 TREE_FOLDERS = (
     "diffusion_models", "unet", "checkpoints", "text_encoders", "clip", "vae", "clip_vision",
 )  # fmt: skip
-# Where each component's width is stated: tensor under its original name, axis.
-_WIDTHS = {
-    "transformer": ("text_embedding.0.weight", 1),
-    "text_encoder": ("token_embedding.weight", 1),
-    "image_encoder": ("cls_embedding", -1),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +42,8 @@ class FoundFiles:
     Attributes:
         paths: all of them.
         kinds: component → how it lies there; empty for a file of another model.
-        widths: component → channels of its text features (transformer, text encoder) or its own (image
-            encoder), as far as tensors tell.
-        image_width: channels of the image features that a transformer takes; None without image branch.
+        widths: component → channels of its features, as far as tensors tell.
+        reads: of a transformer: component → channels of the features of it that it takes.
         is_other_text_encoder: whether its text encoder is T5 v1.1.
         config: what a config.json beside a transformer's shards says.
         first_tensor: a name for messages.
@@ -58,7 +53,7 @@ class FoundFiles:
     paths: tuple[Path, ...]
     kinds: Mapping[str, ComponentKind]
     widths: Mapping[str, int] = field(default_factory=dict)
-    image_width: int | None = None
+    reads: Mapping[str, int] = field(default_factory=dict)
     is_other_text_encoder: bool = False
     config: Mapping[str, Any] = field(default_factory=dict)
     first_tensor: str = ""
@@ -181,12 +176,12 @@ def read_files(paths: tuple[Path, ...], config: Mapping[str, Any] | None = None)
     paths = with_fix_5d_file(paths)
     with open_tensors(paths) as source:
         kinds: dict[str, ComponentKind] = {kind.component: kind for kind in find_components(source.infos)}
-        widths, image_width = _read_widths(source, kinds)
+        widths, reads = _read_widths(source, kinds)
         return FoundFiles(
             paths=paths,
             kinds=kinds,
             widths=widths,
-            image_width=image_width,
+            reads=reads,
             is_other_text_encoder="text_encoder" in kinds and is_other_text_encoder(source.infos),
             config=config or {},
             first_tensor=next(iter(source.infos), "none"),
@@ -195,18 +190,25 @@ def read_files(paths: tuple[Path, ...], config: Mapping[str, Any] | None = None)
 
 def _read_widths(
     source: TensorSource, kinds: Mapping[str, ComponentKind]
-) -> tuple[dict[str, int], int | None]:
-    widths, image_width = {}, None
-    for component, kind in kinds.items():
-        if component not in _WIDTHS or kind.component == "adapter":
-            continue
-        infos = as_original(pick_component(source, kind.component), kind.component).infos
-        name, axis = _WIDTHS[component]
-        if name in infos and len(infos[name].shape) > 1:
-            widths[component] = infos[name].shape[axis]
-        if "img_emb.proj.0.weight" in infos:
-            image_width = infos["img_emb.proj.0.weight"].shape[0]
-    return widths, image_width
+) -> tuple[dict[str, int], dict[str, int]]:
+    """The widths of the features that components have, and of those that a transformer takes."""
+    widths, reads = {}, {}
+    for component in kinds.keys() - {"adapter"}:
+        infos = as_original(pick_component(source, component), component).infos
+        for row in filter(lambda row: row.width, list_parts()):
+            own, taken = _find_length(infos, row.width), _find_length(infos, row.read_by)
+            if own and row.name == component:
+                widths[component] = own
+            if taken and component == "transformer":
+                reads[row.name] = taken
+    return widths, reads
+
+
+def _find_length(infos: Mapping[str, TensorInfo], place: tuple[str, int] | None) -> int | None:
+    """The length of a tensor's axis; None where it is absent or misshapen."""
+    name, axis = place or ("", 0)
+    shape = infos[name].shape if name in infos else ()
+    return shape[axis] if -len(shape) <= axis < len(shape) else None
 
 
 def _group_files(folder: Path) -> Iterator[tuple[Path, ...]]:

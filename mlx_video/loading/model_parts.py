@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from types import MappingProxyType
 
 from mlx_video.errors import CheckpointError, RequestError
 from mlx_video.events import Event
 from mlx_video.files.unusable_paths import explain_missing
 from mlx_video.hub.fetch import fetch_part
+from mlx_video.layouts.components import list_parts
 from mlx_video.layouts.folder_layout import is_tokenizer_folder, recognise_layout
 from mlx_video.layouts.model_folder import open_model_folder
 from mlx_video.loading.found_files import read_component
-
-_FLAGS = MappingProxyType(
-    {"transformer": "--model-dir", "adapter": "--lora", "text_encoder": "--text-encoder", "vae": "--vae"}
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +63,7 @@ def _find_weights(name: str, place: Path) -> Path:
         reason = explain_missing(place, "no such file or folder. Check the path.")
         raise RequestError(name, f"{place}: {reason}")
     if place.is_dir() and recognise_layout(place) == "converted":
-        place = getattr(open_model_folder(place), name)
+        place = open_model_folder(place).parts[name]
     try:
         found = read_component(place)
     except CheckpointError as error:
@@ -77,9 +73,16 @@ def _find_weights(name: str, place: Path) -> Path:
     what = f"holds no part of a Wan model (first tensor {found.first_tensor})"
     if found.kinds:
         other = next(iter(found.kinds.values()))
-        flag = _FLAGS.get(other.component)
+        flag = _flag_of(other.component)
         what = f"holds another part ({other.title})" + (f", which {flag} takes" if flag else "")
     raise RequestError(name, f"{place}: {what}. Give the file of the {name.replace('_', ' ')}.")
+
+
+def _flag_of(component: str) -> str:
+    """The option of a run that takes a component; "" where none does."""
+    flags = {"transformer": "--model-dir", "adapter": "--lora"}
+    flags |= {row.name: row.flag for row in list_parts() if row.is_needed}
+    return flags.get(component, "")
 
 
 def _find_tokenizer(place: Path) -> Path:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
 from mlx_video.formats.safetensors import SafetensorsFile
 from mlx_video.formats.tensor_file import TensorFile
 from mlx_video.formats.tensor_source import TensorSource, open_tensors
-from mlx_video.layouts.diffusers_folder import ENCODER_STEM
-from mlx_video.layouts.folder_layout import ORIGINAL_STEM
+from mlx_video.layouts.components import TEXT_ENCODER, VAE, Component
 from mlx_video.layouts.shards import find_weights
 from mlx_video.weights.all_in_one import pick_component
 from mlx_video.weights.component_kind import find_components
+from mlx_video.weights.component_networks import as_original, find_network
 from mlx_video.weights.converted_view import ConvertedTensors
-from mlx_video.weights.names import text_encoder_names, vae_names
 from mlx_video.weights.names.fastvideo_names import is_fastvideo, open_fastvideo_file
-from mlx_video.weights.rules import Move, plan_moves
 from mlx_video.weights.scaled import dequantize
-from mlx_video.weights.spellings import ComponentName, as_original
 
 _CONVERTED = "mlx"
 
@@ -59,7 +55,7 @@ def open_text_encoder(path: Path) -> TensorSource:
         CheckpointError: a file is missing, damaged or of an unknown format, or a tensor of the encoder is
             missing, unknown or misshapen.
     """
-    return _open(path, ENCODER_STEM, "text_encoder", _move_text_encoder)
+    return _open(path, TEXT_ENCODER)
 
 
 def open_vae(path: Path) -> TensorSource:
@@ -71,30 +67,22 @@ def open_vae(path: Path) -> TensorSource:
     Raises:
         CheckpointError: as :func:`open_text_encoder`.
     """
-    return _open(path, ORIGINAL_STEM, "vae", _move_vae)
+    return _open(path, VAE)
 
 
-def _open(
-    path: Path, stem: str, component: ComponentName, plan: Callable[[TensorSource], tuple[Move, ...]]
-) -> TensorSource:
+def _open(path: Path, row: Component) -> TensorSource:
+    network = find_network(row.name)
     with ExitStack() as opened:
-        is_folder = path.is_dir()
-        paths = find_weights(path, stem, component=component.replace("_", " ")).paths if is_folder else path
+        paths = (
+            find_weights(path, row.stem, component=row.name.replace("_", " ")).paths
+            if path.is_dir()
+            else path
+        )
         stored = opened.enter_context(open_tensors(paths))
         kinds = {kind.component: kind.spelling for kind in find_components(stored.infos)}
-        if kinds.get(component, _CONVERTED) != _CONVERTED:
-            original = as_original(dequantize(pick_component(stored, component)), component)
-            stored = ConvertedTensors(original, plan(original))
+        if kinds.get(row.name, _CONVERTED) != _CONVERTED:
+            original = as_original(dequantize(pick_component(stored, row.name)), row.name)
+            sizes = network.read_sizes(original.infos, label=original.label)
+            stored = ConvertedTensors(original, network.plan_moves(original, sizes))
         opened.pop_all()
     return stored
-
-
-def _move_text_encoder(source: TensorSource) -> tuple[Move, ...]:
-    config = text_encoder_names.read_text_encoder_config(source.infos, label=source.label)
-    expected = text_encoder_names.text_encoder_tensors(config)
-    return plan_moves(source, text_encoder_names.WAN_RULES, expected)
-
-
-def _move_vae(source: TensorSource) -> tuple[Move, ...]:
-    config = vae_names.read_vae_config(source.infos, label=source.label)
-    return plan_moves(source, vae_names.conversion_rules(config), vae_names.vae_tensors(config))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import mlx.nn as nn
+
 from mlx_video.config import ModelConfig
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.block_stream import BlockStream, PrepareBlock, load_streamed
@@ -12,9 +14,9 @@ from mlx_video.loading.open_parts import open_transformer_file
 from mlx_video.loading.residency import resident
 from mlx_video.lora.adapter_set import AdapterSet
 from mlx_video.lora.apply import apply_adapters
-from mlx_video.models.transformer import WanTransformer
-from mlx_video.models.transformer_block import TransformerBlock
+from mlx_video.models.video_transformer import VideoTransformer
 from mlx_video.request import LoraMode
+from mlx_video.variants.registry import find_variant
 
 
 @contextmanager
@@ -25,7 +27,7 @@ def open_streamed_transformer(
     resident_blocks: int,
     adapters: AdapterSet | None = None,
     lora_mode: LoraMode = "auto",
-) -> Iterator[tuple[WanTransformer, BlockStream]]:
+) -> Iterator[tuple[VideoTransformer, BlockStream]]:
     """Load a transformer but for the blocks that it reads as it needs them; all is released at the end.
 
     Args:
@@ -44,10 +46,11 @@ def open_streamed_transformer(
         ConfigError: the quantization that config.json names is not the file's.
         AdapterError: an adapter cannot be applied.
     """
+    network = find_variant(config).network
     prepare_block = _prepare_with(adapters, lora_mode) if adapters else None
     with (
         open_transformer_file(model.transformers[name]) as source,
-        resident(lambda: WanTransformer(config.transformer)) as transformer,
+        resident(lambda: network.build(config.transformer)) as transformer,
         load_streamed(
             transformer,
             source,
@@ -63,7 +66,7 @@ def open_streamed_transformer(
 
 
 def _prepare_with(adapters: AdapterSet, mode: LoraMode) -> PrepareBlock:
-    def prepare_block(index: int, block: TransformerBlock) -> None:
+    def prepare_block(index: int, block: nn.Module) -> None:
         apply_adapters(block, adapters, mode=mode, prefix=f"blocks.{index}.")
 
     return prepare_block

@@ -25,14 +25,14 @@ def apply_adapters(
     """Change a transformer, or a part of it, whose weights have just been loaded.
 
     All changes of a weight are added in float32, which is rounded once. In a quantized layer, low-rank pairs
-    run beside the packed weight instead; with changes of other kinds the layer becomes a dense one. Layers
+    run beside the quantized weight instead; with changes of other kinds the layer becomes a dense one. Layers
     are changed one after another, so the extra memory is that of one weight, and of the pairs that run beside
     layers.
 
     Args:
         module: dense, quantized or mixed. Blocks that it lacks are left to calls of their own.
         adapters: of this transformer.
-        mode: "auto" as said above; "merge" packs changed weights again; "side" runs low-rank pairs beside
+        mode: "auto" as said above; "merge" quantizes changed weights again; "side" runs low-rank pairs beside
             dense layers as well.
         prefix: where the module stands in the transformer, such as "blocks.3."; "" for the whole. With a
             prefix the adapters' tensors are kept in memory, since a streamed block comes again at each step.

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
 
-from mlx_video.layouts.expert_names import Expert
+from mlx_video.layouts.components import Expert
 from mlx_video.weights.names.adapter_names import Role, split_adapter_name
 from mlx_video.weights.names.transformer_names import DIFFUSERS_RULES, WAN_RULES
-from mlx_video.weights.rules import find_sources
+from mlx_video.weights.rules import Rule, find_sources
 
 # Roles that no published Wan adapter has, or that would change the network.
 UNSUPPORTED: Mapping[Role, str] = MappingProxyType(
@@ -138,11 +138,20 @@ class Spellings:
 
     Args:
         names: the transformer's parameters.
+        rules: official name → theirs.
+        foreign_rules: Diffusers' name → official name.
         diffusers: whether Diffusers' spellings count.
     """
 
-    def __init__(self, names: Sequence[str], *, diffusers: bool) -> None:
-        self._layers = _spell_layers(tuple(names), diffusers)
+    def __init__(
+        self,
+        names: Sequence[str],
+        rules: tuple[Rule, ...] = WAN_RULES,
+        foreign_rules: tuple[Rule, ...] = DIFFUSERS_RULES,
+        *,
+        diffusers: bool,
+    ) -> None:
+        self._layers = _spell_layers(tuple(names), rules, foreign_rules if diffusers else None)
 
     def find(self, key: AdapterKey) -> str | None:
         """The layer, or the parameter that is no layer's, to which a key belongs; None if there is none."""
@@ -152,13 +161,15 @@ class Spellings:
 
 
 @lru_cache(maxsize=4)
-def _spell_layers(names: tuple[str, ...], diffusers: bool) -> Mapping[str, str]:
+def _spell_layers(
+    names: tuple[str, ...], rules: tuple[Rule, ...], foreign_rules: tuple[Rule, ...] | None
+) -> Mapping[str, str]:
     layers: dict[str, str] = {}
     first_names = {layer_of(name): name for name in reversed(names)}
     for layer, name in first_names.items():
-        official = find_sources(name, WAN_RULES)
-        foreign = [other for own in official for other in find_sources(own, DIFFUSERS_RULES)]
-        for spelling in map(layer_of, (*official, *(foreign if diffusers else ()))):
+        official = find_sources(name, rules)
+        foreign = [other for own in official for other in find_sources(own, foreign_rules or ())]
+        for spelling in map(layer_of, (*official, *foreign)):
             _add(layers, spelling, layer)
             flat = spelling.replace(".", "_")
             _add(layers, flat, layer)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from mlx_video.layouts.expert_names import Expert, guess_expert_of_name
+from mlx_video.layouts.components import Expert
+from mlx_video.layouts.expert_names import guess_expert_of_name
 from mlx_video.lora.dialects import AdapterKey, find_experts
-
-EXPERT_NAMES = {"model": "transformer", "high_noise": "high-noise expert", "low_noise": "low-noise expert"}
 
 # Marks in the names of a file of which nothing fits, and the models that have them.
 _FAMILIES = (

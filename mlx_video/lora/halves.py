@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlx_video.errors import AdapterError
-from mlx_video.layouts.expert_names import Expert
+from mlx_video.layouts.components import EXPERTS, Expert, find_role
 from mlx_video.lora.dialects import AdapterKey, find_experts, find_owners
-from mlx_video.lora.families import EXPERT_NAMES
 
-BOTH: frozenset[Expert] = frozenset(("high_noise", "low_noise"))
-HALF_NAMES: dict[Expert, str] = {"high_noise": "high-noise half", "low_noise": "low-noise half"}
+BOTH: frozenset[Expert] = frozenset(EXPERTS)
+HALF_NAMES: dict[Expert, str] = {expert: f"{find_role(expert).noise} half" for expert in EXPERTS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,7 @@ def take_part(label: str, keys: Sequence[AdapterKey], transformer: str) -> Part:
     Args:
         label: what messages call the file.
         keys: all of its tensors.
-        transformer: "model", "high_noise" or "low_noise".
+        transformer: the name of its role.
 
     Raises:
         AdapterError: the file is for two experts, and there is one transformer.
@@ -58,14 +57,13 @@ def take_part(label: str, keys: Sequence[AdapterKey], transformer: str) -> Part:
         for expert in BOTH
     }
     if transformer not in halves:
-        high, low = halves["high_noise"], halves["low_noise"]
+        (high, its_keys), (low, other_keys) = ((find_role(name), halves[name]) for name in reversed(EXPERTS))
         raise AdapterError(
-            f"{label}: holds two adapters, one for each expert of a Wan2.2 A14B model: {len(high)} keys for "
-            f"the {EXPERT_NAMES['high_noise']} (first: {high[0].name}), {len(low)} for the "
-            f"{EXPERT_NAMES['low_noise']} (first: {low[0].name}). This model has one transformer. Use an "
-            "adapter for one."
+            f"{label}: holds two adapters, one for each expert of a Wan2.2 A14B model: {len(its_keys)} keys "
+            f"for the {high.words} (first: {its_keys[0].name}), {len(other_keys)} for the {low.words} "
+            f"(first: {other_keys[0].name}). This model has one transformer. Use an adapter for one."
         )
-    expert: Expert = "high_noise" if transformer == "high_noise" else "low_noise"
+    expert = next(expert for expert in EXPERTS if expert == transformer)
     others = tuple(key for key in keys if not key.role)
     strays = tuple(key for key, owner in zip(owned, owners, strict=True) if owner is None)
     return Part(f"{label}, {HALF_NAMES[expert]}", halves[expert] + others, strays, expert)

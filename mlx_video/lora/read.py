@@ -8,7 +8,7 @@ from pathlib import Path
 from mlx_video.config import TransformerConfig
 from mlx_video.errors import AdapterError
 from mlx_video.files.hub_cache import published_name
-from mlx_video.layouts.expert_names import Expert
+from mlx_video.layouts.components import Expert
 from mlx_video.lora.adapter_file import AdapterFile
 from mlx_video.lora.adapter_set import AdapterSet
 from mlx_video.lora.changes import Change
@@ -22,22 +22,18 @@ from mlx_video.lora.scaling import read_scaling
 from mlx_video.lora.zeros import leave_out_zeros
 from mlx_video.request import LoraChoice
 from mlx_video.weights.names.adapter_names import Role
-from mlx_video.weights.names.transformer_names import WAN_RULES, transformer_tensors
-from mlx_video.weights.rules import Shape, target_shapes
+from mlx_video.weights.network import PLAIN, TransformerNetwork
+from mlx_video.weights.rules import Shape
 
-__all__ = ["AdapterSet", "find_expert", "read_adapters", "transformer_shapes"]
+__all__ = ["AdapterSet", "find_expert", "read_adapters"]
 
 Unmatched = list[tuple[AdapterKey, str]]
 
 
-def transformer_shapes(config: TransformerConfig) -> dict[str, Shape]:
-    """Name and dense shape of every parameter of our transformer."""
-    return target_shapes(transformer_tensors(config), WAN_RULES)
-
-
 def read_adapters(
     choices: Sequence[LoraChoice],
-    shapes: Mapping[str, Shape],
+    config: TransformerConfig,
+    network: TransformerNetwork = PLAIN,
     *,
     strict: bool = False,
     transformer: str = "model",
@@ -48,10 +44,11 @@ def read_adapters(
 
     Args:
         choices: files and strengths, in the order in which they count.
-        shapes: the transformer's parameters, as :func:`transformer_shapes` gives them.
+        config: sizes of the transformer.
+        network: what the transformer is.
         strict: refuse a file of which a part fits nothing, or that changes nothing, instead of saying so in a
             notice. Tensors that are known to do no harm are never refused.
-        transformer: which one it is, "model", "high_noise" or "low_noise"; for the notices.
+        transformer: the name of its role, for the notices.
 
     Raises:
         AdapterError: a file is absent, fits nothing in the transformer, fits in part or holds zeros alone
@@ -59,13 +56,14 @@ def read_adapters(
             transformer; or it is for two experts, and the transformer is none.
         CheckpointError: a file is damaged or no weight file.
     """
+    shapes = network.parameters(config)
     changes: dict[str, list[Change]] = {}
     notices: list[str] = []
     for choice in choices:
         if choice.strength == 0:
             notices.append(f"{published_name(choice.path)}: strength 0, left out.")
             continue
-        layers, of_file = _read_file(choice, shapes, strict, transformer)
+        layers, of_file = _read_file(choice, shapes, network, strict, transformer)
         notices += of_file
         for layer in layers.values():
             for name, of_name in layer.changes.items():
@@ -75,11 +73,15 @@ def read_adapters(
 
 
 def _read_file(
-    choice: LoraChoice, shapes: Mapping[str, Shape], strict: bool, transformer: str
+    choice: LoraChoice,
+    shapes: Mapping[str, Shape],
+    network: TransformerNetwork,
+    strict: bool,
+    transformer: str,
 ) -> tuple[dict[str, LayerChanges], list[str]]:
     file = AdapterFile(choice.path)
     part = take_part(file.label, _parse_keys(file), transformer)
-    found, unmatched = _match(file, part.keys, shapes)
+    found, unmatched = _match(file, part.keys, shapes, network)
     unmatched += _leave_out_narrow_input(found)
     if not found:
         raise AdapterError(
@@ -96,7 +98,9 @@ def _read_file(
             f"{describe_zeros(part.label, zeros)} Leave out --strict-lora to go on without it."
         )
     notices = [
-        describe(part, layers, choice.strength, zeros) if layers else describe_zeros(part.label, zeros),
+        describe(part, layers, choice.strength, zeros, network.is_quantized)
+        if layers
+        else describe_zeros(part.label, zeros),
         *unmatched_notices,
         *warn_of_scale(part.label, layers.values(), choice.strength),
         *warn_of_expert(part, guess_expert(Path(file.label).stem, part.keys), transformer),
@@ -148,10 +152,10 @@ def _first(keys: Sequence[AdapterKey]) -> str:
 
 
 def _match(
-    file: AdapterFile, keys: Sequence[AdapterKey], shapes: Mapping[str, Shape]
+    file: AdapterFile, keys: Sequence[AdapterKey], shapes: Mapping[str, Shape], network: TransformerNetwork
 ) -> tuple[dict[str, AdapterLayer], Unmatched]:
     """Group a file's tensors by the layer they change."""
-    spellings = Spellings(tuple(shapes), diffusers=is_diffusers(keys))
+    spellings = Spellings(tuple(shapes), network.rules, network.diffusers_rules, diffusers=is_diffusers(keys))
     num_blocks = len({name.split(".")[1] for name in shapes if name.startswith("blocks.")})
     grouped: dict[str, dict[Role, AdapterKey]] = {}
     unmatched: Unmatched = []

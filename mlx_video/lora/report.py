@@ -5,22 +5,27 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from mlx_video.layouts.expert_names import Expert
+from mlx_video.layouts.components import Expert, find_role
 from mlx_video.lora.changes import Change, Full, Hadamard, Kronecker
 from mlx_video.lora.dialects import AdapterKey
-from mlx_video.lora.families import EXPERT_NAMES
 from mlx_video.lora.halves import Part
 from mlx_video.lora.layers import NO_ALPHA, LayerChanges
 from mlx_video.lora.zeros import Zeros
 from mlx_video.weights.names.adapter_names import PAIR_ROLES
-from mlx_video.weights.quantize import is_quantized_layer
+from mlx_video.weights.quantize import ChooseLayer
 
 # Scales beyond these are rare enough to be a mistake.
 SMALLEST_SCALE, LARGEST_SCALE = 1 / 64, 4.0
 _SHOWN = 3
 
 
-def describe(part: Part, layers: Mapping[str, LayerChanges], strength: float, zeros: Zeros) -> str:
+def describe(
+    part: Part,
+    layers: Mapping[str, LayerChanges],
+    strength: float,
+    zeros: Zeros,
+    is_quantized: ChooseLayer,
+) -> str:
     """One sentence: what of a file is applied, its ranks, where alpha stands, the scale, what is zero."""
     changes = [change for layer in layers.values() for of in layer.changes.values() for change in of]
     parts = [_count_kinds(changes, sum(key.role in PAIR_ROLES for key in part.keys))]
@@ -36,10 +41,10 @@ def describe(part: Part, layers: Mapping[str, LayerChanges], strength: float, ze
         parts[-1] += f" = {_range([scale * strength for scale in scales])}"
     else:
         parts.append(f"strength {strength:g}")
-    dense = sum(_becomes_dense(path, layer) for path, layer in layers.items())
+    dense = sum(is_quantized(path) and _becomes_dense(path, layer) for path, layer in layers.items())
     if dense:
         become = "layer becomes" if dense == 1 else "layers become"
-        parts.append(f"{dense} {become} dense in a quantized model (--lora-mode merge packs them again)")
+        parts.append(f"{dense} {become} dense in a quantized model (--lora-mode merge quantizes them again)")
     return f"{part.label}: {', '.join([*parts, *_count_zeros(zeros)])}."
 
 
@@ -79,7 +84,7 @@ def _kind(change: Change) -> str:
 
 def _becomes_dense(path: str, layer: LayerChanges) -> bool:
     of_weight = layer.changes.get(f"{path}.weight", ())
-    return is_quantized_layer(path) and any(not change.is_low_rank for change in of_weight)
+    return any(not change.is_low_rank for change in of_weight)
 
 
 def describe_unmatched(part: Part, unmatched: Sequence[tuple[AdapterKey, str]]) -> str:
@@ -120,19 +125,16 @@ def warn_of_scale(label: str, layers: Iterable[LayerChanges], strength: float) -
 
 def warn_of_expert(part: Part, expert: Expert | None, transformer: str) -> list[str]:
     """A notice where a file is for another expert than the one it is applied to."""
-    if expert is None or transformer == expert or transformer not in EXPERT_NAMES:
+    if expert is None or transformer == expert:
         return []
-    flag = "--lora-high" if expert == "high_noise" else "--lora-low"
-    cure = f"Give it as {flag} if that was meant; --lora stands for both experts."
+    meant, taken = find_role(expert), find_role(transformer)
+    cure = f"Give it as {meant.adapter_flag} if that was meant; --lora stands for both experts."
     if transformer == "model":
         cure = (
             "This model has one transformer: such an adapter suits it where that is this expert, converted "
             "alone, and may not suit it otherwise."
         )
-    return [
-        f"{part.label}: looks made for the {EXPERT_NAMES[expert]}, and is applied to the "
-        f"{EXPERT_NAMES[transformer]}. {cure}"
-    ]
+    return [f"{part.label}: looks made for the {meant.words}, and is applied to the {taken.words}. {cure}"]
 
 
 def _count(count: int, thing: str) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlx_video.errors import AdapterError
-from mlx_video.layouts.expert_names import Expert
+from mlx_video.layouts.components import Expert
 from mlx_video.lora.adapter_file import AdapterFile
 from mlx_video.lora.dialects import FIRST_TRANSFORMER
 

@@ -175,16 +175,16 @@ def centre_crop(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
         [height, width, C], a view.
 
     Raises:
-        ValueError: the picture is smaller than the piece.
+        ValueError: the picture is smaller than the crop.
     """
     top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
     if top < 0 or left < 0:
-        raise ValueError(f"a piece of {width}x{height} cannot be cut from {list(pixels.shape)}.")
+        raise ValueError(f"a crop of {width}x{height} cannot be cut from {list(pixels.shape)}.")
     return pixels[top : top + height, left : left + width]
 
 
 def crop_to_aspect(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Cut out the largest middle piece whose sides have the ratio `height` : `width`, to whole pixels.
+    """Cut out the largest middle part whose sides have the ratio `height` : `width`, to whole pixels.
 
     Resizing it afterwards is "resize to cover, then crop" without interpolating what is cut away.
 

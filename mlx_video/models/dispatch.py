@@ -20,9 +20,9 @@ import mlx.core as mx
 LARGEST_ARRAY = 2**31 - 1
 """Elements that 32-bit indices reach (ml-explore/mlx issues 3248, 3327, 4548)."""
 TILE = 64
-"""Rows per tile of the GPU kernels: pieces of whole tiles take the same kernels as the whole does."""
+"""Rows per tile of the GPU kernels: chunks of whole tiles take the same kernels as the whole does."""
 FEWEST_QUERIES = 256
-"""Shorter pieces of attention leave a GPU idle."""
+"""Shorter chunks of attention leave a GPU idle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ class Limits:
         Args:
             elements: of one row of the largest intermediate.
             flops: operations for one row.
-            fewest: a piece is not made smaller than this to save time or memory.
+            fewest: a chunk is not made smaller than this to save time or memory.
         """
         by_size = self.chunk_elements // max(1, elements)
         by_time = self.seconds * self.flops_per_second / flops if flops else math.inf
@@ -112,7 +112,7 @@ class Limits:
 
 
 CPU_LIMITS = Limits(chunk_elements=2**25)
-"""Pieces are not smaller than they need be: beside other work, every call of a threaded BLAS may wait for a
+"""Chunks are not smaller than they need be: beside other work, every call of a threaded BLAS may wait for a
 core. No dispatch to a CPU is ever too long."""
 
 _chosen: Limits | None = None

@@ -26,6 +26,10 @@ class Peak:
         """This peak while `held` bytes more stay in memory."""
         return Peak(self.needed + held, self.usual + held, self.held + held)
 
+    def or_before(self, other: Peak) -> Peak:
+        """The larger one, of this and what is released before it begins; MLX schedules nothing across."""
+        return Peak(max(self.needed, other.needed), max(self.usual, other.needed), self.held)
+
     def within(self, budget_bytes: int) -> int:
         """What is expected to be reached when MLX's memory limit is `budget_bytes`."""
         return max(self.needed, min(self.usual, budget_bytes))

@@ -27,6 +27,7 @@ from mlx_video.models.matmul import project
 from mlx_video.models.rope import build_rotary_table
 from mlx_video.models.token_layout import TokenLayout, video_layout
 from mlx_video.models.transformer_block import TransformerBlock, modulate
+from mlx_video.models.video_transformer import VideoTransformer
 
 
 class Head(nn.Module):
@@ -55,10 +56,8 @@ class Head(nn.Module):
         return project(self.head, modulate(x, shift_scale, time.spans, self.eps), mx.float32)
 
 
-class WanTransformer(nn.Module):
+class WanTransformer(VideoTransformer):
     """Predicts the velocity of noisy latents at a timestep, given text, and in some models an image.
-
-    Parameters carry the names of a converted folder's tensors.
 
     Source: Wan2.1 and Wan2.2 wan/modules/model.py, WanModel.
     """
@@ -86,16 +85,7 @@ class WanTransformer(nn.Module):
     def project_text(
         self, context: mx.array, image_tokens: mx.array | CrossAttentionCache | None = None
     ) -> PromptTokens:
-        """Bring text features and image tokens to the transformer's width; do it once per prompt and run.
-
-        Args:
-            context: [n, text_dim], any floating type; n is at most `text_len`.
-            image_tokens: [K, image_dim] for a transformer with the image branch, and only for such a one. Or
-                the `image` of another prompt of the run, whose keys and values then serve both.
-
-        Raises:
-            ValueError: the text is longer than the model's, or the image tokens do not fit the model.
-        """
+        """See :class:`VideoTransformer`."""
         self._check_image(image_tokens)
         padding = self.config.text_len - context.shape[0]
         if padding < 0:
@@ -134,26 +124,7 @@ class WanTransformer(nn.Module):
         layout: TokenLayout | None = None,
         block_source: BlockSource | None = None,
     ) -> list[mx.array]:
-        """Predict the velocity in each of several passes, such as under the prompt and the negative prompt.
-
-        Each velocity is, bit for bit, that of a call of its own. A source that reads blocks from a disk reads
-        them once for all passes; blocks in memory serve one pass after the other.
-
-        Args:
-            latents: [C, T, H, W], float32.
-            step: the step to take; its timestep is that of all tokens of which `layout` says nothing else.
-            passes: what to predict.
-            concat_latents: channels put behind those of `latents`, [C2, T, H, W].
-            layout: of the video's tokens; None for those of the latents alone, all at the step's timestep.
-            block_source: None for the blocks of this module.
-
-        Returns:
-            [out_dim, T, H, W], float32, for each pass; evaluated but for the last where one pass is made
-            after the other.
-
-        Raises:
-            ValueError: channels or sizes do not fit the model, or the layout does not fit the latents.
-        """
+        """See :class:`VideoTransformer`."""
         if concat_latents is not None:
             latents = mx.concatenate([latents, concat_latents])
         grid = self._check(latents)

@@ -60,7 +60,7 @@ class ForwardSize:
         return self.num_tokens * self.config.dim * self.compute_bytes
 
     def rows_at_once(self, rows: int) -> int:
-        """Tokens of the largest piece where at most `rows` go together: pieces are of nearly even size."""
+        """Tokens of the largest chunk where at most `rows` go together: chunks are of nearly even size."""
         return -(-self.num_tokens // -(-self.num_tokens // rows))
 
     @property
@@ -141,14 +141,14 @@ def _attention(size: ForwardSize, num_keys: int) -> _Moment:
         arrays += 2 * scores
     arrays += 2 * num_keys * dim * key_bytes
     if rows < size.num_tokens:
-        # Between pieces variables still hold the norm of the tokens, and the pieces that are done are kept.
+        # Between chunks variables still hold the norm of the tokens, and the chunks that are done are kept.
         return _with_weight(size, dim, arrays, named=2 * size.activation)
-    # Without pieces nothing waits before what is mixed is merged, projected and scaled.
+    # Without chunks nothing waits before what is mixed is merged, projected and scaled.
     return _with_weight(size, dim, arrays, later=3 * size.activation)
 
 
 def _written_out(size: ForwardSize, num_keys: int) -> tuple[int, int]:
-    """Rows of a piece of attention whose scores exist in memory, and the bytes of these scores."""
+    """Rows of a chunk of attention whose scores exist in memory, and the bytes of these scores."""
     heads = size.config.num_heads
     rows = size.limits.rows(elements=heads * num_keys, flops=4 * num_keys * size.config.dim)
     return rows, size.rows_at_once(rows) * heads * num_keys * WIDE
@@ -160,10 +160,10 @@ def _feed_forward(size: ForwardSize) -> _Moment:
     # Tokens and what is added to them; before and after the GELU.
     hidden = size.rows_at_once(rows) * hidden_dim * size.compute_bytes
     arrays = size.stream + size.activation + 2 * hidden
-    # Between pieces the norm of the tokens.
+    # Between chunks the norm of the tokens.
     named = size.activation if rows < size.num_tokens else 0
     text_rows, scores = _written_out(size, _text_keys(size))
-    # Scores and weights of the cross-attention before, unless it was evaluated piece by piece.
+    # Scores and weights of the cross-attention before, unless it was evaluated chunk by chunk.
     later = 2 * scores if text_rows >= size.num_tokens else 0
     return _with_weight(size, hidden_dim, arrays, named=named, later=later)
 

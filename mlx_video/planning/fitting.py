@@ -14,6 +14,7 @@ from mlx_video.planning.budget import GB, find_budget
 from mlx_video.planning.memory_plan import Host, MemoryPlan, MemoryTask, fits_at_all, plan_memory
 from mlx_video.planning.model_sizes import Infos
 from mlx_video.planning.weight_bytes import quantized
+from mlx_video.weights.network import TransformerNetwork
 from mlx_video.weights.quantize import check_group_size
 
 SCALES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
@@ -75,7 +76,7 @@ def _first_fit(changes: Iterable[Change], host: Host) -> str | None:
 
 
 def _kinds_of_change(task: MemoryTask) -> Iterator[Iterator[Change]]:
-    """Ways out by kind, the mildest change of each kind first; latents that are there stay as they are."""
+    """Changes by kind, the mildest change of each kind first; latents that are there stay as they are."""
     yield _freed(task)
     if task.only_decodes:
         return
@@ -107,16 +108,19 @@ def _quantized(task: MemoryTask) -> Iterator[Change]:
         return
     for bits in (8, 4):
         packing = QuantizationConfig(bits)
-        if not all(_can_pack(infos, packing) for infos in sizes.transformers.values()):
+        if not all(_can_pack(infos, packing, sizes.network) for infos in sizes.transformers.values()):
             return
-        packed = {name: tuple(quantized(infos, packing)) for name, infos in sizes.transformers.items()}
+        packed = {
+            name: tuple(quantized(infos, packing, sizes.network.is_quantized))
+            for name, infos in sizes.transformers.items()
+        }
         text = f"a model converted with --quantize --bits {bits}"
         yield text, replace(task, sizes=replace(sizes, transformers=packed))
 
 
-def _can_pack(infos: Infos, packing: QuantizationConfig) -> bool:
+def _can_pack(infos: Infos, packing: QuantizationConfig, network: TransformerNetwork) -> bool:
     try:
-        check_group_size({info.name: info.shape for info in infos}, packing)
+        check_group_size({info.name: info.shape for info in infos}, packing, network.is_quantized)
     except RequestError:
         return False
     return True

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from mlx_video.planning.choices import (
-    IMAGE_ENCODER,
     NETWORK_TITLES,
     TEXT_ENCODER,
     VAE_DECODER,
@@ -15,6 +14,7 @@ from mlx_video.planning.choices import (
 )
 from mlx_video.planning.memory_plan import MemoryPlan, MemoryTask, StagePlan, plan_text, weigh_transformers
 from mlx_video.planning.stage_peaks import weight_bytes_in_use
+from mlx_video.weights.component_networks import find_network
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +36,9 @@ def used_networks(task: MemoryTask) -> tuple[str, ...]:
     """Names of the networks that a run uses, those first whose keeping saves most."""
     if task.only_decodes:
         return (VAE_DECODER,)
-    encoders: tuple[str, ...] = ()
-    if task.encodes_frames:
-        reads_images = task.num_images and task.sizes.image_encoder
-        encoders = (VAE_ENCODER, IMAGE_ENCODER) if reads_images else (VAE_ENCODER,)
-    return (*task.sizes.transformers, TEXT_ENCODER, VAE_DECODER, *encoders)
+    parts = (name for name in task.sizes.parts if task.num_images or find_network(name).stage != "image")
+    encoders = (VAE_ENCODER,) if task.encodes_frames else ()
+    return (*task.sizes.transformers, TEXT_ENCODER, VAE_DECODER, *encoders, *parts)
 
 
 def keep_networks(
@@ -78,7 +76,8 @@ def keep_networks(
 
 def _own_candidates(plan: MemoryPlan, task: MemoryTask) -> Iterator[Candidate]:
     nbytes = {**_bytes_of_transformers(plan, task), **_bytes_of_encoders(task)}
-    stages = {TEXT_ENCODER: "text", VAE_DECODER: "decode", VAE_ENCODER: "image", IMAGE_ENCODER: "image"}
+    stages = {TEXT_ENCODER: "text", VAE_DECODER: "decode", VAE_ENCODER: "image"}
+    stages |= {name: find_network(name).stage for name in task.sizes.parts}
     for name in used_networks(task):
         whole = plan_text(task, plan.host, is_whole=True) if name == TEXT_ENCODER else None
         yield Candidate(KeptNetwork(name, name, nbytes[name]), stages.get(name, "denoise"), whole)
@@ -96,9 +95,9 @@ def _bytes_of_encoders(task: MemoryTask) -> Mapping[str, int]:
     sizes = task.sizes
     return {
         TEXT_ENCODER: sizes.text_encoder.total,
-        IMAGE_ENCODER: sizes.image_encoder[0].total if sizes.image_encoder else 0,
         VAE_ENCODER: sizes.vae_bytes("encoder"),
         VAE_DECODER: sizes.vae_bytes("decoder"),
+        **{name: weights.total for name, (weights, _) in sizes.parts.items()},
     }
 
 

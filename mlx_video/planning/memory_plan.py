@@ -8,8 +8,8 @@ from functools import lru_cache, partial
 
 from mlx_video.geometry import VideoGeometry
 from mlx_video.latents.tiling import tile_for_mode, tile_sides
+from mlx_video.layouts.components import find_component
 from mlx_video.models.dispatch import Limits
-from mlx_video.models.image_encoder_memory import image_encoder_peak
 from mlx_video.models.peak import Peak
 from mlx_video.models.transformer_memory import ForwardSize
 from mlx_video.planning.budget import GB, LEAST_CACHE_BYTES, Budget, Machine
@@ -19,6 +19,7 @@ from mlx_video.planning.stage_peaks import bytes_read_per_step, denoise_peak, te
 from mlx_video.planning.vae_memory import decode_peak_bytes, encode_peak_bytes, scratch_bytes
 from mlx_video.planning.weight_bytes import WeightBytes, weigh
 from mlx_video.request import StreamMode, TilingMode
+from mlx_video.weights.component_networks import Work, find_network
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +212,18 @@ def _first_that_fits(
     return stage, choice
 
 
-def _stage(name: str, holds: str, peak: Peak, host: Host, read_bytes: int = 0) -> StagePlan:
+def _stage(task: MemoryTask, name: str, holds: str, peak: Peak, host: Host, read_bytes: int = 0) -> StagePlan:
+    """A stage with the components, of those that some models have, that work in it."""
+    for part, (weights, sizes) in task.sizes.parts.items():
+        network = find_network(part)
+        if network.stage != name:
+            continue
+        work = Work(weights.number_bytes, task.num_images, task.geometry.latent_shape)
+        own, words = network.peak(sizes, work).beside(weights.total), find_component(part).words
+        if network.placement == "before":
+            peak, holds = peak.or_before(own), f"{words}, then {holds}"
+        else:
+            peak, holds = peak.beside(own.needed), f"{holds}, {words}"
     return StagePlan(name, holds, peak, peak.within(host.budget.nbytes), read_bytes)
 
 
@@ -220,18 +232,13 @@ def plan_text(task: MemoryTask, host: Host, *, is_whole: bool = False) -> StageP
     weights, config = task.sizes.text_encoder, task.sizes.config.text_encoder
     peak = text_peak(weights, config, task.text_lengths, on_gpu=host.machine.on_gpu, is_whole=is_whole)
     blocks = f"{'all' if is_whole else 'one of'} {len(weights.blocks)} blocks"
-    return _stage("text", f"text encoder, {blocks}{'' if is_whole else ' at a time'}", peak, host)
+    return _stage(task, "text", f"text encoder, {blocks}{'' if is_whole else ' at a time'}", peak, host)
 
 
 def _plan_image(task: MemoryTask, host: Host, tile: int | None) -> StagePlan:
-    sizes, encoders = task.sizes, "VAE encoder"
+    sizes = task.sizes
     nbytes = sizes.vae_bytes("encoder") + encode_peak_bytes(sizes.config.vae, *_latent_size(task), tile=tile)
-    if sizes.image_encoder and task.num_images:
-        encoders = f"image encoder, then {encoders}"
-        weights, config = sizes.image_encoder
-        tower = image_encoder_peak(config, task.num_images, number_bytes=weights.number_bytes)
-        nbytes = max(nbytes, weights.total + tower.needed)
-    return _stage("image", f"{encoders}, {_describe_tile(task, tile)}", Peak(nbytes, nbytes), host)
+    return _stage(task, "image", f"VAE encoder, {_describe_tile(task, tile)}", Peak(nbytes, nbytes), host)
 
 
 def _plan_decode(task: MemoryTask, host: Host, tile: int | None) -> StagePlan:
@@ -240,7 +247,7 @@ def _plan_decode(task: MemoryTask, host: Host, tile: int | None) -> StagePlan:
     scale, holds = sizes.config.vae.output_scale, "VAE decoder"
     if scale != 1:
         holds += f" ({task.geometry.width * scale}x{task.geometry.height * scale} pixels)"
-    return _stage("decode", f"{holds}, {_describe_tile(task, tile)}", Peak(nbytes, nbytes), host)
+    return _stage(task, "decode", f"{holds}, {_describe_tile(task, tile)}", Peak(nbytes, nbytes), host)
 
 
 def _latent_size(task: MemoryTask) -> tuple[int, int]:
@@ -277,10 +284,11 @@ def _plan_denoise(
         resident_blocks=resident_blocks,
         num_transformers=together,
         adapter_bytes=task.adapter_bytes,
+        network=task.sizes.network,
     )
     read = together * bytes_read_per_step(weights, resident_blocks)
     blocks = _describe_blocks(len(weights.blocks), resident_blocks if read else None)
-    return _stage("denoise", f"{_describe_transformers(task)}, {blocks}", peak, host, read)
+    return _stage(task, "denoise", f"{_describe_transformers(task)}, {blocks}", peak, host, read)
 
 
 def weigh_transformers(task: MemoryTask) -> dict[str, WeightBytes]:
@@ -323,13 +331,12 @@ def _weigh(infos: Infos) -> WeightBytes:
 
 def forward_size(task: MemoryTask, weights: WeightBytes, host: Host) -> ForwardSize:
     """The size of a forward of a transformer of these weights."""
-    images = task.sizes.image_encoder
     return ForwardSize(
         config=task.sizes.config.transformer,
         num_tokens=task.geometry.num_tokens,
         number_bytes=weights.number_bytes,
         bits=weights.bits,
-        image_tokens=task.num_images * images[1].num_tokens if images else 0,
+        image_tokens=task.sizes.image_tokens(task.num_images),
         num_passes=task.num_passes,
         on_gpu=host.machine.on_gpu,
         limits=host.limits,

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from mlx_video.config import ImageEncoderConfig, ModelConfig, VAEConfig
+from mlx_video.config import ModelConfig, VAEConfig
 from mlx_video.formats.tensor_info import TensorInfo
-from mlx_video.formats.tensor_source import open_tensors
+from mlx_video.layouts.components import IMAGE_ENCODER
 from mlx_video.layouts.model_folder import ModelFolder
-from mlx_video.loading.components import VAE_HALVES, Half
+from mlx_video.loading.components import VAE_HALVES, Half, list_optional, open_part
 from mlx_video.loading.open_parts import open_text_encoder, open_transformer, open_vae
 from mlx_video.planning.weight_bytes import WeightBytes, weigh
-from mlx_video.weights.names.image_encoder_names import read_converted_image_encoder_config
+from mlx_video.variants.registry import find_variant
+from mlx_video.weights.component_networks import find_network
 from mlx_video.weights.names.vae_names import CONVERTED_RULES, read_vae_config
 from mlx_video.weights.names.vae_shapes import vae_tensors
+from mlx_video.weights.network import PLAIN, TransformerNetwork
 from mlx_video.weights.renamed import RenamedTensors
 
 Infos = tuple[TensorInfo, ...]
@@ -30,13 +33,20 @@ class ModelSizes:
         config: of the model; the VAE's widths are those of its files.
         transformers: name → its tensors.
         text_encoder: bytes of its parts.
-        image_encoder: bytes of its parts, and its sizes; None where the model has none.
+        parts: name of every component that this model has, unlike others → its bytes, and its sizes.
+        network: what the transformers are.
     """
 
     config: ModelConfig
     transformers: Mapping[str, Infos]
     text_encoder: WeightBytes
-    image_encoder: tuple[WeightBytes, ImageEncoderConfig] | None = None
+    parts: Mapping[str, tuple[WeightBytes, Any]] = field(default_factory=dict)
+    network: TransformerNetwork = PLAIN
+
+    def image_tokens(self, num_images: int) -> int:
+        """Tokens that cross-attention reads besides the text."""
+        found = self.parts.get(IMAGE_ENCODER.name)
+        return num_images * found[1].num_tokens if found else 0
 
     def vae_bytes(self, half: Half) -> int:
         """Bytes of the weights of a half of the VAE, once they are loaded."""
@@ -58,14 +68,14 @@ def read_model_sizes(model: ModelFolder, config: ModelConfig) -> ModelSizes:
             transformers[name] = tuple(source.infos.values())
     with open_text_encoder(model.text_encoder) as source:
         text_encoder = weigh(source.infos.values())
-    image_encoder = None
-    if model.image_encoder is not None and config.transformer.image_dim is not None:
-        with open_tensors(model.image_encoder) as source:
-            encoder_config = read_converted_image_encoder_config(source.infos, label=source.label)
-            image_encoder = weigh(source.infos.values()), encoder_config
-    return ModelSizes(
-        replace(config, vae=_read_vae(model, config)), transformers, text_encoder, image_encoder
-    )
+    parts = {}
+    for row in list_optional(model, config):
+        if row.name in model.parts:
+            with open_part(model, row) as source:
+                sizes = find_network(row.name).read_converted_sizes(source.infos, label=source.label)
+                parts[row.name] = weigh(source.infos.values()), sizes
+    whole = replace(config, vae=_read_vae(model, config))
+    return ModelSizes(whole, transformers, text_encoder, parts, find_variant(config).network)
 
 
 def read_vae_sizes(model: ModelFolder, config: ModelConfig) -> ModelSizes:

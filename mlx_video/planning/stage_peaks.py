@@ -10,8 +10,9 @@ from mlx_video.geometry import VideoGeometry
 from mlx_video.loading.stream_plan import SLOTS, choose_streamed
 from mlx_video.models.peak import WIDE, Peak
 from mlx_video.models.text_encoder_memory import text_encoder_peak
-from mlx_video.models.transformer_memory import ForwardSize, forward_peak, kept_text_bytes
+from mlx_video.models.transformer_memory import ForwardSize
 from mlx_video.planning.weight_bytes import WeightBytes
+from mlx_video.weights.network import PLAIN, TransformerNetwork
 
 # Latents of a step: noise, the newest and the next ones, three of the solver, two predictions, their mixture.
 LATENTS_OF_A_STEP = 9
@@ -25,6 +26,7 @@ def denoise_peak(
     resident_blocks: int | None = None,
     num_transformers: int = 1,
     adapter_bytes: int = 0,
+    network: TransformerNetwork = PLAIN,
 ) -> Peak:
     """Peak of the sampling stage.
 
@@ -35,17 +37,19 @@ def denoise_peak(
         resident_blocks: how many stay in memory; None for all.
         num_transformers: kept at a time.
         adapter_bytes: of the adapters of one transformer.
+        network: what the transformer is.
     """
     is_streamed = bytes_read_per_step(weights, resident_blocks) > 0
     in_use = weight_bytes_in_use(weights, resident_blocks) + adapter_bytes
     if adapter_bytes and is_streamed:
         in_use += weights.largest_block  # adapters are merged into a copy of the block at its turn
-    held = num_transformers * in_use + (num_transformers - 1) * kept_text_bytes(size)
+    forward = network.peak(size, waits_for_blocks=is_streamed)
+    held = num_transformers * in_use + (num_transformers - 1) * forward.held
     held += LATENTS_OF_A_STEP * math.prod(geometry.latent_shape) * WIDE
     if is_streamed:
         # The passes of a step go through a block together: those that wait hold their tokens.
         held += (size.num_passes - 1) * size.stream
-    return forward_peak(size, waits_for_blocks=is_streamed).beside(held)
+    return forward.beside(held)
 
 
 def weight_bytes_in_use(weights: WeightBytes, resident_blocks: int | None) -> int:

@@ -91,8 +91,8 @@ def residual_block(frame: Frame, into: int, out: int, frames: int = 1) -> Need:
 def attention(frame: Frame, channels: int) -> Need:
     """Attention of one frame: norm, query, key and value and copies of each, rows of scores, result."""
     positions = frame.height * frame.width
-    pieces = -(-positions // QUERIES_AT_A_TIME)
-    scores = -(-positions // pieces) * positions * ITEM_BYTES
+    chunks = -(-positions // QUERIES_AT_A_TIME)
+    scores = -(-positions // chunks) * positions * ITEM_BYTES
     return Need(9 * frame.nbytes(channels) + scores, 0, frame.nbytes(channels))
 
 
@@ -214,16 +214,16 @@ def decode_peak_bytes(
 def encode_peak_bytes(
     config: VAEConfig, latent_height: int, latent_width: int, *, tile: int | None = None
 ) -> int:
-    """The most memory that :func:`mlx_video.latents.encode.encode_pieces` takes, for a clip of any length.
+    """The most memory that :func:`mlx_video.latents.encode.encode_chunks` takes, for a clip of any length.
 
     Args:
         config: widths and stride of the VAE.
         latent_height: rows of latent cells.
         latent_width: columns of latent cells.
-        tile: as for `encode_pieces`.
+        tile: as for `encode_chunks`.
 
     Returns:
-        Bytes beside the weights and the latents, for pieces of up to four frames. Clips of one or five frames
+        Bytes beside the weights and the latents, for chunks of up to four frames. Clips of one or five frames
         need less.
     """
     frame = Frame(latent_height, latent_width)
@@ -232,7 +232,7 @@ def encode_peak_bytes(
     side = max(latent_height, latent_width) if tile is None else tile
     grid = cut_tiles(ENCODER_STAGES, latent_height, latent_width, side)
     tiles = [_add_stages(_encoder_stages(config, part)) for part in chain(*grid)]
-    # The piece; Wan2.2 packs all of it before the first stage takes a frame.
+    # The chunk; Wan2.2 packs all of it before the first stage takes a frame.
     pixels = _pixels(config, frame, 1) * (2 if _packing(config) > 1 else 1)
     if tile is None:
         return pixels + whole.kept + tiles[0].kept + max(whole.working, tiles[0].working)

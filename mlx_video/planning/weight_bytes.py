@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from mlx_video.config import QuantizationConfig
 from mlx_video.errors import ConfigError
 from mlx_video.formats.tensor_info import DTYPES, TensorInfo
-from mlx_video.weights.quantize import is_quantized_layer, quantized_infos, read_quantization
+from mlx_video.weights.quantize import ChooseLayer, is_quantized_layer, quantized_infos, read_quantization
 
 _BLOCK = re.compile(r"blocks\.(\d+)\.")
 Infos = Mapping[str, TensorInfo]
@@ -74,12 +74,22 @@ def _find_bits(tensors: Infos) -> int | None:
     return None
 
 
-def quantized(infos: Iterable[TensorInfo], quantization: QuantizationConfig) -> list[TensorInfo]:
-    """What a dense network's file would hold if it were converted with `quantization`."""
+def quantized(
+    infos: Iterable[TensorInfo],
+    quantization: QuantizationConfig,
+    is_quantized: ChooseLayer = is_quantized_layer,
+) -> list[TensorInfo]:
+    """What a dense network's file would hold if it were converted with `quantization`.
+
+    Args:
+        infos: of the dense file.
+        quantization: of some layers.
+        is_quantized: which layers these are.
+    """
     result: list[TensorInfo] = []
     for info in infos:
         path = info.name.removesuffix(".weight")
-        if info.name.endswith(".weight") and is_quantized_layer(path):
+        if info.name.endswith(".weight") and is_quantized(path):
             result += quantized_infos(path, (info.shape[0], info.shape[1]), info.dtype, quantization)
         else:
             result.append(info)

@@ -4,7 +4,12 @@ Every option is declared here once, with its type, default, help and checks; com
 records of runs and tables of options follow. The names that other rooms use are gathered here.
 """
 
-from mlx_video.request.adapters import LoraChoice, advise_two_strengths, named_place, read_adapter_choices
+from mlx_video.request.adapters import (
+    LoraChoice,
+    advise_two_strengths,
+    path_or_repository,
+    read_adapter_choices,
+)
 from mlx_video.request.choices import (
     MAX_SEED,
     RANDOM_SEED,
@@ -59,8 +64,8 @@ __all__ = [
     "draw_seed",
     "flag_of",
     "make_request",
-    "named_place",
     "option",
     "options_of",
+    "path_or_repository",
     "read_adapter_choices",
 ]

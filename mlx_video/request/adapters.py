@@ -14,7 +14,7 @@ from mlx_video.addresses import expand_home
 from mlx_video.errors import RequestError
 
 
-def named_place(text: str | Path) -> Path:
+def path_or_repository(text: str | Path) -> Path:
     """What a user calls a folder: a path with `~` expanded, or owner/name of a repository on the Hub.
 
     An address stays one; whoever opens it judges it. A text that begins with a dot is a path, so that
@@ -109,10 +109,10 @@ def _read_adapter_choice(field_name: str, item: object) -> LoraChoice:
         case LoraChoice():
             return item
         case str() | Path():
-            return LoraChoice(named_place(item), named=str(item))
+            return LoraChoice(path_or_repository(item), named=str(item))
         case [str() | Path() as path, float() | int() as strength]:
             try:
-                return LoraChoice(named_place(path), strength, str(path))
+                return LoraChoice(path_or_repository(path), strength, str(path))
             except RequestError as error:
                 raise RequestError(field_name, error.message) from error
         case [str() | Path() as path, strength] if cure := advise_two_strengths(path, strength):
@@ -132,7 +132,7 @@ def parse_adapter(words: Sequence[str]) -> LoraChoice:
     if len(rest) > 1:
         cure = advise_two_strengths(path, rest) or "Repeat the option for each adapter"
         raise ValueError(f"{' '.join(words)!r} is more than a path and a strength. {cure}")
-    place = named_place(path)
+    place = path_or_repository(path)
     try:
         return LoraChoice(place, float(rest[0]) if rest else 1.0, named=path)
     except (ValueError, RequestError) as error:

@@ -32,7 +32,7 @@ def _weights_option(what: str) -> Place | None:
     )
 
 
-def _is_one_place(path: Path, other: Path) -> bool:
+def _is_same_path(path: Path, other: Path) -> bool:
     """Whether two paths lead to one place, which need not exist; links in a circle lead nowhere else."""
     return os.path.realpath(path) == os.path.realpath(other)
 
@@ -57,7 +57,7 @@ class ConvertRequest:
     model_version: ModelVersion = option(
         "auto", help="Wan generation, `2.1` or `2.2`; `auto` tells it from the tensors"
     )
-    quantize: bool = option(False, help="pack the transformer blocks' linear layers")
+    quantize: bool = option(False, help="quantize the transformer blocks' linear layers")
     bits: QuantizationBits = option(4, help="bits of a quantized weight, 4 or 8")
     group_size: QuantizationGroup = option(64, help="weights that share one scale: 32, 64 or 128")
     quantize_only: bool = option(
@@ -83,7 +83,7 @@ class ConvertRequest:
         self._check_components()
         if not (self.quantize or self.quantize_only):
             self._refuse_idle_options()
-        if self.checkpoint_dir is not None and _is_one_place(self.checkpoint_dir, self.output_dir):
+        if self.checkpoint_dir is not None and _is_same_path(self.checkpoint_dir, self.output_dir):
             raise RequestError(
                 "output_dir", f"{self.output_dir} is the checkpoint folder itself. Choose another folder."
             )

@@ -183,8 +183,8 @@ class GenerateRequest:
     strict_lora: bool = strict_option("adapters")
     lora_mode: LoraMode = option(
         "auto",
-        help="`merge`: into the weights, quantized ones packed again; `side`: beside the layers, whose "
-        "weights stay as they are; `auto`: `side` for quantized layers, `merge` for the others",
+        help="`merge`: into the weights, those of quantized layers quantized again; `side`: beside the "
+        "layers, whose weights stay as they are; `auto`: `side` for quantized layers, `merge` for the others",
         group="adapters",
         only_with=("loras", "loras_high", "loras_low"),
     )

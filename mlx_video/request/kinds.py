@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from mlx_video.addresses import AddressError, expand_home, local_path, local_path_or_page, written_address
-from mlx_video.request.adapters import LoraChoice, named_place, parse_adapter, read_adapter_choices
+from mlx_video.request.adapters import LoraChoice, parse_adapter, path_or_repository, read_adapter_choices
 
 if TYPE_CHECKING:
     import numpy as np
@@ -125,8 +125,8 @@ def _read_path(name: str, value: Any) -> Any:
     return Path(value) if isinstance(value, str) else value
 
 
-def _read_place(name: str, value: Any) -> Any:
-    return named_place(value) if isinstance(value, str | Path) else value
+def _read_path_or_repository(name: str, value: Any) -> Any:
+    return path_or_repository(value) if isinstance(value, str | Path) else value
 
 
 def _settle_image(value: Any) -> Any:
@@ -181,7 +181,7 @@ FILE = _path_kind(local_path)
 """A file that is read, on this machine."""
 RESULT = _path_kind(_settle_result)
 """A file or folder that is written."""
-PLACE = _path_kind(local_path_or_page, named_place, _read_place)
+PATH_OR_REPOSITORY = _path_kind(local_path_or_page, path_or_repository, _read_path_or_repository)
 """A file or folder here, or in a repository on the Hub."""
 IMAGE = Kind(
     _is_image,
@@ -217,7 +217,7 @@ BY_TYPE = {str: TEXT, int: WHOLE, float: NUMBER, bool: SWITCH}
 
 ReadPath = Annotated[Path, FILE]
 WrittenPath = Annotated[Path, RESULT]
-Place = Annotated[Path, PLACE]
+Place = Annotated[Path, PATH_OR_REPOSITORY]
 GuideScale = Annotated[float | tuple[float, float], SCALES]
 Adapters = Annotated[tuple[LoraChoice, ...], ADAPTERS]
 if TYPE_CHECKING:

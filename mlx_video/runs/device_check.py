@@ -127,7 +127,7 @@ def report_fallbacks(report: Report) -> Iterator[Notice]:
         yield Notice(f"{result.name} gives wrong results with {report.machine.describe()}: {result.note}.")
     if report.shortened < 1:
         yield Notice(
-            "The GPU gave up on work that took too long; pieces have "
+            "The GPU gave up on work that took too long; chunks have "
             f"{report.shortened:g} times the usual length."
         )
 
@@ -151,7 +151,7 @@ def held_to_limits(run: Run) -> Iterator[None]:
         mx.clear_cache()
         _shorten()
         raise DeviceError(
-            f"the GPU gave up on work that took too long ({error}). From now on pieces of work have half the "
+            f"the GPU gave up on work that took too long ({error}). From now on chunks of work have half the "
             "length: run the same command again, with --resume to go on from the last step. Other programs "
             "that use the GPU make this likelier."
         ) from error

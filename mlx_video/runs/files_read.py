@@ -48,7 +48,7 @@ def _files_of(place: Path) -> list[Path]:
 def _model_files(model: ModelFolder) -> Iterator[Path]:
     yield model.path / CONFIG_FILE
     yield from model.transformers.values()
-    parts = (model.text_encoder, model.vae, model.vae_encoder, model.image_encoder)
-    yield from (path for path in parts if path)
+    yield from model.parts.values()
+    yield from model.second_files.values()
     if model.tokenizer:
         yield from (model.tokenizer / name for name in TOKENIZER_FILES)

@@ -30,7 +30,7 @@ from mlx_video.runs.outputs import check_outputs, check_scratch_space
 from mlx_video.runs.run import Run, Value, Work
 from mlx_video.runs.settings import ImageSize, check_inputs, plan_run, report_distilled
 from mlx_video.runs.stages.decode import FrameSink
-from mlx_video.runs.state.resume import find_start, forget_state, report_start, way_on_noted
+from mlx_video.runs.state.resume import find_start, forget_state, report_start, resume_hint_noted
 from mlx_video.variants.registry import find_variant
 
 
@@ -152,7 +152,7 @@ def generate(run: Run, extra_sinks: Sequence[FrameSink] = ()) -> Work[mx.array]:
         kept = tuple(network.title for network in run.memory_plan.kept)
         yield MemoryPlanned(run.memory_plan.predicted, run.memory_plan.reused, kept)
     yield from report_start(run)
-    with way_on_noted(run):
+    with resume_hint_noted(run):
         latents = yield from within_limits(run, make_video(run, extra_sinks))
     yield from forget_state(run)
     yield from map(FileWritten, written_paths(run.request))

@@ -19,7 +19,7 @@ from mlx_video.conditioning.units import UnitInputs
 from mlx_video.errors import CheckpointError, MediaError
 from mlx_video.events import BlocksRead, Event, FramesEncoded, Notice
 from mlx_video.hub.fetch import TOKENIZER_REPOSITORY, fetch_tokenizer
-from mlx_video.latents.encode import encode_pieces
+from mlx_video.latents.encode import encode_chunks
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.open_parts import open_text_encoder
 from mlx_video.loading.streamed_text_encoder import encode_resident, encode_streamed
@@ -191,6 +191,6 @@ def _describe_lack(model: ModelFolder) -> str:
 def encode_clip(
     vae: WanVAE, tile: int | None, frames: Iterable[mx.array], num_frames: int
 ) -> Encoding[mx.array]:
-    """Encode pieces [f, H, W, 3] of a clip to [C, T, h, w]."""
-    work = encode_pieces(vae, frames, tile=tile)
+    """Encode chunks [f, H, W, 3] of a clip to [C, T, h, w]."""
+    work = encode_chunks(vae, frames, tile=tile)
     return (yield from with_events(work, lambda done: [FramesEncoded(done, num_frames)]))

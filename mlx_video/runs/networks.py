@@ -24,13 +24,13 @@ from mlx_video.loading.session import Network, NetworkKey
 from mlx_video.loading.streamed_transformer import open_streamed_transformer
 from mlx_video.models.image_encoder import CLIPImageEncoder
 from mlx_video.models.text_encoder import UMT5Encoder
-from mlx_video.models.transformer import WanTransformer
 from mlx_video.models.vae.autoencoder import WanVAE
+from mlx_video.models.video_transformer import VideoTransformer
 from mlx_video.planning.choices import IMAGE_ENCODER, TEXT_ENCODER, VAE_DECODER, VAE_ENCODER
 from mlx_video.runs.run import Run
 
 Load = Callable[[ModelFolder, ModelConfig], Component]
-OpenTransformer = tuple[WanTransformer, BlockStream | None]
+OpenTransformer = tuple[VideoTransformer, BlockStream | None]
 """A transformer, and where its blocks are read from; None where all are in memory."""
 
 
@@ -48,10 +48,8 @@ def network_key(run: Run, name: str) -> NetworkKey:
         streaming = run.plan.memory.resident_blocks
         files: tuple[Path | None, ...] = (model.transformers[name],)
         sizes: Hashable = (config.transformer, config.quantization, changes, streaming)
-    elif name == TEXT_ENCODER:
-        files, sizes = (model.text_encoder,), config.text_encoder
-    elif name == IMAGE_ENCODER:
-        files, sizes = (model.image_encoder,), config.transformer
+    elif name in model.parts:
+        files, sizes = (model.parts[name],), (config.text_encoder, config.transformer)
     else:
         files, sizes = (model.vae, model.vae_encoder), config.vae
     return NetworkKey(name, (*(stamp_files(path) for path in files if path), sizes))

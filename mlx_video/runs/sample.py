@@ -21,7 +21,7 @@ from mlx_video.models.block_context import (
 )
 from mlx_video.models.forward import BlockSource
 from mlx_video.models.token_layout import TokenLayout
-from mlx_video.models.transformer import WanTransformer
+from mlx_video.models.video_transformer import VideoTransformer
 from mlx_video.runs.networks import use_transformer
 from mlx_video.runs.run import Run, Work, with_events
 from mlx_video.runs.state.resume import keep_step
@@ -147,7 +147,7 @@ class GuidedTransformer:
 
     def __init__(
         self,
-        transformer: WanTransformer,
+        transformer: VideoTransformer,
         guidance: Guidance,
         conditioning: Conditioning,
         layout: TokenLayout,
@@ -200,7 +200,7 @@ class GuidedTransformer:
 
 
 def project_prompts(
-    transformer: WanTransformer, conditioning: Conditioning, names: Collection[PromptName]
+    transformer: VideoTransformer, conditioning: Conditioning, names: Collection[PromptName]
 ) -> dict[PromptName, PromptTokens]:
     """Prompts as one transformer sees them; they share the image tokens.
 

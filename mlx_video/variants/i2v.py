@@ -8,28 +8,18 @@ from mlx_video.conditioning.frames import concat_first_and_last_frame, concat_fi
 from mlx_video.conditioning.units import IMAGE_TOKENS, PROMPTS, frames_unit
 from mlx_video.config import DEFAULT_NEGATIVE_PROMPT, SamplingDefaults
 from mlx_video.geometry import size_for_area
-from mlx_video.variants.t2v import EXTRA_NETWORKS
-from mlx_video.variants.variant import CheckpointFacts, Inputs, LowAreaShift, Variant
+from mlx_video.variants.variant import Inputs, LowAreaShift, Traits, Variant
 
 # The official task tables put these before the family's negative prompt.
 NO_SHAKING = "镜头晃动，"
 NO_CUTS = "镜头切换，"
 
 AREA_480P = 832 * 480
-CONCAT_CHANNELS = 36  # 16 noisy, 4 of the mask, 16 of the condition
-
-
-def has_image_branch(facts: CheckpointFacts) -> bool:
-    """Whether the transformer reads CLIP features."""
-    return facts.has_part("img_emb.proj.")
-
-
-def takes_frames(facts: CheckpointFacts) -> bool:
-    """Mask and condition latents come in beside the noise, and nothing else but perhaps CLIP features."""
-    others = (prefix for prefix in EXTRA_NETWORKS if prefix != "img_emb.")
-    is_plain = not any(facts.has_part(prefix) for prefix in others)
-    return is_plain and (facts.in_dim, facts.out_dim) == (CONCAT_CHANNELS, 16)
-
+# 16 of the noise, 4 of the mask and 16 of the condition go in.
+CHANNELS = (36, 16)
+# Reads CLIP features; with two images, places tell these apart.
+IMAGE_BRANCH = "img_emb.proj."
+IMAGE_PLACES = "img_emb.emb_pos"
 
 FIRST_FRAME = (PROMPTS, IMAGE_TOKENS, frames_unit("first frame", ("concat_latents",), concat_first_frame))
 FIRST_AND_LAST_FRAME = (
@@ -43,12 +33,7 @@ DEMO_I2V = Variant(
     title="Demo image-to-video (coloured shapes)",
     model_version="2.2",
     model_type="i2v",
-    matches=lambda facts: (
-        takes_frames(facts)
-        and not has_image_branch(facts)
-        and not facts.is_dual
-        and (facts.dim, facts.num_layers) == (192, 6)
-    ),
+    traits=Traits(CHANNELS, size=(192, 6)),
     sampling=SamplingDefaults(
         steps=30, shift=5.0, guide_scale=(3.0, 3.0), num_frames=17, width=64, height=64, max_area=64 * 64
     ),
@@ -62,7 +47,7 @@ I2V_14B = Variant(
     title="Wan2.1 I2V 14B",
     model_version="2.1",
     model_type="i2v",
-    matches=lambda facts: takes_frames(facts) and has_image_branch(facts) and not facts.is_dual,
+    traits=Traits(CHANNELS, (IMAGE_BRANCH,)),
     sampling=SamplingDefaults(
         steps=40, max_area=AREA_480P, negative_prompt=NO_SHAKING + DEFAULT_NEGATIVE_PROMPT
     ),
@@ -81,7 +66,7 @@ FLF2V_14B = Variant(
     title="Wan2.1 FLF2V 14B",
     model_version="2.1",
     model_type="flf2v",
-    matches=lambda facts: I2V_14B.matches(facts) and facts.has_part("img_emb.emb_pos"),
+    traits=Traits(CHANNELS, (IMAGE_BRANCH, IMAGE_PLACES)),
     sampling=SamplingDefaults(
         shift=16.0,
         width=1280,
@@ -99,7 +84,7 @@ I2V_A14B = Variant(
     title="Wan2.2 I2V A14B",
     model_version="2.2",
     model_type="i2v",
-    matches=lambda facts: takes_frames(facts) and not has_image_branch(facts) and facts.is_dual,
+    traits=Traits(CHANNELS, is_dual=True),
     sampling=SamplingDefaults(
         steps=40,
         guide_scale=(3.5, 3.5),
@@ -117,6 +102,6 @@ I2V_EXPERT = replace(
     I2V_A14B,
     name="wan2.2-i2v",
     title="Wan2.2 I2V with one transformer",
-    matches=lambda facts: takes_frames(facts) and not has_image_branch(facts) and not facts.is_dual,
+    traits=Traits(CHANNELS),
     sampling=replace(I2V_A14B.sampling, boundary=0.0),
 )

@@ -10,7 +10,7 @@ from typing import Any
 
 from mlx_video.variants.i2v import I2V_14B, I2V_A14B
 from mlx_video.variants.other_models import PUBLISHED, digest_shapes
-from mlx_video.variants.t2v import is_single
+from mlx_video.variants.t2v import T2V_OTHER
 from mlx_video.variants.variant import CheckpointFacts, Shapes, Variant
 
 
@@ -73,20 +73,20 @@ _BLOCKWISE = (
 LOOKALIKES = (
     Lookalike(
         title="krea-realtime 14B",
-        fits=is_single,
+        fits=T2V_OTHER.traits.fit,
         why=_BLOCKWISE,
         names=re.compile(r"krea.{0,12}real.?time|real.?time.{0,12}krea", re.IGNORECASE),
         published="krea-realtime 14B",
     ),
     Lookalike(
         title="a model that makes videos block by block (krea-realtime, Self-Forcing)",
-        fits=is_single,
+        fits=T2V_OTHER.traits.fit,
         why=_BLOCKWISE,
         class_name="CausalWanModel",
     ),
     Lookalike(
         title="Wan2.1 Fun-1.3B-InP",
-        fits=I2V_14B.matches,
+        fits=I2V_14B.traits.fit,
         why=(
             "It is trained otherwise than Wan2.1 I2V 14B, which has tensors of the same kind, and would run "
             "with the wrong defaults. Use Wan2.1 I2V 14B, or Wan2.2 TI2V 5B, which is small too."

@@ -9,13 +9,16 @@ from typing import Any
 
 from mlx_video.config import ModelConfig, TransformerConfig, find_vae_config
 from mlx_video.errors import CheckpointError, ConfigError, RequestError
+from mlx_video.formats.tensor_info import TensorInfo
 from mlx_video.variants import i2v, t2v, ti2v
 from mlx_video.variants.lookalikes import Evidence, name_lookalike, report_twin
 from mlx_video.variants.other_models import name_other_model
 from mlx_video.variants.variant import CheckpointFacts, Shapes, Variant
-from mlx_video.weights.names.transformer_names import IMAGE_ANCHOR, read_image_sizes
+from mlx_video.weights.names.transformer_names import IMAGE_ANCHOR, original_shapes, read_image_sizes
+from mlx_video.weights.network import TransformerNetwork
+from mlx_video.weights.rules import Rule
 
-# The first that matches is taken: special ones stand before general ones.
+# The first that fits is taken: of equal parts, those of one size stand before those of any.
 VARIANTS: tuple[Variant, ...] = (
     t2v.DEMO,
     i2v.DEMO_I2V,
@@ -64,9 +67,9 @@ def find_variant(config: ModelConfig) -> Variant:
     Raises:
         CheckpointError: neither tells.
     """
-    for variant in VARIANTS:
-        if variant.name == config.variant:
-            return variant
+    named = find_by_name(config.variant)
+    if named is not None:
+        return named
     network = config.transformer
     facts = CheckpointFacts(
         in_dim=network.in_dim,
@@ -77,6 +80,30 @@ def find_variant(config: ModelConfig) -> Variant:
         names=_image_branch_names(network),
     )
     return _match(facts)
+
+
+def find_by_name(name: str) -> Variant | None:
+    """The variant of a name; None where there is none."""
+    return next((variant for variant in VARIANTS if variant.name == name), None)
+
+
+def list_networks() -> tuple[TransformerNetwork, ...]:
+    """The different transformers of all variants."""
+    return tuple(dict.fromkeys(variant.network for variant in VARIANTS))
+
+
+def list_diffusers_rules() -> tuple[Rule, ...]:
+    """Rules for what Diffusers calls the tensors that some variants have beyond the plain transformer's."""
+    return tuple(rule for network in list_networks() for rule in network.extra_diffusers_rules)
+
+
+def read_original_shapes(infos: Mapping[str, TensorInfo]) -> dict[str, tuple[int, ...]]:
+    """What the tensors of a converted transformer of any variant, dense or quantized, were before.
+
+    Args:
+        infos: of the converted file.
+    """
+    return original_shapes(infos, [rule for network in list_networks() for rule in network.extra_rules])
 
 
 def _image_branch_names(network: TransformerConfig) -> frozenset[str]:
@@ -161,7 +188,7 @@ def _match(facts: CheckpointFacts, shapes: Shapes | None = None, evidence: Evide
             f"transformer: {_describe(facts)}: this is {title}, which this version cannot convert. {advice}"
         )
     for variant in VARIANTS:
-        if variant.matches(facts):
+        if variant.traits.fit(facts):
             return variant
     other = name_other_model(facts, shapes)
     if other is not None:
@@ -171,7 +198,23 @@ def _match(facts: CheckpointFacts, shapes: Shapes | None = None, evidence: Evide
         )
     raise CheckpointError(
         f"transformer: {_describe(facts)}; no model that this version knows looks like that. "
-        f"Known: {', '.join(variant.title for variant in VARIANTS)}."
+        f"{_name_stray(facts, shapes or {})}Known: {', '.join(variant.title for variant in VARIANTS)}."
+    )
+
+
+def _name_stray(facts: CheckpointFacts, shapes: Shapes) -> str:
+    """Name what keeps a transformer from being of the model to which it is nearest; "" if none is near."""
+    near = [
+        (variant.traits.find_strays(facts), variant) for variant in VARIANTS if variant.traits.are_in(facts)
+    ]
+    if not near:
+        return ""
+    strays, variant = min(near, key=lambda entry: len(entry[0]))
+    first = f"{strays[0]} {list(shapes[strays[0]])}" if strays[0] in shapes else strays[0]
+    more = f" and {len(strays) - 1} more" if len(strays) > 1 else ""
+    return (
+        f"{variant.title} has no {first}{more}: the file holds another model or revision, or a LoRA; use the "
+        "files of one Wan checkpoint. "
     )
 
 
@@ -241,7 +284,7 @@ def _read_transformer_config(
             )
     return TransformerConfig(
         **sizes,
-        num_heads=int(_number(source, "num_heads", facts.dim // HEAD_DIM)),
+        num_heads=int(_number(source, "num_heads", max(1, facts.dim // HEAD_DIM))),
         model_type=variant.model_type,
         text_len=int(_number(source, "text_len", 512)),
         eps=_number(source, "eps", 1e-6),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from mlx_video.conditioning.units import PROMPTS, ConditioningUnit
 from mlx_video.config import SamplingDefaults
+from mlx_video.weights.network import PLAIN, TransformerNetwork
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -25,6 +26,47 @@ class CheckpointFacts:
     def has_part(self, prefix: str) -> bool:
         """Whether any tensor name starts with `prefix`."""
         return any(name.startswith(prefix) for name in self.names)
+
+
+# What the tensors' names of a transformer for text alone begin with; every other one has these too.
+PLAIN_PARTS = (
+    "patch_embedding.", "text_embedding.", "time_embedding.", "time_projection.", "blocks.", "head.", "freqs",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What a model's transformers have, and all that they have besides the plain network.
+
+    Attributes:
+        channels: in and out.
+        parts: what the names of its further tensors begin with; a transformer of the model has every one.
+        is_dual: whether it has a low-noise and a high-noise transformer.
+        size: width and blocks; None for any.
+    """
+
+    channels: tuple[int, int]
+    parts: tuple[str, ...] = ()
+    is_dual: bool = False
+    size: tuple[int, int] | None = None
+
+    def fit(self, facts: CheckpointFacts) -> bool:
+        """Whether a checkpoint has all that the model has, and no part beyond that."""
+        return self.are_in(facts) and not self.find_strays(facts)
+
+    def are_in(self, facts: CheckpointFacts) -> bool:
+        """Whether a checkpoint has all that the model has, whatever else there is."""
+        return (
+            self.channels == (facts.in_dim, facts.out_dim)
+            and self.is_dual == facts.is_dual
+            and self.size in (None, (facts.dim, facts.num_layers))
+            and all(map(facts.has_part, self.parts))
+        )
+
+    def find_strays(self, facts: CheckpointFacts) -> tuple[str, ...]:
+        """The tensors that belong to no part of the model, sorted."""
+        known = (*PLAIN_PARTS, *self.parts)
+        return tuple(sorted(name for name in facts.names if not name.startswith(known)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +103,8 @@ class Variant:
         title: for people.
         model_version: "2.1" or "2.2".
         model_type: the official code's task name.
-        matches: whether a checkpoint is this variant; more special variants stand earlier in VARIANTS.
+        traits: how a checkpoint is recognised; of variants that fit one, the first in VARIANTS is meant.
+        network: what its transformers are.
         sampling: the official defaults.
         inputs: what the user gives.
         units: turn the inputs into conditioning, in the order of the run's stages.
@@ -74,7 +117,8 @@ class Variant:
     title: str
     model_version: str
     model_type: str
-    matches: Callable[[CheckpointFacts], bool]
+    traits: Traits
+    network: TransformerNetwork = PLAIN
     sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
     inputs: Inputs = field(default_factory=Inputs)
     units: tuple[ConditioningUnit, ...] = (PROMPTS,)

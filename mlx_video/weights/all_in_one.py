@@ -9,10 +9,9 @@ from mlx_video.weights.component_kind import find_components
 from mlx_video.weights.names.image_encoder_names import TEXT_TOWER
 from mlx_video.weights.renamed import RenamedTensors
 from mlx_video.weights.rules import Rule, drop
-from mlx_video.weights.spellings import ComponentName
 
 
-def pick_component(source: TensorSource, component: ComponentName) -> TensorSource:
+def pick_component(source: TensorSource, component: str) -> TensorSource:
     """The tensors of one component without its prefix; a source that holds no other is returned as it is.
 
     Args:

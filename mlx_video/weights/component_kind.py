@@ -6,16 +6,14 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import Literal
 
 from mlx_video.formats.sentencepiece_model import TOKENIZER_TENSOR
 from mlx_video.formats.tensor_source import TensorInfo
+from mlx_video.layouts.components import VAE, Component, Marks, SpellingName, list_components
 from mlx_video.weights.names import text_encoder_names
 from mlx_video.weights.names.adapter_names import is_adapter_name
-from mlx_video.weights.names.fastvideo_names import FASTVIDEO_ANCHOR
-from mlx_video.weights.spellings import ComponentName
 
-SpellingName = Literal["original", "diffusers", "huggingface", "gguf", "mlx", "fastvideo"]
 VaeGeneration = Literal["2.1", "2.2"]
 
 
@@ -24,14 +22,14 @@ class ComponentKind:
     """One component that a file holds.
 
     Attributes:
-        component: what it is; an adapter is none of a checkpoint's.
+        component: what it is, by the name of its row; or "adapter", which is none of a checkpoint's.
         spelling: whose names its tensors have; "mlx" where the file is converted already, "fastvideo" where
             FastVideo did so.
         prefix: what stands before its own names, with the final dot; "" without one.
         vae_generation: of a VAE: 2.1 has latents of 16 channels, 2.2 of 48.
     """
 
-    component: ComponentName | Literal["adapter"]
+    component: str
     spelling: SpellingName = "original"
     prefix: str = ""
     vae_generation: VaeGeneration | None = None
@@ -50,55 +48,6 @@ class ComponentKind:
         return self.spelling in ("mlx", "fastvideo")
 
 
-@dataclass(frozen=True, slots=True)
-class _Marks:
-    """What tells a component in one spelling.
-
-    Attributes:
-        names: all stand behind the same prefix, the first one once.
-        kernel: behind the prefix, a convolution's weight of which the channels must come last; "" for none.
-    """
-
-    component: ComponentName
-    spelling: SpellingName
-    names: tuple[str, ...]
-    kernel: str = ""
-
-
-# Converted files keep most of the original names, so they come first.
-_MARKS = (
-    _Marks("transformer", "mlx", ("head.modulation", "patch_embedding_proj.weight")),
-    _Marks("text_encoder", "mlx", ("blocks.0.ffn.gate_proj.weight", "token_embedding.weight")),
-    _Marks("image_encoder", "mlx", ("transformer.0.mlp.fc1.weight", "cls_embedding")),
-    # Some tools write the halves of a VAE to two files.
-    *(
-        _Marks("vae", "mlx", (f"{half}.middle.0.residual.{norm}.gamma",), kernel)
-        for half in ("decoder", "encoder")
-        for norm, kernel in (("layer_0", ""), ("0", f"{half}.middle.0.residual.2.weight"))
-    ),
-    _Marks("transformer", "fastvideo", (FASTVIDEO_ANCHOR, "patch_embedding.weight")),
-    _Marks("transformer", "original", ("head.modulation", "patch_embedding.weight")),
-    _Marks("transformer", "diffusers", ("condition_embedder.time_proj.weight", "patch_embedding.weight")),
-    # Without its first kernel, which some converters leave out.
-    _Marks("transformer", "original", ("head.modulation", "patch_embedding.bias", "text_embedding.0.weight")),
-    _Marks("transformer", "diffusers", ("condition_embedder.time_proj.weight", "patch_embedding.bias")),
-    # The gate tells it from the text tower of the published CLIP, which has all but that.
-    _Marks(
-        "text_encoder",
-        "original",
-        ("token_embedding.weight", "blocks.0.attn.q.weight", "blocks.0.ffn.gate.0.weight"),
-    ),
-    _Marks("text_encoder", "huggingface", ("encoder.block.0.layer.0.SelfAttention.q.weight",)),
-    _Marks("text_encoder", "gguf", ("enc.blk.0.attn_q.weight",)),
-    _Marks("vae", "original", ("decoder.middle.0.residual.0.gamma",)),
-    _Marks("vae", "diffusers", ("decoder.mid_block.resnets.0.norm1.gamma",)),
-    _Marks("image_encoder", "original", ("transformer.0.attn.to_qkv.weight", "cls_embedding")),
-    _Marks(
-        "image_encoder",
-        "huggingface",
-        ("encoder.layers.0.self_attn.q_proj.weight", "embeddings.class_embedding"),
-    ),
-)
 # Number of a text encoder's block, in each spelling; and where the block has a table of positions.
 _TEXT_BLOCK = re.compile(r"\bbl(?:k|ocks?)\.(\d+)\.")
 _POSITION_TABLE = re.compile(
@@ -129,13 +78,13 @@ def find_components(infos: Mapping[str, TensorInfo]) -> tuple[ComponentKind, ...
     if any(map(is_adapter_name, names)):
         return (ComponentKind("adapter"),)
     found: dict[str, ComponentKind] = {}
-    for marks in _MARKS:
+    for row, marks in ((one, marks) for one in list_components() for marks in one.marks):
         for prefix in _find_prefixes(names, marks.names):
             if not marks.kernel or _is_channels_last(infos.get(prefix + marks.kernel)):
-                found.setdefault(marks.component, _describe(marks, prefix, names))
+                found.setdefault(row.name, _describe(row, marks, prefix, names))
     if found.keys() == {"vae"} and _is_lesser_part(names, found["vae"].prefix):
         return ()
-    return tuple(found[name] for name in get_args(ComponentName) if name in found)
+    return tuple(found.values())
 
 
 def has_tokenizer(infos: Iterable[str]) -> bool:
@@ -182,9 +131,9 @@ def _is_channels_last(kernel: TensorInfo | None) -> bool:
     return kernel is not None and kernel.shape[1:4] == (3, 3, 3) and len(kernel.shape) == 5
 
 
-def _describe(marks: _Marks, prefix: str, names: set[str]) -> ComponentKind:
+def _describe(row: Component, marks: Marks, prefix: str, names: set[str]) -> ComponentKind:
     generation: VaeGeneration | None = None
-    if marks.component == "vae":
+    if row is VAE:
         is_wan22 = any(prefix + mark in names for mark in _WAN22_VAE_MARKS[marks.spelling])
         generation = "2.2" if is_wan22 else "2.1"
-    return ComponentKind(marks.component, marks.spelling, prefix, generation)
+    return ComponentKind(row.name, marks.spelling, prefix, generation)

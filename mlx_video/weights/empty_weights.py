@@ -60,7 +60,7 @@ def check_token_table(source: TensorSource) -> None:
     """Refuse a text encoder whose table of tokens is empty, so that every prompt would be the same to it.
 
     Args:
-        source: the encoder, under the official names; packed or dense.
+        source: the encoder, under the official names; quantized or dense.
 
     Raises:
         CheckpointError: rows spread over the table hold nothing but zeros.

@@ -10,7 +10,6 @@ from mlx_video.formats.tensor_source import TensorInfo
 from mlx_video.weights.component_kind import is_other_text_encoder
 from mlx_video.weights.names import image_encoder_names, text_encoder_names
 from mlx_video.weights.names.vae_shapes import PACKED_CHANNELS, PIXEL_CHANNELS
-from mlx_video.weights.spellings import ComponentName
 
 # Width of a CLIP visual tower → what it is called; Wan's is ViT-H, 1280 wide.
 # Source: comfyanonymous/ComfyUI comfy/clip_vision.py, load_clipvision_from_sd.
@@ -19,21 +18,8 @@ _OTHER_CLIPS = MappingProxyType({768: "ViT-B", 1024: "ViT-L", 1664: "ViT-bigG"})
 _WAN_PIXELS = MappingProxyType({WAN21_VAE.z_dim: PIXEL_CHANNELS, WAN22_VAE.z_dim: PACKED_CHANNELS})
 
 
-def describe_other_part(component: ComponentName, infos: Mapping[str, TensorInfo]) -> str:
-    """What shows that a component is another model's; "" for one that Wan may use.
-
-    Args:
-        component: what its names say it is.
-        infos: its tensors under the Wan original's names.
-    """
-    if component == "text_encoder":
-        return _describe_text_encoder(infos)
-    if component == "image_encoder":
-        return _describe_image_encoder(infos)
-    return _describe_vae(infos) if component == "vae" else ""
-
-
-def _describe_text_encoder(infos: Mapping[str, TensorInfo]) -> str:
+def describe_text_encoder(infos: Mapping[str, TensorInfo]) -> str:
+    """What shows that a text encoder is another model's; "" for one that Wan may use."""
     if not is_other_text_encoder(infos):
         return ""
     rows = _shape(infos, text_encoder_names.ANCHOR)[:1]
@@ -42,13 +28,15 @@ def _describe_text_encoder(infos: Mapping[str, TensorInfo]) -> str:
     return "has relative positions in its first block alone (T5, mT5 or ByT5); Wan needs UMT5-XXL"
 
 
-def _describe_image_encoder(infos: Mapping[str, TensorInfo]) -> str:
+def describe_image_encoder(infos: Mapping[str, TensorInfo]) -> str:
+    """What shows that a CLIP is another model's; "" for one that Wan may use."""
     width = next(iter(_shape(infos, image_encoder_names.ANCHOR)[-1:]), 0)
     name = _OTHER_CLIPS.get(width)
     return f"is a CLIP {name}, {width} wide; Wan needs ViT-H, 1280 wide" if name else ""
 
 
-def _describe_vae(infos: Mapping[str, TensorInfo]) -> str:
+def describe_vae(infos: Mapping[str, TensorInfo]) -> str:
+    """What shows that a VAE is another model's; "" for one that Wan may use."""
     latents = next(iter(_shape(infos, "conv2.weight")[:1]), None)
     if latents is None:
         return ""

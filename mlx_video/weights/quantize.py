@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import mlx.core as mx
 
@@ -15,9 +15,12 @@ QUANTIZED_LAYER = re.compile(r".*\.(self_attn|cross_attn)\.[qkvo]|.*\.ffn\.fc[12
 GROUP_SIZES = (32, 64, 128)
 WORD_BITS = 32
 
+ChooseLayer = Callable[[str], bool]
+"""Path of a layer → whether it is meant."""
+
 
 def is_quantized_layer(path: str) -> bool:
-    """Whether a transformer's layer is packed when a checkpoint is quantized.
+    """Whether a transformer's layer is changed when a checkpoint is quantized.
 
     The linear layers of every block are; embeddings, projections, norms, modulation and head are not, nor are
     the image keys and values (`k_img`, `v_img`), because other readers of the format build exactly this set.
@@ -27,11 +30,17 @@ def is_quantized_layer(path: str) -> bool:
     return QUANTIZED_LAYER.fullmatch(path) is not None
 
 
-def check_group_size(tensors: Mapping[str, tuple[int, ...]], quantization: QuantizationConfig) -> None:
+def check_group_size(
+    tensors: Mapping[str, tuple[int, ...]],
+    quantization: QuantizationConfig,
+    is_quantized: ChooseLayer = is_quantized_layer,
+) -> None:
     """Refuse a group size that does not divide the inputs of a layer to be quantized.
 
     Args:
         tensors: converted name → dense shape.
+        quantization: to be made.
+        is_quantized: which layers of the network are quantized.
 
     Raises:
         RequestError: names the first such layer, its inputs and the group sizes that fit every layer.
@@ -39,7 +48,7 @@ def check_group_size(tensors: Mapping[str, tuple[int, ...]], quantization: Quant
     inputs = {
         name: shape[-1]
         for name, shape in tensors.items()
-        if name.endswith(".weight") and is_quantized_layer(name.removesuffix(".weight"))
+        if name.endswith(".weight") and is_quantized(name.removesuffix(".weight"))
     }
     group_size = quantization.group_size
     for name, columns in inputs.items():

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Literal
 
 import mlx.core as mx
 
@@ -18,8 +16,6 @@ from mlx_video.weights.renamed import RenamedTensors
 from mlx_video.weights.rules import Rule, drop, find_prefix
 from mlx_video.weights.stacked import Stack, StackedTensors
 from mlx_video.weights.unfolded import TRANSFORMER_KERNELS, VAE_KERNELS, unfold
-
-ComponentName = Literal["transformer", "text_encoder", "image_encoder", "vae"]
 
 KEEP = (Rule("*", "*"),)
 # Of three axes, the first of length one: ends of names.
@@ -41,19 +37,17 @@ class Spelling:
     rebuild: Callable[[TensorSource], TensorSource] = lambda source: source
 
 
-def as_original(source: TensorSource, component: ComponentName) -> TensorSource:
+def respell(source: TensorSource, known: Sequence[Spelling]) -> TensorSource:
     """The tensors of a component under the Wan original's names, without a prefix, in the original layout.
-
-    The spelling is told by the names, not by the file's. What no spelling knows keeps its name.
 
     Args:
         source: the component's tensors; the caller closes it.
-        component: what they should be.
+        known: spellings of the component; the first of which an anchor is there counts.
 
     Raises:
         CheckpointError: two tensors would get the same name, or copies of one tensor differ.
     """
-    for spelling in SPELLINGS[component]:
+    for spelling in known:
         for anchor in spelling.anchors:
             prefix = _find_prefix(source.infos, anchor)
             if prefix is not None:
@@ -164,37 +158,37 @@ def _unfold_vae(source: TensorSource) -> TensorSource:
     return unfold(source, VAE_KERNELS)
 
 
-# Foreign spellings first: some names of the original one occur in them too.
-SPELLINGS: Mapping[ComponentName, tuple[Spelling, ...]] = MappingProxyType(
-    {
-        "transformer": (
-            Spelling(
-                transformer_names.DIFFUSERS_ANCHORS,
-                lambda _: transformer_names.DIFFUSERS_RULES,
-                _restore_axes,
-            ),
-            Spelling(
-                (transformer_names.ANCHOR, transformer_names.BIAS_ANCHOR), lambda _: KEEP, _restore_axes
-            ),
-        ),
-        "text_encoder": (
-            Spelling(text_encoder_names.HF_ANCHORS, _text_encoder_rules),
-            Spelling(text_encoder_names.GGUF_ANCHORS, lambda _: text_encoder_names.GGUF_RULES),
-            Spelling((text_encoder_names.ANCHOR,), lambda _: KEEP),
-        ),
-        "image_encoder": (
-            Spelling(
-                image_encoder_names.HF_ANCHORS, lambda _: image_encoder_names.HF_RULES, _stack_projections
-            ),
-            Spelling((image_encoder_names.ANCHOR,), lambda _: KEEP),
-        ),
-        "vae": (
-            Spelling(
-                vae_names.DIFFUSERS_ANCHORS,
-                lambda source: vae_names.diffusers_rules(source.infos),
-                _unfold_vae,
-            ),
-            Spelling((vae_names.ANCHOR,), lambda _: KEEP, _unfold_vae),
-        ),
-    }
+def _keep(*anchors: str, rebuild: Callable[[TensorSource], TensorSource] = lambda source: source) -> Spelling:
+    """The original names."""
+    return Spelling(anchors, lambda _: KEEP, rebuild)
+
+
+# Foreign spellings first, in all of these: some names of the original one occur in them too.
+def spell_transformer(extra_diffusers_rules: Sequence[Rule] = ()) -> tuple[Spelling, ...]:
+    """The spellings of a transformer.
+
+    Args:
+        extra_diffusers_rules: for tensors that the plain transformer lacks.
+    """
+    rules = (*extra_diffusers_rules, *transformer_names.DIFFUSERS_RULES)
+    return (
+        Spelling(transformer_names.DIFFUSERS_ANCHORS, lambda _: rules, _restore_axes),
+        _keep(transformer_names.ANCHOR, transformer_names.BIAS_ANCHOR, rebuild=_restore_axes),
+    )
+
+
+TEXT_ENCODER = (
+    Spelling(text_encoder_names.HF_ANCHORS, _text_encoder_rules),
+    Spelling(text_encoder_names.GGUF_ANCHORS, lambda _: text_encoder_names.GGUF_RULES),
+    _keep(text_encoder_names.ANCHOR),
+)
+IMAGE_ENCODER = (
+    Spelling(image_encoder_names.HF_ANCHORS, lambda _: image_encoder_names.HF_RULES, _stack_projections),
+    _keep(image_encoder_names.ANCHOR),
+)
+VAE = (
+    Spelling(
+        vae_names.DIFFUSERS_ANCHORS, lambda source: vae_names.diffusers_rules(source.infos), _unfold_vae
+    ),
+    _keep(vae_names.ANCHOR, rebuild=_unfold_vae),
 )

@@ -1,4 +1,4 @@
-"""Tensors of one component from their source into one converted file, a piece of bounded size at a time."""
+"""Tensors of one component from their source into one converted file, a chunk of bounded size at a time."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from mlx_video.formats.float8 import FLOAT8_DTYPES
 from mlx_video.formats.safetensors import SafetensorsWriter
 from mlx_video.formats.tensor_source import DTYPES, FLOAT_DTYPES, TensorInfo, TensorSource
 from mlx_video.weights.empty_weights import has_numbers, must_hold_numbers, refuse_empty
-from mlx_video.weights.quantize import is_quantized_layer, quantize_rows, quantized_infos
+from mlx_video.weights.quantize import ChooseLayer, is_quantized_layer, quantize_rows, quantized_infos
 from mlx_video.weights.rules import Move
 
-# Small enough that buffers are reused instead of mapped anew for each piece: 8 MB and more take longer.
-PIECE_BYTES = 4 << 20
+# Small enough that buffers are reused instead of mapped anew for each chunk: 8 MB and more take longer.
+CHUNK_BYTES = 4 << 20
 # Types that are read as float32 because MLX has none of their own, and so cannot be written.
 WIDENED_DTYPES = ("F64", *FLOAT8_DTYPES)
 _CONVERTIBLE_DTYPES = (*FLOAT_DTYPES, *FLOAT8_DTYPES)
@@ -37,7 +37,7 @@ class TensorJob:
     Attributes:
         move: source tensor, target name and layout.
         dtype: of the written numbers, in safetensors spelling.
-        quantization: how to pack it; None to leave it dense.
+        quantization: how to quantize it; None to leave it dense.
         merge: what adapters make of the whole tensor, float32 in the converted layout; None without adapters.
     """
 
@@ -60,20 +60,25 @@ class TensorJob:
 
 
 def plan_jobs(
-    moves: Iterable[Move], *, dtype: str | None = None, quantization: QuantizationConfig | None = None
+    moves: Iterable[Move],
+    *,
+    dtype: str | None = None,
+    quantization: QuantizationConfig | None = None,
+    is_quantized: ChooseLayer = is_quantized_layer,
 ) -> tuple[TensorJob, ...]:
-    """Decide dtype and packing of every tensor of a component.
+    """Decide dtype and quantization of every tensor of a component.
 
     Args:
         moves: the component's tensors.
         dtype: of all written numbers, in safetensors spelling; None keeps each tensor's own (float32 for
             float64 and 8-bit floats, which MLX cannot write).
-        quantization: for the layers that `is_quantized_layer` names; None leaves all dense.
+        quantization: for some of the layers; None leaves all dense.
+        is_quantized: which layers these are.
     """
     jobs = []
     for move in moves:
         layer, is_weight = move.target.removesuffix(".weight"), move.target.endswith(".weight")
-        packing = quantization if is_weight and is_quantized_layer(layer) else None
+        packing = quantization if is_weight and is_quantized(layer) else None
         own = "F32" if move.info.dtype in WIDENED_DTYPES else move.info.dtype
         jobs.append(TensorJob(move, dtype or own, packing))
     return tuple(jobs)
@@ -85,10 +90,10 @@ def output_infos(jobs: Iterable[TensorJob]) -> list[TensorInfo]:
 
 
 def write_tensors(path: Path, source: TensorSource, jobs: Sequence[TensorJob]) -> Iterator[int]:
-    """Make a converted file; each source tensor is read once, in pieces of a few megabytes.
+    """Make a converted file; each source tensor is read once, in chunks of a few megabytes.
 
-    A piece is read and unpacked on a thread while the one before is converted and written. A tensor into
-    which adapters are merged is in memory whole: it is rounded and packed once, afterwards.
+    A chunk is read and unpacked on a thread while the one before is converted and written. A tensor into
+    which adapters are merged is in memory whole: it is rounded and quantized once, afterwards.
 
     Args:
         path: the safetensors file to make.
@@ -96,7 +101,7 @@ def write_tensors(path: Path, source: TensorSource, jobs: Sequence[TensorJob]) -
         jobs: what to write, as `plan_jobs` says.
 
     Yields:
-        Bytes of tensors written so far, after each piece.
+        Bytes of tensors written so far, after each chunk.
 
     Raises:
         CheckpointError: a tensor holds numbers that are not finite, before or after the change of dtype, or
@@ -117,14 +122,14 @@ def write_tensors(path: Path, source: TensorSource, jobs: Sequence[TensorJob]) -
 def _write_job(
     writer: SafetensorsWriter, source: TensorSource, job: TensorJob, reads: Iterator[mx.array]
 ) -> Iterator[int]:
-    """Write one tensor; yields the bytes of each piece, and refuses it at the end if all of it was zero."""
+    """Write one tensor; yields the bytes of each chunk, and refuses it at the end if all of it was zero."""
     is_empty = must_hold_numbers(job.move.info)
     for _ in _parts_to_read(job):
         stored = next(reads)
         is_empty = is_empty and not has_numbers(stored)
-        for piece in _lay_out(job, stored):
-            yield _write_piece(writer, source, job, piece)
-            del piece  # or it would stay in memory while the next is made
+        for chunk in _lay_out(job, stored):
+            yield _write_chunk(writer, source, job, chunk)
+            del chunk  # or it would stay in memory while the next is made
         del stored
     if is_empty:
         raise refuse_empty(source, job.move.info)
@@ -141,11 +146,11 @@ def _check_dtypes(source: TensorSource, jobs: Iterable[TensorJob]) -> None:
 
 
 def _row_slices(shape: tuple[int, ...]) -> Iterator[slice | None]:
-    """Cut the first axis so that a piece has at most PIECE_BYTES in float32; None stands for a scalar."""
+    """Cut the first axis so that a chunk has at most CHUNK_BYTES in float32; None stands for a scalar."""
     if not shape:
         yield None
         return
-    step = max(1, PIECE_BYTES // max(4 * math.prod(shape[1:]), 1))
+    step = max(1, CHUNK_BYTES // max(4 * math.prod(shape[1:]), 1))
     for start in range(0, shape[0], step):
         yield slice(start, min(start + step, shape[0]))
 
@@ -156,7 +161,7 @@ def _parts_to_read(job: TensorJob) -> Iterator[slice | None]:
 
 
 def _lay_out(job: TensorJob, stored: mx.array) -> Iterator[mx.array]:
-    """Pieces in the converted layout of what was read, before they are rounded to the file's dtype."""
+    """Chunks in the converted layout of what was read, before they are rounded to the file's dtype."""
     array = job.move.transform.apply(stored)
     if job.merge is None:
         yield array
@@ -167,26 +172,26 @@ def _lay_out(job: TensorJob, stored: mx.array) -> Iterator[mx.array]:
         yield merged if rows is None else merged[rows]
 
 
-def _read_pieces(source: TensorSource, job: TensorJob) -> Iterator[mx.array]:
+def _read_chunks(source: TensorSource, job: TensorJob) -> Iterator[mx.array]:
     for rows in _parts_to_read(job):
         yield from _lay_out(job, source.read(job.move.info.name, rows))
 
 
-def _write_piece(writer: SafetensorsWriter, source: TensorSource, job: TensorJob, piece: mx.array) -> int:
-    """Convert and write a piece; returns the bytes written."""
-    written = _convert_piece(source, job, piece)
+def _write_chunk(writer: SafetensorsWriter, source: TensorSource, job: TensorJob, chunk: mx.array) -> int:
+    """Convert and write a chunk; returns the bytes written."""
+    written = _convert_chunk(source, job, chunk)
     for name, array in written:
         writer.write(name, array)
     return sum(array.nbytes for _, array in written)
 
 
-def _convert_piece(source: TensorSource, job: TensorJob, piece: mx.array) -> list[tuple[str, mx.array]]:
-    array = piece.astype(_mlx_dtype(job.dtype))
+def _convert_chunk(source: TensorSource, job: TensorJob, chunk: mx.array) -> list[tuple[str, mx.array]]:
+    array = chunk.astype(_mlx_dtype(job.dtype))
     if not is_finite(array):
         raise _explain_non_finite(source, job)
     if job.quantization is None:
         return [(job.move.target, array)]
-    # Packed after the cast: the codes of the float32 source would differ.
+    # Quantized after the cast: the codes of the float32 source would differ.
     parts = quantize_rows(array, job.quantization)
     return [(info.name, part) for info, part in zip(job.outputs, parts, strict=True)]
 
@@ -221,7 +226,7 @@ def _explain_non_finite(source: TensorSource, job: TensorJob) -> MLXVideoError:
             "the file is damaged. Download it again."
         )
     dtype = _mlx_dtype(job.dtype)
-    lost = sum(_count_non_finite(piece.astype(dtype)) for piece in _read_pieces(source, job))
+    lost = sum(_count_non_finite(chunk.astype(dtype)) for chunk in _read_chunks(source, job))
     spelled = str(dtype).removeprefix("mlx.core.")
     cure = "float32" if spelled == "bfloat16" else "bfloat16"
     values = "value exceeds" if lost == 1 else "values exceed"

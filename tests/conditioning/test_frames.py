@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mlx_video.conditioning.frames import (
     Encoding,
-    clip_pieces,
+    clip_chunks,
     concat_first_and_last_frame,
     concat_first_frame,
     cut_images,
@@ -41,10 +41,10 @@ class RecordingEncoder:
     """Keeps the clip it is given; its latents are the mean colour of each group of frames."""
 
     def __init__(self) -> None:
-        self.pieces: list[np.ndarray] = []
+        self.chunks: list[np.ndarray] = []
 
     def __call__(self, frames: Iterable[mx.array], num_frames: int) -> Encoding[mx.array]:
-        self.pieces = [np.array(piece) for piece in frames]
+        self.chunks = [np.array(chunk) for chunk in frames]
         yield FramesEncoded(len(self.clip), num_frames)
         groups = [self.clip[:1], *np.split(self.clip[1:], range(4, len(self.clip) - 1, 4))]
         colours = np.stack([group.mean((0, 1, 2)) for group in groups if len(group)], axis=1)
@@ -53,7 +53,7 @@ class RecordingEncoder:
 
     @property
     def clip(self) -> np.ndarray:
-        return np.concatenate(self.pieces)
+        return np.concatenate(self.chunks)
 
 
 def test_a_clip_is_the_first_frame_and_grey_ones():
@@ -62,7 +62,7 @@ def test_a_clip_is_the_first_frame_and_grey_ones():
     assert encode.clip.shape == (9, 48, 96, 3)
     np.testing.assert_array_equal(encode.clip[0], resize_bicubic(to_unit_range(image), 48, 96))
     assert not encode.clip[1:].any()
-    assert [len(piece) for piece in encode.pieces] == [1, 4, 4]
+    assert [len(chunk) for chunk in encode.chunks] == [1, 4, 4]
 
 
 def test_a_clip_between_two_images_ends_in_the_second():
@@ -77,16 +77,16 @@ def test_a_clip_between_two_images_ends_in_the_second():
 
 def test_grey_frames_are_one_array_however_long_the_clip():
     first = mx.zeros((1, 2, 2, 3)) + 0.5
-    pieces = list(clip_pieces(81, first))
-    assert sum(len(piece) for piece in pieces) == 81
-    assert len({id(piece) for piece in pieces[1:]}) == 1
+    chunks = list(clip_chunks(81, first))
+    assert sum(len(chunk) for chunk in chunks) == 81
+    assert len({id(chunk) for chunk in chunks[1:]}) == 1
 
 
 def test_a_clip_of_one_frame_is_the_image_and_has_no_last_frame():
     first = mx.zeros((1, 2, 2, 3))
-    assert [piece.shape for piece in clip_pieces(1, first)] == [(1, 2, 2, 3)]
+    assert [chunk.shape for chunk in clip_chunks(1, first)] == [(1, 2, 2, 3)]
     with pytest.raises(ValueError, match="1 frame: there is no last one"):
-        list(clip_pieces(1, first, first))
+        list(clip_chunks(1, first, first))
 
 
 def test_the_mask_of_a_first_frame_is_one_on_the_first_latent_frame_only():
@@ -125,7 +125,7 @@ def test_the_mask_stands_before_the_latents():
         assert condition.keys() == {"concat_latents"}
         assert condition["concat_latents"].shape == (4 + 3, 3, 6, 12)
         assert mx.array_equal(condition["concat_latents"][:4], frame_mask(geometry, kept))
-        expected = finish(encode([mx.array(piece) for piece in encode.pieces], 9))
+        expected = finish(encode([mx.array(chunk) for chunk in encode.chunks], 9))
         assert mx.array_equal(condition["concat_latents"][4:], expected)
 
 

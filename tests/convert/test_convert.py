@@ -322,7 +322,7 @@ def test_what_a_killed_run_left_is_removed_and_reported(tiny, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_memory_of_a_large_tensor_is_that_of_its_pieces(tmp_path):
+def test_the_memory_of_a_large_tensor_is_that_of_its_chunks(tmp_path):
     rows = 1 << 19
     sizes = TinySizes(text_encoder=TextEncoderConfig(rows, 32, 32, 48, 4, 1))
     source = write_tiny_checkpoint(tmp_path / "source", sizes).path
@@ -332,7 +332,7 @@ def test_the_memory_of_a_large_tensor_is_that_of_its_pieces(tmp_path):
     _, numpy_peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     mlx_peak = max(event.peak_bytes for event in events if isinstance(event, StageFinished))
-    # The table takes twice its bytes in float32; pieces of 8 MB pass through a few buffers.
+    # The table takes twice its bytes in float32; chunks of 8 MB pass through a few buffers.
     assert numpy_peak + mlx_peak < table_bytes
     assert table_bytes > 32e6
 

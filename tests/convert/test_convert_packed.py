@@ -253,10 +253,10 @@ def test_folded_gguf_files_convert_to_the_tensors_of_the_original(any_model, tmp
     assert file_bytes(tmp_path / "folded") == file_bytes(tmp_path / "original")
 
 
-def test_folded_gguf_files_convert_in_pieces_of_any_size(tiny, own, tmp_path, monkeypatch):
+def test_folded_gguf_files_convert_in_chunks_of_any_size(tiny, own, tmp_path, monkeypatch):
     write_gguf(own / tiny.transformer_file.name, folded_gguf(tiny.transformer))
     write_gguf(own / tiny.vae_file.name, folded_gguf(tiny.vae))
-    monkeypatch.setattr(stream, "PIECE_BYTES", 1000)
+    monkeypatch.setattr(stream, "CHUNK_BYTES", 1000)
     run(own, tmp_path / "folded")
     monkeypatch.undo()
     run(tiny.path, tmp_path / "original")

@@ -216,7 +216,7 @@ def test_nothing_is_hashed_a_second_time(repository, monkeypatch):
 
 
 def test_the_check_is_told_until_all_is_checked(repository, monkeypatch):
-    monkeypatch.setattr(hub_download, "_PIECE_BYTES", 4096)
+    monkeypatch.setattr(hub_download, "_CHUNK_BYTES", 4096)
     monkeypatch.setattr(hub_download, "_POLL_SECONDS", 0.01)
     begin = hub_download._begin_digest
 

@@ -1,4 +1,4 @@
-"""Latents become frames piece by piece: the same whatever the pieces, within the range of pixels."""
+"""Latents become frames chunk by chunk: the same whatever the chunks, within the range of pixels."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def draw_latents(frames: int) -> mx.array:
     return mx.random.normal((16, frames, 2, 3), key=mx.random.key(0))
 
 
-def test_first_piece_has_one_frame_and_the_others_four(vae):
-    pieces = list(decode_frames(vae, draw_latents(4)))
-    assert [piece.shape for piece in pieces] == [(1, 16, 24, 3), *[(4, 16, 24, 3)] * 3]
-    assert all(piece.dtype == mx.float32 for piece in pieces)
+def test_first_chunk_has_one_frame_and_the_others_four(vae):
+    chunks = list(decode_frames(vae, draw_latents(4)))
+    assert [chunk.shape for chunk in chunks] == [(1, 16, 24, 3), *[(4, 16, 24, 3)] * 3]
+    assert all(chunk.dtype == mx.float32 for chunk in chunks)
 
 
-def test_more_latents_per_push_give_fewer_pieces_and_the_same_frames(vae):
+def test_more_latents_per_push_give_fewer_chunks_and_the_same_frames(vae):
     latents = draw_latents(5)
     one, two = list(decode_frames(vae, latents)), list(decode_frames(vae, latents, latents_per_push=2))
-    assert [len(piece) for piece in two] == [5, 8, 4]
+    assert [len(chunk) for chunk in two] == [5, 8, 4]
     # Float32 sums in another order.
     assert largest_difference(mx.concatenate(two), mx.concatenate(one)) <= 1e-5
 
@@ -49,8 +49,8 @@ def test_decoding_the_same_latents_twice_gives_the_same_frames(vae):
 
 def test_two_clips_can_be_decoded_in_turns(vae):
     first, second = draw_latents(3), -draw_latents(3)
-    in_turns = [pieces for pair in zip(decode_frames(vae, first), decode_frames(vae, second), strict=True)
-                for pieces in pair]  # fmt: skip
+    in_turns = [chunks for pair in zip(decode_frames(vae, first), decode_frames(vae, second), strict=True)
+                for chunks in pair]  # fmt: skip
     assert mx.array_equal(mx.concatenate(in_turns[::2]), mx.concatenate(list(decode_frames(vae, first))))
 
 

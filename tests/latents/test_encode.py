@@ -24,11 +24,11 @@ def test_frames_become_a_quarter_as_many_latents_and_the_first(vae, frames, late
     assert encoded.dtype == mx.float32
 
 
-def test_pieces_of_any_length_give_what_the_whole_clip_gives(vae):
+def test_chunks_of_any_length_give_what_the_whole_clip_gives(vae):
     frames = draw_frames(9)
-    pieces = encode_video(vae, iter([frames[:2], frames[2:3], frames[3:]]))
+    chunks = encode_video(vae, iter([frames[:2], frames[2:3], frames[3:]]))
     # Float32 sums in another order.
-    assert largest_difference(pieces, encode_video(vae, frames)) <= 1e-5
+    assert largest_difference(chunks, encode_video(vae, frames)) <= 1e-5
 
 
 def test_an_image_is_the_first_latent_of_every_clip_it_begins(vae):

@@ -9,8 +9,8 @@ import pytest
 
 from mlx_video.events import TilesDecoded
 from mlx_video.latents import decode, encode
-from mlx_video.latents.decode import decode_frames, decode_pieces
-from mlx_video.latents.encode import encode_pieces, encode_video
+from mlx_video.latents.decode import decode_chunks, decode_frames
+from mlx_video.latents.encode import encode_chunks, encode_video
 from mlx_video.latents.tiling import DECODER_STAGES, ENCODER_STAGES
 from mlx_video.models.vae.autoencoder import WanVAE
 from tests.models.vae.tiny_vae import TINY, TINY22, TINY_2X, build_vae, draw, largest_difference
@@ -71,18 +71,18 @@ def test_tiles_without_halos_would_spoil_the_latents(monkeypatch):
     assert largest_difference(encode_video(vae, clip, tile=2), encode_video(vae, clip)) > 100 * ROUNDING
 
 
-def test_tiled_frames_come_in_the_same_pieces_and_in_order_of_time(vae):
+def test_tiled_frames_come_in_the_same_chunks_and_in_order_of_time(vae):
     latents = draw(vae.config.z_dim, 5, 1, 2)
-    pieces = list(decode_frames(vae, latents, tile=1, latents_per_push=2))
-    assert [len(piece) for piece in pieces] == [5, 8, 4]
-    assert largest_difference(mx.concatenate(pieces), decoded(vae, latents)) <= ROUNDING
+    chunks = list(decode_frames(vae, latents, tile=1, latents_per_push=2))
+    assert [len(chunk) for chunk in chunks] == [5, 8, 4]
+    assert largest_difference(mx.concatenate(chunks), decoded(vae, latents)) <= ROUNDING
 
 
 def test_tiles_tell_how_far_they_are_before_the_first_frames_come():
     vae, latents = build_vae(TINY), draw(16, 3, 1, 2)
-    pieces = list(decode_pieces(vae, latents, tile=1))
-    assert pieces[:6] == [TilesDecoded(done, 6) for done in range(1, 7)]
-    assert [len(piece) for piece in pieces[6:]] == [1, 4, 4]
+    chunks = list(decode_chunks(vae, latents, tile=1))
+    assert chunks[:6] == [TilesDecoded(done, 6) for done in range(1, 7)]
+    assert [len(chunk) for chunk in chunks[6:]] == [1, 4, 4]
 
 
 def test_a_tile_as_large_as_the_frame_is_the_whole_frame(monkeypatch):
@@ -94,12 +94,12 @@ def test_a_tile_as_large_as_the_frame_is_the_whole_frame(monkeypatch):
 def test_encoding_tells_how_far_it_is_with_and_without_tiles():
     vae = build_vae(TINY)
     clip = draw_clip(vae, 9, 1, 2)
-    pieces = [clip[:1], clip[1:5], clip[5:]]
-    assert list(encode_pieces(vae, pieces)) == [1, 5, 9]
-    assert list(encode_pieces(vae, pieces, tile=1)) == [4, 9]
+    chunks = [clip[:1], clip[1:5], clip[5:]]
+    assert list(encode_chunks(vae, chunks)) == [1, 5, 9]
+    assert list(encode_chunks(vae, chunks, tile=1)) == [4, 9]
 
 
-def test_pieces_of_any_length_are_encoded_tile_by_tile():
+def test_chunks_of_any_length_are_encoded_tile_by_tile():
     vae = build_vae(TINY)
     clip = draw_clip(vae, 13, 1, 2)
     found = encode_video(vae, iter([clip[:6], clip[6:7], clip[7:]]), tile=1)

@@ -307,7 +307,7 @@ def test_a_part_that_is_something_else_is_refused(shared, tiny, name, choose, me
     ("changes", "message"),
     [
         ({"format_version": 2}, r"mlx_dit.json: format_version is 2, this version reads 1"),
-        ({"quantization": {"mode": "nvfp4"}}, r"packed as 'nvfp4', this version reads 'affine'"),
+        ({"quantization": {"mode": "nvfp4"}}, r"quantized as 'nvfp4', this version reads 'affine'"),
         ({"config": None}, r"mlx_dit.json: lacks config or num_blocks"),
         ({"num_blocks": 3}, r"holds 4 blocks, .*mlx_dit.json says 3"),
     ],

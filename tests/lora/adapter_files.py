@@ -14,9 +14,10 @@ from mlx.utils import tree_flatten
 from safetensors.numpy import save_file
 
 from mlx_video.config import TransformerConfig
-from mlx_video.lora.read import AdapterSet, read_adapters, transformer_shapes
+from mlx_video.lora.read import AdapterSet, read_adapters
 from mlx_video.models.transformer import WanTransformer
 from mlx_video.request import LoraChoice
+from mlx_video.weights.network import PLAIN
 from mlx_video.weights.quantize import is_quantized_layer
 from tests.models.networks import TRANSFORMER, build_transformer
 from tests.parity.golden import fill
@@ -43,7 +44,7 @@ LAYERS = {
 
 def pair(layer: str, salt: int = 1, config: TransformerConfig = TRANSFORMER, rank: int = RANK):
     """down [rank, in] and up [out, rank] for one of our layers."""
-    rows, columns = transformer_shapes(config)[f"{layer}.weight"]
+    rows, columns = PLAIN.parameters(config)[f"{layer}.weight"]
     return fill((rank, columns), salt, 0.5), fill((rows, rank), salt + 100, 0.5)
 
 
@@ -60,7 +61,7 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], metadata: dict[str, str]
 
 def read(*paths: Path | tuple[Path, float], config: TransformerConfig = TRANSFORMER, **options) -> AdapterSet:
     choices = [LoraChoice(path) if isinstance(path, Path) else LoraChoice(*path) for path in paths]
-    return read_adapters(choices, transformer_shapes(config), **options)
+    return read_adapters(choices, config, **options)
 
 
 @lru_cache

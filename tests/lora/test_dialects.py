@@ -9,7 +9,7 @@ import pytest
 
 from mlx_video.lora.apply import apply_adapters
 from mlx_video.lora.dialects import Spellings, parse_key
-from mlx_video.lora.read import transformer_shapes
+from mlx_video.weights.network import PLAIN
 from tests.fixtures.published_sizes import PUBLISHED_TRANSFORMERS
 from tests.lora.adapter_files import IMAGE_TO_VIDEO, LAYERS, RANK, assert_changed, pair, product, read, write
 from tests.models.networks import build_transformer
@@ -143,7 +143,7 @@ def test_image_layers_are_found_in_every_spelling(tmp_path):
 @pytest.mark.parametrize("name", ["wan2.1-t2v-1.3b", "wan2.1-flf2v-14b"])
 def test_no_spelling_could_mean_two_layers(name):
     config = PUBLISHED_TRANSFORMERS[name]
-    names = tuple(transformer_shapes(config))
+    names = tuple(PLAIN.parameters(config))
     for diffusers in (False, True):
         spellings = Spellings(names, diffusers=diffusers)
         last = config.num_layers - 1
@@ -153,7 +153,7 @@ def test_no_spelling_could_mean_two_layers(name):
 
 @pytest.mark.parametrize(("diffusers", "found"), [(True, "blocks.0.norm3"), (False, None)])
 def test_norm2_is_a_layer_in_diffusers_spelling_only(diffusers, found):
-    spellings = Spellings(tuple(transformer_shapes(IMAGE_TO_VIDEO)), diffusers=diffusers)
+    spellings = Spellings(tuple(PLAIN.parameters(IMAGE_TO_VIDEO)), diffusers=diffusers)
     assert spellings.find(parse_key("blocks.0.norm2.w_norm")) == found
 
 

@@ -239,7 +239,7 @@ def kernels_depend_on_rows() -> bool:
 
 
 @pytest.mark.skipif(on_gpu(), reason="rounding differs between kernels of a GPU")
-def test_pieces_of_whole_tiles_agree_bit_for_bit():
+def test_chunks_of_whole_tiles_agree_bit_for_bit():
     if kernels_depend_on_rows():
         pytest.skip("this BLAS chooses its kernel by the number of rows")
     layer, x = nn.Linear(160, 160), normal(700, 160)

@@ -1,4 +1,4 @@
-"""Linear layers and attention, whole and in pieces."""
+"""Linear layers and attention, whole and in chunks."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def normal(*shape: int, seed: int = 0) -> mx.array:
 
 @settings(deadline=None, max_examples=25)
 @given(st.integers(1, 40), st.integers(1, 45), st.integers(0, 1))
-def test_pieces_are_even_and_cover_everything_once(length, rows, axis):
+def test_chunks_are_even_and_cover_everything_once(length, rows, axis):
     x = mx.arange(3 * length).reshape((length, 3) if axis == 0 else (3, length))
     sizes = []
 

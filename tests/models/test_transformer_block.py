@@ -129,7 +129,7 @@ def test_quantized_layers_give_what_their_dequantized_weights_give(bits):
 
 
 @pytest.mark.usefixtures("device")
-def test_feed_forward_in_pieces_equals_feed_forward_in_one():
+def test_feed_forward_in_chunks_equals_feed_forward_in_one():
     ffn = build_transformer().blocks[0].ffn
     x = mx.array(fill((200, 64), 35))
     whole = ffn(x)

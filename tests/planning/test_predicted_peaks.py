@@ -81,8 +81,8 @@ CASES = {
     "bfloat16, 4 bits": Case(dtype=mx.bfloat16, bits=4, num_passes=1),
     "image": Case(WITH_IMAGE),
     "image, streamed": Case(WITH_IMAGE, streams=True),
-    "in pieces": Case(limits=CUTTING),
-    "in pieces, 4 bits, streamed": Case(bits=4, streams=True, limits=CUTTING),
+    "in chunks": Case(limits=CUTTING),
+    "in chunks, 4 bits, streamed": Case(bits=4, streams=True, limits=CUTTING),
     "wide feed-forward": Case(replace(NARROW, ffn_dim=2048, num_heads=1), num_passes=1),
 }
 
@@ -186,7 +186,7 @@ def test_prediction_of_the_image_encoder_is_within_fifteen_percent(
     assert predicted == pytest.approx(found, rel=WITHIN)
 
 
-@pytest.mark.parametrize("name", ["guided", "in pieces"])
+@pytest.mark.parametrize("name", ["guided", "in chunks"])
 def test_short_of_memory_a_forward_takes_what_it_needs_at_least(name: str, tmp_path: Path):
     """MLX waits for what runs before it allocates more, once its limit is reached."""
     case = CASES[name]

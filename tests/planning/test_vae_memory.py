@@ -12,7 +12,7 @@ from mlx.utils import tree_map
 from mlx_video.config import WAN21_VAE, WAN22_VAE, VAEConfig
 from mlx_video.files.scratch import ScratchFile
 from mlx_video.latents.decode import decode_frames
-from mlx_video.latents.encode import encode_pieces
+from mlx_video.latents.encode import encode_chunks
 from mlx_video.latents.tiling import tile_for_mode, tile_sides
 from mlx_video.models.vae.autoencoder import WanVAE
 from mlx_video.planning.vae_memory import decode_peak_bytes, encode_peak_bytes, scratch_bytes
@@ -42,7 +42,7 @@ def decode_and_drop(vae: WanVAE, latents: mx.array, **how) -> None:
 
 def encode_and_drop(vae: WanVAE, height: int, width: int, **how) -> None:
     sides = (height * vae.config.stride[1], width * vae.config.stride[2])
-    for _ in encode_pieces(vae, (mx.zeros((count, *sides, 3)) for count in (1, 4, 4)), **how):
+    for _ in encode_chunks(vae, (mx.zeros((count, *sides, 3)) for count in (1, 4, 4)), **how):
         pass
 
 

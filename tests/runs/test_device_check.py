@@ -151,7 +151,7 @@ def test_a_cache_that_takes_no_files_costs_a_check_and_no_more(folder: Path, tab
     assert table.trials == 2
 
 
-def test_the_measured_rate_decides_the_length_of_pieces(folder: Path, table: Table):
+def test_the_measured_rate_decides_the_length_of_chunks(folder: Path, table: Table):
     with use_limits(Limits(1.0, 1e12)):
         run = prepare(folder)
         (result,) = recall_or_check().results
@@ -169,7 +169,7 @@ def test_work_that_took_too_long_is_shorter_in_the_next_run(folder: Path, table:
         run = prepare(folder)
         assert run.limits.seconds == shortened * current_limits().seconds
         assert any(
-            f"pieces have {shortened} times the usual length" in notice.text for notice in run.plan.notices
+            f"chunks have {shortened} times the usual length" in notice.text for notice in run.plan.notices
         )
     assert table.trials == 1
 

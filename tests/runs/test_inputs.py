@@ -155,9 +155,9 @@ def test_an_encoder_of_another_model_is_refused(pipeline: WanPipeline):
 @pytest.mark.parametrize("tile", [None, 1])
 def test_frames_are_reported_as_they_are_encoded(tile: int | None):
     vae, frames = build_vae(), draw(5, 16, 16, 3)
-    pieces = [frames[:1], frames[1:]]
-    latents, events = finish_and_collect(encode_clip(vae, tile, pieces, 5))
-    assert mx.array_equal(latents, encode_video(vae, pieces, tile=tile)).item()
+    chunks = [frames[:1], frames[1:]]
+    latents, events = finish_and_collect(encode_clip(vae, tile, chunks, 5))
+    assert mx.array_equal(latents, encode_video(vae, chunks, tile=tile)).item()
     done = [event.done for event in events]
     assert all(isinstance(event, FramesEncoded) and event.total == 5 for event in events)
     assert done == sorted(set(done))

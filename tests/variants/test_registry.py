@@ -100,6 +100,37 @@ def test_models_with_networks_that_this_version_lacks_are_refused():
         recognise_checkpoint(shapes, OFFICIAL)
 
 
+KINDS = {
+    "wan2.1-t2v": SMALL,
+    "wan2.2-i2v": replace(SMALL, in_dim=36),
+    "wan2.1-i2v-14b": replace(SMALL, in_dim=36, image_dim=32),
+    "wan2.1-flf2v-14b": replace(SMALL, in_dim=36, image_dim=32, image_positions=10),
+    "wan2.2-ti2v-5b": replace(SMALL, in_dim=48, out_dim=48),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_part_beyond_what_a_model_has_is_refused_by_name(name: str):
+    shapes, title = shapes_of(KINDS[name]), next(v.title for v in VARIANTS if v.name == name)
+    assert recognise_checkpoint(shapes, {"num_heads": 2}).variant.name == name
+    extra = {"zebra.weight": (3,), "motion_adapter.proj.weight": (4, 4)}
+    message = rf"{title} has no motion_adapter.proj.weight \[4, 4\] and 1 more: .* Known:"
+    with pytest.raises(CheckpointError, match=message):
+        recognise_checkpoint(shapes | extra, {"num_heads": 2})
+
+
+@pytest.mark.parametrize("part", ["img_emb.proj.", "img_emb.emb_pos"])
+def test_half_of_an_image_branch_is_refused_by_name(part: str):
+    shapes = shapes_of(KINDS["wan2.1-flf2v-14b"])
+    kept = {name: shape for name, shape in shapes.items() if not name.startswith("img_emb.")}
+    half = kept | {name: shape for name, shape in shapes.items() if name.startswith(part)}
+    if part == "img_emb.proj.":
+        assert recognise_checkpoint(half, {"num_heads": 2}).variant.name == "wan2.1-i2v-14b"
+        return
+    with pytest.raises(CheckpointError, match=r"has no img_emb.emb_pos \[1, 10, 32\]: "):
+        recognise_checkpoint(half, {"num_heads": 2})
+
+
 def test_a_file_without_a_transformer_is_refused():
     with pytest.raises(
         CheckpointError, match=r"patch_embedding.weight is missing, so this is no Wan transformer"

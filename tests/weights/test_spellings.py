@@ -8,13 +8,14 @@ from mlx_video.config import WAN21_VAE, WAN22_VAE, ImageEncoderConfig, TextEncod
 from mlx_video.errors import CheckpointError
 from mlx_video.formats.tensor_info import TensorInfo
 from mlx_video.formats.tensor_source import open_tensors
+from mlx_video.weights.component_networks import as_original
 from mlx_video.weights.names.image_encoder_names import image_encoder_tensors
 from mlx_video.weights.names.text_encoder_names import HF_RULES, text_encoder_tensors
 from mlx_video.weights.names.transformer_names import transformer_tensors
 from mlx_video.weights.names.vae_names import diffusers_rules, vae_tensors
 from mlx_video.weights.renamed import RenamedTensors
 from mlx_video.weights.rules import Rule, apply_rules, find_sources
-from mlx_video.weights.spellings import KEEP, as_original, have_equal_rows
+from mlx_video.weights.spellings import KEEP, have_equal_rows
 from mlx_video.weights.stacked import Stack, StackedTensors
 from tests.fixtures.diffusers_checkpoint import image_encoder_arrays, text_encoder_name, vae_name
 from tests.fixtures.published_sizes import PUBLISHED_TRANSFORMERS
@@ -108,7 +109,7 @@ def test_what_no_spelling_knows_keeps_its_name():
     assert found({"something.weight": (2, 3)}, "vae") == {"something.weight": (2, 3)}
 
 
-def test_numbers_arrive_stacked_reshaped_and_in_pieces_of_rows(tmp_path):
+def test_numbers_arrive_stacked_reshaped_and_in_chunks_of_rows(tmp_path):
     arrays = {
         "vision_model.embeddings.class_embedding": mx.arange(4.0),
         "vision_model.embeddings.position_embedding.weight": mx.arange(12.0).reshape(3, 4),
@@ -123,8 +124,8 @@ def test_numbers_arrive_stacked_reshaped_and_in_pieces_of_rows(tmp_path):
         whole = source.read("transformer.0.attn.to_qkv.weight")
         assert whole[:, 0].tolist() == [0, 4, 8, 12, 100, 104, 108, 112, 200, 204, 208, 212]
         for rows in (slice(0, 5), slice(5, 7), slice(7, 12), slice(3, 9)):
-            piece = source.read("transformer.0.attn.to_qkv.weight", rows)
-            assert mx.array_equal(piece, whole[rows])
+            chunk = source.read("transformer.0.attn.to_qkv.weight", rows)
+            assert mx.array_equal(chunk, whole[rows])
         assert source.read("cls_embedding", slice(0, 1)).tolist() == [[[0, 1, 2, 3]]]
         assert source.read("pos_embedding").shape == (1, 3, 4)
         assert source.read("pre_norm.weight", slice(1, 3)).tolist() == [1, 1]

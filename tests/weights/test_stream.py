@@ -27,18 +27,18 @@ def convert(tmp_path, tensors, *, rules=KEEP, **options):
     return mx.load(str(tmp_path / "out.safetensors")), progress
 
 
-def test_pieces_of_a_tensor_add_up_to_the_whole(tmp_path, monkeypatch):
+def test_chunks_of_a_tensor_add_up_to_the_whole(tmp_path, monkeypatch):
     values = np.random.default_rng(0).standard_normal((50, 6, 2, 2), np.float32)
     rules = (Rule("*", "*", CHANNELS_LAST),)
-    monkeypatch.setattr(stream, "PIECE_BYTES", 700)  # 7 rows of 96 bytes
+    monkeypatch.setattr(stream, "CHUNK_BYTES", 700)  # 7 rows of 96 bytes
     made, progress = convert(tmp_path, [store("w.weight", values)], rules=rules, dtype="F32")
     assert np.array_equal(np.array(made["w.weight"]), values.transpose(0, 2, 3, 1))
     assert progress == [rows * 96 for rows in (7, 14, 21, 28, 35, 42, 49, 50)]
 
 
-def test_quantizing_in_pieces_gives_the_bits_of_quantizing_at_once(tmp_path, monkeypatch):
+def test_quantizing_in_chunks_gives_the_bits_of_quantizing_at_once(tmp_path, monkeypatch):
     values = np.random.default_rng(0).standard_normal((50, 64), np.float32)
-    monkeypatch.setattr(stream, "PIECE_BYTES", 3000)
+    monkeypatch.setattr(stream, "CHUNK_BYTES", 3000)
     setting = QuantizationConfig(8, 32)
     made, _ = convert(tmp_path, [store("b.ffn.fc1.weight", values)], dtype="BF16", quantization=setting)
     expected = mx.quantize(mx.array(values).astype(mx.bfloat16), group_size=32, bits=8)
@@ -58,7 +58,7 @@ def merge_jobs(tmp_path, values, merge, *, dtype="F32", **options):
 
 def test_what_is_merged_sees_the_whole_tensor_in_float32_and_is_rounded_once(tmp_path, monkeypatch):
     values = np.random.default_rng(0).standard_normal((50, 64), np.float32)
-    monkeypatch.setattr(stream, "PIECE_BYTES", 3000)
+    monkeypatch.setattr(stream, "CHUNK_BYTES", 3000)
     seen = []
 
     def merge(weight):
@@ -118,7 +118,7 @@ def test_numbers_that_are_not_finite_show_a_damaged_source(tmp_path, value, dtyp
 def test_numbers_beyond_the_range_of_the_dtype_are_counted(tmp_path, monkeypatch):
     values = np.ones((40, 4), np.float32)
     values[[1, 20, 39], 2] = 70000.0
-    monkeypatch.setattr(stream, "PIECE_BYTES", 64)
+    monkeypatch.setattr(stream, "CHUNK_BYTES", 64)
     message = r"--dtype float16: 3 values exceed the float16 range in w of in.safetensors. Use bfloat16."
     with pytest.raises(CheckpointError, match=message):
         convert(tmp_path, [store("w", values)], dtype="F16")

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from mlx_video.config import WAN21_VAE, WAN22_VAE
 from mlx_video.errors import CheckpointError
 from mlx_video.formats.tensor_source import open_tensors
+from mlx_video.weights.component_networks import as_original
 from mlx_video.weights.names.transformer_names import transformer_tensors
 from mlx_video.weights.names.vae_names import vae_tensors
-from mlx_video.weights.spellings import as_original
 from mlx_video.weights.unfolded import TRANSFORMER_KERNELS, VAE_KERNELS, unfold
 from tests.fixtures.diffusers_checkpoint import vae_name
 from tests.fixtures.published_sizes import PUBLISHED_TRANSFORMERS

@@ -1,1 +1,1 @@
-"""Both generations of the VAE: causal convolutions over pieces of a clip, arrays in and arrays out."""
+"""Both generations of the VAE: causal convolutions over chunks of a clip, arrays in and arrays out."""

@@ -1,4 +1,4 @@
-"""Frames of a clip sent through causal layers piece by piece, and what the layers keep in between."""
+"""Frames of a clip sent through causal layers chunk by chunk, and what the layers keep in between."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_video.events import FramesDecoded, TilesDecoded
-from mlx_video.latents.decode import decode_pieces, to_uint8, to_uint8_rounded
+from mlx_video.latents.decode import decode_chunks, to_uint8, to_uint8_rounded
 from mlx_video.media.frame_writer import FrameWriter
 from mlx_video.media.image import FrameFolderWriter
 from mlx_video.media.video import open_video_writer
@@ -31,21 +31,21 @@ def decode_video(run: Run, latents: mx.array, sinks: Sequence[FrameSink]) -> Wor
     with ExitStack() as stack:
         sinks = [*sinks, *(stack.enter_context(sink) for sink in open_sinks(run))]
         vae = stack.enter_context(use_vae(run, "decoder"))
-        pieces = decode_pieces(vae, latents, tile=run.plan.memory.decode_tile)
-        yield from pass_frames(pieces, sinks, run)
+        chunks = decode_chunks(vae, latents, tile=run.plan.memory.decode_tile)
+        yield from pass_frames(chunks, sinks, run)
 
 
 def pass_frames(
-    pieces: Iterable[mx.array | TilesDecoded], sinks: Sequence[FrameSink], run: Run
+    chunks: Iterable[mx.array | TilesDecoded], sinks: Sequence[FrameSink], run: Run
 ) -> Iterator[FramesDecoded | TilesDecoded]:
-    """Give each piece of frames to every sink, without those that the user wants trimmed."""
+    """Give each chunk of frames to every sink, without those that the user wants trimmed."""
     total, trim, done = run.plan.geometry.num_frames, run.request.trim_first_frames, 0
     to_bytes = to_uint8_rounded if total == 1 else to_uint8  # a single frame is a picture, not a video
-    for piece in pieces:
-        if isinstance(piece, TilesDecoded):
-            yield piece
+    for chunk in chunks:
+        if isinstance(chunk, TilesDecoded):
+            yield chunk
             continue
-        frames = to_bytes(piece)
+        frames = to_bytes(chunk)
         for sink in sinks:
             sink.write(frames[max(0, trim - done) :])
         done += len(frames)

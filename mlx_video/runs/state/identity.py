@@ -12,11 +12,13 @@ import numpy as np
 from mlx_video.errors import RequestError
 from mlx_video.formats.fingerprint import fingerprint_weights
 from mlx_video.latents.run_state import RunState
+from mlx_video.layouts.components import VAE
 from mlx_video.layouts.model_folder import TOKENIZER_FILES
 from mlx_video.media.source_video import SourceVideo
 from mlx_video.request import LORA_FIELDS, flag_of, options_of
 from mlx_video.request.kinds import ADAPTERS, IMAGE, VIDEO
 from mlx_video.runs.run import Run
+from mlx_video.weights.component_networks import find_network
 
 _COMPARED_BY_CONTENT = (ADAPTERS, IMAGE, VIDEO)
 _SHOWN_CHARACTERS = 60
@@ -48,14 +50,17 @@ def identify_run(run: Run) -> dict[str, str]:
 
 
 def _model_files(run: Run) -> Iterator[Path]:
-    """The files that latents come from: not the VAE, unless it reads images."""
+    """The files that latents come from: not the VAE, nor what reads images, unless there are any."""
     model = run.model
     yield from model.transformers.values()
-    yield model.text_encoder
+    for name, path in model.parts.items():
+        is_used = run.images or (name == VAE.name and run.videos)
+        if is_used or not (name == VAE.name or find_network(name).stage == "image"):
+            yield path
     if model.tokenizer is not None:
         yield from (path for name in TOKENIZER_FILES if (path := model.tokenizer / name).is_file())
     if run.images or run.videos:
-        yield from (path for path in (model.image_encoder, model.vae, model.vae_encoder) if path)
+        yield from model.second_files.values()
 
 
 def _fingerprint_pixels(image: np.ndarray) -> str:

@@ -118,7 +118,7 @@ def keep_step(run: Run, event: StepFinished, memory: SamplerState) -> Iterator[N
     except MediaError as error:
         yield Notice(f"The state after {state.progress} is not kept. {error}")
     else:
-        yield StateSaved(path, done, event.total, describe_way_on(run, state, path))
+        yield StateSaved(path, done, event.total, describe_resume_hint(run, state, path))
 
 
 def forget_state(run: Run) -> Iterator[FileWritten]:
@@ -139,11 +139,13 @@ def report_start(run: Run) -> Iterator[StateSaved]:
     """The state that a run goes on from, which is kept until the next one."""
     path = find_state_path(run.request)
     if run.request.resume and path and run.state:
-        yield StateSaved(path, run.state.next_step, run.state.steps, describe_way_on(run, run.state, path))
+        yield StateSaved(
+            path, run.state.next_step, run.state.steps, describe_resume_hint(run, run.state, path)
+        )
 
 
 @contextmanager
-def way_on_noted(run: Run) -> Iterator[None]:
+def resume_hint_noted(run: Run) -> Iterator[None]:
     """Add to whatever error is raised how to go on, if a state of this run is there."""
     try:
         yield
@@ -153,11 +155,11 @@ def way_on_noted(run: Run) -> Iterator[None]:
             if path and path.exists() and not run.request.decode_only:
                 state = load_state(path)
                 if state.identity == run.identity:
-                    error.add_note(describe_way_on(run, state, path))
+                    error.add_note(describe_resume_hint(run, state, path))
         raise
 
 
-def describe_way_on(run: Run, state: RunState, path: Path) -> str:
+def describe_resume_hint(run: Run, state: RunState, path: Path) -> str:
     """What is kept of an unfinished run, and how to go on with it."""
     if not state.is_finished:
         return f"{state.progress} are kept in {path}: the same command with --resume goes on from there."

@@ -1,4 +1,4 @@
-"""FastVideo's MLX file of a transformer: its own names, and packed weights under names of their own."""
+"""FastVideo's MLX file of a transformer: its own names, and quantized weights under names of their own."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from mlx_video.config import TransformerConfig
 from mlx_video.formats.tensor_source import TensorInfo
@@ -78,8 +78,6 @@ DIFFUSERS_RULES = (
 
 CONVERTED_RULES = (drop("freqs"), Rule("*", "*"))
 CONVERTED_ANCHOR = "patch_embedding_proj.bias"
-# From a converted file's names back to the original ones.
-_ORIGINAL_NAMES = tuple(Rule(rule.target, rule.source) for rule in WAN_RULES if rule.target is not None)
 PATCH_SIZE = (1, 2, 2)  # of every published transformer; a flattened kernel does not show it
 PATCH_CELLS = math.prod(PATCH_SIZE)
 
@@ -106,12 +104,19 @@ def transformer_tensors(config: TransformerConfig) -> dict[str, Shape]:
     return tensors | _image_tensors(config)
 
 
-def original_shapes(infos: Mapping[str, TensorInfo]) -> dict[str, Shape]:
-    """What a converted transformer's tensors, dense or quantized, are in the original layout."""
+def original_shapes(infos: Mapping[str, TensorInfo], extra_rules: Sequence[Rule] = ()) -> dict[str, Shape]:
+    """What a converted transformer's tensors, dense or quantized, are in the original layout.
+
+    Args:
+        infos: of the converted file.
+        extra_rules: for tensors that the plain transformer lacks.
+    """
+    rules = (*extra_rules, *WAN_RULES)
+    backwards = tuple(Rule(rule.target, rule.source) for rule in rules if rule.target is not None)
     anchor = infos.get(CONVERTED_ANCHOR)
     width = anchor.shape[0] if anchor is not None and anchor.shape else 1
     shapes = dense_shapes(infos, "blocks.0.self_attn.q", max(width, 1))
-    renamed = {str(apply_rules(name, _ORIGINAL_NAMES)[0]): shape for name, shape in shapes.items()}
+    renamed = {str(apply_rules(name, backwards)[0]): shape for name, shape in shapes.items()}
     if len(patch := renamed.get(ANCHOR, ())) == 2:
         renamed[ANCHOR] = (patch[0], patch[1] // PATCH_CELLS, *PATCH_SIZE)
     return renamed

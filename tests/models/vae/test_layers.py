@@ -103,7 +103,7 @@ def test_downsampling_in_time_waits_for_the_second_frame_of_a_pair():
     layer, x = randomise(Downsample(2, halves_time=True)), draw(1, 5, 2, 2, 2)
     state = StreamState()
     given = [layer(part, state) for part in mx.split(x, 5, axis=1)]
-    assert [piece is None for piece in given] == [False, True, False, True, False]
+    assert [chunk is None for chunk in given] == [False, True, False, True, False]
 
 
 @settings(deadline=None, max_examples=25)
@@ -116,7 +116,7 @@ def test_downsampling_gives_the_same_however_the_stream_is_cut(sizes):
 # Attention
 
 
-def test_attention_in_pieces_equals_attention_at_once(monkeypatch):
+def test_attention_in_chunks_equals_attention_at_once(monkeypatch):
     layer, x = randomise(FrameAttention(8)), draw(1, 2, 5, 7, 8)
     whole = layer(x, StreamState())
     monkeypatch.setattr(vae_layers, "QUERIES_AT_A_TIME", 4)

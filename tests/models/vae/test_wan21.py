@@ -162,8 +162,8 @@ def test_decoder_keeps_the_same_number_of_bytes_from_the_third_latent_on(vae):
 @pytest.mark.parametrize("direction", ["decode", "encode"])
 def test_memory_does_not_grow_with_the_clip(vae, direction):
     encoding = direction == "encode"
-    piece = mx.zeros((1, 4, 48, 48, 3) if encoding else (1, 1, 6, 6, 16))
-    used = memory_in_use(vae, piece, 8, encoding=encoding)
+    chunk = mx.zeros((1, 4, 48, 48, 3) if encoding else (1, 1, 6, 6, 16))
+    used = memory_in_use(vae, chunk, 8, encoding=encoding)
     # Allocations are rounded up, by a few kilobytes more or less; one leaked frame of the widest stage would
     # add 74 kB at every push, one of each layer half a megabyte.
     assert max(used[2:]) - used[2] <= 64_000

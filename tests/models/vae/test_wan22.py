@@ -130,7 +130,7 @@ def test_a_downsampling_stage_waits_for_the_second_frame_of_a_pair():
     stage, x = randomise(DownStage(2, 4, halves_space=True, halves_time=True)), draw(1, 5, 2, 2, 2)
     state = StreamState()
     given = [stage(part, state) for part in mx.split(x, 5, axis=1)]
-    assert [piece is None for piece in given] == [False, True, False, True, False]
+    assert [chunk is None for chunk in given] == [False, True, False, True, False]
 
 
 def test_the_last_stages_differ_one_adds_its_input_the_other_does_not():
@@ -231,8 +231,8 @@ def test_clips_of_a_batch_share_nothing(vae):
 
 def test_two_clips_can_be_decoded_in_turns_and_frames_are_clamped(vae):
     first, second = 30 * draw(48, 3, 2, 2), draw(48, 3, 2, 2, seed=1)
-    in_turns = [pieces for pair in zip(decode_frames(vae, first), decode_frames(vae, second), strict=True)
-                for pieces in pair]  # fmt: skip
+    in_turns = [chunks for pair in zip(decode_frames(vae, first), decode_frames(vae, second), strict=True)
+                for chunks in pair]  # fmt: skip
     alone = mx.concatenate(list(decode_frames(vae, first)))
     assert mx.array_equal(mx.concatenate(in_turns[::2]), alone)
     assert (alone.min().item(), alone.max().item()) == (-1.0, 1.0)
@@ -272,8 +272,8 @@ def test_both_halves_keep_the_same_number_of_bytes_from_the_third_latent_on(vae)
 @pytest.mark.parametrize("direction", ["decode", "encode"])
 def test_memory_does_not_grow_with_the_clip(vae, direction):
     encoding = direction == "encode"
-    piece = mx.zeros((1, 4, 96, 96, 3) if encoding else (1, 1, 6, 6, 48))
-    used = memory_in_use(vae, piece, 8, encoding=encoding)
+    chunk = mx.zeros((1, 4, 96, 96, 3) if encoding else (1, 1, 6, 6, 48))
+    used = memory_in_use(vae, chunk, 8, encoding=encoding)
     # Allocations are rounded up, by a few kilobytes more or less; one leaked frame of the widest stage would
     # add 74 kB at every push, one of each layer half a megabyte.
     assert max(used[2:]) - used[2] <= 64_000

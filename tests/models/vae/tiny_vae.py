@@ -79,8 +79,8 @@ def decode(
 ) -> mx.array:
     """All frames of latents [B, T, H, W, C] pushed in these numbers, one stream."""
     state = StreamState()
-    pieces = mx.split(latents, np.cumsum(pushes)[:-1].tolist(), axis=1)
-    return mx.concatenate([frame for piece in pieces for frame in vae.decode(piece, state, parts)], axis=1)
+    chunks = mx.split(latents, np.cumsum(pushes)[:-1].tolist(), axis=1)
+    return mx.concatenate([frame for chunk in chunks for frame in vae.decode(chunk, state, parts)], axis=1)
 
 
 def encode(
@@ -88,8 +88,8 @@ def encode(
 ) -> mx.array:
     """All latents of frames [B, F, H, W, 3] pushed in these numbers, one stream."""
     state = StreamState()
-    pieces = mx.split(frames, np.cumsum(pushes)[:-1].tolist(), axis=1)
-    return mx.concatenate([mean for piece in pieces for mean in vae.encode(piece, state, parts)], axis=1)
+    chunks = mx.split(frames, np.cumsum(pushes)[:-1].tolist(), axis=1)
+    return mx.concatenate([mean for chunk in chunks for mean in vae.encode(chunk, state, parts)], axis=1)
 
 
 def channels_last(array: np.ndarray) -> mx.array:
@@ -107,15 +107,15 @@ def parameter_shapes(config: VAEConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def memory_in_use(vae: WanVAE, piece: mx.array, pushes: int, *, encoding: bool = False) -> list[int]:
-    """Bytes in use after every push of `piece` into one stream, when its results are dropped.
+def memory_in_use(vae: WanVAE, chunk: mx.array, pushes: int, *, encoding: bool = False) -> list[int]:
+    """Bytes in use after every push of `chunk` into one stream, when its results are dropped.
 
     Not the peaks: on a CPU they depend on how far the allocating thread runs ahead of the computing one.
     """
     state, run, used = StreamState(), vae.encode if encoding else vae.decode, []
     cache_limit = mx.set_cache_limit(0)  # a buffer that is used again may be larger than its array
     for _ in range(pushes):
-        for result in run(piece, state):
+        for result in run(chunk, state):
             mx.eval(result)
         del result
         mx.synchronize()
@@ -143,12 +143,12 @@ def randomise(module: nn.Module) -> nn.Module:
 
 def push_in_parts(layer, x: mx.array, sizes: list[int]) -> mx.array:
     """Output of a layer that is given `x` in parts of these sizes, one stream."""
-    state, pieces = StreamState(), []
+    state, chunks = StreamState(), []
     for part in mx.split(x, np.cumsum(sizes)[:-1].tolist(), axis=1):
-        piece = layer(part, state)
-        if piece is not None:
-            pieces.append(piece)
-    return mx.concatenate(pieces, axis=1)
+        chunk = layer(part, state)
+        if chunk is not None:
+            chunks.append(chunk)
+    return mx.concatenate(chunks, axis=1)
 
 
 def push_whole(layer, x: mx.array) -> mx.array:

@@ -467,7 +467,7 @@ def break_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_, **__):
         raise RuntimeError("the decoder failed")
 
-    monkeypatch.setattr(stages, "decode_pieces", fail)
+    monkeypatch.setattr(stages, "decode_chunks", fail)
 
 
 def test_a_failed_decoding_names_the_command_that_finishes_the_job(
@@ -479,7 +479,7 @@ def test_a_failed_decoding_names_the_command_that_finishes_the_job(
     command += ["--trim-first-frames", "2", "--save-frames", str(frames)]
     break_decoding(monkeypatch)
     assert generate_wan.main(command) == 1
-    *_, error, way_on = capsys.readouterr().err.splitlines()
+    *_, error, resume_hint = capsys.readouterr().err.splitlines()
     assert "the decoder failed" in error
     state = state_of(output)
     expected = (
@@ -487,7 +487,7 @@ def test_a_failed_decoding_names_the_command_that_finishes_the_job(
         f"mlx_video.generate_wan --model-dir {folder} --decode-only '{state}' --output-path '{output}' "
         f"--save-frames {frames} --trim-first-frames 2"
     )
-    assert way_on == expected
+    assert resume_hint == expected
     monkeypatch.undo()
     words = ["--model-dir", str(folder), "--decode-only", str(state), "--output-path", str(output)]
     assert generate_wan.main([*words, "--save-frames", str(frames), "--trim-first-frames", "2"]) == 0

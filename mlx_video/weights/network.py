@@ -1,0 +1,70 @@
+"""The transformer of a model: how it is built, which tensors its files hold, and how much memory it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from mlx_video.config import TransformerConfig
+from mlx_video.models.peak import Peak
+from mlx_video.models.transformer import WanTransformer
+from mlx_video.models.transformer_memory import ForwardSize, forward_peak
+from mlx_video.models.video_transformer import VideoTransformer
+from mlx_video.weights.names.transformer_names import DIFFUSERS_RULES, WAN_RULES, transformer_tensors
+from mlx_video.weights.quantize import ChooseLayer, is_quantized_layer
+from mlx_video.weights.rules import Rule, Shape, target_shapes
+
+
+class ForwardPeak(Protocol):
+    """A network's memory formula."""
+
+    def __call__(self, size: ForwardSize, *, waits_for_blocks: bool = False) -> Peak:
+        """See :func:`mlx_video.models.transformer_memory.forward_peak`."""
+
+
+def _no_tensors(config: TransformerConfig) -> Mapping[str, Shape]:
+    return {}
+
+
+@dataclass(frozen=True, slots=True)
+class TransformerNetwork:
+    """A transformer of the family; the default is the plain one of text-to-video and image-to-video.
+
+    Attributes:
+        build: sizes → the module without weights. Its parameters carry the names of a converted file.
+        extra_tensors: sizes → name and shape of every tensor that the plain transformer lacks, as the
+            official code spells them.
+        extra_rules: official name → converted name and layout, for those of them that differ.
+        extra_diffusers_rules: what Diffusers calls them → official name.
+        is_quantized: whether the layer of a path, in converted names, is changed when a model is quantized.
+        peak: memory of one forward beside the weights.
+    """
+
+    build: Callable[[TransformerConfig], VideoTransformer] = WanTransformer
+    extra_tensors: Callable[[TransformerConfig], Mapping[str, Shape]] = _no_tensors
+    extra_rules: tuple[Rule, ...] = ()
+    extra_diffusers_rules: tuple[Rule, ...] = ()
+    is_quantized: ChooseLayer = is_quantized_layer
+    peak: ForwardPeak = forward_peak
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """Official name → converted name and layout, for every tensor."""
+        return (*self.extra_rules, *WAN_RULES)
+
+    @property
+    def diffusers_rules(self) -> tuple[Rule, ...]:
+        """Diffusers' name → official name, for every tensor."""
+        return (*self.extra_diffusers_rules, *DIFFUSERS_RULES)
+
+    def tensors(self, config: TransformerConfig) -> dict[str, Shape]:
+        """Name and shape of every tensor, as the official code spells them."""
+        return {**transformer_tensors(config), **self.extra_tensors(config)}
+
+    def parameters(self, config: TransformerConfig) -> dict[str, Shape]:
+        """Name and dense shape of every parameter of the module."""
+        return target_shapes(self.tensors(config), self.rules)
+
+
+PLAIN = TransformerNetwork()
