@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 
 from mlx_video.config import TransformerConfig
+from mlx_video.errors import ConfigError
 from mlx_video.variants.other_models import digest_shapes
+from mlx_video.weights.names.control_sizes import read_control_sizes
 from mlx_video.weights.names.fun_names import fun_tensors, motion_controller_tensors
 from mlx_video.weights.names.transformer_names import DIFFUSERS_RULES, WAN_RULES, transformer_tensors
 from mlx_video.weights.names.vace_names import (
@@ -77,6 +79,34 @@ def test_vace_has_the_tensors_of_its_file(sizes, blocks, count, digest):
 
 def test_a_motion_controller_has_the_tensors_of_its_file():
     assert digest_shapes(motion_controller_tensors(1536)) == "dbd5ec76bbf977983f972c151d545389"
+
+
+@pytest.mark.parametrize(("sizes", "changes"), [entry[:2] for entry in FUN.values()], ids=FUN)
+def test_sizes_of_fun_networks_are_read_from_their_tensors(sizes, changes):
+    config = replace(sizes, **changes)
+    found = read_control_sizes(transformer_tensors(config) | fun_tensors(config), {})
+    assert replace(config, **found) == config
+
+
+@pytest.mark.parametrize("is_converted", [False, True])
+@pytest.mark.parametrize(("sizes", "blocks"), [entry[:2] for entry in VACE.values()], ids=VACE)
+def test_sizes_of_vace_are_read_from_its_tensors(sizes, blocks, is_converted):
+    config = replace(sizes, vace_layers=PUBLISHED_LAYERS[blocks], vace_in_dim=96)
+    shapes = transformer_tensors(config) | vace_tensors(config)
+    if is_converted:  # names are put back, kernels stay flat
+        shapes["vace_patch_embedding.weight"] = (sizes.dim, 384)
+    assert replace(sizes, **read_control_sizes(shapes, {})) == config
+
+
+def test_layers_of_vace_are_those_of_config_json():
+    config = replace(SMALL, vace_layers=(0, 7, 9), vace_in_dim=96)
+    shapes = vace_tensors(config)
+    assert read_control_sizes(shapes, {"vace_layers": [0, 7, 9]})["vace_layers"] == (0, 7, 9)
+    with pytest.raises(ConfigError, match="names no vace_layers, and 3 VACE blocks"):
+        read_control_sizes(shapes, {})
+    for stated in ([0, 7], [0, 7, "9"], 3):
+        with pytest.raises(ConfigError, match="says vace_layers .*, but the transformer has 3 VACE blocks"):
+            read_control_sizes(shapes, {"vace_layers": stated})
 
 
 @pytest.mark.parametrize(
