@@ -150,7 +150,7 @@ def _read_preparation(args: argparse.Namespace) -> Preparation:
 
 
 def _read_results(args: argparse.Namespace) -> tuple[Result, ...]:
-    from mlx_video.media.control_frames import Blur, BoxMask, Edges, Padding, PictureMask, keep_frame, to_grey
+    from mlx_video.media.control.frames import Blur, BoxMask, Edges, Padding, PictureMask, keep_frame, to_grey
     from mlx_video.media.open_image import open_image
     from mlx_video.runs.prepare_control import Result
 

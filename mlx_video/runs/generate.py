@@ -16,8 +16,8 @@ from mlx_video.loading.components import check_vae_encoder, check_weights
 from mlx_video.loading.residency import release_memory
 from mlx_video.loading.session import Session
 from mlx_video.media.open_image import open_image
-from mlx_video.media.pick_frames import check_length
-from mlx_video.media.source_video import open_video
+from mlx_video.media.sources.pick_frames import check_length
+from mlx_video.media.sources.source_video import open_video
 from mlx_video.planning.memory_plan import MemoryPlan
 from mlx_video.request import IMAGE_INPUTS, VIDEO_INPUTS, GenerateRequest
 from mlx_video.runs.decode_only import prepare_decoding

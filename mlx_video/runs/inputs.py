@@ -24,7 +24,7 @@ from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.open_parts import open_text_encoder
 from mlx_video.loading.streamed_text_encoder import encode_resident, encode_streamed
 from mlx_video.media.fit import fit_frame
-from mlx_video.media.pick_frames import Picking, pick_frames
+from mlx_video.media.sources.pick_frames import Picking, pick_frames
 from mlx_video.models.vae.autoencoder import WanVAE
 from mlx_video.request import GenerateRequest
 from mlx_video.runs.networks import TEXT_ENCODER, is_kept, use_image_encoder, use_text_encoder, use_vae

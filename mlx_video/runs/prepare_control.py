@@ -12,13 +12,13 @@ import numpy as np
 
 from mlx_video.errors import MediaError, MLXVideoError, RequestError
 from mlx_video.events import Event, FileWritten, TextResult
+from mlx_video.media.control.mask_check import check_masks
 from mlx_video.media.earlier_result import check_replaceable
 from mlx_video.media.fit import fit_mask
 from mlx_video.media.frame_writer import FrameWriter
 from mlx_video.media.image import FrameFolderWriter
-from mlx_video.media.mask_check import check_masks
-from mlx_video.media.pick_frames import Picking, pick_all, pick_frames
-from mlx_video.media.source_video import SourceVideo, open_video
+from mlx_video.media.sources.pick_frames import Picking, pick_all, pick_frames
+from mlx_video.media.sources.source_video import SourceVideo, open_video
 from mlx_video.media.video import check_output, open_video_writer, read_video_metadata
 
 DEFAULT_FPS = 16.0

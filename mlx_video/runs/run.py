@@ -17,7 +17,7 @@ from mlx_video.latents.run_state import RunState
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.session import Session
 from mlx_video.lora.read import AdapterSet
-from mlx_video.media.source_video import SourceVideo
+from mlx_video.media.sources.source_video import SourceVideo
 from mlx_video.models.dispatch import Limits, current_limits
 from mlx_video.planning.memory_plan import MemoryPlan
 from mlx_video.request import GenerateRequest

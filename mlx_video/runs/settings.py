@@ -14,7 +14,7 @@ from mlx_video.errors import RequestError
 from mlx_video.events import Notice
 from mlx_video.geometry import VideoGeometry, check_num_frames, measure, round_size, size_multiple
 from mlx_video.media.open_image import name_image
-from mlx_video.media.source_video import name_video
+from mlx_video.media.sources.source_video import name_video
 from mlx_video.models.dispatch import LARGEST_ARRAY
 from mlx_video.models.rope import MAX_POSITIONS
 from mlx_video.planning.choices import MemoryChoices

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from mlx_video import prepare_control
-from mlx_video.media.canny import canny_edges
-from mlx_video.media.source_video import open_video
+from mlx_video.media.control.canny import canny_edges
+from mlx_video.media.sources.source_video import open_video
 from mlx_video.media.video import open_video_writer, read_frames, read_video_metadata
 
 WIDTH, HEIGHT = 48, 32

@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_video.conditioning.camera_path import (
+from mlx_video.conditioning.control.camera_path import (
     DEFAULT_ORIGIN,
     DIRECTIONS,
     PRESETS,
@@ -19,7 +19,7 @@ from mlx_video.conditioning.camera_path import (
     path_of_preset,
     read_path,
 )
-from mlx_video.conditioning.camera_rays import CameraAddOn, CameraRays
+from mlx_video.conditioning.control.camera_rays import CameraAddOn, CameraRays
 from mlx_video.errors import MediaError
 from mlx_video.models.block_context import Pass
 from tests.models.control_networks import FUN_CAMERA, build_fun

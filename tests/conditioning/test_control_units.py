@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mlx_video.conditioning.clips import encode_frames
-from mlx_video.conditioning.control_units import (
+from mlx_video.conditioning.control.units import (
     CAMERA,
     FUN_CHANNELS,
     ONE_FRAME,

@@ -8,8 +8,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlx_video.conditioning.control.fun import SLOTS, FunSource, ReferenceAddOn, encode_slots, keep_channels
 from mlx_video.conditioning.frames import frame_mask
-from mlx_video.conditioning.fun import SLOTS, FunSource, ReferenceAddOn, encode_slots, keep_channels
 from mlx_video.media.resize import to_unit_range
 from mlx_video.models.block_context import Pass
 from tests.conditioning.encoders import CellEncoder, geometry_of

@@ -6,8 +6,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_video.conditioning.one_frame import OneFrame, encode_one_frame
-from mlx_video.conditioning.speed import SpeedAddOn
+from mlx_video.conditioning.control.one_frame import OneFrame, encode_one_frame
+from mlx_video.conditioning.control.speed import SpeedAddOn
 from mlx_video.errors import RequestError
 from mlx_video.models.block_context import CrossAttentionCache, Pass, PromptTokens
 from tests.conditioning.encoders import CellEncoder

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mlx_video.conditioning.clips import clip_with_frames
-from mlx_video.conditioning.vace import (
+from mlx_video.conditioning.control.vace import (
     VACEAddOn,
     VACESource,
     encode_vace_context,

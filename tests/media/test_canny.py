@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 
-from mlx_video.media.canny import canny_edges
+from mlx_video.media.control.canny import canny_edges
 from tests.parity.golden import uniform
 
 

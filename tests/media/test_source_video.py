@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 
 from mlx_video.errors import MediaError, RequestError
-from mlx_video.media import source_video
 from mlx_video.media.clip import Video
 from mlx_video.media.ffmpeg import run_ffmpeg
-from mlx_video.media.pick_frames import Picking, check_length, pick_frames
-from mlx_video.media.picture_folder import list_pictures
-from mlx_video.media.source_video import SourceVideo, open_video
+from mlx_video.media.sources import source_video
+from mlx_video.media.sources.pick_frames import Picking, check_length, pick_frames
+from mlx_video.media.sources.picture_folder import list_pictures
+from mlx_video.media.sources.source_video import SourceVideo, open_video
 from mlx_video.media.video import open_video_writer
 
 HEIGHT, WIDTH = 16, 24

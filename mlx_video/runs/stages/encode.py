@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlx_video.conditioning.control_units import COMMON_UNITS
+from mlx_video.conditioning.control.units import COMMON_UNITS
 from mlx_video.conditioning.units import ConditioningUnit, Fields, UnitInputs, fill_conditioning
 from mlx_video.runs.inputs import ModelEncoders
 from mlx_video.runs.run import Run, Work

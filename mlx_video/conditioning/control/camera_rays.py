@@ -10,7 +10,7 @@ from typing import cast
 import mlx.core as mx
 import numpy as np
 
-from mlx_video.conditioning.camera_path import POSE_HEIGHT, POSE_WIDTH
+from mlx_video.conditioning.control.camera_path import POSE_HEIGHT, POSE_WIDTH
 from mlx_video.models.block_context import Pass
 from mlx_video.models.camera_adapter import CameraHook
 from mlx_video.models.fun import FunTransformer

@@ -16,8 +16,8 @@ from mlx_video.files.unusable_paths import describe_apple_double, explain_missin
 from mlx_video.media.animation import count_pictures, read_timed_pictures
 from mlx_video.media.clip import Video
 from mlx_video.media.open_image import name_image, open_image
-from mlx_video.media.picture_folder import list_pictures
-from mlx_video.media.video_file import probe_frame_rate, read_video_file
+from mlx_video.media.sources.picture_folder import list_pictures
+from mlx_video.media.sources.video_file import probe_frame_rate, read_video_file
 
 if TYPE_CHECKING:
     from PIL import Image

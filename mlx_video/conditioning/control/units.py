@@ -8,8 +8,6 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from mlx_video.conditioning.camera_path import PRESETS, path_in_direction, path_of_preset, read_path
-from mlx_video.conditioning.camera_rays import CameraAddOn, CameraRays
 from mlx_video.conditioning.clips import (
     ReadFrames,
     clip_with_frames,
@@ -17,11 +15,13 @@ from mlx_video.conditioning.clips import (
     encode_picture,
     read_clip,
 )
-from mlx_video.conditioning.fun import FunSource, ReferenceAddOn, encode_slots
+from mlx_video.conditioning.control.camera_path import PRESETS, path_in_direction, path_of_preset, read_path
+from mlx_video.conditioning.control.camera_rays import CameraAddOn, CameraRays
+from mlx_video.conditioning.control.fun import FunSource, ReferenceAddOn, encode_slots
+from mlx_video.conditioning.control.one_frame import OneFrame, encode_one_frame
+from mlx_video.conditioning.control.vace import VACEAddOn, VACESource, encode_vace_context
 from mlx_video.conditioning.latent_frames import LatentFrames
-from mlx_video.conditioning.one_frame import OneFrame, encode_one_frame
 from mlx_video.conditioning.units import ConditioningUnit, Encoders, Fields, UnitInputs, Work
-from mlx_video.conditioning.vace import VACEAddOn, VACESource, encode_vace_context
 from mlx_video.config import ImageEncoderConfig
 from mlx_video.media.fit import fit_frame, letterbox_reference
 from mlx_video.media.resize import to_unit_range

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlx_video.errors import RequestError
-from mlx_video.media.canny import WHITE, canny_edges
+from mlx_video.media.control.canny import WHITE, canny_edges
 from mlx_video.media.fit import fit_mask
 
 GREY = 128

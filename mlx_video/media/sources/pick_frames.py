@@ -10,7 +10,7 @@ import numpy as np
 
 from mlx_video.errors import RequestError
 from mlx_video.events import Notice
-from mlx_video.media.source_video import SourceVideo
+from mlx_video.media.sources.source_video import SourceVideo
 
 # Rates are decimals of fractions: 29.97 for 30000/1001. A frame that begins so little late is on time.
 _SLACK = 1e-4
