@@ -54,6 +54,9 @@ class TransformerConfig:
 
     `image_dim` is the width of the image features that cross-attention reads besides the text, None without
     that branch. `image_positions` counts the image tokens that have a position of their own, 0 without such.
+    `vace_layers` are the indices of the blocks behind which a hint of VACE is added, and `vace_in_dim` the
+    channels of its context; none and 0 without VACE. `reference_dim` is the number of latent channels of a
+    reference image, `camera_dim` that of a packed camera path; None without these networks.
     """
 
     dim: int
@@ -70,12 +73,22 @@ class TransformerConfig:
     eps: float = 1e-6
     image_dim: int | None = None
     image_positions: int = 0
+    vace_layers: tuple[int, ...] = ()
+    vace_in_dim: int = 0
+    reference_dim: int | None = None
+    camera_dim: int | None = None
 
     def __post_init__(self) -> None:
         if self.num_heads < 1 or self.dim % self.num_heads:
             raise ConfigError(
                 f"transformer: dim {self.dim} is no multiple of num_heads {self.num_heads}. "
                 "Check config.json against the model's page."
+            )
+        layers = self.vace_layers
+        if layers and (layers[0] != 0 or sorted({*layers}) != [*layers] or layers[-1] >= self.num_layers):
+            raise ConfigError(
+                f"transformer: VACE layers {list(layers)} must rise from 0 within the {self.num_layers} "
+                "blocks. Check config.json against the model's page."
             )
 
     @property
@@ -281,6 +294,7 @@ def config_to_json(config: ModelConfig) -> dict[str, Any]:
         data["mlx_video"] |= image_sizes
     if sampling.recipe:
         data["mlx_video"]["recipe"] = sampling.recipe
+    data["mlx_video"] |= _control_sizes(network)
     if vae.output_scale != 1:
         data["mlx_video"]["vae_output_scale"] = vae.output_scale
     if config.quantization:
@@ -289,6 +303,17 @@ def config_to_json(config: ModelConfig) -> dict[str, Any]:
             "bits": config.quantization.bits,
         }
     return data
+
+
+def _control_sizes(network: TransformerConfig) -> dict[str, Any]:
+    """Sizes of the control networks that a transformer has."""
+    sizes: dict[str, Any] = {}
+    if network.vace_layers:
+        sizes |= {"vace_layers": list(network.vace_layers), "vace_in_dim": network.vace_in_dim}
+    for name in ("reference_dim", "camera_dim"):
+        if (size := getattr(network, name)) is not None:
+            sizes[name] = size
+    return sizes
 
 
 def config_from_json(data: Mapping[str, Any], *, where: str = "config.json") -> ModelConfig:
@@ -340,6 +365,18 @@ class _ConfigReader:
             raise self.wrong(key, f"{value}, at least {lowest} is expected")
         return value
 
+    def take_optional_count(self, key: str) -> int | None:
+        """A positive whole number; None where there is none."""
+        return self.take_count(key) if key in self.data else None
+
+    def take_counts(self, key: str) -> tuple[int, ...]:
+        """A list of whole numbers from 0 on; empty where there is none."""
+        self.taken.add(key)
+        value = self.data.get(key, [])
+        if not isinstance(value, list) or not all(type(item) is int and item >= 0 for item in value):
+            raise self.wrong(key, f"{value!r}, which is no list of whole numbers")
+        return tuple(value)
+
     def take_triple(self, key: str, default: tuple[int, int, int]) -> tuple[int, int, int]:
         """Three positive whole numbers."""
         self.taken.add(key)
@@ -380,8 +417,12 @@ class _ConfigReader:
             freq_dim=self.take_count("freq_dim", 256),
             patch_size=self.take_triple("patch_size", (1, 2, 2)),
             eps=self.take("eps", float, 1e-6),
-            image_dim=extra.take_count("image_dim") if "image_dim" in extra.data else None,
+            image_dim=extra.take_optional_count("image_dim"),
             image_positions=extra.take_count("image_positions", 0, lowest=0),
+            vace_layers=extra.take_counts("vace_layers"),
+            vace_in_dim=extra.take_count("vace_in_dim", 0, lowest=0),
+            reference_dim=extra.take_optional_count("reference_dim"),
+            camera_dim=extra.take_optional_count("camera_dim"),
         )
 
     def read_text_encoder(self) -> TextEncoderConfig:

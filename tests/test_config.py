@@ -165,3 +165,28 @@ def test_a_transformer_without_heads_is_refused():
 def test_statistics_that_do_not_fit_the_channels_are_refused():
     with pytest.raises(ConfigError, match="48 latent channels, but 16 means"):
         VAEConfig(z_dim=48)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"vace_layers": tuple(range(0, 30, 2)), "vace_in_dim": 96},
+        {"in_dim": 48, "image_dim": 1280, "reference_dim": 16},
+        {"in_dim": 36, "camera_dim": 24},
+    ],
+)
+def test_sizes_of_control_networks_lie_under_our_key(sizes: dict):
+    network = replace(T2V.transformer, **sizes)
+    data = json.loads(json.dumps(config_to_json(replace(T2V, transformer=network))))
+    assert [key for key in data if key != "mlx_video"] == list(FOREIGN)
+    assert config_from_json(data).transformer == network
+
+
+@pytest.mark.parametrize("layers", [5, "0", [0, 1.5], [0, -1], [True]])
+def test_vace_layers_of_another_form_are_refused(layers: object):
+    data = config_to_json(
+        replace(T2V, transformer=replace(T2V.transformer, vace_layers=(0,), vace_in_dim=96))
+    )
+    data["mlx_video"]["vace_layers"] = layers
+    with pytest.raises(ConfigError, match="'vace_layers' is .* no list of whole numbers"):
+        config_from_json(data)

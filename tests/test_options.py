@@ -21,6 +21,7 @@ from mlx_video.request import (
     IMAGE_INPUTS,
     INPUTS,
     LORA_FIELDS,
+    VIDEO_INPUTS,
     ConvertRequest,
     GenerateRequest,
     LoraChoice,
@@ -73,6 +74,7 @@ VALUES: dict[k.Kind, tuple[list[str], Any, Any]] = {
     k.RESULT: (["a.png"], "a.png", Path("a.png")),
     k.PATH_OR_REPOSITORY: (["./owner/name"], "./owner/name", Path.cwd() / "owner" / "name"),
     k.IMAGE: (["a.png"], "a.png", Path("a.png")),
+    k.VIDEO: (["a.mp4"], "a.mp4", Path("a.mp4")),
     k.ADAPTERS: (["a", "0.5"], [("a", 0.5)], (LoraChoice(Path("a"), 0.5),)),
 }
 # What an option needs beside it.
@@ -192,8 +194,10 @@ def test_anything_else_is_no_switch(value: object):
 
 
 def test_inputs_adapters_and_components_follow_from_the_declarations():
-    assert dict(INPUTS) == {"prompt": "text", "image": "image", "end_image": "image"}
+    kinds = {"prompt": "text", "image": "image", "end_image": "image", "input_video": "video"}
+    assert dict(INPUTS) == kinds
     assert IMAGE_INPUTS == ("image", "end_image")
+    assert VIDEO_INPUTS == ("input_video",)
     assert LORA_FIELDS == ("loras", "loras_high", "loras_low")
     assert set(COMPONENT_FIELDS) == {
         "transformer", "high_noise", "low_noise", "text_encoder", "vae", "clip", "tokenizer",
@@ -228,9 +232,10 @@ def settings_of(request: GenerateRequest) -> dict[str, str]:
 
 
 def test_a_run_records_what_decides_latents_or_video_and_nothing_else():
-    for name, declared in options_of(GenerateRequest).items():
+    options = options_of(GenerateRequest)
+    for name, declared in options.items():
         given = {"output_path": "a.mp4", "image": "a.png", name: sample_of(declared)[1]}
-        needed = {other: sample_of(options_of(GenerateRequest)[other])[1] for other in declared.only_with[:1]}
+        needed = {other: sample_of(options[other])[1] for other in declared.only_with[:1]}
         needed |= COMPANIONS.get(name, {})
         request = make_request(GenerateRequest, {"prompt": "a cat"} | needed | given)
         assert (name in settings_of(request)) is (declared.affects != "run"), name

@@ -41,6 +41,12 @@ def build_parser(prog: str, description: str | None, declared: Iterable[type]) -
         declared: dataclasses of its options.
     """
     parser = CommandParser(prog=prog, description=description)
+    add_options(parser, declared)
+    return parser
+
+
+def add_options(parser: argparse.ArgumentParser, declared: Iterable[type]) -> None:
+    """Give a parser the options that dataclasses declare."""
     groups: dict[str, argparse._ActionsContainer] = {"": parser}
     exclusive: dict[str, argparse._ActionsContainer] = {}
     for each in (each for one in declared for each in options_of(one).values()):
@@ -50,7 +56,6 @@ def build_parser(prog: str, description: str | None, declared: Iterable[type]) -
         if each.excludes_others and each.group not in exclusive:
             exclusive[each.group] = group.add_mutually_exclusive_group()
         _add_option(exclusive[each.group] if each.excludes_others else group, each)
-    return parser
 
 
 def request_from(request_type: type[Request], args: argparse.Namespace, **values: Any) -> Request:
@@ -99,7 +104,7 @@ def _add_value(group: argparse._ActionsContainer, declared: Option, texts: dict[
         group = group.add_mutually_exclusive_group()
     group.add_argument(
         declared.flag,
-        type=_reader(declared.kind.parse),
+        type=reader(declared.kind.parse),
         choices=declared.choices or None,
         default=declared.command_value,
         metavar=declared.value_name or None,
@@ -120,7 +125,7 @@ def _help(text: str) -> str:
     return text.replace("`", "").replace("%", "%%")
 
 
-def _reader(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+def reader(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     """A reader of one text whose message argparse shows as it is."""
 
     def read(text: str) -> Any:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import mlx.core as mx
 import numpy as np
 
+from mlx_video.conditioning.clips import ReadFrames, ReadMasks
 from mlx_video.conditioning.frames import ConditionFrames, FrameEncoder
 from mlx_video.conditioning.types import Conditioning
 from mlx_video.config import ModelConfig
@@ -34,12 +35,22 @@ class UnitInputs:
         images: name of the input → uint8 [H, W, 3], cut to what the video shows.
         geometry: of the video.
         config: of the model.
+        originals: name of the input → uint8 [H, W, 3], as the user gave it.
+        pictures: name of an input that takes several → uint8 [H, W, 3] each, as the user gave them.
+        videos: name of the input → its frames, fitted to the video's size.
+        masks: name of the input → its frames, fitted likewise.
+        options: name → value, of the options that belong to inputs.
     """
 
     prompts: tuple[str, ...]
     geometry: VideoGeometry
     config: ModelConfig
     images: Mapping[str, np.ndarray] = field(default_factory=dict)
+    originals: Mapping[str, np.ndarray] = field(default_factory=dict)
+    pictures: Mapping[str, Sequence[np.ndarray]] = field(default_factory=dict)
+    videos: Mapping[str, ReadFrames] = field(default_factory=dict)
+    masks: Mapping[str, ReadMasks] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Encoders(Protocol):
@@ -101,9 +112,15 @@ def fill_conditioning(
     return filled
 
 
+ADD_ON = "_add_on"
+"""How the name of a field ends that holds an add-on; these fields join `Conditioning.add_ons`."""
+
+
 def build_conditioning(fields: Fields) -> Conditioning:
     """Join the fields of all stages."""
-    return Conditioning(**fields)  # type: ignore[arg-type]
+    add_ons = tuple(value for name, value in fields.items() if name.endswith(ADD_ON))
+    others = {name: value for name, value in fields.items() if not name.endswith(ADD_ON)}
+    return Conditioning(**{"add_ons": add_ons, **others})  # type: ignore[arg-type]
 
 
 def _encode_prompts(inputs: UnitInputs, encoders: Encoders) -> Work[Fields]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 # GIF counts time in hundredths of a second, WebP in thousandths.
 _CLOCK_MS = {".gif": 10, ".webp": 1}
 _WEBP_QUALITY = 90
+# File types whose further pictures are moments.
+_ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
+_UNSTATED_MS = 100
 _XMP = (
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
     '<rdf:Description rdf:about="" xmlns:dc="http://purl.org/dc/elements/1.1/"><dc:description><rdf:Alt>'
@@ -133,6 +136,40 @@ def read_animation_frames(path: Path) -> np.ndarray:
 
     with _open(path) as picture:
         return np.stack([np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(picture)])
+
+
+def count_pictures(path: Path) -> int:
+    """How many pictures a file holds that are moments of an animation; 0 for what is no picture.
+
+    Pages of a TIFF and by-products of a camera do not count: of these the first is the picture.
+    """
+    try:
+        with open_picture(path) as picture:
+            count = getattr(picture, "n_frames", 1)
+            return count if picture.format in _ANIMATED else 1
+    except OSError:
+        return 0
+
+
+def read_timed_pictures(path: Path) -> Iterator[tuple[Image.Image, int]]:
+    """Decode an animation picture by picture.
+
+    Yields:
+        A picture, valid until the next is taken, and the milliseconds that it is shown.
+
+    Raises:
+        MediaError: no animation that Pillow can read.
+    """
+    from PIL import ImageSequence
+
+    with _open(path) as animation:
+        try:
+            for picture in ImageSequence.Iterator(animation):
+                picture.load()
+                # As browsers do where a file states no time.
+                yield picture, round(picture.info.get("duration", 0)) or _UNSTATED_MS
+        except (OSError, SyntaxError, ValueError) as error:
+            raise MediaError(f"{path}: cannot be read ({error}). Is the file complete?") from error
 
 
 def _open(path: Path) -> Image.Image:

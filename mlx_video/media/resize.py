@@ -1,10 +1,13 @@
-"""Pictures of another size: the two interpolations the official code uses, and centre crops."""
+"""Pictures of another size: the interpolations the official code uses, and centre crops."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
+
+FindTaps = Callable[[int, int], list[tuple[np.ndarray, np.ndarray]]]
+"""Old and new length of a side → for each tap, which pixel it reads for each new one, and its share."""
 
 _BICUBIC_A = -0.75
 # (v / 255 - 0.5) / 0.5 in float32, in the official order, for every value a byte has.
@@ -49,28 +52,50 @@ def resize_bicubic(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     Source: PyTorch aten/src/ATen/native/UpSample.h, get_cubic_upsample_coefficients; Wan2.1
     wan/image2video.py, WanI2V.generate (interpolate).
     """
+    return _resize(pixels, height, width, _cubic_taps)
+
+
+def resize_bilinear(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize as torch does with mode "bilinear": two taps even when shrinking, edges repeated.
+
+    Args:
+        pixels, height, width: as for :func:`resize_bicubic`.
+
+    Returns:
+        [height, width, C], float32.
+
+    Raises:
+        ValueError: other rank or dtype, or a side without pixels.
+
+    Source: PyTorch aten/src/ATen/native/UpSample.h, compute_source_index_and_lambda; Wan2.1 wan/vace.py,
+    WanVace.prepare_source (interpolate).
+    """
+    return _resize(pixels, height, width, _linear_taps)
+
+
+def _resize(pixels: np.ndarray, height: int, width: int, taps: FindTaps) -> np.ndarray:
     if pixels.dtype != np.float32 or pixels.ndim != 3:
         raise ValueError(f"pixels are {pixels.dtype} {list(pixels.shape)}, expected float32 [H, W, C].")
     if min(*pixels.shape, height, width) < 1:
         raise ValueError(f"{list(pixels.shape)} to {height}x{width}: every side needs at least one pixel.")
-    return _resize_columns(_resize_rows(pixels, height), width)
+    return _resize_columns(_resize_rows(pixels, height, taps), width, taps)
 
 
-def _resize_rows(pixels: np.ndarray, height: int) -> np.ndarray:
+def _resize_rows(pixels: np.ndarray, height: int, taps: FindTaps) -> np.ndarray:
     if pixels.shape[0] == height:
         return pixels  # all weight would lie on one tap
-    parts = ((pixels[place], weight[:, None, None]) for place, weight in _cubic_taps(pixels.shape[0], height))
+    parts = ((pixels[place], weight[:, None, None]) for place, weight in taps(pixels.shape[0], height))
     return _weighted_sum(parts)
 
 
-def _resize_columns(pixels: np.ndarray, width: int) -> np.ndarray:
+def _resize_columns(pixels: np.ndarray, width: int, taps: FindTaps) -> np.ndarray:
     height, old_width, channels = pixels.shape
     if old_width == width:
         return pixels
     # Pixels and channels as one axis: numpy is much faster over one long axis than over three values.
     parts = (
         (pixels.take(place, axis=1).reshape(height, -1), weight.repeat(channels))
-        for place, weight in _cubic_taps(old_width, width)
+        for place, weight in taps(old_width, width)
     )
     return _weighted_sum(parts).reshape(height, width, channels)
 
@@ -99,6 +124,16 @@ def _cubic_taps(old: int, new: int) -> list[tuple[np.ndarray, np.ndarray]]:
         ((places + offset).clip(0, old - 1), weight.astype(np.float32))
         for offset, weight in zip((-1, 0, 1, 2), weights, strict=True)
     ]
+
+
+def _linear_taps(old: int, new: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Which two pixels make each new one, and their shares: two pairs int64 [new], float32 [new]."""
+    ratio = np.float64(np.float32(old) / np.float32(new))  # roundings as for the cubic taps
+    centre = np.maximum(ratio * (np.arange(new) + 0.5) - 0.5, 0).astype(np.float32)
+    left = np.floor(centre)
+    share = centre - left
+    places = left.astype(np.int64)
+    return [(places, 1 - share), ((places + 1).clip(0, old - 1), share)]
 
 
 def _near_weight(x: np.ndarray) -> np.ndarray:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import mlx.core as mx
@@ -71,6 +71,14 @@ class TokenLayout:
         """Tokens whose velocity is part of the result."""
         return sum(segment.num_tokens for segment in self.segments if segment.is_output)
 
+    def shift_times(self, distance: float) -> TokenLayout:
+        """The same tokens, all of them later by `distance` positions."""
+        shifted = (
+            replace(segment, times=tuple(time + distance for time in segment.times))
+            for segment in self.segments
+        )
+        return TokenLayout(tuple(shifted))
+
     def select_outputs(self, tokens: mx.array) -> mx.array:
         """Drop the tokens that are not part of the result.
 
@@ -135,3 +143,14 @@ def video_layout(grid: Triple, given_frames: int = 0) -> TokenLayout:
     given = video_segment((given_frames, rows, columns), timestep=0.0)
     noisy = video_segment((frames - given_frames, rows, columns), (given_frames, 0, 0))
     return TokenLayout(tuple(segment for segment in (given, noisy) if segment.num_tokens))
+
+
+def frames_layout(times: Sequence[int], grid: Triple) -> TokenLayout:
+    """The layout of a video whose frames lie at chosen positions in time.
+
+    Args:
+        times: position of each token frame.
+        grid: tokens (t, h, w); t is the number of positions.
+    """
+    (segment,) = video_layout(grid).segments
+    return TokenLayout((replace(segment, times=tuple(map(float, times))),))

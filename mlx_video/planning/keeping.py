@@ -37,7 +37,7 @@ def used_networks(task: MemoryTask) -> tuple[str, ...]:
     if task.only_decodes:
         return (VAE_DECODER,)
     parts = (name for name in task.sizes.parts if task.num_images or find_network(name).stage != "image")
-    encoders = (VAE_ENCODER,) if task.num_images else ()
+    encoders = (VAE_ENCODER,) if task.encodes_frames else ()
     return (*task.sizes.transformers, TEXT_ENCODER, VAE_DECODER, *encoders, *parts)
 
 

@@ -31,7 +31,7 @@ class MemoryTask:
         geometry: of the video.
         text_lengths: tokens of each text that is encoded.
         num_passes: forwards of a step.
-        num_images: that the user gave.
+        num_images, num_videos: that the user gave.
         cache_bytes: of a step cache, for each number of a transformer's residual stream.
         keeps_both: whether two experts stay in memory together.
         adapter_bytes: of the adapters of one transformer.
@@ -46,6 +46,7 @@ class MemoryTask:
     text_lengths: tuple[int, ...]
     num_passes: int
     num_images: int = 0
+    num_videos: int = 0
     cache_bytes: int = 0
     keeps_both: bool = False
     adapter_bytes: int = 0
@@ -53,6 +54,11 @@ class MemoryTask:
     tiling: TilingMode = "auto"
     only_decodes: bool = False
     least_frames: int = 1
+
+    @property
+    def encodes_frames(self) -> bool:
+        """Whether the VAE's encoder works."""
+        return bool(self.num_images or self.num_videos)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +170,7 @@ def plan_memory(task: MemoryTask, host: Host) -> MemoryPlan:
     """
     plan = _plan(task, host, choose=lambda choices: choices)
     whole = [_plan_decode(task, host, None)]
-    if task.num_images and not task.only_decodes:
+    if task.encodes_frames and not task.only_decodes:
         whole.append(_plan_image(task, host, None))
     return replace(plan, needs_tiles=not all(stage.fits(host.budget) for stage in whole))
 
@@ -184,7 +190,7 @@ def _plan(task: MemoryTask, host: Host, choose: Choose) -> MemoryPlan:
     tiles = choose(list(_tiles(task)))
     if not task.only_decodes:
         stages.append(plan_text(task, host))
-        if task.num_images:
+        if task.encodes_frames:
             image, tile = _first_that_fits(tiles, partial(_plan_image, task, host), host)
             stages, choices = [*stages, image], replace(choices, encode_tile=tile)
         resident = choose(list(_resident_choices(task)))

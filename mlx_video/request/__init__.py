@@ -25,7 +25,14 @@ from mlx_video.request.choices import (
 )
 from mlx_video.request.convert import COMPONENT_FIELDS, ConvertRequest
 from mlx_video.request.flags import flag_of
-from mlx_video.request.generate import IMAGE_INPUTS, INPUTS, LORA_FIELDS, GenerateRequest, draw_seed
+from mlx_video.request.generate import (
+    IMAGE_INPUTS,
+    INPUTS,
+    LORA_FIELDS,
+    VIDEO_INPUTS,
+    GenerateRequest,
+    draw_seed,
+)
 from mlx_video.request.kinds import ImageSource
 from mlx_video.request.model import ModelRequest
 from mlx_video.request.option import Option, make_request, option, options_of
@@ -37,6 +44,7 @@ __all__ = [
     "LORA_FIELDS",
     "MAX_SEED",
     "RANDOM_SEED",
+    "VIDEO_INPUTS",
     "ConvertRequest",
     "DTypeName",
     "ExpertMode",

@@ -38,10 +38,12 @@ from mlx_video.request.kinds import (
     ImageSource,
     Numbers,
     ReadPath,
+    VideoSource,
     WholeNumbers,
     WrittenPath,
 )
 from mlx_video.request.option import (
+    Rule,
     at_least,
     between,
     check_options,
@@ -99,6 +101,30 @@ class GenerateRequest:
         group="images",
         metavar="FILE",
         input="image",
+    )
+    input_video: VideoSource | None = option(
+        None,
+        help="video to begin with, in place of pure noise: a file, a folder of numbered pictures or an "
+        "animation; its first frames are used, cut at the centre to the size",
+        group="videos",
+        metavar="PATH",
+        input="video",
+    )
+    denoising_strength: float = option(
+        1.0,
+        help="how much of --input-video is made anew, above 0 to 1; near 0 it stays as it is, at 1 nothing "
+        "of it does",
+        group="videos",
+        check=Rule(lambda value: 0 < value <= 1, "above 0 and at most 1"),
+        only_with=("input_video",),
+    )
+    video_fps: float | None = option(
+        None,
+        help="frames per second of the videos that are given, in place of what they say; those of the model "
+        "are met by picking frames",
+        group="videos",
+        default_text="the videos' own",
+        check=positive(),
     )
     width: int | None = option(
         None, help=_SIZE_HELP, group="size", default_text=_SIZE_DEFAULT, check=at_least(1)
@@ -505,6 +531,11 @@ class GenerateRequest:
         self._settle_seed()
         if self.end_image is not None:
             self._check_end_image()
+        if self.denoising_strength < 1 and self.input_video is None:
+            raise RequestError(
+                "denoising_strength",
+                f"{self.denoising_strength:g}: needs --input-video, of which it says how much stays. Add it.",
+            )
         self._check_state_options()
         self._check_guidance()
 
@@ -549,4 +580,5 @@ INPUTS: Mapping[str, InputKind] = MappingProxyType(
 )
 """Fields by which a model is conditioned, in the order in which it sees them."""
 IMAGE_INPUTS = tuple(name for name, kind in INPUTS.items() if kind == "image")
+VIDEO_INPUTS = tuple(name for name, kind in INPUTS.items() if kind in ("video", "mask"))
 LORA_FIELDS = tuple(name for name, declared in _OPTIONS.items() if declared.kind is ADAPTERS)

@@ -69,6 +69,13 @@ def _is_image(value: object) -> bool:
     return isinstance(value, Path) or hasattr(type(value), "__array_interface__")
 
 
+def _is_video(value: object) -> bool:
+    if isinstance(value, Path) or hasattr(type(value), "__array_interface__"):
+        return True
+    # A `Video` of ours, which lies in a higher room, or pictures one by one.
+    return (hasattr(value, "frames") and hasattr(value, "fps")) or isinstance(value, list | tuple)
+
+
 def _is_adapters(value: object) -> bool:
     return isinstance(value, tuple) and all(isinstance(choice, LoraChoice) for choice in value)
 
@@ -152,6 +159,12 @@ def _settle_image(value: Any) -> Any:
     return local_path(value) if isinstance(value, Path) else value
 
 
+def _settle_video(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return tuple(local_path(each) if isinstance(each, str | Path) else each for each in value)
+    return _settle_image(value)
+
+
 def _settle_result(value: Path) -> Path:
     expand_home(value)  # what is no path of this system is told of as such
     try:
@@ -221,6 +234,16 @@ IMAGE = Kind(
     read=_read_path,
     settle=_settle_image,
 )
+VIDEO = Kind(
+    _is_video,
+    "a path (pathlib.Path), an array [F, H, W, 3], a Video or a list of pictures",
+    "str | Path | Video | numpy.ndarray | Sequence[str | Path | PIL.Image.Image | numpy.ndarray]",
+    parse=expand_home,
+    python_words="a video file, a folder of pictures, an array `[F, H, W, 3]`, a `Video` or a list of "
+    "pictures",
+    read=_read_path,
+    settle=_settle_video,
+)
 ADAPTERS = Kind(
     _is_adapters,
     "a tuple of LoraChoice(path, strength)",
@@ -243,5 +266,7 @@ WholeNumbers = Annotated[tuple[int, ...], WHOLE_NUMBERS]
 Adapters = Annotated[tuple[LoraChoice, ...], ADAPTERS]
 if TYPE_CHECKING:
     ImageSource = Path | Image.Image | np.ndarray
+    VideoSource = Any
 else:
     ImageSource = Annotated[Any, IMAGE]
+    VideoSource = Annotated[Any, VIDEO]

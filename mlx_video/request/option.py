@@ -155,7 +155,7 @@ class Option:
 
     def is_recorded(self, request: object) -> bool:
         """Whether it belongs to the record of what a run of this request writes."""
-        counts = not self.only_with or any(getattr(request, name) for name in self.only_with)
+        counts = not self.only_with or any(is_given(getattr(request, name)) for name in self.only_with)
         return self.affects != "run" and counts
 
     def words(self, value: Any) -> list[str]:
@@ -205,6 +205,11 @@ class Option:
             return self.kind.settle(value)
         except AddressError as error:
             raise RequestError(self.name, str(error)) from error
+
+
+def is_given(value: object) -> bool:
+    """Whether a value is more than the absence of one; arrays have no truth value to ask for."""
+    return value is not None and not (isinstance(value, tuple) and not value)
 
 
 def option(default: Any = MISSING, **traits: Any) -> Any:

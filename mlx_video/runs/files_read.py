@@ -8,7 +8,7 @@ from typing import Any
 
 from mlx_video.layouts.model_folder import CONFIG_FILE, TOKENIZER_FILES, ModelFolder
 from mlx_video.request import GenerateRequest, options_of
-from mlx_video.request.kinds import ADAPTERS, FILE, IMAGE, Kind
+from mlx_video.request.kinds import ADAPTERS, FILE, IMAGE, VIDEO, Kind
 
 Named = tuple[str, Path]
 
@@ -31,6 +31,9 @@ def _files_named(kind: Kind, value: Any) -> Iterator[Path]:
         # An opened Pillow image knows its file, which need not be read to its end yet.
         place = value if isinstance(value, Path) else getattr(value, "filename", None)
         yield from [Path(place)] if place else []
+    elif kind is VIDEO:
+        places = value if isinstance(value, tuple) else [value]
+        yield from (path for place in places if isinstance(place, Path) for path in _files_of(place))
     elif kind is FILE:
         yield from [value] if value else []
     elif kind is ADAPTERS:
@@ -38,7 +41,7 @@ def _files_named(kind: Kind, value: Any) -> Iterator[Path]:
 
 
 def _files_of(place: Path) -> list[Path]:
-    """An adapter's file, or all files of its folder."""
+    """A file, or all files of a folder."""
     return sorted(place.iterdir()) if place.is_dir() else [place]
 
 

@@ -16,12 +16,14 @@ from mlx_video.loading.components import check_vae_encoder, check_weights
 from mlx_video.loading.residency import release_memory
 from mlx_video.loading.session import Session
 from mlx_video.media.open_image import open_image
+from mlx_video.media.sources.pick_frames import check_length
+from mlx_video.media.sources.source_video import open_video
 from mlx_video.planning.memory_plan import MemoryPlan
-from mlx_video.request import IMAGE_INPUTS, GenerateRequest
+from mlx_video.request import IMAGE_INPUTS, VIDEO_INPUTS, GenerateRequest
 from mlx_video.runs.decode_only import prepare_decoding
 from mlx_video.runs.device_check import held_to_limits, with_safe_limits
 from mlx_video.runs.files_read import files_read
-from mlx_video.runs.inputs import report_missing_tokenizer, with_tokenizer
+from mlx_video.runs.inputs import find_picking, report_missing_tokenizer, with_tokenizer
 from mlx_video.runs.memory import plan_of, planned_limits, with_memory_plan
 from mlx_video.runs.modes import make_video
 from mlx_video.runs.outputs import check_outputs, check_scratch_space
@@ -90,7 +92,7 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
 
     Raises:
         CheckpointError, ConfigError, RequestError, AdapterError: as :func:`prepare_run`.
-        MediaError: an image cannot be read.
+        MediaError: an image or a video cannot be read.
     """
     variant = find_variant(config)
     check_inputs(request, variant)
@@ -101,12 +103,17 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
     plan = plan_run(request, config, variant, None if first is None else ImageSize(*first.shape[:2]))
     of_images = (notice for image in opened.values() for notice in image.notices)
     notices = (*map(Notice, model.notices), *of_images, *plan.notices)
+    given_videos = {name: video for name in VIDEO_INPUTS if (video := getattr(request, name)) is not None}
+    videos = {name: open_video(video) for name, video in given_videos.items()}
+    for name, video in videos.items():
+        notices = (*notices, *check_length(video, find_picking(request, plan, name)))
     check_weights(model, config)
     adapters, adapter_notices = read_all_adapters(request, config)
     notices = (*notices, *adapter_notices)
-    if images:
+    if images or videos:
         check_vae_encoder(model, config)
-    return Run(model, config, variant, request, replace(plan, notices=notices), images, adapters)
+    plan = replace(plan, notices=notices)
+    return Run(model, config, variant, request, plan, images, videos, adapters)
 
 
 def plan_generation(

@@ -23,10 +23,13 @@ from mlx_video.latents.encode import encode_chunks
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.open_parts import open_text_encoder
 from mlx_video.loading.streamed_text_encoder import encode_resident, encode_streamed
+from mlx_video.media.fit import fit_frame
+from mlx_video.media.sources.pick_frames import Picking, pick_frames
 from mlx_video.models.vae.autoencoder import WanVAE
 from mlx_video.request import GenerateRequest
 from mlx_video.runs.networks import TEXT_ENCODER, is_kept, use_image_encoder, use_text_encoder, use_vae
 from mlx_video.runs.run import Run, Work, finish, with_events
+from mlx_video.runs.settings import RunPlan
 
 Texts = Sequence[Sequence[int]]
 
@@ -41,7 +44,28 @@ def unit_inputs(run: Run) -> UnitInputs:
         run.plan.geometry,
         run.config,
         dict(zip(run.images, cut, strict=True)),
+        originals=run.images,
+        videos={name: partial(_fit_frames, run, name) for name in _find_videos_that_count(run)},
     )
+
+
+def _find_videos_that_count(run: Run) -> Iterator[str]:
+    """Names of the given videos, without one that is begun with and of which nothing would stay."""
+    for name in run.videos:
+        if name != "input_video" or run.request.denoising_strength < 1:
+            yield name
+
+
+def find_picking(request: GenerateRequest, plan: RunPlan, name: str) -> Picking:
+    """Which frames of a given video a run takes."""
+    return Picking(name, plan.geometry.num_frames, plan.fps, request.video_fps)
+
+
+def _fit_frames(run: Run, name: str) -> Iterator[np.ndarray]:
+    """Frames of a given video at the rate and size of the video that is made, uint8 [H, W, 3]."""
+    geometry = run.plan.geometry
+    for frame in pick_frames(run.videos[name], find_picking(run.request, run.plan, name)):
+        yield fit_frame(frame, geometry.height, geometry.width)
 
 
 class ModelEncoders:

@@ -17,6 +17,7 @@ from mlx_video.latents.run_state import RunState
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.session import Session
 from mlx_video.lora.read import AdapterSet
+from mlx_video.media.sources.source_video import SourceVideo
 from mlx_video.models.dispatch import Limits, current_limits
 from mlx_video.planning.memory_plan import MemoryPlan
 from mlx_video.request import GenerateRequest
@@ -60,6 +61,7 @@ class Run:
 
     Attributes:
         images: name of the input → uint8 [H, W, 3] as the user gave it; none for text alone.
+        videos: name of the input → the video as the user gave it.
         adapters: name of a transformer → what is applied to it when it is loaded; without those that
             take none.
         state: of an earlier run, to go on from; None to begin at the first step.
@@ -75,6 +77,7 @@ class Run:
     request: GenerateRequest
     plan: RunPlan
     images: Mapping[str, np.ndarray] = field(default_factory=dict)
+    videos: Mapping[str, SourceVideo] = field(default_factory=dict)
     adapters: Mapping[str, AdapterSet] = field(default_factory=dict)
     state: RunState | None = None
     identity: Mapping[str, str] = field(default_factory=dict)

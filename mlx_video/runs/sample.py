@@ -21,7 +21,7 @@ from mlx_video.models.block_context import (
     attend_plainly,
 )
 from mlx_video.models.forward import BlockSource
-from mlx_video.models.token_layout import TokenLayout, video_layout
+from mlx_video.models.token_layout import TokenLayout
 from mlx_video.models.video_transformer import VideoTransformer
 from mlx_video.runs.networks import use_transformer
 from mlx_video.runs.run import Run, Work, with_events
@@ -33,6 +33,7 @@ from mlx_video.sampling.noise import open_noise
 from mlx_video.sampling.recipe import Recipe
 from mlx_video.sampling.sampler_state import KeptArrays, SamplerState
 from mlx_video.sampling.solvers.table import build_solver
+from mlx_video.sampling.start import add_start_noise
 from mlx_video.sampling.step_caches.step_cache import CachePlan, PredictionCache
 
 
@@ -42,8 +43,16 @@ def sample_latents(run: Run, conditioning: Conditioning) -> Work[mx.array]:
     assert recipe is not None  # only a run that decodes has none
     yield from describe_experts(run, recipe)
     noise = open_noise(request.noise, request.seed)
-    solver = build_solver(recipe.solver, recipe.schedule, partial(noise.draw, shape))
-    first_step, latents = (run.state.next_step, run.state.latents) if run.state else (0, noise.draw(shape))
+    frames = conditioning.frames
+    sampled = (shape[0], frames.count(shape[1]), *shape[2:])
+    solver = build_solver(recipe.solver, recipe.schedule, partial(noise.draw, sampled))
+    if run.state:
+        first_step, latents = run.state.next_step, run.state.latents
+    else:
+        first_step, latents = 0, frames.draw_noise(noise, shape)
+        if conditioning.start_latents is not None:
+            sigma = float(recipe.schedule.sigmas[0])
+            latents = add_start_noise(conditioning.start_latents, latents, sigma)
     memory = SamplerState(run.state.sampler if run.state else None)
     memory.add("solver", solver)
     memory.add("noise", noise)
@@ -57,7 +66,8 @@ def sample_latents(run: Run, conditioning: Conditioning) -> Work[mx.array]:
             constrain=keep_first_frame(conditioning),
         )
         del latents
-        return (yield from with_events(steps, partial(report_step, run, memory)))
+        result = yield from with_events(steps, partial(report_step, run, memory))
+    return frames.select_result(result)
 
 
 def report_step(run: Run, memory: SamplerState, event: StepFinished) -> Iterator[Event]:
@@ -106,7 +116,8 @@ def open_transformer(
 
     What its step caches and its guidance remember is forgotten with it.
     """
-    layout = video_layout(run.plan.geometry.grid, 0 if conditioning.first_frame is None else 1)
+    given_frames = 0 if conditioning.first_frame is None else 1
+    layout = conditioning.frames.layout(run.plan.geometry.grid, given_frames)
     own_memory = memory.within(name)
     try:
         with use_transformer(run, name) as (transformer, blocks):

@@ -13,12 +13,13 @@ from mlx_video.errors import RequestError
 from mlx_video.events import Notice
 from mlx_video.geometry import VideoGeometry, check_num_frames, measure, round_size, size_multiple
 from mlx_video.media.open_image import name_image
+from mlx_video.media.sources.source_video import name_video
 from mlx_video.models.dispatch import LARGEST_ARRAY
 from mlx_video.models.rope import MAX_POSITIONS
 from mlx_video.planning.choices import MemoryChoices
 from mlx_video.request import IMAGE_INPUTS, LORA_FIELDS, GenerateRequest, Option, options_of
 from mlx_video.request.generate import SPARINGLY_RECORDED
-from mlx_video.request.kinds import IMAGE
+from mlx_video.request.kinds import IMAGE, VIDEO
 from mlx_video.runs.recipe_choice import ChosenRecipe, choose_recipe, read_choices, report_distilled
 from mlx_video.sampling.recipe import ModelSampling, Recipe
 from mlx_video.sampling.recipes.settle import settle_recipe
@@ -125,6 +126,7 @@ def plan_run(
             *report_output_size(geometry),
             *map(Notice, (*chosen.notices, *recipe.notices, *report_distilled(request, recipe))),
             *_report_idle_negative_prompt(request, recipe),
+            *_report_idle_video(request),
         ),
     )
 
@@ -142,6 +144,13 @@ def report_output_size(geometry: VideoGeometry) -> Iterator[Notice]:
 def _report_idle_negative_prompt(request: GenerateRequest, recipe: Recipe) -> Iterator[Notice]:
     if request.negative_prompt and "negative" not in recipe.prompts:
         yield Notice("Guide scale 1 makes no negative pass: the negative prompt is not read.")
+
+
+def _report_idle_video(request: GenerateRequest) -> Iterator[Notice]:
+    if request.input_video is not None and request.denoising_strength == 1:
+        yield Notice(
+            "At --denoising-strength 1 nothing of --input-video stays; 0.6 to 0.8 keep its composition."
+        )
 
 
 def check_inputs(request: GenerateRequest, variant: Variant) -> None:
@@ -297,4 +306,6 @@ def _settled_values(request: GenerateRequest, plan: RunPlan) -> dict[str, object
 def _describe_value(declared: Option, value: Any) -> str:
     if declared.kind is IMAGE:
         return name_image(value)
+    if declared.kind is VIDEO:
+        return name_video(value)
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

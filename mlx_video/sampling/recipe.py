@@ -36,6 +36,7 @@ class SamplingChoices:
         warps: whether the shift moves the timesteps that a recipe lists.
         step_cache: what stands in for forwards.
         guidance_forms: besides the official one.
+        strength: below 1, how much of a video that is begun with is made anew.
     """
 
     recipe: str | None = None
@@ -51,6 +52,7 @@ class SamplingChoices:
     warps: bool | None = None
     step_cache: CacheMethod | None = None
     guidance_forms: tuple[GuidanceForm, ...] = ()
+    strength: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ class Schedule:
         return Step(index, self.steps, float(self.timesteps[index]), sigma, next_sigma)
 
 
-def build_schedule(solver: str, steps: int, shift: float) -> Schedule:
+def build_schedule(solver: str, steps: int, shift: float, strength: float = 1.0) -> Schedule:
     """Space the noise levels evenly, then shift them.
 
     Args:
@@ -51,18 +51,21 @@ def build_schedule(solver: str, steps: int, shift: float) -> Schedule:
             are whole numbers.
         steps: number of velocity predictions, at least 1.
         shift: above 1 spends more steps at high noise.
+        strength: below 1, level before the shift at which a video is begun with: its steps are as many, but
+            closer together.
 
     Returns:
         The schedule, computed in float64.
 
     Raises:
-        RequestError: `steps` or `shift` is out of range, or neighbouring levels are equal in float32.
+        RequestError: an argument is out of range, or neighbouring levels are equal in float32.
 
     Source: Wan2.1 wan/utils/fm_solvers_unipc.py, FlowUniPCMultistepScheduler.set_timesteps;
-    wan/utils/fm_solvers.py, get_sampling_sigmas.
+    wan/utils/fm_solvers.py, get_sampling_sigmas; modelscope/DiffSynth-Studio
+    diffsynth/diffusion/flow_match.py, FlowMatchScheduler.set_timesteps_wan (strength).
     """
-    check_settings(steps, shift)
-    first = UNIPC_FIRST_SIGMA if solver == "unipc" else 1.0
+    check_settings(steps, shift, strength)
+    first = UNIPC_FIRST_SIGMA if solver == "unipc" and strength == 1 else strength
     levels = shift_sigmas(np.linspace(first, 0.0, steps + 1)[:steps], shift)
     timesteps = levels * NUM_TRAIN_TIMESTEPS
     # The official schedulers cut the timesteps off, from float64: rounding would change what the model sees.
@@ -102,13 +105,18 @@ def shift_sigmas(sigmas: npt.NDArray[np.float64], shift: float) -> npt.NDArray[n
     return np.minimum(shift * sigmas / (1 + (shift - 1) * sigmas), 1.0)
 
 
-def check_settings(steps: int, shift: float) -> None:
+def check_settings(steps: int, shift: float, strength: float = 1.0) -> None:
     """Refuse what no schedule can be made of.
 
     Raises:
-        RequestError: `steps` or `shift` is out of range.
+        RequestError: an argument is out of range.
     """
     if steps < 1:
         raise RequestError("steps", f"{steps}: must be at least 1.")
     if not 0 < shift < float("inf"):
         raise RequestError("shift", f"{shift}: must be a positive number; the models use 3 to 16.")
+    if not 0 < strength <= 1:
+        raise RequestError(
+            "denoising_strength",
+            f"{strength:g}: must be above 0 and at most 1. Near 0 the input stays, at 1 nothing of it does.",
+        )

@@ -14,6 +14,7 @@ from mlx_video.variants import i2v, t2v, ti2v
 from mlx_video.variants.lookalikes import Evidence, name_lookalike, report_twin
 from mlx_video.variants.other_models import name_other_model
 from mlx_video.variants.variant import CheckpointFacts, Shapes, Variant
+from mlx_video.weights.names.control_sizes import read_control_sizes
 from mlx_video.weights.names.transformer_names import IMAGE_ANCHOR, original_shapes, read_image_sizes
 from mlx_video.weights.network import TransformerNetwork
 from mlx_video.weights.rules import Rule
@@ -291,6 +292,7 @@ def _read_transformer_config(
         patch_size=(patch[2], patch[3], patch[4]),
         image_dim=image_dim,
         image_positions=image_positions,
+        **read_control_sizes(shapes, source),
     )
 
 

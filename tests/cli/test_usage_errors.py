@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mlx_video import check_device, convert_wan, generate_wan
+from mlx_video import check_device, convert_wan, generate_wan, prepare_control
 
 CASES = [
     (generate_wan, ["--steps", "many"], "argument --steps: 'many' is no whole number, such as 4"),
@@ -28,6 +28,10 @@ CASES = [
     (convert_wan, ["model"], "unrecognized arguments: model"),
     (check_device, ["--quick", "--full"], "argument --full: not allowed with argument --quick"),
     (check_device, ["--steps", "4"], "unrecognized arguments: --steps 4"),
+    (prepare_control, [], "the following arguments are required: KIND"),
+    (prepare_control, ["depth", "a", "b"], "argument KIND: invalid choice: 'depth'"),
+    (prepare_control, ["blur", "a", "b", "--radius", "x"], "argument --radius: 'x' is no number"),
+    (prepare_control, ["mask", "a", "b"], "one of the arguments --box --picture is required"),
 ]
 
 
@@ -43,7 +47,7 @@ def test_a_wrong_option_or_value_prints_one_line(command, options: list[str], te
     assert line.endswith("--help lists all options.")
 
 
-@pytest.mark.parametrize("command", [generate_wan, convert_wan, check_device])
+@pytest.mark.parametrize("command", [generate_wan, convert_wan, check_device, prepare_control])
 def test_help_still_shows_usage_and_all_options(command, capsys):
     with pytest.raises(SystemExit) as caught:
         command.main(["--help"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mlx_video.conditioning.control.units import COMMON_UNITS
 from mlx_video.conditioning.units import ConditioningUnit, Fields, UnitInputs, fill_conditioning
 from mlx_video.runs.inputs import ModelEncoders
 from mlx_video.runs.run import Run, Work
@@ -16,7 +17,8 @@ def encoding_stage(name: str) -> Stage:
     """
 
     def needed_units(run: Run, inputs: UnitInputs) -> list[ConditioningUnit]:
-        return [unit for unit in run.variant.units if unit.stage == name and unit.is_needed(inputs)]
+        units = (*run.variant.units, *COMMON_UNITS)
+        return [unit for unit in units if unit.stage == name and unit.is_needed(inputs)]
 
     def fill(run: Run, inputs: UnitInputs, conditioning: Fields) -> Work[Fields]:
         units = needed_units(run, inputs)

@@ -14,12 +14,13 @@ from mlx_video.formats.fingerprint import fingerprint_weights
 from mlx_video.latents.run_state import RunState
 from mlx_video.layouts.components import VAE
 from mlx_video.layouts.model_folder import TOKENIZER_FILES
+from mlx_video.media.sources.source_video import SourceVideo
 from mlx_video.request import LORA_FIELDS, flag_of, options_of
-from mlx_video.request.kinds import ADAPTERS, IMAGE
+from mlx_video.request.kinds import ADAPTERS, IMAGE, VIDEO
 from mlx_video.runs.run import Run
 from mlx_video.weights.component_networks import find_network
 
-_COMPARED_BY_CONTENT = (ADAPTERS, IMAGE)
+_COMPARED_BY_CONTENT = (ADAPTERS, IMAGE, VIDEO)
 _SHOWN_CHARACTERS = 60
 
 
@@ -37,6 +38,8 @@ def identify_run(run: Run) -> dict[str, str]:
     }
     for name, image in run.images.items():
         identity[flag_of(name)] = _fingerprint_pixels(image)
+    for name, video in run.videos.items():
+        identity[flag_of(name)] = _fingerprint_video(getattr(run.request, name), video)
     if run.images:
         identity["cut of the images"] = "to the video's shape" if run.plan.crops_images else "none"
     for name in LORA_FIELDS:
@@ -51,18 +54,28 @@ def _model_files(run: Run) -> Iterator[Path]:
     model = run.model
     yield from model.transformers.values()
     for name, path in model.parts.items():
-        reads_images = name == VAE.name or find_network(name).stage == "image"
-        if run.images or not reads_images:
+        is_used = run.images or (name == VAE.name and run.videos)
+        if is_used or not (name == VAE.name or find_network(name).stage == "image"):
             yield path
     if model.tokenizer is not None:
         yield from (path for name in TOKENIZER_FILES if (path := model.tokenizer / name).is_file())
-    if run.images:
+    if run.images or run.videos:
         yield from model.second_files.values()
 
 
 def _fingerprint_pixels(image: np.ndarray) -> str:
     height, width = image.shape[:2]
     return f"{width}x{height}, {hashlib.sha256(np.ascontiguousarray(image).data).hexdigest()[:16]}"
+
+
+def _fingerprint_video(source: object, video: SourceVideo) -> str:
+    """That of the file or folder, or of the frames where there is none."""
+    if isinstance(source, Path):
+        return fingerprint_weights(source)
+    digest = hashlib.sha256()
+    for frame, _ in video.read():
+        digest.update(np.ascontiguousarray(frame).data)
+    return f"{video.name}, {video.fps} fps, {digest.hexdigest()[:16]}"
 
 
 def refuse_other_run(path: Path, state: RunState, identity: Mapping[str, str]) -> None:

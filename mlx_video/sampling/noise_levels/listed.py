@@ -48,6 +48,17 @@ def looked_up(timesteps: Sequence[float], shift: float) -> Schedule:
     return schedule_of(table[nearest], wanted)
 
 
+def last_part(schedule: Schedule, strength: float) -> Schedule:
+    """The last steps of a list, for a video that is begun with.
+
+    Args:
+        schedule: of the whole list.
+        strength: share of its steps that are made, rounded down, one at least; as Diffusers counts them.
+    """
+    count = max(1, int(schedule.steps * strength))
+    return schedule_of(schedule.sigmas[-count - 1 : -1].astype(np.float64), schedule.timesteps[-count:])
+
+
 def _checked(option: str, values: Sequence[float], highest: float) -> np.ndarray:
     array = np.array(values, np.float64)
     if array.size and array[-1] == 0:

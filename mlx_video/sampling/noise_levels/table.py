@@ -28,7 +28,7 @@ SPACINGS = (OFFICIAL, *NOISE_LEVELS)
 """Every name that :func:`space_levels` knows."""
 
 
-def space_levels(name: str, solver: str, steps: int, shift: float) -> Schedule:
+def space_levels(name: str, solver: str, steps: int, shift: float, strength: float = 1.0) -> Schedule:
     """The schedule of a spacing.
 
     Args:
@@ -36,14 +36,18 @@ def space_levels(name: str, solver: str, steps: int, shift: float) -> Schedule:
         solver: name of the solver.
         steps: of the run; "ddim_uniform" and "beta" may give some more or fewer.
         shift: of the noise levels.
+        strength: below 1, how much of a video that is begun with is made anew. ComfyUI's spacings then are
+            the last levels of a longer run, as its "denoise" has it.
 
     Raises:
-        RequestError: steps or shift are out of range.
+        RequestError: an argument is out of range.
         ValueError: unknown name.
     """
     if name == OFFICIAL:
-        return build_schedule(solver, steps, shift)
+        return build_schedule(solver, steps, shift, strength)
     if name not in NOISE_LEVELS:
         raise ValueError(f"no noise levels {name!r}; choose from {', '.join(SPACINGS)}")
-    check_settings(steps, shift)
-    return schedule_of(NOISE_LEVELS[name](steps, shift), shift=shift)
+    check_settings(steps, shift, strength)
+    if strength == 1:
+        return schedule_of(NOISE_LEVELS[name](steps, shift), shift=shift)
+    return schedule_of(NOISE_LEVELS[name](int(steps / strength), shift)[-steps:], shift=shift)

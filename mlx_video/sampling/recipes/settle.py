@@ -19,6 +19,7 @@ from mlx_video.sampling.experts import (
 from mlx_video.sampling.guidance import ClassifierFreeGuidance
 from mlx_video.sampling.guidance_forms.form import wrap_guidance
 from mlx_video.sampling.noise_levels.listed import (
+    last_part,
     looked_up,
     schedule_of_sigmas,
     schedule_of_timesteps,
@@ -72,7 +73,8 @@ def settle_recipe(preset: Preset, choices: SamplingChoices, model: ModelSampling
     base = _build_schedule(preset, choices, model, solver, shift)
     schedule = adapt_schedule(solver, base, shift)
     scale = choices.guide_scale or model.defaults.guide_scale
-    split, boundary = _split_experts(preset, choices, model, base, schedule)
+    whole = _build_schedule(preset, replace(choices, strength=1.0), model, solver, shift)
+    split, boundary = _split_experts(preset, choices, model, whole, base, schedule)
     low, high = (
         wrap_guidance(ClassifierFreeGuidance(one), choices.guidance_forms, schedule.steps) for one in scale
     )
@@ -128,14 +130,22 @@ def _build_schedule(
     preset: Preset, choices: SamplingChoices, model: ModelSampling, solver: str, shift: float
 ) -> Schedule:
     """The noise levels of the steps, whatever the solver makes of them."""
+    trained = _find_trained_steps(preset, choices, model)
+    listed = _list_levels(trained, choices)
+    if listed is not None:
+        return last_part(listed, choices.strength)
+    steps = choices.steps or model.defaults.steps
+    return space_levels(choices.spacing or OFFICIAL, solver, steps, shift, choices.strength)
+
+
+def _list_levels(trained: TrainedSteps | None, choices: SamplingChoices) -> Schedule | None:
+    """The noise levels that the user or the recipe lists one by one; None where they are spaced."""
     if choices.sigmas is not None:
         return schedule_of_sigmas(choices.sigmas)
     if choices.timesteps is not None:
         return schedule_of_timesteps(choices.timesteps)
-    trained = _find_trained_steps(preset, choices, model)
     if trained is None:
-        steps = choices.steps or model.defaults.steps
-        return space_levels(choices.spacing or OFFICIAL, solver, steps, shift)
+        return None
     if trained.warps if choices.warps is None else choices.warps:
         return warped(trained.timesteps, choices.shift or trained.warp_shift)
     if trained.shift is None:
@@ -147,6 +157,8 @@ def _find_trained_steps(
     preset: Preset, choices: SamplingChoices, model: ModelSampling
 ) -> TrainedSteps | None:
     """The recipe's list of steps, unless there is none or another number or spacing takes its place."""
+    if choices.sigmas is not None or choices.timesteps is not None:
+        return None
     trained = preset.trained_steps and preset.trained_steps(model)
     if trained and choices.spacing is None and choices.steps in (None, len(trained.timesteps)):
         return trained
@@ -156,9 +168,23 @@ def _find_trained_steps(
 
 
 def _split_experts(
-    preset: Preset, choices: SamplingChoices, model: ModelSampling, base: Schedule, schedule: Schedule
+    preset: Preset,
+    choices: SamplingChoices,
+    model: ModelSampling,
+    whole: Schedule,
+    base: Schedule,
+    schedule: Schedule,
 ) -> tuple[ExpertSplit | None, float]:
-    """Which expert serves which step, and the noise level that decides it; 0 where a number does."""
+    """Which expert serves which step, and the noise level that decides it; 0 where a number does.
+
+    Args:
+        preset: the recipe.
+        choices: of the user.
+        model: of the run.
+        whole: schedule of a run that begins with noise alone.
+        base: schedule of this run.
+        schedule: the same as the solver takes it.
+    """
     number = choices.expert_steps
     if not model.is_dual:
         if number is not None:
@@ -169,7 +195,7 @@ def _split_experts(
     if number is not None and choices.boundary is not None:
         raise RequestError("expert_steps", "beside --boundary: both split the experts. Give one.")
     if number is None and preset.splits_in_half and choices.boundary is None:
-        number = base.steps // 2
+        number = int(np.count_nonzero(base.sigmas[:-1] > whole.sigmas[whole.steps // 2]))
     if number is None:
         boundary = model.defaults.boundary if choices.boundary is None else choices.boundary
         return split_at_boundary(boundary), boundary

@@ -54,7 +54,13 @@ _DIFFUSERS_BLOCK = {
 # Source: diffusers scripts/convert_wan_to_diffusers.py, TRANSFORMER_KEYS_RENAME_DICT.
 DIFFUSERS_RULES = (
     drop("blocks.N.attn2.norm_added_q.*"),  # in some exports, never used
-    *(Rule(f"blocks.N.{theirs}", f"blocks.N.{official}") for theirs, official in _DIFFUSERS_BLOCK.items()),
+    Rule("vace_blocks.N.proj_in.*", "vace_blocks.N.before_proj.*"),
+    Rule("vace_blocks.N.proj_out.*", "vace_blocks.N.after_proj.*"),
+    *(
+        Rule(f"{blocks}.N.{theirs}", f"{blocks}.N.{official}")
+        for blocks in ("blocks", "vace_blocks")
+        for theirs, official in _DIFFUSERS_BLOCK.items()
+    ),
     Rule("condition_embedder.text_embedder.linear_1.*", "text_embedding.0.*"),
     Rule("condition_embedder.text_embedder.linear_2.*", "text_embedding.2.*"),
     Rule("condition_embedder.time_embedder.linear_1.*", "time_embedding.0.*"),
@@ -86,15 +92,15 @@ def transformer_tensors(config: TransformerConfig) -> dict[str, Shape]:
     tensors: dict[str, Shape] = {
         "patch_embedding.weight": (dim, config.in_dim, *config.patch_size),
         "patch_embedding.bias": (dim,),
-        **_linear("text_embedding.0", dim, config.text_dim),
-        **_linear("text_embedding.2", dim, dim),
-        **_linear("time_embedding.0", dim, config.freq_dim),
-        **_linear("time_embedding.2", dim, dim),
-        **_linear("time_projection.1", 6 * dim, dim),
+        **linear_tensors("text_embedding.0", dim, config.text_dim),
+        **linear_tensors("text_embedding.2", dim, dim),
+        **linear_tensors("time_embedding.0", dim, config.freq_dim),
+        **linear_tensors("time_embedding.2", dim, dim),
+        **linear_tensors("time_projection.1", 6 * dim, dim),
     }
     for index in range(config.num_layers):
-        tensors |= {f"blocks.{index}.{name}": shape for name, shape in _block_tensors(config).items()}
-    tensors |= _linear("head.head", patch_rows, dim) | {"head.modulation": (1, 2, dim)}
+        tensors |= {f"blocks.{index}.{name}": shape for name, shape in block_tensors(config).items()}
+    tensors |= linear_tensors("head.head", patch_rows, dim) | {"head.modulation": (1, 2, dim)}
     return tensors | _image_tensors(config)
 
 
@@ -136,15 +142,16 @@ def _image_tensors(config: TransformerConfig) -> dict[str, Shape]:
     width = config.image_dim
     tensors = {
         **_norm("img_emb.proj.0", width),
-        **_linear("img_emb.proj.1", width, width),
-        **_linear("img_emb.proj.3", config.dim, width),
+        **linear_tensors("img_emb.proj.1", width, width),
+        **linear_tensors("img_emb.proj.3", config.dim, width),
         **_norm("img_emb.proj.4", config.dim),
     }
     positions: dict[str, Shape] = {"img_emb.emb_pos": (1, config.image_positions, width)}
     return tensors | (positions if config.image_positions else {})
 
 
-def _block_tensors(config: TransformerConfig) -> dict[str, Shape]:
+def block_tensors(config: TransformerConfig) -> dict[str, Shape]:
+    """Name and shape of every tensor of one block, without what numbers it."""
     dim = config.dim
     return {
         "modulation": (1, 6, dim),
@@ -152,20 +159,20 @@ def _block_tensors(config: TransformerConfig) -> dict[str, Shape]:
         **_attention("cross_attn", dim),
         **(_image_attention(dim) if config.image_dim is not None else {}),
         **_norm("norm3", dim),
-        **_linear("ffn.0", config.ffn_dim, dim),
-        **_linear("ffn.2", dim, config.ffn_dim),
+        **linear_tensors("ffn.0", config.ffn_dim, dim),
+        **linear_tensors("ffn.2", dim, config.ffn_dim),
     }
 
 
 def _attention(path: str, dim: int) -> dict[str, Shape]:
     tensors: dict[str, Shape] = {f"{path}.norm_q.weight": (dim,), f"{path}.norm_k.weight": (dim,)}
     for letter in "qkvo":
-        tensors |= _linear(f"{path}.{letter}", dim, dim)
+        tensors |= linear_tensors(f"{path}.{letter}", dim, dim)
     return tensors
 
 
 def _image_attention(dim: int) -> dict[str, Shape]:
-    layers = _linear("cross_attn.k_img", dim, dim) | _linear("cross_attn.v_img", dim, dim)
+    layers = linear_tensors("cross_attn.k_img", dim, dim) | linear_tensors("cross_attn.v_img", dim, dim)
     return layers | {"cross_attn.norm_k_img.weight": (dim,)}
 
 
@@ -173,5 +180,6 @@ def _norm(path: str, channels: int) -> dict[str, Shape]:
     return {f"{path}.weight": (channels,), f"{path}.bias": (channels,)}
 
 
-def _linear(path: str, rows: int, columns: int) -> dict[str, Shape]:
+def linear_tensors(path: str, rows: int, columns: int) -> dict[str, Shape]:
+    """Name and shape of the tensors of a linear layer."""
     return {f"{path}.weight": (rows, columns), f"{path}.bias": (rows,)}

@@ -1,0 +1,1 @@
+"""Inputs of control models become conditioning: VACE, Fun, cameras, speed, one frame."""

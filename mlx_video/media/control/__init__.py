@@ -1,0 +1,1 @@
+"""Frames of control videos and masks, made of ordinary ones."""

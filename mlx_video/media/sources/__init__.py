@@ -1,0 +1,1 @@
+"""Videos come in: recognised, decoded and picked one frame at a time."""

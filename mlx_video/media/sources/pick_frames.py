@@ -1,0 +1,134 @@
+"""Frames of a video at another frame rate and number: picked, never blended."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from mlx_video.errors import RequestError
+from mlx_video.events import Notice
+from mlx_video.media.sources.source_video import SourceVideo
+
+# Rates are decimals of fractions: 29.97 for 30000/1001. A frame that begins so little late is on time.
+_SLACK = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Picking:
+    """Which frames of a video are taken.
+
+    Attributes:
+        field: the option that names the video, as a parameter.
+        num_frames: how many are needed.
+        fps: frames per second that they are to be shown at.
+        video_fps: rate of the video where the user states it; None believes the video, and takes frames one
+            by one where it does not tell.
+    """
+
+    field: str
+    num_frames: int
+    fps: float
+    video_fps: float | None = None
+
+    def rate_of(self, video: SourceVideo) -> float:
+        """Frames per second of a video."""
+        return self.video_fps or video.fps or self.fps
+
+    def step(self, video: SourceVideo) -> float:
+        """Frames of a video from one that is picked to the next."""
+        return self.rate_of(video) / self.fps
+
+    def frames_needed(self, video: SourceVideo) -> int:
+        """How many frames of a video are gone through until the last is picked."""
+        return math.floor((self.num_frames - 1) * self.step(video) + _SLACK) + 1
+
+
+def pick_frames(video: SourceVideo, picking: Picking) -> Iterator[np.ndarray]:
+    """Read a video and give what is shown at the moments of the new frame rate.
+
+    Args:
+        video: read from its beginning.
+        picking: rate and number.
+
+    Yields:
+        `num_frames` frames, uint8 RGB [H, W, 3].
+
+    Raises:
+        RequestError: the video is too short.
+        MediaError: it cannot be read.
+    """
+    step = picking.step(video)
+    taken, end, count = 0, 0.0, 0
+    for frame, length in video.read():
+        end, count = end + length, count + 1
+        while taken < picking.num_frames and taken * step < end - _SLACK:
+            yield frame
+            taken += 1
+        if taken == picking.num_frames:
+            return
+    raise _too_short(video, picking, taken, count)
+
+
+def pick_all(video: SourceVideo, fps: float, video_fps: float | None = None) -> Iterator[np.ndarray]:
+    """All of a video at a frame rate, however long it is.
+
+    Args:
+        video: read from its beginning.
+        fps, video_fps: as for :class:`Picking`.
+
+    Yields:
+        Frames, uint8 RGB [H, W, 3]; at least one.
+    """
+    step = Picking("", 1, fps, video_fps).step(video)
+    taken, end = 0, 0.0
+    for frame, length in video.read():
+        end += length
+        while taken * step < end - _SLACK:
+            yield frame
+            taken += 1
+
+
+def check_length(video: SourceVideo, picking: Picking) -> tuple[Notice, ...]:
+    """Read as much of a video as a run will, so that it fails before any other work.
+
+    Returns:
+        What to tell the user of frame rate and length.
+
+    Raises:
+        RequestError, MediaError: as :func:`pick_frames`.
+    """
+    needed, end, count = picking.frames_needed(video), 0.0, 0
+    for _, length in video.read():
+        end, count = end + length, count + 1
+        if end > needed + _SLACK:
+            break
+    taken = math.ceil((end - _SLACK) / picking.step(video))
+    if taken < picking.num_frames:
+        raise _too_short(video, picking, taken, count)
+    return (*video.notices, *_describe_picking(video, picking, is_longer=end > needed + _SLACK))
+
+
+def _describe_picking(video: SourceVideo, picking: Picking, *, is_longer: bool) -> Iterator[Notice]:
+    rate, needed = picking.rate_of(video), picking.frames_needed(video)
+    if abs(rate - picking.fps) > _SLACK:
+        stated = "" if picking.video_fps is None else " (--video-fps)"
+        yield Notice(
+            f"{video.name} has {rate:g} frames per second{stated}: {picking.num_frames} of its first "
+            f"{needed} are picked for {picking.fps:g}."
+        )
+    elif is_longer:
+        yield Notice(f"{video.name} is longer than needed: its first {needed} frames are used.")
+
+
+def _too_short(video: SourceVideo, picking: Picking, taken: int, count: int) -> RequestError:
+    rate, needed = picking.rate_of(video), picking.frames_needed(video)
+    at_rate = f" at {rate:g} per second" if abs(rate - picking.fps) > _SLACK else ""
+    nearest = (taken - 1) // 4 * 4 + 1
+    return RequestError(
+        picking.field,
+        f"{video.name} has {count} frames{at_rate}, {needed} are needed for {picking.num_frames} at "
+        f"{picking.fps:g} per second. Give a longer video, or --num-frames {nearest}.",
+    )
