@@ -8,12 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from mlx_video import check_device, convert_wan, generate_wan
+from mlx_video import check_device, convert_wan, generate_wan, prepare_control
 
 START = "python -m mlx_video."
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-COMMANDS = {"convert_wan": convert_wan, "generate_wan": generate_wan, "check_device": check_device}
+COMMANDS = {
+    "convert_wan": convert_wan,
+    "generate_wan": generate_wan,
+    "check_device": check_device,
+    "prepare_control": prepare_control,
+}
 
 
 def read(page: Path) -> str:
