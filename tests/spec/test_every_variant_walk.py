@@ -139,7 +139,7 @@ class Walk:
 
     @cached_property
     def pipeline(self) -> WanPipeline:
-        return WanPipeline.from_pretrained(self.model)
+        return WanPipeline.from_pretrained(self.model, keep_networks=False)
 
     @cached_property
     def options(self) -> dict[str, object]:
