@@ -298,7 +298,7 @@ def test_the_table_names_every_stage_and_what_a_step_reads():
     assert lines[7].startswith("read from disk in every step: 2")
 
 
-CHAPTER_MACS = (8, 16, 24, 32, 48, 64)
+MACS = (8, 16, 24, 32, 48, 64)
 CHAPTER_RUNS = {
     "1.3B, 832×480, 81 frames": ("wan2.1-t2v-1.3b", 832, 480, 81, None),
     "5B, 1280×704, 121 frames": ("wan2.2-ti2v-5b", 1280, 704, 121, None),
@@ -311,11 +311,11 @@ CHAPTER_RUNS = {
 def chapter_rows() -> Iterator[str]:
     """The chapter's table of plans."""
     for title, (name, width, height, num_frames, bits) in CHAPTER_RUNS.items():
-        plans = [plan_memory(task(name, width, height, num_frames, bits=bits), mac(gb)) for gb in CHAPTER_MACS]
-        yield f"| {title} | {' | '.join(map(readme_cell, plans))} |"
+        plans = [plan_memory(task(name, width, height, num_frames, bits=bits), mac(gb)) for gb in MACS]
+        yield f"| {title} | {' | '.join(map(chapter_cell, plans))} |"
 
 
-def readme_cell(plan: MemoryPlan) -> str:
+def chapter_cell(plan: MemoryPlan) -> str:
     if plan.misfits:
         return "–"
     read = stage(plan, "denoise").read_bytes
