@@ -28,10 +28,11 @@ from mlx_video.hub.download import (
     fetch_file,
     has_file,
 )
-from mlx_video.hub.files import ReadJson, Use, choose_files
+from mlx_video.hub.files import Use, choose_files
 from mlx_video.hub.listing import HubFile, Snapshot, read_snapshot
 from mlx_video.hub.parts import Part, choose_part
 from mlx_video.layouts.folder_layout import TOKENIZER_FILES, read_json_object
+from mlx_video.layouts.listing import ReadJson
 from mlx_video.layouts.loose_files import is_weight_name
 from mlx_video.layouts.staging import check_free_space
 

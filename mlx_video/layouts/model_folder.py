@@ -18,7 +18,7 @@ from mlx_video.layouts.folder_layout import (
     TOKENIZER_MODEL,
     TRANSFORMER_FILES,
     Layout,
-    is_tokenizer_folder,
+    find_tokenizer,
     read_json_object,
     recognise_layout,
 )
@@ -123,13 +123,12 @@ def open_model_folder(path: Path, given: Collection[str] = ()) -> ModelFolder:
     _check_present(path, (*transformers.values(), *(files[row.name] for row in own if row.is_needed)))
     second_files = {row.name: path / row.second_file for row in list_parts() if row.second_file}
     refuse_dangling(*(files[row.name] for row in own), *second_files.values())
-    places = (path / TOKENIZER_FOLDER, path)
     return ModelFolder(
         path=path,
         config=config,
         transformers=transformers,
         parts={name: file for name, file in files.items() if file.is_file()},
-        tokenizer=next((place for place in places if is_tokenizer_folder(place)), None),
+        tokenizer=find_tokenizer(path),
         second_files={name: file for name, file in second_files.items() if file.is_file()},
     )
 
@@ -173,9 +172,8 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _find_part(path: Path, row: Component) -> Path:
     """A component's file; where another tool left two, the one that every tool knows."""
-    usual = path / row.file_name
-    others = (path / name for name in row.other_files)
-    return usual if usual.is_file() else next(filter(Path.is_file, others), usual)
+    files = [path / name for name in row.names_in_converted]
+    return next(filter(Path.is_file, files), files[0])
 
 
 def _transformer_names(path: Path, config: Mapping[str, Any]) -> tuple[str, ...]:

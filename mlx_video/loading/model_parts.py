@@ -11,7 +11,7 @@ from mlx_video.events import Event
 from mlx_video.files.unusable_paths import explain_missing
 from mlx_video.hub.fetch import fetch_part
 from mlx_video.layouts.components import list_parts
-from mlx_video.layouts.folder_layout import is_tokenizer_folder, recognise_layout
+from mlx_video.layouts.folder_layout import find_tokenizer, recognise_layout
 from mlx_video.layouts.model_folder import open_model_folder
 from mlx_video.loading.found_files import read_component
 
@@ -86,8 +86,7 @@ def _flag_of(component: str) -> str:
 
 
 def _find_tokenizer(place: Path) -> Path:
-    places = (place, place / "tokenizer", place / "google" / "umt5-xxl")
-    folder = next((folder for folder in places if is_tokenizer_folder(folder)), None)
+    folder = find_tokenizer(place)
     if folder is None:
         what = "holds neither tokenizer.json nor spiece.model. Give such a folder."
         raise RequestError("tokenizer", f"{place}: {explain_missing(place, what)}")
