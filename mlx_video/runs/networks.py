@@ -19,7 +19,7 @@ from mlx_video.loading.components import (
     load_vae_decoder,
     load_vae_encoder,
 )
-from mlx_video.loading.residency import Component, count_bytes, resident
+from mlx_video.loading.residency import Module, count_bytes, resident
 from mlx_video.loading.session import Network, NetworkKey
 from mlx_video.loading.streamed_transformer import open_streamed_transformer
 from mlx_video.models.image_encoder import CLIPImageEncoder
@@ -29,7 +29,7 @@ from mlx_video.models.video_transformer import VideoTransformer
 from mlx_video.planning.choices import IMAGE_ENCODER, TEXT_ENCODER, VAE_DECODER, VAE_ENCODER
 from mlx_video.runs.run import Run
 
-Load = Callable[[ModelFolder, ModelConfig], Component]
+Load = Callable[[ModelFolder, ModelConfig], Module]
 OpenTransformer = tuple[VideoTransformer, BlockStream | None]
 """A transformer, and where its blocks are read from; None where all are in memory."""
 
@@ -120,7 +120,7 @@ def use_vae(run: Run, half: Half) -> AbstractContextManager[WanVAE]:
     return _use(run, VAE_DECODER, load_vae_decoder)
 
 
-def _use(run: Run, name: str, load: Load[Component]) -> AbstractContextManager[Component]:
+def _use(run: Run, name: str, load: Load[Module]) -> AbstractContextManager[Module]:
     return _lend(run, name, lambda: resident(partial(load, run.model, run.config)), count_bytes)
 
 
