@@ -78,7 +78,7 @@ def use_transformer(run: Run, name: str) -> Iterator[OpenTransformer]:
         streamed = blocks.nbytes + (adapters.nbytes if adapters else 0) if blocks else 0
         return count_bytes(transformer) + streamed
 
-    with _lend(run, name, partial(open_transformer, run, name), weigh) as (transformer, blocks):
+    with _lend(run, name, partial(load_or_stream, run, name), weigh) as (transformer, blocks):
         try:
             yield transformer, blocks
         finally:
@@ -89,7 +89,7 @@ def use_transformer(run: Run, name: str) -> Iterator[OpenTransformer]:
 
 
 @contextmanager
-def open_transformer(run: Run, name: str) -> Iterator[OpenTransformer]:
+def load_or_stream(run: Run, name: str) -> Iterator[OpenTransformer]:
     """Load a transformer, whole or but for the blocks that are streamed; all is released at the end."""
     adapters, mode = run.adapters.get(name), run.request.lora_mode
     resident_blocks = run.plan.memory.resident_blocks

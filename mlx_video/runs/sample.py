@@ -89,7 +89,7 @@ def open_velocity(
     """The velocity function of a run; its transformers are in memory at most while the context is open."""
 
     def open_expert(name: str) -> AbstractContextManager[Velocity]:
-        return open_transformer(run, recipe, conditioning, name, memory)
+        return open_guided_transformer(run, recipe, conditioning, name, memory)
 
     if recipe.expert_split is None:
         return open_expert("model")
@@ -97,7 +97,7 @@ def open_velocity(
 
 
 @contextmanager
-def open_transformer(
+def open_guided_transformer(
     run: Run, recipe: Recipe, conditioning: Conditioning, name: str, memory: SamplerState
 ) -> Iterator[Velocity]:
     """One transformer of the model under guidance, for the length of a `with` block.
