@@ -24,8 +24,9 @@ from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.open_parts import open_text_encoder
 from mlx_video.loading.streamed_text_encoder import encode_resident, encode_streamed
 from mlx_video.models.vae.autoencoder import WanVAE
+from mlx_video.planning.choices import TEXT_ENCODER
 from mlx_video.request import GenerateRequest
-from mlx_video.runs.networks import TEXT_ENCODER, is_kept, use_image_encoder, use_text_encoder, use_vae
+from mlx_video.runs.networks import is_kept, use_image_encoder, use_text_encoder, use_vae
 from mlx_video.runs.run import Run, Work, finish, with_events
 
 Texts = Sequence[Sequence[int]]
