@@ -93,7 +93,7 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
         MediaError: an image cannot be read.
     """
     variant = find_variant(config)
-    check_inputs(request, variant)
+    check_inputs(request, variant)  # before any image is opened
     given = {name: image for name in IMAGE_INPUTS if (image := getattr(request, name)) is not None}
     opened = {name: open_image(image) for name, image in given.items()}
     images = {name: image.pixels for name, image in opened.items()}

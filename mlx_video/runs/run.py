@@ -20,7 +20,8 @@ from mlx_video.lora.read import AdapterSet
 from mlx_video.models.dispatch import Limits, current_limits
 from mlx_video.planning.memory_plan import MemoryPlan
 from mlx_video.request import GenerateRequest
-from mlx_video.runs.settings import RunPlan, describe_run
+from mlx_video.runs.record import describe_run
+from mlx_video.runs.settings import RunPlan
 from mlx_video.variants.variant import Variant
 
 Value = TypeVar("Value")

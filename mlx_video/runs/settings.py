@@ -7,18 +7,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 from mlx_video.config import ModelConfig, SamplingDefaults
 from mlx_video.errors import RequestError
 from mlx_video.events import Notice
 from mlx_video.geometry import VideoGeometry, check_num_frames, measure, round_size, size_multiple
-from mlx_video.media.open_image import name_image
 from mlx_video.models.dispatch import LARGEST_ARRAY
 from mlx_video.models.rope import MAX_POSITIONS
 from mlx_video.planning.choices import MemoryChoices
-from mlx_video.request import IMAGE_INPUTS, LORA_FIELDS, GenerateRequest, Option, options_of
-from mlx_video.request.kinds import IMAGE
+from mlx_video.request import IMAGE_INPUTS, LORA_FIELDS, GenerateRequest
 from mlx_video.sampling.recipe import RECIPES, Recipe, RecipeSettings
 from mlx_video.variants.distilled import DISTILLED_NAMES, MOST_STEPS
 from mlx_video.variants.variant import Variant
@@ -296,38 +293,3 @@ def report_distilled(request: GenerateRequest, plan: RunPlan) -> Iterator[Notice
                 f"without guidance; this run takes {plan.steps} steps at guide scale "
                 f"{plan.guide_scale_text}. Usual: --steps 4 --guide-scale 1 --shift 5 --scheduler euler."
             )
-
-
-def describe_run(request: GenerateRequest, plan: RunPlan, model: str) -> dict[str, str]:
-    """All settings of a run as text, for the metadata of what it writes."""
-    settled = _settled_values(request, plan)
-    settings = {"model": model, "fps": str(plan.fps)}
-    if plan.geometry.output_scale != 1:
-        settings["output_size"] = "{}x{}".format(*plan.geometry.output_size)
-    for name, declared in options_of(type(request)).items():
-        value = settled.get(name, getattr(request, name))
-        if declared.is_recorded(request) and value is not None:
-            settings[name] = _describe_value(declared, value)
-    return settings
-
-
-def _settled_values(request: GenerateRequest, plan: RunPlan) -> dict[str, object]:
-    """What a run takes for options that are left open; None for those that decide nothing in it."""
-    geometry = plan.geometry
-    return {
-        "negative_prompt": plan.negative_prompt or "",
-        "steps": plan.steps,
-        "shift": plan.shift,
-        "guide_scale": plan.guide_scale_text,
-        "boundary": plan.boundary or None,
-        "width": geometry.width,
-        "height": geometry.height,
-        "num_frames": geometry.num_frames,
-        **{name: getattr(request, name) or None for name in LORA_FIELDS},
-    }
-
-
-def _describe_value(declared: Option, value: Any) -> str:
-    if declared.kind is IMAGE:
-        return name_image(value)
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
