@@ -12,9 +12,10 @@ from mlx_video.config import ModelConfig
 from mlx_video.events import FileWritten, MemoryPlanned, Notice
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.adapters import read_all_adapters
-from mlx_video.loading.components import check_vae_encoder, check_weights
+from mlx_video.loading.components import check_weights
 from mlx_video.loading.residency import release_memory
 from mlx_video.loading.session import Session
+from mlx_video.loading.vae_halves import check_vae_encoder
 from mlx_video.media.open_image import open_image
 from mlx_video.planning.memory_plan import MemoryPlan
 from mlx_video.request import IMAGE_INPUTS, GenerateRequest

@@ -11,17 +11,11 @@ from mlx_video.config import ModelConfig
 from mlx_video.formats.fingerprint import stamp_files
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.block_stream import BlockStream
-from mlx_video.loading.components import (
-    Half,
-    load_image_encoder,
-    load_text_encoder,
-    load_transformer,
-    load_vae_decoder,
-    load_vae_encoder,
-)
+from mlx_video.loading.components import load_image_encoder, load_text_encoder, load_transformer
 from mlx_video.loading.residency import Module, count_bytes, resident
 from mlx_video.loading.session import Network, NetworkKey
 from mlx_video.loading.streamed_transformer import open_streamed_transformer
+from mlx_video.loading.vae_halves import Half, load_vae_decoder, load_vae_encoder
 from mlx_video.models.image_encoder import CLIPImageEncoder
 from mlx_video.models.text_encoder import UMT5Encoder
 from mlx_video.models.vae.autoencoder import WanVAE
