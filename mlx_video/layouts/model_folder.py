@@ -1,4 +1,4 @@
-"""Our converted folder: its file names, and opening one."""
+"""The folder of a converted model: every file of it, found and present."""
 
 from __future__ import annotations
 
@@ -13,34 +13,13 @@ from mlx_video.files.unusable_paths import explain_missing
 from mlx_video.layouts.components import Component, list_parts
 from mlx_video.layouts.folder_layout import (
     CONFIG_FILE,
-    TOKENIZER_FILES,
-    TOKENIZER_FOLDER,
-    TOKENIZER_MODEL,
     TRANSFORMER_FILES,
     Layout,
     find_tokenizer,
     read_json_object,
     recognise_layout,
 )
-from mlx_video.layouts.staging import (
-    check_free_space,
-    find_unfinished,
-    is_unfinished_name,
-    staged_folder,
-)
-
-__all__ = [
-    "CONFIG_FILE",
-    "TOKENIZER_FILES",
-    "TOKENIZER_FOLDER",
-    "TOKENIZER_MODEL",
-    "TRANSFORMER_FILES",
-    "ModelFolder",
-    "check_free_space",
-    "find_unfinished",
-    "open_model_folder",
-    "staged_folder",
-]
+from mlx_video.layouts.staging import find_unfinished, is_unfinished_name
 
 _CONVERT = "python -m mlx_video.convert_wan --checkpoint-dir"
 _CONVERTIBLE: Mapping[Layout, str] = {
@@ -89,11 +68,6 @@ class ModelFolder:
     def vae_encoder(self) -> Path | None:
         """A second file with the encoder, which a few foreign folders have."""
         return self.second_files.get("vae")
-
-    @property
-    def image_encoder(self) -> Path | None:
-        """The CLIP visual tower; None where the folder has none."""
-        return self.parts.get("image_encoder")
 
     def with_parts(self, given: Mapping[str, Path]) -> ModelFolder:
         """The model with a tokenizer or other components in place of its own."""

@@ -13,8 +13,8 @@ from mlx_video.config import ModelConfig, config_from_json
 from mlx_video.errors import ConfigError, MissingPartError
 from mlx_video.formats.tensor_source import TensorSource, open_tensors
 from mlx_video.layouts.components import IMAGE_ENCODER, Component, list_parts
-from mlx_video.layouts.folder_layout import recognise_layout
-from mlx_video.layouts.model_folder import CONFIG_FILE, ModelFolder, open_model_folder
+from mlx_video.layouts.folder_layout import CONFIG_FILE, recognise_layout
+from mlx_video.layouts.model_folder import ModelFolder, open_model_folder
 from mlx_video.loading.fastvideo_model import open_fastvideo_model
 from mlx_video.loading.foreign_folder import (
     read_foreign_config,

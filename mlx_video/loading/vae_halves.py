@@ -13,7 +13,8 @@ import mlx.core as mx
 from mlx_video.config import ModelConfig
 from mlx_video.errors import CheckpointError
 from mlx_video.formats.tensor_source import TensorSource
-from mlx_video.layouts.model_folder import CONFIG_FILE, ModelFolder
+from mlx_video.layouts.folder_layout import CONFIG_FILE
+from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.open_parts import open_vae
 from mlx_video.models.vae.autoencoder import WanVAE
 from mlx_video.weights.load import fit_module, load_module
