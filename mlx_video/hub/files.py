@@ -122,8 +122,9 @@ def _choose_diffusers(listing: Listing, given: Collection[str]) -> Iterator[str]
     roles = EXPERT_ROLES if is_dual else [find_role("model")]
     folders = {role.folder: ORIGINAL_STEM for role in _without(roles, given)}
     folders |= {row.folder: row.stem for row in _without(list_parts(), given) if row.folder}
-    for folder in folders.keys() - absent:
-        yield from _choose_folder(listing, folder, folders[folder])
+    for folder, stem in folders.items():
+        if folder not in absent:
+            yield from _choose_folder(listing, folder, stem)
 
 
 def _choose_folder(listing: Listing, folder: str, stem: str) -> list[str]:
@@ -187,8 +188,9 @@ def _refuse_several(repository: str, listing: Listing, given: Collection[str]) -
 
 def choose_split(listing: Listing, folder: str) -> list[str]:
     """The files of a transformer that LightX2V split; none where the folder holds no such."""
-    blocks = filter(SPLIT_BLOCK.fullmatch, listing.names_in(folder))
-    return (rest := listing.choose(folder, [SPLIT_REST])) and [*rest, *listing.choose(folder, blocks)]
+    names = listing.names_in(folder)
+    blocks = filter(SPLIT_BLOCK.fullmatch, names)
+    return listing.choose(folder, [SPLIT_REST, *blocks]) if SPLIT_REST in names else []
 
 
 def choose_weights(listing: Listing, folder: str, stem: str) -> list[str]:
@@ -206,10 +208,12 @@ def choose_weights(listing: Listing, folder: str, stem: str) -> list[str]:
     index = index_name(stem)
     named = _files_named_by(listing, folder, index)
     sets = find_sets(listing.names_in(folder), stem, named)
-    files = named if not sets or sets[0].is_named else sets[0].names
-    if sets and listing.choose(folder, [own := index_name(stem, sets[0].ending)]) and own != index:
-        index, files = own, _files_named_by(listing, folder, own)
-    return listing.choose(folder, [index, *files])
+    if not sets:
+        return listing.choose(folder, [index])
+    own = index_name(stem, sets[0].ending)
+    if own != index and listing.choose(folder, [own]):
+        return listing.choose(folder, [own, *_files_named_by(listing, folder, own)])
+    return listing.choose(folder, [index, *(named if sets[0].is_named else sets[0].names)])
 
 
 def _files_named_by(listing: Listing, folder: str, index: str) -> Collection[str]:

@@ -267,6 +267,11 @@ BF16_SHARDS = [name.replace(".safetensors", "-bf16.safetensors") for name in PLA
 INDEX = f"{STEM}.safetensors.index.json"
 
 
+def test_files_of_other_names_in_an_index_are_not_chosen():
+    names = [INDEX, "config.json", "a.safetensors"]
+    assert choose(names, {INDEX: {"weight_map": {"t": "a.safetensors"}}}) == ["config.json", INDEX]
+
+
 @pytest.mark.parametrize("folder", ["", "high_noise_model/", "transformer/"])
 @pytest.mark.parametrize(
     ("present", "named", "chosen"),
