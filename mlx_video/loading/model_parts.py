@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from mlx_video.errors import CheckpointError, RequestError
-from mlx_video.events import Event
+from mlx_video.events import Work
 from mlx_video.files.unusable_paths import explain_missing
 from mlx_video.hub.fetch import fetch_part
 from mlx_video.layouts.components import list_parts
@@ -40,7 +39,7 @@ class ModelParts:
 NO_PARTS = ModelParts()
 
 
-def find_parts(parts: ModelParts) -> Generator[Event, None, ModelParts]:
+def find_parts(parts: ModelParts) -> Work[ModelParts]:
     """Find the files of the parts, downloaded where they are named on the Hub, and check what they hold.
 
     Yields:

@@ -9,7 +9,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from mlx_video.config import ModelConfig
-from mlx_video.events import FileWritten, MemoryPlanned, Notice
+from mlx_video.events import FileWritten, MemoryPlanned, Notice, Value, Work
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.adapters import read_all_adapters
 from mlx_video.loading.components import check_weights
@@ -26,7 +26,7 @@ from mlx_video.runs.inputs import report_missing_tokenizer, with_tokenizer
 from mlx_video.runs.memory import plan_of, planned_limits, with_memory_plan
 from mlx_video.runs.modes import make_video
 from mlx_video.runs.outputs import check_outputs, check_scratch_space
-from mlx_video.runs.run import Run, Value, Work
+from mlx_video.runs.run import Run
 from mlx_video.runs.settings import ImageSize, check_inputs, plan_run, report_distilled
 from mlx_video.runs.stages.decode import FrameSink
 from mlx_video.runs.state.resume import find_start, forget_state, report_start, resume_hint_noted

@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from mlx_video.conditioning.frames import impose_first_frame
 from mlx_video.conditioning.types import Conditioning
-from mlx_video.events import Event, Notice, StepFinished
+from mlx_video.events import Event, Notice, StepFinished, Work, with_events
 from mlx_video.models.block_context import (
     CrossAttentionCache,
     Pass,
@@ -23,7 +23,7 @@ from mlx_video.models.forward import BlockSource
 from mlx_video.models.token_layout import TokenLayout, video_layout
 from mlx_video.models.video_transformer import VideoTransformer
 from mlx_video.runs.networks import use_transformer
-from mlx_video.runs.run import Run, Work, with_events
+from mlx_video.runs.run import Run
 from mlx_video.runs.state.resume import keep_step
 from mlx_video.sampling.denoise import Constrain, denoise
 from mlx_video.sampling.experts import ExpertRelay, count_high_noise_steps
