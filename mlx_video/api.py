@@ -15,7 +15,7 @@ from mlx_video.convert.convert import convert
 from mlx_video.convert.demo_model import demo_model_folder
 from mlx_video.convert.local_files import with_local_adapters
 from mlx_video.errors import RequestError
-from mlx_video.events import Event, FileWritten
+from mlx_video.events import Event, FileWritten, finish
 from mlx_video.files.hub_cache import nothing_downloaded
 from mlx_video.hub.fetch import fetch_folder
 from mlx_video.layouts.model_folder import ModelFolder
@@ -28,7 +28,6 @@ from mlx_video.request import ConvertRequest, GenerateRequest, ModelRequest, mak
 from mlx_video.request.describe import takes_options
 from mlx_video.runs.generate import generate, plan_generation, prepare_run
 from mlx_video.runs.memory import ANY_PROMPT
-from mlx_video.runs.run import finish
 
 EventHandler = Callable[[Event], None]
 _DECODING = tuple(name for name, declared in options_of(GenerateRequest).items() if declared.decodes)

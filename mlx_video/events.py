@@ -1,11 +1,12 @@
-"""What a stage reports while it works; whoever runs the pipeline decides what to show."""
+"""What happens while work goes on; whoever lets it go on decides what to show."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -182,3 +183,33 @@ Event = (
     | TextResult
     | FileWritten
 )
+
+Value = TypeVar("Value")
+Reported = TypeVar("Reported")
+Told = TypeVar("Told")
+Work = Generator[Event, None, Value]
+"""Work that yields what happens, and returns its result."""
+
+
+def finish(work: Work[Value], on_event: Callable[[Event], None]) -> Value:
+    """Let work go on to its end, and give what it returns; it is closed where `on_event` raises an error."""
+    with closing(work):
+        while True:
+            try:
+                event = next(work)
+            except StopIteration as end:
+                return end.value
+            on_event(event)
+
+
+def with_events(
+    work: Generator[Reported, None, Value], events_of: Callable[[Reported], Iterable[Told]]
+) -> Generator[Told, None, Value]:
+    """Work that yields other events in place of each thing that it reports, and returns the same."""
+    with closing(work):
+        while True:
+            try:
+                reported = next(work)
+            except StopIteration as end:
+                return end.value
+            yield from events_of(reported)

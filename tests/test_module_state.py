@@ -24,6 +24,7 @@ REMEMBERED = {
     "planning/memory_plan.py _weigh": "a function of its argument alone",
     "planning/mlx_limits.py _in_force": "whose limits MLX has; a run that goes on sets its own",
     "planning/mlx_limits.py _of_process": "MLX's limits before any run, given back by the last",
+    "request/option.py _options_of": "a function of its argument alone",
     "weights/rules.py _pattern": "a function of its argument alone",
 }
 """File and name of everything that a module, or a class, remembers → why that disturbs nobody."""

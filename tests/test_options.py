@@ -44,7 +44,8 @@ from mlx_video.request.describe import documented, python_help, takes_options
 from mlx_video.request.option import between
 from mlx_video.request.table import option_table
 from mlx_video.runs.generate import prepare_run
-from mlx_video.runs.settings import describe_run, plan_run
+from mlx_video.runs.record import describe_run
+from mlx_video.runs.settings import plan_run
 from mlx_video.runs.state.identity import identify_run
 from mlx_video.sampling.guidance_forms.limited_steps import SKIP_MODES
 from mlx_video.sampling.noise_levels.table import SPACINGS

@@ -23,8 +23,8 @@ from score import accuracies, find_shape, read_scene, read_shape
 from mlx_video import WanPipeline
 from mlx_video.latents.decode import decode_frames, to_uint8
 from mlx_video.latents.encode import encode_video
-from mlx_video.loading.components import load_vae_decoder, load_vae_encoder
 from mlx_video.loading.residency import resident
+from mlx_video.loading.vae_halves import load_vae_decoder, load_vae_encoder
 
 SHEET_COLUMNS, SHEET_ROWS, SHEET_ZOOM = 5, 8, 2
 

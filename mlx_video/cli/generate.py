@@ -85,12 +85,12 @@ def plan_events(args: argparse.Namespace, request: GenerateRequest) -> Iterator[
     """Open the model and say what a run would keep in memory; nothing is downloaded or left on disk."""
     from mlx_video.convert.demo_model import passing_demo_model, report_demo_model
     from mlx_video.convert.local_files import with_local_adapters
+    from mlx_video.events import finish
     from mlx_video.files.hub_cache import nothing_downloaded
     from mlx_video.hub.fetch import fetch_folder
     from mlx_video.loading.components import open_model
     from mlx_video.loading.model_parts import ModelParts, find_parts
     from mlx_video.runs.generate import plan_generation
-    from mlx_video.runs.run import finish
 
     takes_image = request.image is not None
     events: list[Event] = []

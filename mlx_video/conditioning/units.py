@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import mlx.core as mx
 import numpy as np
@@ -14,13 +14,9 @@ from mlx_video.conditioning.clips import ReadFrames, ReadMasks
 from mlx_video.conditioning.frames import ConditionFrames, FrameEncoder
 from mlx_video.conditioning.types import Conditioning
 from mlx_video.config import ModelConfig
-from mlx_video.events import Event
+from mlx_video.events import Work
 from mlx_video.geometry import VideoGeometry
 from mlx_video.media.resize import to_unit_range
-
-Value = TypeVar("Value")
-Work = Generator[Event, None, Value]
-"""Work that yields what happens, and returns its result."""
 
 Fields = Mapping[str, object]
 """Names of fields of `Conditioning` → their values."""

@@ -21,15 +21,8 @@ from mlx_video.events import BytesWritten, Event, FileWritten, Notice, StageFini
 from mlx_video.files.file_bytes import describe_bytes
 from mlx_video.files.unusable_paths import real_path
 from mlx_video.hub.fetch import TOKENIZER_REPOSITORY, fetch_tokenizer
-from mlx_video.layouts.model_folder import (
-    CONFIG_FILE,
-    TOKENIZER_FILES,
-    TOKENIZER_FOLDER,
-    TOKENIZER_MODEL,
-    check_free_space,
-    find_unfinished,
-    staged_folder,
-)
+from mlx_video.layouts.folder_layout import CONFIG_FILE, TOKENIZER_FILES, TOKENIZER_FOLDER, TOKENIZER_MODEL
+from mlx_video.layouts.staging import check_free_space, find_unfinished, staged_folder
 from mlx_video.planning.mlx_limits import MLXLimits
 from mlx_video.request import ConvertRequest
 from mlx_video.weights.stream import CHUNK_BYTES, output_infos, plan_jobs, write_tensors

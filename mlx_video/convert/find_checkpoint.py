@@ -22,13 +22,9 @@ from mlx_video.layouts.components import (
     list_parts,
 )
 from mlx_video.layouts.expert_names import find_sure_expert, guess_expert_of_file
-from mlx_video.layouts.folder_layout import is_tokenizer_folder, recognise_layout
+from mlx_video.layouts.folder_layout import find_tokenizer, is_tokenizer_folder, recognise_layout
 from mlx_video.layouts.open_checkpoint import open_checkpoint
-from mlx_video.layouts.original_folder import (
-    check_tokenizer,
-    find_tokenizer,
-    has_named_transformers,
-)
+from mlx_video.layouts.original_folder import check_tokenizer, has_named_transformers
 from mlx_video.loading.found_files import FoundFiles, Scan, read_component, scan_folder
 from mlx_video.request import ConvertRequest
 from mlx_video.weights.fix_5d_file import describe_fix_5d_file, is_fix_5d_file

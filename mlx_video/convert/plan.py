@@ -22,8 +22,7 @@ from mlx_video.formats.tensor_source import TensorSource, open_tensors
 from mlx_video.layouts.checkpoint_files import CheckpointFiles
 from mlx_video.layouts.components import ORIGINAL_STEM, TEXT_ENCODER, VAE, Component, list_parts
 from mlx_video.layouts.expert_names import find_sure_expert, guess_expert_of_name
-from mlx_video.layouts.model_folder import TRANSFORMER_FILES
-from mlx_video.layouts.shards import SPLIT_REST
+from mlx_video.layouts.folder_layout import SPLIT_REST, TRANSFORMER_FILES
 from mlx_video.loading.adapters import bake_jobs, read_all_adapters, record_baked
 from mlx_video.lora.read import AdapterSet
 from mlx_video.request import ConvertRequest

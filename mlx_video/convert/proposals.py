@@ -9,7 +9,7 @@ from pathlib import Path
 from mlx_video.layouts.components import Expert, find_role, list_parts
 from mlx_video.layouts.expert_names import guess_expert_of_file
 from mlx_video.layouts.filled_options import list_options, name_transformers
-from mlx_video.layouts.original_folder import TOKENIZER_FOLDER, find_tokenizer
+from mlx_video.layouts.folder_layout import ORIGINAL_TOKENIZER, find_tokenizer
 from mlx_video.loading.found_files import FoundFiles, find_transformers_below, scan_folder
 
 
@@ -46,7 +46,7 @@ def _choose_below(folder: Path, found: FoundFiles) -> str:
     is_alone = sum("transformer" in part.kinds for part in held) == 1
     if not (is_alone and kinds >= {row.name for row in list_parts() if row.is_needed}):
         return f"--checkpoint-dir {_quote(folder)} --transformer {_name(found)}"
-    tokenizer = folder / TOKENIZER_FOLDER
+    tokenizer = folder / ORIGINAL_TOKENIZER
     needs_tokenizer = find_tokenizer(place) is None and find_tokenizer(folder) == tokenizer
     return f"--checkpoint-dir {_quote(place)}" + (
         f" --tokenizer {_quote(tokenizer)}" if needs_tokenizer else ""

@@ -13,8 +13,8 @@ from mlx_video.errors import CheckpointError, RequestError
 from mlx_video.formats.safetensors import read_header
 from mlx_video.formats.tensor_source import TensorSource, open_tensors
 from mlx_video.layouts.components import list_parts
-from mlx_video.layouts.folder_layout import recognise_layout
-from mlx_video.layouts.model_folder import TRANSFORMER_FILES, ModelFolder
+from mlx_video.layouts.folder_layout import TRANSFORMER_FILES, recognise_layout
+from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.adapters import bake_jobs, read_all_adapters, record_baked
 from mlx_video.loading.components import list_lacking, open_model
 from mlx_video.lora.read import AdapterSet

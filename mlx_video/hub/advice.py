@@ -9,24 +9,24 @@ from pathlib import PurePosixPath
 
 from mlx_video.layouts.components import VAE, Component, list_parts
 from mlx_video.layouts.filled_options import name_transformers
-from mlx_video.layouts.folder_layout import Layout
+from mlx_video.layouts.folder_layout import SPLIT_REST
 from mlx_video.layouts.loose_files import is_weight_name
-from mlx_video.layouts.shards import SPLIT_BLOCK, SPLIT_REST
+from mlx_video.layouts.shards import SPLIT_BLOCK
 
 _LORA_NAME = r"(^|/)loras?/|lora|lycoris"
 _OTHER_NAME = r"controlnet|vace.module|ip.?adapter|preview|upscale"
 _TRANSFORMER_FOLDER = re.compile(r"(^|/)(diffusion_models|unet)/")
-_WAN_NAME = re.compile(r"wan", re.IGNORECASE)
+# GGUF and the folders of ComfyUI hold video models mostly.
+_WAN_NAME = re.compile(r"wan|(^|/)(diffusion_models|unet|text_encoders)/[^/]+$|\.gguf$", re.IGNORECASE)
 # How many examples a message has.
 MOST_NAMED = 3
 
 
-def describe_other(repository: str, layout: Layout, names: Collection[str]) -> str:
+def describe_other(repository: str, names: Collection[str]) -> str:
     """Say what a repository holds that is no checkpoint in one of the known layouts.
 
     Args:
         repository: its name.
-        layout: as its names tell it.
         names: of all its files.
     """
     weights = [name for name in sorted(names) if is_weight_name(name)]
@@ -36,7 +36,7 @@ def describe_other(repository: str, layout: Layout, names: Collection[str]) -> s
     if [*files] == ["--lora"]:
         first = _value(repository, weights[0])
         return f"{single_files}. They are adapters; name one for a model: --lora {first}"
-    is_of_wan = layout == "comfy" or any(_WAN_NAME.search(name) for name in (repository, *weights))
+    is_of_wan = any(_WAN_NAME.search(name) for name in (repository, *weights))
     if options and is_of_wan:
         first, *others = options
         lines = [f"  or {option}" for option in others[: MOST_NAMED - 1]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from mlx_video.addresses import (
     local_path,
 )
 from mlx_video.errors import CheckpointError, RequestError
-from mlx_video.events import Event, Notice
+from mlx_video.events import Event, Notice, Work
 from mlx_video.files.file_bytes import describe_bytes, refuse_dangling
 from mlx_video.files.hub_cache import COMMIT, NotInCacheError, find_in_cache, storage_folder
 from mlx_video.files.unusable_paths import is_dangling
@@ -28,10 +28,11 @@ from mlx_video.hub.download import (
     fetch_file,
     has_file,
 )
-from mlx_video.hub.files import ReadJson, Use, choose_files
+from mlx_video.hub.files import Use, choose_files
 from mlx_video.hub.listing import HubFile, Snapshot, read_snapshot
 from mlx_video.hub.parts import Part, choose_part
 from mlx_video.layouts.folder_layout import TOKENIZER_FILES, read_json_object
+from mlx_video.layouts.listing import ReadJson
 from mlx_video.layouts.loose_files import is_weight_name
 from mlx_video.layouts.staging import check_free_space
 
@@ -71,9 +72,7 @@ def find_hub_path(place: Path) -> HubPath | None:
     return HubPath(repository, name) if is_place else None
 
 
-def fetch_folder(
-    place: Path, revision: str | None, use: Use, given: Collection[str] = ()
-) -> Generator[Event, None, Path]:
+def fetch_folder(place: Path, revision: str | None, use: Use, given: Collection[str] = ()) -> Work[Path]:
     """Give the folder that a user named; one that is a repository on the Hub is downloaded first.
 
     Args:
@@ -144,7 +143,7 @@ def _choose_in_folder(
     return [folder + name for name in chosen]
 
 
-def fetch_part(place: Path, part: Part = "component") -> Generator[Event, None, Path]:
+def fetch_part(place: Path, part: Part = "component") -> Work[Path]:
     """Give the file or folder of one component or adapter; one on the Hub is downloaded first.
 
     Args:
@@ -169,7 +168,7 @@ def fetch_part(place: Path, part: Part = "component") -> Generator[Event, None, 
     return (yield from _fetch_part(found, _agree(found, None), part))
 
 
-def _fetch_part(place: HubPath, revision: str | None, part: Part) -> Generator[Event, None, Path]:
+def _fetch_part(place: HubPath, revision: str | None, part: Part) -> Work[Path]:
     choose = partial(choose_part, place.repository, place.name, part=part)
     folder = yield from fetch_repository(place.repository, revision, choose)
     return _existing(folder, place)
@@ -183,7 +182,7 @@ def _existing(folder: Path, place: HubPath) -> Path:
     return folder / place.name
 
 
-def fetch_tokenizer() -> Generator[Event, None, Path]:
+def fetch_tokenizer() -> Work[Path]:
     """Give the folder of UMT5's tokenizer in the cache, downloaded if need be.
 
     Raises:
@@ -198,7 +197,7 @@ def fetch_tokenizer() -> Generator[Event, None, Path]:
     return (yield from fetch_repository(TOKENIZER_REPOSITORY, None, choose))
 
 
-def fetch_repository(repository: str, revision: str | None, choose: Choose) -> Generator[Event, None, Path]:
+def fetch_repository(repository: str, revision: str | None, choose: Choose) -> Work[Path]:
     """Download some files of a repository into the cache of huggingface_hub.
 
     Its environment variables hold: HF_HOME, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE and the others.

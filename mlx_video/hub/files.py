@@ -2,39 +2,44 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Collection, Iterator, Mapping
-from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any, Literal, TypeVar
 
 from mlx_video.errors import CheckpointError
 from mlx_video.hub.advice import MOST_NAMED, describe_other, propose_files
-from mlx_video.layouts.components import ORIGINAL_STEM, ROLES, VAE, VAE_FILES, find_role, list_parts
-from mlx_video.layouts.diffusers_folder import MODEL_INDEX
+from mlx_video.layouts.components import (
+    EXPERT_ROLES,
+    ORIGINAL_STEM,
+    ROLES,
+    VAE,
+    VAE_FILES,
+    Component,
+    TransformerRole,
+    find_role,
+    list_parts,
+)
+from mlx_video.layouts.diffusers_folder import SCHEDULER_CONFIG
 from mlx_video.layouts.filled_options import list_options
 from mlx_video.layouts.folder_layout import (
     CONFIG_FILE,
-    EXPERT_FOLDERS,
-    FASTVIDEO_MANIFEST,
-    FASTVIDEO_WEIGHTS,
+    FASTVIDEO_FILES,
+    MODEL_INDEX,
+    ORIGINAL_TOKENIZER,
+    SPLIT_REST,
     TOKENIZER_FILES,
+    TOKENIZER_FOLDER,
     Layout,
+    find_fastvideo_folder,
+    recognise_listing,
 )
-from mlx_video.layouts.folder_layout import TOKENIZER_FOLDER as CONVERTED_TOKENIZER
+from mlx_video.layouts.listing import Listing, ReadJson
 from mlx_video.layouts.loose_files import is_weight_name
-from mlx_video.layouts.original_folder import TOKENIZER_FOLDER
-from mlx_video.layouts.shards import SPLIT_BLOCK, SPLIT_REST, read_weight_map
-from mlx_video.layouts.weight_sets import SHARD, find_ending, find_sets
+from mlx_video.layouts.open_checkpoint import refuse_ready
+from mlx_video.layouts.shards import SPLIT_BLOCK, read_weight_map
+from mlx_video.layouts.weight_sets import SHARD, find_ending, find_sets, index_name
 
 Use = Literal["convert", "run"]
-ReadJson = Callable[[str], Mapping[str, Any]]
-
-_CONVERT = "python -m mlx_video.convert_wan --checkpoint-dir"
-_GENERATE = "python -m mlx_video.generate_wan --model-dir"
-_SCHEDULER_FILE = "scheduler/scheduler_config.json"
-# A transformer's file may be called as those of any model; text encoders and VAEs of MLX folders may not.
-_CONVERTED_NAME = re.compile(r"(t5_encoder\w*|vae|vae_(encoder|decoder))\.safetensors")
-_COMFY_NAME = re.compile(r"(^|/)(diffusion_models|unet|text_encoders)/[^/]+$|\.gguf$")
+Row = TypeVar("Row", Component, TransformerRole)
 
 
 def choose_files(
@@ -60,206 +65,158 @@ def choose_files(
     Raises:
         CheckpointError: the repository holds no model, or one that is not for this use.
     """
-    layout = recognise_names(names)
+    listing = Listing(frozenset(names), read_json)
+    layout = recognise_listing(listing)
     _check_use(repository, layout, names, use)
     if layout == "original_dual":
-        _refuse_several(repository, names, given)
-    choosers = {
-        "converted": _choose_converted,
-        "diffusers": _choose_diffusers,
-        "fastvideo": _choose_fastvideo,
-    }
-    choose = choosers.get(layout, _choose_original)
-    starts = _starts_by_option()
-    left_out = tuple(start for option in given for start in starts.get(option, ()))
-    return sorted(name for name in set(choose(frozenset(names), read_json)) if not name.startswith(left_out))
-
-
-def _starts_by_option() -> dict[str, tuple[str, ...]]:
-    """Component by its option → how the names of its files begin, where it can be left out."""
-    starts = {row.option: row.starts for row in list_parts() if row.option}
-    starts["tokenizer"] = (f"{TOKENIZER_FOLDER}/", f"{CONVERTED_TOKENIZER}/")
-    folders = {role.folder for role in ROLES}
-    own = {role.original_folder for role in ROLES if role.original_folder}
-    starts["transformer"] = (ORIGINAL_STEM, *(f"{folder}/" for folder in sorted(own | folders)))
-    for role in ROLES:
-        if role.original_folder:
-            # Diffusers calls the only transformer like one of two.
-            second = [f"{role.folder}/"] if role.folder != find_role("model").folder else []
-            starts[role.option] = (f"{role.original_folder}/", *second)
-    return starts
-
-
-def recognise_names(names: Collection[str]) -> Layout:
-    """Tell what layout a repository has from the names of its files; the first rule that fits wins."""
-    folders = {name.partition("/")[0] for name in names if "/" in name}
-    if any(_CONVERTED_NAME.fullmatch(name) for name in names):
-        return "converted"
-    if FASTVIDEO_MANIFEST in names:
-        return "fastvideo"
-    if MODEL_INDEX in names or "transformer" in folders:
-        return "diffusers"
-    if not folders.isdisjoint(EXPERT_FOLDERS.values()):
-        return "original_dual"
-    if "non_block.safetensors" in names:
-        return "lightx2v"
-    if any(_is_weight_file(name, ORIGINAL_STEM) for name in names):
-        return "original"
-    return "comfy" if any(is_weight_name(name) and _COMFY_NAME.search(name) for name in names) else "unknown"
+        _refuse_several(repository, listing, given)
+    return sorted(set(_CHOOSERS[layout](listing, given)))
 
 
 def _check_use(repository: str, layout: Layout, names: Collection[str], use: Use) -> None:
-    is_convertible = layout in ("original", "original_dual", "diffusers")
-    if layout == "converted":
-        if use == "convert":
-            raise CheckpointError(
-                f"{repository}: is already an MLX folder. Give it to --model-dir; to quantize it use "
-                "--quantize-only."
-            )
-    elif layout == "fastvideo":
-        if use == "convert":
-            raise CheckpointError(
-                f"{repository}: is a FastVideo MLX folder, which is not converted but run as it is: "
-                f"{_GENERATE} {repository}"
-            )
-    elif not is_convertible:
-        raise CheckpointError(f"{repository}: {describe_other(repository, layout, names)}")
-    elif use == "run":
+    if use == "convert":
+        refuse_ready(repository, layout)
+    if layout not in _CHOOSERS:
+        raise CheckpointError(f"{repository}: {describe_other(repository, names)}")
+    if use == "run" and layout not in ("converted", "fastvideo"):
         raise CheckpointError(
-            f"{repository}: is a checkpoint that is not converted. Convert it first: {_CONVERT} {repository}"
+            f"{repository}: is a checkpoint that is not converted. Convert it first: "
+            f"python -m mlx_video.convert_wan --checkpoint-dir {repository}"
         )
 
 
-def _choose_converted(names: frozenset[str], read_json: ReadJson) -> Iterator[str]:
-    yield from (name for name in names if "/" not in name and name.endswith((".safetensors", ".json")))
-    yield from present_names(names, (*TOKENIZER_FILES, *names_in(CONVERTED_TOKENIZER, TOKENIZER_FILES)))
+def _without(rows: Iterable[Row], given: Collection[str]) -> list[Row]:
+    """The rows of the components that are not had elsewhere."""
+    return [row for row in rows if row.option not in given and not (row in ROLES and "transformer" in given)]
 
 
-def _choose_fastvideo(names: frozenset[str], read_json: ReadJson) -> Iterator[str]:
-    """The quantized transformer of the folder itself, and what lies beside it as in a Diffusers folder."""
-    yield from present_names(names, [FASTVIDEO_MANIFEST, FASTVIDEO_WEIGHTS])
-    yield from present_names(names, names_in(CONVERTED_TOKENIZER, TOKENIZER_FILES))
-    for row in list_parts():
+def _choose_tokenizer(listing: Listing, given: Collection[str], *folders: str) -> Iterator[str]:
+    for folder in folders if "tokenizer" not in given else ():
+        yield from listing.choose(folder, TOKENIZER_FILES)
+
+
+def _choose_converted(listing: Listing, given: Collection[str]) -> Iterator[str]:
+    yield from listing.choose("", [CONFIG_FILE, *(role.file_name for role in ROLES)])
+    for row in _without(list_parts(), given):
+        yield from listing.choose("", row.names_in_converted)[:1]
+        yield from listing.choose("", [row.second_file])
+    yield from _choose_tokenizer(listing, given, TOKENIZER_FOLDER, "")
+
+
+def _choose_fastvideo(listing: Listing, given: Collection[str]) -> Iterator[str]:
+    """The quantized transformer, and what lies beside it as in a Diffusers folder."""
+    yield from listing.choose(find_fastvideo_folder(listing) or "", FASTVIDEO_FILES)
+    yield from _choose_tokenizer(listing, given, TOKENIZER_FOLDER)
+    for row in _without(list_parts(), given):
         if row.is_needed:
-            yield from present_names(names, names_in(row.folder, [CONFIG_FILE]))
-            yield from choose_weights(names, row.folder, row.stem, read_json)
+            yield from _choose_folder(listing, row.folder, row.stem)
 
 
-def _choose_original(names: frozenset[str], read_json: ReadJson) -> Iterator[str]:
-    experts = [folder for folder in EXPERT_FOLDERS.values() if any(n.startswith(f"{folder}/") for n in names)]
-    for folder in experts or [""]:
-        weights = list(choose_weights(names, folder, ORIGINAL_STEM, read_json))
-        yield from weights or choose_split(names, folder)
-        if experts and not weights:
-            yield from _loose_weights(names, folder)
-        yield from present_names(names, names_in(folder, [CONFIG_FILE]))
-    config = read_json(CONFIG_FILE) if CONFIG_FILE in names and not experts else {}
-    yield from present_names(names, names_in(TOKENIZER_FOLDER, TOKENIZER_FILES))
+def _choose_diffusers(listing: Listing, given: Collection[str]) -> Iterator[str]:
+    index = listing.read_json(MODEL_INDEX)
+    absent = {part for part, entry in index.items() if isinstance(entry, list) and not any(entry)}
+    yield from listing.choose("", [MODEL_INDEX, SCHEDULER_CONFIG])
+    yield from _choose_tokenizer(listing, given, TOKENIZER_FOLDER)
+    second = find_role("low_noise").folder
+    is_dual = listing.has_folder(second) and second not in absent
+    roles = EXPERT_ROLES if is_dual else [find_role("model")]
+    folders = {role.folder: ORIGINAL_STEM for role in _without(roles, given)}
+    folders |= {row.folder: row.stem for row in _without(list_parts(), given) if row.folder}
+    for folder, stem in folders.items():
+        if folder not in absent:
+            yield from _choose_folder(listing, folder, stem)
+
+
+def _choose_folder(listing: Listing, folder: str, stem: str) -> list[str]:
+    """The files of a component in a Diffusers folder."""
+    return [*listing.choose(folder, [CONFIG_FILE]), *choose_weights(listing, folder, stem)]
+
+
+def _choose_original(listing: Listing, given: Collection[str]) -> Iterator[str]:
+    experts = [role for role in EXPERT_ROLES if listing.has_folder(role.original_folder)]
+    for role in _without(experts or [find_role("model")], given):
+        folder = role.original_folder
+        weights = choose_weights(listing, folder, ORIGINAL_STEM) or choose_split(listing, folder)
+        yield from weights or (_loose_weights(listing, folder) if experts else [])
+        yield from listing.choose(folder, [CONFIG_FILE])
+    yield from _choose_tokenizer(listing, given, ORIGINAL_TOKENIZER)
+    # Also where the transformer is had elsewhere: it tells what a model beside it needs.
+    yield from [] if experts else listing.choose("", [CONFIG_FILE])
+    config = {} if experts else listing.read_json(CONFIG_FILE)
     kind = "two experts" if experts else config.get("model_type")
-    for row in list_parts():
+    for row in _without(list_parts(), given):
         if row is VAE:
-            yield from _choose_vae(names, config)
+            yield from _choose_vae(listing, config)
         elif kind not in row.not_for:
-            yield from present_names(names, row.original_files)
+            yield from listing.choose("", row.original_files)
 
 
-def choose_split(names: frozenset[str], folder: str) -> list[str]:
-    """The files of a transformer that LightX2V split; none where the folder holds no such."""
-    rest = names_in(folder, [SPLIT_REST])[0]
-    if rest not in names:
-        return []
-    return [
-        rest,
-        *(name for name in _files_in(names, folder) if SPLIT_BLOCK.fullmatch(PurePosixPath(name).name)),
-    ]
+def _choose_vae(listing: Listing, config: Mapping[str, Any]) -> list[str]:
+    """The VAE; where both lie there, the one of as many channels as the transformer makes."""
+    present = listing.choose("", VAE_FILES.values())
+    if len(present) < 2:
+        return present
+    return [VAE_FILES["2.2" if config.get("out_dim") == 48 else "2.1"]]
 
 
-def _loose_weights(names: Collection[str], folder: str) -> list[str]:
+_CHOOSERS: Mapping[Layout, Callable[[Listing, Collection[str]], Iterator[str]]] = {
+    "converted": _choose_converted,
+    "fastvideo": _choose_fastvideo,
+    "diffusers": _choose_diffusers,
+    "original_dual": _choose_original,
+    "original": _choose_original,
+}
+
+
+def _loose_weights(listing: Listing, folder: str) -> list[str]:
     """The weight files of any name that lie directly in an expert's folder without those of usual names."""
-    own = [name for name in _files_in(names, folder) if is_weight_name(name)]
-    usual = [PurePosixPath(name).name for name in own]
-    is_usual = SPLIT_REST in usual or any(_is_weight_file(name, ORIGINAL_STEM) for name in usual)
-    return [] if is_usual else own
+    own = list(filter(is_weight_name, listing.names_in(folder)))
+    is_usual = SPLIT_REST in own or any(find_ending(name, ORIGINAL_STEM) is not None for name in own)
+    return [] if is_usual else listing.choose(folder, own)
 
 
-def _files_in(names: Collection[str], folder: str) -> list[str]:
-    return sorted(name for name in names if name.rpartition("/")[0] == folder)
-
-
-def _refuse_several(repository: str, names: Collection[str], given: Collection[str]) -> None:
+def _refuse_several(repository: str, listing: Listing, given: Collection[str]) -> None:
     """Refuse folders of experts that hold several files of any name, of which the user has to choose."""
-    loose = {
-        expert: _loose_weights(names, folder)
-        for expert, folder in EXPERT_FOLDERS.items()
-        if expert not in given and "transformer" not in given
-    }
-    if any(len({SHARD.sub("", name) for name in files}) > 1 for files in loose.values()):
-        options = propose_files(repository, [name for files in loose.values() for name in files])
+    loose = [_loose_weights(listing, role.original_folder) for role in _without(EXPERT_ROLES, given)]
+    if any(len({SHARD.sub("", name) for name in files}) > 1 for files in loose):
+        options = propose_files(repository, [name for files in loose for name in files])
         raise CheckpointError(
             f"{repository}: its folders hold several transformers. Choose by such options:"
             + list_options(options, MOST_NAMED)
         )
 
 
-def _choose_vae(names: frozenset[str], config: Mapping[str, Any]) -> list[str]:
-    """The VAE; where both lie there, the one of as many channels as the transformer makes."""
-    present = present_names(names, VAE_FILES.values())
-    if len(present) < 2:
-        return present
-    return [VAE_FILES["2.2" if config.get("out_dim") == 48 else "2.1"]]
+def choose_split(listing: Listing, folder: str) -> list[str]:
+    """The files of a transformer that LightX2V split; none where the folder holds no such."""
+    names = listing.names_in(folder)
+    blocks = filter(SPLIT_BLOCK.fullmatch, names)
+    return listing.choose(folder, [SPLIT_REST, *blocks]) if SPLIT_REST in names else []
 
 
-def _choose_diffusers(names: frozenset[str], read_json: ReadJson) -> Iterator[str]:
-    index = read_json(MODEL_INDEX) if MODEL_INDEX in names else {}
-    absent = {part for part, entry in index.items() if isinstance(entry, list) and not any(entry)}
-    yield from present_names(names, [MODEL_INDEX, _SCHEDULER_FILE, *names_in("tokenizer", TOKENIZER_FILES)])
-    stems = {role.folder: ORIGINAL_STEM for role in ROLES}
-    stems |= {row.folder: row.stem for row in list_parts() if row.folder}
-    for folder, stem in stems.items():
-        if folder not in absent:
-            yield from present_names(names, names_in(folder, [CONFIG_FILE]))
-            yield from choose_weights(names, folder, stem, read_json)
-
-
-def choose_weights(names: frozenset[str], folder: str, stem: str, read_json: ReadJson) -> Iterator[str]:
+def choose_weights(listing: Listing, folder: str, stem: str) -> list[str]:
     """Choose one component's weights.
 
     Args:
-        names: of all files of the repository.
+        listing: the repository.
         folder: in which the weights lie; "" for none.
         stem: how the files' names begin.
-        read_json: reads one of them that holds a JSON object.
 
-    Yields:
+    Returns:
         The files of one copy, chosen as in a folder, and the index that tells of them. Of copies that are
         equals the first is taken, since a folder of several would be refused.
     """
-    plain_index = names_in(folder, [f"{stem}.safetensors.index.json"])[0]
-    named = set(read_weight_map(read_json(plain_index)).values()) if plain_index in names else set()
-    own = [Path(name).name for name in names if Path(name).parent == Path(folder)]
-    sets = find_sets(own, stem, named)
+    index = index_name(stem)
+    named = _files_named_by(listing, folder, index)
+    sets = find_sets(listing.names_in(folder), stem, named)
     if not sets:
-        yield from present_names(names, [plain_index])
-        return
-    index = names_in(folder, [f"{stem}.safetensors.index{sets[0].ending}.json"])[0]
-    if index in names and index != plain_index:
-        yield index
-        files = set(read_weight_map(read_json(index)).values())
-    else:
-        yield from present_names(names, [plain_index])
-        files = named if sets[0].is_named else set(sets[0].names)
-    yield from present_names(names, names_in(folder, files))
+        return listing.choose(folder, [index])
+    own = index_name(stem, sets[0].ending)
+    if own != index and listing.choose(folder, [own]):
+        return listing.choose(folder, [own, *_files_named_by(listing, folder, own)])
+    return listing.choose(folder, [index, *(named if sets[0].is_named else sets[0].names)])
 
 
-def _is_weight_file(name: str, stem: str) -> bool:
-    return find_ending(Path(name).name, stem) is not None
-
-
-def names_in(folder: str, names: Collection[str]) -> list[str]:
-    """Names with a folder before them; "" for none."""
-    return [f"{folder}/{name}" if folder else name for name in names]
-
-
-def present_names(names: frozenset[str], wanted: Collection[str]) -> list[str]:
-    """Wanted names that a repository has, in their order."""
-    return [name for name in wanted if name in names]
+def _files_named_by(listing: Listing, folder: str, index: str) -> Collection[str]:
+    """The names in a folder that an index there maps tensors to; none where it is absent."""
+    found = listing.choose(folder, [index])
+    return set(read_weight_map(listing.read_json(found[0])).values()) if found else ()

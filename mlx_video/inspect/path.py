@@ -28,12 +28,12 @@ from mlx_video.inspect.inspection import (
     inspection_to_text,
 )
 from mlx_video.layouts.components import list_components
-from mlx_video.layouts.folder_layout import Layout, recognise_layout
+from mlx_video.layouts.folder_layout import Layout, find_tokenizer, recognise_layout
 from mlx_video.layouts.loose_files import is_weight_file, walk_folders
-from mlx_video.layouts.original_folder import find_tokenizer
 from mlx_video.layouts.weight_sets import SHARD
-from mlx_video.loading.components import check_vae_encoder, check_weights, open_model
+from mlx_video.loading.components import check_weights, open_model
 from mlx_video.loading.found_files import TREE_FOLDERS
+from mlx_video.loading.vae_halves import check_vae_encoder
 from mlx_video.request import ConvertRequest
 from mlx_video.variants.registry import find_by_name, find_variant
 

@@ -72,11 +72,6 @@ class CheckpointFiles:
         return self.parts.get("text_encoder", ())
 
     @property
-    def image_encoder(self) -> tuple[Path, ...]:
-        """The files of CLIP, which Wan2.1's image-to-video models come with; empty without it."""
-        return self.parts.get("image_encoder", ())
-
-    @property
     def names(self) -> tuple[str, ...]:
         """What its publisher calls all transformers together: folder or repository, and pipeline."""
         names = (published_name(self.path), self.hints.pipeline) if self.names_transformers else ()

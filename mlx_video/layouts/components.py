@@ -101,9 +101,9 @@ class Component:
         return not self.file_name
 
     @property
-    def starts(self) -> tuple[str, ...]:
-        """How the names of its files begin in a repository of the original or Diffusers' layout."""
-        return (*self.original_files, *([f"{self.folder}/"] if self.folder else []))
+    def names_in_converted(self) -> tuple[str, ...]:
+        """What it may be called in a converted folder, our name first."""
+        return (self.file_name, *self.other_files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +166,7 @@ ROLES = (
         "high_noise", "high-noise", "high_noise_model.safetensors", "transformer", "high_noise_model"
     ),
 )
+EXPERT_ROLES = tuple(role for role in ROLES if role.noise)
 EXPERTS: tuple[Expert, ...] = get_args(Expert)
 
 TRANSFORMER = Component(

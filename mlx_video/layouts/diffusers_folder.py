@@ -14,12 +14,17 @@ from mlx_video.errors import CheckpointError, ConfigError, MissingPartError
 from mlx_video.files.file_bytes import refuse_dangling
 from mlx_video.files.unusable_paths import real_path
 from mlx_video.layouts.checkpoint_files import CheckpointFiles, PartName, SamplingHints
-from mlx_video.layouts.components import ROLES, Component, list_parts
-from mlx_video.layouts.folder_layout import CONFIG_FILE, is_tokenizer_folder, read_json_object
+from mlx_video.layouts.components import EXPERT_ROLES, Component, list_parts
+from mlx_video.layouts.folder_layout import (
+    CONFIG_FILE,
+    MODEL_INDEX,
+    TOKENIZER_FOLDER,
+    is_tokenizer_folder,
+    read_json_object,
+)
 from mlx_video.layouts.original_folder import check_tokenizer
 from mlx_video.layouts.shards import FoundWeights, find_weights
 
-MODEL_INDEX = "model_index.json"
 SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
 
 # The last two are FastVideo's, for distilled models.
@@ -31,7 +36,7 @@ _PIPELINES = (
     "WanImageToVideoDmdPipeline",
 )
 _TRANSFORMER_CLASS, _VACE_CLASS = "WanTransformer3DModel", "WanVACETransformer3DModel"
-_EXPERTS = MappingProxyType({role.name: role.folder for role in ROLES if role.original_folder})
+_EXPERTS = MappingProxyType({role.name: role.folder for role in EXPERT_ROLES})
 # Key of transformer/config.json → key of the original config.json.
 _SIZE_KEYS = MappingProxyType(
     {
@@ -83,7 +88,7 @@ def open_diffusers_folder(path: Path, given: Collection[PartName] = ()) -> Check
     )
     folders = {name: folder for name, folder in folders.items() if name not in given}
     _check_parts(path, [f.name for f in folders.values()], rows)
-    check_tokenizer(path / "tokenizer")
+    check_tokenizer(path / TOKENIZER_FOLDER)
     transformers = {name: find_weights(folder) for name, folder in folders.items()}
     parts = {row.name: _find_part(path / row.folder, row) for row in rows}
     found = (*transformers.values(), *parts.values())
@@ -94,7 +99,7 @@ def open_diffusers_folder(path: Path, given: Collection[PartName] = ()) -> Check
         transformer_configs={name: read_transformer_sizes(folder) for name, folder in folders.items()},
         parts={name: weights.paths for name, weights in parts.items()},
         vaes={"vae": vae.paths} if vae else {},
-        tokenizer=path / "tokenizer" if is_tokenizer_folder(path / "tokenizer") else None,
+        tokenizer=path / TOKENIZER_FOLDER if is_tokenizer_folder(path / TOKENIZER_FOLDER) else None,
         vae_config={} if "vae" in given else _read_config(path / "vae"),
         hints=_read_hints(path, index),
         notices=tuple(text for weights in found for text in weights.notices),

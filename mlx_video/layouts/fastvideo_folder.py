@@ -13,14 +13,15 @@ from typing import Any
 from mlx_video.errors import CheckpointError, ConfigError, MissingPartError
 from mlx_video.layouts.components import list_parts
 from mlx_video.layouts.folder_layout import (
+    FASTVIDEO_EMA,
     FASTVIDEO_MANIFEST,
     FASTVIDEO_WEIGHTS,
     find_fastvideo_folder,
-    is_tokenizer_folder,
+    find_tokenizer,
+    list_folder,
     read_json_object,
 )
 
-FASTVIDEO_EMA = "ema"
 _FORMAT = 1
 
 
@@ -51,17 +52,20 @@ def open_fastvideo_folder(path: Path) -> FastVideoFolder:
         CheckpointError: the weights are missing, or the manifest is damaged.
         ConfigError: the manifest is of a form that this version does not read.
     """
-    place = find_fastvideo_folder(path)
-    if place is None:
+    found = find_fastvideo_folder(list_folder(path))
+    if found is None:
         raise MissingPartError(f"{path}: {FASTVIDEO_WEIGHTS} not found. Copy the folder whole.")
+    place = path / found
     for name, other in ((FASTVIDEO_WEIGHTS, FASTVIDEO_MANIFEST), (FASTVIDEO_MANIFEST, FASTVIDEO_WEIGHTS)):
         if not (place / name).is_file():
             raise MissingPartError(f"{place}: {name} not found beside {other}. Copy the folder whole.")
     manifest = read_json_object(place / FASTVIDEO_MANIFEST)
     _check_manifest(place / FASTVIDEO_MANIFEST, manifest)
     root = path.parent if path.name == FASTVIDEO_EMA else path
-    averaged = find_fastvideo_folder(path / FASTVIDEO_EMA) if place == path else None
-    return FastVideoFolder(place / FASTVIDEO_WEIGHTS, manifest, dict(_find_parts(path, root)), averaged)
+    averaged = path / FASTVIDEO_EMA
+    has_other = place == path and find_fastvideo_folder(list_folder(averaged)) is not None
+    parts = dict(_find_parts(path, root))
+    return FastVideoFolder(place / FASTVIDEO_WEIGHTS, manifest, parts, averaged if has_other else None)
 
 
 def _find_parts(path: Path, root: Path) -> Iterator[tuple[str, Path]]:
@@ -69,8 +73,7 @@ def _find_parts(path: Path, root: Path) -> Iterator[tuple[str, Path]]:
         place = next((p / row.folder for p in (path, root) if row.folder and (p / row.folder).is_dir()), None)
         if place and row.is_needed:
             yield row.name, place
-    tokenizer = next((p / "tokenizer" for p in (path, root) if is_tokenizer_folder(p / "tokenizer")), None)
-    if tokenizer:
+    if tokenizer := find_tokenizer(path) or find_tokenizer(root):
         yield "tokenizer", tokenizer
 
 

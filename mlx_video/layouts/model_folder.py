@@ -1,4 +1,4 @@
-"""Our converted folder: its file names, and opening one."""
+"""The folder of a converted model: every file of it, found and present."""
 
 from __future__ import annotations
 
@@ -13,34 +13,13 @@ from mlx_video.files.unusable_paths import explain_missing
 from mlx_video.layouts.components import Component, list_parts
 from mlx_video.layouts.folder_layout import (
     CONFIG_FILE,
-    TOKENIZER_FILES,
-    TOKENIZER_FOLDER,
-    TOKENIZER_MODEL,
     TRANSFORMER_FILES,
     Layout,
-    is_tokenizer_folder,
+    find_tokenizer,
     read_json_object,
     recognise_layout,
 )
-from mlx_video.layouts.staging import (
-    check_free_space,
-    find_unfinished,
-    is_unfinished_name,
-    staged_folder,
-)
-
-__all__ = [
-    "CONFIG_FILE",
-    "TOKENIZER_FILES",
-    "TOKENIZER_FOLDER",
-    "TOKENIZER_MODEL",
-    "TRANSFORMER_FILES",
-    "ModelFolder",
-    "check_free_space",
-    "find_unfinished",
-    "open_model_folder",
-    "staged_folder",
-]
+from mlx_video.layouts.staging import find_unfinished, is_unfinished_name
 
 _CONVERT = "python -m mlx_video.convert_wan --checkpoint-dir"
 _CONVERTIBLE: Mapping[Layout, str] = {
@@ -90,11 +69,6 @@ class ModelFolder:
         """A second file with the encoder, which a few foreign folders have."""
         return self.second_files.get("vae")
 
-    @property
-    def image_encoder(self) -> Path | None:
-        """The CLIP visual tower; None where the folder has none."""
-        return self.parts.get("image_encoder")
-
     def with_parts(self, given: Mapping[str, Path]) -> ModelFolder:
         """The model with a tokenizer or other components in place of its own."""
         others = {name: path for name, path in given.items() if name != "tokenizer"}
@@ -123,13 +97,12 @@ def open_model_folder(path: Path, given: Collection[str] = ()) -> ModelFolder:
     _check_present(path, (*transformers.values(), *(files[row.name] for row in own if row.is_needed)))
     second_files = {row.name: path / row.second_file for row in list_parts() if row.second_file}
     refuse_dangling(*(files[row.name] for row in own), *second_files.values())
-    places = (path / TOKENIZER_FOLDER, path)
     return ModelFolder(
         path=path,
         config=config,
         transformers=transformers,
         parts={name: file for name, file in files.items() if file.is_file()},
-        tokenizer=next((place for place in places if is_tokenizer_folder(place)), None),
+        tokenizer=find_tokenizer(path),
         second_files={name: file for name, file in second_files.items() if file.is_file()},
     )
 
@@ -173,9 +146,8 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _find_part(path: Path, row: Component) -> Path:
     """A component's file; where another tool left two, the one that every tool knows."""
-    usual = path / row.file_name
-    others = (path / name for name in row.other_files)
-    return usual if usual.is_file() else next(filter(Path.is_file, others), usual)
+    files = [path / name for name in row.names_in_converted]
+    return next(filter(Path.is_file, files), files[0])
 
 
 def _transformer_names(path: Path, config: Mapping[str, Any]) -> tuple[str, ...]:

@@ -42,23 +42,30 @@ def open_checkpoint(path: Path, given: Collection[PartName] = ()) -> CheckpointF
     if not path.is_dir():
         raise CheckpointError(f"{path}: is a file. Give the folder of the checkpoint that holds it.")
     layout = recognise_layout(path)
+    refuse_ready(path, layout)
     if layout not in _OPENERS:
         refuse_dangling(*sorted(path.iterdir()))
-        raise _refusal(path, layout)
+        raise CheckpointError(
+            f"{path}: no transformer found, expected diffusion_pytorch_model*.safetensors. {_advice(path)}"
+        )
     return _OPENERS[layout](path, given)
 
 
-def _refusal(path: Path, layout: Layout) -> CheckpointError:
+def refuse_ready(place: Path | str, layout: Layout) -> None:
+    """Refuse to convert a folder or a repository that can be run.
+
+    Raises:
+        CheckpointError: it is of such a layout.
+    """
+    run = f"python -m mlx_video.generate_wan --model-dir {place}"
     if layout == "converted":
-        return CheckpointError(f"{path}: is already an MLX folder. To quantize it use --quantize-only.")
-    if layout == "fastvideo":
-        return CheckpointError(
-            f"{path}: is a FastVideo MLX folder, which is not converted but run as it is: "
-            f"python -m mlx_video.generate_wan --model-dir {path}"
+        raise CheckpointError(
+            f"{place}: is already an MLX folder. To quantize it use --quantize-only. To run it: {run}"
         )
-    return CheckpointError(
-        f"{path}: no transformer found, expected diffusion_pytorch_model*.safetensors. {_advice(path)}"
-    )
+    if layout == "fastvideo":
+        raise CheckpointError(
+            f"{place}: is a FastVideo MLX folder, which is not converted but run as it is: {run}"
+        )
 
 
 def _advice(path: Path) -> str:

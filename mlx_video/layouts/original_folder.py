@@ -14,17 +14,16 @@ from mlx_video.layouts.components import VAE, VAE_FILES, Component, list_parts
 from mlx_video.layouts.folder_layout import (
     CONFIG_FILE,
     EXPERT_FOLDERS,
-    ORIGINAL_INDEX,
+    ORIGINAL_TOKENIZER,
+    SPLIT_REST,
     TOKENIZER_FILES,
+    has_original_weights,
     is_tokenizer_folder,
-    original_weight_files,
+    list_folder,
     read_json_object,
 )
-from mlx_video.layouts.folder_layout import TOKENIZER_FOLDER as CONVERTED_TOKENIZER
 from mlx_video.layouts.loose_files import is_weight_file
-from mlx_video.layouts.shards import SPLIT_REST, FoundWeights, find_weights, split_files
-
-TOKENIZER_FOLDER = "google/umt5-xxl"
+from mlx_video.layouts.shards import FoundWeights, find_weights, split_files
 
 
 def open_original_folder(path: Path, given: Collection[PartName] = ()) -> CheckpointFiles:
@@ -43,7 +42,7 @@ def open_original_folder(path: Path, given: Collection[PartName] = ()) -> Checkp
     folders = {name: f for name, f in _transformer_folders(path, given).items() if name not in given}
     transformers = {name: _find_transformer(folder) for name, folder in folders.items()}
     _check_parts(path, folders, given)
-    tokenizer = path / TOKENIZER_FOLDER
+    tokenizer = path / ORIGINAL_TOKENIZER
     check_tokenizer(tokenizer)
     return CheckpointFiles(
         path=path,
@@ -86,19 +85,12 @@ def has_named_transformers(path: Path, given: Collection[PartName] = ()) -> bool
 
 
 def _is_named(folder: Path) -> bool:
-    has_index = (folder / ORIGINAL_INDEX).is_file()
-    return has_index or bool(original_weight_files(folder)) or (folder / SPLIT_REST).exists()
+    return has_original_weights(list_folder(folder)) or (folder / SPLIT_REST).exists()
 
 
 def _find_transformer(folder: Path) -> FoundWeights:
     split = split_files(folder)
     return FoundWeights(split) if split else find_weights(folder)
-
-
-def find_tokenizer(path: Path) -> Path | None:
-    """The tokenizer's folder in a checkpoint of any layout, which may be the checkpoint's own."""
-    places = (path / TOKENIZER_FOLDER, path / CONVERTED_TOKENIZER, path)
-    return next((place for place in places if is_tokenizer_folder(place)), None)
 
 
 def check_tokenizer(folder: Path) -> None:

@@ -14,7 +14,7 @@ from mlx_video.files.file_bytes import refuse_dangling
 from mlx_video.files.unusable_paths import is_dangling
 from mlx_video.formats.safetensors_header import read_header
 from mlx_video.layouts.components import ORIGINAL_STEM
-from mlx_video.layouts.folder_layout import read_json_object
+from mlx_video.layouts.folder_layout import SPLIT_REST, read_json_object
 from mlx_video.layouts.weight_sets import (
     SHARD,
     WeightSet,
@@ -22,9 +22,9 @@ from mlx_video.layouts.weight_sets import (
     find_absent_shard,
     find_ending,
     find_sets,
+    index_name,
 )
 
-SPLIT_REST = "non_block.safetensors"
 SPLIT_BLOCK = re.compile(r"block_(\d+)\.safetensors")
 # What tools round a size to: thousands of thousands, and powers of two.
 _ROUNDED_UNITS = (10**6, 2**20, 10**9, 2**30)
@@ -61,7 +61,7 @@ def find_weights(folder: Path, stem: str = ORIGINAL_STEM, *, component: str = "t
     Raises:
         CheckpointError: there are no weights, a shard is absent, or files do not belong together.
     """
-    index = _index_file(folder, stem, "")
+    index = folder / index_name(stem)
     refuse_dangling(index)
     # A dangling link counts as a file, so that it is named where it is wanted.
     present = [path.name for path in folder.glob(f"{stem}*") if path.is_file() or is_dangling(path)]
@@ -81,7 +81,7 @@ def find_weights(folder: Path, stem: str = ORIGINAL_STEM, *, component: str = "t
 def _check_set(folder: Path, stem: str, chosen: WeightSet, component: str) -> tuple[Path, ...]:
     """The files of one copy after comparing them with their index, or with that of another copy."""
     files = tuple(folder / name for name in chosen.names)
-    index, own = _index_file(folder, stem, ""), _index_file(folder, stem, chosen.ending)
+    index, own = folder / index_name(stem), folder / index_name(stem, chosen.ending)
     if not own.is_file():
         own = index
     if own.is_file() and not (own == index and _is_of_other_copy(index, stem, chosen)):
@@ -187,10 +187,6 @@ def _check_one_copy(index: Path, named: tuple[Path, ...], own: Collection[Path])
             "Keep the files of one download only."
         )
     return named
-
-
-def _index_file(folder: Path, stem: str, variant: str) -> Path:
-    return folder / f"{stem}.safetensors.index{variant}.json"
 
 
 def check_shards(files: Sequence[Path]) -> None:

@@ -53,6 +53,11 @@ def find_ending(name: str, stem: str) -> str | None:
     return None if match is None else (match["variant"] or "") + (match["behind"] or "")
 
 
+def index_name(stem: str, ending: str = "") -> str:
+    """The name of the index of a component's shards, or of that of a copy with an ending of its own."""
+    return f"{stem}.safetensors.index{ending}.json"
+
+
 def find_sets(names: Collection[str], stem: str, named: Collection[str] = ()) -> list[WeightSet]:
     """The copies of a component's weights, the best first.
 

@@ -12,14 +12,14 @@ from mlx_video.config import ModelConfig
 from mlx_video.errors import RequestError
 from mlx_video.events import Notice
 from mlx_video.files.hub_cache import published_name
-from mlx_video.layouts.components import ROLES, Expert, find_role
+from mlx_video.layouts.components import EXPERT_ROLES, Expert, find_role
 from mlx_video.lora.apply import merged_weight
 from mlx_video.lora.read import AdapterSet, find_expert, read_adapters
 from mlx_video.request import LORA_FIELDS, ConvertRequest, GenerateRequest, LoraChoice
 from mlx_video.variants.registry import find_variant
 from mlx_video.weights.stream import TensorJob
 
-OWN_FIELDS = {role.name: role.adapter_option for role in reversed(ROLES) if role.noise}
+OWN_FIELDS = {role.name: role.adapter_option for role in reversed(EXPERT_ROLES)}
 
 
 def read_all_adapters(

@@ -18,7 +18,8 @@ from mlx_video.config import (
 from mlx_video.errors import CheckpointError
 from mlx_video.files.hub_cache import published_name
 from mlx_video.formats.tensor_source import TensorInfo, open_tensors
-from mlx_video.layouts.model_folder import CONFIG_FILE, ModelFolder
+from mlx_video.layouts.folder_layout import CONFIG_FILE
+from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.open_parts import open_text_encoder, open_vae
 from mlx_video.sampling.recipes.dmd import FASTWAN
 from mlx_video.sampling.recipes.settle import adopt_recipe

@@ -16,9 +16,9 @@ from mlx_video.formats.tensor_source import TensorSource, open_tensors
 from mlx_video.layouts.components import ENCODER_STEM, ORIGINAL_STEM, list_parts
 from mlx_video.layouts.diffusers_folder import read_transformer_sizes
 from mlx_video.layouts.expert_names import guess_expert_of_name
-from mlx_video.layouts.folder_layout import CONFIG_FILE, read_json_object
+from mlx_video.layouts.folder_layout import CONFIG_FILE, SPLIT_REST, read_json_object
 from mlx_video.layouts.loose_files import is_weight_file, walk_folders
-from mlx_video.layouts.shards import SPLIT_REST, FoundWeights, check_shards, find_weights, split_files
+from mlx_video.layouts.shards import FoundWeights, check_shards, find_weights, split_files
 from mlx_video.layouts.weight_sets import SHARD
 from mlx_video.weights.all_in_one import pick_component
 from mlx_video.weights.component_kind import (

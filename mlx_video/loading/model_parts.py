@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from mlx_video.errors import CheckpointError, RequestError
-from mlx_video.events import Event
+from mlx_video.events import Work
 from mlx_video.files.unusable_paths import explain_missing
 from mlx_video.hub.fetch import fetch_part
 from mlx_video.layouts.components import list_parts
-from mlx_video.layouts.folder_layout import is_tokenizer_folder, recognise_layout
+from mlx_video.layouts.folder_layout import find_tokenizer, recognise_layout
 from mlx_video.layouts.model_folder import open_model_folder
 from mlx_video.loading.found_files import read_component
 
@@ -40,7 +39,7 @@ class ModelParts:
 NO_PARTS = ModelParts()
 
 
-def find_parts(parts: ModelParts) -> Generator[Event, None, ModelParts]:
+def find_parts(parts: ModelParts) -> Work[ModelParts]:
     """Find the files of the parts, downloaded where they are named on the Hub, and check what they hold.
 
     Yields:
@@ -86,8 +85,7 @@ def _flag_of(component: str) -> str:
 
 
 def _find_tokenizer(place: Path) -> Path:
-    places = (place, place / "tokenizer", place / "google" / "umt5-xxl")
-    folder = next((folder for folder in places if is_tokenizer_folder(folder)), None)
+    folder = find_tokenizer(place)
     if folder is None:
         what = "holds neither tokenizer.json nor spiece.model. Give such a folder."
         raise RequestError("tokenizer", f"{place}: {explain_missing(place, what)}")

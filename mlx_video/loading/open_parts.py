@@ -37,7 +37,11 @@ def open_transformer(path: Path) -> TensorSource:
 
 
 def open_transformer_file(path: Path) -> TensorFile:
-    """A component opened to be streamed: its bytes as they are stored."""
+    """Open a transformer to be streamed: its bytes as they are stored, under the names of a converted file.
+
+    Raises:
+        CheckpointError: as :func:`open_transformer`.
+    """
     file = SafetensorsFile(path)
     if not is_fastvideo(file.infos):
         return file
@@ -73,11 +77,7 @@ def open_vae(path: Path) -> TensorSource:
 def _open(path: Path, row: Component) -> TensorSource:
     network = find_network(row.name)
     with ExitStack() as opened:
-        paths = (
-            find_weights(path, row.stem, component=row.name.replace("_", " ")).paths
-            if path.is_dir()
-            else path
-        )
+        paths = find_weights(path, row.stem, component=row.words).paths if path.is_dir() else path
         stored = opened.enter_context(open_tensors(paths))
         kinds = {kind.component: kind.spelling for kind in find_components(stored.infos)}
         if kinds.get(row.name, _CONVERTED) != _CONVERTED:

@@ -1,4 +1,4 @@
-"""Load a component, use it, release it."""
+"""Load a network, use it, release it."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-Component = TypeVar("Component", bound=nn.Module)
+Module = TypeVar("Module", bound=nn.Module)
 
 
 @contextmanager
-def resident(load: Callable[[], Component]) -> Iterator[Component]:
-    """Keep a component in memory for the length of a `with` block, and no longer.
+def resident(load: Callable[[], Module]) -> Iterator[Module]:
+    """Keep a network in memory for the length of a `with` block, and no longer.
 
     On leaving, the module is emptied, so its arrays are freed even where a name still refers to it.
 
     Args:
         load: builds the module and loads its weights.
     """
-    component = load()
+    module = load()
     try:
-        yield component
+        yield module
     finally:
-        component.clear()
+        module.clear()
         release_memory()
 
 
-def count_bytes(component: nn.Module) -> int:
-    """Bytes of a component's parameters."""
-    arrays: list[tuple[str, mx.array]] = tree_flatten(component.parameters())  # type: ignore[assignment]
+def count_bytes(module: nn.Module) -> int:
+    """Bytes of a network's parameters."""
+    arrays: list[tuple[str, mx.array]] = tree_flatten(module.parameters())  # type: ignore[assignment]
     return sum(array.nbytes for _, array in arrays)
 
 

@@ -19,7 +19,7 @@ from mlx_video.planning.stage_peaks import bytes_read_per_step, denoise_peak, te
 from mlx_video.planning.vae_memory import decode_peak_bytes, encode_peak_bytes, scratch_bytes
 from mlx_video.planning.weight_bytes import WeightBytes, weigh
 from mlx_video.request import StreamMode, TilingMode
-from mlx_video.weights.component_networks import Work, find_network
+from mlx_video.weights.component_networks import Workload, find_network
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +220,7 @@ def _stage(task: MemoryTask, name: str, holds: str, peak: Peak, host: Host, read
         network = find_network(part)
         if network.stage != name:
             continue
-        work = Work(weights.number_bytes, task.num_images, task.geometry.latent_shape)
+        work = Workload(weights.number_bytes, task.num_images, task.geometry.latent_shape)
         own, words = network.peak(sizes, work).beside(weights.total), find_component(part).words
         if network.placement == "before":
             peak, holds = peak.or_before(own), f"{words}, then {holds}"

@@ -11,8 +11,9 @@ from mlx_video.config import ModelConfig, VAEConfig
 from mlx_video.formats.tensor_info import TensorInfo
 from mlx_video.layouts.components import IMAGE_ENCODER
 from mlx_video.layouts.model_folder import ModelFolder
-from mlx_video.loading.components import VAE_HALVES, Half, list_optional, open_part
+from mlx_video.loading.components import list_optional, open_part
 from mlx_video.loading.open_parts import open_text_encoder, open_transformer, open_vae
+from mlx_video.loading.vae_halves import VAE_HALVES, Half
 from mlx_video.planning.weight_bytes import WeightBytes, weigh
 from mlx_video.variants.registry import find_variant
 from mlx_video.weights.component_networks import find_network

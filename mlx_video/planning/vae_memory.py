@@ -20,12 +20,11 @@ from mlx_video.config import VAEConfig
 from mlx_video.latents.tiling import DECODER_STAGES, ENCODER_STAGES, Tile, cut_tiles
 from mlx_video.models.vae.autoencoder import NETWORK_STRIDE
 from mlx_video.models.vae.convolutions import MIN_CHANNELS_OF_SHIFTED
-from mlx_video.models.vae.halves import decoder_widths, encoder_widths
+from mlx_video.models.vae.halves import LAST_STAGE, decoder_widths, encoder_widths
 from mlx_video.models.vae.layers import QUERIES_AT_A_TIME
 
 ITEM_BYTES = 4
 COLOURS = 3
-LAST_STAGE = 3  # the one without resampling
 TAPS = 3
 KERNEL_PIXELS = 9
 KEPT = TAPS - 1  # frames that a kernel of three taps keeps

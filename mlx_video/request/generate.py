@@ -43,7 +43,7 @@ from mlx_video.request.kinds import (
     WrittenPath,
 )
 from mlx_video.request.option import (
-    Rule,
+    Bounds,
     at_least,
     between,
     check_options,
@@ -52,14 +52,12 @@ from mlx_video.request.option import (
     positive,
     settle_paths,
 )
-from mlx_video.request.shared import adapters_option, strict_option
+from mlx_video.request.shared import TEXT_GROUP, THE_MODELS, adapters_option, strict_option
 
-_TEXT = "model and text"
 _GUIDANCE = "guidance"
 _STEP_CACHE = "step cache"
 SPARINGLY_RECORDED = (_GUIDANCE, _STEP_CACHE)
 """Groups of options that decide nothing, and are not recorded, at their defaults."""
-_THE_MODELS = "the model's"
 _SIZE_HELP = "pixels, rounded to a multiple of 16, TI2V 5B: 32"
 _SIZE_DEFAULT = "the model's, or the image's shape"
 
@@ -76,15 +74,15 @@ class GenerateRequest:
 
     prompt: str = option(
         help='what the video shows; `""` for no prompt',
-        group=_TEXT,
+        group=TEXT_GROUP,
         default_text="the demo model's example",
         input="text",
     )
     negative_prompt: str | None = option(
         None,
         help='what it should not show; `""` for nothing',
-        group=_TEXT,
-        default_text=_THE_MODELS,
+        group=TEXT_GROUP,
+        default_text=THE_MODELS,
         off_help="guide against the empty prompt",
     )
     image: ImageSource | None = option(
@@ -115,7 +113,7 @@ class GenerateRequest:
         help="how much of --input-video is made anew, above 0 to 1; near 0 it stays as it is, at 1 nothing "
         "of it does",
         group="videos",
-        check=Rule(lambda value: 0 < value <= 1, "above 0 and at most 1"),
+        check=Bounds(lambda value: 0 < value <= 1, "above 0 and at most 1"),
         only_with=("input_video",),
     )
     video_fps: float | None = option(
@@ -136,14 +134,14 @@ class GenerateRequest:
         None,
         help="frames, 4n+1: 17, 49, 81 ...",
         group="size",
-        default_text=_THE_MODELS,
+        default_text=THE_MODELS,
         check=at_least(1),
     )
     steps: int | None = option(
         None,
         help=f"sampling steps, 1 to {MAX_STEPS}",
         group="sampling",
-        default_text=_THE_MODELS,
+        default_text=THE_MODELS,
         check=between(1, MAX_STEPS),
     )
     guide_scale: GuideScale | None = option(
@@ -151,20 +149,20 @@ class GenerateRequest:
         help="how strongly the prompt steers, or `low,high` for two experts; 1 skips the negative pass and "
         "halves the time",
         group="sampling",
-        default_text=_THE_MODELS,
+        default_text=THE_MODELS,
     )
     shift: float | None = option(
         None,
         help="moves steps towards high noise",
         group="sampling",
-        default_text=_THE_MODELS,
+        default_text=THE_MODELS,
         check=positive("; the models use 3 to 16"),
     )
     boundary: float | None = option(
         None,
         help="0 to 1: noise level from which on the high-noise expert serves; Wan2.2 A14B only",
         group="sampling",
-        default_text=_THE_MODELS,
+        default_text=THE_MODELS,
         check=between(0, 1, "; the models use 0.875 and 0.9"),
     )
     experts: ExpertMode = option(

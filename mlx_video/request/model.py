@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from mlx_video.request.describe import documented
 from mlx_video.request.kinds import Place
 from mlx_video.request.option import check_options, option
-from mlx_video.request.shared import component_option, revision_option, tokenizer_option
+from mlx_video.request.shared import (
+    TEXT_GROUP,
+    THE_MODELS,
+    component_option,
+    revision_option,
+    tokenizer_option,
+)
 
-_TEXT = "model and text"
 _COMPONENTS = "components from elsewhere"
-_THE_MODELS = "the model's"
 
 
 def _weights_option(what: str) -> Place | None:
@@ -19,7 +23,7 @@ def _weights_option(what: str) -> Place | None:
         f"{what} in place of the model's: a file or a folder that holds it, converted or of any Wan "
         "checkpoint, here or as `owner/name/file` on the Hub",
         _COMPONENTS,
-        _THE_MODELS,
+        THE_MODELS,
     )
 
 
@@ -32,14 +36,14 @@ class ModelRequest:
         None,
         help="converted model folder, or a folder of FastVideo's for MLX; or `owner/name` of a repository on "
         "the Hub or the address of its page, to be downloaded",
-        group=_TEXT,
+        group=TEXT_GROUP,
         flag_name="model_dir",
         default_text="the demo model",
     )
-    revision: str | None = revision_option(_TEXT)
+    revision: str | None = revision_option(TEXT_GROUP)
     text_encoder: Place | None = _weights_option("UMT5")
     vae: Place | None = _weights_option("the VAE")
-    tokenizer: Place | None = tokenizer_option(_COMPONENTS, _THE_MODELS)
+    tokenizer: Place | None = tokenizer_option(_COMPONENTS, THE_MODELS)
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -18,7 +18,7 @@ _KEY = "option"
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class Bounds:
     """What an option's value must be beyond its kind.
 
     Attributes:
@@ -30,19 +30,19 @@ class Rule:
     must_be: str
 
 
-def at_least(lowest: float) -> Rule:
+def at_least(lowest: float) -> Bounds:
     """A number of `lowest` or more."""
-    return Rule(lambda value: value >= lowest, f"at least {lowest}")
+    return Bounds(lambda value: value >= lowest, f"at least {lowest}")
 
 
-def between(lowest: float, highest: float, advice: str = "") -> Rule:
+def between(lowest: float, highest: float, advice: str = "") -> Bounds:
     """A number in a closed range."""
-    return Rule(lambda value: lowest <= value <= highest, f"between {lowest} and {highest}{advice}")
+    return Bounds(lambda value: lowest <= value <= highest, f"between {lowest} and {highest}{advice}")
 
 
-def positive(advice: str = "") -> Rule:
+def positive(advice: str = "") -> Bounds:
     """A finite number above zero."""
-    return Rule(lambda value: 0 < value < float("inf"), f"a positive number{advice}")
+    return Bounds(lambda value: 0 < value < float("inf"), f"a positive number{advice}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class Option:
     help: str
     group: str = ""
     default_text: str = ""
-    check: Rule | None = None
+    check: Bounds | None = None
     metavar: str = ""
     flag_name: str = ""
     off_help: str = ""
@@ -181,7 +181,7 @@ class Option:
         """Refuse a value that the option does not take.
 
         Raises:
-            RequestError: it is of another kind, none of the choices, or breaks the rule.
+            RequestError: it is of another kind, none of the choices, or out of bounds.
         """
         if value is None and self.default is None:
             return
@@ -219,7 +219,7 @@ def option(default: Any = MISSING, **traits: Any) -> Any:
 
 def options_of(declared: type) -> Mapping[str, Option]:
     """The options that a dataclass declares: name of the field → option, in their order."""
-    return _options_of(declared)
+    return _options_of(declared)  # type checkers take no dataclass for an argument of a cached function
 
 
 @cache

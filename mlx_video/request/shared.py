@@ -6,6 +6,8 @@ from typing import Any
 
 from mlx_video.request.option import option
 
+TEXT_GROUP = "model and text"
+THE_MODELS = "the model's"
 _ADAPTED = {
     "lora": "every transformer",
     "lora_high": "the high-noise expert alone",

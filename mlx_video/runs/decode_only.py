@@ -10,7 +10,7 @@ from mlx_video.geometry import VideoGeometry, measure, pixel_frames
 from mlx_video.latents.latents_file import load_latents
 from mlx_video.latents.run_state import RunState, is_state, load_state
 from mlx_video.layouts.model_folder import ModelFolder
-from mlx_video.loading.components import check_vae_decoder
+from mlx_video.loading.vae_halves import check_vae_decoder
 from mlx_video.request import GenerateRequest
 from mlx_video.runs.run import Run
 from mlx_video.runs.settings import RunPlan, check_trim, report_output_size

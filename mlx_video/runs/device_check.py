@@ -20,11 +20,11 @@ from mlx_video.device.report import (
     write_report,
 )
 from mlx_video.errors import DeviceError, MediaError
-from mlx_video.events import Event, FileWritten, Notice, OperationsChecked, TextResult
+from mlx_video.events import Event, FileWritten, Notice, OperationsChecked, TextResult, Work
 from mlx_video.files.cache_folder import cache_folder
 from mlx_video.models.dispatch import current_limits, use_limits
 from mlx_video.models.elementwise import on_gpu
-from mlx_video.runs.run import Run, Work
+from mlx_video.runs.run import Run
 
 ABORTED = ("ErrorTimeout", "ErrorImpactingInteractivity")
 """What Metal's messages contain where a dispatch took too long."""

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mlx_video.layouts.model_folder import CONFIG_FILE, TOKENIZER_FILES, ModelFolder
+from mlx_video.layouts.folder_layout import CONFIG_FILE, TOKENIZER_FILES
+from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.request import GenerateRequest, options_of
 from mlx_video.request.kinds import ADAPTERS, FILE, IMAGE, VIDEO, Kind
 

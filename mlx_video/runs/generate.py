@@ -9,12 +9,13 @@ from pathlib import Path
 import mlx.core as mx
 
 from mlx_video.config import ModelConfig
-from mlx_video.events import FileWritten, MemoryPlanned, Notice
+from mlx_video.events import FileWritten, MemoryPlanned, Notice, Value, Work
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.adapters import read_all_adapters
-from mlx_video.loading.components import check_vae_encoder, check_weights
+from mlx_video.loading.components import check_weights
 from mlx_video.loading.residency import release_memory
 from mlx_video.loading.session import Session
+from mlx_video.loading.vae_halves import check_vae_encoder
 from mlx_video.media.open_image import open_image
 from mlx_video.media.sources.pick_frames import check_length
 from mlx_video.media.sources.source_video import open_video
@@ -27,7 +28,7 @@ from mlx_video.runs.inputs import find_picking, report_missing_tokenizer, with_t
 from mlx_video.runs.memory import plan_of, planned_limits, with_memory_plan
 from mlx_video.runs.modes import make_video
 from mlx_video.runs.outputs import check_outputs, check_scratch_space
-from mlx_video.runs.run import Run, Value, Work
+from mlx_video.runs.run import Run
 from mlx_video.runs.settings import ImageSize, check_inputs, plan_run
 from mlx_video.runs.stages.decode import FrameSink
 from mlx_video.runs.state.resume import find_start, forget_state, report_start, resume_hint_noted
@@ -95,7 +96,7 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
         MediaError: an image or a video cannot be read.
     """
     variant = find_variant(config)
-    check_inputs(request, variant)
+    check_inputs(request, variant)  # before any image is opened
     given = {name: image for name in IMAGE_INPUTS if (image := getattr(request, name)) is not None}
     opened = {name: open_image(image) for name, image in given.items()}
     images = {name: image.pixels for name, image in opened.items()}

@@ -17,7 +17,7 @@ from mlx_video.conditioning.image_tokens import encode_images
 from mlx_video.conditioning.text import PromptTokenizer, count_tokens, load_tokenizer, number_prompt
 from mlx_video.conditioning.units import UnitInputs
 from mlx_video.errors import CheckpointError, MediaError
-from mlx_video.events import BlocksRead, Event, FramesEncoded, Notice
+from mlx_video.events import BlocksRead, Event, FramesEncoded, Notice, Work, finish, with_events
 from mlx_video.hub.fetch import TOKENIZER_REPOSITORY, fetch_tokenizer
 from mlx_video.latents.encode import encode_chunks
 from mlx_video.layouts.model_folder import ModelFolder
@@ -26,9 +26,10 @@ from mlx_video.loading.streamed_text_encoder import encode_resident, encode_stre
 from mlx_video.media.fit import fit_frame
 from mlx_video.media.sources.pick_frames import Picking, pick_frames
 from mlx_video.models.vae.autoencoder import WanVAE
+from mlx_video.planning.choices import TEXT_ENCODER
 from mlx_video.request import GenerateRequest
-from mlx_video.runs.networks import TEXT_ENCODER, is_kept, use_image_encoder, use_text_encoder, use_vae
-from mlx_video.runs.run import Run, Work, finish, with_events
+from mlx_video.runs.networks import is_kept, use_image_encoder, use_text_encoder, use_vae
+from mlx_video.runs.run import Run
 from mlx_video.runs.settings import RunPlan
 
 Texts = Sequence[Sequence[int]]

@@ -7,8 +7,9 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_video.events import Work
 from mlx_video.runs.inputs import unit_inputs
-from mlx_video.runs.run import Run, Work
+from mlx_video.runs.run import Run
 from mlx_video.runs.stages.decode import DECODE, FrameSink
 from mlx_video.runs.stages.denoise import DENOISE
 from mlx_video.runs.stages.encode import IMAGE, TEXT

@@ -11,17 +11,11 @@ from mlx_video.config import ModelConfig
 from mlx_video.formats.fingerprint import stamp_files
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.block_stream import BlockStream
-from mlx_video.loading.components import (
-    Half,
-    load_image_encoder,
-    load_text_encoder,
-    load_transformer,
-    load_vae_decoder,
-    load_vae_encoder,
-)
-from mlx_video.loading.residency import Component, count_bytes, resident
+from mlx_video.loading.components import load_image_encoder, load_text_encoder, load_transformer
+from mlx_video.loading.residency import Module, count_bytes, resident
 from mlx_video.loading.session import Network, NetworkKey
 from mlx_video.loading.streamed_transformer import open_streamed_transformer
+from mlx_video.loading.vae_halves import Half, load_vae_decoder, load_vae_encoder
 from mlx_video.models.image_encoder import CLIPImageEncoder
 from mlx_video.models.text_encoder import UMT5Encoder
 from mlx_video.models.vae.autoencoder import WanVAE
@@ -29,7 +23,7 @@ from mlx_video.models.video_transformer import VideoTransformer
 from mlx_video.planning.choices import IMAGE_ENCODER, TEXT_ENCODER, VAE_DECODER, VAE_ENCODER
 from mlx_video.runs.run import Run
 
-Load = Callable[[ModelFolder, ModelConfig], Component]
+Load = Callable[[ModelFolder, ModelConfig], Module]
 OpenTransformer = tuple[VideoTransformer, BlockStream | None]
 """A transformer, and where its blocks are read from; None where all are in memory."""
 
@@ -78,7 +72,7 @@ def use_transformer(run: Run, name: str) -> Iterator[OpenTransformer]:
         streamed = blocks.nbytes + (adapters.nbytes if adapters else 0) if blocks else 0
         return count_bytes(transformer) + streamed
 
-    with _lend(run, name, partial(open_transformer, run, name), weigh) as (transformer, blocks):
+    with _lend(run, name, partial(load_or_stream, run, name), weigh) as (transformer, blocks):
         try:
             yield transformer, blocks
         finally:
@@ -89,7 +83,7 @@ def use_transformer(run: Run, name: str) -> Iterator[OpenTransformer]:
 
 
 @contextmanager
-def open_transformer(run: Run, name: str) -> Iterator[OpenTransformer]:
+def load_or_stream(run: Run, name: str) -> Iterator[OpenTransformer]:
     """Load a transformer, whole or but for the blocks that are streamed; all is released at the end."""
     adapters, mode = run.adapters.get(name), run.request.lora_mode
     resident_blocks = run.plan.memory.resident_blocks
@@ -120,7 +114,7 @@ def use_vae(run: Run, half: Half) -> AbstractContextManager[WanVAE]:
     return _use(run, VAE_DECODER, load_vae_decoder)
 
 
-def _use(run: Run, name: str, load: Load[Component]) -> AbstractContextManager[Component]:
+def _use(run: Run, name: str, load: Load[Module]) -> AbstractContextManager[Module]:
     return _lend(run, name, lambda: resident(partial(load, run.model, run.config)), count_bytes)
 
 

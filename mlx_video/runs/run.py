@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import closing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_video.config import ModelConfig
-from mlx_video.events import Event
 from mlx_video.files.hub_cache import published_name
 from mlx_video.latents.run_state import RunState
 from mlx_video.layouts.model_folder import ModelFolder
@@ -21,38 +18,9 @@ from mlx_video.media.sources.source_video import SourceVideo
 from mlx_video.models.dispatch import Limits, current_limits
 from mlx_video.planning.memory_plan import MemoryPlan
 from mlx_video.request import GenerateRequest
-from mlx_video.runs.settings import RunPlan, describe_run
+from mlx_video.runs.record import describe_run
+from mlx_video.runs.settings import RunPlan
 from mlx_video.variants.variant import Variant
-
-Value = TypeVar("Value")
-Reported = TypeVar("Reported")
-Told = TypeVar("Told")
-Work = Generator[Event, None, Value]
-"""A stage: yields what happens and returns its result."""
-
-
-def finish(work: Work[Value], on_event: Callable[[Event], None]) -> Value:
-    """Let a stage run to its end, and give what it returns; it ends too where `on_event` raises an error."""
-    with closing(work):
-        while True:
-            try:
-                event = next(work)
-            except StopIteration as end:
-                return end.value
-            on_event(event)
-
-
-def with_events(
-    work: Generator[Reported, None, Value], events_of: Callable[[Reported], Iterable[Told]]
-) -> Generator[Told, None, Value]:
-    """Work that yields other events in place of each thing that it reports, and returns the same."""
-    with closing(work):
-        while True:
-            try:
-                reported = next(work)
-            except StopIteration as end:
-                return end.value
-            yield from events_of(reported)
 
 
 @dataclass(frozen=True, slots=True)

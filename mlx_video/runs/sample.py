@@ -11,7 +11,7 @@ import mlx.core as mx
 
 from mlx_video.conditioning.frames import impose_first_frame
 from mlx_video.conditioning.types import Conditioning
-from mlx_video.events import Event, Notice, StepFinished
+from mlx_video.events import Event, Notice, StepFinished, Work, with_events
 from mlx_video.models.block_context import (
     CrossAttentionCache,
     Pass,
@@ -24,7 +24,7 @@ from mlx_video.models.forward import BlockSource
 from mlx_video.models.token_layout import TokenLayout
 from mlx_video.models.video_transformer import VideoTransformer
 from mlx_video.runs.networks import use_transformer
-from mlx_video.runs.run import Run, Work, with_events
+from mlx_video.runs.run import Run
 from mlx_video.runs.state.resume import keep_step
 from mlx_video.sampling.denoise import Constrain, denoise
 from mlx_video.sampling.experts import ExpertRelay, count_high_noise_steps
@@ -101,7 +101,7 @@ def open_velocity(
     """The velocity function of a run; its transformers are in memory at most while the context is open."""
 
     def open_expert(name: str) -> AbstractContextManager[Velocity]:
-        return open_transformer(run, recipe, conditioning, name, memory)
+        return open_guided_transformer(run, recipe, conditioning, name, memory)
 
     if recipe.expert_split is None:
         return open_expert("model")
@@ -109,7 +109,7 @@ def open_velocity(
 
 
 @contextmanager
-def open_transformer(
+def open_guided_transformer(
     run: Run, recipe: Recipe, conditioning: Conditioning, name: str, memory: SamplerState
 ) -> Iterator[Velocity]:
     """One transformer of the model under guidance, for the length of a `with` block.

@@ -6,20 +6,15 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
 
 from mlx_video.config import ModelConfig
 from mlx_video.errors import RequestError
 from mlx_video.events import Notice
 from mlx_video.geometry import VideoGeometry, check_num_frames, measure, round_size, size_multiple
-from mlx_video.media.open_image import name_image
-from mlx_video.media.sources.source_video import name_video
 from mlx_video.models.dispatch import LARGEST_ARRAY
 from mlx_video.models.rope import MAX_POSITIONS
 from mlx_video.planning.choices import MemoryChoices
-from mlx_video.request import IMAGE_INPUTS, LORA_FIELDS, GenerateRequest, Option, options_of
-from mlx_video.request.generate import SPARINGLY_RECORDED
-from mlx_video.request.kinds import IMAGE, VIDEO
+from mlx_video.request import IMAGE_INPUTS, GenerateRequest
 from mlx_video.runs.recipe_choice import ChosenRecipe, choose_recipe, read_choices, report_distilled
 from mlx_video.sampling.recipe import ModelSampling, Recipe
 from mlx_video.sampling.recipes.settle import settle_recipe
@@ -268,44 +263,3 @@ def _check_grid(geometry: VideoGeometry, dim: int) -> None:
             f"{geometry.num_frames} of {geometry.width}x{geometry.height} pixels: {tokens:,} tokens of {dim} "
             "numbers are more than GPU kernels can count. Choose fewer frames, or a smaller size.",
         )
-
-
-def describe_run(request: GenerateRequest, plan: RunPlan, model: str) -> dict[str, str]:
-    """All settings of a run as text, for the metadata of what it writes."""
-    settled = _settled_values(request, plan)
-    settings = {"model": model, "fps": str(plan.fps)}
-    if plan.geometry.output_scale != 1:
-        settings["output_size"] = "{}x{}".format(*plan.geometry.output_size)
-    for name, declared in options_of(type(request)).items():
-        value = settled.get(name, getattr(request, name))
-        if declared.group in SPARINGLY_RECORDED and value == declared.default:
-            continue
-        if declared.is_recorded(request) and value is not None:
-            settings[name] = _describe_value(declared, value)
-    return settings
-
-
-def _settled_values(request: GenerateRequest, plan: RunPlan) -> dict[str, object]:
-    """What a run takes for options that are left open; None for those that decide nothing in it."""
-    geometry = plan.geometry
-    return {
-        "negative_prompt": plan.negative_prompt or "",
-        "scheduler": plan.recipe and plan.recipe.solver,
-        "steps": plan.recipe and plan.recipe.steps,
-        "shift": plan.shift,
-        "guide_scale": plan.guide_scale_text,
-        "boundary": plan.boundary or None,
-        **(plan.recipe.settings if plan.recipe else {}),
-        "width": geometry.width,
-        "height": geometry.height,
-        "num_frames": geometry.num_frames,
-        **{name: getattr(request, name) or None for name in LORA_FIELDS},
-    }
-
-
-def _describe_value(declared: Option, value: Any) -> str:
-    if declared.kind is IMAGE:
-        return name_image(value)
-    if declared.kind is VIDEO:
-        return name_video(value)
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

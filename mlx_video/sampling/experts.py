@@ -14,7 +14,6 @@ from mlx_video.sampling.guidance import Velocity
 from mlx_video.sampling.schedule import NUM_TRAIN_TIMESTEPS, Schedule
 
 ExpertName = Literal["low_noise", "high_noise"]
-EXPERTS: tuple[ExpertName, ...] = ("high_noise", "low_noise")  # in the order of a run
 
 ExpertSplit = Callable[[Step], ExpertName]
 """The expert of a step."""

@@ -43,7 +43,7 @@ class ReadSizes(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class Workload:
     """What decides the memory of a component at work.
 
     Attributes:
@@ -94,7 +94,7 @@ class ComponentNetwork:
     taken_width: Callable[[ModelConfig], int | None] | None = None
     stage: str = ""
     placement: Literal["before", "beside"] = "beside"
-    peak: Callable[[Any, Work], Peak] = lambda sizes, work: Peak(0, 0)
+    peak: Callable[[Any, Workload], Peak] = lambda sizes, work: Peak(0, 0)
 
     def feeds(self, config: ModelConfig) -> bool:
         """Whether a model's transformer takes the component's features."""
@@ -143,7 +143,7 @@ def check_width(row: Component, sizes: Any, config: ModelConfig, label: str, cur
         )
 
 
-TEXT_ENCODER = ComponentNetwork(
+_TEXT_ENCODER = ComponentNetwork(
     spellings=spellings.TEXT_ENCODER,
     read_sizes=text_encoder_names.read_text_encoder_config,
     read_converted_sizes=text_encoder_names.read_text_encoder_config,
@@ -157,7 +157,7 @@ TEXT_ENCODER = ComponentNetwork(
     taken_width=lambda config: config.transformer.text_dim,
 )
 
-IMAGE_ENCODER = ComponentNetwork(
+_IMAGE_ENCODER = ComponentNetwork(
     spellings=spellings.IMAGE_ENCODER,
     read_sizes=image_encoder_names.read_image_encoder_config,
     read_converted_sizes=image_encoder_names.read_converted_image_encoder_config,
@@ -175,7 +175,7 @@ IMAGE_ENCODER = ComponentNetwork(
     peak=lambda sizes, work: image_encoder_peak(sizes, work.num_images, number_bytes=work.number_bytes),
 )
 
-VAE = ComponentNetwork(
+_VAE = ComponentNetwork(
     spellings=spellings.VAE,
     read_sizes=vae_names.read_vae_config,
     read_converted_sizes=vae_names.read_vae_config,
@@ -189,9 +189,9 @@ VAE = ComponentNetwork(
 )
 
 NETWORKS: Mapping[str, ComponentNetwork] = {
-    "text_encoder": TEXT_ENCODER,
-    "image_encoder": IMAGE_ENCODER,
-    "vae": VAE,
+    "text_encoder": _TEXT_ENCODER,
+    "image_encoder": _IMAGE_ENCODER,
+    "vae": _VAE,
 }
 
 

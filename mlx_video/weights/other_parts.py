@@ -7,9 +7,10 @@ from types import MappingProxyType
 
 from mlx_video.config import WAN21_VAE, WAN22_VAE
 from mlx_video.formats.tensor_source import TensorInfo
+from mlx_video.models.vae.wan21 import PIXEL_CHANNELS
+from mlx_video.models.vae.wan22 import PACKED_CHANNELS
 from mlx_video.weights.component_kind import is_other_text_encoder
 from mlx_video.weights.names import image_encoder_names, text_encoder_names
-from mlx_video.weights.names.vae_shapes import PACKED_CHANNELS, PIXEL_CHANNELS
 
 # Width of a CLIP visual tower → what it is called; Wan's is ViT-H, 1280 wide.
 # Source: comfyanonymous/ComfyUI comfy/clip_vision.py, load_clipvision_from_sd.

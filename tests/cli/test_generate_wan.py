@@ -17,7 +17,8 @@ from mlx_video import RequestError, WanPipeline, convert_checkpoint, generate_wa
 from mlx_video import api as wan_pipeline
 from mlx_video.latents.decode import decode_frames, to_uint8, to_uint8_rounded
 from mlx_video.latents.latents_file import load_latents
-from mlx_video.loading.components import load_vae_decoder, open_model
+from mlx_video.loading.components import open_model
+from mlx_video.loading.vae_halves import load_vae_decoder
 from mlx_video.media.video import read_frames, read_video_metadata
 from tests.fixtures.tiny_checkpoint import write_tiny_checkpoint
 

@@ -92,6 +92,13 @@ def test_components_that_the_pipeline_lists_as_absent_are_not_chosen():
     assert choose(names, {"model_index.json": index}) == sorted(diffusers_names())
 
 
+@pytest.mark.parametrize(("given", "kept"), [("high_noise", "transformer_2"), ("low_noise", "transformer")])
+def test_of_two_experts_in_diffusers_layout_the_one_is_chosen_that_the_user_lacks(given, kept):
+    second = ["transformer_2/config.json", f"transformer_2/{STEM}.safetensors"]
+    found = choose([*diffusers_names(), *second], given=[given])
+    assert {name.split("/")[0] for name in found if name.startswith("transformer")} == {kept}
+
+
 @pytest.mark.parametrize(
     ("given", "left_out"),
     [("text_encoder", T5), ("vae", "Wan2.1_VAE.pth"), ("tokenizer", "google/umt5-xxl/tokenizer.json")],
@@ -110,6 +117,21 @@ def test_a_converted_folder_is_chosen_to_run_but_not_to_convert():
     assert choose([*names, *PRESENTATION, "demo.mp4"], use="run") == sorted(names)
     with pytest.raises(CheckpointError, match=r"owner/name: is already an MLX folder.*--quantize-only"):
         choose(names)
+
+
+@pytest.mark.parametrize(
+    ("given", "start"), [("text_encoder", "t5_encoder"), ("vae", "vae"), ("tokenizer", "tokenizer")]
+)
+def test_components_of_a_converted_folder_that_the_user_has_elsewhere_are_left_out(given, start):
+    names = [*converted_names(), "vae_encoder.safetensors", "tokenizer/spiece.model"]
+    kept = sorted(name for name in names if not name.startswith(start))
+    assert len(kept) < len(names)
+    assert choose(names, use="run", given=[given]) == kept
+
+
+def test_of_a_converted_folder_no_more_than_a_run_opens_is_chosen():
+    others = ["clip_vision_h.safetensors", "t5_encoder_q8.safetensors", "lora.safetensors", "stats.json"]
+    assert choose([*converted_names(), *others], use="run") == sorted(converted_names())
 
 
 @pytest.mark.parametrize("names", [original_names(), diffusers_names()])
@@ -179,6 +201,11 @@ def test_of_a_fastvideo_repository_that_is_chosen_which_a_run_reads():
     assert choose([*names, *extra], use="run", given=("vae", "text_encoder")) == sorted(without)
 
 
+def test_averaged_weights_alone_are_chosen_from_their_folder():
+    names = [f"ema/{name}" if name.startswith("mlx_dit") else name for name in fastvideo_names()]
+    assert choose([*names, *PRESENTATION], use="run") == sorted(names)
+
+
 def test_a_fastvideo_repository_is_not_converted_but_run():
     with pytest.raises(CheckpointError, match=r"run as it is: .*generate_wan --model-dir owner/name"):
         choose(fastvideo_names())
@@ -238,6 +265,11 @@ def test_a_repository_of_adapters_is_told_from_one_of_models():
 PLAIN_SHARDS = shards("", 3)
 BF16_SHARDS = [name.replace(".safetensors", "-bf16.safetensors") for name in PLAIN_SHARDS]
 INDEX = f"{STEM}.safetensors.index.json"
+
+
+def test_files_of_other_names_in_an_index_are_not_chosen():
+    names = [INDEX, "config.json", "a.safetensors"]
+    assert choose(names, {INDEX: {"weight_map": {"t": "a.safetensors"}}}) == ["config.json", INDEX]
 
 
 @pytest.mark.parametrize("folder", ["", "high_noise_model/", "transformer/"])

@@ -13,7 +13,8 @@ from mlx_video.convert.find_checkpoint import find_checkpoint
 from mlx_video.convert_wan import main
 from mlx_video.errors import CheckpointError, ConfigError, RequestError
 from mlx_video.inspect.path import inspect_path
-from mlx_video.loading.components import check_vae_encoder, check_weights, open_model
+from mlx_video.loading.components import check_weights, open_model
+from mlx_video.loading.vae_halves import check_vae_encoder
 from mlx_video.request import ConvertRequest
 from mlx_video.weights.names.vae_names import vae_tensors
 from tests.fixtures.comfy_files import (

@@ -30,13 +30,13 @@ def test_a_converted_folder_gives_every_component(tmp_path):
     assert model.text_encoder == tmp_path / "t5_encoder.safetensors"
     assert model.vae == tmp_path / "vae.safetensors"
     assert model.vae_encoder is None
-    assert model.image_encoder is None
+    assert "image_encoder" not in model.parts
     assert model.tokenizer == tmp_path / "tokenizer"
 
 
 def test_an_image_encoder_is_found_where_there_is_one(tmp_path):
     file = touch(converted(tmp_path) / "clip_vision.safetensors")
-    assert open_model_folder(tmp_path).image_encoder == file
+    assert open_model_folder(tmp_path).parts["image_encoder"] == file
 
 
 def test_a_dual_folder_gives_both_experts(tmp_path):

@@ -5,13 +5,14 @@ import pytest
 
 from mlx_video.errors import CheckpointError
 from mlx_video.layouts import staging
-from mlx_video.layouts.model_folder import (
+from mlx_video.layouts.model_folder import open_model_folder
+from mlx_video.layouts.staging import (
     check_free_space,
+    check_replaceable,
     find_unfinished,
-    open_model_folder,
+    lies_in,
     staged_folder,
 )
-from mlx_video.layouts.staging import check_replaceable, lies_in
 from tests.layouts.fake_folders import converted, touch
 
 

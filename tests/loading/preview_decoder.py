@@ -12,7 +12,7 @@ from mlx_video.errors import CheckpointError
 from mlx_video.formats.tensor_info import TensorInfo
 from mlx_video.layouts.components import Component, Marks
 from mlx_video.models.peak import WIDE, Peak
-from mlx_video.weights.component_networks import ComponentNetwork, Work
+from mlx_video.weights.component_networks import ComponentNetwork, Workload
 from mlx_video.weights.rules import Rule, Shape
 from mlx_video.weights.spellings import KEEP, Spelling
 
@@ -54,7 +54,7 @@ def preview_tensors(sizes: PreviewSizes) -> dict[str, Shape]:
     return shapes | {"preview.out.weight": (3, sizes.width), "preview.out.bias": (3,)}
 
 
-def preview_peak(sizes: PreviewSizes, work: Work) -> Peak:
+def preview_peak(sizes: PreviewSizes, work: Workload) -> Peak:
     """Hidden channels of all cells, before and after the activation."""
     _, frames, height, width = work.latent_shape
     nbytes = 2 * frames * height * width * sizes.width * WIDE

@@ -15,13 +15,8 @@ from mlx_video.convert.convert import convert
 from mlx_video.errors import CheckpointError
 from mlx_video.latents.decode import decode_frames
 from mlx_video.latents.encode import encode_video
-from mlx_video.loading.components import (
-    check_vae_encoder,
-    check_weights,
-    load_vae_decoder,
-    load_vae_encoder,
-    open_model,
-)
+from mlx_video.loading.components import check_weights, open_model
+from mlx_video.loading.vae_halves import check_vae_encoder, load_vae_decoder, load_vae_encoder
 from mlx_video.models.vae.autoencoder import WanVAE
 from mlx_video.request import ConvertRequest
 from tests.fixtures.tiny_checkpoint import TinySizes, write_tiny_checkpoint

@@ -16,9 +16,9 @@ import pytest
 
 from mlx_video.conditioning.frames import Encoding, cut_images
 from mlx_video.conditioning.types import Conditioning
-from mlx_video.conditioning.units import UnitInputs, Work, build_conditioning, fill_conditioning
+from mlx_video.conditioning.units import UnitInputs, build_conditioning, fill_conditioning
 from mlx_video.config import ModelConfig, TransformerConfig, find_vae_config
-from mlx_video.events import FramesEncoded
+from mlx_video.events import FramesEncoded, Work
 from mlx_video.geometry import VideoGeometry, measure
 from mlx_video.models.block_context import Step
 from mlx_video.models.token_layout import video_layout

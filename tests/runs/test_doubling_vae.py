@@ -18,7 +18,8 @@ from mlx_video.events import Notice
 from mlx_video.generate_wan import main as generate_main
 from mlx_video.inspect.path import inspect_path
 from mlx_video.latents.encode import encode_video
-from mlx_video.loading.components import load_vae_encoder, open_model
+from mlx_video.loading.components import open_model
+from mlx_video.loading.vae_halves import load_vae_encoder
 from mlx_video.media.video import read_frames, read_video_metadata
 from mlx_video.weights.names.vae_names import vae_tensors
 from tests.fixtures.comfy_files import write_plain

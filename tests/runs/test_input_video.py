@@ -14,7 +14,7 @@ from mlx_video.cli import generate
 from mlx_video.errors import MediaError
 from mlx_video.events import Notice, StepFinished
 from mlx_video.latents.encode import encode_video
-from mlx_video.loading.components import load_vae_encoder
+from mlx_video.loading.vae_halves import load_vae_encoder
 from mlx_video.media.clip import Video
 from mlx_video.media.fit import fit_frame
 from mlx_video.media.resize import to_unit_range

@@ -11,9 +11,9 @@ import pytest
 
 from mlx_video import WanPipeline, convert_checkpoint
 from mlx_video.conditioning.types import Conditioning
-from mlx_video.conditioning.units import PROMPTS, Work, build_conditioning, fill_conditioning
+from mlx_video.conditioning.units import PROMPTS, build_conditioning, fill_conditioning
 from mlx_video.errors import CheckpointError
-from mlx_video.events import BlocksRead, FramesEncoded, Notice
+from mlx_video.events import BlocksRead, FramesEncoded, Notice, Work
 from mlx_video.generate_wan import build_parser, build_request
 from mlx_video.latents.encode import encode_video
 from mlx_video.request import GenerateRequest

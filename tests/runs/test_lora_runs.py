@@ -19,7 +19,7 @@ from mlx_video.api import build_request
 from mlx_video.conditioning.types import Conditioning
 from mlx_video.convert.quantize_plan import plan_quantization
 from mlx_video.events import Notice, StepFinished
-from mlx_video.loading import components
+from mlx_video.loading import components, vae_halves
 from mlx_video.loading.components import load_transformer, open_model
 from mlx_video.media.video import read_video_metadata
 from mlx_video.models.transformer import WanTransformer
@@ -241,7 +241,8 @@ def test_an_adapter_that_does_not_fit_is_refused_before_any_weight_is_read(
 ):
     write_adapter(tmp_path / "wide.safetensors", replace(CONFIG, dim=256, ffn_dim=512))
     read, events = [], []
-    monkeypatch.setattr(components, "load_module", lambda *_, **__: read.append(1))
+    for module in (components, vae_halves):
+        monkeypatch.setattr(module, "load_module", lambda *_, **__: read.append(1))
     pipeline = WanPipeline.from_pretrained(models.converted("single"))
     with pytest.raises(AdapterError, match="wide.safetensors"):
         pipeline("a cat", loras=[tmp_path / "wide.safetensors"], on_event=events.append, **SMALL)

@@ -11,11 +11,12 @@ import pytest
 from mlx_video import WanPipeline
 from mlx_video.events import Notice
 from mlx_video.formats.safetensors import SafetensorsFile
+from mlx_video.layouts.components import EXPERTS
 from mlx_video.models.block_context import BlockHook
 from mlx_video.models.matmul import attend
 from mlx_video.models.token_layout import TokenLayout, video_segment
 from mlx_video.runs.stages import denoise as stages
-from mlx_video.sampling.experts import EXPERTS, split_at_step
+from mlx_video.sampling.experts import split_at_step
 from mlx_video.sampling.guidance import NEGATIVE, POSITIVE, Branch
 from mlx_video.sampling.solvers.table import SOLVERS, SolverKind
 from mlx_video.sampling.step_caches.step_cache import CachePlan

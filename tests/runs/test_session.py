@@ -15,7 +15,7 @@ import pytest
 from mlx_video import CheckpointError, NonFiniteError, WanPipeline, convert_checkpoint
 from mlx_video.api import FrameCollector, build_request
 from mlx_video.cli.console import Console
-from mlx_video.events import MemoryPlanned, StageFinished, StepFinished
+from mlx_video.events import MemoryPlanned, StageFinished, StepFinished, Work
 from mlx_video.formats.tensor_file import TensorFile
 from mlx_video.generate_wan import main
 from mlx_video.loading.residency import release_memory
@@ -24,7 +24,6 @@ from mlx_video.models.transformer import WanTransformer
 from mlx_video.planning.budget import GB, Machine
 from mlx_video.runs import memory as run_memory
 from mlx_video.runs.generate import generate, prepare_run
-from mlx_video.runs.run import Work
 from tests.fixtures.adapter_files import write_adapter
 from tests.fixtures.reader_threads import count_busy_readers
 from tests.fixtures.tiny_checkpoint import TinySizes, write_tiny_checkpoint

@@ -10,7 +10,8 @@ import pytest
 from mlx_video.config import DEFAULT_NEGATIVE_PROMPT, ModelConfig, SamplingDefaults, TransformerConfig
 from mlx_video.errors import RequestError
 from mlx_video.request import GenerateRequest
-from mlx_video.runs.settings import ImageSize, describe_run, plan_run
+from mlx_video.runs.record import describe_run
+from mlx_video.runs.settings import ImageSize, plan_run
 from mlx_video.variants.registry import find_variant
 
 CONFIG = ModelConfig(

@@ -11,11 +11,11 @@ import pytest
 
 from mlx_video import WanPipeline, convert_checkpoint
 from mlx_video.api import build_request
-from mlx_video.events import FileWritten, Notice, StageFinished, StageStarted, StepFinished
+from mlx_video.events import FileWritten, Notice, StageFinished, StageStarted, StepFinished, Work, finish
 from mlx_video.latents.latents_file import load_latents
 from mlx_video.runs.generate import prepare_run
 from mlx_video.runs.modes import MODES
-from mlx_video.runs.run import Run, Work, finish
+from mlx_video.runs.run import Run
 from mlx_video.runs.stages.decode import DECODE
 from mlx_video.runs.stages.stage import Stage, run_stages
 from mlx_video.variants.registry import VARIANTS

@@ -15,6 +15,8 @@ import mlx.nn as nn
 from mlx_video.models.vae.layers import CausalConv3d, apply_head, head_layers, middle_layers
 from mlx_video.models.vae.stream import FRAME_BY_FRAME, Layer, StreamState, run_layers, run_stages
 
+LAST_STAGE = 3  # of four; the one without resampling
+
 
 def encoder_widths(width: int) -> tuple[int, int, int, int, int]:
     """Channels before and after each of an encoder's four stages."""

@@ -10,13 +10,12 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_video.models.vae.convolutions import split_frames
-from mlx_video.models.vae.halves import DecoderHalf, EncoderHalf, decoder_widths, encoder_widths
+from mlx_video.models.vae.halves import LAST_STAGE, DecoderHalf, EncoderHalf, decoder_widths, encoder_widths
 from mlx_video.models.vae.layers import Downsample, ResidualBlock, Upsample, apply_head
 from mlx_video.models.vae.stream import Layer, StreamState, run_layers
 
 # Three colours of 2×2 pixels: the networks work at half the resolution of the frames.
 PACKED_CHANNELS = 12
-LAST_STAGE = 3  # the one without resampling
 
 
 def pack_pixels(frames: mx.array, side: int = 2) -> mx.array:

@@ -9,13 +9,13 @@ from typing import Protocol
 import mlx.core as mx
 import numpy as np
 
-from mlx_video.events import FramesDecoded, TilesDecoded
+from mlx_video.events import FramesDecoded, TilesDecoded, Work
 from mlx_video.latents.decode import decode_chunks, to_uint8, to_uint8_rounded
 from mlx_video.media.frame_writer import FrameWriter
 from mlx_video.media.image import FrameFolderWriter
 from mlx_video.media.video import open_video_writer
 from mlx_video.runs.networks import use_vae
-from mlx_video.runs.run import Run, Work
+from mlx_video.runs.run import Run
 from mlx_video.runs.stages.stage import Stage
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from mlx_video.conditioning.control.units import COMMON_UNITS
 from mlx_video.conditioning.units import ConditioningUnit, Fields, UnitInputs, fill_conditioning
+from mlx_video.events import Work
 from mlx_video.runs.inputs import ModelEncoders
-from mlx_video.runs.run import Run, Work
+from mlx_video.runs.run import Run
 from mlx_video.runs.stages.stage import Stage
 
 

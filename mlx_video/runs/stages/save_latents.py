@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from mlx_video.events import FileWritten
+from mlx_video.events import FileWritten, Work
 from mlx_video.latents.latents_file import save_latents
-from mlx_video.runs.run import Run, Work
+from mlx_video.runs.run import Run
 from mlx_video.runs.stages.stage import Stage
 
 

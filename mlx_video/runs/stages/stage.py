@@ -9,10 +9,10 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_video.events import StageFinished, StageStarted
+from mlx_video.events import StageFinished, StageStarted, Value, Work
 from mlx_video.loading.residency import release_memory
 from mlx_video.runs.networks import make_room
-from mlx_video.runs.run import Run, Value, Work
+from mlx_video.runs.run import Run
 
 
 @dataclass(frozen=True, slots=True)

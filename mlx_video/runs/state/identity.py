@@ -13,7 +13,7 @@ from mlx_video.errors import RequestError
 from mlx_video.formats.fingerprint import fingerprint_weights
 from mlx_video.latents.run_state import RunState
 from mlx_video.layouts.components import VAE
-from mlx_video.layouts.model_folder import TOKENIZER_FILES
+from mlx_video.layouts.folder_layout import TOKENIZER_FILES
 from mlx_video.media.sources.source_video import SourceVideo
 from mlx_video.request import LORA_FIELDS, flag_of, options_of
 from mlx_video.request.kinds import ADAPTERS, IMAGE, VIDEO

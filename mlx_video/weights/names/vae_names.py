@@ -10,7 +10,8 @@ from dataclasses import replace
 from mlx_video.config import WAN22_VAE, VAEConfig, find_vae_config
 from mlx_video.errors import CheckpointError, ConfigError
 from mlx_video.formats.tensor_source import TensorInfo
-from mlx_video.weights.names.vae_shapes import PIXEL_CHANNELS, vae_tensors
+from mlx_video.models.vae.wan21 import PIXEL_CHANNELS
+from mlx_video.weights.names.vae_shapes import vae_tensors
 from mlx_video.weights.rules import CHANNELS_LAST, IDENTITY, Rule, Transform
 
 __all__ = [

@@ -5,11 +5,10 @@ from __future__ import annotations
 from itertools import pairwise
 
 from mlx_video.config import WAN22_VAE, VAEConfig
+from mlx_video.models.vae.halves import LAST_STAGE, decoder_widths, encoder_widths
+from mlx_video.models.vae.wan21 import PIXEL_CHANNELS
+from mlx_video.models.vae.wan22 import PACKED_CHANNELS
 from mlx_video.weights.rules import Shape
-
-PIXEL_CHANNELS = 3
-PACKED_CHANNELS = 12  # three colours of 2×2 pixels
-LAST_STAGE = 3  # the one without resampling
 
 
 def vae_tensors(config: VAEConfig) -> dict[str, Shape]:
@@ -31,7 +30,7 @@ def vae_tensors(config: VAEConfig) -> dict[str, Shape]:
 
 
 def _wan21_encoder(width: int, z_dim: int) -> dict[str, Shape]:
-    widths = _encoder_widths(width)
+    widths = encoder_widths(width)
     tensors = _conv("encoder.conv1", width, PIXEL_CHANNELS, 3, 3, 3)
     index = 0
     for stage, (into, out) in enumerate(pairwise(widths)):
@@ -45,7 +44,7 @@ def _wan21_encoder(width: int, z_dim: int) -> dict[str, Shape]:
 
 
 def _wan21_decoder(width: int, z_dim: int) -> dict[str, Shape]:
-    widths = _decoder_widths(width)
+    widths = decoder_widths(width)
     tensors = _decoder_start(widths[0], z_dim)
     index = 0
     for stage, (into, out) in enumerate(pairwise(widths)):
@@ -60,7 +59,7 @@ def _wan21_decoder(width: int, z_dim: int) -> dict[str, Shape]:
 
 
 def _wan22_encoder(width: int, z_dim: int) -> dict[str, Shape]:
-    widths = _encoder_widths(width)
+    widths = encoder_widths(width)
     tensors = _conv("encoder.conv1", width, PACKED_CHANNELS, 3, 3, 3)
     for stage, (into, out) in enumerate(pairwise(widths)):
         path = f"encoder.downsamples.{stage}.downsamples"
@@ -72,7 +71,7 @@ def _wan22_encoder(width: int, z_dim: int) -> dict[str, Shape]:
 
 
 def _wan22_decoder(width: int, z_dim: int) -> dict[str, Shape]:
-    widths = _decoder_widths(width)
+    widths = decoder_widths(width)
     tensors = _decoder_start(widths[0], z_dim)
     for stage, (into, out) in enumerate(pairwise(widths)):
         path = f"decoder.upsamples.{stage}.upsamples"
@@ -81,14 +80,6 @@ def _wan22_decoder(width: int, z_dim: int) -> dict[str, Shape]:
         if stage < LAST_STAGE:
             tensors |= _upsampling(f"{path}.3", out, out, doubles_time=stage < 2)
     return tensors | _head("decoder", width, PACKED_CHANNELS)
-
-
-def _encoder_widths(width: int) -> tuple[int, ...]:
-    return (width, width, 2 * width, 4 * width, 4 * width)
-
-
-def _decoder_widths(width: int) -> tuple[int, ...]:
-    return (4 * width, 4 * width, 4 * width, 2 * width, width)
 
 
 def _decoder_start(width: int, z_dim: int) -> dict[str, Shape]:

@@ -168,13 +168,13 @@ def test_two_experts_and_an_image_go_on_with_the_right_expert(
     options, opened = {"image": picture, "shift": 5.0, "boundary": 0.9}, []
     whole = experts("a cat", **(SMALL | options))
     interrupt(experts, output, after=after, **options)
-    open_transformer = sample.open_transformer
+    open_guided_transformer = sample.open_guided_transformer
 
     def noted(run, recipe, conditioning, name, memory):
         opened.append(name)
-        return open_transformer(run, recipe, conditioning, name, memory)
+        return open_guided_transformer(run, recipe, conditioning, name, memory)
 
-    monkeypatch.setattr(sample, "open_transformer", noted)
+    monkeypatch.setattr(sample, "open_guided_transformer", noted)
     video = experts("a cat", **(SMALL | options), output_path=output, resume=True)
     assert opened == loaded
     assert mx.array_equal(video.latents, whole.latents)
