@@ -50,7 +50,7 @@ from mlx_video.runs.memory import plan_of, planned_limits, with_memory_plan
 from mlx_video.runs.outputs import check_outputs, check_scratch_space
 from mlx_video.runs.run import Run, Value, Work
 from mlx_video.runs.sample import sample_latents
-from mlx_video.runs.settings import ImageSize, check_inputs, plan_run, report_distilled
+from mlx_video.runs.settings import ImageSize, check_inputs, plan_run, report_distilled, report_unlike_prompt
 from mlx_video.runs.state.resume import find_start, forget_state, report_start, way_on_noted
 from mlx_video.variants.registry import find_variant
 
@@ -147,6 +147,7 @@ def generate(run: Run, extra_sinks: Sequence[FrameSink] = ()) -> Iterator[Event]
         MLXVideoError: something failed; where a state of the run is kept, a note says how to go on.
     """
     yield from run.plan.notices
+    yield from report_unlike_prompt(run.request, run.variant)
     if run.memory_plan:
         yield MemoryPlanned(run.memory_plan.predicted)
     with way_on_noted(run):

@@ -279,6 +279,18 @@ def _plan_boundary(request: GenerateRequest, config: ModelConfig) -> float:
     return config.sampling.boundary if request.boundary is None else request.boundary
 
 
+def report_unlike_prompt(request: GenerateRequest, variant: Variant) -> Iterator[Notice]:
+    """Say so where the model was trained on few prompts and this one is unlike them.
+
+    An adapter teaches words that are not the variant's, so with one nothing is said.
+    """
+    is_adapted = any(getattr(request, field) for field in LORA_FIELDS)
+    if variant.remark_on_prompt is None or not request.prompt or is_adapted:
+        return
+    if remark := variant.remark_on_prompt(request.prompt):
+        yield Notice(remark)
+
+
 def report_distilled(request: GenerateRequest, plan: RunPlan) -> Iterator[Notice]:
     """Say so where an adapter seems to be made for few steps without guidance, and the run has others.
 
