@@ -58,6 +58,6 @@ def test_the_links_of_a_page_lead_somewhere(page: Path):
 
 
 def test_every_chapter_is_linked_from_the_readme():
-    linked = re.findall(r"\]\(docs/([^)#]+)\)", read(ROOT / "README.md"))
+    linked = re.findall(r"\]\(docs/([^)#]+\.md)\)", read(ROOT / "README.md"))
     assert set(linked) == {page.name for page in PAGES[1:]}
     assert len(linked) >= 7

@@ -18,7 +18,7 @@ import mlx.core as mx
 import numpy as np
 from grammar import draw_clip, held_out_pairs, split_scenes
 from PIL import Image
-from score import accuracies, find_shape, read_scene, read_shape
+from score import accuracies, clip_overlap, find_shape, read_scene
 
 from mlx_video import WanPipeline
 from mlx_video.latents.decode import decode_frames, to_uint8
@@ -36,10 +36,9 @@ def run_pairs(pipeline: WanPipeline, count: int) -> tuple[dict[str, float], list
         video = pipeline(scene.captions()[seed % 4], seed=seed)
         results.append((scene, read_scene(video.frames)))
         clips.append(video.frames)
-    report = accuracies(results)
-    sharp = [read_shape(find_shape(clip.astype(float)), rounding=0) for clip in clips]
-    right = [scene.shape == shape for (scene, _), shape in zip(results, sharp, strict=True)]
-    return report | {"shape_by_sharp_corners": float(np.mean(right))}, clips
+    masks = [find_shape(clip.astype(float)) for clip in clips]
+    overlaps = [clip_overlap(scene.shape, mask) for (scene, _), mask in zip(results, masks, strict=True)]
+    return accuracies(results) | {"overlap_with_drawn_shape": float(np.mean(overlaps))}, clips
 
 
 def reconstruction_psnr(pipeline: WanPipeline, count: int = 6) -> float:

@@ -97,12 +97,14 @@ def export_checkpoint(work_dir: Path, output: Path) -> None:
     text_encoder = rename(select_part(state, "text_encoder"), TEXT_ENCODER_NAMES)
     torch.save(text_encoder, output / "models_t5_umt5-xxl-enc-bf16.pth")
     data = torch.load(work_dir / "latents.pt")
-    finished = work_dir / "vae_whole.pt"
-    vae = torch.load(finished if finished.exists() else work_dir / "vae_short.pt")
-    vae = fold_latent_basis(vae, data["mean"], data["unmix"])
-    vae = {name: tensor.to(torch.float16).contiguous() for name, tensor in vae.items()}
-    torch.save(vae, output / "Wan2.1_VAE.pth")
+    vae = torch.load(work_dir / "vae_short.pt")
+    write_vae(fold_latent_basis(vae, data["mean"], data["unmix"]), output / "Wan2.1_VAE.pth")
     shutil.copytree(work_dir / "tokenizer", output / "google" / "umt5-xxl", dirs_exist_ok=True)
+
+
+def write_vae(vae: dict[str, torch.Tensor], path: Path) -> None:
+    """Write a VAE in float16."""
+    torch.save({name: tensor.to(torch.float16).contiguous() for name, tensor in vae.items()}, path)
 
 
 def export_image_to_video(state_file: Path, output: Path) -> None:

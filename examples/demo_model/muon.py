@@ -25,7 +25,10 @@ def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose matrix updates are orthogonalized; at the same rate, steps are as large as AdamW's."""
+    """Momentum whose matrix updates are orthogonalized; at the same rate, steps are as large as AdamW's.
+
+    A convolution's kernel counts as a matrix with a row for each output channel.
+    """
 
     def __init__(self, parameters: Iterable[torch.Tensor], lr: float, weight_decay: float) -> None:
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": 0.95})
@@ -35,7 +38,7 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             by_shape: dict[tuple[int, ...], list[torch.Tensor]] = {}
             for parameter in group["params"]:
-                by_shape.setdefault(tuple(sorted(parameter.shape)), []).append(parameter)
+                by_shape.setdefault(tuple(sorted(parameter.flatten(1).shape)), []).append(parameter)
             for shape, parameters in by_shape.items():
                 self._step_together(group, shape, parameters)
 
@@ -46,9 +49,10 @@ class Muon(torch.optim.Optimizer):
             if not state:
                 state["momentum"] = torch.zeros_like(parameter)
             state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
-            update = torch.lerp(parameter.grad, state["momentum"], group["momentum"])
+            update = torch.lerp(parameter.grad, state["momentum"], group["momentum"]).flatten(1)
             updates.append(update if update.shape == shape else update.mT)
         size = 0.2 * max(shape) ** 0.5 * group["lr"]
         for parameter, update in zip(parameters, orthogonalize(torch.stack(updates)), strict=True):
-            update = update if parameter.shape == shape else update.mT
-            parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-size)
+            update = update if parameter.flatten(1).shape == shape else update.mT
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            parameter.add_(update.reshape(parameter.shape), alpha=-size)

@@ -7,6 +7,8 @@ faster on a CPU.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -21,13 +23,29 @@ LATENT_STD = (
 )  # fmt: skip
 
 
+LAST_DOUBLING = 7  # the decoder's layer that doubles frames for the last time
+CELL_PIXELS = 4  # what comes out of that doubling has a cell for so many pixels, in rows and in columns
+WINDOW_CELLS = 8
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Frames of each clip to decode, and the first row and column of cells in each: int64 [B, n]."""
+
+    frames: torch.Tensor
+    rows: torch.Tensor
+    columns: torch.Tensor
+
+
 class CausalConv3d(nn.Conv3d):
-    """3x3x3 (or 1x1x1) convolution that sees only past frames."""
+    """3x3x3 (or 1x1x1) convolution that sees only past frames, or none but its own."""
+
+    sees_past = True
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         kernel_t, kernel_s = self.kernel_size[0], self.kernel_size[1]
         weight = self.weight
-        if kernel_t > 1 and x.shape[2] == 1:
+        if kernel_t > 1 and (x.shape[2] == 1 or not self.sees_past):
             weight = weight[:, :, -1:]  # the frames before the first are zeros
         elif kernel_t > 1:
             zeros = torch.zeros_like(x[:, :, :1]).expand(-1, -1, kernel_t - 1, -1, -1)
@@ -87,23 +105,29 @@ class Resample(nn.Module):
             self.time_conv = nn.Conv3d(channels, channels if down else channels * 2, (3, 1, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        conv = self.resample[1]
-        weight = conv.weight.unsqueeze(2)
         if self.mode.startswith("down"):
-            x = F.conv3d(F.pad(x, (0, 1, 0, 1)), weight, conv.bias, stride=(1, 2, 2))
+            conv = self.resample[1]
+            x = F.conv3d(F.pad(x, (0, 1, 0, 1)), conv.weight.unsqueeze(2), conv.bias, stride=(1, 2, 2))
             if self.mode == "down3d" and x.shape[2] > 1:
                 later = F.conv3d(x, self.time_conv.weight, self.time_conv.bias, stride=(2, 1, 1))
                 x = torch.cat([x[:, :, :1], later], 2)
             return x
-        if self.mode == "up3d" and x.shape[2] > 1:
-            later = torch.cat([torch.zeros_like(x[:, :, :1]).expand(-1, -1, 2, -1, -1), x[:, :, 1:]], 2)
-            later = F.conv3d(later, self.time_conv.weight, self.time_conv.bias)
-            b, c2, t, h, w = later.shape
-            later = later.reshape(b, 2, c2 // 2, t, h, w).permute(0, 2, 3, 1, 4, 5)
-            x = torch.cat([x[:, :, :1], later.reshape(b, c2 // 2, t * 2, h, w)], 2)
+        return self.enlarge(self.double_frames(x) if self.mode == "up3d" and x.shape[2] > 1 else x)
+
+    def double_frames(self, x: torch.Tensor) -> torch.Tensor:
+        """Two frames for every one but the first."""
+        later = torch.cat([torch.zeros_like(x[:, :, :1]).expand(-1, -1, 2, -1, -1), x[:, :, 1:]], 2)
+        later = F.conv3d(later, self.time_conv.weight, self.time_conv.bias)
+        b, c2, t, h, w = later.shape
+        later = later.reshape(b, 2, c2 // 2, t, h, w).permute(0, 2, 3, 1, 4, 5)
+        return torch.cat([x[:, :, :1], later.reshape(b, c2 // 2, t * 2, h, w)], 2)
+
+    def enlarge(self, x: torch.Tensor) -> torch.Tensor:
+        """Frames of twice the width and height."""
+        conv = self.resample[1]
         x = F.interpolate(x, scale_factor=(1, 2, 2), mode="nearest")
         x = x.contiguous(memory_format=torch.channels_last_3d)
-        return F.conv3d(x, weight, conv.bias, padding=(0, 1, 1))
+        return F.conv3d(x, conv.weight.unsqueeze(2), conv.bias, padding=(0, 1, 1))
 
 
 def middle(channels: int) -> nn.Sequential:
@@ -152,6 +176,29 @@ class Decoder(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(self.upsamples(self.middle(self.conv1(x))))
 
+    @torch.no_grad()
+    def forget_past(self) -> None:
+        """Let the layers after the last doubling of frames see one frame at a time."""
+        for module in (*self.upsamples[LAST_DOUBLING + 1 :].modules(), *self.head.modules()):
+            if isinstance(module, CausalConv3d) and module.kernel_size[0] > 1:
+                module.sees_past = False
+                module.weight[:, :, :-1] = 0
+
+    def decode_windows(self, x: torch.Tensor, windows: Windows) -> torch.Tensor:
+        """Square windows of frames, each a clip [1, 3, 1, n, n], once the past is forgotten.
+
+        The pixels next to a window's sides see zeros instead of what is beyond them.
+        """
+        doubling = self.upsamples[LAST_DOUBLING]
+        x = doubling.double_frames(self.upsamples[:LAST_DOUBLING](self.middle(self.conv1(x))))
+        along = torch.arange(WINDOW_CELLS)
+        rows = (windows.rows[:, :, None] + along)[:, :, :, None]
+        columns = (windows.columns[:, :, None] + along)[:, :, None, :]
+        clips = torch.arange(len(x))[:, None, None, None]
+        pieces = x.permute(0, 2, 3, 4, 1)[clips, windows.frames[:, :, None, None], rows, columns]
+        x = doubling.enlarge(pieces.flatten(0, 1).movedim(-1, 1).unsqueeze(2))
+        return self.head(self.upsamples[LAST_DOUBLING + 1 :](x))
+
 
 class WanVAE(nn.Module):
     """Encoder, decoder and the two pointwise layers between; `state_dict()` has the official names."""
@@ -171,7 +218,8 @@ class WanVAE(nn.Module):
         video = video.contiguous(memory_format=torch.channels_last_3d)
         return (self.conv1(self.encoder(video))[:, : self.z] - self.mean) / self.std
 
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Normalised latents to a clip, not clamped."""
+    def decode(self, latents: torch.Tensor, windows: Windows | None = None) -> torch.Tensor:
+        """Normalised latents to a clip, not clamped, or to windows of it as `decode_windows` has them."""
         x = (latents * self.std + self.mean).contiguous(memory_format=torch.channels_last_3d)
-        return self.decoder(self.conv2(x))
+        x = self.conv2(x)
+        return self.decoder(x) if windows is None else self.decoder.decode_windows(x, windows)

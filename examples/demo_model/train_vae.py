@@ -1,9 +1,9 @@
-"""Train the demo VAE: single frames first, then short clips, then whole clips.
+"""Train the demo VAE: single frames first, then short clips.
 
     python examples/demo_model/train_vae.py --work-dir demo_training
 
 Can be stopped and started again: it continues from the last checkpoint in the work folder. The encoder is
-final after the "short" stage (latents may be cached from then on); "whole" trains the decoder alone.
+final afterwards; sharpen_decoder.py goes on with the decoder alone.
 """
 
 from __future__ import annotations
@@ -28,13 +28,11 @@ class Stage:
     steps: int
     peak_rate: float
     latent_noise: float
-    train_encoder: bool = True
 
 
 STAGES = (
     Stage("frames", 1, 16, 1100, 4e-4, 0.0),
     Stage("short", 5, 6, 300, 1.5e-4, 0.03),
-    Stage("whole", NUM_FRAMES, 2, 300, 1e-4, 0.05, train_encoder=False),
 )
 
 
@@ -82,9 +80,7 @@ def inflate(model: WanVAE) -> None:
 
 def train_stage(model: WanVAE, stage: Stage, folder: Path) -> None:
     rng = np.random.default_rng([7, stage.num_frames])
-    model.encoder.requires_grad_(stage.train_encoder)
-    model.conv1.requires_grad_(stage.train_encoder)
-    weights = [p for p in model.parameters() if p.requires_grad]
+    weights = list(model.parameters())
     optimizer = torch.optim.AdamW(weights, lr=stage.peak_rate, betas=(0.9, 0.99), weight_decay=1e-4)
     warm_up = 100
     started = time.time()

@@ -29,7 +29,7 @@ from mlx_video.runs.memory import plan_of, planned_limits, with_memory_plan
 from mlx_video.runs.modes import make_video
 from mlx_video.runs.outputs import check_outputs, check_scratch_space
 from mlx_video.runs.run import Run
-from mlx_video.runs.settings import ImageSize, check_inputs, plan_run
+from mlx_video.runs.settings import ImageSize, check_inputs, plan_run, report_unlike_prompt
 from mlx_video.runs.stages.decode import FrameSink
 from mlx_video.runs.state.resume import find_start, forget_state, report_start, resume_hint_noted
 from mlx_video.variants.registry import find_variant
@@ -149,6 +149,7 @@ def generate(run: Run, extra_sinks: Sequence[FrameSink] = ()) -> Work[mx.array]:
         MLXVideoError: something failed; where a state of the run is kept, a note says how to go on.
     """
     yield from run.plan.notices
+    yield from report_unlike_prompt(run.request, run.variant)
     if run.memory_plan:
         kept = tuple(network.title for network in run.memory_plan.kept)
         yield MemoryPlanned(run.memory_plan.predicted, run.memory_plan.reused, kept)

@@ -14,7 +14,7 @@ from mlx_video.geometry import VideoGeometry, check_num_frames, measure, round_s
 from mlx_video.models.dispatch import LARGEST_ARRAY
 from mlx_video.models.rope import MAX_POSITIONS
 from mlx_video.planning.choices import MemoryChoices
-from mlx_video.request import IMAGE_INPUTS, GenerateRequest
+from mlx_video.request import IMAGE_INPUTS, LORA_FIELDS, GenerateRequest
 from mlx_video.runs.recipe_choice import ChosenRecipe, choose_recipe, read_choices, report_distilled
 from mlx_video.sampling.recipe import ModelSampling, Recipe
 from mlx_video.sampling.recipes.settle import settle_recipe
@@ -263,3 +263,15 @@ def _check_grid(geometry: VideoGeometry, dim: int) -> None:
             f"{geometry.num_frames} of {geometry.width}x{geometry.height} pixels: {tokens:,} tokens of {dim} "
             "numbers are more than GPU kernels can count. Choose fewer frames, or a smaller size.",
         )
+
+
+def report_unlike_prompt(request: GenerateRequest, variant: Variant) -> Iterator[Notice]:
+    """Say so where the model was trained on few prompts and this one is unlike them.
+
+    An adapter teaches words that are not the variant's, so with one nothing is said.
+    """
+    is_adapted = any(getattr(request, field) for field in LORA_FIELDS)
+    if variant.remark_on_prompt is None or not request.prompt or is_adapted:
+        return
+    if remark := variant.remark_on_prompt(request.prompt):
+        yield Notice(remark)

@@ -8,6 +8,7 @@ from mlx_video.conditioning.frames import concat_first_and_last_frame, concat_fi
 from mlx_video.conditioning.units import IMAGE_TOKENS, PROMPTS, frames_unit
 from mlx_video.config import DEFAULT_NEGATIVE_PROMPT, SamplingDefaults
 from mlx_video.geometry import size_for_area
+from mlx_video.variants.demo_prompts import remark_on_demo_prompt
 from mlx_video.variants.variant import Inputs, LowAreaShift, Traits, Variant
 
 # The official task tables put these before the family's negative prompt.
@@ -40,6 +41,7 @@ DEMO_I2V = Variant(
     inputs=Inputs(required=("prompt", "image")),
     units=FIRST_FRAME,
     choose_size=size_for_area,
+    remark_on_prompt=remark_on_demo_prompt,
 )
 
 I2V_14B = Variant(

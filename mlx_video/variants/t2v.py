@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mlx_video.config import SamplingDefaults
+from mlx_video.variants.demo_prompts import remark_on_demo_prompt
 from mlx_video.variants.variant import Traits, Variant
 
 LATENTS = (16, 16)  # channels in and out
@@ -16,6 +17,7 @@ DEMO = Variant(
     sampling=SamplingDefaults(
         steps=30, shift=5.0, guide_scale=(4.0, 4.0), num_frames=17, width=64, height=64
     ),
+    remark_on_prompt=remark_on_demo_prompt,
 )
 
 T2V_1_3B = Variant(

@@ -111,6 +111,8 @@ class Variant:
         choose_size: the video's size where it follows the first image; None for a model that takes no image.
         low_area_shift: an official exception to the default shift.
         remark: what the converter tells the user of this model besides its name.
+        remark_on_prompt: what to tell the user of a prompt that the model cannot follow, "" for nothing; None
+            for a model that takes any prompt.
     """
 
     name: str
@@ -125,3 +127,4 @@ class Variant:
     choose_size: ChooseSize | None = None
     low_area_shift: LowAreaShift | None = None
     remark: str = ""
+    remark_on_prompt: Callable[[str], str] | None = None

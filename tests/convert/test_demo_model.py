@@ -23,6 +23,7 @@ from mlx_video.events import BytesWritten, Notice
 from mlx_video.lora.read import read_adapters
 from mlx_video.media.video import read_frames
 from mlx_video.request import LoraChoice
+from mlx_video.variants.demo_prompts import remark_on_demo_prompt
 
 pytestmark = pytest.mark.slow
 
@@ -95,6 +96,26 @@ def test_the_command_without_a_model_draws_the_prompt(cache: Path, tmp_path: Pat
     assert "using the demo model" in capsys.readouterr().err
     scene = score.read_scene(read_frames(output))
     assert (scene.colour, scene.background, scene.motion) == ("blue", "white", "up")
+
+
+@pytest.mark.parametrize("takes_image", [False, True])
+def test_an_unknown_prompt_gets_the_words_that_the_models_know(
+    cache: Path, tmp_path: Path, capsys, takes_image: bool
+):
+    Image.new("RGB", (64, 64)).save(tmp_path / "first.png")
+    options = ["--image", str(tmp_path / "first.png")] if takes_image else []
+    options += ["--steps", "1", "--num-frames", "1", "--output-path", str(tmp_path / "a.png")]
+    assert generate_wan.main(["--prompt", "a red cat", *options]) == 0
+    told = capsys.readouterr().err
+    assert 'not trained on "cat"' in told
+    assert "a {red, green, blue, yellow, purple, cyan} {circle, square, triangle, cross} moving" in told
+
+
+def test_every_prompt_of_the_training_scenes_is_taken_without_a_remark(demo_tools):
+    grammar, _ = demo_tools
+    captions = [caption for scene in grammar.ALL_SCENES for caption in scene.captions()]
+    assert len(set(captions)) == 4 * len(grammar.ALL_SCENES)
+    assert {remark_on_demo_prompt(caption) for caption in captions} == {""}
 
 
 def test_the_command_with_an_image_moves_it(cache: Path, tmp_path: Path, capsys, demo_tools):

@@ -9,9 +9,9 @@ import pytest
 
 from mlx_video.config import DEFAULT_NEGATIVE_PROMPT, ModelConfig, SamplingDefaults, TransformerConfig
 from mlx_video.errors import RequestError
-from mlx_video.request import GenerateRequest
+from mlx_video.request import GenerateRequest, LoraChoice
 from mlx_video.runs.record import describe_run
-from mlx_video.runs.settings import ImageSize, plan_run
+from mlx_video.runs.settings import ImageSize, plan_run, report_unlike_prompt
 from mlx_video.variants.registry import find_variant
 
 CONFIG = ModelConfig(
@@ -196,3 +196,13 @@ def test_one_given_side_leaves_the_other_to_the_image():
 def test_an_image_too_thin_for_the_area_is_refused():
     with pytest.raises(RequestError, match="image: 100000x1 pixels: too long and thin"):
         plan_image(1, 100_000)
+
+
+def test_a_prompt_unlike_the_training_prompts_is_remarked_on_unless_an_adapter_may_know_it():
+    demo = replace(VARIANT, remark_on_prompt=lambda prompt: f"Unknown: {prompt}.")
+    told = list(report_unlike_prompt(GenerateRequest("a cat"), demo))
+    assert [notice.text for notice in told] == ["Unknown: a cat."]
+    adapted = GenerateRequest("a cat", loras=(LoraChoice(Path("cat.safetensors")),))
+    assert list(report_unlike_prompt(adapted, demo)) == []
+    assert list(report_unlike_prompt(GenerateRequest(""), demo)) == []
+    assert list(report_unlike_prompt(GenerateRequest("a cat"), VARIANT)) == []
