@@ -95,10 +95,17 @@ KNOWN_FAULTS: tuple[KnownFault, ...] = (
         "ml-explore/mlx issues 3327 and 4548",
     ),
     KnownFault(
-        "A dispatch of more than some seconds is aborted, and the whole process with it.",
+        "Work that the GPU gives up on ends the whole process.",
         f"Dispatches are kept short. {_UPGRADE}",
         "ml-explore/mlx pull 3523",
         (0, 32, 0),
+    ),
+    KnownFault(
+        "Work that the GPU gives up on, or has no memory for, leaves zeros and mostly no error: grey videos.",
+        f"{_UPGRADE}",
+        "ml-explore/mlx pull 3742 and issue 3979",
+        (0, 32, 1),
+        since=(0, 32, 0),
     ),
 )
 
