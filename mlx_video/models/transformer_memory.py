@@ -121,8 +121,8 @@ def _text_keys(size: ForwardSize) -> int:
 
 
 def _rotation(size: ForwardSize) -> _Moment:
-    """Tokens, their norm and the queries; halves of the keys, and these joined, in float32."""
-    nbytes = size.stream + 2 * size.activation + 2 * size.stream
+    """Tokens, their norm and the queries; halves of the keys, and these joined."""
+    nbytes = size.stream + 4 * size.activation
     if not size.on_gpu:
         nbytes += 2 * size.stream  # no kernel of their own: twice as many halves, and the keys
     return _with_weight(size, size.config.dim, nbytes)

@@ -1,0 +1,24 @@
+"""Bytes that a block moves besides its products and attentions on a GPU, counted from its graph."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import pytest
+
+from benchmarks.block_traffic import count_block
+from mlx_video.config import TransformerConfig
+
+GRID, DIM = (2, 4, 8), 768
+ELEMENTS = 64 * DIM
+CONFIG = TransformerConfig(DIM, 2 * DIM, 12, 1)
+
+
+@pytest.fixture(scope="module")
+def moved() -> dict[str, float]:
+    return {name: nbytes / ELEMENTS for name, nbytes in count_block(CONFIG, GRID, mx.bfloat16).items()}
+
+
+def test_turned_queries_and_keys_are_joined_in_the_type_of_products(moved):
+    assert moved["join"] == 2 * (2 + 2)
+    # The queries or keys in, two halves out; and one angle for all twelve heads.
+    assert moved["rotation"] == pytest.approx(2 * (2 + 2 + 4 / 12))
