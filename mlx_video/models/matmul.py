@@ -55,6 +55,12 @@ def compute_dtype(layer: nn.Module) -> mx.Dtype:
     return _stored_dtype(layer) if on_gpu() else mx.float32
 
 
+def common_dtype(*layers: nn.Module) -> mx.Dtype:
+    """The type that layers which take the same input all multiply in; float32 where they differ."""
+    dtypes = {compute_dtype(layer) for layer in layers}
+    return dtypes.pop() if len(dtypes) == 1 else mx.float32
+
+
 def project(layer: nn.Module, x: mx.array, dtype: mx.Dtype | None = None) -> mx.array:
     """Apply a linear layer.
 

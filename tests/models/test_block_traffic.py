@@ -22,3 +22,8 @@ def test_turned_queries_and_keys_are_joined_in_the_type_of_products(moved):
     assert moved["join"] == 2 * (2 + 2)
     # The queries or keys in, two halves out; and one angle for all twelve heads.
     assert moved["rotation"] == pytest.approx(2 * (2 + 2 + 4 / 12))
+
+
+def test_norms_are_rounded_once_for_all_layers_that_read_them(moved):
+    # Before self-attention, cross-attention and the feed-forward: float32 in, bfloat16 out.
+    assert moved["cast"] == 3 * (4 + 2)
