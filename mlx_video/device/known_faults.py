@@ -95,6 +95,11 @@ KNOWN_FAULTS: tuple[KnownFault, ...] = (
         "ml-explore/mlx issues 3327 and 4548",
     ),
     KnownFault(
+        "macOS gives up on GPU work that takes some seconds, sooner while the display is on.",
+        "Dispatches are kept short; let the display sleep, or set AGX_RELAX_CDM_CTXSTORE_TIMEOUT=1.",
+        "ml-explore/mlx issue 3267",
+    ),
+    KnownFault(
         "Work that the GPU gives up on ends the whole process.",
         f"Dispatches are kept short. {_UPGRADE}",
         "ml-explore/mlx pull 3523",

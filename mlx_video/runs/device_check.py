@@ -10,6 +10,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from mlx_video.device.check import Result, check
+from mlx_video.device.failures import find_failure
 from mlx_video.device.operations import OPERATIONS, Operation, Sizes
 from mlx_video.device.report import (
     Memory,
@@ -25,9 +26,6 @@ from mlx_video.files.cache_folder import cache_folder
 from mlx_video.models.dispatch import current_limits, use_limits
 from mlx_video.models.elementwise import on_gpu
 from mlx_video.runs.run import Run, Work
-
-ABORTED = ("ErrorTimeout", "ErrorImpactingInteractivity")
-"""What Metal's messages contain where a dispatch took too long."""
 
 
 def quick_operations() -> tuple[Operation, ...]:
@@ -140,21 +138,20 @@ def held_to_limits(run: Run) -> Iterator[None]:
     what the GPU had begun is lost, and nobody knows which arrays hold it.
 
     Raises:
-        DeviceError: the GPU gave up on work that took too long.
+        DeviceError: the GPU gave up on its work.
+        MemoryBudgetError: it had no memory left.
     """
     try:
         with use_limits(run.limits):
             yield
     except RuntimeError as error:
-        if not any(sign in str(error) for sign in ABORTED):
+        failure = find_failure(str(error))
+        if failure is None:
             raise
         mx.clear_cache()
-        _shorten()
-        raise DeviceError(
-            f"the GPU gave up on work that took too long ({error}). From now on chunks of work have half the "
-            "length: run the same command again, with --resume to go on from the last step. Other programs "
-            "that use the GPU make this likelier."
-        ) from error
+        if failure.took_too_long:
+            _shorten()
+        raise failure.error(failure.describe(str(error))) from error
 
 
 def _shorten() -> None:

@@ -14,7 +14,7 @@ from mlx_video import convert_checkpoint
 from mlx_video.device.operations import Fallback, Operation
 from mlx_video.device.report import Memory
 from mlx_video.device.trials import Trial
-from mlx_video.errors import DeviceError
+from mlx_video.errors import DeviceError, MemoryBudgetError
 from mlx_video.events import FileWritten, Notice, OperationsChecked, TextResult
 from mlx_video.loading.components import open_model
 from mlx_video.models.dispatch import Limits, current_limits, use_limits
@@ -179,6 +179,14 @@ def test_a_machine_that_was_never_checked_is_shortened_too(folder: Path, table: 
     with pytest.raises(DeviceError), held_to_limits(run):
         raise RuntimeError(TIMEOUT)
     assert Memory(cache / "device").recall(device_check.this_machine()).shortened == 0.5
+
+
+def test_memory_that_ran_out_names_the_cure_and_cuts_nothing(folder: Path, table: Table):
+    run = prepare(folder)
+    with pytest.raises(MemoryBudgetError, match="--memory-limit"), held_to_limits(run):
+        raise RuntimeError("[METAL] Command buffer execution failed: Insufficient Memory "
+                           "(00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory).")  # fmt: skip
+    assert recall_or_check().shortened == 1
 
 
 def test_other_errors_are_left_alone(folder: Path, table: Table, cache: Path):
