@@ -17,8 +17,6 @@ from mlx_video.device.trials import Trial, wide
 from mlx_video.models.dispatch import Limits, current_limits, use_limits
 
 Verdict = Literal["right", "imprecise", "avoided", "wrong"]
-WRONG = 0.1
-"""Relative error that no rounding explains: garbage has about 1, products of 4-bit weights less than 0.02."""
 ROUNDING: Mapping[mx.Dtype, float] = MappingProxyType({mx.float32: 1e-4, mx.float16: 5e-3, mx.bfloat16: 2e-2})
 """What roundings of a type may add up to in one operation, relative to a row of its result."""
 SHORT_SECONDS = 0.5
@@ -82,22 +80,22 @@ def check_operation(operation: Operation, sizes: Sizes) -> Result:
     rate = trial.flops / attempt.seconds if operation.gives_rate and math.isfinite(attempt.error) else None
     result = Result(
         operation.name, "×".join(map(str, size)), attempt.error, bound, attempt.seconds,
-        _judge(attempt.error, bound), attempt.failure, flops_per_second=rate,
+        _judge(attempt.error, bound, operation.wrong_above), attempt.failure, flops_per_second=rate,
     )  # fmt: skip
-    return result if attempt.error <= WRONG else _find_way(operation, trial, expected, result)
+    return result if attempt.error <= operation.wrong_above else _find_way(operation, trial, expected, result)
 
 
-def _judge(error: float, bound: float) -> Verdict:
+def _judge(error: float, bound: float, wrong_above: float) -> Verdict:
     if error <= bound:
         return "right"
-    return "imprecise" if error <= WRONG else "wrong"
+    return "imprecise" if error <= wrong_above else "wrong"
 
 
 def _find_way(operation: Operation, trial: Trial, expected: np.ndarray, result: Result) -> Result:
     for fallback in operation.fallbacks:
         with use_limits(change_limits(current_limits(), fallback.changes)):
             attempt = _attempt(trial, expected)
-        if attempt.error <= WRONG:
+        if attempt.error <= operation.wrong_above:
             rate = trial.flops / attempt.seconds if operation.gives_rate else None
             return replace(
                 result, verdict="avoided", note=fallback.text, changes=fallback.changes, flops_per_second=rate

@@ -84,6 +84,12 @@ KNOWN_FAULTS: tuple[KnownFault, ...] = (
         first_generation=FIRST_TENSOR_UNITS,
     ),
     KnownFault(
+        "Convolutions of many channels lose most digits, in float32 under TF32 and in half precision always.",
+        "The VAE stays in float32, and where the check finds this, another method is used.",
+        "ml-explore/mlx pull 4242",
+        first_generation=FIRST_TENSOR_UNITS,
+    ),
+    KnownFault(
         "Convolutions whose input or output exceeds 2^31 elements give garbage.",
         _CUT,
         "ml-explore/mlx issue 3248",

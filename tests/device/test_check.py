@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import replace
 
 import mlx.core as mx
@@ -14,7 +15,7 @@ from mlx_video.device import check as check_module
 from mlx_video.device.check import ROUNDING, check, check_operation, relative_error
 from mlx_video.device.operations import OPERATIONS, Fallback, Operation
 from mlx_video.device.trials import Trial, sample_rows
-from mlx_video.models.dispatch import Limits, current_limits, use_limits
+from mlx_video.models.dispatch import WINOGRAD_SWITCH, Limits, current_limits, use_limits
 from mlx_video.models.elementwise import enable_compile
 from mlx_video.models.vae import convolutions as vae_convolutions
 from tests.models.networks import run_gpu_code
@@ -188,6 +189,26 @@ def test_garbage_from_convolutions_leads_to_products(monkeypatch, name):
     monkeypatch.setattr(mx, "conv2d", lambda x, weight, **_: mx.zeros((*x.shape[:3], len(weight))))
     result = check_operation(find(name), "small")
     assert (result.verdict, result.changes) == ("avoided", {"plane_convolutions": False})
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize(
+    ("switch_helps", "changes"), [(True, {"winograd": False}), (False, {"plane_convolutions": False})]
+)
+def test_lost_digits_of_many_channels_lead_to_another_method(monkeypatch, switch_helps, changes):
+    convolve = mx.conv2d
+
+    def lossy(x: mx.array, weight: mx.array, **more: int) -> mx.array:
+        is_off = os.environ.get(WINOGRAD_SWITCH) == "0"
+        return convolve(x, weight, **more) * (1 if is_off and switch_helps else 1.004)
+
+    monkeypatch.setattr(mx, "conv2d", lossy)
+    result = check_operation(find("causal convolution of many channels"), "small")
+    assert (result.verdict, result.changes) == ("avoided", changes)
+    assert 1e-3 < result.error < 1e-2
+    assert WINOGRAD_SWITCH not in os.environ
+    # Fewer channels never take the method: such an error is no garbage there.
+    assert check_operation(find("causal convolution"), "small").verdict == "imprecise"
 
 
 @pytest.mark.parametrize("name", FUSED)

@@ -138,6 +138,19 @@ def test_a_fault_without_another_way_ends_the_run_and_is_not_remembered(folder: 
     assert "--no-device-check" in message
 
 
+def test_a_check_by_a_shorter_table_is_made_anew_and_keeps_what_was_shortened(
+    folder: Path, table: Table, cache: Path
+):
+    run = prepare(folder, device_check=False)
+    with pytest.raises(DeviceError), held_to_limits(run):
+        raise RuntimeError(TIMEOUT)
+    assert table.trials == 0
+    assert prepare(folder).limits.seconds == 0.5 * current_limits().seconds
+    assert table.trials == 1
+    prepare(folder)
+    assert table.trials == 1
+
+
 def test_the_check_can_be_left_out(folder: Path, table: Table):
     table.put(is_faulty=True)
     assert prepare(folder, device_check=False).limits == current_limits()

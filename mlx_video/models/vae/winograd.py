@@ -1,0 +1,38 @@
+"""Winograd's method, by which MLX convolves large frames on a GPU: when, and in how much memory.
+
+Source: mlx mlx/backend/metal/conv.cpp, dispatch_conv_2D_gpu and winograd_conv_2D_gpu.
+"""
+
+from __future__ import annotations
+
+ITEM_BYTES = 4
+TILE = 6
+"""Rows and columns of pixels that one tile gives; it reads two more."""
+POINTS = 64
+"""Products for one tile and a pair of channels."""
+LEAST_PIXELS = 4096
+LEAST_CHANNELS = 256
+"""Of the input and the output together."""
+CHANNEL_STEP = 32
+
+
+def takes_winograd(pixels: int, into: int, out: int) -> bool:
+    """Whether MLX convolves frames of 3×3 kernels and stride 1 by this method.
+
+    Args:
+        pixels: of all frames that one call convolves.
+        into, out: channels.
+    """
+    fits = into % CHANNEL_STEP == 0 and out % CHANNEL_STEP == 0
+    return fits and pixels >= LEAST_PIXELS and into + out >= LEAST_CHANNELS
+
+
+def scratch_bytes(height: int, width: int, into: int, out: int, frames: int = 1) -> int:
+    """Memory of one such convolution besides its input and its result, in float32.
+
+    It holds the padded frames, all tiles of the input and of the result, transformed, and the kernel.
+    """
+    rows, columns = -(-height // TILE), -(-width // TILE)
+    padded = (TILE * rows + 2) * (TILE * columns + 2) * into
+    tiles = POINTS * rows * columns * (into + out)
+    return ITEM_BYTES * (frames * (padded + tiles) + POINTS * into * out)
