@@ -231,17 +231,25 @@ def plan_text(task: MemoryTask, host: Host, *, is_whole: bool = False) -> StageP
 
 def _plan_image(task: MemoryTask, host: Host, tile: int | None) -> StagePlan:
     sizes = task.sizes
-    nbytes = sizes.vae_bytes("encoder") + encode_peak_bytes(sizes.config.vae, *_latent_size(task), tile=tile)
+    nbytes = sizes.vae_bytes("encoder") + encode_peak_bytes(
+        sizes.config.vae, *_latent_size(task), tile=tile, winograd=_takes_winograd(host)
+    )
     return _stage(task, "image", f"VAE encoder, {_describe_tile(task, tile)}", Peak(nbytes, nbytes), host)
 
 
 def _plan_decode(task: MemoryTask, host: Host, tile: int | None) -> StagePlan:
     sizes = task.sizes
-    nbytes = sizes.vae_bytes("decoder") + decode_peak_bytes(sizes.config.vae, *_latent_size(task), tile=tile)
+    nbytes = sizes.vae_bytes("decoder") + decode_peak_bytes(
+        sizes.config.vae, *_latent_size(task), tile=tile, winograd=_takes_winograd(host)
+    )
     scale, holds = sizes.config.vae.output_scale, "VAE decoder"
     if scale != 1:
         holds += f" ({task.geometry.width * scale}x{task.geometry.height * scale} pixels)"
     return _stage(task, "decode", f"{holds}, {_describe_tile(task, tile)}", Peak(nbytes, nbytes), host)
+
+
+def _takes_winograd(host: Host) -> bool:
+    return host.machine.on_gpu and host.limits.plane_convolutions and host.limits.winograd
 
 
 def _latent_size(task: MemoryTask) -> tuple[int, int]:

@@ -6,13 +6,14 @@ graph, which is long before the first one is computed, so all arrays between two
 
 Counted are float32 arrays as on MLX's CPU backend, without the VAE's weights. The convolutions of a GPU need
 other temporary arrays, not measured here: fewer where neighbours are gathered inside the kernel, more where
-MLX convolves by Winograd's method.
+MLX convolves by Winograd's method, whose scratch is counted from its source. No two scratches exist together,
+since each convolution by this method is evaluated before the next.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 from math import prod
 
@@ -22,6 +23,7 @@ from mlx_video.models.vae.autoencoder import NETWORK_STRIDE
 from mlx_video.models.vae.convolutions import MIN_CHANNELS_OF_SHIFTED
 from mlx_video.models.vae.halves import decoder_widths, encoder_widths
 from mlx_video.models.vae.layers import QUERIES_AT_A_TIME
+from mlx_video.models.vae.winograd import takes_winograd, winograd_bytes
 
 ITEM_BYTES = 4
 COLOURS = 3
@@ -33,10 +35,15 @@ KEPT = TAPS - 1  # frames that a kernel of three taps keeps
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """Rows and columns of a frame at one resolution."""
+    """Rows and columns of a frame at one resolution.
+
+    Attributes:
+        winograd: whether MLX convolves such frames by Winograd's method where it can, as on a GPU.
+    """
 
     height: int
     width: int
+    winograd: bool = False
 
     def nbytes(self, channels: int, frames: int = 1) -> int:
         """Of so many frames of so many channels."""
@@ -44,7 +51,7 @@ class Frame:
 
     def grown(self, rows: int, columns: int) -> Frame:
         """With padding."""
-        return Frame(self.height + rows, self.width + columns)
+        return replace(self, height=self.height + rows, width=self.width + columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +80,9 @@ def causal_conv(frame: Frame, into: int, out: int, frames: int = 1) -> Need:
         taps = TAPS * (
             frame.grown(2, 2).nbytes(into, frames) + KERNEL_PIXELS * entry + frame.nbytes(out, frames)
         )
+    elif frame.winograd and takes_winograd(frame.height * frame.width * frames, into, out):
+        # The scratch; what was added before, the result, and their sum.
+        taps = winograd_bytes(frame.height, frame.width, into, out, frames) + 3 * frame.nbytes(out, frames)
     else:
         # The padded frames of a tap; sums before a product, after it, and one that is being released; and the
         # matrix of one kernel pixel, which MLX copies out of the kernel.
@@ -113,7 +123,7 @@ def upsampling(frame: Frame, into: int, out: int, *, doubles_time: bool) -> Need
 
 def downsampling(frame: Frame, channels: int, *, halves_time: bool) -> Need:
     """One frame of half the rows and columns; two of them, or one and the next, become one."""
-    halved = Frame(frame.height // 2, frame.width // 2)
+    halved = replace(frame, height=frame.height // 2, width=frame.width // 2)
     padded = frame.grown(1, 1).nbytes(channels)
     working = 2 * padded + 10 * halved.nbytes(channels)
     return Need(working, halved.nbytes(channels, KEPT) if halves_time else 0, halved.nbytes(channels))
@@ -147,8 +157,8 @@ def _whole_layers(frame: Frame, width: int, edge: Need, frames: int) -> Phase:
     return Phase(2 * block.kept + edge.kept, working)
 
 
-def _decoder_stages(config: VAEConfig, tile: Tile) -> Iterator[list[Need]]:
-    is_wan22, frames = _packing(config) > 1, _stage_frames(tile)
+def _decoder_stages(config: VAEConfig, tile: Tile, winograd: bool) -> Iterator[list[Need]]:
+    is_wan22, frames = _packing(config) > 1, _stage_frames(tile, winograd)
     for stage, (into, out) in enumerate(pairwise(decoder_widths(config.decoder_dim or 0))):
         # Wan2.1 halves the channels where it doubles rows and columns.
         before = into if is_wan22 or stage == 0 else into // 2
@@ -162,8 +172,8 @@ def _decoder_stages(config: VAEConfig, tile: Tile) -> Iterator[list[Need]]:
         yield layers
 
 
-def _encoder_stages(config: VAEConfig, tile: Tile) -> Iterator[list[Need]]:
-    width, frames = config.encoder_dim or 0, _stage_frames(tile)
+def _encoder_stages(config: VAEConfig, tile: Tile, winograd: bool) -> Iterator[list[Need]]:
+    width, frames = config.encoder_dim or 0, _stage_frames(tile, winograd)
     for stage, (into, out) in enumerate(pairwise(encoder_widths(width))):
         layers = [residual_block(frames[stage], into, out), residual_block(frames[stage], out, out)]
         if stage == 0:
@@ -180,6 +190,7 @@ def decode_peak_bytes(
     *,
     tile: int | None = None,
     latents_per_push: int = 1,
+    winograd: bool = False,
 ) -> int:
     """The most memory that :func:`mlx_video.latents.decode.decode_frames` takes, for a clip of any length.
 
@@ -189,18 +200,19 @@ def decode_peak_bytes(
         latent_width: columns of latent cells.
         tile: as for `decode_frames`.
         latents_per_push: as for `decode_frames`.
+        winograd: as for :class:`Frame`.
 
     Returns:
         Bytes beside the weights and the latents. Clips of one or two latent frames need less.
     """
-    frame, count = Frame(latent_height, latent_width), latents_per_push
+    frame, count = Frame(latent_height, latent_width, winograd), latents_per_push
     width = decoder_widths(config.decoder_dim or 0)[0]
     whole = _whole_layers(frame, width, causal_conv(frame, config.z_dim, width, count), count)
     features = frame.nbytes(width, count)
     longest = max(latent_height, latent_width)
     grid = cut_tiles(DECODER_STAGES, latent_height, latent_width, min(tile or longest, longest))
     tiles = [
-        (_add_stages(_decoder_stages(config, part)), features + _made(config, _core(part), count))
+        (_add_stages(_decoder_stages(config, part, winograd)), features + _made(config, _core(part), count))
         for part in chain(*grid)
     ]
     if len(tiles) == 1:
@@ -212,7 +224,12 @@ def decode_peak_bytes(
 
 
 def encode_peak_bytes(
-    config: VAEConfig, latent_height: int, latent_width: int, *, tile: int | None = None
+    config: VAEConfig,
+    latent_height: int,
+    latent_width: int,
+    *,
+    tile: int | None = None,
+    winograd: bool = False,
 ) -> int:
     """The most memory that :func:`mlx_video.latents.encode.encode_chunks` takes, for a clip of any length.
 
@@ -221,17 +238,18 @@ def encode_peak_bytes(
         latent_height: rows of latent cells.
         latent_width: columns of latent cells.
         tile: as for `encode_chunks`.
+        winograd: as for :class:`Frame`.
 
     Returns:
         Bytes beside the weights and the latents, for chunks of up to four frames. Clips of one or five frames
         need less.
     """
-    frame = Frame(latent_height, latent_width)
+    frame = Frame(latent_height, latent_width, winograd)
     width = encoder_widths(config.encoder_dim or 0)[-1]
     whole = _whole_layers(frame, width, causal_conv(frame, width, 2 * config.z_dim), 1)
     side = max(latent_height, latent_width) if tile is None else tile
     grid = cut_tiles(ENCODER_STAGES, latent_height, latent_width, side)
-    tiles = [_add_stages(_encoder_stages(config, part)) for part in chain(*grid)]
+    tiles = [_add_stages(_encoder_stages(config, part, winograd)) for part in chain(*grid)]
     # The chunk; Wan2.2 packs all of it before the first stage takes a frame.
     pixels = _pixels(config, frame, 1) * (2 if _packing(config) > 1 else 1)
     if tile is None:
@@ -283,9 +301,9 @@ def _core(tile: Tile) -> Frame:
     return Frame(len(tile.rows.core), len(tile.columns.core))
 
 
-def _stage_frames(tile: Tile) -> list[Frame]:
+def _stage_frames(tile: Tile, winograd: bool) -> list[Frame]:
     """What goes into each stage, and what comes out of the last one."""
     return [
-        Frame(len(rows), len(columns))
+        Frame(len(rows), len(columns), winograd)
         for rows, columns in zip(tile.rows.spans, tile.columns.spans, strict=True)
     ]

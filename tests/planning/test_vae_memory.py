@@ -15,7 +15,14 @@ from mlx_video.latents.decode import decode_frames
 from mlx_video.latents.encode import encode_chunks
 from mlx_video.latents.tiling import tile_for_mode, tile_sides
 from mlx_video.models.vae.autoencoder import WanVAE
-from mlx_video.planning.vae_memory import decode_peak_bytes, encode_peak_bytes, scratch_bytes
+from mlx_video.models.vae.winograd import winograd_bytes
+from mlx_video.planning.vae_memory import (
+    Frame,
+    causal_conv,
+    decode_peak_bytes,
+    encode_peak_bytes,
+    scratch_bytes,
+)
 from tests.fixtures.measured_peak import measured
 from tests.models.vae.tiny_vae import TINY, TINY22, TINY_2X, build_vae, draw
 
@@ -128,3 +135,28 @@ def test_the_temporary_file_is_not_larger_than_told(config, monkeypatch):
     sizes.clear()
     encode_and_drop(vae, 1, 2, tile=1)
     assert 0 < sizes[-1] <= scratch_bytes(config, 3, 1, 2, encodes=True)
+
+
+def test_a_gpus_scratch_is_planned_once_and_shrinks_with_tiles():
+    size = (44, 80)  # 704×1280 pixels
+    added = decode_peak_bytes(WAN22_VAE, *size, winograd=True) - decode_peak_bytes(WAN22_VAE, *size)
+    # It stands in for what the CPU's convolution needs.
+    assert 0.5 * winograd_bytes(352, 640, 512, 256) < added < winograd_bytes(352, 640, 512, 256)
+    # The stage that decides for Wan2.1 has too few channels.
+    assert decode_peak_bytes(WAN21_VAE, *size, winograd=True) == decode_peak_bytes(WAN21_VAE, *size)
+    whole = decode_peak_bytes(WAN22_VAE, *size, winograd=True)
+    tiled = decode_peak_bytes(WAN22_VAE, *size, tile=16, winograd=True)
+    assert tiled < whole / 2
+
+
+def test_one_convolution_by_winograds_method_counts_its_scratch_and_three_results():
+    frame = Frame(352, 640, winograd=True)
+    one = frame.nbytes(1)
+    plain, counted = (causal_conv(replace(frame, winograd=on), 512, 256) for on in (False, True))
+    # Norm or SiLU beside its result, and one frame that is no longer kept.
+    assert counted.working == 2 * 512 * one + winograd_bytes(352, 640, 512, 256) + 3 * 256 * one
+    assert (counted.kept, counted.given) == (plain.kept, plain.given)
+    # Too few channels, and too few pixels: as anywhere.
+    for narrow in ((Frame(352, 640, True), 96, 96), (Frame(44, 80, True), 1024, 1024)):
+        frame, into, out = narrow
+        assert causal_conv(frame, into, out) == causal_conv(replace(frame, winograd=False), into, out)

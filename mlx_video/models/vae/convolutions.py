@@ -10,6 +10,7 @@ import mlx.core as mx
 from mlx_video.models.dispatch import current_limits
 from mlx_video.models.elementwise import on_gpu
 from mlx_video.models.matmul import in_chunks
+from mlx_video.models.vae.winograd import takes_winograd
 
 # With fewer input channels, gathering the neighbours of every pixel costs less than many thin products.
 MIN_CHANNELS_OF_SHIFTED = 32
@@ -64,9 +65,12 @@ def convolve_taps(taps: Sequence[mx.array], weight: mx.array, bias: mx.array) ->
 
 def _by_planes(taps: Sequence[mx.array], weight: mx.array, bias: mx.array) -> mx.array:
     """One 2-D convolution per tap: the frames need not be copied into one window."""
-    total = bias
-    for index, frames in enumerate(taps):
-        total = total + _convolve_frames(frames.flatten(0, 1), weight[:, index], padding=1)
+    total, kernels, pixels = bias, weight.swapaxes(0, 1), math.prod(taps[-1].shape[:-1])
+    has_scratch = on_gpu() and takes_winograd(pixels, weight.shape[-1], weight.shape[0])
+    for frames, kernel in zip(taps, kernels, strict=True):
+        total = total + _convolve_frames(frames.flatten(0, 1), kernel, padding=1)
+        if has_scratch:
+            mx.eval(total)  # else the scratch of all taps would be taken at once
     return total.reshape(*taps[-1].shape[:-1], -1)
 
 

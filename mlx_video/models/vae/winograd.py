@@ -27,7 +27,7 @@ def takes_winograd(pixels: int, into: int, out: int) -> bool:
     return fits and pixels >= LEAST_PIXELS and into + out >= LEAST_CHANNELS
 
 
-def scratch_bytes(height: int, width: int, into: int, out: int, frames: int = 1) -> int:
+def winograd_bytes(height: int, width: int, into: int, out: int, frames: int = 1) -> int:
     """Memory of one such convolution besides its input and its result, in float32.
 
     It holds the padded frames, all tiles of the input and of the result, transformed, and the kernel.
