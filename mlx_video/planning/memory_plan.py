@@ -116,9 +116,11 @@ class MemoryPlan:
 
     @property
     def cache_bytes(self) -> int:
-        """Freed buffers that are worth keeping for later arrays: half of a forward's, where there is room."""
-        if any(stage.read_bytes for stage in self.stages):
-            return LEAST_CACHE_BYTES  # streaming runs where there is none; enough for a block
+        """Freed buffers worth keeping for later arrays: half of a forward's, or what streaming leaves."""
+        streamed = [stage.predicted_bytes for stage in self.stages if stage.read_bytes]
+        if streamed:
+            # Less would have MLX take hundreds of megabytes anew for every block.
+            return max(LEAST_CACHE_BYTES, self.host.budget.nbytes - max(streamed))
         arrays = max((stage.peak.usual - stage.peak.held for stage in self.stages), default=0)
         return max(LEAST_CACHE_BYTES, arrays // 2)
 

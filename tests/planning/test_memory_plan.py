@@ -298,6 +298,15 @@ def test_the_table_names_every_stage_and_what_a_step_reads():
     assert lines[7].startswith("read from disk in every step: 2")
 
 
+def test_streaming_keeps_what_the_budget_leaves_and_never_less_than_a_gigabyte():
+    roomy = plan_memory(task("wan2.1-t2v-1.3b", stream="on"), mac(32))
+    left = roomy.host.budget.nbytes - stage(roomy, "denoise").predicted_bytes
+    assert roomy.cache_bytes == left > 10e9
+    tight = plan_memory(task("wan2.1-t2v-14b", 1280, 720), mac(24))
+    assert stage(tight, "denoise").read_bytes
+    assert tight.cache_bytes == 1_000_000_000
+
+
 DOCS_MACS = (8, 16, 24, 32, 48, 64)
 DOCS_RUNS = {
     "1.3B, 832×480, 81 frames": ("wan2.1-t2v-1.3b", 832, 480, 81, None),
