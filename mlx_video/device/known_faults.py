@@ -79,7 +79,7 @@ KNOWN_FAULTS: tuple[KnownFault, ...] = (
     ),
     KnownFault(
         "float32 products carry ten bits of mantissa unless MLX_ENABLE_TF32=0.",
-        "Nothing to do where mlx_video is imported before mlx; else set MLX_ENABLE_TF32=0.",
+        "Nothing to do where mlx_video is imported before MLX's first product; else set MLX_ENABLE_TF32=0.",
         "ml-explore/mlx issues 3534 and 3860",
         first_generation=FIRST_TENSOR_UNITS,
     ),
@@ -121,6 +121,16 @@ KNOWN_FAULTS: tuple[KnownFault, ...] = (
 )
 
 
+def has_tensor_units(architecture: str) -> bool:
+    """Whether a GPU of this architecture has tensor units."""
+    return (_generation(architecture) or 0) >= FIRST_TENSOR_UNITS
+
+
+def _generation(architecture: str) -> int | None:
+    found = re.match(r"applegpu_g(\d+)", architecture)
+    return int(found[1]) if found else None
+
+
 def find_faults(mlx_version: str, architecture: str) -> tuple[KnownFault, ...]:
     """The faults that concern a machine.
 
@@ -128,14 +138,14 @@ def find_faults(mlx_version: str, architecture: str) -> tuple[KnownFault, ...]:
         mlx_version: as MLX tells it, "0.32.4".
         architecture: of the GPU, "applegpu_g16s"; anything else has none of these faults.
     """
-    found = re.match(r"applegpu_g(\d+)", architecture)
-    if not found:
+    generation = _generation(architecture)
+    if generation is None:
         return ()
     version = tuple(int(number) for number in re.findall(r"\d+", mlx_version)[:3])
     return tuple(
         fault
         for fault in KNOWN_FAULTS
-        if fault.first_generation <= int(found[1])
+        if fault.first_generation <= generation
         and fault.since <= version
         and (fault.fixed_in is None or version < fault.fixed_in)
     )

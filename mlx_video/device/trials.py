@@ -101,13 +101,15 @@ def try_product(rows: int, inputs: int, outputs: int, dtype: mx.Dtype) -> Trial:
     )
 
 
-def try_quantized_product(rows: int, inputs: int, outputs: int, dtype: mx.Dtype, bits: int) -> Trial:
-    """A linear layer with packed weights, in groups of 64."""
+def try_quantized_product(
+    rows: int, inputs: int, outputs: int, dtype: mx.Dtype, bits: int, group_size: int = 64
+) -> Trial:
+    """A linear layer with packed weights."""
     draw = Draw()
     x = draw(rows, inputs, dtype=dtype)
     with mx.stream(mx.cpu):
-        layer = _linear(draw, inputs, outputs, dtype).to_quantized(group_size=64, bits=bits)
-        weight = mx.dequantize(layer.weight, layer.scales, layer.biases, group_size=64, bits=bits)
+        layer = _linear(draw, inputs, outputs, dtype).to_quantized(group_size=group_size, bits=bits)
+        weight = mx.dequantize(layer.weight, layer.scales, layer.biases, group_size=group_size, bits=bits)
         mx.eval(layer.parameters(), weight)
     picked = sample_rows(rows)
     return Trial(

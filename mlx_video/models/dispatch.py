@@ -22,6 +22,8 @@ LARGEST_ARRAY = 2**31 - 1
 """Elements that 32-bit indices reach (ml-explore/mlx issues 3248, 3327, 4548)."""
 TILE = 64
 """Rows per tile of the GPU kernels: chunks of whole tiles take the same kernels as the whole does."""
+UNPACKED_ROWS = 4096
+"""Rows from which on it may pay to unpack quantized weights first."""
 WINOGRAD_SWITCH = "MLX_CONV_WINOGRAD"
 """Variable of the environment in which 0 keeps MLX from Winograd's method."""
 FEWEST_QUERIES = 256
@@ -88,6 +90,8 @@ class Limits:
         quantized_matmul: quantized weights are multiplied as they are; else they are unpacked first.
         plane_convolutions: MLX convolves frames; else shifted frames are multiplied.
         winograd: it may do so by Winograd's method.
+        unpacked: packings (see :func:`packing_name`) whose weights are unpacked once for UNPACKED_ROWS rows
+            and more, where that is faster than to unpack them for every tile of rows.
     """
 
     seconds: float = 1.0
@@ -100,6 +104,7 @@ class Limits:
     quantized_matmul: bool = True
     plane_convolutions: bool = True
     winograd: bool = True
+    unpacked: frozenset[str] = frozenset()
 
     def rows(self, *, elements: int = 0, flops: float = 0, fewest: int = TILE) -> int:
         """How many rows of work to do at a time: whole tiles, and never an array beyond LARGEST_ARRAY.
@@ -114,6 +119,11 @@ class Limits:
         wanted = max(fewest, min(by_size, by_time, LARGEST_ARRAY))
         most = max(1, LARGEST_ARRAY // max(1, elements))
         return int(min(wanted - wanted % TILE if wanted > TILE else wanted, most))
+
+
+def packing_name(bits: int, group_size: int) -> str:
+    """How the weights of a layer are packed, in a word."""
+    return f"{bits} bits by {group_size}"
 
 
 CPU_LIMITS = Limits(chunk_elements=2**25)

@@ -15,6 +15,7 @@ from mlx_video.device.operations import OPERATIONS, Operation, Sizes
 from mlx_video.device.report import (
     Memory,
     Report,
+    rate_notices,
     summary_lines,
     table_lines,
     this_machine,
@@ -100,7 +101,7 @@ def with_safe_limits(run: Run) -> Run:
     report = recall_or_check()
     if report.wrong:
         raise DeviceError(describe_wrong(report))
-    notices = (*run.plan.notices, *report_fallbacks(report))
+    notices = (*run.plan.notices, *report_fallbacks(report), *map(Notice, rate_notices(report)))
     limits = report.safe_limits(usual)
     return replace(run, plan=replace(run.plan, notices=notices), limits=limits)
 
