@@ -26,6 +26,7 @@ from mlx_video.device.trials import (
     try_quantized_product,
     try_rms_norm,
     try_rotation,
+    try_small_frames,
     try_softmax,
     try_time_convolution,
 )
@@ -200,12 +201,19 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         "causal convolution", try_causal_convolution,
-        (1, 6, 8, 32, 16), (1, 60, 104, 96, 96), (1, 480, 832, 96, 96), _SHIFTED,
+        (1, 6, 8, 32, 16), (1, 240, 416, 96, 96), (1, 480, 832, 96, 96), _SHIFTED,
+        alternatives=(Fallback("temporal taps are convolved together", {"joins_taps": True}),),
     ),
     # Large enough for Winograd's method (see models.vae.winograd), which amplifies what its products lose.
     Operation(
         "causal convolution of many channels", try_causal_convolution,
         (1, 6, 8, 32, 32), (1, 72, 128, 192, 192), (2, 240, 416, 192, 192), _NOT_WINOGRAD, wrong_above=1e-3,
+        alternatives=(Fallback("temporal taps are added in one operation", {"fuses_taps": True}),),
+    ),
+    Operation(
+        "causal convolution of small frames", try_small_frames,
+        (2, 4, 6, 32, 32), (2, 44, 80, 512, 512), (2, 44, 80, 1024, 1024), _NOT_WINOGRAD, wrong_above=1e-3,
+        alternatives=(Fallback("small frames are decoded two at a time", {"pairs_latents": True}),),
     ),
     Operation(
         "convolution of pixels", try_causal_convolution,
@@ -217,7 +225,8 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         "convolution to twice the size", try_doubling,
-        (1, 6, 8, 32, 16), (1, 30, 52, 192, 96), (2, 120, 208, 384, 192),
+        (1, 6, 8, 32, 16), (1, 120, 208, 192, 96), (2, 120, 208, 384, 192),
+        alternatives=(Fallback("pixels are repeated, then convolved", {"repeats_pixels": True}),),
     ),
     Operation(
         "convolution to half the size", try_halving,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -14,8 +15,41 @@ from mlx_video.events import TilesDecoded
 from mlx_video.files.scratch import ScratchFile, Stored
 from mlx_video.latents.frame_check import check_frames
 from mlx_video.latents.tiling import DECODER_STAGES, Tile, cut_tiles, join_tiles
+from mlx_video.models.dispatch import Limits
 from mlx_video.models.vae.autoencoder import WanVAE
 from mlx_video.models.vae.stream import FRAME_BY_FRAME, StreamState
+from mlx_video.models.vae.winograd import LEAST_PIXELS
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How many frames go through the decoder together: it changes speed, memory and rounding.
+
+    Attributes:
+        latents_per_push: latent frames that enter the network at once.
+        parts: frames that each resolution takes at a time, lowest resolution first.
+    """
+
+    latents_per_push: int = 1
+    parts: tuple[int, ...] = FRAME_BY_FRAME
+
+
+ONE_BY_ONE = Pace()
+PAIRS = Pace(2, (2, *FRAME_BY_FRAME[1:]))
+
+
+def choose_pace(height: int, width: int, tile: int | None, gpu: Limits | None) -> Pace:
+    """The pace for latents of this size: pairs, where one frame is too small for a GPU's faster method.
+
+    Args:
+        height, width: of the latents.
+        tile: as for :func:`decode_chunks`.
+        gpu: what was found of the GPU that decodes; None on a CPU.
+    """
+    is_whole = tile is None or tile >= max(height, width)
+    gains = gpu is not None and gpu.pairs_latents and gpu.winograd and gpu.plane_convolutions
+    reaches = height * width < LEAST_PIXELS <= PAIRS.latents_per_push * height * width
+    return PAIRS if is_whole and gains and reaches else ONE_BY_ONE
 
 
 def decode_frames(

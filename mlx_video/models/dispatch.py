@@ -90,6 +90,10 @@ class Limits:
         quantized_matmul: quantized weights are multiplied as they are; else they are unpacked first.
         plane_convolutions: MLX convolves frames; else shifted frames are multiplied.
         winograd: it may do so by Winograd's method.
+        joins_taps: temporal taps of few channels are convolved together, as many channels.
+        fuses_taps: what temporal taps give is added up in one operation.
+        repeats_pixels: frames are doubled and then convolved; else convolved by one kernel for each parity.
+        pairs_latents: frames too small for Winograd's method are decoded two at a time.
         unpacked: packings (see :func:`packing_name`) whose weights are unpacked once for UNPACKED_ROWS rows
             and more, where that is faster than to unpack them for every tile of rows.
     """
@@ -104,6 +108,10 @@ class Limits:
     quantized_matmul: bool = True
     plane_convolutions: bool = True
     winograd: bool = True
+    joins_taps: bool = False
+    fuses_taps: bool = False
+    repeats_pixels: bool = False
+    pairs_latents: bool = False
     unpacked: frozenset[str] = frozenset()
 
     def rows(self, *, elements: int = 0, flops: float = 0, fewest: int = TILE) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
 from mlx_video.geometry import VideoGeometry
+from mlx_video.latents.decode import choose_pace
 from mlx_video.latents.tiling import tile_for_mode, tile_sides
 from mlx_video.layouts.components import find_component
 from mlx_video.models.dispatch import Limits
@@ -234,15 +235,16 @@ def plan_text(task: MemoryTask, host: Host, *, is_whole: bool = False) -> StageP
 def _plan_image(task: MemoryTask, host: Host, tile: int | None) -> StagePlan:
     sizes = task.sizes
     nbytes = sizes.vae_bytes("encoder") + encode_peak_bytes(
-        sizes.config.vae, *_latent_size(task), tile=tile, winograd=_takes_winograd(host)
+        sizes.config.vae, *_latent_size(task), tile=tile, gpu=_gpu(host)
     )
     return _stage(task, "image", f"VAE encoder, {_describe_tile(task, tile)}", Peak(nbytes, nbytes), host)
 
 
 def _plan_decode(task: MemoryTask, host: Host, tile: int | None) -> StagePlan:
     sizes = task.sizes
+    pace = choose_pace(*_latent_size(task), tile, _gpu(host))
     nbytes = sizes.vae_bytes("decoder") + decode_peak_bytes(
-        sizes.config.vae, *_latent_size(task), tile=tile, winograd=_takes_winograd(host)
+        sizes.config.vae, *_latent_size(task), tile=tile, pace=pace, gpu=_gpu(host)
     )
     scale, holds = sizes.config.vae.output_scale, "VAE decoder"
     if scale != 1:
@@ -250,8 +252,8 @@ def _plan_decode(task: MemoryTask, host: Host, tile: int | None) -> StagePlan:
     return _stage(task, "decode", f"{holds}, {_describe_tile(task, tile)}", Peak(nbytes, nbytes), host)
 
 
-def _takes_winograd(host: Host) -> bool:
-    return host.machine.on_gpu and host.limits.plane_convolutions and host.limits.winograd
+def _gpu(host: Host) -> Limits | None:
+    return host.limits if host.machine.on_gpu else None
 
 
 def _latent_size(task: MemoryTask) -> tuple[int, int]:
