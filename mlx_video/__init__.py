@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from mlx_video.api import WanPipeline, convert_checkpoint
     from mlx_video.media.clip import Video
 
-# MLX reads it once. Otherwise float32 products on GPUs with tensor units keep ten bits of mantissa.
+# MLX reads it once, at its first product. Otherwise float32 products keep ten bits of mantissa on GPUs with
+# tensor units.
 os.environ.setdefault("MLX_ENABLE_TF32", "0")
 
 __version__ = "0.1.0"

@@ -54,4 +54,4 @@ class DeviceError(MLXVideoError):
 
 
 class NonFiniteError(MLXVideoError):
-    """The latents stopped being finite numbers; going on would end in a black video."""
+    """Latents or frames stopped being finite numbers; going on would end in a black video."""

@@ -7,12 +7,14 @@ import re
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
 
 import mlx_video
 from mlx_video import check_device, convert_wan, generate_wan, prepare_control
+from mlx_video.device.known_faults import find_faults
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = {
@@ -90,3 +92,15 @@ def test_no_module_of_the_package_imports_torch():
         assert not re.search(
             r"^\s*(import|from) (torch|diffusers)\b", path.read_text(encoding="utf-8"), re.MULTILINE
         ), path
+
+
+def test_macs_get_an_mlx_that_reports_what_its_gpu_gave_up_on():
+    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "dependencies"
+    ]
+    (needed,) = (one for one in dependencies if one.startswith("mlx") and "darwin" in one)
+    version = needed.partition(">=")[2].partition(";")[0]
+    texts = {fault.text for fault in find_faults(version, "applegpu_g13g")}
+    assert not [text for text in texts if "leaves zeros" in text]
+    assert find_faults("0.32.0", "applegpu_g13g")
+    assert tuple(map(int, version.split("."))) >= (0, 32, 4)

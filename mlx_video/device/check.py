@@ -7,20 +7,21 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import mlx.core as mx
 import numpy as np
 
-from mlx_video.device.operations import Operation, Sizes
+from mlx_video.device.operations import Change, Operation, Sizes
 from mlx_video.device.trials import Trial, wide
 from mlx_video.models.dispatch import Limits, current_limits, use_limits
+from mlx_video.models.elementwise import on_gpu
 
 Verdict = Literal["right", "imprecise", "avoided", "wrong"]
-WRONG = 0.1
-"""Relative error that no rounding explains: garbage has about 1, products of 4-bit weights less than 0.02."""
 ROUNDING: Mapping[mx.Dtype, float] = MappingProxyType({mx.float32: 1e-4, mx.float16: 5e-3, mx.bfloat16: 2e-2})
 """What roundings of a type may add up to in one operation, relative to a row of its result."""
+FASTER = 1.1
+"""How many times as fast another way must be to be taken: less may be chance."""
 SHORT_SECONDS = 0.5
 """Calls shorter than this are timed a second time, since the first one may load and compile kernels."""
 
@@ -38,8 +39,8 @@ class Result:
         seconds: of one call.
         verdict: "right"; "imprecise": more than rounding, but no garbage; "wrong": garbage, or it failed;
             "avoided": likewise, but a fallback gives right results.
-        note: the fallback taken, or how the operation failed; "" if neither.
-        changes: fields of Limits that take the fallback.
+        note: the fallback or the faster way taken, or how the operation failed; "" if neither.
+        changes: fields of Limits that take it.
         flops_per_second: of an operation whose rate counts; else None.
     """
 
@@ -50,7 +51,7 @@ class Result:
     seconds: float
     verdict: Verdict
     note: str = ""
-    changes: Mapping[str, bool | int] = field(default_factory=dict)
+    changes: Mapping[str, Change] = field(default_factory=dict)
     flops_per_second: float | None = None
 
 
@@ -82,22 +83,25 @@ def check_operation(operation: Operation, sizes: Sizes) -> Result:
     rate = trial.flops / attempt.seconds if operation.gives_rate and math.isfinite(attempt.error) else None
     result = Result(
         operation.name, "×".join(map(str, size)), attempt.error, bound, attempt.seconds,
-        _judge(attempt.error, bound), attempt.failure, flops_per_second=rate,
+        _judge(attempt.error, bound, operation.wrong_above), attempt.failure, flops_per_second=rate,
     )  # fmt: skip
-    return result if attempt.error <= WRONG else _find_way(operation, trial, expected, result)
+    if attempt.error > operation.wrong_above:
+        return _find_way(operation, trial, expected, result)
+    # The ways of a CPU are known: nothing is gained by timing them.
+    return _find_faster(operation, trial, expected, result) if on_gpu() else result
 
 
-def _judge(error: float, bound: float) -> Verdict:
+def _judge(error: float, bound: float, wrong_above: float) -> Verdict:
     if error <= bound:
         return "right"
-    return "imprecise" if error <= WRONG else "wrong"
+    return "imprecise" if error <= wrong_above else "wrong"
 
 
 def _find_way(operation: Operation, trial: Trial, expected: np.ndarray, result: Result) -> Result:
     for fallback in operation.fallbacks:
         with use_limits(change_limits(current_limits(), fallback.changes)):
             attempt = _attempt(trial, expected)
-        if attempt.error <= WRONG:
+        if attempt.error <= operation.wrong_above:
             rate = trial.flops / attempt.seconds if operation.gives_rate else None
             return replace(
                 result, verdict="avoided", note=fallback.text, changes=fallback.changes, flops_per_second=rate
@@ -105,9 +109,28 @@ def _find_way(operation: Operation, trial: Trial, expected: np.ndarray, result: 
     return replace(result, flops_per_second=None)
 
 
-def change_limits(limits: Limits, changes: Mapping[str, bool | int]) -> Limits:
-    """Limits with some fields changed."""
-    return replace(limits, **changes)  # type: ignore[arg-type]  # each field has its own type
+def _find_faster(operation: Operation, trial: Trial, expected: np.ndarray, result: Result) -> Result:
+    """The result with the changes of the fastest alternative, if one is right and clearly faster."""
+    fastest, usual = result, result.seconds
+    for alternative in operation.alternatives:
+        with use_limits(change_limits(current_limits(), alternative.changes)):
+            attempt = _attempt(trial, expected)
+        is_right = attempt.error <= max(result.error, result.bound)
+        if is_right and attempt.seconds < fastest.seconds and FASTER * attempt.seconds <= usual:
+            note = f"{alternative.text}: {usual / attempt.seconds:.2g} times as fast"
+            fastest = replace(
+                result, error=attempt.error, seconds=attempt.seconds, note=note, changes=alternative.changes
+            )
+    return fastest
+
+
+def change_limits(limits: Limits, changes: Mapping[str, Change]) -> Limits:
+    """Limits with some fields changed; a field that is a set gains the value."""
+    values: dict[str, Any] = {
+        name: before | {value} if isinstance(before := getattr(limits, name), frozenset) else value
+        for name, value in changes.items()
+    }
+    return replace(limits, **values)
 
 
 def _attempt(trial: Trial, expected: np.ndarray) -> _Attempt:

@@ -79,8 +79,14 @@ KNOWN_FAULTS: tuple[KnownFault, ...] = (
     ),
     KnownFault(
         "float32 products carry ten bits of mantissa unless MLX_ENABLE_TF32=0.",
-        "Nothing to do where mlx_video is imported before mlx; else set MLX_ENABLE_TF32=0.",
+        "Nothing to do where mlx_video is imported before MLX's first product; else set MLX_ENABLE_TF32=0.",
         "ml-explore/mlx issues 3534 and 3860",
+        first_generation=FIRST_TENSOR_UNITS,
+    ),
+    KnownFault(
+        "Convolutions of many channels lose most digits, in float32 under TF32 and in half precision always.",
+        "The VAE stays in float32, and where the check finds this, another method is used.",
+        "ml-explore/mlx pull 4242",
         first_generation=FIRST_TENSOR_UNITS,
     ),
     KnownFault(
@@ -95,12 +101,34 @@ KNOWN_FAULTS: tuple[KnownFault, ...] = (
         "ml-explore/mlx issues 3327 and 4548",
     ),
     KnownFault(
-        "A dispatch of more than some seconds is aborted, and the whole process with it.",
+        "macOS gives up on GPU work that takes some seconds, sooner while the display is on.",
+        "Dispatches are kept short; let the display sleep, or set AGX_RELAX_CDM_CTXSTORE_TIMEOUT=1.",
+        "ml-explore/mlx issue 3267",
+    ),
+    KnownFault(
+        "Work that the GPU gives up on ends the whole process.",
         f"Dispatches are kept short. {_UPGRADE}",
         "ml-explore/mlx pull 3523",
         (0, 32, 0),
     ),
+    KnownFault(
+        "Work that the GPU gives up on, or has no memory for, leaves zeros and mostly no error: grey videos.",
+        f"{_UPGRADE}",
+        "ml-explore/mlx pull 3742 and issue 3979",
+        (0, 32, 1),
+        since=(0, 32, 0),
+    ),
 )
+
+
+def has_tensor_units(architecture: str) -> bool:
+    """Whether a GPU of this architecture has tensor units."""
+    return (_generation(architecture) or 0) >= FIRST_TENSOR_UNITS
+
+
+def _generation(architecture: str) -> int | None:
+    found = re.match(r"applegpu_g(\d+)", architecture)
+    return int(found[1]) if found else None
 
 
 def find_faults(mlx_version: str, architecture: str) -> tuple[KnownFault, ...]:
@@ -110,14 +138,14 @@ def find_faults(mlx_version: str, architecture: str) -> tuple[KnownFault, ...]:
         mlx_version: as MLX tells it, "0.32.4".
         architecture: of the GPU, "applegpu_g16s"; anything else has none of these faults.
     """
-    found = re.match(r"applegpu_g(\d+)", architecture)
-    if not found:
+    generation = _generation(architecture)
+    if generation is None:
         return ()
     version = tuple(int(number) for number in re.findall(r"\d+", mlx_version)[:3])
     return tuple(
         fault
         for fault in KNOWN_FAULTS
-        if fault.first_generation <= int(found[1])
+        if fault.first_generation <= generation
         and fault.since <= version
         and (fault.fixed_in is None or version < fault.fixed_in)
     )

@@ -26,13 +26,21 @@ from mlx_video.device.trials import (
     try_quantized_product,
     try_rms_norm,
     try_rotation,
+    try_small_frames,
     try_softmax,
     try_time_convolution,
 )
+from mlx_video.models.dispatch import UNPACKED_ROWS, packing_name
 from mlx_video.models.elementwise import add_gated, add_residual, gelu_erf, gelu_tanh
 from mlx_video.models.vae.layers import silu
 
+GARBAGE = 0.1
+"""Relative error that no rounding explains: garbage has about 1, products of 4-bit weights less than 0.02."""
+
+BFLOAT16_PRODUCT, FLOAT16_PRODUCT = "product, bfloat16", "product, float16"
+
 Size = tuple[int, ...]
+Change = bool | int | str
 Sizes = Literal["small", "medium", "full"]
 
 F32, F16, BF16 = mx.float32, mx.float16, mx.bfloat16
@@ -40,15 +48,15 @@ F32, F16, BF16 = mx.float32, mx.float16, mx.bfloat16
 
 @dataclass(frozen=True, slots=True)
 class Fallback:
-    """A fallback of a faulty operation.
+    """Another way to compute the same: of a faulty operation, or one that may be faster.
 
     Attributes:
         text: what is done instead.
-        changes: fields of `models.dispatch.Limits` that make it so.
+        changes: fields of `models.dispatch.Limits` that make it so; what one of sets gains.
     """
 
     text: str
-    changes: Mapping[str, bool | int]
+    changes: Mapping[str, Change]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +70,9 @@ class Operation:
         medium: a size for about a second in all, on the slowest GPU.
         full: a size that videos reach.
         fallbacks: to take in turn where the result is wrong; none where there is none.
+        alternatives: of which a GPU takes the fastest, where the result is right.
         is_quick: belongs to the check before a run.
+        wrong_above: relative error that counts as garbage.
         gives_rate: its time tells how fast attention is.
     """
 
@@ -72,7 +82,9 @@ class Operation:
     medium: Size
     full: Size
     fallbacks: tuple[Fallback, ...] = ()
+    alternatives: tuple[Fallback, ...] = field(default=(), kw_only=True)
     is_quick: bool = field(default=True, kw_only=True)
+    wrong_above: float = field(default=GARBAGE, kw_only=True)
     gives_rate: bool = field(default=False, kw_only=True)
 
     def size(self, sizes: Sizes) -> Size:
@@ -87,6 +99,18 @@ _UNPACKED = (
     Fallback("quantized weights are unpacked for every product", {"quantized_matmul": False}),
 )
 _SHIFTED = (Fallback("convolutions run as matrix products", {"plane_convolutions": False}),)
+_NOT_WINOGRAD = (Fallback("convolutions avoid Winograd's method", {"winograd": False}), *_SHIFTED)
+
+
+def _many_rows(bits: int, group_size: int) -> Operation:
+    """A product of as many rows as a video has tokens, by packed weights or by the same unpacked."""
+    name = packing_name(bits, group_size)
+    return Operation(
+        f"product of many rows, {name}",
+        partial(try_quantized_product, dtype=BF16, bits=bits, group_size=group_size),
+        (192, 256, 384), (UNPACKED_ROWS, 1536, 1536), (4 * UNPACKED_ROWS, 5120, 5120), _UNPACKED,
+        alternatives=(Fallback("weights are unpacked once for all rows", {"unpacked": name}),),
+    )  # fmt: skip
 
 
 def _build_rotation(t: int, h: int, w: int, heads: int, head_dim: int) -> Trial:
@@ -95,12 +119,12 @@ def _build_rotation(t: int, h: int, w: int, heads: int, head_dim: int) -> Trial:
 
 OPERATIONS: tuple[Operation, ...] = (
     Operation(
-        "product, bfloat16", partial(try_product, dtype=BF16),
-        (192, 512, 384), (1024, 2048, 2048), (4096, 13824, 5120),
+        BFLOAT16_PRODUCT, partial(try_product, dtype=BF16),
+        (192, 512, 384), (2048, 4096, 4096), (4096, 13824, 5120),
     ),
     Operation(
-        "product, float16", partial(try_product, dtype=F16),
-        (192, 512, 384), (1024, 2048, 2048), (4096, 13824, 5120), is_quick=False,
+        FLOAT16_PRODUCT, partial(try_product, dtype=F16),
+        (192, 512, 384), (2048, 4096, 4096), (4096, 13824, 5120), is_quick=False,
     ),
     Operation(
         "product, float32", partial(try_product, dtype=F32),
@@ -114,6 +138,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "quantized product, 4 bits", partial(try_quantized_product, dtype=BF16, bits=4),
         (192, 256, 384), (33000, 256, 1000), (65520, 1536, 8960), _UNPACKED,
     ),
+    *(_many_rows(bits, group_size) for bits in (4, 8) for group_size in (32, 64, 128)),
     Operation(
         "attention among tokens", partial(try_attention, dtype=BF16),
         (2, 320, 320, 64), (4, 4096, 4096, 128), (4, 33000, 33000, 128), _WRITTEN_OUT,
@@ -176,7 +201,19 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         "causal convolution", try_causal_convolution,
-        (1, 6, 8, 32, 16), (1, 60, 104, 96, 96), (2, 240, 416, 192, 192), _SHIFTED,
+        (1, 6, 8, 32, 16), (1, 240, 416, 96, 96), (1, 480, 832, 96, 96), _SHIFTED,
+        alternatives=(Fallback("temporal taps are convolved together", {"joins_taps": True}),),
+    ),
+    # Large enough for Winograd's method (see models.vae.winograd), which amplifies what its products lose.
+    Operation(
+        "causal convolution of many channels", try_causal_convolution,
+        (1, 6, 8, 32, 32), (1, 72, 128, 192, 192), (2, 240, 416, 192, 192), _NOT_WINOGRAD, wrong_above=1e-3,
+        alternatives=(Fallback("temporal taps are added in one operation", {"fuses_taps": True}),),
+    ),
+    Operation(
+        "causal convolution of small frames", try_small_frames,
+        (2, 4, 6, 32, 32), (2, 44, 80, 512, 512), (2, 44, 80, 1024, 1024), _NOT_WINOGRAD, wrong_above=1e-3,
+        alternatives=(Fallback("small frames are decoded two at a time", {"pairs_latents": True}),),
     ),
     Operation(
         "convolution of pixels", try_causal_convolution,
@@ -188,7 +225,8 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         "convolution to twice the size", try_doubling,
-        (1, 6, 8, 32, 16), (1, 30, 52, 192, 96), (2, 120, 208, 384, 192),
+        (1, 6, 8, 32, 16), (1, 120, 208, 192, 96), (2, 120, 208, 384, 192),
+        alternatives=(Fallback("pixels are repeated, then convolved", {"repeats_pixels": True}),),
     ),
     Operation(
         "convolution to half the size", try_halving,

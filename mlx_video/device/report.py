@@ -15,9 +15,14 @@ import mlx.core as mx
 
 from mlx_video import __version__
 from mlx_video.device.check import Result, change_limits
-from mlx_video.device.known_faults import find_faults
+from mlx_video.device.known_faults import find_faults, has_tensor_units
+from mlx_video.device.operations import BFLOAT16_PRODUCT, FLOAT16_PRODUCT
 from mlx_video.files.whole_file import written_whole
-from mlx_video.models.dispatch import Limits, device_facts, with_measured_rate
+from mlx_video.models.dispatch import Limits, device_facts, find_chip, with_measured_rate
+
+TOO_SLOW = 0.5
+"""Part of the tabled rate below which products cannot run on tensor units: without these it is a quarter."""
+CLEARLY_FASTER = 1.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +89,20 @@ class Report:
         rates = (result.flops_per_second for result in self.results)
         return next((rate for rate in rates if rate), None)
 
+    def product_rate(self, name: str) -> float | None:
+        """Operations a second of the products tried under a name; None where there was no right result."""
+        for result in self.results:
+            if result.name == name and result.verdict in ("right", "imprecise"):
+                return 2 * math.prod(map(int, result.size.split("×"))) / result.seconds
+        return None
+
     def safe_limits(self, limits: Limits) -> Limits:
-        """Limits that avoid what is faulty, and count on the rate that was measured."""
+        """Limits that avoid what is faulty, take what is faster, and count on the rate that was measured."""
         if rate := self.attention_rate:
             limits = with_measured_rate(limits, rate)
-        for result in self.avoided:
-            limits = change_limits(limits, result.changes)
+        for result in self.results:
+            if result.verdict != "wrong":
+                limits = change_limits(limits, result.changes)
         return replace(limits, seconds=limits.seconds * self.shortened)
 
 
@@ -170,6 +183,29 @@ class Memory:
         return self.folder / f"{key[:16]}.json"
 
 
+def rate_notices(report: Report) -> list[str]:
+    """What a GPU's rates of products tell: tensor units that are not in use, a type that is faster."""
+    machine, notices = report.machine, []
+    device_name = machine.device.removeprefix("gpu: ")
+    rate = report.product_rate(BFLOAT16_PRODUCT)
+    if device_name == machine.device or not rate:
+        return []
+    chip = find_chip(device_name, machine.architecture)
+    if has_tensor_units(machine.architecture) and rate < TOO_SLOW * chip.tflops * 1e12:
+        notices.append(
+            f"Products in bfloat16 reach {rate / 1e12:.3g} TFLOPS, less than half of this chip's "
+            f"{chip.tflops:g}: its tensor units are not in use. They need macOS 26.2 and MLX's own package: "
+            "pip install -U mlx."
+        )
+    half = report.product_rate(FLOAT16_PRODUCT)
+    if half and half >= CLEARLY_FASTER * rate:
+        notices.append(
+            f"Products in float16 are {half / rate:.2g} times as fast as in bfloat16: a model converted with "
+            "--dtype float16 takes less time, if its values stay below 65,504; a run says where they do not."
+        )
+    return notices
+
+
 HEADINGS = ("operation", "size", "error", "expected", "ms", "verdict")
 
 
@@ -201,6 +237,7 @@ def summary_lines(report: Report) -> list[str]:
     lines = [", ".join(f"{verdicts.count(name)} {name}" for name in dict.fromkeys(verdicts))]
     if report.attention_rate:
         lines.append(f"attention: {report.attention_rate / 1e12:.3g} TFLOPS")
+    lines += rate_notices(report)
     if report.machine.device.startswith("cpu"):
         lines.append("This is a CPU: what goes wrong on GPUs alone was not tested.")
     faults = find_faults(report.machine.mlx, report.machine.architecture)

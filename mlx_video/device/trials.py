@@ -7,7 +7,7 @@ The right results are worked out by numpy in float64, from the very numbers that
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -15,12 +15,19 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_video.geometry import Triple
+from mlx_video.models.dispatch import current_limits
 from mlx_video.models.elementwise import Elementwise, on_gpu
 from mlx_video.models.matmul import attend, attend_biased, compute_dtype, merge_heads, project
 from mlx_video.models.rope import build_rotary_table, rotate, token_angles
 from mlx_video.models.token_layout import TokenSpan, video_layout
 from mlx_video.models.transformer_block import modulate
-from mlx_video.models.vae.convolutions import convolve_doubled, convolve_halved, convolve_taps, multiply_taps
+from mlx_video.models.vae.convolutions import (
+    convolve_doubled,
+    convolve_halved,
+    convolve_taps,
+    multiply_taps,
+    split_frames,
+)
 from mlx_video.models.vae.layers import RMSNorm
 
 EPS = 1e-6
@@ -101,13 +108,15 @@ def try_product(rows: int, inputs: int, outputs: int, dtype: mx.Dtype) -> Trial:
     )
 
 
-def try_quantized_product(rows: int, inputs: int, outputs: int, dtype: mx.Dtype, bits: int) -> Trial:
-    """A linear layer with packed weights, in groups of 64."""
+def try_quantized_product(
+    rows: int, inputs: int, outputs: int, dtype: mx.Dtype, bits: int, group_size: int = 64
+) -> Trial:
+    """A linear layer with packed weights."""
     draw = Draw()
     x = draw(rows, inputs, dtype=dtype)
     with mx.stream(mx.cpu):
-        layer = _linear(draw, inputs, outputs, dtype).to_quantized(group_size=64, bits=bits)
-        weight = mx.dequantize(layer.weight, layer.scales, layer.biases, group_size=64, bits=bits)
+        layer = _linear(draw, inputs, outputs, dtype).to_quantized(group_size=group_size, bits=bits)
+        weight = mx.dequantize(layer.weight, layer.scales, layer.biases, group_size=group_size, bits=bits)
         mx.eval(layer.parameters(), weight)
     picked = sample_rows(rows)
     return Trial(
@@ -274,6 +283,17 @@ def try_rotation(grid: Triple, heads: int, head_dim: int, dtype: mx.Dtype) -> Tr
 def try_causal_convolution(frames: int, height: int, width: int, inputs: int, outputs: int) -> Trial:
     """The VAE's 3×3×3 convolution, of frames and the two before them."""
     return _try_taps(convolve_taps, 3, (frames, height, width), inputs, outputs)
+
+
+def try_small_frames(frames: int, height: int, width: int, inputs: int, outputs: int) -> Trial:
+    """The same of frames that come two at a time, if that is how latents are decoded, or one at a time."""
+
+    def convolve(taps: Sequence[mx.array], weight: mx.array, bias: mx.array) -> mx.array:
+        size = 2 if current_limits().pairs_latents else 1
+        parts = zip(*(split_frames(tap, size) for tap in taps), strict=True)
+        return mx.concatenate([convolve_taps(part, weight, bias) for part in parts], axis=1)
+
+    return _try_taps(convolve, 3, (frames, height, width), inputs, outputs)
 
 
 def try_time_convolution(frames: int, height: int, width: int, inputs: int, outputs: int) -> Trial:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -12,9 +13,43 @@ import numpy as np
 from mlx_video.config import VAEConfig
 from mlx_video.events import TilesDecoded
 from mlx_video.files.scratch import ScratchFile, Stored
+from mlx_video.latents.frame_check import check_frames
 from mlx_video.latents.tiling import DECODER_STAGES, Tile, cut_tiles, join_tiles
+from mlx_video.models.dispatch import Limits
 from mlx_video.models.vae.autoencoder import WanVAE
 from mlx_video.models.vae.stream import FRAME_BY_FRAME, StreamState
+from mlx_video.models.vae.winograd import LEAST_PIXELS
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How many frames go through the decoder together: it changes speed, memory and rounding.
+
+    Attributes:
+        latents_per_push: latent frames that enter the network at once.
+        parts: frames that each resolution takes at a time, lowest resolution first.
+    """
+
+    latents_per_push: int = 1
+    parts: tuple[int, ...] = FRAME_BY_FRAME
+
+
+ONE_BY_ONE = Pace()
+PAIRS = Pace(2, (2, *FRAME_BY_FRAME[1:]))
+
+
+def choose_pace(height: int, width: int, tile: int | None, gpu: Limits | None) -> Pace:
+    """The pace for latents of this size: pairs, where one frame is too small for a GPU's faster method.
+
+    Args:
+        height, width: of the latents.
+        tile: as for :func:`decode_chunks`.
+        gpu: what was found of the GPU that decodes; None on a CPU.
+    """
+    is_whole = tile is None or tile >= max(height, width)
+    gains = gpu is not None and gpu.pairs_latents and gpu.winograd and gpu.plane_convolutions
+    reaches = height * width < LEAST_PIXELS <= PAIRS.latents_per_push * height * width
+    return PAIRS if is_whole and gains and reaches else ONE_BY_ONE
 
 
 def decode_frames(
@@ -34,7 +69,7 @@ def decode_frames(
         and the others 4.
 
     Raises:
-        ValueError, MediaError: as :func:`decode_chunks`.
+        ValueError, MLXVideoError: as :func:`decode_chunks`.
     """
     chunks = decode_chunks(
         vae,
@@ -82,6 +117,7 @@ def decode_chunks(
         ValueError: the latents have another rank or number of channels, or `tile` or `latents_per_push` is
             less than 1.
         MediaError: while frames are taken, when the temporary file finds no room.
+        NonFiniteError, DeviceError: while frames are taken, when they cannot be what the latents stand for.
 
     Source: Wan2.1 wan/modules/vae.py, WanVAE.decode; Wan2.2 wan/modules/vae2_2.py, Wan2_2_VAE.decode.
     """
@@ -106,12 +142,14 @@ def _pushes(latents: mx.array, size: int, config: VAEConfig) -> Iterator[mx.arra
 def _decode_whole_frames(vae: WanVAE, pushes: Iterable[mx.array], parts: Sequence[int]) -> Iterator[mx.array]:
     state = StreamState()
     for push in pushes:
-        yield _join_frames(vae.decode(push, state, parts))
+        yield _join_frames(vae.decode(push, state, parts), push)
 
 
-def _join_frames(chunks: Iterable[mx.array]) -> mx.array:
-    """What one push gave, [1, f, H, W, 3] each, as frames [F, H, W, 3] in [-1, 1]."""
-    frames = mx.clip(mx.concatenate(list(chunks), axis=1)[0].astype(mx.float32), -1, 1)
+def _join_frames(chunks: Iterable[mx.array], latents: mx.array) -> mx.array:
+    """What one push of latents gave, [1, f, H, W, 3] each, as frames [F, H, W, 3] in [-1, 1]."""
+    frames = mx.concatenate(list(chunks), axis=1)[0].astype(mx.float32)
+    check_frames(frames, latents)
+    frames = mx.clip(frames, -1, 1)
     mx.eval(frames)
     return frames
 
@@ -124,13 +162,17 @@ def _decode_tile_by_tile(
     scratch_folder: Path | None,
 ) -> Iterator[mx.array | TilesDecoded]:
     with ScratchFile(scratch_folder) as scratch:
-        features, tiles = _store_features(vae, pushes, scratch), list(chain(*grid))
+        latents, tiles = list(pushes), list(chain(*grid))
+        features = _store_features(vae, latents, scratch)
         decoded: list[list[Stored]] = []
         for tile in tiles:
             decoded.append([])
             rows, columns = tile.crop_input()
-            cropped = (scratch.get(stored)[:, :, rows, columns] for stored in features)
-            for chunk in _decode_tile(vae, cropped, tile, parts):
+            parts_of_clip = (
+                (scratch.get(stored)[:, :, rows, columns], push[:, :, rows, columns])
+                for stored, push in zip(features, latents, strict=True)
+            )
+            for chunk in _decode_tile(vae, parts_of_clip, tile, parts):
                 decoded[-1].append(scratch.put(chunk))
                 done = (len(decoded) - 1) * len(features) + len(decoded[-1])
                 yield TilesDecoded(done, len(tiles) * len(features))
@@ -144,12 +186,12 @@ def _store_features(vae: WanVAE, pushes: Iterable[mx.array], scratch: ScratchFil
 
 
 def _decode_tile(
-    vae: WanVAE, features: Iterable[mx.array], tile: Tile, parts: Sequence[int]
+    vae: WanVAE, parts_of_clip: Iterable[tuple[mx.array, mx.array]], tile: Tile, parts: Sequence[int]
 ) -> Iterator[mx.array]:
-    """Decode one tile of the clip from its part of the features; one chunk of frames for each push."""
+    """Decode one tile from its part of the features and latents; one chunk of frames for each push."""
     state = StreamState()
-    for part in features:
-        yield _join_frames(vae.decode_features(part, state, parts, tile.crops))
+    for features, latents in parts_of_clip:
+        yield _join_frames(vae.decode_features(features, state, parts, tile.crops), latents)
 
 
 def denormalise(latents: mx.array, config: VAEConfig) -> mx.array:

@@ -8,9 +8,10 @@ equal ways it goes; what is computed stays the same.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import MappingProxyType
@@ -21,6 +22,10 @@ LARGEST_ARRAY = 2**31 - 1
 """Elements that 32-bit indices reach (ml-explore/mlx issues 3248, 3327, 4548)."""
 TILE = 64
 """Rows per tile of the GPU kernels: chunks of whole tiles take the same kernels as the whole does."""
+UNPACKED_ROWS = 4096
+"""Rows from which on it may pay to unpack quantized weights first."""
+WINOGRAD_SWITCH = "MLX_CONV_WINOGRAD"
+"""Variable of the environment in which 0 keeps MLX from Winograd's method."""
 FEWEST_QUERIES = 256
 """Shorter chunks of attention leave a GPU idle."""
 
@@ -84,6 +89,13 @@ class Limits:
         fused_attention: attention may run as one operation of MLX; else its scores are written out.
         quantized_matmul: quantized weights are multiplied as they are; else they are unpacked first.
         plane_convolutions: MLX convolves frames; else shifted frames are multiplied.
+        winograd: it may do so by Winograd's method.
+        joins_taps: temporal taps of few channels are convolved together, as many channels.
+        fuses_taps: what temporal taps give is added up in one operation.
+        repeats_pixels: frames are doubled and then convolved; else convolved by one kernel for each parity.
+        pairs_latents: frames too small for Winograd's method are decoded two at a time.
+        unpacked: packings (see :func:`packing_name`) whose weights are unpacked once for UNPACKED_ROWS rows
+            and more, where that is faster than to unpack them for every tile of rows.
     """
 
     seconds: float = 1.0
@@ -95,6 +107,12 @@ class Limits:
     fused_attention: bool = True
     quantized_matmul: bool = True
     plane_convolutions: bool = True
+    winograd: bool = True
+    joins_taps: bool = False
+    fuses_taps: bool = False
+    repeats_pixels: bool = False
+    pairs_latents: bool = False
+    unpacked: frozenset[str] = frozenset()
 
     def rows(self, *, elements: int = 0, flops: float = 0, fewest: int = TILE) -> int:
         """How many rows of work to do at a time: whole tiles, and never an array beyond LARGEST_ARRAY.
@@ -109,6 +127,11 @@ class Limits:
         wanted = max(fewest, min(by_size, by_time, LARGEST_ARRAY))
         most = max(1, LARGEST_ARRAY // max(1, elements))
         return int(min(wanted - wanted % TILE if wanted > TILE else wanted, most))
+
+
+def packing_name(bits: int, group_size: int) -> str:
+    """How the weights of a layer are packed, in a word."""
+    return f"{bits} bits by {group_size}"
 
 
 CPU_LIMITS = Limits(chunk_elements=2**25)
@@ -129,9 +152,24 @@ def use_limits(limits: Limits) -> Iterator[None]:
     global _chosen
     before, _chosen = _chosen, limits
     try:
-        yield
+        with nullcontext() if limits.winograd else _winograd_off():
+            yield
     finally:
         _chosen = before
+
+
+@contextmanager
+def _winograd_off() -> Iterator[None]:
+    """Tell MLX, which asks before every convolution on a GPU; from 0.32.4 on."""
+    before = os.environ.get(WINOGRAD_SWITCH)
+    os.environ[WINOGRAD_SWITCH] = "0"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(WINOGRAD_SWITCH, None)
+        else:
+            os.environ[WINOGRAD_SWITCH] = before
 
 
 def device_facts() -> dict[str, str | int]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_video.models.dispatch import FEWEST_QUERIES, TILE, current_limits
+from mlx_video.models.dispatch import FEWEST_QUERIES, TILE, UNPACKED_ROWS, current_limits, packing_name
 from mlx_video.models.elementwise import on_gpu
 
 
@@ -55,6 +55,12 @@ def compute_dtype(layer: nn.Module) -> mx.Dtype:
     return _stored_dtype(layer) if on_gpu() else mx.float32
 
 
+def common_dtype(*layers: nn.Module) -> mx.Dtype:
+    """The type that layers which take the same input all multiply in; float32 where they differ."""
+    dtypes = {compute_dtype(layer) for layer in layers}
+    return dtypes.pop() if len(dtypes) == 1 else mx.float32
+
+
 def project(layer: nn.Module, x: mx.array, dtype: mx.Dtype | None = None) -> mx.array:
     """Apply a linear layer.
 
@@ -72,15 +78,15 @@ def project(layer: nn.Module, x: mx.array, dtype: mx.Dtype | None = None) -> mx.
     rows = limits.rows(flops=2 * x.shape[-1] * layer.weight.shape[0])
     if _is_quantized(layer):
         rows = min(rows, limits.quantized_rows)
-    multiply = _multiplier(layer, dtype)
+    multiply = _multiplier(layer, dtype, len(x))
     if "unmerged" in layer:
         return in_chunks(lambda part: layer.unmerged(part, multiply(part)), x.astype(dtype), rows)
     return in_chunks(multiply, x.astype(dtype), rows)
 
 
-def _multiplier(layer: nn.Module, dtype: mx.Dtype) -> Callable[[mx.array], mx.array]:
+def _multiplier(layer: nn.Module, dtype: mx.Dtype, num_rows: int) -> Callable[[mx.array], mx.array]:
     """What maps rows [L, in] of a type to [L, out]: the layer, or its weight unpacked or widened."""
-    if isinstance(layer, nn.QuantizedLinear) and not (on_gpu() and current_limits().quantized_matmul):
+    if isinstance(layer, nn.QuantizedLinear) and _is_unpacked(layer, num_rows):
         weight = _dequantize(layer)
     elif isinstance(layer, nn.Linear) and layer.weight.dtype != dtype:
         weight = layer.weight
@@ -92,6 +98,14 @@ def _multiplier(layer: nn.Module, dtype: mx.Dtype) -> Callable[[mx.array], mx.ar
         return lambda x: x @ weight
     bias = layer.bias.astype(dtype)
     return lambda x: mx.addmm(bias, x, weight)
+
+
+def _is_unpacked(layer: nn.QuantizedLinear, num_rows: int) -> bool:
+    """Whether a layer's weight is unpacked for a product of so many rows; on a CPU it always is."""
+    limits = current_limits()
+    if not (on_gpu() and limits.quantized_matmul):
+        return True
+    return num_rows >= UNPACKED_ROWS and packing_name(layer.bits, layer.group_size) in limits.unpacked
 
 
 def _dequantize(layer: nn.QuantizedLinear) -> mx.array:

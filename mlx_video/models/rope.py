@@ -92,5 +92,6 @@ def rotate(x: mx.array, table: RotaryTable) -> mx.array:
 def _rotate_pairs(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
     pairs = x.reshape(*x.shape[:-1], -1, 2)
     even, odd = pairs[..., 0], pairs[..., 1]
-    turned = mx.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
-    return turned.reshape(x.shape).astype(x.dtype)
+    # Rounded before they are joined: joining copies both.
+    turned = [(even * cos - odd * sin).astype(x.dtype), (even * sin + odd * cos).astype(x.dtype)]
+    return mx.stack(turned, axis=-1).reshape(x.shape)

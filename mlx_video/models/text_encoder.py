@@ -162,7 +162,8 @@ class UMT5Encoder(nn.Module):
         """Token ids [n] → [n, dim], in the type that the blocks compute in.
 
         On a GPU that is the weights' own, but float32 for float16: activations of this network exceed its
-        range. On a CPU it is float32, in which products are fastest.
+        range. On a CPU it is float32, in which products are fastest. The official code takes bfloat16, as
+        released weights do here on a GPU (Wan2.1 wan/configs/shared_config.py, t5_dtype).
         """
         x = self.token_embedding(ids)
         return x if on_gpu() and x.dtype != mx.float16 else x.astype(mx.float32)

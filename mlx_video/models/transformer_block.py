@@ -11,7 +11,7 @@ from mlx_video.config import TransformerConfig
 from mlx_video.models.block_context import AttentionSite, BlockContext, KeysValues, TimeFeatures
 from mlx_video.models.dispatch import current_limits, evaluate_if_long
 from mlx_video.models.elementwise import add_gated, add_residual, gelu_tanh
-from mlx_video.models.matmul import in_chunks, merge_heads, project, split_heads
+from mlx_video.models.matmul import common_dtype, in_chunks, merge_heads, project, split_heads
 from mlx_video.models.rope import RotaryTable, rotate
 from mlx_video.models.token_layout import TokenSpan
 
@@ -56,6 +56,11 @@ class SelfAttention(nn.Module):
     def scale(self) -> float:
         """Of the products of queries and keys: one over the root of a head's channels."""
         return (self.norm_q.weight.size // self.num_heads) ** -0.5
+
+    @property
+    def input_dtype(self) -> mx.Dtype:
+        """The type that queries, keys and values are made from."""
+        return common_dtype(self.q, self.k, self.v)
 
     def __call__(self, x: mx.array, context: BlockContext) -> mx.array:
         """Mix the tokens.
@@ -147,6 +152,11 @@ class FeedForward(nn.Module):
         self.fc1 = nn.Linear(dim, ffn_dim)
         self.fc2 = nn.Linear(ffn_dim, dim)
 
+    @property
+    def input_dtype(self) -> mx.Dtype:
+        """The type that the hidden layer is made from."""
+        return common_dtype(self.fc1)
+
     def __call__(self, x: mx.array) -> mx.array:
         """[L, dim] in any floating type → [L, dim] in the weights' type."""
         dim, hidden_dim = x.shape[-1], self.fc1.bias.size
@@ -189,19 +199,29 @@ class TransformerBlock(nn.Module):
         """
         time = context.time
         table = self.modulation.astype(mx.float32) + time.modulation
-        x = self._add(x, self.self_attn(self._modulate(x, table[:, :2], time), context), table[:, 2], time)
+        x = self._add(x, self._mix(x, table[:, :2], context), table[:, 2], time)
         x = add_residual(x, self.cross_attn(self.norm3(x), context))
-        x = self._add(x, self.ffn(self._modulate(x, table[:, 3:5], time)), table[:, 5], time)
+        x = self._add(x, self._feed(x, table[:, 3:5], time), table[:, 5], time)
         return evaluate_if_long(x)
 
-    def _modulate(self, x: mx.array, shift_scale: mx.array, time: TimeFeatures) -> mx.array:
-        return modulate(x, shift_scale, time.spans, self.eps)
+    def _mix(self, x: mx.array, shift_scale: mx.array, context: BlockContext) -> mx.array:
+        dtype = self.self_attn.input_dtype
+        return self.self_attn(modulate(x, shift_scale, context.time.spans, self.eps, dtype), context)
+
+    def _feed(self, x: mx.array, shift_scale: mx.array, time: TimeFeatures) -> mx.array:
+        return self.ffn(modulate(x, shift_scale, time.spans, self.eps, self.ffn.input_dtype))
 
     def _add(self, x: mx.array, y: mx.array, gates: mx.array, time: TimeFeatures) -> mx.array:
         return by_timestep(lambda row, *arrays: add_gated(*arrays, gates[row]), time.spans, x, y)
 
 
-def modulate(x: mx.array, shift_scale: mx.array, spans: tuple[TokenSpan, ...], eps: float) -> mx.array:
+def modulate(
+    x: mx.array,
+    shift_scale: mx.array,
+    spans: tuple[TokenSpan, ...],
+    eps: float,
+    dtype: mx.Dtype = mx.float32,
+) -> mx.array:
     """Layer norm, then scale and shift by timestep.
 
     Args:
@@ -209,12 +229,13 @@ def modulate(x: mx.array, shift_scale: mx.array, spans: tuple[TokenSpan, ...], e
         shift_scale: [U, 2, D], float32; the result is norm(x)·(1 + scale) + shift.
         spans: which tokens use which of the U rows.
         eps: added to the variance.
+        dtype: that the result is rounded to, once for all layers that read it.
 
     Returns:
-        [L, D], float32.
+        [L, D] in that type.
     """
 
     def rows(row: int, part: mx.array) -> mx.array:
-        return mx.fast.layer_norm(part, 1 + shift_scale[row, 1], shift_scale[row, 0], eps)
+        return mx.fast.layer_norm(part, 1 + shift_scale[row, 1], shift_scale[row, 0], eps).astype(dtype)
 
     return by_timestep(rows, spans, x)

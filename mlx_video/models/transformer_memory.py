@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mlx_video.config import TransformerConfig
-from mlx_video.models.dispatch import FEWEST_QUERIES, Limits
+from mlx_video.models.dispatch import FEWEST_QUERIES, UNPACKED_ROWS, Limits
 from mlx_video.models.peak import WIDE, Peak, WeightCopies, cpu_weight_copies
 
 # Arrays of all tokens for which MLX has scheduled work, and allocated, before it is done, by the bits of the
@@ -68,7 +68,10 @@ class ForwardSize:
         """Copies of a weight beside it while it is multiplied."""
         if not self.on_gpu:
             return cpu_weight_copies(self.number_bytes, self.bits)
-        is_unpacked = self.bits is not None and not self.limits.quantized_matmul
+        # Of which group size, the plan does not know: any may be.
+        of_these_bits = any(name.startswith(f"{self.bits} bits") for name in self.limits.unpacked)
+        is_faster = of_these_bits and self.num_tokens >= UNPACKED_ROWS
+        is_unpacked = self.bits is not None and (is_faster or not self.limits.quantized_matmul)
         return WeightCopies(1, 1, 1) if is_unpacked else WeightCopies()
 
 
@@ -121,8 +124,8 @@ def _text_keys(size: ForwardSize) -> int:
 
 
 def _rotation(size: ForwardSize) -> _Moment:
-    """Tokens, their norm and the queries; halves of the keys, and these joined, in float32."""
-    nbytes = size.stream + 2 * size.activation + 2 * size.stream
+    """Tokens, their norm and the queries; halves of the keys, and these joined."""
+    nbytes = size.stream + 4 * size.activation
     if not size.on_gpu:
         nbytes += 2 * size.stream  # no kernel of their own: twice as many halves, and the keys
     return _with_weight(size, size.config.dim, nbytes)

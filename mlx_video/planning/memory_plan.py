@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
 from mlx_video.geometry import VideoGeometry
+from mlx_video.latents.decode import choose_pace
 from mlx_video.latents.tiling import tile_for_mode, tile_sides
 from mlx_video.layouts.components import find_component
 from mlx_video.models.dispatch import Limits
@@ -124,9 +125,11 @@ class MemoryPlan:
 
     @property
     def cache_bytes(self) -> int:
-        """Freed buffers that are worth keeping for later arrays: half of a forward's, where there is room."""
-        if any(stage.read_bytes for stage in self.stages):
-            return LEAST_CACHE_BYTES  # streaming runs where there is none; enough for a block
+        """Freed buffers worth keeping for later arrays: half of a forward's, or what streaming leaves."""
+        streamed = [stage.predicted_bytes for stage in self.stages if stage.read_bytes]
+        if streamed:
+            # Less would have MLX take hundreds of megabytes anew for every block.
+            return max(LEAST_CACHE_BYTES, self.host.budget.nbytes - max(streamed))
         arrays = max((stage.peak.usual - stage.peak.held for stage in self.stages), default=0)
         return max(LEAST_CACHE_BYTES, arrays // 2)
 
@@ -239,17 +242,26 @@ def plan_text(task: MemoryTask, host: Host, *, is_whole: bool = False) -> StageP
 
 def _plan_image(task: MemoryTask, host: Host, tile: int | None) -> StagePlan:
     sizes = task.sizes
-    nbytes = sizes.vae_bytes("encoder") + encode_peak_bytes(sizes.config.vae, *_latent_size(task), tile=tile)
+    nbytes = sizes.vae_bytes("encoder") + encode_peak_bytes(
+        sizes.config.vae, *_latent_size(task), tile=tile, gpu=_gpu(host)
+    )
     return _stage(task, "image", f"VAE encoder, {_describe_tile(task, tile)}", Peak(nbytes, nbytes), host)
 
 
 def _plan_decode(task: MemoryTask, host: Host, tile: int | None) -> StagePlan:
     sizes = task.sizes
-    nbytes = sizes.vae_bytes("decoder") + decode_peak_bytes(sizes.config.vae, *_latent_size(task), tile=tile)
+    pace = choose_pace(*_latent_size(task), tile, _gpu(host))
+    nbytes = sizes.vae_bytes("decoder") + decode_peak_bytes(
+        sizes.config.vae, *_latent_size(task), tile=tile, pace=pace, gpu=_gpu(host)
+    )
     scale, holds = sizes.config.vae.output_scale, "VAE decoder"
     if scale != 1:
         holds += f" ({task.geometry.width * scale}x{task.geometry.height * scale} pixels)"
     return _stage(task, "decode", f"{holds}, {_describe_tile(task, tile)}", Peak(nbytes, nbytes), host)
+
+
+def _gpu(host: Host) -> Limits | None:
+    return host.limits if host.machine.on_gpu else None
 
 
 def _latent_size(task: MemoryTask) -> tuple[int, int]:

@@ -10,10 +10,12 @@ from pathlib import Path
 import mlx.core as mx
 
 from mlx_video.device.check import Result, check
+from mlx_video.device.failures import find_failure
 from mlx_video.device.operations import OPERATIONS, Operation, Sizes
 from mlx_video.device.report import (
     Memory,
     Report,
+    rate_notices,
     summary_lines,
     table_lines,
     this_machine,
@@ -25,9 +27,6 @@ from mlx_video.files.cache_folder import cache_folder
 from mlx_video.models.dispatch import current_limits, use_limits
 from mlx_video.models.elementwise import on_gpu
 from mlx_video.runs.run import Run
-
-ABORTED = ("ErrorTimeout", "ErrorImpactingInteractivity")
-"""What Metal's messages contain where a dispatch took too long."""
 
 
 def quick_operations() -> tuple[Operation, ...]:
@@ -102,7 +101,7 @@ def with_safe_limits(run: Run) -> Run:
     report = recall_or_check()
     if report.wrong:
         raise DeviceError(describe_wrong(report))
-    notices = (*run.plan.notices, *report_fallbacks(report))
+    notices = (*run.plan.notices, *report_fallbacks(report), *map(Notice, rate_notices(report)))
     limits = report.safe_limits(usual)
     return replace(run, plan=replace(run.plan, notices=notices), limits=limits)
 
@@ -112,10 +111,13 @@ def recall_or_check() -> Report:
 
     Wrong results without another way are not remembered: they may have had a passing cause.
     """
-    memory, machine = _memory(), this_machine()
-    if report := memory.recall(machine):
-        return report
-    report = Report(machine, tuple(check(quick_operations(), choose_sizes(is_quick=True, is_full=False))))
+    machine, operations = this_machine(), quick_operations()
+    known = _memory().recall(machine) or Report(machine, ())
+    if {operation.name for operation in operations} <= {result.name for result in known.results}:
+        return known
+    # Never checked, or by a table that lacked some.
+    results = tuple(check(operations, choose_sizes(is_quick=True, is_full=False)))
+    report = replace(known, results=results)
     if not report.wrong:
         _remember(report)
     return report
@@ -140,21 +142,20 @@ def held_to_limits(run: Run) -> Iterator[None]:
     what the GPU had begun is lost, and nobody knows which arrays hold it.
 
     Raises:
-        DeviceError: the GPU gave up on work that took too long.
+        DeviceError: the GPU gave up on its work.
+        MemoryBudgetError: it had no memory left.
     """
     try:
         with use_limits(run.limits):
             yield
     except RuntimeError as error:
-        if not any(sign in str(error) for sign in ABORTED):
+        failure = find_failure(str(error))
+        if failure is None:
             raise
         mx.clear_cache()
-        _shorten()
-        raise DeviceError(
-            f"the GPU gave up on work that took too long ({error}). From now on chunks of work have half the "
-            "length: run the same command again, with --resume to go on from the last step. Other programs "
-            "that use the GPU make this likelier."
-        ) from error
+        if failure.took_too_long:
+            _shorten()
+        raise failure.error(failure.describe(str(error))) from error
 
 
 def _shorten() -> None:

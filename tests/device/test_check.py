@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import replace
+from types import SimpleNamespace
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -14,7 +16,8 @@ from mlx_video.device import check as check_module
 from mlx_video.device.check import ROUNDING, check, check_operation, relative_error
 from mlx_video.device.operations import OPERATIONS, Fallback, Operation
 from mlx_video.device.trials import Trial, sample_rows
-from mlx_video.models.dispatch import Limits, current_limits, use_limits
+from mlx_video.models import matmul
+from mlx_video.models.dispatch import WINOGRAD_SWITCH, Limits, current_limits, use_limits
 from mlx_video.models.elementwise import enable_compile
 from mlx_video.models.vae import convolutions as vae_convolutions
 from tests.models.networks import run_gpu_code
@@ -188,6 +191,82 @@ def test_garbage_from_convolutions_leads_to_products(monkeypatch, name):
     monkeypatch.setattr(mx, "conv2d", lambda x, weight, **_: mx.zeros((*x.shape[:3], len(weight))))
     result = check_operation(find(name), "small")
     assert (result.verdict, result.changes) == ("avoided", {"plane_convolutions": False})
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize(
+    ("switch_helps", "changes"), [(True, {"winograd": False}), (False, {"plane_convolutions": False})]
+)
+def test_lost_digits_of_many_channels_lead_to_another_method(monkeypatch, switch_helps, changes):
+    convolve = mx.conv2d
+
+    def lossy(x: mx.array, weight: mx.array, **more: int) -> mx.array:
+        is_off = os.environ.get(WINOGRAD_SWITCH) == "0"
+        return convolve(x, weight, **more) * (1 if is_off and switch_helps else 1.004)
+
+    monkeypatch.setattr(mx, "conv2d", lossy)
+    result = check_operation(find("causal convolution of many channels"), "small")
+    assert (result.verdict, result.changes) == ("avoided", changes)
+    assert 1e-3 < result.error < 1e-2
+    assert WINOGRAD_SWITCH not in os.environ
+    # Fewer channels never take the method: such an error is no garbage there.
+    assert check_operation(find("causal convolution"), "small").verdict == "imprecise"
+
+
+# What is faster
+
+
+@pytest.fixture
+def take(monkeypatch):
+    """Changes of a result that takes a second by its usual way, and so many by its alternative."""
+    seconds = [0.0]
+    monkeypatch.setattr(check_module, "time", SimpleNamespace(perf_counter=lambda: seconds[0]))
+
+    def measure(alternative: float | None, *, error: float = 0.0) -> dict[str, object]:
+        def build() -> Trial:
+            trial = a_trial(0)
+
+            def run() -> mx.array:
+                is_usual = not current_limits().unpacked
+                seconds[0] += 1.0 if is_usual else alternative
+                return trial.run() * (1 if is_usual else 1 + error)
+
+            return replace(trial, run=run)
+
+        ways = () if alternative is None else (Fallback("unpacked", {"unpacked": "4 bits by 64"}),)
+        result = check_operation(Operation("made up", build, (), (), (), alternatives=ways), "small")
+        assert result.verdict == "right"
+        assert bool(result.note) == bool(result.changes)
+        return dict(result.changes)
+
+    return measure
+
+
+def test_a_gpu_takes_another_way_where_it_is_right_and_clearly_faster(monkeypatch, take):
+    monkeypatch.setattr(check_module, "on_gpu", lambda: True)
+    assert take(0.9) == {"unpacked": "4 bits by 64"}
+    assert take(0.95) == take(1.5) == take(None) == {}
+    assert take(0.3, error=1e-2) == {}
+
+
+def test_a_cpu_keeps_to_its_way(monkeypatch, take):
+    monkeypatch.setattr(check_module, "on_gpu", lambda: False)
+    assert take(0.1) == {}
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("name", [one.name for one in OPERATIONS if one.alternatives])
+def test_alternatives_give_what_the_usual_way_gives(monkeypatch, name):
+    monkeypatch.setattr(matmul, "UNPACKED_ROWS", 1)
+    operation = find(name)
+    trial = operation.build(*operation.small)
+    usual = trial.run()
+    for alternative in operation.alternatives:
+        with use_limits(check_module.change_limits(Limits(), alternative.changes)):
+            found = trial.run()
+            assert check_operation(operation, "small").verdict == "right"
+        if trial.dtype == mx.float32:
+            assert (mx.abs(found - usual).max() / mx.abs(usual).max()).item() <= 1e-5
 
 
 @pytest.mark.parametrize("name", FUSED)

@@ -11,11 +11,13 @@ import mlx.core as mx
 import pytest
 
 from mlx_video.device.check import Result
+from mlx_video.device.operations import BFLOAT16_PRODUCT, FLOAT16_PRODUCT
 from mlx_video.device.report import (
     Machine,
     Memory,
     Report,
     from_json,
+    rate_notices,
     summary_lines,
     table_lines,
     this_machine,
@@ -106,3 +108,44 @@ def test_the_summary_counts_verdicts_and_names_known_faults():
     assert any("32,768 rows" in line and "pulls 3631" in line for line in lines[3:])
     on_cpu = replace(REPORT, machine=replace(MACHINE, device="cpu: x", architecture="x86_64"))
     assert summary_lines(on_cpu)[2:] == ["This is a CPU: what goes wrong on GPUs alone was not tested."]
+
+
+# What rates tell
+
+
+def product(name: str, tflops: float) -> Result:
+    return Result(name, "1000×1000×1000", 1e-3, 2e-2, 2e9 / (tflops * 1e12), "right")
+
+
+def rates(device: str, architecture: str, bfloat16: float, float16: float) -> list[str]:
+    machine = replace(MACHINE, device=device, architecture=architecture)
+    results = (product(BFLOAT16_PRODUCT, bfloat16), product(FLOAT16_PRODUCT, float16))
+    return rate_notices(Report(machine, results))
+
+
+def test_an_m5_whose_tensor_units_are_missing_is_told():
+    (notice,) = rates("gpu: Apple M5 Max", "applegpu_g17s", 10, 10)
+    assert "reach 10 TFLOPS, less than half of this chip's 34.8" in notice
+    assert "macOS 26.2" in notice
+    assert rates("gpu: Apple M5 Max", "applegpu_g17s", 18, 18) == []
+    assert rates("gpu: Apple M4 Max", "applegpu_g16s", 2, 2) == []
+
+
+def test_a_clearly_faster_float16_is_told():
+    (notice,) = rates("gpu: Apple M1 Max", "applegpu_g13s", 4, 6)
+    assert notice.startswith("Products in float16 are 1.5 times as fast as in bfloat16")
+    assert "--dtype float16" in notice
+    assert rates("gpu: Apple M1 Max", "applegpu_g13s", 4, 4.5) == []
+    assert rates("cpu: x86_64", "x86_64", 4, 6) == []
+    assert rate_notices(Report(MACHINE, ())) == []
+
+
+def test_a_faster_way_is_taken_and_outlives_the_file(tmp_path: Path):
+    results = tuple(
+        replace(RIGHT, name=name, flops_per_second=None, changes={"unpacked": name})
+        for name in ("4 bits by 64", "8 bits by 32")
+    )
+    memory = Memory(tmp_path)
+    memory.remember(Report(MACHINE, results))
+    limits = memory.recall(MACHINE).safe_limits(Limits())
+    assert limits == Limits(unpacked=frozenset({"4 bits by 64", "8 bits by 32"}))

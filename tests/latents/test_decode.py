@@ -6,8 +6,17 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_video.latents.decode import decode_frames, denormalise, to_uint8, to_uint8_rounded
+from mlx_video.latents.decode import (
+    ONE_BY_ONE,
+    PAIRS,
+    choose_pace,
+    decode_frames,
+    denormalise,
+    to_uint8,
+    to_uint8_rounded,
+)
 from mlx_video.latents.encode import normalise
+from mlx_video.models.dispatch import Limits
 from mlx_video.models.vae.autoencoder import WanVAE
 from tests.models.vae.tiny_vae import TINY, build_vae, largest_difference
 
@@ -84,3 +93,27 @@ def test_bytes_of_a_single_picture_are_rounded():
     expected = np.array([0, 1, 128, 255, 255], np.uint8)
     np.testing.assert_array_equal(to_uint8_rounded(frames), expected)
     assert to_uint8_rounded(frames).dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "tile", "gpu", "pace"),
+    [
+        (44, 80, None, Limits(pairs_latents=True), PAIRS),
+        (44, 80, 100, Limits(pairs_latents=True), PAIRS),
+        (44, 80, 32, Limits(pairs_latents=True), ONE_BY_ONE),
+        (44, 80, None, Limits(), ONE_BY_ONE),
+        (44, 80, None, Limits(pairs_latents=True, winograd=False), ONE_BY_ONE),
+        (44, 80, None, None, ONE_BY_ONE),
+        (60, 104, None, Limits(pairs_latents=True), ONE_BY_ONE),  # 6,240 positions are enough
+        (30, 52, None, Limits(pairs_latents=True), ONE_BY_ONE),  # and 3,120 are too few
+    ],
+)
+def test_latents_go_in_pairs_where_that_makes_them_large_enough(height, width, tile, gpu, pace):
+    assert choose_pace(height, width, tile, gpu) == pace
+
+
+def test_pairs_give_the_frames_of_latents_one_by_one(vae):
+    latents = draw_latents(5)
+    pairs = decode_frames(vae, latents, latents_per_push=PAIRS.latents_per_push, parts=PAIRS.parts)
+    one_by_one = mx.concatenate(list(decode_frames(vae, latents)))
+    assert largest_difference(mx.concatenate(list(pairs)), one_by_one) <= 1e-5

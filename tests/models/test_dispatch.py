@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 from dataclasses import replace
 
@@ -20,6 +21,7 @@ from mlx_video.models.dispatch import (
     LARGEST_ARRAY,
     SLOWEST_CHIP,
     TILE,
+    WINOGRAD_SWITCH,
     Limits,
     current_limits,
     device_limits,
@@ -96,6 +98,17 @@ def test_other_limits_hold_inside_the_block_only():
             raise KeyError
         assert current_limits() is TINY
     assert current_limits() is before
+
+
+@pytest.mark.parametrize("before", [None, "0", "1"])
+def test_limits_keep_mlx_from_winograds_method_inside_the_block_only(monkeypatch, before):
+    if before is not None:
+        monkeypatch.setenv(WINOGRAD_SWITCH, before)
+    with use_limits(Limits()):
+        assert os.environ.get(WINOGRAD_SWITCH) == before
+    with use_limits(Limits(winograd=False)):
+        assert os.environ[WINOGRAD_SWITCH] == "0"
+    assert os.environ.get(WINOGRAD_SWITCH) == before
 
 
 def test_fusing_that_is_faulty_cannot_be_switched_on():

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlx_video.models import matmul
 from mlx_video.models.dispatch import Limits, use_limits
 from mlx_video.models.elementwise import on_gpu
 from mlx_video.models.matmul import (
@@ -81,6 +82,24 @@ def test_quantized_weights_can_be_unpacked_where_their_products_are_faulty(monke
         found = project(layer, normal(50, 64))
     # The same numbers multiplied, added in another order.
     np.testing.assert_allclose(np.array(found), np.array(whole), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.usefixtures("gpu")
+def test_weights_are_unpacked_for_many_rows_of_the_packings_that_gain_by_it(monkeypatch):
+    monkeypatch.setattr(matmul, "UNPACKED_ROWS", 40)
+    layer = nn.Linear(64, 32).to_quantized(group_size=32, bits=4)
+    calls = []
+    monkeypatch.setattr(
+        nn.QuantizedLinear, "__call__", lambda self, x: calls.append(len(x)) or mx.zeros((1,))
+    )
+    for unpacked, rows, is_packed in [
+        (set(), 50, True), ({"4 bits by 32"}, 39, True), ({"4 bits by 64", "8 bits by 32"}, 50, True),
+        ({"4 bits by 32"}, 40, False),
+    ]:  # fmt: skip
+        calls.clear()
+        with use_limits(Limits(unpacked=frozenset(unpacked))):
+            project(layer, normal(rows, 64))
+        assert bool(calls) is is_packed
 
 
 @pytest.mark.usefixtures("gpu")

@@ -7,6 +7,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
+from mlx_video.models import transformer_block
 from mlx_video.models.block_context import BlockContext, CrossAttentionCache, PromptTokens, TimeFeatures
 from mlx_video.models.dispatch import Limits, use_limits
 from mlx_video.models.rope import build_rotary_table
@@ -153,3 +154,21 @@ def test_attention_is_what_the_context_says():
     assert mx.array_equal(silent, mx.broadcast_to(block.self_attn.o.bias, TOKENS.shape)).item()
     block(TOKENS, context.at(5))
     assert kinds == [("self", 3, 2, 18), ("self", 5, 2, 18), ("text", 5, 2, 512)]
+
+
+@pytest.mark.parametrize("spans", [((0, NUM_TOKENS, 0),), ((0, 5, 1), (5, NUM_TOKENS, 0))])
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
+def test_a_norm_rounded_once_gives_the_bits_of_one_rounded_for_every_layer(monkeypatch, dtype, spans):
+    run_gpu_code(monkeypatch)
+    block, time = build_transformer(dtype=dtype).blocks[0], features(*spans)
+    once = run_block(block, time)
+    monkeypatch.setattr(transformer_block, "common_dtype", lambda *_: mx.float32)
+    assert mx.array_equal(once, run_block(block, time)).item()
+
+
+def test_layers_of_several_types_read_a_norm_in_float32(monkeypatch):
+    run_gpu_code(monkeypatch)
+    attention = build_transformer(dtype=mx.bfloat16).blocks[0].self_attn
+    assert attention.input_dtype == mx.bfloat16
+    attention.k.weight = attention.k.weight.astype(mx.float32)
+    assert attention.input_dtype == mx.float32

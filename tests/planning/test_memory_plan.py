@@ -25,7 +25,14 @@ from mlx_video.models.elementwise import is_compile_enabled
 from mlx_video.models.transformer_memory import ForwardSize, forward_peak
 from mlx_video.planning.budget import GB, Machine, find_budget
 from mlx_video.planning.fitting import fit_memory
-from mlx_video.planning.memory_plan import Host, MemoryPlan, MemoryTask, plan_memory
+from mlx_video.planning.memory_plan import (
+    Host,
+    MemoryPlan,
+    MemoryTask,
+    forward_size,
+    plan_memory,
+    weigh_transformers,
+)
 from mlx_video.request import GenerateRequest
 from mlx_video.runs import memory as run_memory
 from mlx_video.runs.generate import generate, prepare_run, settle_run
@@ -296,6 +303,26 @@ def test_the_table_names_every_stage_and_what_a_step_reads():
     assert [line.split()[0] for line in lines[3:7]] == ["text", "image", "denoise", "decode"]
     assert "blocks, the others streamed" in lines[5]
     assert lines[7].startswith("read from disk in every step: 2")
+
+
+def test_streaming_keeps_what_the_budget_leaves_and_never_less_than_a_gigabyte():
+    roomy = plan_memory(task("wan2.1-t2v-1.3b", stream="on"), mac(32))
+    left = roomy.host.budget.nbytes - stage(roomy, "denoise").predicted_bytes
+    assert roomy.cache_bytes == left > 10e9
+    tight = plan_memory(task("wan2.1-t2v-14b", 1280, 720), mac(24))
+    assert stage(tight, "denoise").read_bytes
+    assert tight.cache_bytes == 1_000_000_000
+
+
+@pytest.mark.parametrize(("num_frames", "unpacked", "copies"), [
+    (81, {"4 bits by 64"}, 1), (81, {"8 bits by 64"}, 0), (1, {"4 bits by 64"}, 0), (81, set(), 0),
+])  # fmt: skip
+def test_a_weight_that_is_unpacked_for_many_rows_is_planned(num_frames, unpacked, copies):
+    host = mac(48)
+    host = replace(host, limits=replace(host.limits, unpacked=frozenset(unpacked)))
+    run = task("wan2.1-t2v-14b", 832, 480, num_frames, bits=4)
+    (weights,) = weigh_transformers(run).values()
+    assert forward_size(run, weights, host).weight_copies.needed == copies
 
 
 MACS = (8, 16, 24, 32, 48, 64)

@@ -11,10 +11,13 @@ from mlx.utils import tree_map
 
 from mlx_video.config import WAN21_VAE, WAN22_VAE, VAEConfig
 from mlx_video.files.scratch import ScratchFile
-from mlx_video.latents.decode import decode_frames
+from mlx_video.latents.decode import PAIRS, Pace, decode_frames
 from mlx_video.latents.encode import encode_chunks
 from mlx_video.latents.tiling import tile_for_mode, tile_sides
+from mlx_video.models.dispatch import Limits
 from mlx_video.models.vae.autoencoder import WanVAE
+from mlx_video.models.vae.winograd import band_bytes, winograd_bytes
+from mlx_video.planning.vae_layers import Frame, causal_conv, upsampling
 from mlx_video.planning.vae_memory import decode_peak_bytes, encode_peak_bytes, scratch_bytes
 from tests.fixtures.measured_peak import measured
 from tests.models.vae.tiny_vae import TINY, TINY22, TINY_2X, build_vae, draw
@@ -62,8 +65,16 @@ def test_prediction_of_decoding_is_within_fifteen_percent(config, height, width,
     latents = draw(config.z_dim, 3 * per_push, height, width)
     mx.eval(latents)
     found = measured(lambda: decode_and_drop(vae, latents, tile=tile, latents_per_push=per_push))
-    predicted = decode_peak_bytes(vae.config, height, width, tile=tile, latents_per_push=per_push)
+    predicted = decode_peak_bytes(vae.config, height, width, tile=tile, pace=Pace(per_push))
     assert predicted == pytest.approx(found, rel=0.15)
+
+
+def test_prediction_of_decoding_in_pairs_is_within_fifteen_percent():
+    vae, latents = random_vae(replace(NARROW22, encoder_dim=None)), draw(48, 6, 4, 6)
+    mx.eval(latents)
+    how = {"latents_per_push": PAIRS.latents_per_push, "parts": PAIRS.parts}
+    found = measured(lambda: decode_and_drop(vae, latents, **how))
+    assert decode_peak_bytes(vae.config, 4, 6, pace=PAIRS) == pytest.approx(found, rel=0.15)
 
 
 @pytest.mark.parametrize(
@@ -128,3 +139,43 @@ def test_the_temporary_file_is_not_larger_than_told(config, monkeypatch):
     sizes.clear()
     encode_and_drop(vae, 1, 2, tile=1)
     assert 0 < sizes[-1] <= scratch_bytes(config, 3, 1, 2, encodes=True)
+
+
+def test_a_gpus_scratch_is_planned_once_and_shrinks_with_tiles():
+    size = (44, 80)  # 704×1280 pixels
+    added = decode_peak_bytes(WAN22_VAE, *size, gpu=Limits()) - decode_peak_bytes(WAN22_VAE, *size)
+    # It stands in for what the CPU's convolution needs.
+    assert 0.5 * winograd_bytes(352, 640, 512, 256) < added < winograd_bytes(352, 640, 512, 256)
+    # The stage that decides for Wan2.1 has too few channels.
+    assert decode_peak_bytes(WAN21_VAE, *size, gpu=Limits()) == decode_peak_bytes(WAN21_VAE, *size)
+    whole = decode_peak_bytes(WAN22_VAE, *size, gpu=Limits())
+    tiled = decode_peak_bytes(WAN22_VAE, *size, tile=16, gpu=Limits())
+    assert tiled < whole / 2
+
+
+def test_one_convolution_by_winograds_method_counts_its_scratch_and_four_results():
+    frame = Frame(352, 640, gpu=Limits())
+    one = frame.nbytes(1)
+    plain, counted = (causal_conv(replace(frame, gpu=on), 512, 256) for on in (None, Limits()))
+    # Norm or SiLU beside its result, and one frame that is no longer kept.
+    assert counted.working == 2 * 512 * one + winograd_bytes(352, 640, 512, 256) + 4 * 256 * one
+    assert (counted.kept, counted.given) == (plain.kept, plain.given)
+    # Too few channels, and too few pixels: as anywhere.
+    for narrow in ((Frame(352, 640, Limits()), 96, 96), (Frame(44, 80, Limits()), 1024, 1024)):
+        frame, into, out = narrow
+        assert causal_conv(frame, into, out) == causal_conv(replace(frame, gpu=None), into, out)
+
+
+def test_joined_taps_and_repeated_pixels_are_planned_by_their_bands():
+    joins = Limits(joins_taps=True)
+    frame = Frame(480, 832, joins)
+    working = causal_conv(frame, 96, 96).working
+    assert working == 5 * frame.nbytes(96) + band_bytes(480, 832, 288, 96)
+    # Not much more than the twenty-seven products of a CPU.
+    assert working < 1.3 * causal_conv(replace(frame, gpu=None), 96, 96).working
+    frame = Frame(240, 416, Limits(repeats_pixels=True))
+    repeated, by_parity = (
+        upsampling(replace(frame, gpu=gpu), 192, 96, doubles_time=False) for gpu in (frame.gpu, None)
+    )
+    assert repeated.working == band_bytes(480, 832, 192, 96) + 3 * 4 * frame.nbytes(96)
+    assert repeated.working < by_parity.working

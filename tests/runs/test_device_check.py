@@ -14,7 +14,7 @@ from mlx_video import convert_checkpoint
 from mlx_video.device.operations import Fallback, Operation
 from mlx_video.device.report import Memory
 from mlx_video.device.trials import Trial
-from mlx_video.errors import DeviceError
+from mlx_video.errors import DeviceError, MemoryBudgetError
 from mlx_video.events import FileWritten, Notice, OperationsChecked, TextResult
 from mlx_video.loading.components import open_model
 from mlx_video.models.dispatch import Limits, current_limits, use_limits
@@ -138,6 +138,19 @@ def test_a_fault_without_another_way_ends_the_run_and_is_not_remembered(folder: 
     assert "--no-device-check" in message
 
 
+def test_a_check_by_a_shorter_table_is_made_anew_and_keeps_what_was_shortened(
+    folder: Path, table: Table, cache: Path
+):
+    run = prepare(folder, device_check=False)
+    with pytest.raises(DeviceError), held_to_limits(run):
+        raise RuntimeError(TIMEOUT)
+    assert table.trials == 0
+    assert prepare(folder).limits.seconds == 0.5 * current_limits().seconds
+    assert table.trials == 1
+    prepare(folder)
+    assert table.trials == 1
+
+
 def test_the_check_can_be_left_out(folder: Path, table: Table):
     table.put(is_faulty=True)
     assert prepare(folder, device_check=False).limits == current_limits()
@@ -179,6 +192,14 @@ def test_a_machine_that_was_never_checked_is_shortened_too(folder: Path, table: 
     with pytest.raises(DeviceError), held_to_limits(run):
         raise RuntimeError(TIMEOUT)
     assert Memory(cache / "device").recall(device_check.this_machine()).shortened == 0.5
+
+
+def test_memory_that_ran_out_names_the_cure_and_cuts_nothing(folder: Path, table: Table):
+    run = prepare(folder)
+    with pytest.raises(MemoryBudgetError, match="--memory-limit"), held_to_limits(run):
+        raise RuntimeError("[METAL] Command buffer execution failed: Insufficient Memory "
+                           "(00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory).")  # fmt: skip
+    assert recall_or_check().shortened == 1
 
 
 def test_other_errors_are_left_alone(folder: Path, table: Table, cache: Path):

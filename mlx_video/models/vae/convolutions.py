@@ -8,8 +8,10 @@ from collections.abc import Sequence
 import mlx.core as mx
 
 from mlx_video.models.dispatch import current_limits
-from mlx_video.models.elementwise import on_gpu
+from mlx_video.models.elementwise import fused, on_gpu
 from mlx_video.models.matmul import in_chunks
+from mlx_video.models.vae.bands import convolve_joined, convolve_repeated
+from mlx_video.models.vae.winograd import takes_winograd
 
 # With fewer input channels, gathering the neighbours of every pixel costs less than many thin products.
 MIN_CHANNELS_OF_SHIFTED = 32
@@ -64,10 +66,36 @@ def convolve_taps(taps: Sequence[mx.array], weight: mx.array, bias: mx.array) ->
 
 def _by_planes(taps: Sequence[mx.array], weight: mx.array, bias: mx.array) -> mx.array:
     """One 2-D convolution per tap: the frames need not be copied into one window."""
-    total = bias
-    for index, frames in enumerate(taps):
-        total = total + _convolve_frames(frames.flatten(0, 1), weight[:, index], padding=1)
+    planes, pixels = [frames.flatten(0, 1) for frames in taps], math.prod(taps[-1].shape[:-1])
+    out, count, *_, into = weight.shape
+    has_scratch = _is_by_winograd(pixels, into, out)
+    is_joined = current_limits().joins_taps and not has_scratch
+    if is_joined and _is_by_winograd(pixels, count * into, out):
+        return (convolve_joined(planes, weight) + bias).reshape(*taps[-1].shape[:-1], -1)
+    total, waiting = bias, []
+    for frames, kernel in zip(planes, weight.swapaxes(0, 1), strict=True):
+        convolved = _convolve_frames(frames, kernel, padding=1)
+        if current_limits().fuses_taps:
+            waiting.append(convolved)
+        else:
+            convolved = total = total + convolved
+        if has_scratch:
+            mx.eval(convolved)  # else the scratch of all taps would be taken at once
+    if waiting:
+        total = _add_taps(total, *waiting)
     return total.reshape(*taps[-1].shape[:-1], -1)
+
+
+def _is_by_winograd(pixels: int, into: int, out: int) -> bool:
+    """Whether MLX convolves frames of so many pixels by Winograd's method on this device."""
+    return on_gpu() and current_limits().winograd and takes_winograd(pixels, into, out)
+
+
+@fused
+def _add_taps(bias: mx.array, *taps: mx.array) -> mx.array:
+    for tap in taps:
+        bias = bias + tap
+    return bias
 
 
 def _convolve_frames(frames: mx.array, weight: mx.array, padding: int = 0, stride: int = 1) -> mx.array:
@@ -139,12 +167,24 @@ def convolve_doubled(x: mx.array, weight: mx.array, bias: mx.array) -> mx.array:
 
     Source: Wan2.1 wan/modules/vae.py, Resample (upsample2d).
     """
+    pixels, (out, *_, into) = 4 * x.shape[0] * x.shape[2] * x.shape[3], weight.shape
+    if current_limits().repeats_pixels and _is_by_winograd(pixels, into, out):
+        return _repeat_frames(x, weight, bias)
     kernels = _phase_kernels(weight)
     # What led to the kernels and to the frames goes before the next arrays come.
     mx.eval(x, kernels)
     doubled = []
     for frame in split_frames(x, 1):
         doubled.append(_convolve_phases(frame, kernels, bias))
+        mx.eval(doubled[-1])
+    return mx.concatenate(doubled, axis=1)
+
+
+def _repeat_frames(x: mx.array, weight: mx.array, bias: mx.array) -> mx.array:
+    """What :func:`convolve_doubled` gives, by repeating the pixels of a few rows at a time."""
+    doubled = []
+    for frame in split_frames(x, 1):
+        doubled.append((convolve_repeated(frame.squeeze(1), weight) + bias)[:, None])
         mx.eval(doubled[-1])
     return mx.concatenate(doubled, axis=1)
 

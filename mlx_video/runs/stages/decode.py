@@ -10,10 +10,11 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_video.events import FramesDecoded, TilesDecoded, Work
-from mlx_video.latents.decode import decode_chunks, to_uint8, to_uint8_rounded
+from mlx_video.latents.decode import choose_pace, decode_chunks, to_uint8, to_uint8_rounded
 from mlx_video.media.frame_writer import FrameWriter
 from mlx_video.media.image import FrameFolderWriter
 from mlx_video.media.video import open_video_writer
+from mlx_video.models.elementwise import on_gpu
 from mlx_video.runs.networks import use_vae
 from mlx_video.runs.run import Run
 from mlx_video.runs.stages.stage import Stage
@@ -31,7 +32,12 @@ def decode_video(run: Run, latents: mx.array, sinks: Sequence[FrameSink]) -> Wor
     with ExitStack() as stack:
         sinks = [*sinks, *(stack.enter_context(sink) for sink in open_sinks(run))]
         vae = stack.enter_context(use_vae(run, "decoder"))
-        chunks = decode_chunks(vae, latents, tile=run.plan.memory.decode_tile)
+        tile = run.plan.memory.decode_tile
+        _, _, height, width = latents.shape
+        pace = choose_pace(height, width, tile, run.limits if on_gpu() else None)
+        chunks = decode_chunks(
+            vae, latents, tile=tile, latents_per_push=pace.latents_per_push, parts=pace.parts
+        )
         yield from pass_frames(chunks, sinks, run)
 
 

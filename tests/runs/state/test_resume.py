@@ -13,13 +13,16 @@ import numpy as np
 import pytest
 
 from mlx_video import RequestError, Video, WanPipeline, convert_checkpoint, generate_wan
-from mlx_video.errors import CheckpointError, MediaError, NonFiniteError
+from mlx_video.errors import CheckpointError, DeviceError, MediaError, MemoryBudgetError, NonFiniteError
 from mlx_video.events import FileWritten, Notice, StageStarted, StateSaved, StepFinished
+from mlx_video.latents import decode as latents_decode
 from mlx_video.latents import run_state
 from mlx_video.latents.latents_file import save_latents
 from mlx_video.latents.run_state import load_state, save_state
 from mlx_video.media.video import open_video_writer, read_frames, read_video_metadata
+from mlx_video.models.dispatch import Limits, use_limits
 from mlx_video.models.transformer import WanTransformer
+from mlx_video.models.vae.autoencoder import WanVAE
 from mlx_video.runs import sample
 from mlx_video.runs.stages import decode as stages
 from mlx_video.runs.state import resume
@@ -495,6 +498,55 @@ def test_a_failed_decoding_names_the_command_that_finishes_the_job(
     assert len(list(frames.iterdir())) == 3
     assert read_video_metadata(output) == uninterrupted["unipc"].settings | {"trim_first_frames": "2"}
     assert not state.exists(), "the state goes away with success"
+
+
+@pytest.mark.parametrize(("factor", "error"), [(0.0, DeviceError), (float("nan"), NonFiniteError)])
+def test_frames_that_the_gpu_did_not_make_leave_the_latents_and_no_video(
+    pipeline: WanPipeline, uninterrupted: dict[str, Video], output: Path, monkeypatch, factor, error
+):
+    decode = WanVAE.decode
+
+    def leave_zeros(self, *arguments):
+        return (factor * frames for frames in decode(self, *arguments))
+
+    monkeypatch.setattr(WanVAE, "decode", leave_zeros)
+    with pytest.raises(error, match="decoding: ") as caught:
+        pipeline("a cat", **SMALL, output_path=output)
+    assert not output.exists()
+    assert "--decode-only" in caught.value.__notes__[0]
+    kept = load_state(state_of(output))
+    assert kept.is_finished
+    assert mx.array_equal(kept.latents, uninterrupted["unipc"].latents)
+
+
+def test_a_gpu_that_gains_by_it_decodes_latents_in_pairs(
+    pipeline: WanPipeline, uninterrupted: dict[str, Video], monkeypatch
+):
+    monkeypatch.setattr(stages, "on_gpu", lambda: True)
+    monkeypatch.setattr(latents_decode, "LEAST_PIXELS", 6)  # of two latents of 2×2 cells, and not of one
+    decode, taken = stages.decode_chunks, []
+    monkeypatch.setattr(stages, "decode_chunks", lambda *a, **how: taken.append(how) or decode(*a, **how))
+    with use_limits(Limits(pairs_latents=True)):
+        video = pipeline("a cat", **SMALL, device_check=False)
+    assert [(how["latents_per_push"], how["parts"]) for how in taken] == [(2, (2, 1, 1, 1))]
+    difference = np.abs(video.frames.astype(int) - uninterrupted["unipc"].frames.astype(int))
+    assert difference.max() <= 1
+
+
+def test_memory_that_runs_out_while_decoding_leaves_the_latents_and_names_the_cure(
+    pipeline: WanPipeline, output: Path, monkeypatch
+):
+    def run_out(*_, **__):
+        raise RuntimeError(
+            "[METAL] Command buffer execution failed: Insufficient Memory "
+            "(00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)."
+        )
+
+    monkeypatch.setattr(stages, "decode_chunks", run_out)
+    with pytest.raises(MemoryBudgetError, match="--memory-limit.*--tiling aggressive") as caught:
+        pipeline("a cat", **SMALL, output_path=output)
+    assert "--decode-only" in caught.value.__notes__[0]
+    assert load_state(state_of(output)).is_finished
 
 
 def test_resuming_a_finished_state_goes_straight_to_decoding(
