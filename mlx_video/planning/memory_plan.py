@@ -31,7 +31,8 @@ class MemoryTask:
         geometry: of the video.
         text_lengths: tokens of each text that is encoded.
         num_passes: forwards of a step.
-        num_images, num_videos: that the user gave.
+        num_images: that the user gave, as many of them as the transformer reads.
+        num_videos: that the user gave.
         cache_bytes: of a step cache, for each number of a transformer's residual stream.
         keeps_both: whether two experts stay in memory together.
         adapter_bytes: of the adapters of one transformer.

@@ -97,7 +97,8 @@ class GenerateRequest:
     )
     end_image: ImageSource | None = option(
         None,
-        help="last frame, for first-and-last-frame models; only together with --image",
+        help="last frame, for first-and-last-frame models and the large image-to-video ones; only together "
+        "with --image",
         group="images",
         metavar="FILE",
         input="image",

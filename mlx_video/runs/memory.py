@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mlx_video.conditioning.text import most_tokens
+from mlx_video.conditioning.units import count_read_images
 from mlx_video.config import ModelConfig
 from mlx_video.events import Notice
 from mlx_video.layouts.model_folder import ModelFolder
@@ -100,7 +101,7 @@ def find_task(run: Run) -> MemoryTask:
         text_lengths=tuple(min(run.config.transformer.text_len, most_tokens(text)) for text in texts),
         num_passes=max(plan.recipe.most_passes, len(plan.recipe.prompts)) if plan.recipe else 1,
         cache_bytes=plan.recipe.step_cache.stream_bytes if plan.recipe and plan.recipe.step_cache else 0,
-        num_images=len(run.images),
+        num_images=count_read_images(run.config.transformer, len(run.images)),
         num_videos=len(run.videos),
         keeps_both=run.config.is_dual and request.experts == "parallel",
         adapter_bytes=max((adapters.nbytes for adapters in run.adapters.values()), default=0),
