@@ -195,9 +195,10 @@ def test_anything_else_is_no_switch(value: object):
 
 def test_inputs_adapters_and_components_follow_from_the_declarations():
     kinds = {"prompt": "text", "image": "image", "end_image": "image", "input_video": "video"}
+    kinds |= {"control_video": "video", "reference_image": "image"}
     assert dict(INPUTS) == kinds
-    assert IMAGE_INPUTS == ("image", "end_image")
-    assert VIDEO_INPUTS == ("input_video",)
+    assert IMAGE_INPUTS == ("image", "end_image", "reference_image")
+    assert VIDEO_INPUTS == ("control_video", "input_video")
     assert LORA_FIELDS == ("loras", "loras_high", "loras_low")
     assert set(COMPONENT_FIELDS) == {
         "transformer", "high_noise", "low_noise", "text_encoder", "vae", "clip", "tokenizer",

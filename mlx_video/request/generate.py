@@ -103,6 +103,21 @@ class GenerateRequest:
         metavar="FILE",
         input="image",
     )
+    control_video: VideoSource | None = option(
+        None,
+        help="video that a Fun Control model follows: edges, depth, poses; without one only the other inputs "
+        "count",
+        group="control",
+        metavar="PATH",
+        input="video",
+    )
+    reference_image: ImageSource | None = option(
+        None,
+        help="picture of what is to appear, for Fun Control models from V1.1 on",
+        group="control",
+        metavar="FILE",
+        input="image",
+    )
     input_video: VideoSource | None = option(
         None,
         help="video to begin with, in place of pure noise: a file, a folder of numbered pictures or an "
@@ -581,5 +596,7 @@ INPUTS: Mapping[str, InputKind] = MappingProxyType(
 )
 """Fields by which a model is conditioned, in the order in which it sees them."""
 IMAGE_INPUTS = tuple(name for name, kind in INPUTS.items() if kind == "image")
+FRAME_INPUTS = ("image", "end_image")
+"""Those of them that become frames of the video; its size follows the first."""
 VIDEO_INPUTS = tuple(name for name, kind in INPUTS.items() if kind in ("video", "mask"))
 LORA_FIELDS = tuple(name for name, declared in _OPTIONS.items() if declared.kind is ADAPTERS)

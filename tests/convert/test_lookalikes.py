@@ -87,13 +87,14 @@ def test_fun_1_3b_inp_has_its_published_digest():
 
 
 @pytest.mark.parametrize("file", SPELLINGS)
-def test_a_fun_model_of_48_channels_is_named_in_every_spelling(
+def test_a_fun_control_model_is_converted_from_every_spelling(
     brief_path: Path, others: dict[str, Path], file: str
 ):
+    clip = write_sparse(brief_path / "clip.pth", read_list("clip"))
     path = write_sparse(brief_path / file, SPELLINGS[file](FUN_CONTROL))
-    message = refused(None, brief_path / "out", transformer=path, **others)
-    assert "this is Wan2.1 Fun-1.3B-Control, which this version cannot convert" in message
-    assert message in inspect_path(path).problems
+    found = plan(None, brief_path / "out", transformer=path, clip=clip, **others)
+    assert found.config["mlx_video"]["variant"] == "wan2.1-fun-control"
+    assert inspect_path(path).problems == ()
 
 
 @pytest.mark.parametrize("name", ["Wan2.1-Fun-1.3B-InP", "Wan2.1-Fun-V1.1-1.3B-InP"])
