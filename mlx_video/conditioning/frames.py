@@ -87,6 +87,17 @@ def concat_first_and_last_frame(
     return (yield from _concat(encode, [fit_frame(first, geometry), fit_frame(last, geometry)], geometry))
 
 
+def concat_given_frames(
+    encode: FrameEncoder, images: Sequence[np.ndarray], geometry: VideoGeometry
+) -> Encoding[FrameFields]:
+    """Channels for a video that begins with an image and, where a second one is given, ends with that.
+
+    Arguments and result as for :func:`concat_first_frame` and :func:`concat_first_and_last_frame`.
+    """
+    condition = concat_first_frame if len(images) == 1 else concat_first_and_last_frame
+    return (yield from condition(encode, images, geometry))
+
+
 def _concat(encode: FrameEncoder, frames: list[mx.array], geometry: VideoGeometry) -> Encoding[FrameFields]:
     latents = yield from encode(clip_chunks(geometry.num_frames, *frames), geometry.num_frames)
     kept = (0, geometry.num_frames - 1)[: len(frames)]

@@ -13,7 +13,7 @@ import numpy as np
 from mlx_video.conditioning.clips import ReadFrames, ReadMasks
 from mlx_video.conditioning.frames import ConditionFrames, FrameEncoder
 from mlx_video.conditioning.types import Conditioning
-from mlx_video.config import ModelConfig
+from mlx_video.config import ModelConfig, TransformerConfig
 from mlx_video.events import Work
 from mlx_video.geometry import VideoGeometry
 from mlx_video.media.resize import to_unit_range
@@ -124,9 +124,15 @@ def _encode_prompts(inputs: UnitInputs, encoders: Encoders) -> Work[Fields]:
     return dict(zip(("context", "negative_context"), features, strict=False))
 
 
+def count_read_images(transformer: TransformerConfig, given: int) -> int:
+    """How many of the given images a transformer reads as image tokens: it tells several apart by places."""
+    return given if transformer.image_positions else min(given, 1)
+
+
 def _encode_image_tokens(inputs: UnitInputs, encoders: Encoders) -> Work[Fields]:
     yield from ()  # the image encoder reports nothing
-    pixels = [to_unit_range(image) for image in inputs.images.values()]
+    count = count_read_images(inputs.config.transformer, len(inputs.images))
+    pixels = [to_unit_range(image) for image in [*inputs.images.values()][:count]]
     return {"image_tokens": encoders.encode_images(pixels)}
 
 
@@ -140,7 +146,7 @@ IMAGE_TOKENS = ConditioningUnit(
     _encode_image_tokens,
     lambda inputs: bool(inputs.images) and inputs.config.transformer.image_dim is not None,
 )
-"""CLIP features of the images, for transformers that read them."""
+"""CLIP features of the images, for transformers that read them; of the first where these have no places."""
 
 
 def frames_unit(name: str, owns: tuple[str, ...], condition: ConditionFrames) -> ConditioningUnit:

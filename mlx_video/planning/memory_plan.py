@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -32,7 +33,10 @@ class MemoryTask:
         geometry: of the video.
         text_lengths: tokens of each text that is encoded.
         num_passes: forwards of a step.
-        num_images, num_videos: that the user gave.
+        num_images: that the user gave, as many of them as the transformer reads.
+        num_videos: that the user gave.
+        reads_image_tokens: whether the transformer reads tokens of an image, or what stands for them.
+        leading_frames: token frames beside the video's.
         cache_bytes: of a step cache, for each number of a transformer's residual stream.
         keeps_both: whether two experts stay in memory together.
         adapter_bytes: of the adapters of one transformer.
@@ -48,6 +52,8 @@ class MemoryTask:
     num_passes: int
     num_images: int = 0
     num_videos: int = 0
+    reads_image_tokens: bool = False
+    leading_frames: int = 0
     cache_bytes: int = 0
     keeps_both: bool = False
     adapter_bytes: int = 0
@@ -348,10 +354,10 @@ def forward_size(task: MemoryTask, weights: WeightBytes, host: Host) -> ForwardS
     """The size of a forward of a transformer of these weights."""
     return ForwardSize(
         config=task.sizes.config.transformer,
-        num_tokens=task.geometry.num_tokens,
+        num_tokens=task.geometry.num_tokens + task.leading_frames * math.prod(task.geometry.grid[1:]),
         number_bytes=weights.number_bytes,
         bits=weights.bits,
-        image_tokens=task.sizes.image_tokens(task.num_images),
+        image_tokens=task.sizes.image_tokens(max(task.num_images, task.reads_image_tokens)),
         num_passes=task.num_passes,
         on_gpu=host.machine.on_gpu,
         limits=host.limits,

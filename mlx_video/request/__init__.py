@@ -26,6 +26,7 @@ from mlx_video.request.choices import (
 from mlx_video.request.convert import COMPONENT_FIELDS, ConvertRequest
 from mlx_video.request.flags import flag_of
 from mlx_video.request.generate import (
+    FRAME_INPUTS,
     IMAGE_INPUTS,
     INPUTS,
     LORA_FIELDS,
@@ -39,6 +40,7 @@ from mlx_video.request.option import Option, make_request, option, options_of
 
 __all__ = [
     "COMPONENT_FIELDS",
+    "FRAME_INPUTS",
     "IMAGE_INPUTS",
     "INPUTS",
     "LORA_FIELDS",

@@ -95,10 +95,41 @@ class GenerateRequest:
     )
     end_image: ImageSource | None = option(
         None,
-        help="last frame, for first-and-last-frame models; only together with --image",
+        help="last frame, for first-and-last-frame models and the large image-to-video ones; only together "
+        "with --image",
         group="images",
         metavar="FILE",
         input="image",
+    )
+    control_video: VideoSource | None = option(
+        None,
+        help="video that a Fun Control model follows: edges, depth, poses; without one only the other inputs "
+        "count",
+        group="control",
+        metavar="PATH",
+        input="video",
+    )
+    reference_image: ImageSource | None = option(
+        None,
+        help="picture of what is to appear, for Fun Control models from V1.1 on",
+        group="control",
+        metavar="FILE",
+        input="image",
+    )
+    inpaint_video: VideoSource | None = option(
+        None,
+        help="video that a Fun InP model fills in where --inpaint-video-mask is white",
+        group="control",
+        metavar="PATH",
+        input="video",
+    )
+    inpaint_video_mask: VideoSource | None = option(
+        None,
+        help="white where --inpaint-video is made anew, black where it stays; a video, or one picture for "
+        "all frames",
+        group="control",
+        metavar="PATH",
+        input="mask",
     )
     input_video: VideoSource | None = option(
         None,
@@ -534,6 +565,7 @@ class GenerateRequest:
                 "denoising_strength",
                 f"{self.denoising_strength:g}: needs --input-video, of which it says how much stays. Add it.",
             )
+        self._check_pairs()
         self._check_state_options()
         self._check_guidance()
 
@@ -552,6 +584,13 @@ class GenerateRequest:
             raise RequestError(
                 "end_image", "--num-frames 1 has no last frame besides the first. Ask for 5 frames or more."
             )
+
+    def _check_pairs(self) -> None:
+        pair = ("inpaint_video", "inpaint_video_mask")
+        absent = [name for name in pair if getattr(self, name) is None]
+        if len(absent) == 1:
+            given, other = (name for name in pair if name not in absent), f"--{absent[0].replace('_', '-')}"
+            raise RequestError(next(given), f"needs {other} beside it. Give both.")
 
     def _check_guidance(self) -> None:
         for name, other in (("cfg_skip", "--cfg-ratio"), ("cfg_ratio", "--cfg-skip")):
@@ -578,5 +617,7 @@ INPUTS: Mapping[str, InputKind] = MappingProxyType(
 )
 """Fields by which a model is conditioned, in the order in which it sees them."""
 IMAGE_INPUTS = tuple(name for name, kind in INPUTS.items() if kind == "image")
+FRAME_INPUTS = ("image", "end_image")
+"""Those of them that become frames of the video; its size follows the first."""
 VIDEO_INPUTS = tuple(name for name, kind in INPUTS.items() if kind in ("video", "mask"))
 LORA_FIELDS = tuple(name for name, declared in _OPTIONS.items() if declared.kind is ADAPTERS)

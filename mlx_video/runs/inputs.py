@@ -6,16 +6,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 
+from mlx_video.conditioning.control.units import COMMON_UNITS
 from mlx_video.conditioning.disk_cache import open_prompt_cache
 from mlx_video.conditioning.frames import Encoding, FrameEncoder, cut_images
 from mlx_video.conditioning.image_tokens import encode_images
 from mlx_video.conditioning.text import PromptTokenizer, count_tokens, load_tokenizer, number_prompt
-from mlx_video.conditioning.units import UnitInputs
+from mlx_video.conditioning.units import ConditioningUnit, UnitInputs
 from mlx_video.errors import CheckpointError, MediaError
 from mlx_video.events import BlocksRead, Event, FramesEncoded, Notice, Work, finish, with_events
 from mlx_video.hub.fetch import TOKENIZER_REPOSITORY, fetch_tokenizer
@@ -23,11 +25,11 @@ from mlx_video.latents.encode import encode_chunks
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.open_parts import open_text_encoder
 from mlx_video.loading.streamed_text_encoder import encode_resident, encode_streamed
-from mlx_video.media.fit import fit_frame
+from mlx_video.media.fit import fit_frame, fit_mask
 from mlx_video.media.sources.pick_frames import Picking, pick_frames
 from mlx_video.models.vae.autoencoder import WanVAE
 from mlx_video.planning.choices import TEXT_ENCODER
-from mlx_video.request import GenerateRequest
+from mlx_video.request import FRAME_INPUTS, INPUTS, GenerateRequest, options_of
 from mlx_video.runs.networks import is_kept, use_image_encoder, use_text_encoder, use_vae
 from mlx_video.runs.run import Run
 from mlx_video.runs.settings import RunPlan
@@ -38,22 +40,35 @@ Texts = Sequence[Sequence[int]]
 def unit_inputs(run: Run) -> UnitInputs:
     """What a run gives its conditioning units."""
     negative = run.plan.negative_prompt
-    images = [*run.images.values()]
-    cut = cut_images(images, run.plan.geometry, to_video=run.plan.crops_images) if images else ()
+    images = {name: run.images[name] for name in FRAME_INPUTS if name in run.images}
+    cut = cut_images([*images.values()], run.plan.geometry, to_video=run.plan.crops_images) if images else ()
     return UnitInputs(
         (run.request.prompt,) if negative is None else (run.request.prompt, negative),
         run.plan.geometry,
         run.config,
-        dict(zip(run.images, cut, strict=True)),
+        dict(zip(images, cut, strict=True)),
         originals=run.images,
         videos={name: partial(_fit_frames, run, name) for name in _find_videos_that_count(run)},
+        masks={name: partial(_fit_masks, run, name) for name in run.videos if INPUTS[name] == "mask"},
+        options={name: getattr(run.request, name) for name in options_of(type(run.request))},
     )
+
+
+def needed_units(run: Run) -> tuple[ConditioningUnit, ...]:
+    """The conditioning units that work in a run."""
+    inputs = unit_inputs(run)
+    return tuple(unit for unit in (*run.variant.units, *COMMON_UNITS) if unit.is_needed(inputs))
+
+
+def encodes_frames(run: Run) -> bool:
+    """Whether the VAE's encoder works in a run; control models read what it makes of absent inputs too."""
+    return any(unit.stage == "image" for unit in needed_units(run))
 
 
 def _find_videos_that_count(run: Run) -> Iterator[str]:
     """Names of the given videos, without one that is begun with and of which nothing would stay."""
     for name in run.videos:
-        if name != "input_video" or run.request.denoising_strength < 1:
+        if INPUTS[name] == "video" and (name != "input_video" or run.request.denoising_strength < 1):
             yield name
 
 
@@ -67,6 +82,18 @@ def _fit_frames(run: Run, name: str) -> Iterator[np.ndarray]:
     geometry = run.plan.geometry
     for frame in pick_frames(run.videos[name], find_picking(run.request, run.plan, name)):
         yield fit_frame(frame, geometry.height, geometry.width)
+
+
+def _fit_masks(run: Run, name: str) -> Iterator[np.ndarray]:
+    """Frames of a given mask likewise, bool [H, W]; one picture serves all frames."""
+    geometry = run.plan.geometry
+    video, picking = run.videos[name], find_picking(run.request, run.plan, name)
+    frames = pick_frames(video, picking)
+    if video.is_still:
+        ((picture, _),) = video.read()
+        frames = repeat(picture, geometry.num_frames)
+    for frame in frames:
+        yield fit_mask(frame, geometry.height, geometry.width)
 
 
 class ModelEncoders:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mlx_video.conditioning.text import most_tokens
+from mlx_video.conditioning.units import count_read_images
 from mlx_video.config import ModelConfig
 from mlx_video.events import Notice
 from mlx_video.layouts.model_folder import ModelFolder
@@ -16,6 +17,7 @@ from mlx_video.planning.keeping import keep_networks, used_networks
 from mlx_video.planning.memory_plan import Host, MemoryPlan, MemoryTask
 from mlx_video.planning.mlx_limits import MLXLimits, plan_limits
 from mlx_video.planning.model_sizes import ModelSizes, read_model_sizes, read_vae_sizes
+from mlx_video.runs.inputs import encodes_frames, needed_units
 from mlx_video.runs.networks import network_key
 from mlx_video.runs.run import Run
 
@@ -92,6 +94,7 @@ def find_task(run: Run) -> MemoryTask:
     """A run, as far as its memory depends on it."""
     request, plan = run.request, run.plan
     only_decodes = request.decode_only is not None
+    units = () if only_decodes else needed_units(run)
     texts = [request.prompt, *([] if plan.negative_prompt is None else [plan.negative_prompt])]
     least_frames = 1 if request.end_image is None else LAST_IMAGE_FRAMES
     return MemoryTask(
@@ -100,8 +103,10 @@ def find_task(run: Run) -> MemoryTask:
         text_lengths=tuple(min(run.config.transformer.text_len, most_tokens(text)) for text in texts),
         num_passes=max(plan.recipe.most_passes, len(plan.recipe.prompts)) if plan.recipe else 1,
         cache_bytes=plan.recipe.step_cache.stream_bytes if plan.recipe and plan.recipe.step_cache else 0,
-        num_images=len(run.images),
-        num_videos=len(run.videos),
+        num_images=count_read_images(run.config.transformer, len(run.images)),
+        num_videos=max(len(run.videos), not only_decodes and encodes_frames(run)),
+        reads_image_tokens=any("image_tokens" in unit.owns for unit in units),
+        leading_frames=int(run.config.transformer.reference_dim is not None),
         keeps_both=run.config.is_dual and request.experts == "parallel",
         adapter_bytes=max((adapters.nbytes for adapters in run.adapters.values()), default=0),
         stream=request.stream,

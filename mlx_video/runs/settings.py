@@ -14,11 +14,15 @@ from mlx_video.geometry import VideoGeometry, check_num_frames, measure, round_s
 from mlx_video.models.dispatch import LARGEST_ARRAY
 from mlx_video.models.rope import MAX_POSITIONS
 from mlx_video.planning.choices import MemoryChoices
-from mlx_video.request import IMAGE_INPUTS, LORA_FIELDS, GenerateRequest
+from mlx_video.request import INPUTS, LORA_FIELDS, GenerateRequest, flag_of
+from mlx_video.request.option import is_given
 from mlx_video.runs.recipe_choice import ChosenRecipe, choose_recipe, read_choices, report_distilled
 from mlx_video.sampling.recipe import ModelSampling, Recipe
 from mlx_video.sampling.recipes.settle import settle_recipe
 from mlx_video.variants.variant import Variant
+
+COMMON_INPUTS = ("input_video",)
+"""Videos that every model takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +126,7 @@ def plan_run(
             *map(Notice, (*chosen.notices, *recipe.notices, *report_distilled(request, recipe))),
             *_report_idle_negative_prompt(request, recipe),
             *_report_idle_video(request),
+            *_report_absent_control(request, variant),
         ),
     )
 
@@ -148,19 +153,33 @@ def _report_idle_video(request: GenerateRequest) -> Iterator[Notice]:
         )
 
 
+def _report_absent_control(request: GenerateRequest, variant: Variant) -> Iterator[Notice]:
+    if "control_video" in variant.inputs.optional and request.control_video is None:
+        yield Notice("Without --control-video the model follows the prompt and the images alone.")
+
+
 def check_inputs(request: GenerateRequest, variant: Variant) -> None:
     """Refuse a request that lacks what the variant needs, or brings what it cannot take.
 
     Raises:
-        RequestError: a required input is missing, or an image is given to a model that takes none.
+        RequestError: a required input is missing, or one is given that the model does not take.
     """
     for name in variant.inputs.required:
         if getattr(request, name) is None:
             raise RequestError(name, f"missing: {variant.title} needs it.")
-    for name in IMAGE_INPUTS:
-        if getattr(request, name) is not None and name not in variant.inputs.all:
-            takes = "takes a first image alone" if variant.choose_size else "makes videos from text alone"
-            raise RequestError(name, f"{variant.title} {takes}. Leave the option out.")
+    for name in INPUTS:
+        if is_given(getattr(request, name)) and name not in (*variant.inputs.all, *COMMON_INPUTS):
+            raise RequestError(name, f"{variant.title} {_describe_inputs(variant)}. Leave the option out.")
+
+
+def _describe_inputs(variant: Variant) -> str:
+    """What a variant takes, after its title."""
+    flags = [flag_of(name) for name in variant.inputs.all if name != "prompt"]
+    if not flags:
+        return "makes videos from text alone"
+    if flags == ["--image"]:
+        return "takes a first image alone"
+    return f"takes {', '.join(flags)} and nothing else of that kind"
 
 
 def _plan_size(

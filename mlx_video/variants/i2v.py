@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mlx_video.conditioning.frames import concat_first_and_last_frame, concat_first_frame
+from mlx_video.conditioning.frames import concat_first_and_last_frame, concat_first_frame, concat_given_frames
 from mlx_video.conditioning.units import IMAGE_TOKENS, PROMPTS, frames_unit
 from mlx_video.config import DEFAULT_NEGATIVE_PROMPT, SamplingDefaults
 from mlx_video.geometry import size_for_area
@@ -27,6 +27,13 @@ FIRST_AND_LAST_FRAME = (
     PROMPTS,
     IMAGE_TOKENS,
     frames_unit("first and last frame", ("concat_latents",), concat_first_and_last_frame),
+)
+
+# These models are not trained with a last frame, but follow one.
+FIRST_AND_PERHAPS_LAST_FRAME = (
+    PROMPTS,
+    IMAGE_TOKENS,
+    frames_unit("given frames", ("concat_latents",), concat_given_frames),
 )
 
 DEMO_I2V = Variant(
@@ -53,8 +60,8 @@ I2V_14B = Variant(
     sampling=SamplingDefaults(
         steps=40, max_area=AREA_480P, negative_prompt=NO_SHAKING + DEFAULT_NEGATIVE_PROMPT
     ),
-    inputs=Inputs(required=("prompt", "image")),
-    units=FIRST_FRAME,
+    inputs=Inputs(required=("prompt", "image"), optional=("end_image",)),
+    units=FIRST_AND_PERHAPS_LAST_FRAME,
     choose_size=size_for_area,
     low_area_shift=LowAreaShift(max_area=AREA_480P, shift=3.0),
     remark=(
@@ -95,8 +102,8 @@ I2V_A14B = Variant(
         height=720,
         max_area=1280 * 720,
     ),
-    inputs=Inputs(required=("prompt", "image")),
-    units=FIRST_FRAME,
+    inputs=Inputs(required=("prompt", "image"), optional=("end_image",)),
+    units=FIRST_AND_PERHAPS_LAST_FRAME,
     choose_size=size_for_area,
 )
 

@@ -10,11 +10,12 @@ from typing import Any
 from mlx_video.config import ModelConfig, TransformerConfig, find_vae_config
 from mlx_video.errors import CheckpointError, ConfigError, RequestError
 from mlx_video.formats.tensor_info import TensorInfo
-from mlx_video.variants import i2v, t2v, ti2v
-from mlx_video.variants.lookalikes import Evidence, name_lookalike, report_twin
+from mlx_video.variants import fun, i2v, t2v, ti2v
+from mlx_video.variants.lookalikes import Evidence, name_lookalike
 from mlx_video.variants.other_models import name_other_model
 from mlx_video.variants.variant import CheckpointFacts, Shapes, Variant
 from mlx_video.weights.names.control_sizes import read_control_sizes
+from mlx_video.weights.names.fun_names import REFERENCE_ANCHOR
 from mlx_video.weights.names.transformer_names import IMAGE_ANCHOR, original_shapes, read_image_sizes
 from mlx_video.weights.network import TransformerNetwork
 from mlx_video.weights.rules import Rule
@@ -26,12 +27,19 @@ VARIANTS: tuple[Variant, ...] = (
     t2v.T2V_1_3B,
     t2v.T2V_14B,
     i2v.FLF2V_14B,
+    fun.INP_1_3B,
+    fun.INP,
     i2v.I2V_14B,
     t2v.T2V_A14B,
+    fun.INP_A14B,
     i2v.I2V_A14B,
     ti2v.TI2V_5B,
+    fun.CONTROL,
+    fun.CONTROL_V1_1,
+    fun.CONTROL_A14B,
     t2v.T2V_OTHER,
     i2v.I2V_EXPERT,
+    fun.CONTROL_EXPERT,
 )
 
 # Sizes that both the tensors and config.json state: config key → (tensor, axis).
@@ -78,7 +86,7 @@ def find_variant(config: ModelConfig) -> Variant:
         dim=network.dim,
         num_layers=network.num_layers,
         is_dual=config.is_dual,
-        names=_image_branch_names(network),
+        names=_part_names(network),
     )
     return _match(facts)
 
@@ -107,11 +115,12 @@ def read_original_shapes(infos: Mapping[str, TensorInfo]) -> dict[str, tuple[int
     return original_shapes(infos, [rule for network in list_networks() for rule in network.extra_rules])
 
 
-def _image_branch_names(network: TransformerConfig) -> frozenset[str]:
-    """The tensors by which checkpoints with an image branch are told apart, as far as the config has them."""
+def _part_names(network: TransformerConfig) -> frozenset[str]:
+    """The tensors by which checkpoints with further parts are told apart, as far as the config has them."""
     names = {
         "img_emb.proj.0.weight": network.image_dim is not None,
         "img_emb.emb_pos": network.image_positions > 0,
+        REFERENCE_ANCHOR: network.reference_dim is not None,
     }
     return frozenset(name for name, is_there in names.items() if is_there)
 
@@ -162,7 +171,7 @@ def recognise_checkpoint(
     )
     found = f"Found {variant.title}: {_describe(facts)}."
     other_task = _report_other_task(shapes, source_config, variant, label)
-    notices = (found, other_task, variant.remark, *report_twin(variant, evidence))
+    notices = (found, other_task, variant.remark)
     return Recognition(variant, config, tuple(filter(None, notices)))
 
 
@@ -182,14 +191,15 @@ def _report_other_task(shapes: Shapes, source: Mapping[str, Any], variant: Varia
 
 
 def _match(facts: CheckpointFacts, shapes: Shapes | None = None, evidence: Evidence | None = None) -> Variant:
-    lookalike = name_lookalike(facts, evidence or Evidence())
+    evidence = evidence or Evidence()
+    lookalike = name_lookalike(facts, evidence)
     if lookalike is not None:
         title, advice = lookalike
         raise CheckpointError(
             f"transformer: {_describe(facts)}: this is {title}, which this version cannot convert. {advice}"
         )
     for variant in VARIANTS:
-        if variant.traits.fit(facts):
+        if variant.traits.fit(facts) and variant.answers_to(evidence.names):
             return variant
     other = name_other_model(facts, shapes)
     if other is not None:

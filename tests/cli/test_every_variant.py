@@ -45,6 +45,8 @@ CASES = {
     "wan2.1-flf2v-14b": Case("Wan2.1 FLF2V 14B", "wan2.1-flf2v-14b", ("image", "end-image")),
     "wan2.2-t2v-a14b": Case("Wan2.2 T2V A14B", "wan2.2-t2v-a14b"),
     "wan2.2-i2v-a14b": Case("Wan2.2 I2V A14B", "wan2.2-i2v-a14b", ("image",)),
+    "wan2.1-i2v-14b end": Case("Wan2.1 I2V 14B", "wan2.1-i2v-14b", ("image", "end-image")),
+    "wan2.2-i2v-a14b end": Case("Wan2.2 I2V A14B", "wan2.2-i2v-a14b", ("image", "end-image")),
     "wan2.2-ti2v-5b": Case("Wan2.2 TI2V 5B", "wan2.2-ti2v-5b", size=(96, 64)),
     "wan2.2-ti2v-5b image": Case("Wan2.2 TI2V 5B", "wan2.2-ti2v-5b", ("image",), size=(96, 64)),
 }
@@ -190,11 +192,6 @@ def test_what_is_done_to_the_image_is_told(folders: Folders, tmp_path: Path, cap
             "wan2.2-t2v-a14b",
             ["image"],
             "--image Wan2.2 T2V A14B makes videos from text alone. Leave the option out.",
-        ),
-        (
-            "wan2.2-i2v-a14b",
-            ["image", "end-image"],
-            "--end-image Wan2.2 I2V A14B takes a first image alone. Leave the option out.",
         ),
         (
             "wan2.2-ti2v-5b",

@@ -22,8 +22,19 @@ from mlx_video.conditioning.control.units import (
     image_tokens_unit,
     vace_source,
 )
+from mlx_video.conditioning.frames import (
+    concat_first_and_last_frame,
+    concat_first_frame,
+    concat_given_frames,
+)
 from mlx_video.conditioning.latent_frames import LatentFrames
-from mlx_video.conditioning.units import PROMPTS, UnitInputs, build_conditioning, fill_conditioning
+from mlx_video.conditioning.units import (
+    IMAGE_TOKENS,
+    PROMPTS,
+    UnitInputs,
+    build_conditioning,
+    fill_conditioning,
+)
 from mlx_video.config import ModelConfig
 from mlx_video.media.fit import fit_frame, letterbox_reference
 from mlx_video.media.resize import to_unit_range
@@ -232,3 +243,29 @@ def test_add_ons_of_several_units_join_in_the_order_of_the_units():
     conditioning = build_conditioning(fields)
     assert conditioning.add_ons == (fields["camera_add_on"], fields["reference_add_on"])
     assert replace(conditioning, add_ons=()).context is fields["context"]
+
+
+# First and last frame of models that tell no images apart
+
+
+@pytest.mark.parametrize(("positions", "count"), [(0, 1), (514, 2)])
+def test_clip_sees_as_many_images_as_the_transformer_has_places_for(positions: int, count: int):
+    transformer = replace(FUN_CONTROL, in_dim=36, image_dim=1280, image_positions=positions)
+    encoders = FakeEncoders()
+    filled = fill(
+        IMAGE_TOKENS,
+        encoders=encoders,
+        transformer=transformer,
+        images={"image": IMAGE, "end_image": OTHER},
+    )
+    assert filled["image_tokens"].shape == (257 * count, 1280)
+    for seen, given in zip(encoders.seen, (IMAGE, OTHER)[:count], strict=True):
+        assert np.array_equal(seen, to_unit_range(given))
+
+
+def test_a_last_frame_that_may_be_given_goes_where_a_needed_one_goes():
+    images = [IMAGE, OTHER]
+    for given, condition in ((1, concat_first_frame), (2, concat_first_and_last_frame)):
+        expected = finish(condition(CellEncoder(), images[:given], GEOMETRY))["concat_latents"]
+        found = finish(concat_given_frames(CellEncoder(), images[:given], GEOMETRY))["concat_latents"]
+        assert mx.array_equal(found, expected)

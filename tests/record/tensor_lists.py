@@ -75,6 +75,35 @@ def official_transformer(name: str) -> TensorList:
     return build(lambda: wan_module("model").WanModel(**OFFICIAL_TRANSFORMERS[name]), "F32")
 
 
+# Channels in, and the names that a Fun model has besides those of the model that it is made from.
+# Source: aigc-apps/VideoX-Fun videox_fun/models/wan_transformer3d.py, WanTransformer3DModel.
+_REFERENCE = {"ref_conv.weight": (5120, 16, 2, 2), "ref_conv.bias": (5120,)}
+FUN_TRANSFORMERS: Mapping[str, tuple[str, int, Mapping[str, tuple[int, ...]]]] = {
+    "wan2.1-fun-control": ("wan2.1-i2v-14b", 48, {}),
+    "wan2.1-fun-v1.1-control": ("wan2.1-i2v-14b", 48, _REFERENCE),
+    "wan2.2-fun-a14b-control": ("wan2.2-i2v-a14b", 52, _REFERENCE),
+}
+
+
+def fun_transformer(name: str) -> TensorList:
+    """A transformer of the Fun family, of 14B."""
+    base, channels, parts = FUN_TRANSFORMERS[name]
+    found = official_transformer(base)
+    patch = found["patch_embedding.weight"]
+    found["patch_embedding.weight"] = Recorded(patch.dtype, (patch.shape[0], channels, *patch.shape[2:]))
+    return found | {part: Recorded("F32", shape) for part, shape in parts.items()}
+
+
+def small_image_transformer() -> TensorList:
+    """Wan2.1's image-to-video network in the sizes of 1.3B, as Wan2.1-Fun-1.3B-InP is."""
+    sizes = {5120: 1536, 6 * 5120: 6 * 1536, 13824: 8960}
+    return {
+        name: Recorded(tensor.dtype, tuple(sizes.get(size, size) for size in tensor.shape))
+        for name, tensor in official_transformer("wan2.1-i2v-14b").items()
+        if not (match := re.match(r"blocks\.(\d+)\.", name)) or int(match[1]) < 30
+    }
+
+
 def _official_image_transformer(*, has_positions: bool) -> TensorList:
     """Wan2.1's image-to-video network: the package has it inside Wan2.2 Animate alone."""
     wan_module("model")
@@ -237,6 +266,17 @@ LISTS: Mapping[str, tuple[str, Maker]] = {
         )
         for name in (*OFFICIAL_TRANSFORMERS, "wan2.1-i2v-14b", "wan2.1-flf2v-14b")
     },
+    **{
+        f"transformer-{name}": (
+            f"{name}: diffusion_pytorch_model*.safetensors of 14B",
+            lambda name=name: fun_transformer(name),
+        )
+        for name in FUN_TRANSFORMERS
+    },
+    "transformer-wan2.1-fun-1.3b-inp": (
+        "Wan2.1-Fun-1.3B-InP: diffusion_pytorch_model.safetensors",
+        small_image_transformer,
+    ),
     **{
         f"diffusers-{name}": (
             f"{name}, Diffusers: transformer/diffusion_pytorch_model*.safetensors",

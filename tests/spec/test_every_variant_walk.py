@@ -37,7 +37,13 @@ from mlx_video.request import INPUTS
 from mlx_video.variants.registry import VARIANTS
 from mlx_video.variants.variant import Variant
 from tests.fixtures.adapter_files import write_adapter
-from tests.fixtures.tiny_variants import TINY_VARIANTS, UNPUBLISHED_VARIANTS, tiny_variant, write_tiny_variant
+from tests.fixtures.tiny_variants import (
+    CONTROL_VARIANTS,
+    TINY_VARIANTS,
+    UNPUBLISHED_VARIANTS,
+    tiny_variant,
+    write_tiny_variant,
+)
 
 STEPS = 3  # of which each of two experts serves at least one under its variant's own shift and boundary
 NUM_FRAMES = 5
@@ -55,11 +61,24 @@ def draw_picture(name: str, seed: int) -> np.ndarray:
     return np.random.default_rng([seed, len(name)]).integers(0, 256, (40, 56, 3), np.uint8)
 
 
+HALVES = [
+    np.repeat(np.uint8([255] * 20 + [0] * 20)[order, None, None], 56, 1).repeat(3, 2)
+    for order in (slice(None), slice(None, None, -1))
+]
 EXAMPLES: Mapping[str, Callable[[str, int], object]] = {
     "text": lambda name, seed: ("a cat", "two dogs in the rain")[seed],
     "image": draw_picture,
+    "mask": lambda name, seed: [HALVES[seed]] * NUM_FRAMES,
+    "video": lambda name, seed: [draw_picture(name, 2 * frame + seed) for frame in range(NUM_FRAMES)],
 }
 """Kind of input → its value in a run, from the input's name and a seed; seed 1 gives another than seed 0."""
+
+ONLY_WITH: Mapping[str, tuple[str, ...]] = {
+    "image": ("end_image",),
+    "inpaint_video": ("inpaint_video_mask",),
+    "inpaint_video_mask": ("inpaint_video",),
+}
+"""Input → the others that cannot be given without it."""
 
 
 def example(name: str, seed: int = 0) -> object:
@@ -68,6 +87,9 @@ def example(name: str, seed: int = 0) -> object:
     if kind not in EXAMPLES:
         pytest.fail(f"{name}: EXAMPLES has no {kind} to give")
     return EXAMPLES[kind](name, seed)
+
+
+ROWS = TINY_VARIANTS | CONTROL_VARIANTS | UNPUBLISHED_VARIANTS
 
 
 class Interrupted(Exception):
@@ -125,8 +147,9 @@ class Walk:
 
     @cached_property
     def original(self) -> Path:
-        write_tiny_variant(self.root / "original", self.variant.name, num_layers=LAYERS)
-        return self.root / "original"
+        path = self.root / tiny_variant(self.variant.name).called
+        write_tiny_variant(path, self.variant.name, num_layers=LAYERS)
+        return path
 
     @cached_property
     def conversion(self) -> list[Event]:
@@ -199,13 +222,13 @@ class Walk:
 
 
 def test_no_tiny_checkpoint_is_of_a_variant_that_is_gone():
-    assert set(TINY_VARIANTS | UNPUBLISHED_VARIANTS) <= {variant.name for variant in VARIANTS}
+    assert set(ROWS) <= {variant.name for variant in VARIANTS}
 
 
 @pytest.fixture(scope="module", params=VARIANTS, ids=lambda variant: variant.name)
 def walk(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Walk:
     variant = request.param
-    if variant.name not in TINY_VARIANTS | UNPUBLISHED_VARIANTS:
+    if variant.name not in ROWS:
         pytest.fail(f"{variant.name} has no tiny checkpoint: add its row to tests/fixtures/tiny_variants.py")
     return Walk(variant, tmp_path_factory.mktemp(variant.name))
 
@@ -269,7 +292,7 @@ def test_each_of_its_inputs_changes_the_video(walk: Walk):
         other = walk.run(**{name: example(name, seed=1)}, until=is_decoding)
         assert_changed(other.latents, walk.whole.latents, name)
     for name in walk.variant.inputs.optional:
-        without = walk.run(**{name: None}, until=is_decoding)
+        without = walk.run(**dict.fromkeys((name, *ONLY_WITH.get(name, ()))), until=is_decoding)
         assert_changed(without.latents, walk.whole.latents, f"leaving out {name}")
 
 

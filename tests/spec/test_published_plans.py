@@ -15,7 +15,7 @@ from mlx_video.errors import MLXVideoError
 from mlx_video.inspect.path import inspect_path
 from mlx_video.request import ConvertRequest
 from tests.fixtures.diffusers_checkpoint import pipeline_index, transformer_config, write_json
-from tests.fixtures.published_sizes import PUBLISHED_TRANSFORMERS
+from tests.fixtures.published_sizes import PUBLISHED_CONTROL_TRANSFORMERS, PUBLISHED_TRANSFORMERS
 from tests.fixtures.sparse_files import full_tokenizer, write_sparse
 from tests.fixtures.tensor_lists import read_list
 from tests.fixtures.tiny_checkpoint import (
@@ -36,8 +36,13 @@ PUBLISHED_COUNTS = {
     "wan2.1-flf2v-14b": (1304, 16_395_536_704),
     "wan2.2-t2v-a14b": (1095, 14_288_491_584),
     "wan2.2-i2v-a14b": (1095, 14_288_901_184),
+    "wan2.1-fun-1.3b-inp": (983, 1_564_428_608),
+    "wan2.1-fun-control": (1303, 16_395_124_544),
+    "wan2.1-fun-v1.1-control": (1305, 16_395_457_344),
+    "wan2.2-fun-a14b-control": (1097, 14_289_561_664),
     "wan2.2-ti2v-5b": (825, 4_999_787_712),
 }
+ALL_TRANSFORMERS = PUBLISHED_TRANSFORMERS | PUBLISHED_CONTROL_TRANSFORMERS
 SPIECE_BYTES = read_list("umt5-comfy")["spiece_model"].shape[0]
 TREES = {
     "wan2.1-t2v-1.3b": {
@@ -68,6 +73,18 @@ TREES = {
         "text_encoders/models_t5_umt5-xxl-enc-bf16.pth": "umt5",
         "vae/wan_2.1_vae.safetensors": "vae-2.1-comfy",
     },
+    "wan2.1-fun-v1.1-control": {
+        "diffusion_models/Wan2_1-Fun-V1_1-Control_14B.safetensors": "transformer-wan2.1-fun-v1.1-control",
+        "text_encoders/umt5_xxl_fp16.safetensors": "umt5-comfy",
+        "vae/wan_2.1_vae.safetensors": "vae-2.1-comfy",
+        "clip_vision/clip_vision_h.safetensors": "clip-comfy",
+    },
+    "wan2.2-fun-a14b-control": {
+        "unet/wan2.2_fun_control_high_noise_14B.safetensors": "transformer-wan2.2-fun-a14b-control",
+        "unet/wan2.2_fun_control_low_noise_14B.safetensors": "transformer-wan2.2-fun-a14b-control",
+        "text_encoders/umt5_xxl_fp16.safetensors": "umt5-comfy",
+        "vae/wan_2.1_vae.safetensors": "vae-2.1-comfy",
+    },
     "wan2.2-ti2v-5b": {
         "diffusion_models/wan2.2_ti2v_5B.safetensors": "transformer-wan2.2-ti2v-5b",
         "text_encoders/umt5-xxl-encoder-F16.gguf": "umt5-gguf",
@@ -89,9 +106,9 @@ def write_full_tokenizer(folder: Path) -> None:
 
 def write_original(path: Path, name: str) -> Path:
     """The folder of a published model, in full size and without numbers."""
-    config = PUBLISHED_TRANSFORMERS[name]
+    config = ALL_TRANSFORMERS[name]
     tensors = read_list(f"transformer-{list_of(name)}")
-    folders = ("low_noise_model", "high_noise_model") if name.endswith("a14b") else (".",)
+    folders = ("low_noise_model", "high_noise_model") if "a14b" in name else (".",)
     for number, folder in enumerate(folders, 1):
         write_sparse(path / folder / "diffusion_pytorch_model.safetensors", tensors, seed=number)
         (path / folder / "config.json").write_text(json.dumps(source_config(config)))
@@ -136,7 +153,7 @@ def plan(folder: Path) -> Plan:
 
 
 FORMS = [
-    *((write_original, name) for name in PUBLISHED_TRANSFORMERS),
+    *((write_original, name) for name in ALL_TRANSFORMERS),
     *((write_diffusers, name) for name in PUBLISHED_TRANSFORMERS),
     *((write_tree, name) for name in TREES),
 ]
@@ -148,7 +165,7 @@ def test_a_published_model_without_its_numbers_gets_its_plan(
 ):
     folder = write(brief_path / "Wan", name)
     made = plan(folder)
-    is_dual, reads_images = name.endswith("a14b"), name in ("wan2.1-i2v-14b", "wan2.1-flf2v-14b")
+    is_dual, reads_images = "a14b" in name, ALL_TRANSFORMERS[name].image_dim is not None
     transformers = ["low_noise_model", "high_noise_model"] if is_dual else ["model"]
     names = [*transformers, "t5_encoder", *(["clip_vision"] if reads_images else []), "vae"]
     assert [component.file_name for component in made.components] == [f"{n}.safetensors" for n in names]

@@ -18,7 +18,7 @@ from tests.fixtures.diffusers_checkpoint import write_diffusers_variant
 from tests.fixtures.sparse_files import list_bytes, write_sparse
 from tests.fixtures.tensor_lists import TensorList, fold, list_names, read_list, unfold
 from tests.fixtures.tiny_checkpoint import IMAGE_ENCODER_FILE, TEXT_ENCODER_FILE, write_tiny_checkpoint
-from tests.fixtures.tiny_variants import TINY_VARIANTS, write_tiny_variant
+from tests.fixtures.tiny_variants import CONTROL_VARIANTS, TINY_VARIANTS, write_tiny_variant
 from tests.record.tensor_lists import LISTS, make
 
 # List → what the published file with its digest is called.
@@ -27,6 +27,10 @@ DIGESTS = {
     "transformer-wan2.1-t2v-14b": "Wan2.1 T2V 14B, or an expert of Wan2.2 T2V A14B",
     "transformer-wan2.1-i2v-14b": "Wan2.1 I2V 14B, or Fun-14B-InP",
     "transformer-wan2.1-flf2v-14b": "Wan2.1 FLF2V 14B",
+    "transformer-wan2.1-fun-1.3b-inp": "Wan2.1 Fun-1.3B-InP",
+    "transformer-wan2.1-fun-control": "Wan2.1 Fun Control 14B",
+    "transformer-wan2.1-fun-v1.1-control": "Wan2.1 Fun-V1.1 Control 14B",
+    "transformer-wan2.2-fun-a14b-control": "an expert of Wan2.2 Fun-A14B-Control",
     "transformer-wan2.2-i2v-a14b": "an expert of Wan2.2 I2V A14B",
     "transformer-wan2.2-ti2v-5b": "Wan2.2 TI2V 5B",
     "umt5": "UMT5-XXL",
@@ -159,11 +163,18 @@ CLIP_BLOCKS = {"visual.transformer": 3, "textual.blocks": 2}
 HF_CLIP_BLOCKS = {"vision_model.encoder.layers": 3}
 
 
+SAME_TENSORS = {
+    "wan2.2-t2v-a14b": "wan2.1-t2v-14b",
+    "wan2.1-fun-inp": "wan2.1-i2v-14b",
+    "wan2.2-fun-a14b-inp": "wan2.2-i2v-a14b",
+}
+
+
 def list_of(variant: str) -> str:
-    return variant.replace("wan2.2-t2v-a14b", "wan2.1-t2v-14b")
+    return SAME_TENSORS.get(variant, variant)
 
 
-@pytest.mark.parametrize("name", TINY_VARIANTS)
+@pytest.mark.parametrize("name", TINY_VARIANTS | CONTROL_VARIANTS)
 def test_the_tiny_original_files_have_every_published_name(tmp_path: Path, name: str):
     variant = write_tiny_variant(tmp_path / "Wan", name)
     path = tmp_path / "Wan"

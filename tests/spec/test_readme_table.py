@@ -10,10 +10,9 @@ import pytest
 
 from mlx_video.config import QuantizationConfig
 from mlx_video.variants.registry import VARIANTS
-from mlx_video.weights.names.transformer_names import WAN_RULES, transformer_tensors
+from mlx_video.weights.network import TransformerNetwork
 from mlx_video.weights.quantize import is_quantized_layer, quantized_infos
-from mlx_video.weights.rules import target_shapes
-from tests.fixtures.published_sizes import PUBLISHED_TRANSFORMERS
+from tests.fixtures.published_sizes import PUBLISHED_CONTROL_TRANSFORMERS, PUBLISHED_TRANSFORMERS
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 TITLES = {variant.name: variant.title for variant in VARIANTS}
@@ -25,12 +24,21 @@ PARAMETERS = {
     "wan2.1-flf2v-14b": 16_395_536_704,
     "wan2.2-t2v-a14b": 14_288_491_584,
     "wan2.2-i2v-a14b": 14_288_901_184,
+    "wan2.1-fun-1.3b-inp": 1_564_428_608,
+    "wan2.1-fun-control": 16_395_124_544,
+    "wan2.1-fun-v1.1-control": 16_395_457_344,
+    "wan2.2-fun-a14b-control": 14_289_561_664,
     "wan2.2-ti2v-5b": 4_999_787_712,
 }
+ALL_TRANSFORMERS = PUBLISHED_TRANSFORMERS | PUBLISHED_CONTROL_TRANSFORMERS
+
+
+def network_of(name: str) -> TransformerNetwork:
+    return next(variant.network for variant in VARIANTS if variant.name == name)
 
 
 def file_gb(name: str, bits: int) -> float:
-    shapes = target_shapes(transformer_tensors(PUBLISHED_TRANSFORMERS[name]), WAN_RULES)
+    shapes = network_of(name).parameters(ALL_TRANSFORMERS[name])
     total = 0
     for tensor, shape in shapes.items():
         layer = tensor.removesuffix(".weight")
@@ -42,13 +50,13 @@ def file_gb(name: str, bits: int) -> float:
     return total / 1e9
 
 
-@pytest.mark.parametrize("name", PUBLISHED_TRANSFORMERS)
+@pytest.mark.parametrize("name", ALL_TRANSFORMERS)
 def test_a_published_transformer_has_its_published_number_of_parameters(name: str):
-    shapes = transformer_tensors(PUBLISHED_TRANSFORMERS[name])
+    shapes = network_of(name).tensors(ALL_TRANSFORMERS[name])
     assert sum(math.prod(shape) for shape in shapes.values()) == PARAMETERS[name]
 
 
-@pytest.mark.parametrize("name", PUBLISHED_TRANSFORMERS)
+@pytest.mark.parametrize("name", ALL_TRANSFORMERS)
 def test_the_table_states_the_files_sizes(name: str):
     row = next(line for line in README.splitlines() if line.startswith(f"| {TITLES[name]} "))
     stated = [float(number) for number in re.findall(r"([\d.]+) GB", row)]

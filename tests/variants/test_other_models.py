@@ -9,7 +9,7 @@ from mlx_video.errors import CheckpointError
 from mlx_video.variants.other_models import PUBLISHED, digest_shapes
 from mlx_video.variants.registry import VARIANTS, recognise_checkpoint
 from mlx_video.weights.names.transformer_names import transformer_tensors
-from tests.fixtures.published_sizes import PUBLISHED_TRANSFORMERS
+from tests.fixtures.published_sizes import PUBLISHED_CONTROL_TRANSFORMERS, PUBLISHED_TRANSFORMERS
 
 SMALL = TransformerConfig(dim=128, ffn_dim=96, num_heads=1, num_layers=2, text_dim=32)
 IMAGE = ("img_emb.proj.0.weight",)
@@ -23,10 +23,7 @@ MODELS = {
     "HuMo": (16, 16, ("audio_proj.audio_proj_glob_1.layer.bias",)),
     "Wan2.2 Animate 14B": (36, 16, ("face_adapter.fuser_blocks.0.k_norm.weight", *IMAGE)),
     "SCAIL": (20, 16, ("patch_embedding_pose.weight",)),
-    "Wan2.1 Fun-V1.1 Control": (48, 16, ("ref_conv.weight", *IMAGE)),
-    "Wan2.1 Fun Control": (48, 16, IMAGE),
     "a Fun Control model": (48, 16, ()),
-    "Wan2.2 Fun-A14B-Control": (52, 16, ("ref_conv.weight",)),
     "Lucy-Edit": (96, 48, ()),
     "Wan2.2 Fun-5B-InP": (100, 48, ()),
     "Wan2.2 Fun-5B-Control": (148, 48, ()),
@@ -51,7 +48,27 @@ def test_an_unknown_model_is_described_by_its_channels():
         recognise_checkpoint(transformer_tensors(replace(SMALL, in_dim=17)), {})
 
 
-@pytest.mark.parametrize("name", PUBLISHED_TRANSFORMERS)
+@pytest.mark.parametrize("name", PUBLISHED_TRANSFORMERS | PUBLISHED_CONTROL_TRANSFORMERS)
 def test_every_published_variant_is_known_by_the_digest_of_its_tensors(name: str):
-    title = next(variant.title for variant in VARIANTS if variant.name == name)
-    assert title in PUBLISHED[digest_shapes(transformer_tensors(PUBLISHED_TRANSFORMERS[name]))]
+    variant = next(variant for variant in VARIANTS if variant.name == name)
+    tensors = variant.network.tensors((PUBLISHED_TRANSFORMERS | PUBLISHED_CONTROL_TRANSFORMERS)[name])
+    assert variant.title in PUBLISHED[digest_shapes(tensors)]
+
+
+_1_3B = TransformerConfig(1536, 8960, 12, 30, image_dim=1280)
+SMALL_MODELS = {
+    "Wan2.1 Fun Control 1.3B": replace(_1_3B, in_dim=48),
+    "Wan2.1 Fun-V1.1 Control 1.3B": replace(_1_3B, in_dim=48, reference_dim=16),
+}
+
+
+@pytest.mark.parametrize("title", SMALL_MODELS)
+def test_a_smaller_size_is_recognised_and_known_by_its_digest_too(title: str):
+    config = SMALL_MODELS[title]
+    tensors = next(
+        iter(variant for variant in VARIANTS if title.startswith(f"{variant.title} "))
+    ).network.tensors(config)
+    assert PUBLISHED[digest_shapes(tensors)] == title
+    found = recognise_checkpoint(tensors, {})
+    assert found.variant.title == title.removesuffix(" 1.3B")
+    assert found.config.transformer == replace(config, model_type="i2v")
