@@ -16,6 +16,7 @@ from mlx_video.planning.keeping import keep_networks, used_networks
 from mlx_video.planning.memory_plan import Host, MemoryPlan, MemoryTask
 from mlx_video.planning.mlx_limits import MLXLimits, plan_limits
 from mlx_video.planning.model_sizes import ModelSizes, read_model_sizes, read_vae_sizes
+from mlx_video.runs.inputs import encodes_frames
 from mlx_video.runs.networks import network_key
 from mlx_video.runs.run import Run
 
@@ -100,7 +101,7 @@ def find_task(run: Run) -> MemoryTask:
         text_lengths=tuple(min(run.config.transformer.text_len, most_tokens(text)) for text in texts),
         num_passes=plan.recipe.most_passes if plan.recipe else 1,
         num_images=len(run.images),
-        num_videos=len(run.videos),
+        num_videos=max(len(run.videos), not only_decodes and encodes_frames(run)),
         keeps_both=run.config.is_dual and request.experts == "parallel",
         adapter_bytes=max((adapters.nbytes for adapters in run.adapters.values()), default=0),
         stream=request.stream,

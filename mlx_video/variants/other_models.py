@@ -32,7 +32,6 @@ class OtherModel:
 
 # The first that matches is meant: some networks also have the parts of later ones.
 OTHER_MODELS = (
-    OtherModel("Wan2.1 VACE", "vace_"),
     OtherModel("Wan2.1 Fun-V1.1 Control-Camera", "control_adapter.", (32, 16)),
     OtherModel("Wan2.2 Fun-A14B-Control-Camera", "control_adapter.", (36, 16)),
     OtherModel("Wan2.2 Fun-5B-Control-Camera", "control_adapter.", (100, 48)),

@@ -10,7 +10,7 @@ from typing import Any
 from mlx_video.config import ModelConfig, TransformerConfig, find_vae_config
 from mlx_video.errors import CheckpointError, ConfigError, RequestError
 from mlx_video.formats.tensor_info import TensorInfo
-from mlx_video.variants import i2v, t2v, ti2v
+from mlx_video.variants import i2v, t2v, ti2v, vace
 from mlx_video.variants.lookalikes import Evidence, name_lookalike, report_twin
 from mlx_video.variants.other_models import name_other_model
 from mlx_video.variants.variant import CheckpointFacts, Shapes, Variant
@@ -30,8 +30,12 @@ VARIANTS: tuple[Variant, ...] = (
     t2v.T2V_A14B,
     i2v.I2V_A14B,
     ti2v.TI2V_5B,
+    vace.VACE_1_3B,
+    vace.VACE_14B,
+    vace.VACE_FUN_A14B,
     t2v.T2V_OTHER,
     i2v.I2V_EXPERT,
+    vace.VACE_OTHER,
 )
 
 # Sizes that both the tensors and config.json state: config key → (tensor, axis).
@@ -112,6 +116,8 @@ def _image_branch_names(network: TransformerConfig) -> frozenset[str]:
     names = {
         "img_emb.proj.0.weight": network.image_dim is not None,
         "img_emb.emb_pos": network.image_positions > 0,
+        "vace_patch_embedding.weight": bool(network.vace_layers),
+        "vace_blocks.0.modulation": bool(network.vace_layers),
     }
     return frozenset(name for name, is_there in names.items() if is_there)
 
