@@ -195,9 +195,10 @@ def test_anything_else_is_no_switch(value: object):
 
 def test_inputs_adapters_and_components_follow_from_the_declarations():
     kinds = {"prompt": "text", "image": "image", "end_image": "image", "input_video": "video"}
+    kinds |= {"vace_video": "video", "vace_video_mask": "mask"}
     assert dict(INPUTS) == kinds
     assert IMAGE_INPUTS == ("image", "end_image")
-    assert VIDEO_INPUTS == ("input_video",)
+    assert VIDEO_INPUTS == ("input_video", "vace_video", "vace_video_mask")
     assert LORA_FIELDS == ("loras", "loras_high", "loras_low")
     assert set(COMPONENT_FIELDS) == {
         "transformer", "high_noise", "low_noise", "text_encoder", "vae", "clip", "tokenizer",

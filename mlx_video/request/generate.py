@@ -29,6 +29,7 @@ from mlx_video.request.choices import (
     Switch,
     TeaCacheMode,
     TilingMode,
+    VACERegion,
 )
 from mlx_video.request.describe import documented
 from mlx_video.request.kinds import (
@@ -117,6 +118,35 @@ class GenerateRequest:
         group="videos",
         check=Rule(lambda value: 0 < value <= 1, "above 0 and at most 1"),
         only_with=("input_video",),
+    )
+    vace_video: VideoSource | None = option(
+        None,
+        help="video for a VACE model to follow, or to fill in where --vace-video-mask is white",
+        group="videos",
+        metavar="PATH",
+        input="video",
+    )
+    vace_video_mask: VideoSource | None = option(
+        None,
+        help="white where a VACE model makes something, black where the video stays; a video, or one picture "
+        "for all frames",
+        group="videos",
+        default_text="white everywhere",
+        metavar="PATH",
+        input="mask",
+    )
+    vace_masked_region: VACERegion = option(
+        "generate",
+        help="`generate`: the model sees grey under the mask; `repaint`: it sees the video there, and paints "
+        "over it",
+        group="videos",
+        only_with=("vace_video_mask",),
+    )
+    vace_scale: float = option(
+        1.0,
+        help="how strongly a VACE model follows its video; 0 leaves it text alone",
+        group="videos",
+        check=Rule(lambda value: 0 <= value < float("inf"), "a number of at least 0"),
     )
     video_fps: float | None = option(
         None,

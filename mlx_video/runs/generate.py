@@ -19,11 +19,11 @@ from mlx_video.media.open_image import open_image
 from mlx_video.media.sources.pick_frames import check_length
 from mlx_video.media.sources.source_video import open_video
 from mlx_video.planning.memory_plan import MemoryPlan
-from mlx_video.request import IMAGE_INPUTS, VIDEO_INPUTS, GenerateRequest
+from mlx_video.request import IMAGE_INPUTS, INPUTS, VIDEO_INPUTS, GenerateRequest
 from mlx_video.runs.decode_only import prepare_decoding
 from mlx_video.runs.device_check import held_to_limits, with_safe_limits
 from mlx_video.runs.files_read import files_read
-from mlx_video.runs.inputs import find_picking, report_missing_tokenizer, with_tokenizer
+from mlx_video.runs.inputs import encodes_frames, find_picking, report_missing_tokenizer, with_tokenizer
 from mlx_video.runs.memory import plan_of, planned_limits, with_memory_plan
 from mlx_video.runs.modes import make_video
 from mlx_video.runs.outputs import check_outputs, check_scratch_space
@@ -106,14 +106,16 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
     given_videos = {name: video for name in VIDEO_INPUTS if (video := getattr(request, name)) is not None}
     videos = {name: open_video(video) for name, video in given_videos.items()}
     for name, video in videos.items():
-        notices = (*notices, *check_length(video, find_picking(request, plan, name)))
+        if not (video.is_still and INPUTS[name] == "mask"):
+            notices = (*notices, *check_length(video, find_picking(request, plan, name)))
     check_weights(model, config)
     adapters, adapter_notices = read_all_adapters(request, config)
     notices = (*notices, *adapter_notices)
-    if images or videos:
-        check_vae_encoder(model, config)
     plan = replace(plan, notices=notices)
-    return Run(model, config, variant, request, plan, images, videos, adapters)
+    run = Run(model, config, variant, request, plan, images, videos, adapters)
+    if encodes_frames(run):
+        check_vae_encoder(model, config)
+    return run
 
 
 def plan_generation(

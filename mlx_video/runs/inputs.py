@@ -6,11 +6,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 
+from mlx_video.conditioning.control.units import COMMON_UNITS
 from mlx_video.conditioning.disk_cache import open_prompt_cache
 from mlx_video.conditioning.frames import Encoding, FrameEncoder, cut_images
 from mlx_video.conditioning.image_tokens import encode_images
@@ -23,10 +25,10 @@ from mlx_video.latents.encode import encode_chunks
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.open_parts import open_text_encoder
 from mlx_video.loading.streamed_text_encoder import encode_resident, encode_streamed
-from mlx_video.media.fit import fit_frame
+from mlx_video.media.fit import fit_frame, fit_mask
 from mlx_video.media.sources.pick_frames import Picking, pick_frames
 from mlx_video.models.vae.autoencoder import WanVAE
-from mlx_video.request import GenerateRequest
+from mlx_video.request import INPUTS, GenerateRequest
 from mlx_video.runs.networks import TEXT_ENCODER, is_kept, use_image_encoder, use_text_encoder, use_vae
 from mlx_video.runs.run import Run, Work, finish, with_events
 from mlx_video.runs.settings import RunPlan
@@ -46,13 +48,22 @@ def unit_inputs(run: Run) -> UnitInputs:
         dict(zip(run.images, cut, strict=True)),
         originals=run.images,
         videos={name: partial(_fit_frames, run, name) for name in _find_videos_that_count(run)},
+        masks={name: partial(_fit_masks, run, name) for name in run.videos if INPUTS[name] == "mask"},
+        options={name: getattr(run.request, name) for name in ("vace_scale", "vace_masked_region")},
     )
+
+
+def encodes_frames(run: Run) -> bool:
+    """Whether the VAE's encoder works in a run; a VACE model always reads what it gives."""
+    inputs = unit_inputs(run)
+    units = (*run.variant.units, *COMMON_UNITS)
+    return any(unit.stage == "image" and unit.is_needed(inputs) for unit in units)
 
 
 def _find_videos_that_count(run: Run) -> Iterator[str]:
     """Names of the given videos, without one that is begun with and of which nothing would stay."""
     for name in run.videos:
-        if name != "input_video" or run.request.denoising_strength < 1:
+        if INPUTS[name] == "video" and (name != "input_video" or run.request.denoising_strength < 1):
             yield name
 
 
@@ -66,6 +77,18 @@ def _fit_frames(run: Run, name: str) -> Iterator[np.ndarray]:
     geometry = run.plan.geometry
     for frame in pick_frames(run.videos[name], find_picking(run.request, run.plan, name)):
         yield fit_frame(frame, geometry.height, geometry.width)
+
+
+def _fit_masks(run: Run, name: str) -> Iterator[np.ndarray]:
+    """Frames of a given mask likewise, bool [H, W]; one picture serves all frames."""
+    geometry = run.plan.geometry
+    video, picking = run.videos[name], find_picking(run.request, run.plan, name)
+    frames = pick_frames(video, picking)
+    if video.is_still:
+        ((picture, _),) = video.read()
+        frames = repeat(picture, geometry.num_frames)
+    for frame in frames:
+        yield fit_mask(frame, geometry.height, geometry.width)
 
 
 class ModelEncoders:

@@ -16,6 +16,7 @@ from mlx_video.planning.keeping import keep_networks, used_networks
 from mlx_video.planning.memory_plan import Host, MemoryPlan, MemoryTask
 from mlx_video.planning.mlx_limits import MLXLimits, plan_limits
 from mlx_video.planning.model_sizes import ModelSizes, read_model_sizes, read_vae_sizes
+from mlx_video.runs.inputs import encodes_frames
 from mlx_video.runs.networks import network_key
 from mlx_video.runs.run import Run
 
@@ -101,7 +102,7 @@ def find_task(run: Run) -> MemoryTask:
         num_passes=max(plan.recipe.most_passes, len(plan.recipe.prompts)) if plan.recipe else 1,
         cache_bytes=plan.recipe.step_cache.stream_bytes if plan.recipe and plan.recipe.step_cache else 0,
         num_images=len(run.images),
-        num_videos=len(run.videos),
+        num_videos=max(len(run.videos), not only_decodes and encodes_frames(run)),
         keeps_both=run.config.is_dual and request.experts == "parallel",
         adapter_bytes=max((adapters.nbytes for adapters in run.adapters.values()), default=0),
         stream=request.stream,

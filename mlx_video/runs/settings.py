@@ -17,13 +17,16 @@ from mlx_video.media.sources.source_video import name_video
 from mlx_video.models.dispatch import LARGEST_ARRAY
 from mlx_video.models.rope import MAX_POSITIONS
 from mlx_video.planning.choices import MemoryChoices
-from mlx_video.request import IMAGE_INPUTS, LORA_FIELDS, GenerateRequest, Option, options_of
+from mlx_video.request import IMAGE_INPUTS, LORA_FIELDS, VIDEO_INPUTS, GenerateRequest, Option, options_of
 from mlx_video.request.generate import SPARINGLY_RECORDED
 from mlx_video.request.kinds import IMAGE, VIDEO
 from mlx_video.runs.recipe_choice import ChosenRecipe, choose_recipe, read_choices, report_distilled
 from mlx_video.sampling.recipe import ModelSampling, Recipe
 from mlx_video.sampling.recipes.settle import settle_recipe
 from mlx_video.variants.variant import Variant
+
+COMMON_INPUTS = ("input_video",)
+"""Videos that every model takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +169,15 @@ def check_inputs(request: GenerateRequest, variant: Variant) -> None:
         if getattr(request, name) is not None and name not in variant.inputs.all:
             takes = "takes a first image alone" if variant.choose_size else "makes videos from text alone"
             raise RequestError(name, f"{variant.title} {takes}. Leave the option out.")
+    for name in VIDEO_INPUTS:
+        if getattr(request, name) is not None and name not in (*variant.inputs.all, *COMMON_INPUTS):
+            raise RequestError(name, f"{variant.title} takes no such input. Leave the option out.")
+    if request.vace_scale != 1 and "vace_video" not in variant.inputs.all:
+        raise RequestError("vace_scale", f"{variant.title} has no VACE blocks. Leave the option out.")
+    if request.image is not None and (request.vace_video is not None or request.vace_video_mask is not None):
+        raise RequestError(
+            "image", "beside --vace-video or --vace-video-mask it has no place. Put it into the video."
+        )
 
 
 def _plan_size(

@@ -10,12 +10,13 @@ from typing import Any
 from mlx_video.config import ModelConfig, TransformerConfig, find_vae_config
 from mlx_video.errors import CheckpointError, ConfigError, RequestError
 from mlx_video.formats.tensor_info import TensorInfo
-from mlx_video.variants import i2v, t2v, ti2v
+from mlx_video.variants import i2v, t2v, ti2v, vace
 from mlx_video.variants.lookalikes import Evidence, name_lookalike, report_twin
 from mlx_video.variants.other_models import name_other_model
 from mlx_video.variants.variant import CheckpointFacts, Shapes, Variant
 from mlx_video.weights.names.control_sizes import read_control_sizes
 from mlx_video.weights.names.transformer_names import IMAGE_ANCHOR, original_shapes, read_image_sizes
+from mlx_video.weights.names.vace_names import VACE_ANCHOR
 from mlx_video.weights.network import TransformerNetwork
 from mlx_video.weights.rules import Rule
 
@@ -30,8 +31,12 @@ VARIANTS: tuple[Variant, ...] = (
     t2v.T2V_A14B,
     i2v.I2V_A14B,
     ti2v.TI2V_5B,
+    vace.VACE_1_3B,
+    vace.VACE_14B,
+    vace.VACE_FUN_A14B,
     t2v.T2V_OTHER,
     i2v.I2V_EXPERT,
+    vace.VACE_OTHER,
 )
 
 # Sizes that both the tensors and config.json state: config key → (tensor, axis).
@@ -49,6 +54,7 @@ _EVIDENCE = {
     "image_dim": IMAGE_ANCHOR,
     "image_positions": "img_emb.emb_pos",
     "patch_size": "patch_embedding.weight",
+    "vace_in_dim": VACE_ANCHOR,
 }
 HEAD_DIM = 128  # of every published transformer; only used where config.json names no num_heads
 
@@ -112,6 +118,8 @@ def _image_branch_names(network: TransformerConfig) -> frozenset[str]:
     names = {
         "img_emb.proj.0.weight": network.image_dim is not None,
         "img_emb.emb_pos": network.image_positions > 0,
+        "vace_patch_embedding.weight": bool(network.vace_layers),
+        "vace_blocks.0.modulation": bool(network.vace_layers),
     }
     return frozenset(name for name, is_there in names.items() if is_there)
 
@@ -276,7 +284,9 @@ def _read_transformer_config(
     sizes = {"num_layers": facts.num_layers, "out_dim": facts.out_dim}
     for key, (name, axis) in SIZE_TENSORS.items():
         sizes[key] = _size(shapes, name, axis, label)
+    control = read_control_sizes(shapes, source)
     branch = {"image_dim": image_dim, "image_positions": image_positions, "patch_size": list(patch[2:])}
+    branch |= {"vace_in_dim": control["vace_in_dim"]}
     for key, size in {**sizes, **branch}.items():
         if key in source and source[key] != size and key != "in_dim":
             raise ConfigError(
@@ -292,7 +302,7 @@ def _read_transformer_config(
         patch_size=(patch[2], patch[3], patch[4]),
         image_dim=image_dim,
         image_positions=image_positions,
-        **read_control_sizes(shapes, source),
+        **control,
     )
 
 

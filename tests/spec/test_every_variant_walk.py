@@ -55,9 +55,15 @@ def draw_picture(name: str, seed: int) -> np.ndarray:
     return np.random.default_rng([seed, len(name)]).integers(0, 256, (40, 56, 3), np.uint8)
 
 
+HALVES = [
+    np.repeat(np.uint8([255] * 20 + [0] * 20)[order, None, None], 56, 1).repeat(3, 2)
+    for order in (slice(None), slice(None, None, -1))
+]
 EXAMPLES: Mapping[str, Callable[[str, int], object]] = {
     "text": lambda name, seed: ("a cat", "two dogs in the rain")[seed],
     "image": draw_picture,
+    "video": lambda name, seed: [draw_picture(name, 2 * frame + seed) for frame in range(NUM_FRAMES)],
+    "mask": lambda name, seed: [HALVES[seed]] * NUM_FRAMES,
 }
 """Kind of input → its value in a run, from the input's name and a seed; seed 1 gives another than seed 0."""
 

@@ -10,13 +10,12 @@ import pytest
 
 from mlx_video.config import QuantizationConfig
 from mlx_video.variants.registry import VARIANTS
-from mlx_video.weights.names.transformer_names import WAN_RULES, transformer_tensors
 from mlx_video.weights.quantize import is_quantized_layer, quantized_infos
-from mlx_video.weights.rules import target_shapes
 from tests.fixtures.published_sizes import PUBLISHED_TRANSFORMERS
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 TITLES = {variant.name: variant.title for variant in VARIANTS}
+NETWORKS = {variant.name: variant.network for variant in VARIANTS}
 # Source: the parameter counts of the published checkpoints.
 PARAMETERS = {
     "wan2.1-t2v-1.3b": 1_418_996_800,
@@ -25,12 +24,15 @@ PARAMETERS = {
     "wan2.1-flf2v-14b": 16_395_536_704,
     "wan2.2-t2v-a14b": 14_288_491_584,
     "wan2.2-i2v-a14b": 14_288_901_184,
+    "wan2.1-vace-1.3b": 2_153_972_032,
+    "wan2.1-vace-14b": 17_337_592_896,
+    "wan2.2-vace-fun-a14b": 17_337_592_896,
     "wan2.2-ti2v-5b": 4_999_787_712,
 }
 
 
 def file_gb(name: str, bits: int) -> float:
-    shapes = target_shapes(transformer_tensors(PUBLISHED_TRANSFORMERS[name]), WAN_RULES)
+    shapes = NETWORKS[name].parameters(PUBLISHED_TRANSFORMERS[name])
     total = 0
     for tensor, shape in shapes.items():
         layer = tensor.removesuffix(".weight")
@@ -44,7 +46,7 @@ def file_gb(name: str, bits: int) -> float:
 
 @pytest.mark.parametrize("name", PUBLISHED_TRANSFORMERS)
 def test_a_published_transformer_has_its_published_number_of_parameters(name: str):
-    shapes = transformer_tensors(PUBLISHED_TRANSFORMERS[name])
+    shapes = NETWORKS[name].tensors(PUBLISHED_TRANSFORMERS[name])
     assert sum(math.prod(shape) for shape in shapes.values()) == PARAMETERS[name]
 
 

@@ -17,6 +17,7 @@ from mlx_video.layouts.model_folder import TOKENIZER_FILES
 from mlx_video.media.sources.source_video import SourceVideo
 from mlx_video.request import LORA_FIELDS, flag_of, options_of
 from mlx_video.request.kinds import ADAPTERS, IMAGE, VIDEO
+from mlx_video.runs.inputs import encodes_frames
 from mlx_video.runs.run import Run
 from mlx_video.weights.component_networks import find_network
 
@@ -51,15 +52,15 @@ def identify_run(run: Run) -> dict[str, str]:
 
 def _model_files(run: Run) -> Iterator[Path]:
     """The files that latents come from: not the VAE, nor what reads images, unless there are any."""
-    model = run.model
+    model, encodes = run.model, encodes_frames(run)
     yield from model.transformers.values()
     for name, path in model.parts.items():
-        is_used = run.images or (name == VAE.name and run.videos)
+        is_used = run.images or (name == VAE.name and encodes)
         if is_used or not (name == VAE.name or find_network(name).stage == "image"):
             yield path
     if model.tokenizer is not None:
         yield from (path for name in TOKENIZER_FILES if (path := model.tokenizer / name).is_file())
-    if run.images or run.videos:
+    if run.images or encodes:
         yield from model.second_files.values()
 
 
