@@ -32,6 +32,7 @@ class MemoryTask:
         text_lengths: tokens of each text that is encoded.
         num_passes: forwards of a step.
         num_images, num_videos: that the user gave.
+        leading_frames: latent frames of references, which are sampled before the video's.
         cache_bytes: of a step cache, for each number of a transformer's residual stream.
         keeps_both: whether two experts stay in memory together.
         adapter_bytes: of the adapters of one transformer.
@@ -47,6 +48,7 @@ class MemoryTask:
     num_passes: int
     num_images: int = 0
     num_videos: int = 0
+    leading_frames: int = 0
     cache_bytes: int = 0
     keeps_both: bool = False
     adapter_bytes: int = 0
@@ -54,6 +56,11 @@ class MemoryTask:
     tiling: TilingMode = "auto"
     only_decodes: bool = False
     least_frames: int = 1
+
+    @property
+    def sampled_geometry(self) -> VideoGeometry:
+        """Geometry of what is sampled, references before the video."""
+        return self.geometry.with_leading(self.leading_frames)
 
     @property
     def encodes_frames(self) -> bool:
@@ -282,7 +289,7 @@ def _plan_denoise(
     peak = denoise_peak(
         forward_size(task, weights, host),
         weights,
-        task.geometry,
+        task.sampled_geometry,
         resident_blocks=resident_blocks,
         num_transformers=together,
         adapter_bytes=task.adapter_bytes,
@@ -336,7 +343,7 @@ def forward_size(task: MemoryTask, weights: WeightBytes, host: Host) -> ForwardS
     """The size of a forward of a transformer of these weights."""
     return ForwardSize(
         config=task.sizes.config.transformer,
-        num_tokens=task.geometry.num_tokens,
+        num_tokens=task.sampled_geometry.num_tokens,
         number_bytes=weights.number_bytes,
         bits=weights.bits,
         image_tokens=task.sizes.image_tokens(task.num_images),

@@ -37,7 +37,9 @@ from mlx_video.request.kinds import (
     Adapters,
     GuideScale,
     ImageSource,
+    LayerScales,
     Numbers,
+    Pictures,
     ReadPath,
     VideoSource,
     WholeNumbers,
@@ -58,7 +60,8 @@ from mlx_video.request.shared import adapters_option, strict_option
 _TEXT = "model and text"
 _GUIDANCE = "guidance"
 _STEP_CACHE = "step cache"
-SPARINGLY_RECORDED = (_GUIDANCE, _STEP_CACHE)
+_VACE = "VACE"
+SPARINGLY_RECORDED = (_GUIDANCE, _STEP_CACHE, _VACE)
 """Groups of options that decide nothing, and are not recorded, at their defaults."""
 _THE_MODELS = "the model's"
 _SIZE_HELP = "pixels, rounded to a multiple of 16, TI2V 5B: 32"
@@ -119,10 +122,18 @@ class GenerateRequest:
         check=Rule(lambda value: 0 < value <= 1, "above 0 and at most 1"),
         only_with=("input_video",),
     )
+    video_fps: float | None = option(
+        None,
+        help="frames per second of the videos that are given, in place of what they say; those of the model "
+        "are met by picking frames",
+        group="videos",
+        default_text="the videos' own",
+        check=positive(),
+    )
     vace_video: VideoSource | None = option(
         None,
         help="video for a VACE model to follow, or to fill in where --vace-video-mask is white",
-        group="videos",
+        group=_VACE,
         metavar="PATH",
         input="video",
     )
@@ -130,7 +141,7 @@ class GenerateRequest:
         None,
         help="white where a VACE model makes something, black where the video stays; a video, or one picture "
         "for all frames",
-        group="videos",
+        group=_VACE,
         default_text="white everywhere",
         metavar="PATH",
         input="mask",
@@ -139,22 +150,21 @@ class GenerateRequest:
         "generate",
         help="`generate`: the model sees grey under the mask; `repaint`: it sees the video there, and paints "
         "over it",
-        group="videos",
+        group=_VACE,
         only_with=("vace_video_mask",),
     )
-    vace_scale: float = option(
-        1.0,
-        help="how strongly a VACE model follows its video; 0 leaves it text alone",
-        group="videos",
-        check=Rule(lambda value: 0 <= value < float("inf"), "a number of at least 0"),
+    vace_reference_image: Pictures = option(
+        (),
+        help="picture of what is to appear in the video of a VACE model",
+        group=_VACE,
+        input="pictures",
     )
-    video_fps: float | None = option(
-        None,
-        help="frames per second of the videos that are given, in place of what they say; those of the model "
-        "are met by picking frames",
-        group="videos",
-        default_text="the videos' own",
-        check=positive(),
+    vace_scale: LayerScales = option(
+        1.0,
+        help="how strongly a VACE model follows its inputs; 0 leaves it text alone; or as many numbers as it "
+        "has VACE blocks, with commas between them",
+        group=_VACE,
+        metavar="SCALES",
     )
     width: int | None = option(
         None, help=_SIZE_HELP, group="size", default_text=_SIZE_DEFAULT, check=at_least(1)
@@ -611,4 +621,5 @@ INPUTS: Mapping[str, InputKind] = MappingProxyType(
 """Fields by which a model is conditioned, in the order in which it sees them."""
 IMAGE_INPUTS = tuple(name for name, kind in INPUTS.items() if kind == "image")
 VIDEO_INPUTS = tuple(name for name, kind in INPUTS.items() if kind in ("video", "mask"))
+PICTURE_INPUTS = tuple(name for name, kind in INPUTS.items() if kind == "pictures")
 LORA_FIELDS = tuple(name for name, declared in _OPTIONS.items() if declared.kind is ADAPTERS)

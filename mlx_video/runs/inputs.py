@@ -28,7 +28,7 @@ from mlx_video.loading.streamed_text_encoder import encode_resident, encode_stre
 from mlx_video.media.fit import fit_frame, fit_mask
 from mlx_video.media.sources.pick_frames import Picking, pick_frames
 from mlx_video.models.vae.autoencoder import WanVAE
-from mlx_video.request import INPUTS, GenerateRequest
+from mlx_video.request import INPUTS, GenerateRequest, options_of
 from mlx_video.runs.networks import TEXT_ENCODER, is_kept, use_image_encoder, use_text_encoder, use_vae
 from mlx_video.runs.run import Run, Work, finish, with_events
 from mlx_video.runs.settings import RunPlan
@@ -49,7 +49,8 @@ def unit_inputs(run: Run) -> UnitInputs:
         originals=run.images,
         videos={name: partial(_fit_frames, run, name) for name in _find_videos_that_count(run)},
         masks={name: partial(_fit_masks, run, name) for name in run.videos if INPUTS[name] == "mask"},
-        options={name: getattr(run.request, name) for name in ("vace_scale", "vace_masked_region")},
+        pictures=run.pictures,
+        options={name: getattr(run.request, name) for name in options_of(type(run.request))},
     )
 
 

@@ -99,6 +99,7 @@ def find_task(run: Run) -> MemoryTask:
         sizes=_read_sizes(run.model, run.config, only_decodes),
         geometry=plan.geometry,
         text_lengths=tuple(min(run.config.transformer.text_len, most_tokens(text)) for text in texts),
+        leading_frames=plan.leading_frames,
         num_passes=max(plan.recipe.most_passes, len(plan.recipe.prompts)) if plan.recipe else 1,
         cache_bytes=plan.recipe.step_cache.stream_bytes if plan.recipe and plan.recipe.step_cache else 0,
         num_images=len(run.images),

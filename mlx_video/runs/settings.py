@@ -17,9 +17,10 @@ from mlx_video.media.sources.source_video import name_video
 from mlx_video.models.dispatch import LARGEST_ARRAY
 from mlx_video.models.rope import MAX_POSITIONS
 from mlx_video.planning.choices import MemoryChoices
-from mlx_video.request import IMAGE_INPUTS, LORA_FIELDS, VIDEO_INPUTS, GenerateRequest, Option, options_of
+from mlx_video.request import IMAGE_INPUTS, INPUTS, LORA_FIELDS, GenerateRequest, Option, flag_of, options_of
 from mlx_video.request.generate import SPARINGLY_RECORDED
-from mlx_video.request.kinds import IMAGE, VIDEO
+from mlx_video.request.kinds import IMAGE, PICTURES, VIDEO
+from mlx_video.request.option import is_given
 from mlx_video.runs.recipe_choice import ChosenRecipe, choose_recipe, read_choices, report_distilled
 from mlx_video.sampling.recipe import ModelSampling, Recipe
 from mlx_video.sampling.recipes.settle import settle_recipe
@@ -51,6 +52,7 @@ class RunPlan:
         notices: what was adjusted or chosen for the user.
         memory: what is resident, streamed and tiled.
         recipe: how noise becomes latents; None where latents are only decoded.
+        leading_frames: latent frames of reference pictures, which are sampled before the video's.
     """
 
     geometry: VideoGeometry
@@ -64,6 +66,12 @@ class RunPlan:
     notices: tuple[Notice, ...]
     memory: MemoryChoices = MemoryChoices()
     recipe: Recipe | None = None
+    leading_frames: int = 0
+
+    @property
+    def sampled_geometry(self) -> VideoGeometry:
+        """Geometry of the latents that are sampled, references before the video."""
+        return self.geometry.with_leading(self.leading_frames)
 
     @property
     def guide_scale_text(self) -> str:
@@ -96,6 +104,7 @@ def plan_run(
         RequestError: the request does not fit the model.
     """
     check_inputs(request, variant)
+    _check_layer_scales(request, config, variant)
     size = _plan_size(request, config, variant, image_size)
     geometry = _plan_geometry(request, config, size)
     choices = read_choices(request, config)
@@ -122,6 +131,7 @@ def plan_run(
         boundary=recipe.boundary,
         negative_prompt=negative_prompt if "negative" in recipe.prompts else None,
         recipe=recipe,
+        leading_frames=len(request.vace_reference_image),
         fps=config.sampling.fps,
         crops_images=image_size is not None and bool(request.width or request.height),
         notices=(
@@ -160,23 +170,40 @@ def check_inputs(request: GenerateRequest, variant: Variant) -> None:
     """Refuse a request that lacks what the variant needs, or brings what it cannot take.
 
     Raises:
-        RequestError: a required input is missing, or an image is given to a model that takes none.
+        RequestError: a required input is missing, one is given that the model does not take, or two that
+            do not go together.
     """
+    given = [name for name in INPUTS if is_given(getattr(request, name))]
     for name in variant.inputs.required:
-        if getattr(request, name) is None:
+        if name not in given:
             raise RequestError(name, f"missing: {variant.title} needs it.")
-    for name in IMAGE_INPUTS:
-        if getattr(request, name) is not None and name not in variant.inputs.all:
-            takes = "takes a first image alone" if variant.choose_size else "makes videos from text alone"
-            raise RequestError(name, f"{variant.title} {takes}. Leave the option out.")
-    for name in VIDEO_INPUTS:
-        if getattr(request, name) is not None and name not in (*variant.inputs.all, *COMMON_INPUTS):
-            raise RequestError(name, f"{variant.title} takes no such input. Leave the option out.")
+    for name in given:
+        if name not in (*variant.inputs.all, *COMMON_INPUTS):
+            raise RequestError(
+                name, f"{variant.title} {_describe_taken(name, variant)}. Leave the option out."
+            )
+        if others := [other for other in variant.inputs.shorthands.get(name, ()) if other in given]:
+            raise RequestError(
+                name, f"beside {' and '.join(map(flag_of, others))} it has no place. Put it into the video."
+            )
     if request.vace_scale != 1 and "vace_video" not in variant.inputs.all:
         raise RequestError("vace_scale", f"{variant.title} has no VACE blocks. Leave the option out.")
-    if request.image is not None and (request.vace_video is not None or request.vace_video_mask is not None):
+
+
+def _describe_taken(name: str, variant: Variant) -> str:
+    """What a variant takes in place of an input that it does not take."""
+    if name not in IMAGE_INPUTS:
+        return "takes no such input"
+    return "takes a first image alone" if variant.choose_size else "makes videos from text alone"
+
+
+def _check_layer_scales(request: GenerateRequest, config: ModelConfig, variant: Variant) -> None:
+    scales, count = request.vace_scale, len(config.transformer.vace_layers)
+    if isinstance(scales, tuple) and len(scales) not in (1, count):
         raise RequestError(
-            "image", "beside --vace-video or --vace-video-mask it has no place. Put it into the video."
+            "vace_scale",
+            f"{','.join(f'{scale:g}' for scale in scales)}: {len(scales)} numbers, but {variant.title} has "
+            f"{count} VACE blocks. Give one number, or {count}.",
         )
 
 
@@ -241,7 +268,7 @@ def _plan_geometry(request: GenerateRequest, config: ModelConfig, size: _Size) -
         patch_size=config.transformer.patch_size,
         output_scale=vae.output_scale,
     )
-    _check_grid(geometry, config.transformer.dim)
+    _check_grid(geometry.with_leading(len(request.vace_reference_image)), config.transformer.dim)
     return geometry
 
 
@@ -290,9 +317,9 @@ def describe_run(request: GenerateRequest, plan: RunPlan, model: str) -> dict[st
         settings["output_size"] = "{}x{}".format(*plan.geometry.output_size)
     for name, declared in options_of(type(request)).items():
         value = settled.get(name, getattr(request, name))
-        if declared.group in SPARINGLY_RECORDED and value == declared.default:
+        if declared.group in SPARINGLY_RECORDED and declared.input is None and value == declared.default:
             continue
-        if declared.is_recorded(request) and value is not None:
+        if declared.is_recorded(request) and is_given(value):
             settings[name] = _describe_value(declared, value)
     return settings
 
@@ -320,4 +347,6 @@ def _describe_value(declared: Option, value: Any) -> str:
         return name_image(value)
     if declared.kind is VIDEO:
         return name_video(value)
+    if declared.kind is PICTURES:
+        return ", ".join(map(name_image, value))
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from mlx_video.conditioning.control.units import VACE as VACE_CONTEXT
 from mlx_video.conditioning.units import PROMPTS
 from mlx_video.config import SamplingDefaults
+from mlx_video.geometry import size_for_area
 from mlx_video.models.control_memory import vace_peak
 from mlx_video.models.vace import VACETransformer
 from mlx_video.variants.variant import Inputs, Traits, Variant
@@ -28,9 +29,13 @@ VACE_1_3B = Variant(
     model_type="vace",
     traits=Traits(LATENTS, PARTS, size=(1536, 30)),
     network=NETWORK,
-    sampling=SamplingDefaults(shift=16.0),
-    inputs=Inputs(optional=("vace_video", "vace_video_mask")),
+    sampling=SamplingDefaults(shift=16.0, max_area=832 * 480),
+    inputs=Inputs(
+        optional=("vace_video", "vace_video_mask", "vace_reference_image"),
+        shorthands=dict.fromkeys(("image", "end_image"), ("vace_video", "vace_video_mask")),
+    ),
     units=(PROMPTS, VACE_CONTEXT),
+    choose_size=size_for_area,
 )
 
 VACE_14B = replace(
@@ -38,7 +43,7 @@ VACE_14B = replace(
     name="wan2.1-vace-14b",
     title="Wan2.1 VACE 14B",
     traits=Traits(LATENTS, PARTS, size=(5120, 40)),
-    sampling=SamplingDefaults(shift=16.0, width=1280, height=720),
+    sampling=SamplingDefaults(shift=16.0, max_area=1280 * 720, width=1280, height=720),
 )
 
 VACE_OTHER = replace(
@@ -55,5 +60,5 @@ VACE_FUN_A14B = replace(
     title="Wan2.2 VACE-Fun A14B",
     model_version="2.2",
     traits=Traits(LATENTS, PARTS, is_dual=True),
-    sampling=SamplingDefaults(shift=12.0, boundary=0.875),
+    sampling=SamplingDefaults(shift=12.0, boundary=0.875, max_area=832 * 480),
 )
