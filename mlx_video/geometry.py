@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 
 from mlx_video.errors import RequestError
@@ -31,6 +31,14 @@ class VideoGeometry:
     latent_shape: tuple[int, int, int, int]
     grid: Triple
     output_scale: int = 1
+
+    def with_leading(self, latent_frames: int) -> VideoGeometry:
+        """Geometry of what is sampled where latent frames of references stand before the video's."""
+        channels, frames, height, width = self.latent_shape
+        tokens, rows, columns = self.grid
+        longer = frames + latent_frames
+        latent_shape = (channels, longer, height, width)
+        return replace(self, latent_shape=latent_shape, grid=(tokens * longer // frames, rows, columns))
 
     @property
     def num_tokens(self) -> int:

@@ -21,6 +21,7 @@ from mlx_video.request import (
     IMAGE_INPUTS,
     INPUTS,
     LORA_FIELDS,
+    PICTURE_INPUTS,
     VIDEO_INPUTS,
     ConvertRequest,
     GenerateRequest,
@@ -76,6 +77,8 @@ VALUES: dict[k.Kind, tuple[list[str], Any, Any]] = {
     k.PATH_OR_REPOSITORY: (["./owner/name"], "./owner/name", Path.cwd() / "owner" / "name"),
     k.IMAGE: (["a.png"], "a.png", Path("a.png")),
     k.VIDEO: (["a.mp4"], "a.mp4", Path("a.mp4")),
+    k.PICTURES: (["a.png"], ["a.png"], (Path("a.png"),)),
+    k.LAYER_SCALES: (["1,0.5"], [1.0, 0.5], (1.0, 0.5)),
     k.ADAPTERS: (["a", "0.5"], [("a", 0.5)], (LoraChoice(Path("a"), 0.5),)),
 }
 # What an option needs beside it.
@@ -200,9 +203,11 @@ def test_inputs_adapters_and_components_follow_from_the_declarations():
     kinds = {"prompt": "text", "image": "image", "end_image": "image", "input_video": "video"}
     kinds |= {"control_video": "video", "reference_image": "image"}
     kinds |= {"inpaint_video": "video", "inpaint_video_mask": "mask"}
+    kinds |= {"vace_video": "video", "vace_video_mask": "mask", "vace_reference_image": "pictures"}
     assert dict(INPUTS) == kinds
     assert IMAGE_INPUTS == ("image", "end_image", "reference_image")
-    assert VIDEO_INPUTS == ("control_video", "inpaint_video", "inpaint_video_mask", "input_video")
+    assert PICTURE_INPUTS == ("vace_reference_image",)
+    assert set(VIDEO_INPUTS) == {name for name, kind in kinds.items() if kind in ("video", "mask")}
     assert LORA_FIELDS == ("loras", "loras_high", "loras_low")
     assert set(COMPONENT_FIELDS) == {
         "transformer", "high_noise", "low_noise", "text_encoder", "vae", "clip", "tokenizer",

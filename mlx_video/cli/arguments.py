@@ -89,10 +89,10 @@ def _add_option(group: argparse._ActionsContainer, declared: Option) -> None:
     elif declared.kind.repeats:
         group.add_argument(
             declared.flag,
-            nargs="+",
+            nargs="+" if len(declared.kind.words) > 1 else 1,
             action=_append_with(declared.kind.parse),
             default=declared.command_value,
-            metavar=("PATH", "STRENGTH"),
+            metavar=declared.kind.words,
             **texts,
         )
     else:

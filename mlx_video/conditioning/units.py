@@ -35,7 +35,7 @@ class UnitInputs:
         pictures: name of an input that takes several → uint8 [H, W, 3] each, as the user gave them.
         videos: name of the input → its frames, fitted to the video's size.
         masks: name of the input → its frames, fitted likewise.
-        options: name → value, of the options that belong to inputs.
+        options: name → value, of all options.
     """
 
     prompts: tuple[str, ...]

@@ -1,6 +1,6 @@
 """Checkpoint folders as Diffusers saves a pipeline: which file is which component.
 
-Source: diffusers src/diffusers/pipelines/wan, WanPipeline and WanImageToVideoPipeline.
+Source: diffusers src/diffusers/pipelines/wan, WanPipeline, WanImageToVideoPipeline and WanVACEPipeline.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ _PIPELINES = (
     "WanPipeline",
     "WanImageToVideoPipeline",
     "WanVideoToVideoPipeline",
+    "WanVACEPipeline",
     "WanDMDPipeline",
     "WanImageToVideoDmdPipeline",
 )
-_TRANSFORMER_CLASS, _VACE_CLASS = "WanTransformer3DModel", "WanVACETransformer3DModel"
+_TRANSFORMER_CLASSES = ("WanTransformer3DModel", "WanVACETransformer3DModel")
 _EXPERTS = MappingProxyType({role.name: role.folder for role in EXPERT_ROLES})
 # Key of transformer/config.json → key of the original config.json.
 _SIZE_KEYS = MappingProxyType(
@@ -51,6 +52,8 @@ _SIZE_KEYS = MappingProxyType(
         "image_dim": "image_dim",
         "pos_embed_seq_len": "image_positions",
         "patch_size": "patch_size",
+        "vace_layers": "vace_layers",
+        "vace_in_channels": "vace_in_dim",
     }
 )
 # What every Wan network has; another value makes another network of the same tensors.
@@ -175,12 +178,11 @@ def read_transformer_sizes(folder: Path) -> dict[str, Any]:
             "Copy it from the repository."
         )
     config = read_json_object(folder / CONFIG_FILE)
-    has_vace = bool(config.get("vace_layers"))
-    name = _VACE_CLASS if has_vace else config.get("_class_name", _TRANSFORMER_CLASS)
-    if name != _TRANSFORMER_CLASS:
+    name = config.get("_class_name", _TRANSFORMER_CLASSES[0])
+    if name not in _TRANSFORMER_CLASSES:
         raise CheckpointError(
             f"{folder / CONFIG_FILE}: is a {name}, which this version cannot convert. "
-            f"It converts {_TRANSFORMER_CLASS}: text-to-video and image-to-video."
+            f"It converts {' and '.join(_TRANSFORMER_CLASSES)}."
         )
     _check_constants(folder / CONFIG_FILE, config, _TRANSFORMER_CONSTANTS)
     sizes = {ours: config[theirs] for theirs, ours in _SIZE_KEYS.items() if theirs in config}

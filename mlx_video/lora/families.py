@@ -30,6 +30,7 @@ IMAGE_BRANCH = re.compile(
     r"[._](k_img|v_img|norm_k_img|add_k_proj|add_v_proj|norm_added_k)$|img_emb|image_embedder"
 )
 _BLOCK = re.compile(r"^blocks[._](\d+)[._]")
+_VACE_BLOCK = re.compile(r"^vace_blocks[._](\d+)[._]")
 
 
 def guess_family(keys: Iterable[AdapterKey]) -> str:
@@ -41,14 +42,17 @@ def guess_family(keys: Iterable[AdapterKey]) -> str:
     return "a model that this version does not know"
 
 
-def explain_unmatched(key: AdapterKey, num_blocks: int) -> str:
-    """Why a tensor of an adapter fits nothing in the model."""
+def explain_unmatched(key: AdapterKey, num_blocks: int, num_vace_blocks: int = 0) -> str:
+    """Why a tensor of an adapter fits nothing in a model of so many blocks."""
     if key.is_of_text_encoder:
         return "of a text encoder, which is not supported"
     if IMAGE_BRANCH.search(key.path):
         return "of image cross-attention, which this model lacks"
-    if "vace_" in key.path:
+    if "vace_" in key.path and not num_vace_blocks:
         return "of VACE, which this model lacks"
+    vace_block = _VACE_BLOCK.match(key.path)
+    if vace_block and int(vace_block[1]) >= num_vace_blocks:
+        return f"of VACE blocks beyond the model's {num_vace_blocks}"
     block = _BLOCK.match(key.path)
     if block and int(block[1]) >= num_blocks:
         return f"of blocks beyond the model's {num_blocks}"

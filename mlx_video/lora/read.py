@@ -22,6 +22,7 @@ from mlx_video.lora.scaling import read_scaling
 from mlx_video.lora.zeros import leave_out_zeros
 from mlx_video.request import LoraChoice
 from mlx_video.weights.names.adapter_names import Role
+from mlx_video.weights.names.vace_names import count_vace_blocks
 from mlx_video.weights.network import PLAIN, TransformerNetwork
 from mlx_video.weights.rules import Shape
 
@@ -157,12 +158,13 @@ def _match(
     """Group a file's tensors by the layer they change."""
     spellings = Spellings(tuple(shapes), network.rules, network.diffusers_rules, diffusers=is_diffusers(keys))
     num_blocks = len({name.split(".")[1] for name in shapes if name.startswith("blocks.")})
+    num_vace_blocks = count_vace_blocks(shapes)
     grouped: dict[str, dict[Role, AdapterKey]] = {}
     unmatched: Unmatched = []
     for key in keys:
         path = spellings.find(key) if key.role else None
         if key.role is None or path is None:
-            unmatched.append((key, explain_unmatched(key, num_blocks)))
+            unmatched.append((key, explain_unmatched(key, num_blocks, num_vace_blocks)))
             continue
         # A modulation is no layer's: a delta of it is the delta of a weight.
         role: Role = "diff" if key.role == "diff_m" else key.role

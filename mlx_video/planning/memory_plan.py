@@ -36,7 +36,8 @@ class MemoryTask:
         num_images: that the user gave, as many of them as the transformer reads.
         num_videos: that the user gave.
         reads_image_tokens: whether the transformer reads tokens of an image, or what stands for them.
-        leading_frames: token frames beside the video's.
+        leading_frames: latent frames of references, which are sampled before the video's.
+        reference_frames: token frames of references that are only read.
         cache_bytes: of a step cache, for each number of a transformer's residual stream.
         keeps_both: whether two experts stay in memory together.
         adapter_bytes: of the adapters of one transformer.
@@ -53,6 +54,7 @@ class MemoryTask:
     num_images: int = 0
     num_videos: int = 0
     reads_image_tokens: bool = False
+    reference_frames: int = 0
     leading_frames: int = 0
     cache_bytes: int = 0
     keeps_both: bool = False
@@ -61,6 +63,11 @@ class MemoryTask:
     tiling: TilingMode = "auto"
     only_decodes: bool = False
     least_frames: int = 1
+
+    @property
+    def sampled_geometry(self) -> VideoGeometry:
+        """Geometry of what is sampled, references before the video."""
+        return self.geometry.with_leading(self.leading_frames)
 
     @property
     def encodes_frames(self) -> bool:
@@ -300,7 +307,7 @@ def _plan_denoise(
     peak = denoise_peak(
         forward_size(task, weights, host),
         weights,
-        task.geometry,
+        task.sampled_geometry,
         resident_blocks=resident_blocks,
         num_transformers=together,
         adapter_bytes=task.adapter_bytes,
@@ -354,7 +361,8 @@ def forward_size(task: MemoryTask, weights: WeightBytes, host: Host) -> ForwardS
     """The size of a forward of a transformer of these weights."""
     return ForwardSize(
         config=task.sizes.config.transformer,
-        num_tokens=task.geometry.num_tokens + task.leading_frames * math.prod(task.geometry.grid[1:]),
+        num_tokens=task.sampled_geometry.num_tokens
+        + task.reference_frames * math.prod(task.geometry.grid[1:]),
         number_bytes=weights.number_bytes,
         bits=weights.bits,
         image_tokens=task.sizes.image_tokens(max(task.num_images, task.reads_image_tokens)),

@@ -52,11 +52,12 @@ NoiseKind = Literal["torch", "mlx"]
 ExpertMode = Literal["relay", "parallel"]
 TilingMode = Literal["auto", "none", "default", "aggressive", "conservative", "spatial", "temporal"]
 LoraMode = Literal["auto", "merge", "side"]
+VACERegion = Literal["generate", "repaint"]
 StreamMode = Literal["auto", "on", "off"]
 QuantizationBits = Literal[4, 8]
 QuantizationGroup = Literal[32, 64, 128]
 
-InputKind = Literal["text", "image", "video", "mask", "audio", "number"]
+InputKind = Literal["text", "image", "pictures", "video", "mask", "audio", "number"]
 """What an input is by which a model is conditioned."""
 Affects = Literal["latents", "video", "run"]
 """What of a run an option decides: the latents, the video made of them, or only how they are made."""

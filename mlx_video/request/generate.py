@@ -29,6 +29,7 @@ from mlx_video.request.choices import (
     Switch,
     TeaCacheMode,
     TilingMode,
+    VACERegion,
 )
 from mlx_video.request.describe import documented
 from mlx_video.request.kinds import (
@@ -36,7 +37,9 @@ from mlx_video.request.kinds import (
     Adapters,
     GuideScale,
     ImageSource,
+    LayerScales,
     Numbers,
+    Pictures,
     ReadPath,
     VideoSource,
     WholeNumbers,
@@ -56,7 +59,8 @@ from mlx_video.request.shared import TEXT_GROUP, THE_MODELS, adapters_option, st
 
 _GUIDANCE = "guidance"
 _STEP_CACHE = "step cache"
-SPARINGLY_RECORDED = (_GUIDANCE, _STEP_CACHE)
+_VACE = "VACE"
+SPARINGLY_RECORDED = (_GUIDANCE, _STEP_CACHE, _VACE)
 """Groups of options that decide nothing, and are not recorded, at their defaults."""
 _SIZE_HELP = "pixels, rounded to a multiple of 16, TI2V 5B: 32"
 _SIZE_DEFAULT = "the model's, or the image's shape"
@@ -154,6 +158,42 @@ class GenerateRequest:
         group="videos",
         default_text="the videos' own",
         check=positive(),
+    )
+    vace_video: VideoSource | None = option(
+        None,
+        help="video for a VACE model to follow, or to fill in where --vace-video-mask is white",
+        group=_VACE,
+        metavar="PATH",
+        input="video",
+    )
+    vace_video_mask: VideoSource | None = option(
+        None,
+        help="white where a VACE model makes something, black where the video stays; a video, or one picture "
+        "for all frames",
+        group=_VACE,
+        default_text="white everywhere",
+        metavar="PATH",
+        input="mask",
+    )
+    vace_masked_region: VACERegion = option(
+        "generate",
+        help="`generate`: the model sees grey under the mask; `repaint`: it sees the video there, and paints "
+        "over it",
+        group=_VACE,
+        only_with=("vace_video_mask",),
+    )
+    vace_reference_image: Pictures = option(
+        (),
+        help="picture of what is to appear in the video of a VACE model",
+        group=_VACE,
+        input="pictures",
+    )
+    vace_scale: LayerScales = option(
+        1.0,
+        help="how strongly a VACE model follows its inputs; 0 leaves it text alone; or as many numbers as it "
+        "has VACE blocks, with commas between them",
+        group=_VACE,
+        metavar="SCALES",
     )
     width: int | None = option(
         None, help=_SIZE_HELP, group="size", default_text=_SIZE_DEFAULT, check=at_least(1)
@@ -620,4 +660,5 @@ IMAGE_INPUTS = tuple(name for name, kind in INPUTS.items() if kind == "image")
 FRAME_INPUTS = ("image", "end_image")
 """Those of them that become frames of the video; its size follows the first."""
 VIDEO_INPUTS = tuple(name for name, kind in INPUTS.items() if kind in ("video", "mask"))
+PICTURE_INPUTS = tuple(name for name, kind in INPUTS.items() if kind == "pictures")
 LORA_FIELDS = tuple(name for name, declared in _OPTIONS.items() if declared.kind is ADAPTERS)

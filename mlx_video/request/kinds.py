@@ -38,7 +38,8 @@ class Kind:
         python_type: of what callers in Python write; as text where the type is not known here, or is long.
         python_words: what they write, where the type does not say it all.
         parse: the text behind a flag → value; raises ValueError. With `repeats` it takes a list of texts.
-        repeats: whether a flag may stand several times, each with one text or more.
+        words: of a flag that may stand several times, what each text behind it is called; the first must
+            stand.
         read: (name of the option, what a caller in Python wrote) → value.
         settle: a request's value → the same with paths in place of `~` and of addresses of files here; raises
             AddressError for addresses that are not read.
@@ -49,9 +50,14 @@ class Kind:
     python_type: Any
     parse: Callable[[Any], Any] = _as_is
     python_words: str = ""
-    repeats: bool = False
+    words: tuple[str, ...] = ()
     read: Callable[[str, Any], Any] = _read_as_is
     settle: Callable[[Any], Any] = _as_is
+
+    @property
+    def repeats(self) -> bool:
+        """Whether a flag may stand several times."""
+        return bool(self.words)
 
 
 def _is_switch(value: object) -> bool:
@@ -67,6 +73,18 @@ def _is_scales(value: Any) -> bool:
 def _is_image(value: object) -> bool:
     # Pillow images and numpy arrays both offer themselves as arrays; asking the type copies no pixels.
     return isinstance(value, Path) or hasattr(type(value), "__array_interface__")
+
+
+def _is_pictures(value: object) -> bool:
+    return isinstance(value, tuple) and all(map(_is_image, value))
+
+
+def _is_scale(value: object) -> bool:
+    return isinstance(value, Real) and 0 <= float(value) < float("inf")
+
+
+def _is_layer_scales(value: object) -> bool:
+    return bool(value) and all(map(_is_scale, value)) if isinstance(value, tuple) else _is_scale(value)
 
 
 def _is_video(value: object) -> bool:
@@ -130,6 +148,16 @@ def parse_numbers(text: str) -> tuple[float, ...]:
     return tuple(parse_number(part) for part in text.split(","))
 
 
+def parse_layer_scales(text: str) -> float | tuple[float, ...]:
+    """One number, or several with commas between them.
+
+    Raises:
+        ValueError: anything else.
+    """
+    numbers = parse_numbers(text)
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
 def parse_whole_numbers(text: str) -> tuple[int, ...]:
     """Integers with commas between them.
 
@@ -151,12 +179,21 @@ def _read_path(name: str, value: Any) -> Any:
     return Path(value) if isinstance(value, str) else value
 
 
+def _read_pictures(name: str, value: Any) -> Any:
+    pictures = value if isinstance(value, list | tuple) else (value,)
+    return tuple(_read_path(name, picture) for picture in pictures)
+
+
 def _read_path_or_repository(name: str, value: Any) -> Any:
     return path_or_repository(value) if isinstance(value, str | Path) else value
 
 
 def _settle_image(value: Any) -> Any:
     return local_path(value) if isinstance(value, Path) else value
+
+
+def _settle_pictures(value: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(map(_settle_image, value))
 
 
 def _settle_video(value: Any) -> Any:
@@ -234,6 +271,23 @@ IMAGE = Kind(
     read=_read_path,
     settle=_settle_image,
 )
+PICTURES = Kind(
+    _is_pictures,
+    "a tuple of paths (pathlib.Path), Pillow images or numpy arrays",
+    "Sequence[str | Path | PIL.Image.Image | numpy.ndarray]",
+    parse=lambda texts: expand_home(texts[0]),
+    python_words="a list of paths, Pillow images or arrays",
+    words=("FILE",),
+    read=_read_pictures,
+    settle=_settle_pictures,
+)
+LAYER_SCALES = Kind(
+    _is_layer_scales,
+    "one number of at least 0, or one for each layer",
+    "float | Sequence[float]",
+    parse_layer_scales,
+    read=_read_tuple,
+)
 VIDEO = Kind(
     _is_video,
     "a path (pathlib.Path), an array [F, H, W, 3], a Video or a list of pictures",
@@ -250,7 +304,7 @@ ADAPTERS = Kind(
     "Iterable[str | Path | tuple[str | Path, float] | LoraChoice]",
     parse=parse_adapter,
     python_words="a list of paths, of (path, strength) or of `LoraChoice`",
-    repeats=True,
+    words=("PATH", "STRENGTH"),
     read=read_adapter_choices,
     settle=_settle_adapters,
 )
@@ -263,10 +317,13 @@ Place = Annotated[Path, PATH_OR_REPOSITORY]
 GuideScale = Annotated[float | tuple[float, float], SCALES]
 Numbers = Annotated[tuple[float, ...], NUMBERS]
 WholeNumbers = Annotated[tuple[int, ...], WHOLE_NUMBERS]
+LayerScales = Annotated[float | tuple[float, ...], LAYER_SCALES]
 Adapters = Annotated[tuple[LoraChoice, ...], ADAPTERS]
 if TYPE_CHECKING:
     ImageSource = Path | Image.Image | np.ndarray
     VideoSource = Any
+    Pictures = tuple[ImageSource, ...]
 else:
     ImageSource = Annotated[Any, IMAGE]
     VideoSource = Annotated[Any, VIDEO]
+    Pictures = Annotated[tuple, PICTURES]

@@ -145,8 +145,8 @@ class Option:
     @property
     def flag_with_value(self) -> str:
         """The flag as a table shows it: with a name for its value where that says more than the flag."""
-        values = "PATH [STRENGTH]" if self.kind.repeats else self.metavar
-        return f"{self.flag} {values}".rstrip()
+        first, *others = self.kind.words or (self.metavar,)
+        return " ".join([f"{self.flag} {first}".rstrip(), *(f"[{word}]" for word in others)])
 
     @property
     def is_required(self) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from mlx_video.layouts.folder_layout import CONFIG_FILE, TOKENIZER_FILES
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.request import GenerateRequest, options_of
-from mlx_video.request.kinds import ADAPTERS, FILE, IMAGE, VIDEO, Kind
+from mlx_video.request.kinds import ADAPTERS, FILE, IMAGE, PICTURES, VIDEO, Kind
 
 Named = tuple[str, Path]
 
@@ -32,6 +32,8 @@ def _files_named(kind: Kind, value: Any) -> Iterator[Path]:
         # An opened Pillow image knows its file, which need not be read to its end yet.
         place = value if isinstance(value, Path) else getattr(value, "filename", None)
         yield from [Path(place)] if place else []
+    elif kind is PICTURES:
+        yield from (path for picture in value for path in _files_named(IMAGE, picture))
     elif kind is VIDEO:
         places = value if isinstance(value, tuple) else [value]
         yield from (path for place in places if isinstance(place, Path) for path in _files_of(place))

@@ -20,7 +20,14 @@ from mlx_video.media.open_image import open_image
 from mlx_video.media.sources.pick_frames import check_length
 from mlx_video.media.sources.source_video import open_video
 from mlx_video.planning.memory_plan import MemoryPlan
-from mlx_video.request import FRAME_INPUTS, IMAGE_INPUTS, INPUTS, VIDEO_INPUTS, GenerateRequest
+from mlx_video.request import (
+    FRAME_INPUTS,
+    IMAGE_INPUTS,
+    INPUTS,
+    PICTURE_INPUTS,
+    VIDEO_INPUTS,
+    GenerateRequest,
+)
 from mlx_video.runs.decode_only import prepare_decoding
 from mlx_video.runs.device_check import held_to_limits, with_safe_limits
 from mlx_video.runs.files_read import files_read
@@ -102,7 +109,10 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
     images = {name: image.pixels for name, image in opened.items()}
     first = next((images[name] for name in FRAME_INPUTS if name in images), None)
     plan = plan_run(request, config, variant, None if first is None else ImageSize(*first.shape[:2]))
-    of_images = (notice for image in opened.values() for notice in image.notices)
+    several = {name: [*map(open_image, getattr(request, name))] for name in PICTURE_INPUTS}
+    pictures = {name: tuple(each.pixels for each in found) for name, found in several.items() if found}
+    all_images = (*opened.values(), *(each for found in several.values() for each in found))
+    of_images = (notice for image in all_images for notice in image.notices)
     notices = (*map(Notice, model.notices), *of_images, *plan.notices)
     given_videos = {name: video for name in VIDEO_INPUTS if (video := getattr(request, name)) is not None}
     videos = {name: open_video(video) for name, video in given_videos.items()}
@@ -113,7 +123,7 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
     adapters, adapter_notices = read_all_adapters(request, config)
     notices = (*notices, *adapter_notices)
     plan = replace(plan, notices=notices)
-    run = Run(model, config, variant, request, plan, images, videos, adapters)
+    run = Run(model, config, variant, request, plan, images, videos, pictures, adapters)
     if encodes_frames(run):
         check_vae_encoder(model, config)
     return run

@@ -50,6 +50,7 @@ def unit_inputs(run: Run) -> UnitInputs:
         originals=run.images,
         videos={name: partial(_fit_frames, run, name) for name in _find_videos_that_count(run)},
         masks={name: partial(_fit_masks, run, name) for name in run.videos if INPUTS[name] == "mask"},
+        pictures=run.pictures,
         options={name: getattr(run.request, name) for name in options_of(type(run.request))},
     )
 

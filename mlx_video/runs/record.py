@@ -8,7 +8,8 @@ from mlx_video.media.open_image import name_image
 from mlx_video.media.sources.source_video import name_video
 from mlx_video.request import LORA_FIELDS, GenerateRequest, Option, options_of
 from mlx_video.request.generate import SPARINGLY_RECORDED
-from mlx_video.request.kinds import IMAGE, VIDEO
+from mlx_video.request.kinds import IMAGE, PICTURES, VIDEO
+from mlx_video.request.option import is_given
 from mlx_video.runs.settings import RunPlan
 
 
@@ -20,9 +21,9 @@ def describe_run(request: GenerateRequest, plan: RunPlan, model: str) -> dict[st
         settings["output_size"] = "{}x{}".format(*plan.geometry.output_size)
     for name, declared in options_of(type(request)).items():
         value = settled.get(name, getattr(request, name))
-        if declared.group in SPARINGLY_RECORDED and value == declared.default:
+        if declared.group in SPARINGLY_RECORDED and declared.input is None and value == declared.default:
             continue
-        if declared.is_recorded(request) and value is not None:
+        if declared.is_recorded(request) and is_given(value):
             settings[name] = _describe_value(declared, value)
     return settings
 
@@ -50,4 +51,6 @@ def _describe_value(declared: Option, value: Any) -> str:
         return name_image(value)
     if declared.kind is VIDEO:
         return name_video(value)
+    if declared.kind is PICTURES:
+        return ", ".join(map(name_image, value))
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -30,6 +30,7 @@ class Run:
     Attributes:
         images: name of the input → uint8 [H, W, 3] as the user gave it; none for text alone.
         videos: name of the input → the video as the user gave it.
+        pictures: name of an input that takes several → uint8 [H, W, 3] each, as the user gave them.
         adapters: name of a transformer → what is applied to it when it is loaded; without those that
             take none.
         state: of an earlier run, to go on from; None to begin at the first step.
@@ -46,6 +47,7 @@ class Run:
     plan: RunPlan
     images: Mapping[str, np.ndarray] = field(default_factory=dict)
     videos: Mapping[str, SourceVideo] = field(default_factory=dict)
+    pictures: Mapping[str, tuple[np.ndarray, ...]] = field(default_factory=dict)
     adapters: Mapping[str, AdapterSet] = field(default_factory=dict)
     state: RunState | None = None
     identity: Mapping[str, str] = field(default_factory=dict)

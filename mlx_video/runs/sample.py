@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import mlx.core as mx
 
 from mlx_video.conditioning.frames import impose_first_frame
+from mlx_video.conditioning.latent_frames import VIDEO_ALONE, LatentFrames
 from mlx_video.conditioning.types import Conditioning
 from mlx_video.events import Event, Notice, StepFinished, Work, with_events
 from mlx_video.models.block_context import (
@@ -66,13 +67,17 @@ def sample_latents(run: Run, conditioning: Conditioning) -> Work[mx.array]:
             constrain=keep_first_frame(conditioning),
         )
         del latents
-        result = yield from with_events(steps, partial(report_step, run, memory))
+        result = yield from with_events(steps, partial(report_step, run, memory, frames))
     return frames.select_result(result)
 
 
-def report_step(run: Run, memory: SamplerState, event: StepFinished) -> Iterator[Event]:
-    """A step just taken, and what is kept and told of it."""
-    yield from keep_step(run, event, memory)
+def report_step(run: Run, memory: SamplerState, frames: LatentFrames, event: StepFinished) -> Iterator[Event]:
+    """A step just taken, and what is kept and told of it; only the frames of the result are shown."""
+    yield from keep_step(run, event, memory, frames)
+    if frames != VIDEO_ALONE:
+        result = frames.select_result(event.latents)
+        mx.eval(result)
+        event = replace(event, latents=result)
     yield event
     if run.request.debug_latents:
         yield describe_latents(event)

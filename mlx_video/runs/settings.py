@@ -47,6 +47,7 @@ class RunPlan:
         notices: what was adjusted or chosen for the user.
         memory: what is resident, streamed and tiled.
         recipe: how noise becomes latents; None where latents are only decoded.
+        leading_frames: latent frames of reference pictures, which are sampled before the video's.
     """
 
     geometry: VideoGeometry
@@ -60,6 +61,12 @@ class RunPlan:
     notices: tuple[Notice, ...]
     memory: MemoryChoices = MemoryChoices()
     recipe: Recipe | None = None
+    leading_frames: int = 0
+
+    @property
+    def sampled_geometry(self) -> VideoGeometry:
+        """Geometry of the latents that are sampled, references before the video."""
+        return self.geometry.with_leading(self.leading_frames)
 
     @property
     def guide_scale_text(self) -> str:
@@ -92,6 +99,7 @@ def plan_run(
         RequestError: the request does not fit the model.
     """
     check_inputs(request, variant)
+    _check_layer_scales(request, config, variant)
     size = _plan_size(request, config, variant, image_size)
     geometry = _plan_geometry(request, config, size)
     choices = read_choices(request, config)
@@ -118,6 +126,7 @@ def plan_run(
         boundary=recipe.boundary,
         negative_prompt=negative_prompt if "negative" in recipe.prompts else None,
         recipe=recipe,
+        leading_frames=len(request.vace_reference_image),
         fps=config.sampling.fps,
         crops_images=image_size is not None and bool(request.width or request.height),
         notices=(
@@ -162,14 +171,22 @@ def check_inputs(request: GenerateRequest, variant: Variant) -> None:
     """Refuse a request that lacks what the variant needs, or brings what it cannot take.
 
     Raises:
-        RequestError: a required input is missing, or one is given that the model does not take.
+        RequestError: a required input is missing, one is given that the model does not take, or two that
+            do not go together.
     """
+    given = [name for name in INPUTS if is_given(getattr(request, name))]
     for name in variant.inputs.required:
-        if getattr(request, name) is None:
+        if name not in given:
             raise RequestError(name, f"missing: {variant.title} needs it.")
-    for name in INPUTS:
-        if is_given(getattr(request, name)) and name not in (*variant.inputs.all, *COMMON_INPUTS):
+    for name in given:
+        if name not in (*variant.inputs.all, *COMMON_INPUTS):
             raise RequestError(name, f"{variant.title} {_describe_inputs(variant)}. Leave the option out.")
+        if others := [other for other in variant.inputs.shorthands.get(name, ()) if other in given]:
+            raise RequestError(
+                name, f"beside {' and '.join(map(flag_of, others))} it has no place. Put it into the video."
+            )
+    if request.vace_scale != 1 and "vace_video" not in variant.inputs.all:
+        raise RequestError("vace_scale", f"{variant.title} has no VACE blocks. Leave the option out.")
 
 
 def _describe_inputs(variant: Variant) -> str:
@@ -180,6 +197,16 @@ def _describe_inputs(variant: Variant) -> str:
     if flags == ["--image"]:
         return "takes a first image alone"
     return f"takes {', '.join(flags)} and nothing else of that kind"
+
+
+def _check_layer_scales(request: GenerateRequest, config: ModelConfig, variant: Variant) -> None:
+    scales, count = request.vace_scale, len(config.transformer.vace_layers)
+    if isinstance(scales, tuple) and len(scales) not in (1, count):
+        raise RequestError(
+            "vace_scale",
+            f"{','.join(f'{scale:g}' for scale in scales)}: {len(scales)} numbers, but {variant.title} has "
+            f"{count} VACE blocks. Give one number, or {count}.",
+        )
 
 
 def _plan_size(
@@ -243,7 +270,7 @@ def _plan_geometry(request: GenerateRequest, config: ModelConfig, size: _Size) -
         patch_size=config.transformer.patch_size,
         output_scale=vae.output_scale,
     )
-    _check_grid(geometry, config.transformer.dim)
+    _check_grid(geometry.with_leading(len(request.vace_reference_image)), config.transformer.dim)
     return geometry
 
 

@@ -32,7 +32,6 @@ class OtherModel:
 
 # The first that matches is meant: some networks also have the parts of later ones.
 OTHER_MODELS = (
-    OtherModel("Wan2.1 VACE", "vace_"),
     OtherModel("Wan2.1 Fun-V1.1 Control-Camera", "control_adapter.", (32, 16)),
     OtherModel("Wan2.2 Fun-A14B-Control-Camera", "control_adapter.", (36, 16)),
     OtherModel("Wan2.2 Fun-5B-Control-Camera", "control_adapter.", (100, 48)),
@@ -55,7 +54,7 @@ PUBLISHED: Mapping[str, str] = MappingProxyType(
         "6bfcfb3b342cb286ce886889d519a77e": "Wan2.1 I2V 14B, or Fun-14B-InP",
         "3ef3b1f8e1dab83d5b71fd7b617f859f": "Wan2.1 FLF2V 14B",
         "a61453409b67cd3246cf0c3bebad47ba": "Wan2.1 VACE 1.3B",
-        "7a513e1f257a861512b1afd387a8ecd9": "Wan2.1 VACE 14B",
+        "7a513e1f257a861512b1afd387a8ecd9": "Wan2.1 VACE 14B, or an expert of Wan2.2 VACE-Fun A14B",
         "6d6ccde6845b95ad9114ab993d917893": "Wan2.1 Fun-1.3B-InP",
         "349723183fc063b2bfc10bb2835cf677": "Wan2.1 Fun Control 1.3B",
         "efa44cddf936c70abd0ea28b6cbe946c": "Wan2.1 Fun Control 14B",

@@ -10,13 +10,14 @@ from typing import Any
 from mlx_video.config import ModelConfig, TransformerConfig, find_vae_config
 from mlx_video.errors import CheckpointError, ConfigError, RequestError
 from mlx_video.formats.tensor_info import TensorInfo
-from mlx_video.variants import fun, i2v, t2v, ti2v
+from mlx_video.variants import fun, i2v, t2v, ti2v, vace
 from mlx_video.variants.lookalikes import Evidence, name_lookalike
 from mlx_video.variants.other_models import name_other_model
 from mlx_video.variants.variant import CheckpointFacts, Shapes, Variant
 from mlx_video.weights.names.control_sizes import read_control_sizes
 from mlx_video.weights.names.fun_names import REFERENCE_ANCHOR
 from mlx_video.weights.names.transformer_names import IMAGE_ANCHOR, original_shapes, read_image_sizes
+from mlx_video.weights.names.vace_names import VACE_ANCHOR
 from mlx_video.weights.network import TransformerNetwork
 from mlx_video.weights.rules import Rule
 
@@ -37,9 +38,13 @@ VARIANTS: tuple[Variant, ...] = (
     fun.CONTROL,
     fun.CONTROL_V1_1,
     fun.CONTROL_A14B,
+    vace.VACE_1_3B,
+    vace.VACE_14B,
+    vace.VACE_FUN_A14B,
     t2v.T2V_OTHER,
     i2v.I2V_EXPERT,
     fun.CONTROL_EXPERT,
+    vace.VACE_OTHER,
 )
 
 # Sizes that both the tensors and config.json state: config key → (tensor, axis).
@@ -57,6 +62,7 @@ _EVIDENCE = {
     "image_dim": IMAGE_ANCHOR,
     "image_positions": "img_emb.emb_pos",
     "patch_size": "patch_embedding.weight",
+    "vace_in_dim": VACE_ANCHOR,
 }
 HEAD_DIM = 128  # of every published transformer; only used where config.json names no num_heads
 
@@ -121,6 +127,8 @@ def _part_names(network: TransformerConfig) -> frozenset[str]:
         "img_emb.proj.0.weight": network.image_dim is not None,
         "img_emb.emb_pos": network.image_positions > 0,
         REFERENCE_ANCHOR: network.reference_dim is not None,
+        "vace_patch_embedding.weight": bool(network.vace_layers),
+        "vace_blocks.0.modulation": bool(network.vace_layers),
     }
     return frozenset(name for name, is_there in names.items() if is_there)
 
@@ -286,7 +294,9 @@ def _read_transformer_config(
     sizes = {"num_layers": facts.num_layers, "out_dim": facts.out_dim}
     for key, (name, axis) in SIZE_TENSORS.items():
         sizes[key] = _size(shapes, name, axis, label)
+    control = read_control_sizes(shapes, source)
     branch = {"image_dim": image_dim, "image_positions": image_positions, "patch_size": list(patch[2:])}
+    branch |= {"vace_in_dim": control["vace_in_dim"]}
     for key, size in {**sizes, **branch}.items():
         if key in source and source[key] != size and key != "in_dim":
             raise ConfigError(
@@ -302,7 +312,7 @@ def _read_transformer_config(
         patch_size=(patch[2], patch[3], patch[4]),
         image_dim=image_dim,
         image_positions=image_positions,
-        **read_control_sizes(shapes, source),
+        **control,
     )
 
 

@@ -72,15 +72,25 @@ class Traits:
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """Names of the request's fields that a variant needs or may get."""
+    """Names of the request's fields that a variant needs or may get.
+
+    Attributes:
+        shorthands: optional too, each with the inputs that it stands for, beside which it is not given.
+    """
 
     required: tuple[str, ...] = ("prompt",)
     optional: tuple[str, ...] = ()
+    shorthands: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def together(self) -> tuple[str, ...]:
+        """The inputs that go with each other: all but shorthands."""
+        return (*self.required, *self.optional)
 
     @property
     def all(self) -> tuple[str, ...]:
         """Every input that the variant takes."""
-        return (*self.required, *self.optional)
+        return (*self.together, *self.shorthands)
 
 
 ChooseSize = Callable[[int, int, int], tuple[int, int]]

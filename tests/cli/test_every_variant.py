@@ -48,6 +48,9 @@ CASES = {
     "wan2.1-i2v-14b end": Case("Wan2.1 I2V 14B", "wan2.1-i2v-14b", ("image", "end-image")),
     "wan2.2-i2v-a14b end": Case("Wan2.2 I2V A14B", "wan2.2-i2v-a14b", ("image", "end-image")),
     "wan2.2-ti2v-5b": Case("Wan2.2 TI2V 5B", "wan2.2-ti2v-5b", size=(96, 64)),
+    "wan2.1-vace-1.3b": Case("Wan2.1 VACE of another size", "wan2.1-vace"),
+    "wan2.1-vace-14b": Case("Wan2.1 VACE of another size", "wan2.1-vace", ("image", "end-image")),
+    "wan2.2-vace-fun-a14b": Case("Wan2.2 VACE-Fun A14B", "wan2.2-vace-fun-a14b"),
     "wan2.2-ti2v-5b image": Case("Wan2.2 TI2V 5B", "wan2.2-ti2v-5b", ("image",), size=(96, 64)),
 }
 

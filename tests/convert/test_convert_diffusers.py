@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 VARIANTS = (
     "wan2.1-t2v-1.3b", "wan2.1-i2v-14b", "wan2.1-flf2v-14b", "wan2.2-t2v-a14b", "wan2.2-i2v-a14b",
-    "wan2.2-ti2v-5b",
+    "wan2.2-ti2v-5b", "wan2.1-vace-14b", "wan2.2-vace-fun-a14b",
 )  # fmt: skip
 
 

@@ -137,9 +137,9 @@ def test_an_absent_shard_is_named(own, tmp_path):
 
 
 def test_another_model_of_the_family_is_refused_by_name(own):
-    write_transformer(own.path, own.transformer | {"vace_patch_embedding.weight": np.zeros(4, np.float32)})
+    write_transformer(own.path, own.transformer | {"face_adapter.weight": np.zeros(4, np.float32)})
     found = inspect_path(own.path)
-    assert "this is Wan2.1 VACE (it has vace_patch_embedding.weight)" in found.problems[0]
+    assert "this is Wan2.2 Animate 14B (it has face_adapter.weight)" in found.problems[0]
     assert found.command == ""
 
 

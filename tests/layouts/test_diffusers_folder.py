@@ -129,7 +129,7 @@ def test_a_component_without_weights_says_which_files_were_expected(tmp_path):
     assert "no text encoder found, expected model.safetensors or its shards" in refused(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["WanVACEPipeline", "WanAnimatePipeline", "HunyuanVideoPipeline"])
+@pytest.mark.parametrize("name", ["WanAnimatePipeline", "HunyuanVideoPipeline"])
 def test_other_pipelines_are_refused_by_name(tmp_path, name):
     assert f"is a {name}, which this version cannot convert" in refused(diffusers(tmp_path, _class_name=name))
 
@@ -137,9 +137,8 @@ def test_other_pipelines_are_refused_by_name(tmp_path, name):
 @pytest.mark.parametrize(
     ("change", "name"),
     [
-        ({"_class_name": "WanVACETransformer3DModel"}, "WanVACETransformer3DModel"),
         ({"_class_name": "WanAnimateTransformer3DModel"}, "WanAnimateTransformer3DModel"),
-        ({"vace_layers": [0, 5]}, "WanVACETransformer3DModel"),
+        ({"_class_name": "HunyuanVideoTransformer3DModel"}, "HunyuanVideoTransformer3DModel"),
     ],
 )
 def test_other_transformers_are_refused_by_name(tmp_path, change, name):

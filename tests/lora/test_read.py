@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
@@ -11,7 +12,12 @@ import pytest
 
 from mlx_video.errors import AdapterError, CheckpointError
 from mlx_video.lora.families import guess_expert
-from tests.lora.adapter_files import IMAGE_TO_VIDEO, RANK, pair, read, write
+from mlx_video.lora.read import read_adapters
+from mlx_video.models.vace import VACETransformer
+from mlx_video.request import LoraChoice
+from mlx_video.weights.names.vace_names import VACE_RULES, vace_tensors
+from mlx_video.weights.network import TransformerNetwork
+from tests.lora.adapter_files import IMAGE_TO_VIDEO, RANK, TRANSFORMER, pair, read, write
 from tests.parity.golden import fill
 
 Q = "blocks.0.self_attn.q"
@@ -92,6 +98,33 @@ def test_a_part_that_does_not_fit_is_counted_named_and_refused_if_strict(tmp_pat
     refuse(
         path, "style.safetensors: 9 of 11 keys fit nothing", "first: ", "Leave out --strict-lora", strict=True
     )
+
+
+VACE = replace(TRANSFORMER, vace_layers=(0, 1), vace_in_dim=96)
+VACE_NETWORK = TransformerNetwork(VACETransformer, vace_tensors, VACE_RULES)
+
+
+@pytest.mark.parametrize(
+    ("path", "parameter"),
+    [
+        ("vace_blocks.1.self_attn.q", "vace_blocks.1.self_attn.q"),
+        ("vace_blocks.0.before_proj", "vace_before_proj"),
+        ("vace_blocks.1.after_proj", "vace_blocks.1.after_proj"),
+        ("vace_blocks.1.proj_out", "vace_blocks.1.after_proj"),
+        ("vace_blocks.0.attn2.to_k", "vace_blocks.0.cross_attn.k"),
+    ],
+)
+def test_layers_of_vace_are_changed_in_a_model_that_has_them(tmp_path, path, parameter):
+    file = write(tmp_path / "style.safetensors", factors(64, 64, path=path))
+    adapters = read_adapters([LoraChoice(file, 1.0)], VACE, VACE_NETWORK)
+    assert adapters.targets == {f"{parameter}.weight"}
+
+
+def test_vace_blocks_beyond_those_of_a_model_are_counted(tmp_path):
+    arrays = FITTING | factors(64, 64, path="vace_blocks.2.self_attn.q")
+    file = write(tmp_path / "style.safetensors", arrays)
+    adapters = read_adapters([LoraChoice(file, 1.0)], VACE, VACE_NETWORK)
+    assert "2 of VACE blocks beyond the model's 2" in adapters.notices[1]
 
 
 def image_branch(root: str = "diffusion_model.") -> dict[str, np.ndarray]:

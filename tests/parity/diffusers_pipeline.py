@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,11 @@ def save_with_diffusers(
 
 
 def build_transformer(config: TransformerConfig) -> Any:
-    from diffusers import WanTransformer3DModel
+    from diffusers import WanTransformer3DModel, WanVACETransformer3DModel
 
-    return WanTransformer3DModel(
+    vace = {"vace_layers": list(config.vace_layers), "vace_in_channels": config.vace_in_dim}
+    build = partial(WanVACETransformer3DModel, **vace) if config.vace_layers else WanTransformer3DModel
+    return build(
         patch_size=config.patch_size, num_attention_heads=config.num_heads,
         attention_head_dim=config.head_dim, in_channels=config.in_dim, out_channels=config.out_dim,
         text_dim=config.text_dim, freq_dim=config.freq_dim, ffn_dim=config.ffn_dim,

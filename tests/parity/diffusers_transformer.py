@@ -26,6 +26,7 @@ PATHS = {
     "img_emb.proj.1": "condition_embedder.image_embedder.ff.net.0.proj",
     "img_emb.proj.3": "condition_embedder.image_embedder.ff.net.2",
     "img_emb.proj.4": "condition_embedder.image_embedder.norm2",
+    "vace_patch_embedding": "vace_patch_embedding",
 }
 TABLES = {
     "head.modulation": "scale_shift_table",
@@ -38,6 +39,8 @@ BLOCK_PATHS = {
     "cross_attn.k_img": "attn2.add_k_proj",
     "cross_attn.v_img": "attn2.add_v_proj",
     "cross_attn.norm_k_img": "attn2.norm_added_k",
+    "before_proj": "proj_in",
+    "after_proj": "proj_out",
 }
 for ours_name, theirs_name in (("self_attn", "attn1"), ("cross_attn", "attn2")):
     BLOCK_PATHS |= {f"{ours_name}.{letter}": f"{theirs_name}.to_{letter}" for letter in "qkv"}
@@ -48,7 +51,7 @@ for ours_name, theirs_name in (("self_attn", "attn1"), ("cross_attn", "attn2")):
 def diffusers_name(name: str) -> str:
     if name in TABLES:
         return TABLES[name]
-    if match := re.fullmatch(r"(blocks\.\d+)\.(.+?)(?:\.(weight|bias))?", name):
+    if match := re.fullmatch(r"((?:vace_)?blocks\.\d+)\.(.+?)(?:\.(weight|bias))?", name):
         block, path, part = match.groups()
         return f"{block}.scale_shift_table" if path == "modulation" else f"{block}.{BLOCK_PATHS[path]}.{part}"
     path, _, part = name.rpartition(".")

@@ -20,6 +20,8 @@ CASES = {
     "wan2.1-flf2v-14b": {"projects_images": True},
     "wan2.2-t2v-a14b": {"max_shard_size": "1MB"},
     "wan2.2-ti2v-5b": {},
+    "wan2.1-vace-1.3b": {},
+    "wan2.2-vace-fun-a14b": {"max_shard_size": "1MB"},
 }
 
 
@@ -40,7 +42,7 @@ def test_a_saved_pipeline_converts_to_the_tensors_of_the_original_folder(tmp_pat
     assert json.loads((found / "config.json").read_text())["sample_shift"] == 7.0
 
 
-@pytest.mark.parametrize("name", ["wan2.1-i2v-14b", "wan2.2-ti2v-5b"])
+@pytest.mark.parametrize("name", ["wan2.1-i2v-14b", "wan2.2-ti2v-5b", "wan2.1-vace-1.3b"])
 def test_the_names_of_the_torch_free_fixture_are_those_that_are_saved(tmp_path, name):
     save_with_diffusers(tmp_path, name, projects_images=True)
     arrays = diffusers_arrays(name)

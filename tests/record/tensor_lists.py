@@ -23,6 +23,9 @@ OFFICIAL_TRANSFORMERS = {
         "dim": 3072, "ffn_dim": 14336, "num_heads": 24, "num_layers": 30,
     },
 }  # fmt: skip
+# VACE model → the text-to-video model that it stands upon, and the number of its VACE blocks.
+VACE_MODELS = {"wan2.1-vace-1.3b": ("wan2.1-t2v-1.3b", 15), "wan2.1-vace-14b": ("wan2.1-t2v-14b", 8)}
+VACE_CHANNELS = 96
 # Positions of two images' tokens, which FLF2V adds. Source: Wan2.1 wan/modules/model.py, MLPProj.
 FLF2V_POSITIONS = Recorded("F32", (1, 514, 1280))
 # What Wan2.2 Animate has besides the network of Wan2.1 I2V.
@@ -72,6 +75,8 @@ def official_transformer(name: str) -> TensorList:
     """The transformer of a published checkpoint in the original layout."""
     if name in ("wan2.1-i2v-14b", "wan2.1-flf2v-14b"):
         return _official_image_transformer(has_positions=name == "wan2.1-flf2v-14b")
+    if name in VACE_MODELS:
+        return _official_vace(*VACE_MODELS[name])
     return build(lambda: wan_module("model").WanModel(**OFFICIAL_TRANSFORMERS[name]), "F32")
 
 
@@ -113,10 +118,38 @@ def _official_image_transformer(*, has_positions: bool) -> TensorList:
     return found | ({"img_emb.emb_pos": FLF2V_POSITIONS} if has_positions else {})
 
 
+def _official_vace(base: str, count: int) -> TensorList:
+    """Wan2.1's VACE network, which the package lacks: blocks like the others, and what they stand between.
+
+    Source: Wan2.1 wan/modules/vace_model.py, VaceWanModel and VaceWanAttentionBlock.
+    """
+    found = official_transformer(base)
+    (dim,) = found["patch_embedding.bias"].shape
+    block = {
+        name.removeprefix("blocks.0."): each for name, each in found.items() if name.startswith("blocks.0.")
+    }
+    patch = Recorded("F32", (dim, VACE_CHANNELS, *found["patch_embedding.weight"].shape[2:]))
+    layer = {"weight": Recorded("F32", (dim, dim)), "bias": Recorded("F32", (dim,))}
+    for number in range(count):
+        layers = ("before_proj", "after_proj") if number == 0 else ("after_proj",)
+        own = block | {f"{name}.{part}": each for name in layers for part, each in layer.items()}
+        found |= {f"vace_blocks.{number}.{name}": each for name, each in own.items()}
+    return found | {"vace_patch_embedding.weight": patch, "vace_patch_embedding.bias": layer["bias"]}
+
+
 def diffusers_transformer(name: str) -> TensorList:
     """The same in Diffusers' layout."""
-    from diffusers import WanTransformer3DModel
+    from diffusers import WanTransformer3DModel, WanVACETransformer3DModel
 
+    if name in VACE_MODELS:
+        base, count = VACE_MODELS[name]
+        arguments = DIFFUSERS_TRANSFORMERS[base]
+        step = arguments.get("num_layers", _14B["num_layers"]) // count
+        layers = {
+            "vace_layers": [step * number for number in range(count)],
+            "vace_in_channels": VACE_CHANNELS,
+        }
+        return build(lambda: WanVACETransformer3DModel(**arguments, **layers), "F32")
     return build(lambda: WanTransformer3DModel(**DIFFUSERS_TRANSFORMERS[name]), "F32")
 
 
@@ -264,7 +297,7 @@ LISTS: Mapping[str, tuple[str, Maker]] = {
             f"{name}: diffusion_pytorch_model*.safetensors",
             lambda name=name: official_transformer(name),
         )
-        for name in (*OFFICIAL_TRANSFORMERS, "wan2.1-i2v-14b", "wan2.1-flf2v-14b")
+        for name in (*OFFICIAL_TRANSFORMERS, "wan2.1-i2v-14b", "wan2.1-flf2v-14b", *VACE_MODELS)
     },
     **{
         f"transformer-{name}": (
@@ -282,7 +315,7 @@ LISTS: Mapping[str, tuple[str, Maker]] = {
             f"{name}, Diffusers: transformer/diffusion_pytorch_model*.safetensors",
             lambda name=name: diffusers_transformer(name),
         )
-        for name in DIFFUSERS_TRANSFORMERS
+        for name in (*DIFFUSERS_TRANSFORMERS, *VACE_MODELS)
     },
     "comfy-wan2.1-t2v-1.3b": (
         "copies of Wan2.1 T2V 1.3B that keep ComfyUI's prefix",
@@ -295,6 +328,14 @@ LISTS: Mapping[str, tuple[str, Maker]] = {
     "gguf-wan2.1-t2v-14b": (
         "wan2.1-t2v-14b-F16.gguf, as ComfyUI-GGUF's converter makes it",
         lambda: gguf_transformer("wan2.1-t2v-14b"),
+    ),
+    "comfy-wan2.1-vace-14b": (
+        "wan2.1_vace_14B_fp16.safetensors",
+        lambda: in_16_bits(official_transformer("wan2.1-vace-14b")),
+    ),
+    "gguf-wan2.1-vace-14b": (
+        "Wan2.1_14B_VACE-F16.gguf, as ComfyUI-GGUF's converter makes it",
+        lambda: gguf_transformer("wan2.1-vace-14b"),
     ),
     "umt5": ("models_t5_umt5-xxl-enc-bf16.pth", umt5),
     "umt5-diffusers": ("text_encoder/model*.safetensors", huggingface_umt5),

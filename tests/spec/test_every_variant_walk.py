@@ -68,8 +68,9 @@ HALVES = [
 EXAMPLES: Mapping[str, Callable[[str, int], object]] = {
     "text": lambda name, seed: ("a cat", "two dogs in the rain")[seed],
     "image": draw_picture,
-    "mask": lambda name, seed: [HALVES[seed]] * NUM_FRAMES,
     "video": lambda name, seed: [draw_picture(name, 2 * frame + seed) for frame in range(NUM_FRAMES)],
+    "mask": lambda name, seed: [HALVES[seed]] * NUM_FRAMES,
+    "pictures": lambda name, seed: [draw_picture(name, 2 * number + seed) for number in range(2)],
 }
 """Kind of input → its value in a run, from the input's name and a seed; seed 1 gives another than seed 0."""
 
@@ -176,7 +177,7 @@ class Walk:
         """A small run with every input that the variant takes; what is not given is the variant's own."""
         config = self.pipeline.config
         width, height = size_multiple(config.vae.stride, config.transformer.patch_size)
-        inputs = {name: example(name) for name in self.variant.inputs.all}
+        inputs = {name: example(name) for name in self.variant.inputs.together}
         return inputs | {
             "width": 2 * width, "height": height, "num_frames": NUM_FRAMES, "steps": STEPS, "seed": 1,
         }  # fmt: skip
@@ -288,12 +289,24 @@ def test_its_plan_foresees_the_run(walk: Walk):
 
 @pytest.mark.slow
 def test_each_of_its_inputs_changes_the_video(walk: Walk):
-    for name in walk.variant.inputs.all:
+    for name in walk.variant.inputs.together:
         other = walk.run(**{name: example(name, seed=1)}, until=is_decoding)
         assert_changed(other.latents, walk.whole.latents, name)
     for name in walk.variant.inputs.optional:
         without = walk.run(**dict.fromkeys((name, *ONLY_WITH.get(name, ()))), until=is_decoding)
         assert_changed(without.latents, walk.whole.latents, f"leaving out {name}")
+
+
+@pytest.mark.slow
+def test_each_of_its_shorthands_changes_the_video(walk: Walk):
+    shorthands = walk.variant.inputs.shorthands
+    given: dict[str, object] = {name: None for replaced in shorthands.values() for name in replaced}
+    given |= {name: example(name) for name in shorthands}
+    for name in shorthands:
+        one, other = (
+            walk.run(**given | {name: example(name, seed=seed)}, until=is_decoding) for seed in (0, 1)
+        )
+        assert_changed(other.latents, one.latents, name)
 
 
 def test_streamed_blocks_make_the_same_latents(walk: Walk):

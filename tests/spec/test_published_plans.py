@@ -36,6 +36,9 @@ PUBLISHED_COUNTS = {
     "wan2.1-flf2v-14b": (1304, 16_395_536_704),
     "wan2.2-t2v-a14b": (1095, 14_288_491_584),
     "wan2.2-i2v-a14b": (1095, 14_288_901_184),
+    "wan2.1-vace-1.3b": (1264, 2_153_972_032),
+    "wan2.1-vace-14b": (1331, 17_337_592_896),
+    "wan2.2-vace-fun-a14b": (1331, 17_337_592_896),
     "wan2.1-fun-1.3b-inp": (983, 1_564_428_608),
     "wan2.1-fun-control": (1303, 16_395_124_544),
     "wan2.1-fun-v1.1-control": (1305, 16_395_457_344),
@@ -43,6 +46,7 @@ PUBLISHED_COUNTS = {
     "wan2.2-ti2v-5b": (825, 4_999_787_712),
 }
 ALL_TRANSFORMERS = PUBLISHED_TRANSFORMERS | PUBLISHED_CONTROL_TRANSFORMERS
+EXPERT_OF = {"wan2.2-t2v-a14b": "wan2.1-t2v-14b", "wan2.2-vace-fun-a14b": "wan2.1-vace-14b"}
 SPIECE_BYTES = read_list("umt5-comfy")["spiece_model"].shape[0]
 TREES = {
     "wan2.1-t2v-1.3b": {
@@ -85,6 +89,17 @@ TREES = {
         "text_encoders/umt5_xxl_fp16.safetensors": "umt5-comfy",
         "vae/wan_2.1_vae.safetensors": "vae-2.1-comfy",
     },
+    "wan2.1-vace-14b": {
+        "unet/Wan2.1_14B_VACE-F16.gguf": "gguf-wan2.1-vace-14b",
+        "text_encoders/umt5-xxl-encoder-F16.gguf": "umt5-gguf",
+        "vae/wan_2.1_vae.safetensors": "vae-2.1-comfy",
+    },
+    "wan2.2-vace-fun-a14b": {
+        "diffusion_models/wan2.2_fun_vace_high_noise_14B_fp16.safetensors": "comfy-wan2.1-vace-14b",
+        "diffusion_models/wan2.2_fun_vace_low_noise_14B_fp16.safetensors": "comfy-wan2.1-vace-14b",
+        "text_encoders/models_t5_umt5-xxl-enc-bf16.pth": "umt5",
+        "vae/wan_2.1_vae.safetensors": "vae-2.1-comfy",
+    },
     "wan2.2-ti2v-5b": {
         "diffusion_models/wan2.2_ti2v_5B.safetensors": "transformer-wan2.2-ti2v-5b",
         "text_encoders/umt5-xxl-encoder-F16.gguf": "umt5-gguf",
@@ -94,8 +109,8 @@ TREES = {
 
 
 def list_of(name: str) -> str:
-    """A transformer's list; the experts of Wan2.2 T2V have the tensors of Wan2.1."""
-    return name.replace("wan2.2-t2v-a14b", "wan2.1-t2v-14b")
+    """A transformer's list; the experts of Wan2.2 T2V and VACE-Fun have the tensors of Wan2.1."""
+    return EXPERT_OF.get(name, name)
 
 
 def write_full_tokenizer(folder: Path) -> None:

@@ -16,6 +16,7 @@ from tests.fixtures.published_sizes import PUBLISHED_CONTROL_TRANSFORMERS, PUBLI
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 TITLES = {variant.name: variant.title for variant in VARIANTS}
+NETWORKS = {variant.name: variant.network for variant in VARIANTS}
 # Source: the parameter counts of the published checkpoints.
 PARAMETERS = {
     "wan2.1-t2v-1.3b": 1_418_996_800,
@@ -28,6 +29,9 @@ PARAMETERS = {
     "wan2.1-fun-control": 16_395_124_544,
     "wan2.1-fun-v1.1-control": 16_395_457_344,
     "wan2.2-fun-a14b-control": 14_289_561_664,
+    "wan2.1-vace-1.3b": 2_153_972_032,
+    "wan2.1-vace-14b": 17_337_592_896,
+    "wan2.2-vace-fun-a14b": 17_337_592_896,
     "wan2.2-ti2v-5b": 4_999_787_712,
 }
 ALL_TRANSFORMERS = PUBLISHED_TRANSFORMERS | PUBLISHED_CONTROL_TRANSFORMERS

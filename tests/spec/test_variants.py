@@ -29,6 +29,7 @@ every_variant = pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant:
 
 
 # Channels in and out, whether two transformers, and what the image branch has.
+VACE = {"vace_layers": (0, 1), "vace_in_dim": 96}
 KINDS = {
     "wan2.1-i2v-14b": (36, 16, False, {"image_dim": 32}),
     "wan2.1-flf2v-14b": (36, 16, False, {"image_dim": 32, "image_positions": 10}),
@@ -44,10 +45,15 @@ KINDS = {
     "wan2.1-fun-v1.1-control": (48, 16, False, {"image_dim": 32, "reference_dim": 16}),
     "wan2.2-fun-control": (52, 16, False, {"reference_dim": 16}),
     "wan2.2-fun-a14b-control": (52, 16, True, {"reference_dim": 16}),
+    "wan2.1-vace": (16, 16, False, VACE),
+    "wan2.1-vace-1.3b": (16, 16, False, VACE),
+    "wan2.1-vace-14b": (16, 16, False, VACE),
+    "wan2.2-vace-fun-a14b": (16, 16, True, VACE),
 }
 SIZES = {
     "wan2.1-t2v-demo": (192, 6), "wan2.2-i2v-demo": (192, 6), "wan2.1-t2v-1.3b": (1536, 30),
     "wan2.1-t2v-14b": (5120, 40), "wan2.1-fun-1.3b-inp": (1536, 30),
+    "wan2.1-vace-1.3b": (1536, 30), "wan2.1-vace-14b": (5120, 40),
 }  # fmt: skip
 
 
@@ -174,7 +180,7 @@ def test_its_defaults_are_plausible(variant: Variant):
 
 @every_variant
 def test_published_variants_stand_in_the_readmes_table(variant: Variant):
-    if variant.name in ("wan2.1-t2v", "wan2.2-i2v", "wan2.2-fun-control"):
+    if variant.name in ("wan2.1-t2v", "wan2.2-i2v", "wan2.2-fun-control", "wan2.1-vace"):
         pytest.skip("stands for unpublished sizes")
     assert re.search(rf"^\| {re.escape(variant.title.split(' (')[0])} ", README, re.MULTILINE)
 
@@ -194,6 +200,9 @@ OFFICIAL = {  # steps, shift, guide scales (low, high), boundary, fps, frames
     "wan2.2-t2v-a14b": (40, 12.0, (3.0, 4.0), 0.875, 16, 81),
     "wan2.2-i2v-a14b": (40, 5.0, (3.5, 3.5), 0.9, 16, 81),
     "wan2.2-ti2v-5b": (50, 5.0, (5.0, 5.0), 0.0, 24, 121),
+    "wan2.1-vace-1.3b": (50, 16.0, (5.0, 5.0), 0.0, 16, 81),
+    "wan2.1-vace-14b": (50, 16.0, (5.0, 5.0), 0.0, 16, 81),
+    "wan2.2-vace-fun-a14b": (50, 12.0, (5.0, 5.0), 0.875, 16, 81),
 }
 
 

@@ -15,7 +15,6 @@ SMALL = TransformerConfig(dim=128, ffn_dim=96, num_heads=1, num_layers=2, text_d
 IMAGE = ("img_emb.proj.0.weight",)
 # Source: the tensors that comfy/model_detection.py, detect_unet_config, tells these models by.
 MODELS = {
-    "Wan2.1 VACE": (16, 16, ("vace_patch_embedding.weight", "vace_blocks.0.after_proj.weight")),
     "Wan2.1 Fun-V1.1 Control-Camera": (32, 16, ("control_adapter.conv.weight", *IMAGE)),
     "Wan2.2 Fun-A14B-Control-Camera": (36, 16, ("control_adapter.conv.weight",)),
     "Wan2.2 Fun-5B-Control-Camera": (100, 48, ("control_adapter.conv.weight",)),

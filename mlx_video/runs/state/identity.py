@@ -16,12 +16,12 @@ from mlx_video.layouts.components import VAE
 from mlx_video.layouts.folder_layout import TOKENIZER_FILES
 from mlx_video.media.sources.source_video import SourceVideo
 from mlx_video.request import LORA_FIELDS, flag_of, options_of
-from mlx_video.request.kinds import ADAPTERS, IMAGE, VIDEO
+from mlx_video.request.kinds import ADAPTERS, IMAGE, PICTURES, VIDEO
 from mlx_video.runs.inputs import encodes_frames
 from mlx_video.runs.run import Run
 from mlx_video.weights.component_networks import find_network
 
-_COMPARED_BY_CONTENT = (ADAPTERS, IMAGE, VIDEO)
+_COMPARED_BY_CONTENT = (ADAPTERS, IMAGE, PICTURES, VIDEO)
 _SHOWN_CHARACTERS = 60
 
 
@@ -39,6 +39,8 @@ def identify_run(run: Run) -> dict[str, str]:
     }
     for name, image in run.images.items():
         identity[flag_of(name)] = _fingerprint_pixels(image)
+    for name, pictures in run.pictures.items():
+        identity[flag_of(name)] = "; ".join(map(_fingerprint_pixels, pictures))
     for name, video in run.videos.items():
         identity[flag_of(name)] = _fingerprint_video(getattr(run.request, name), video)
     if run.images:

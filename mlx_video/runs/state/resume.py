@@ -11,6 +11,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
+from mlx_video.conditioning.latent_frames import VIDEO_ALONE, LatentFrames
 from mlx_video.errors import MediaError
 from mlx_video.events import FileWritten, Notice, StateSaved, StepFinished
 from mlx_video.files.unusable_paths import real_path
@@ -65,11 +66,14 @@ def find_start(run: Run) -> Run:
 
 def _check_fits(path: Path, state: RunState, run: Run) -> None:
     """Refuse a state that says it is of this run, but cannot be: something else has changed it."""
-    request, plan, shape = run.request, run.plan, run.plan.geometry.latent_shape
+    request, plan = run.request, run.plan
+    shape = (plan.geometry if state.is_finished else plan.sampled_geometry).latent_shape
     assert plan.recipe is not None  # only a run that decodes has none
     try:
         if state.steps != plan.steps or state.latents.shape != shape:
             raise ValueError(f"{state.steps} steps of {state.latents.shape}, not {plan.steps} of {shape}")
+        if state.is_finished and plan.leading_frames:
+            return  # what sampling remembered was of other frames too
         solver = build_solver(plan.recipe.solver, plan.recipe.schedule, partial(mx.zeros, shape))
         memory = SamplerState(state.sampler)
         memory.add("solver", solver)
@@ -99,20 +103,26 @@ def _warn_of_replacing(path: Path) -> Iterator[str]:
             )
 
 
-def keep_step(run: Run, event: StepFinished, memory: SamplerState) -> Iterator[Notice | StateSaved]:
+def keep_step(
+    run: Run, event: StepFinished, memory: SamplerState, frames: LatentFrames = VIDEO_ALONE
+) -> Iterator[Notice | StateSaved]:
     """Write the run's state after a step, if one is due. A full disk does not end the run.
 
     Args:
         run: what is being made.
         event: of the step just taken.
         memory: of the sampler, after this step.
+        frames: latent frames that are sampled; behind the last step only those of the result are kept.
     """
     path, done = find_state_path(run.request), event.index + 1
     every = run.request.checkpoint_every
     is_due = done == event.total or (every and done % every == 0)
     if path is None or not is_due:
         return
-    state = RunState(event.latents, done, event.total, run.settings(), run.identity, memory.arrays())
+    latents, sampler = event.latents, memory.arrays()
+    if done == event.total and frames != VIDEO_ALONE:
+        latents, sampler = frames.select_result(latents), {}
+    state = RunState(latents, done, event.total, run.settings(), run.identity, sampler)
     try:
         save_state(path, state)
     except MediaError as error:

@@ -9,7 +9,7 @@ from mlx_video.errors import ConfigError
 from mlx_video.models.camera_adapter import UNSHUFFLE
 from mlx_video.weights.names.fun_names import CAMERA_ANCHOR, REFERENCE_ANCHOR
 from mlx_video.weights.names.transformer_names import PATCH_CELLS
-from mlx_video.weights.names.vace_names import PUBLISHED_LAYERS, VACE_ANCHOR, count_vace_blocks
+from mlx_video.weights.names.vace_names import VACE_ANCHOR, count_vace_blocks
 from mlx_video.weights.rules import Shape
 
 
@@ -30,12 +30,12 @@ def read_control_sizes(shapes: Mapping[str, Shape], source_config: Mapping[str, 
         source_config: the checkpoint's config.json.
 
     Raises:
-        ConfigError: config.json names other VACE layers than there are blocks, or none where they cannot be
-            told from their number.
+        ConfigError: config.json names other VACE layers than there are VACE blocks.
     """
     camera = _input_channels(shapes, CAMERA_ANCHOR)
+    num_layers = len({name.split(".")[1] for name in shapes if name.startswith("blocks.")})
     return ControlSizes(
-        vace_layers=_read_vace_layers(count_vace_blocks(shapes), source_config),
+        vace_layers=_read_vace_layers(count_vace_blocks(shapes), num_layers, source_config),
         vace_in_dim=_input_channels(shapes, VACE_ANCHOR) or 0,
         reference_dim=_input_channels(shapes, REFERENCE_ANCHOR),
         camera_dim=None if camera is None else camera // UNSHUFFLE**2,
@@ -50,17 +50,12 @@ def _input_channels(shapes: Mapping[str, Shape], name: str) -> int | None:
     return shape[1] if len(shape) > 2 else shape[1] // PATCH_CELLS
 
 
-def _read_vace_layers(count: int, source_config: Mapping[str, Any]) -> tuple[int, ...]:
+def _read_vace_layers(count: int, num_layers: int, source_config: Mapping[str, Any]) -> tuple[int, ...]:
     stated = source_config.get("vace_layers")
-    if not count:
+    if stated is None and not count:
         return ()
-    if stated is None:
-        if count in PUBLISHED_LAYERS:
-            return PUBLISHED_LAYERS[count]
-        raise ConfigError(
-            f"config.json names no vace_layers, and {count} VACE blocks are those of no published model. "
-            "Fetch the config.json that belongs to the checkpoint."
-        )
+    if stated is None:  # evenly spread, as in every published model
+        return tuple(range(0, num_layers // count * count, num_layers // count))
     if not isinstance(stated, list) or len(stated) != count or not all(type(each) is int for each in stated):
         raise ConfigError(
             f"config.json says vace_layers {stated}, but the transformer has {count} VACE blocks. They "

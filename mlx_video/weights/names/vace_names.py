@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from mlx_video.config import TransformerConfig
 from mlx_video.weights.names.transformer_names import (
@@ -22,10 +22,6 @@ VACE_RULES = (
     Rule("vace_blocks.N.ffn.2.*", "vace_blocks.N.ffn.fc2.*"),
 )
 """From the official names to ours, where these differ."""
-
-# Blocks that get a hint where config.json does not say, by the number of VACE blocks.
-# Source: Wan2.1 config.json of VACE-1.3B and VACE-14B.
-PUBLISHED_LAYERS: Mapping[int, tuple[int, ...]] = {15: tuple(range(0, 30, 2)), 8: tuple(range(0, 40, 5))}
 
 _BLOCK = re.compile(r"vace_blocks\.(\d+)\.")
 
