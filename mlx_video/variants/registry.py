@@ -224,7 +224,9 @@ def _match(facts: CheckpointFacts, shapes: Shapes | None = None, evidence: Evide
 def _name_stray(facts: CheckpointFacts, shapes: Shapes) -> str:
     """Name what keeps a transformer from being of the model to which it is nearest; "" if none is near."""
     near = [
-        (variant.traits.find_strays(facts), variant) for variant in VARIANTS if variant.traits.are_in(facts)
+        (variant.traits.find_strays(facts), variant)
+        for variant in VARIANTS
+        if variant.names is None and variant.traits.are_in(facts)
     ]
     if not near:
         return ""
