@@ -39,6 +39,8 @@ class MemoryTask:
         tiling: of the VAE.
         only_decodes: whether the latents are there already.
         least_frames: pixel frames below which the request makes no sense.
+        window_frames: latent frames that a forward sees at once; None for all.
+        num_windows: forwards of a step for each of its passes.
     """
 
     sizes: ModelSizes
@@ -54,6 +56,14 @@ class MemoryTask:
     tiling: TilingMode = "auto"
     only_decodes: bool = False
     least_frames: int = 1
+    window_frames: int | None = None
+    num_windows: int = 1
+
+    @property
+    def tokens_at_once(self) -> int:
+        """Tokens of a forward."""
+        frames, rows, columns = self.geometry.grid
+        return min(frames, self.window_frames or frames) * rows * columns
 
     @property
     def encodes_frames(self) -> bool:
@@ -288,8 +298,9 @@ def _plan_denoise(
         adapter_bytes=task.adapter_bytes,
         network=task.sizes.network,
         cache_bytes=task.cache_bytes,
+        num_windows=task.num_windows,
     )
-    read = together * bytes_read_per_step(weights, resident_blocks)
+    read = task.num_windows * together * bytes_read_per_step(weights, resident_blocks)
     blocks = _describe_blocks(len(weights.blocks), resident_blocks if read else None)
     return _stage(task, "denoise", f"{_describe_transformers(task)}, {blocks}", peak, host, read)
 
@@ -336,7 +347,7 @@ def forward_size(task: MemoryTask, weights: WeightBytes, host: Host) -> ForwardS
     """The size of a forward of a transformer of these weights."""
     return ForwardSize(
         config=task.sizes.config.transformer,
-        num_tokens=task.geometry.num_tokens,
+        num_tokens=task.tokens_at_once,
         number_bytes=weights.number_bytes,
         bits=weights.bits,
         image_tokens=task.sizes.image_tokens(task.num_images),

@@ -14,6 +14,8 @@ from mlx_video.request.choices import (
     MAX_STEPS,
     MIN_SEED,
     RANDOM_SEED,
+    ContextSchedule,
+    ContextWeights,
     ExpertMode,
     GuidanceSkipMode,
     InputKind,
@@ -57,7 +59,8 @@ from mlx_video.request.shared import adapters_option, strict_option
 _TEXT = "model and text"
 _GUIDANCE = "guidance"
 _STEP_CACHE = "step cache"
-SPARINGLY_RECORDED = (_GUIDANCE, _STEP_CACHE)
+_LONG_VIDEOS = "long videos"
+SPARINGLY_RECORDED = (_GUIDANCE, _STEP_CACHE, _LONG_VIDEOS)
 """Groups of options that decide nothing, and are not recorded, at their defaults."""
 _THE_MODELS = "the model's"
 _SIZE_HELP = "pixels, rounded to a multiple of 16, TI2V 5B: 32"
@@ -392,6 +395,36 @@ class GenerateRequest:
         group=_STEP_CACHE,
         metavar="LIST",
         default_text="published for the model",
+    )
+    context_frames: int | None = option(
+        None,
+        help="predict the video in windows of so many frames, 4n+1, of which memory depends then; 81 is what "
+        "the models know",
+        group=_LONG_VIDEOS,
+        metavar="N",
+        check=at_least(1),
+    )
+    context_overlap: int = option(
+        16,
+        help="frames that neighbouring windows share, a multiple of 4",
+        group=_LONG_VIDEOS,
+        metavar="N",
+        check=at_least(0),
+        only_with=("context_frames",),
+    )
+    context_schedule: ContextSchedule = option(
+        "static",
+        help="`static`: the same windows in every step; `uniform`: they begin elsewhere in each; `looped`: "
+        "and go on from the last frame to the first",
+        group=_LONG_VIDEOS,
+        only_with=("context_frames",),
+    )
+    context_weights: ContextWeights = option(
+        "pyramid",
+        help="how windows are joined: `pyramid`: the middle of each counts most; `linear`: ramps over the "
+        "overlap",
+        group=_LONG_VIDEOS,
+        only_with=("context_frames",),
     )
     noise: NoiseKind = option(
         "torch",

@@ -20,7 +20,9 @@ from mlx_video.planning.choices import MemoryChoices
 from mlx_video.request import IMAGE_INPUTS, LORA_FIELDS, GenerateRequest, Option, options_of
 from mlx_video.request.generate import SPARINGLY_RECORDED
 from mlx_video.request.kinds import IMAGE, VIDEO
+from mlx_video.runs.context_choice import check_caches, plan_windows, report_windows
 from mlx_video.runs.recipe_choice import ChosenRecipe, choose_recipe, read_choices, report_distilled
+from mlx_video.sampling.context_windows import ContextWindows
 from mlx_video.sampling.recipe import ModelSampling, Recipe
 from mlx_video.sampling.recipes.settle import settle_recipe
 from mlx_video.variants.variant import Variant
@@ -48,6 +50,7 @@ class RunPlan:
         notices: what was adjusted or chosen for the user.
         memory: what is resident, streamed and tiled.
         recipe: how noise becomes latents; None where latents are only decoded.
+        windows: in which the transformer sees the video; None for the video as a whole.
     """
 
     geometry: VideoGeometry
@@ -61,6 +64,7 @@ class RunPlan:
     notices: tuple[Notice, ...]
     memory: MemoryChoices = MemoryChoices()
     recipe: Recipe | None = None
+    windows: ContextWindows | None = None
 
     @property
     def guide_scale_text(self) -> str:
@@ -95,6 +99,8 @@ def plan_run(
     check_inputs(request, variant)
     size = _plan_size(request, config, variant, image_size)
     geometry = _plan_geometry(request, config, size)
+    windows = plan_windows(request, geometry, config.vae.stride[0])
+    _check_grid(geometry, config.transformer.dim, windows)
     choices = read_choices(request, config)
     chosen = choose_recipe(request, choices, config, variant)
     recipe = settle_recipe(
@@ -109,6 +115,8 @@ def plan_run(
             pixels=geometry.width * geometry.height,
         ),
     )
+    if windows:
+        check_caches(windows, recipe)
     asked = request.negative_prompt
     negative_prompt = config.sampling.negative_prompt if asked is None else asked
     return RunPlan(
@@ -119,11 +127,13 @@ def plan_run(
         boundary=recipe.boundary,
         negative_prompt=negative_prompt if "negative" in recipe.prompts else None,
         recipe=recipe,
+        windows=windows,
         fps=config.sampling.fps,
         crops_images=image_size is not None and bool(request.width or request.height),
         notices=(
             *size.notices,
             *report_output_size(geometry),
+            *report_windows(request, windows, geometry, recipe),
             *map(Notice, (*chosen.notices, *recipe.notices, *report_distilled(request, recipe))),
             *_report_idle_negative_prompt(request, recipe),
             *_report_idle_video(request),
@@ -220,7 +230,7 @@ def _plan_geometry(request: GenerateRequest, config: ModelConfig, size: _Size) -
     num_frames = request.num_frames or config.sampling.num_frames
     check_num_frames(num_frames, vae.stride[0])
     check_trim(request, num_frames)
-    geometry = measure(
+    return measure(
         size.width,
         size.height,
         num_frames,
@@ -229,8 +239,6 @@ def _plan_geometry(request: GenerateRequest, config: ModelConfig, size: _Size) -
         patch_size=config.transformer.patch_size,
         output_scale=vae.output_scale,
     )
-    _check_grid(geometry, config.transformer.dim)
-    return geometry
 
 
 def check_trim(request: GenerateRequest, num_frames: int) -> None:
@@ -253,20 +261,24 @@ def _default_shift(chosen: ChosenRecipe, variant: Variant, area: int) -> float:
     return exception.shift if exception and is_official and area <= exception.max_area else shift
 
 
-def _check_grid(geometry: VideoGeometry, dim: int) -> None:
-    for name, tokens in zip(("num_frames", "height", "width"), geometry.grid, strict=True):
+def _check_grid(geometry: VideoGeometry, dim: int, windows: ContextWindows | None) -> None:
+    """Refuse more tokens than a forward takes; one over a context window may also see a frame before it."""
+    frames, rows, columns = geometry.grid
+    seen = (min(frames, windows.size + 1), rows, columns) if windows else geometry.grid
+    for name, tokens in zip(("num_frames", "height", "width"), seen, strict=True):
         if tokens > MAX_POSITIONS:
             raise RequestError(
                 name,
                 f"{getattr(geometry, name)}: makes {tokens} tokens along this axis, the models know "
                 f"{MAX_POSITIONS} positions. Choose less.",
             )
-    tokens = math.prod(geometry.grid)
+    tokens = math.prod(seen)
     if tokens * dim > LARGEST_ARRAY:
         raise RequestError(
             "num_frames",
             f"{geometry.num_frames} of {geometry.width}x{geometry.height} pixels: {tokens:,} tokens of {dim} "
-            "numbers are more than GPU kernels can count. Choose fewer frames, or a smaller size.",
+            "numbers are more than GPU kernels can count. Choose fewer frames, a smaller size, or "
+            "--context-frames.",
         )
 
 
