@@ -426,6 +426,21 @@ class GenerateRequest:
         group=_LONG_VIDEOS,
         only_with=("context_frames",),
     )
+    continue_from: VideoSource | None = option(
+        None,
+        help="video to go on from, or the state or latents of the run that made it: the clip begins with its "
+        "last frame, takes its colours, and is joined to it; for models that take an image",
+        group=_LONG_VIDEOS,
+        metavar="PATH",
+    )
+    segments: int = option(
+        1,
+        help="clips to make one after the other, each from the last frame of the one before",
+        group=_LONG_VIDEOS,
+        metavar="N",
+        check=at_least(1),
+        affects="run",
+    )
     noise: NoiseKind = option(
         "torch",
         help="`torch`: the numbers that PyTorch draws on an x86 CPU; `mlx`: MLX's own",
@@ -602,6 +617,10 @@ class GenerateRequest:
         for name in ("resume", "keep_state"):
             if getattr(self, name) and self.output_path is None:
                 raise RequestError(name, "needs --output-path, beside which a run keeps its state. Add it.")
+        if self.resume and self.segments > 1:
+            raise RequestError(
+                "resume", "the states of segments are not kept. Go on with --continue-from the joined video."
+            )
         for name in ("resume", "save_latents"):
             if getattr(self, name) and self.decode_only is not None:
                 raise RequestError(name, "with --decode-only there is no step to take. Give one of the two.")

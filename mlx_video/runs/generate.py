@@ -20,6 +20,7 @@ from mlx_video.media.sources.pick_frames import check_length
 from mlx_video.media.sources.source_video import open_video
 from mlx_video.planning.memory_plan import MemoryPlan
 from mlx_video.request import IMAGE_INPUTS, VIDEO_INPUTS, GenerateRequest
+from mlx_video.runs.continuation import as_continued, check_continuing, open_earlier, report_continuing
 from mlx_video.runs.decode_only import prepare_decoding
 from mlx_video.runs.device_check import held_to_limits, with_safe_limits
 from mlx_video.runs.files_read import files_read
@@ -95,6 +96,10 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
         MediaError: an image or a video cannot be read.
     """
     variant = find_variant(config)
+    check_continuing(request, variant)
+    earlier = open_earlier(request)
+    if earlier:
+        request = as_continued(request, earlier, config)
     check_inputs(request, variant)
     given = {name: image for name in IMAGE_INPUTS if (image := getattr(request, name)) is not None}
     opened = {name: open_image(image) for name, image in given.items()}
@@ -103,6 +108,8 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
     plan = plan_run(request, config, variant, None if first is None else ImageSize(*first.shape[:2]))
     of_images = (notice for image in opened.values() for notice in image.notices)
     notices = (*map(Notice, model.notices), *of_images, *plan.notices)
+    if earlier:
+        notices = (*notices, *report_continuing(earlier, plan.fps))
     given_videos = {name: video for name in VIDEO_INPUTS if (video := getattr(request, name)) is not None}
     videos = {name: open_video(video) for name, video in given_videos.items()}
     for name, video in videos.items():
@@ -113,7 +120,7 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
     if images or videos:
         check_vae_encoder(model, config)
     plan = replace(plan, notices=notices)
-    return Run(model, config, variant, request, plan, images, videos, adapters)
+    return Run(model, config, variant, request, plan, images, videos, adapters, earlier)
 
 
 def plan_generation(

@@ -14,6 +14,7 @@ from mlx_video.latents.decode import decode_chunks, to_uint8, to_uint8_rounded
 from mlx_video.media.frame_writer import FrameWriter
 from mlx_video.media.image import FrameFolderWriter
 from mlx_video.media.video import open_video_writer
+from mlx_video.runs.continuation import JoinedFrames
 from mlx_video.runs.networks import use_vae
 from mlx_video.runs.run import Run, Work
 from mlx_video.runs.stages.stage import Stage
@@ -32,7 +33,16 @@ def decode_video(run: Run, latents: mx.array, sinks: Sequence[FrameSink]) -> Wor
         sinks = [*sinks, *(stack.enter_context(sink) for sink in open_sinks(run))]
         vae = stack.enter_context(use_vae(run, "decoder"))
         chunks = decode_chunks(vae, latents, tile=run.plan.memory.decode_tile)
+        pass_earlier(sinks, run)
         yield from pass_frames(chunks, sinks, run)
+
+
+def pass_earlier(sinks: Sequence[FrameSink], run: Run) -> None:
+    """Give the frames of the video that a run goes on from to every sink."""
+    if run.earlier:
+        for frame in run.earlier.frames(run.plan.geometry):
+            for sink in sinks:
+                sink.write(frame[None])
 
 
 def pass_frames(
@@ -40,14 +50,16 @@ def pass_frames(
 ) -> Iterator[FramesDecoded | TilesDecoded]:
     """Give each chunk of frames to every sink, without those that the user wants trimmed."""
     total, trim, done = run.plan.geometry.num_frames, run.request.trim_first_frames, 0
+    join = JoinedFrames(run.earlier) if run.earlier else None
     to_bytes = to_uint8_rounded if total == 1 else to_uint8  # a single frame is a picture, not a video
     for chunk in chunks:
         if isinstance(chunk, TilesDecoded):
             yield chunk
             continue
         frames = to_bytes(chunk)
+        fresh = join(frames) if join else frames[max(0, trim - done) :]
         for sink in sinks:
-            sink.write(frames[max(0, trim - done) :])
+            sink.write(fresh)
         done += len(frames)
         yield FramesDecoded(done, total)
 
