@@ -25,6 +25,7 @@ from mlx_video.runs.decode_only import prepare_decoding
 from mlx_video.runs.device_check import held_to_limits, with_safe_limits
 from mlx_video.runs.files_read import files_read
 from mlx_video.runs.inputs import find_picking, report_missing_tokenizer, with_tokenizer
+from mlx_video.runs.measured_file import read_measured
 from mlx_video.runs.memory import plan_of, planned_limits, with_memory_plan
 from mlx_video.runs.modes import make_video
 from mlx_video.runs.outputs import check_outputs, check_scratch_space
@@ -105,7 +106,9 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
     opened = {name: open_image(image) for name, image in given.items()}
     images = {name: image.pixels for name, image in opened.items()}
     first = next(iter(images.values()), None)
-    plan = plan_run(request, config, variant, None if first is None else ImageSize(*first.shape[:2]))
+    measured = read_measured(model.path) if request.step_cache == "magcache" else ()
+    image_size = None if first is None else ImageSize(*first.shape[:2])
+    plan = plan_run(request, config, variant, image_size, measured)
     of_images = (notice for image in opened.values() for notice in image.notices)
     notices = (*map(Notice, model.notices), *of_images, *plan.notices)
     if earlier:

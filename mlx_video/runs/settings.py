@@ -21,10 +21,17 @@ from mlx_video.request import IMAGE_INPUTS, LORA_FIELDS, GenerateRequest, Option
 from mlx_video.request.generate import SPARINGLY_RECORDED
 from mlx_video.request.kinds import IMAGE, VIDEO
 from mlx_video.runs.context_choice import check_caches, plan_windows, report_windows
-from mlx_video.runs.recipe_choice import ChosenRecipe, choose_recipe, read_choices, report_distilled
+from mlx_video.runs.recipe_choice import (
+    ChosenRecipe,
+    choose_recipe,
+    read_choices,
+    report_distilled,
+    with_measured,
+)
 from mlx_video.sampling.context_windows import ContextWindows
 from mlx_video.sampling.recipe import ModelSampling, Recipe
 from mlx_video.sampling.recipes.settle import settle_recipe
+from mlx_video.sampling.step_caches.measured import Measurement
 from mlx_video.variants.variant import Variant
 
 
@@ -83,7 +90,11 @@ class _Size:
 
 
 def plan_run(
-    request: GenerateRequest, config: ModelConfig, variant: Variant, image_size: ImageSize | None = None
+    request: GenerateRequest,
+    config: ModelConfig,
+    variant: Variant,
+    image_size: ImageSize | None = None,
+    measured: tuple[Measurement, ...] = (),
 ) -> RunPlan:
     """Settle every setting of a run before anything heavy is loaded.
 
@@ -92,6 +103,7 @@ def plan_run(
         config: of the model.
         variant: of the model.
         image_size: of the request's image, where it has one.
+        measured: ratios of MagCache that lie beside the model.
 
     Raises:
         RequestError: the request does not fit the model.
@@ -101,7 +113,7 @@ def plan_run(
     geometry = _plan_geometry(request, config, size)
     windows = plan_windows(request, geometry, config.vae.stride[0])
     _check_grid(geometry, config.transformer.dim, windows)
-    choices = read_choices(request, config)
+    choices = with_measured(read_choices(request, config), measured)
     chosen = choose_recipe(request, choices, config, variant)
     recipe = settle_recipe(
         chosen.preset,
