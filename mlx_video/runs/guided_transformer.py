@@ -135,18 +135,26 @@ class GuidedTransformer:
     ) -> None:
         self._guidance = guidance
         memory = memory or SamplerState()
-        prompts = project_prompts(transformer, conditioning, guidance.prompts)
 
-        def predictions(own: Conditioning, layout: TokenLayout, memory: SamplerState) -> Predict:
-            return FramePredictions(transformer, own, layout, prompts, memory, caches, blocks)
+        def open_predictions() -> Predict:
+            prompts = project_prompts(transformer, conditioning, guidance.prompts)
 
-        if windows is None:
-            self._predict: Predict = predictions(conditioning, layout, memory)
-        else:
-            self._predict = predict_in_windows(windows, conditioning, layout, memory, predictions)
+            def predictions(own: Conditioning, layout: TokenLayout, memory: SamplerState) -> Predict:
+                return FramePredictions(transformer, own, layout, prompts, memory, caches, blocks)
+
+            if windows is None:
+                return predictions(conditioning, layout, memory)
+            return predict_in_windows(windows, conditioning, layout, memory, predictions)
+
+        self._open_predictions = open_predictions
+        self._predict = open_predictions()
         self._kept = memory.add("guidance", KeptArrays())
         cache = caches.new_prediction_cache() if caches else None
         self._prediction_cache = cache and memory.add("prediction_cache", cache)
+
+    def renew(self) -> None:
+        """Compute anew what is computed once for all steps, as the transformer's adapters have changed."""
+        self._predict = self._open_predictions()
 
     def __call__(self, latents: mx.array, step: Step) -> mx.array:
         """Predict the velocity [C, T, H, W] of latents [C, T, H, W]; no forward is made without need."""

@@ -11,6 +11,8 @@ import mlx.core as mx
 from mlx_video.conditioning.frames import impose_first_frame
 from mlx_video.conditioning.types import Conditioning
 from mlx_video.events import Event, Notice, StepFinished
+from mlx_video.lora.adapter_set import AdapterSet
+from mlx_video.models.block_context import Step
 from mlx_video.runs.guided_transformer import CachesOf, GuidedTransformer
 from mlx_video.runs.networks import use_transformer
 from mlx_video.runs.run import Run, Work, with_events
@@ -56,6 +58,19 @@ def sample_latents(run: Run, conditioning: Conditioning) -> Work[mx.array]:
         del latents
         result = yield from with_events(steps, partial(report_step, run, memory))
     return frames.select_result(result)
+
+
+def with_strengths(velocity: GuidedTransformer, adapters: AdapterSet | None) -> Velocity:
+    """A velocity whose adapters have the strength of each step, in what they make of the text too."""
+    if adapters is None or not adapters.varies:
+        return velocity
+
+    def predict(latents: mx.array, step: Step) -> mx.array:
+        adapters.go_to_step(step.index, step.count)
+        velocity.renew()
+        return velocity(latents, step)
+
+    return predict
 
 
 def report_step(run: Run, memory: SamplerState, event: StepFinished) -> Iterator[Event]:
@@ -109,7 +124,7 @@ def open_transformer(
     own_memory = memory.within(name)
     try:
         with use_transformer(run, name) as (transformer, blocks):
-            yield GuidedTransformer(
+            velocity = GuidedTransformer(
                 transformer,
                 recipe.guidance[name],
                 conditioning,
@@ -119,6 +134,7 @@ def open_transformer(
                 blocks=blocks,
                 windows=run.plan.windows,
             )
+            yield with_strengths(velocity, run.adapters.get(name))
     finally:
         own_memory.clear()
 

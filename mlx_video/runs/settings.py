@@ -28,6 +28,7 @@ from mlx_video.runs.recipe_choice import (
     report_distilled,
     with_measured,
 )
+from mlx_video.runs.strengths import check_strengths
 from mlx_video.sampling.context_windows import ContextWindows
 from mlx_video.sampling.recipe import ModelSampling, Recipe
 from mlx_video.sampling.recipes.settle import settle_recipe
@@ -146,6 +147,7 @@ def plan_run(
             *size.notices,
             *report_output_size(geometry),
             *report_windows(request, windows, geometry, recipe),
+            *check_strengths(request, recipe),
             *map(Notice, (*chosen.notices, *recipe.notices, *report_distilled(request, recipe))),
             *_report_idle_negative_prompt(request, recipe),
             *_report_idle_video(request),
