@@ -143,16 +143,30 @@ def plan_run(
         windows=windows,
         fps=config.sampling.fps,
         crops_images=image_size is not None and bool(request.width or request.height),
-        notices=(
-            *size.notices,
-            *report_output_size(geometry),
-            *report_windows(request, windows, geometry, recipe),
-            *check_strengths(request, recipe),
-            *map(Notice, (*chosen.notices, *recipe.notices, *report_distilled(request, recipe))),
-            *_report_idle_negative_prompt(request, recipe),
-            *_report_idle_video(request),
-        ),
+        notices=tuple(_report_plan(request, chosen, recipe, windows, geometry, size)),
     )
+
+
+def _report_plan(
+    request: GenerateRequest,
+    chosen: ChosenRecipe,
+    recipe: Recipe,
+    windows: ContextWindows | None,
+    geometry: VideoGeometry,
+    size: _Size,
+) -> Iterator[Notice]:
+    """Everything that was adjusted or chosen for the user.
+
+    Raises:
+        RequestError: strengths of adapters do not go with the run.
+    """
+    yield from size.notices
+    yield from report_output_size(geometry)
+    yield from report_windows(request, windows, geometry, recipe)
+    yield from check_strengths(request, recipe)
+    yield from map(Notice, (*chosen.notices, *recipe.notices, *report_distilled(request, recipe)))
+    yield from _report_idle_negative_prompt(request, recipe)
+    yield from _report_idle_video(request)
 
 
 def report_output_size(geometry: VideoGeometry) -> Iterator[Notice]:
