@@ -8,8 +8,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-
 from mlx_video.config import ModelConfig
 from mlx_video.convert.convert import convert
 from mlx_video.convert.demo_model import demo_model_folder
@@ -26,8 +24,10 @@ from mlx_video.media.clip import Video
 from mlx_video.planning.memory_plan import MemoryPlan
 from mlx_video.request import ConvertRequest, GenerateRequest, ModelRequest, make_request, options_of
 from mlx_video.request.describe import takes_options
-from mlx_video.runs.generate import generate, plan_generation, prepare_run
+from mlx_video.runs.generate import plan_generation, prepare_run
 from mlx_video.runs.memory import ANY_PROMPT
+from mlx_video.runs.run import Run
+from mlx_video.runs.segments import FrameCollector, generate_segments
 
 EventHandler = Callable[[Event], None]
 _DECODING = tuple(name for name, declared in options_of(GenerateRequest).items() if declared.decodes)
@@ -35,21 +35,6 @@ _DECODING = tuple(name for name, declared in options_of(GenerateRequest).items()
 
 def _ignore(event: Event) -> None:
     """Show nothing."""
-
-
-class FrameCollector:
-    """Keeps the frames of a run in memory."""
-
-    def __init__(self) -> None:
-        self.chunks: list[np.ndarray] = []
-
-    def write(self, frames: np.ndarray) -> None:
-        """Take uint8 frames [f, H, W, 3]."""
-        self.chunks.append(frames)
-
-    def frames(self) -> np.ndarray:
-        """All frames so far, uint8 [F, H, W, 3]."""
-        return np.concatenate(self.chunks)
 
 
 class WanPipeline:
@@ -141,9 +126,13 @@ class WanPipeline:
             MemoryBudgetError: a stage needs more memory than there is, whatever stays in it.
         """
         request = finish(with_local_adapters(build_request(prompt, options)), on_event)
-        run = prepare_run(request, self.folder, self.config, self._open_session())
+        session = self._open_session()
+
+        def prepare(request: GenerateRequest) -> Run:
+            return prepare_run(request, self.folder, self.config, session)
+
         collector = FrameCollector()
-        latents = finish(generate(run, extra_sinks=[collector]), on_event)
+        run, latents = finish(generate_segments(request, prepare, [collector]), on_event)
         return Video(collector.frames(), run.plan.fps, latents, run.settings())
 
     @takes_options(GenerateRequest)

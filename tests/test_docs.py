@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_video import check_device, convert_wan, generate_wan, prepare_control
+from mlx_video import calibrate, check_device, convert_wan, generate_wan, prepare_control
 
 START = "python -m mlx_video."
 ROOT = Path(__file__).parent.parent
@@ -16,6 +16,7 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 COMMANDS = {
     "convert_wan": convert_wan,
     "generate_wan": generate_wan,
+    "calibrate": calibrate,
     "check_device": check_device,
     "prepare_control": prepare_control,
 }

@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 
 import mlx_video
-from mlx_video import check_device, convert_wan, generate_wan, prepare_control
+from mlx_video import calibrate, check_device, convert_wan, generate_wan, prepare_control
 from mlx_video.device.known_faults import find_faults
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = {
     "convert_wan": convert_wan,
     "generate_wan": generate_wan,
+    "calibrate": calibrate,
     "check_device": check_device,
     "prepare_control": prepare_control,
 }

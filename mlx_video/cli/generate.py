@@ -57,6 +57,11 @@ def build_request(args: argparse.Namespace) -> GenerateRequest:
     return arguments.request_from(GenerateRequest, args, prompt=prompt or "")
 
 
+def takes_an_image(request: GenerateRequest) -> bool:
+    """Whether a video is to begin with a picture, which decides between the demo models."""
+    return request.image is not None or request.continue_from is not None
+
+
 def run_events(args: argparse.Namespace) -> Iterator[Event]:
     """Open the model, then make the video."""
     request = build_request(args)
@@ -68,9 +73,10 @@ def run_events(args: argparse.Namespace) -> Iterator[Event]:
     from mlx_video.hub.fetch import fetch_folder
     from mlx_video.loading.components import open_model
     from mlx_video.loading.model_parts import ModelParts, find_parts
-    from mlx_video.runs.generate import generate, prepare_run
+    from mlx_video.runs.generate import prepare_run
+    from mlx_video.runs.segments import generate_segments
 
-    takes_image = request.image is not None
+    takes_image = takes_an_image(request)
     if args.folder is None:
         yield from convert_demo_model(takes_image=takes_image)
     place = args.folder or demo_model_path(takes_image=takes_image)
@@ -78,7 +84,7 @@ def run_events(args: argparse.Namespace) -> Iterator[Event]:
     path = yield from fetch_folder(place, args.revision, "run", named.given)
     model, config = open_model(path, (yield from find_parts(named)))
     request = yield from with_local_adapters(request)
-    yield from generate(prepare_run(request, model, config))
+    yield from generate_segments(request, lambda one: prepare_run(one, model, config))
 
 
 def plan_events(args: argparse.Namespace, request: GenerateRequest) -> Iterator[Event]:
@@ -92,7 +98,7 @@ def plan_events(args: argparse.Namespace, request: GenerateRequest) -> Iterator[
     from mlx_video.loading.model_parts import ModelParts, find_parts
     from mlx_video.runs.generate import plan_generation
 
-    takes_image = request.image is not None
+    takes_image = takes_an_image(request)
     events: list[Event] = []
     with ExitStack() as stack:
         stack.enter_context(nothing_downloaded())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -57,6 +58,18 @@ class LatentFrames:
         if self.times is None:
             return draw_start_noise(noise, shape, self.leading)
         return noise.draw((channels, self.count(frames), *sides))
+
+    def window(self, frames: Sequence[int], *, is_anchored: bool) -> tuple[int, ...]:
+        """Numbers among the sampled frames of what a context window sees.
+
+        Leading frames stand before every window.
+
+        Args:
+            frames: of the result, in the window.
+            is_anchored: whether the first frame stands before windows that do not have it.
+        """
+        anchor = () if not is_anchored or 0 in frames else (0,)
+        return (*range(self.leading), *(self.leading + frame for frame in (*anchor, *frames)))
 
     def select_result(self, latents: mx.array) -> mx.array:
         """[C, sampled frames, H, W] → [C, T, H, W], the frames that are decoded."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import mlx.core as mx
 
@@ -13,6 +14,17 @@ from mlx_video.models.video_transformer import VideoTransformer
 
 AddOn = Callable[[VideoTransformer, Pass], Pass]
 """A loaded transformer and a pass of it → the pass with what an input adds to it."""
+
+
+@runtime_checkable
+class FrameAddOn(Protocol):
+    """An add-on that holds something of every frame; those that do not serve any frames as they are."""
+
+    def __call__(self, transformer: VideoTransformer, one: Pass) -> Pass:
+        """See :data:`AddOn`."""
+
+    def take_frames(self, frames: Sequence[int]) -> AddOn:
+        """The add-on of some frames; see :meth:`Conditioning.take_frames`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,3 +50,29 @@ class Conditioning:
     start_latents: mx.array | None = None
     frames: LatentFrames = VIDEO_ALONE
     add_ons: tuple[AddOn, ...] = ()
+
+    @property
+    def has_given_frames(self) -> bool:
+        """Whether something tells what single frames look like."""
+        return self.first_frame is not None or self.concat_latents is not None
+
+    def take_frames(self, frames: Sequence[int]) -> Conditioning:
+        """What a transformer is told of some frames.
+
+        Args:
+            frames: numbers among the sampled ones, in the order in which it sees them.
+
+        Returns:
+            The conditioning without `first_frame` and `start_latents`, which are no matter of its own.
+        """
+        concat = self.concat_latents
+        return replace(
+            self,
+            concat_latents=None if concat is None else concat[:, mx.array(list(frames))],
+            first_frame=None,
+            start_latents=None,
+            add_ons=tuple(
+                add_on.take_frames(frames) if isinstance(add_on, FrameAddOn) else add_on
+                for add_on in self.add_ons
+            ),
+        )

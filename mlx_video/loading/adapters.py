@@ -42,6 +42,7 @@ def read_all_adapters(
         AdapterError: a file is damaged, or does not fit its transformer.
         RequestError: adapters for one expert are given to a model that has one transformer.
     """
+    _refuse_baking_by_step(request)
     network = find_variant(config).network
     found: dict[str, AdapterSet] = {}
     owners = _find_owners(request) if config.is_dual else {}
@@ -58,6 +59,13 @@ def read_all_adapters(
         if adapters:
             found[name] = adapters
     return found, tuple(map(Notice, dict.fromkeys(texts)))
+
+
+def _refuse_baking_by_step(request: GenerateRequest | ConvertRequest) -> None:
+    for name in LORA_FIELDS:
+        for choice in getattr(request, name) if isinstance(request, ConvertRequest) else ():
+            if choice.by_step:
+                raise RequestError(name, f"{choice}: weights have no steps. Give one strength.")
 
 
 def _find_owners(request: GenerateRequest | ConvertRequest) -> dict[Path, Expert]:

@@ -8,6 +8,7 @@ import mlx.core as mx
 
 from mlx_video.lora.changes import Change, LowRank
 from mlx_video.lora.damage import explain_non_finite
+from mlx_video.models.unmerged_adapter import UnmergedAdapter
 from mlx_video.weights.stream import is_finite
 
 Factors = tuple[mx.array, mx.array, mx.array]
@@ -30,10 +31,18 @@ class AdapterSet:
     def __init__(self, changes: Mapping[str, Sequence[Change]], notices: Sequence[str] = ()) -> None:
         self.changes = {name: tuple(of_name) for name, of_name in changes.items()}
         self.notices = tuple(notices)
-        self._factors: dict[str, Factors] = {}
+        self._factors: dict[str, tuple[mx.array, mx.array]] = {}
+        self._own = object()
+        self._step = 0, 1
+        self._beside: dict[str, UnmergedAdapter] = {}
 
     def __bool__(self) -> bool:
         return bool(self.changes)
+
+    @property
+    def varies(self) -> bool:
+        """Whether some strength changes from step to step."""
+        return any(change.by_step for of_name in self.changes.values() for change in of_name)
 
     @property
     def targets(self) -> frozenset[str]:
@@ -42,7 +51,9 @@ class AdapterSet:
 
     @property
     def identity(self) -> Hashable:
-        """What no set has that changes a transformer in another way."""
+        """What no set has that changes a transformer in another way; a set that varies is like no other."""
+        if self.varies:
+            return self._own
         return tuple((name, tuple(one.identity for one in of_name)) for name, of_name in self.changes.items())
 
     @property
@@ -73,18 +84,36 @@ class AdapterSet:
         factors = self._factors.get(name) or _join(name, self.changes[name])
         if keep:
             self._factors[name] = factors
-        return factors
+        return (*factors, self._scale(name))
+
+    def run_beside(self, name: str, *, keep: bool = False) -> UnmergedAdapter:
+        """The low-rank changes of one weight, to run beside its layer; arguments as for :meth:`factors`."""
+        self._beside[name] = UnmergedAdapter(*self.factors(name, keep=keep))
+        return self._beside[name]
+
+    def go_to_step(self, index: int, count: int) -> None:
+        """Give everything that runs beside a layer its strength in step `index` of `count`."""
+        self._step = index, count
+        for name, adapter in self._beside.items():
+            adapter.scale = self._scale(name)
+
+    def _scale(self, name: str) -> mx.array:
+        """Scales of the joined ranks in the present step, [R], float32."""
+        scales: list[float] = []
+        for change in self.changes[name]:
+            assert isinstance(change.delta, LowRank)
+            scales += [change.strength_at(*self._step) * change.delta.scale] * change.delta.rank
+        return mx.array(scales, mx.float32)
 
 
-def _join(name: str, changes: Sequence[Change]) -> Factors:
-    downs, ups, scales = [], [], []
+def _join(name: str, changes: Sequence[Change]) -> tuple[mx.array, mx.array]:
+    downs, ups = [], []
     for change in changes:
         assert isinstance(change.delta, LowRank)
         down, up = change.delta.factors(change.file.read)
         downs.append(down)
         ups.append(up)
-        scales.append(mx.full((change.delta.rank,), change.strength * change.delta.scale, dtype=mx.float32))
-    factors = _concatenate(downs, 0), _concatenate(ups, 1), _concatenate(scales, 0)
+    factors = _concatenate(downs, 0), _concatenate(ups, 1)
     mx.eval(*factors)
     if not all(map(is_finite, factors)):
         raise explain_non_finite(name, changes, factors[0].dtype)

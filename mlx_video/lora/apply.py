@@ -12,7 +12,6 @@ from mlx.utils import tree_unflatten
 from mlx_video.lora.adapter_set import AdapterSet
 from mlx_video.lora.changes import Change
 from mlx_video.lora.damage import explain_non_finite, name_files
-from mlx_video.models.unmerged_adapter import UnmergedAdapter
 from mlx_video.request import LoraMode
 from mlx_video.weights.stream import is_finite
 
@@ -91,7 +90,7 @@ def _change_layer(
     """Change one parameter; the layer itself is returned, or another one to stand in its place."""
     changes = adapters.changes[name]
     if leaf == "weight" and _runs_beside(layer, changes, mode):
-        layer.unmerged = UnmergedAdapter(*adapters.factors(name, keep=keep))
+        layer.unmerged = adapters.run_beside(name, keep=keep)
     elif leaf == "weight" and isinstance(layer, nn.QuantizedLinear):
         weight = _merge(name, _unpack(layer), changes, layer.scales.dtype, keep=keep)
         if mode != "merge":

@@ -9,6 +9,7 @@ from typing import Protocol
 import mlx.core as mx
 
 from mlx_video.lora.adapter_file import AdapterFile
+from mlx_video.request.adapters import StepStrengths
 
 Read = Callable[[str], mx.array]
 
@@ -159,6 +160,7 @@ class Change:
         magnitude: DoRA's, the name of one length for each row, or with shape [1, in] for each column: the
             changed weight is brought to these lengths. None without.
         replaces: `delta` is the new value instead of a difference.
+        by_step: strengths that change from step to step; None for the same in all.
     """
 
     file: AdapterFile
@@ -166,11 +168,16 @@ class Change:
     strength: float
     magnitude: str | None = None
     replaces: bool = False
+    by_step: StepStrengths | None = None
 
     @property
     def identity(self) -> Hashable:
         """What no other change has: its file, its tensors there, and how they are applied."""
-        return self.file.identity, self.delta, self.strength, self.magnitude, self.replaces
+        return self.file.identity, self.delta, self.strength, self.magnitude, self.replaces, self.by_step
+
+    def strength_at(self, index: int, count: int) -> float:
+        """Strength in step `index` of `count`."""
+        return self.strength if self.by_step is None else self.by_step.at(index, count)
 
     @property
     def is_low_rank(self) -> bool:

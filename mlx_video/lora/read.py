@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mlx_video.config import TransformerConfig
@@ -68,9 +69,25 @@ def read_adapters(
         notices += of_file
         for layer in layers.values():
             for name, of_name in layer.changes.items():
-                changes.setdefault(name, []).extend(of_name)
+                changes.setdefault(name, []).extend(replace(one, by_step=choice.by_step) for one in of_name)
+    _refuse_other_kinds_by_step(changes)
     # In the transformer's order, so that applying goes block by block.
     return AdapterSet({name: changes[name] for name in shapes if name in changes}, notices)
+
+
+def _refuse_other_kinds_by_step(changes: Mapping[str, Sequence[Change]]) -> None:
+    """Refuse strengths that change where something is merged into a weight.
+
+    Raises:
+        AdapterError: an adapter is no plain pair of factors, or one of another kind changes the same weight.
+    """
+    for name, of_name in changes.items():
+        others = [one for one in of_name if not one.is_low_rank]
+        if others and any(one.by_step for one in of_name):
+            raise AdapterError(
+                f"{others[0].file.label}: changes {name} by more than a pair of factors. That is merged "
+                "into the weight, so strengths cannot change from step to step. Give one strength."
+            )
 
 
 def _read_file(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -139,10 +139,23 @@ def video_layout(grid: Triple, given_frames: int = 0) -> TokenLayout:
         grid: tokens (t, h, w).
         given_frames: how many token frames at the start are free of noise: their timestep is 0.
     """
+    return layout_around_given(grid, range(given_frames))
+
+
+def layout_around_given(grid: Triple, given: Collection[int]) -> TokenLayout:
+    """The layout of a video alone, of which some frames are given.
+
+    Args:
+        grid: tokens (t, h, w).
+        given: numbers of the token frames that are free of noise: their timestep is 0.
+    """
     frames, rows, columns = grid
-    given = video_segment((given_frames, rows, columns), timestep=0.0)
-    noisy = video_segment((frames - given_frames, rows, columns), (given_frames, 0, 0))
-    return TokenLayout(tuple(segment for segment in (given, noisy) if segment.num_tokens))
+    segments = []
+    for is_given, numbers in groupby(range(frames), key=lambda number: number in given):
+        first, *others = numbers
+        timestep = 0.0 if is_given else None
+        segments.append(video_segment((1 + len(others), rows, columns), (first, 0, 0), timestep=timestep))
+    return TokenLayout(tuple(segments))
 
 
 def frames_layout(times: Sequence[int], grid: Triple) -> TokenLayout:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -45,6 +44,8 @@ class MemoryTask:
         tiling: of the VAE.
         only_decodes: whether the latents are there already.
         least_frames: pixel frames below which the request makes no sense.
+        window_frames: latent frames that a forward sees at once; None for all.
+        num_windows: forwards of a step for each of its passes.
     """
 
     sizes: ModelSizes
@@ -63,6 +64,15 @@ class MemoryTask:
     tiling: TilingMode = "auto"
     only_decodes: bool = False
     least_frames: int = 1
+    window_frames: int | None = None
+    num_windows: int = 1
+
+    @property
+    def tokens_at_once(self) -> int:
+        """Tokens of a forward."""
+        frames, rows, columns = self.geometry.grid
+        seen = min(frames, self.window_frames or frames) + self.leading_frames + self.reference_frames
+        return seen * rows * columns
 
     @property
     def sampled_geometry(self) -> VideoGeometry:
@@ -313,8 +323,9 @@ def _plan_denoise(
         adapter_bytes=task.adapter_bytes,
         network=task.sizes.network,
         cache_bytes=task.cache_bytes,
+        num_windows=task.num_windows,
     )
-    read = together * bytes_read_per_step(weights, resident_blocks)
+    read = task.num_windows * together * bytes_read_per_step(weights, resident_blocks)
     blocks = _describe_blocks(len(weights.blocks), resident_blocks if read else None)
     return _stage(task, "denoise", f"{_describe_transformers(task)}, {blocks}", peak, host, read)
 
@@ -361,8 +372,7 @@ def forward_size(task: MemoryTask, weights: WeightBytes, host: Host) -> ForwardS
     """The size of a forward of a transformer of these weights."""
     return ForwardSize(
         config=task.sizes.config.transformer,
-        num_tokens=task.sampled_geometry.num_tokens
-        + task.reference_frames * math.prod(task.geometry.grid[1:]),
+        num_tokens=task.tokens_at_once,
         number_bytes=weights.number_bytes,
         bits=weights.bits,
         image_tokens=task.sizes.image_tokens(max(task.num_images, task.reads_image_tokens)),

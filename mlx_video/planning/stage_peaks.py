@@ -28,6 +28,7 @@ def denoise_peak(
     adapter_bytes: int = 0,
     network: TransformerNetwork = PLAIN,
     cache_bytes: int = 0,
+    num_windows: int = 1,
 ) -> Peak:
     """Peak of the sampling stage.
 
@@ -40,6 +41,7 @@ def denoise_peak(
         adapter_bytes: of the adapters of one transformer.
         network: what the transformer is.
         cache_bytes: of a step cache, for each number of a transformer's residual stream.
+        num_windows: of the video, which pass one after the other.
     """
     is_streamed = bytes_read_per_step(weights, resident_blocks) > 0
     in_use = weight_bytes_in_use(weights, resident_blocks) + adapter_bytes
@@ -47,8 +49,10 @@ def denoise_peak(
         in_use += weights.largest_block  # adapters are merged into a copy of the block at its turn
     forward = network.peak(size, waits_for_blocks=is_streamed)
     held = num_transformers * in_use + (num_transformers - 1) * forward.held
-    held += LATENTS_OF_A_STEP * math.prod(geometry.latent_shape) * WIDE
-    held += num_transformers * cache_bytes * size.num_tokens * size.config.dim
+    # Sums of the windows and what they become: two for each pass beside what every step has.
+    latents = LATENTS_OF_A_STEP + (2 * size.num_passes if num_windows > 1 else 0)
+    held += latents * math.prod(geometry.latent_shape) * WIDE
+    held += num_transformers * num_windows * cache_bytes * size.num_tokens * size.config.dim
     if is_streamed:
         # The passes of a step go through a block together: those that wait hold their tokens.
         held += (size.num_passes - 1) * size.stream

@@ -53,6 +53,41 @@ def _is_number(value: object) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class StepStrengths:
+    """How strongly an adapter counts in each step.
+
+    Attributes:
+        values: of every step; or of the first and the last one, those between on a straight line.
+    """
+
+    values: tuple[float, ...]
+
+    @property
+    def is_line(self) -> bool:
+        """Whether only the ends are given."""
+        return len(self.values) == 2
+
+    def at(self, index: int, count: int) -> float:
+        """Strength in step `index` of `count`."""
+        if not self.is_line:
+            return self.values[index]
+        start, end = self.values
+        return start + (end - start) * index / max(count - 1, 1)
+
+    def __str__(self) -> str:
+        """As it stands behind the option."""
+        return (":" if self.is_line else ",").join(f"{value:g}" for value in self.values)
+
+
+def parse_step_strengths(text: str) -> StepStrengths | None:
+    """Strengths as `start:end`, or three or more with commas between them; None for another text."""
+    parts = text.split(":" if ":" in text else ",")
+    if not all(map(_is_number, parts)) or (len(parts) != 2 if ":" in text else len(parts) < 3):
+        return None
+    return StepStrengths(tuple(map(float, parts)))
+
+
+@dataclass(frozen=True, slots=True)
 class LoraChoice:
     """One adapter, and how strongly it counts.
 
@@ -62,11 +97,13 @@ class LoraChoice:
             around, 0 leaves it out.
         named: what the user calls it, for records; "" for the path. It stays where `path` becomes that of
             the downloaded file.
+        by_step: strengths that change from step to step; `strength` is then the largest.
     """
 
     path: Path
     strength: float = 1.0
     named: str = field(default="", compare=False)
+    by_step: StepStrengths | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.path, Path):
@@ -81,7 +118,17 @@ class LoraChoice:
 
     def __str__(self) -> str:
         """Name and strength, as they stand behind the option."""
-        return f"{self.named} {self.strength:g}"
+        return f"{self.named} {self.strength_text}"
+
+    @property
+    def strength_text(self) -> str:
+        """The strength as it stands behind the option."""
+        return f"{self.strength:g}" if self.by_step is None else str(self.by_step)
+
+
+def choose_by_step(path: Path, by_step: StepStrengths, named: str) -> LoraChoice:
+    """An adapter whose strength changes."""
+    return LoraChoice(path, max(by_step.values, key=abs), named, by_step)
 
 
 def read_adapter_choices(field_name: str, value: Any) -> tuple[LoraChoice, ...]:
@@ -115,6 +162,8 @@ def _read_adapter_choice(field_name: str, item: object) -> LoraChoice:
                 return LoraChoice(path_or_repository(path), strength, str(path))
             except RequestError as error:
                 raise RequestError(field_name, error.message) from error
+        case [str() | Path() as path, str() as text] if by_step := parse_step_strengths(text):
+            return choose_by_step(path_or_repository(path), by_step, str(path))
         case [str() | Path() as path, strength] if cure := advise_two_strengths(path, strength):
             raise RequestError(field_name, f"{path} {strength!r}: the strength must be a number. {cure}.")
     raise RequestError(
@@ -133,6 +182,8 @@ def parse_adapter(words: Sequence[str]) -> LoraChoice:
         cure = advise_two_strengths(path, rest) or "Repeat the option for each adapter"
         raise ValueError(f"{' '.join(words)!r} is more than a path and a strength. {cure}")
     place = path_or_repository(path)
+    if rest and (by_step := parse_step_strengths(rest[0])):
+        return choose_by_step(place, by_step, path)
     try:
         return LoraChoice(place, float(rest[0]) if rest else 1.0, named=path)
     except (ValueError, RequestError) as error:

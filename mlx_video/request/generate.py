@@ -14,6 +14,8 @@ from mlx_video.request.choices import (
     MAX_STEPS,
     MIN_SEED,
     RANDOM_SEED,
+    ContextSchedule,
+    ContextWeights,
     ExpertMode,
     GuidanceSkipMode,
     InputKind,
@@ -60,7 +62,8 @@ from mlx_video.request.shared import TEXT_GROUP, THE_MODELS, adapters_option, st
 _GUIDANCE = "guidance"
 _STEP_CACHE = "step cache"
 _VACE = "VACE"
-SPARINGLY_RECORDED = (_GUIDANCE, _STEP_CACHE, _VACE)
+_LONG_VIDEOS = "long videos"
+SPARINGLY_RECORDED = (_GUIDANCE, _STEP_CACHE, _VACE, _LONG_VIDEOS)
 """Groups of options that decide nothing, and are not recorded, at their defaults."""
 _SIZE_HELP = "pixels, rounded to a multiple of 16, TI2V 5B: 32"
 _SIZE_DEFAULT = "the model's, or the image's shape"
@@ -462,6 +465,51 @@ class GenerateRequest:
         metavar="LIST",
         default_text="published for the model",
     )
+    context_frames: int | None = option(
+        None,
+        help="predict the video in windows of so many frames, 4n+1, of which memory depends then; 81 is what "
+        "the models know",
+        group=_LONG_VIDEOS,
+        metavar="N",
+        check=at_least(1),
+    )
+    context_overlap: int = option(
+        16,
+        help="frames that neighbouring windows share, a multiple of 4",
+        group=_LONG_VIDEOS,
+        metavar="N",
+        check=at_least(0),
+        only_with=("context_frames",),
+    )
+    context_schedule: ContextSchedule = option(
+        "static",
+        help="`static`: the same windows in every step; `uniform`: they begin elsewhere in each; `looped`: "
+        "and go on from the last frame to the first",
+        group=_LONG_VIDEOS,
+        only_with=("context_frames",),
+    )
+    context_weights: ContextWeights = option(
+        "pyramid",
+        help="how windows are joined: `pyramid`: the middle of each counts most; `linear`: ramps over the "
+        "overlap",
+        group=_LONG_VIDEOS,
+        only_with=("context_frames",),
+    )
+    continue_from: VideoSource | None = option(
+        None,
+        help="video to go on from, or the state or latents of the run that made it: the clip begins with its "
+        "last frame, takes its colours, and is joined to it; for models that take an image",
+        group=_LONG_VIDEOS,
+        metavar="PATH",
+    )
+    segments: int = option(
+        1,
+        help="clips to make one after the other, each from the last frame of the one before",
+        group=_LONG_VIDEOS,
+        metavar="N",
+        check=at_least(1),
+        affects="run",
+    )
     noise: NoiseKind = option(
         "torch",
         help="`torch`: the numbers that PyTorch draws on an x86 CPU; `mlx`: MLX's own",
@@ -646,6 +694,10 @@ class GenerateRequest:
         for name in ("resume", "keep_state"):
             if getattr(self, name) and self.output_path is None:
                 raise RequestError(name, "needs --output-path, beside which a run keeps its state. Add it.")
+        if self.resume and self.segments > 1:
+            raise RequestError(
+                "resume", "the states of segments are not kept. Go on with --continue-from the joined video."
+            )
         for name in ("resume", "save_latents"):
             if getattr(self, name) and self.decode_only is not None:
                 raise RequestError(name, "with --decode-only there is no step to take. Give one of the two.")

@@ -28,10 +28,12 @@ from mlx_video.request import (
     VIDEO_INPUTS,
     GenerateRequest,
 )
+from mlx_video.runs.continuation import as_continued, check_continuing, open_earlier, report_continuing
 from mlx_video.runs.decode_only import prepare_decoding
 from mlx_video.runs.device_check import held_to_limits, with_safe_limits
 from mlx_video.runs.files_read import files_read
 from mlx_video.runs.inputs import encodes_frames, find_picking, report_missing_tokenizer, with_tokenizer
+from mlx_video.runs.measured_file import read_measured
 from mlx_video.runs.memory import plan_of, planned_limits, with_memory_plan
 from mlx_video.runs.modes import make_video
 from mlx_video.runs.outputs import check_outputs, check_scratch_space
@@ -103,17 +105,25 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
         MediaError: an image or a video cannot be read.
     """
     variant = find_variant(config)
+    check_continuing(request, variant)
+    earlier = open_earlier(request)
+    if earlier:
+        request = as_continued(request, earlier, config)
     check_inputs(request, variant)  # before any image is opened
     given = {name: image for name in IMAGE_INPUTS if (image := getattr(request, name)) is not None}
     opened = {name: open_image(image) for name, image in given.items()}
     images = {name: image.pixels for name, image in opened.items()}
     first = next((images[name] for name in FRAME_INPUTS if name in images), None)
-    plan = plan_run(request, config, variant, None if first is None else ImageSize(*first.shape[:2]))
+    measured = read_measured(model.path) if request.step_cache == "magcache" else ()
+    image_size = None if first is None else ImageSize(*first.shape[:2])
+    plan = plan_run(request, config, variant, image_size, measured)
     several = {name: [*map(open_image, getattr(request, name))] for name in PICTURE_INPUTS}
     pictures = {name: tuple(each.pixels for each in found) for name, found in several.items() if found}
     all_images = (*opened.values(), *(each for found in several.values() for each in found))
     of_images = (notice for image in all_images for notice in image.notices)
     notices = (*map(Notice, model.notices), *of_images, *plan.notices)
+    if earlier:
+        notices = (*notices, *report_continuing(earlier, plan.fps))
     given_videos = {name: video for name in VIDEO_INPUTS if (video := getattr(request, name)) is not None}
     videos = {name: open_video(video) for name, video in given_videos.items()}
     for name, video in videos.items():
@@ -123,7 +133,7 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
     adapters, adapter_notices = read_all_adapters(request, config)
     notices = (*notices, *adapter_notices)
     plan = replace(plan, notices=notices)
-    run = Run(model, config, variant, request, plan, images, videos, pictures, adapters)
+    run = Run(model, config, variant, request, plan, images, videos, pictures, adapters, earlier)
     if encodes_frames(run):
         check_vae_encoder(model, config)
     return run

@@ -20,6 +20,7 @@ from mlx_video.planning.model_sizes import ModelSizes, read_model_sizes, read_va
 from mlx_video.runs.inputs import encodes_frames, needed_units
 from mlx_video.runs.networks import network_key
 from mlx_video.runs.run import Run
+from mlx_video.sampling.context_windows import most_windows
 
 ANY_PROMPT = "any prompt of any length " * 100
 """Stands for a prompt that is not known: it is planned as the longest that a model reads."""
@@ -114,7 +115,21 @@ def find_task(run: Run) -> MemoryTask:
         tiling=request.tiling,
         only_decodes=only_decodes,
         least_frames=max(least_frames, request.trim_first_frames + 1),
+        **_find_windows(run),
     )
+
+
+def _find_windows(run: Run) -> dict[str, int]:
+    """Frames that a forward sees, and forwards of a pass of a step; neither for a video as a whole."""
+    windows, geometry = run.plan.windows, run.plan.geometry
+    if windows is None:
+        return {}
+    # With images, the first frame stands before the others.
+    seen = windows.size + bool(run.images)
+    return {
+        "window_frames": seen,
+        "num_windows": most_windows(windows, geometry.latent_shape[1], run.plan.steps),
+    }
 
 
 def _read_sizes(model: ModelFolder, config: ModelConfig, only_decodes: bool) -> ModelSizes:

@@ -21,6 +21,7 @@ from mlx_video.models.text_encoder import UMT5Encoder
 from mlx_video.models.vae.autoencoder import WanVAE
 from mlx_video.models.video_transformer import VideoTransformer
 from mlx_video.planning.choices import IMAGE_ENCODER, TEXT_ENCODER, VAE_DECODER, VAE_ENCODER
+from mlx_video.request import LoraMode
 from mlx_video.runs.run import Run
 
 Load = Callable[[ModelFolder, ModelConfig], Module]
@@ -38,7 +39,7 @@ def network_key(run: Run, name: str) -> NetworkKey:
     model, config = run.model, run.config
     if name in model.transformers:
         adapters = run.adapters.get(name)
-        changes: Hashable = (adapters.identity, run.request.lora_mode) if adapters else None
+        changes: Hashable = (adapters.identity, find_lora_mode(run, name)) if adapters else None
         streaming = run.plan.memory.resident_blocks
         files: tuple[Path | None, ...] = (model.transformers[name],)
         sizes: Hashable = (config.transformer, config.quantization, changes, streaming)
@@ -47,6 +48,12 @@ def network_key(run: Run, name: str) -> NetworkKey:
     else:
         files, sizes = (model.vae, model.vae_encoder), config.vae
     return NetworkKey(name, (*(stamp_files(path) for path in files if path), sizes))
+
+
+def find_lora_mode(run: Run, name: str) -> LoraMode:
+    """How a transformer takes its adapters: beside its layers where their strength changes."""
+    adapters = run.adapters.get(name)
+    return "side" if adapters and adapters.varies else run.request.lora_mode
 
 
 def is_kept(run: Run, name: str) -> bool:
@@ -85,7 +92,7 @@ def use_transformer(run: Run, name: str) -> Iterator[OpenTransformer]:
 @contextmanager
 def load_or_stream(run: Run, name: str) -> Iterator[OpenTransformer]:
     """Load a transformer, whole or but for the blocks that are streamed; all is released at the end."""
-    adapters, mode = run.adapters.get(name), run.request.lora_mode
+    adapters, mode = run.adapters.get(name), find_lora_mode(run, name)
     resident_blocks = run.plan.memory.resident_blocks
     if resident_blocks is None:
         with resident(lambda: load_transformer(run.model, run.config, name, adapters, mode)) as transformer:

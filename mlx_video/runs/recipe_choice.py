@@ -20,6 +20,8 @@ from mlx_video.sampling.recipe import GuideScale, Preset, Recipe, SamplingChoice
 from mlx_video.sampling.recipes.official import OFFICIAL
 from mlx_video.sampling.recipes.settle import adopt_recipe
 from mlx_video.sampling.recipes.table import RECIPES, find_recipe, recognise_recipe
+from mlx_video.sampling.step_caches.magcache import MagCache
+from mlx_video.sampling.step_caches.measured import Measurement
 from mlx_video.sampling.step_caches.step_cache import CacheMethod
 from mlx_video.sampling.step_caches.table import STEP_CACHES
 from mlx_video.variants.distilled import DISTILLED_NAMES, MOST_STEPS
@@ -87,6 +89,13 @@ def read_choices(request: GenerateRequest, config: ModelConfig) -> SamplingChoic
         guidance_forms=tuple(_read_guidance_forms(request, config)),
         strength=request.denoising_strength,
     )
+
+
+def with_measured(choices: SamplingChoices, measured: tuple[Measurement, ...]) -> SamplingChoices:
+    """Choices whose MagCache knows what was measured on the model."""
+    if isinstance(choices.step_cache, MagCache):
+        return replace(choices, step_cache=replace(choices.step_cache, measured=measured))
+    return choices
 
 
 def _read_step_cache(request: GenerateRequest) -> CacheMethod | None:

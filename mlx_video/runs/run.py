@@ -18,6 +18,7 @@ from mlx_video.media.sources.source_video import SourceVideo
 from mlx_video.models.dispatch import Limits, current_limits
 from mlx_video.planning.memory_plan import MemoryPlan
 from mlx_video.request import GenerateRequest
+from mlx_video.runs.continuation import EarlierVideo
 from mlx_video.runs.record import describe_run
 from mlx_video.runs.settings import RunPlan
 from mlx_video.variants.variant import Variant
@@ -33,6 +34,7 @@ class Run:
         pictures: name of an input that takes several → uint8 [H, W, 3] each, as the user gave them.
         adapters: name of a transformer → what is applied to it when it is loaded; without those that
             take none.
+        earlier: the video that this one goes on from; None for none.
         state: of an earlier run, to go on from; None to begin at the first step.
         identity: what decides the latents, to be compared with a state's; empty where no state is kept.
         memory_plan: behind the choices in `plan`; None where memory was not planned.
@@ -49,6 +51,7 @@ class Run:
     videos: Mapping[str, SourceVideo] = field(default_factory=dict)
     pictures: Mapping[str, tuple[np.ndarray, ...]] = field(default_factory=dict)
     adapters: Mapping[str, AdapterSet] = field(default_factory=dict)
+    earlier: EarlierVideo | None = None
     state: RunState | None = None
     identity: Mapping[str, str] = field(default_factory=dict)
     memory_plan: MemoryPlan | None = None

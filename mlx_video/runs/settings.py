@@ -16,9 +16,19 @@ from mlx_video.models.rope import MAX_POSITIONS
 from mlx_video.planning.choices import MemoryChoices
 from mlx_video.request import INPUTS, LORA_FIELDS, GenerateRequest, flag_of
 from mlx_video.request.option import is_given
-from mlx_video.runs.recipe_choice import ChosenRecipe, choose_recipe, read_choices, report_distilled
+from mlx_video.runs.context_choice import check_caches, plan_windows, report_windows
+from mlx_video.runs.recipe_choice import (
+    ChosenRecipe,
+    choose_recipe,
+    read_choices,
+    report_distilled,
+    with_measured,
+)
+from mlx_video.runs.strengths import check_strengths
+from mlx_video.sampling.context_windows import ContextWindows
 from mlx_video.sampling.recipe import ModelSampling, Recipe
 from mlx_video.sampling.recipes.settle import settle_recipe
+from mlx_video.sampling.step_caches.measured import Measurement
 from mlx_video.variants.variant import Variant
 
 COMMON_INPUTS = ("input_video",)
@@ -48,6 +58,7 @@ class RunPlan:
         memory: what is resident, streamed and tiled.
         recipe: how noise becomes latents; None where latents are only decoded.
         leading_frames: latent frames of reference pictures, which are sampled before the video's.
+        windows: in which the transformer sees the video; None for the video as a whole.
     """
 
     geometry: VideoGeometry
@@ -62,6 +73,7 @@ class RunPlan:
     memory: MemoryChoices = MemoryChoices()
     recipe: Recipe | None = None
     leading_frames: int = 0
+    windows: ContextWindows | None = None
 
     @property
     def sampled_geometry(self) -> VideoGeometry:
@@ -85,7 +97,11 @@ class _Size:
 
 
 def plan_run(
-    request: GenerateRequest, config: ModelConfig, variant: Variant, image_size: ImageSize | None = None
+    request: GenerateRequest,
+    config: ModelConfig,
+    variant: Variant,
+    image_size: ImageSize | None = None,
+    measured: tuple[Measurement, ...] = (),
 ) -> RunPlan:
     """Settle every setting of a run before anything heavy is loaded.
 
@@ -94,6 +110,7 @@ def plan_run(
         config: of the model.
         variant: of the model.
         image_size: of the request's image, where it has one.
+        measured: ratios of MagCache that lie beside the model.
 
     Raises:
         RequestError: the request does not fit the model.
@@ -102,7 +119,10 @@ def plan_run(
     _check_layer_scales(request, config, variant)
     size = _plan_size(request, config, variant, image_size)
     geometry = _plan_geometry(request, config, size)
-    choices = read_choices(request, config)
+    windows = plan_windows(request, geometry, config.vae.stride[0])
+    sampled = geometry.with_leading(len(request.vace_reference_image))
+    _check_grid(sampled, config.transformer.dim, windows)
+    choices = with_measured(read_choices(request, config), measured)
     chosen = choose_recipe(request, choices, config, variant)
     recipe = settle_recipe(
         chosen.preset,
@@ -116,6 +136,8 @@ def plan_run(
             pixels=geometry.width * geometry.height,
         ),
     )
+    if windows:
+        check_caches(windows, recipe)
     asked = request.negative_prompt
     negative_prompt = config.sampling.negative_prompt if asked is None else asked
     return RunPlan(
@@ -127,17 +149,35 @@ def plan_run(
         negative_prompt=negative_prompt if "negative" in recipe.prompts else None,
         recipe=recipe,
         leading_frames=len(request.vace_reference_image),
+        windows=windows,
         fps=config.sampling.fps,
         crops_images=image_size is not None and bool(request.width or request.height),
-        notices=(
-            *size.notices,
-            *report_output_size(geometry),
-            *map(Notice, (*chosen.notices, *recipe.notices, *report_distilled(request, recipe))),
-            *_report_idle_negative_prompt(request, recipe),
-            *_report_idle_video(request),
-            *_report_absent_control(request, variant),
-        ),
+        notices=tuple(_report_plan(request, variant, chosen, recipe, windows, geometry, size)),
     )
+
+
+def _report_plan(
+    request: GenerateRequest,
+    variant: Variant,
+    chosen: ChosenRecipe,
+    recipe: Recipe,
+    windows: ContextWindows | None,
+    geometry: VideoGeometry,
+    size: _Size,
+) -> Iterator[Notice]:
+    """Everything that was adjusted or chosen for the user.
+
+    Raises:
+        RequestError: strengths of adapters do not go with the run.
+    """
+    yield from size.notices
+    yield from report_output_size(geometry)
+    yield from report_windows(request, windows, geometry, recipe)
+    yield from check_strengths(request, recipe)
+    yield from map(Notice, (*chosen.notices, *recipe.notices, *report_distilled(request, recipe)))
+    yield from _report_idle_negative_prompt(request, recipe)
+    yield from _report_idle_video(request)
+    yield from _report_absent_control(request, variant)
 
 
 def report_output_size(geometry: VideoGeometry) -> Iterator[Notice]:
@@ -261,7 +301,7 @@ def _plan_geometry(request: GenerateRequest, config: ModelConfig, size: _Size) -
     num_frames = request.num_frames or config.sampling.num_frames
     check_num_frames(num_frames, vae.stride[0])
     check_trim(request, num_frames)
-    geometry = measure(
+    return measure(
         size.width,
         size.height,
         num_frames,
@@ -270,8 +310,6 @@ def _plan_geometry(request: GenerateRequest, config: ModelConfig, size: _Size) -
         patch_size=config.transformer.patch_size,
         output_scale=vae.output_scale,
     )
-    _check_grid(geometry.with_leading(len(request.vace_reference_image)), config.transformer.dim)
-    return geometry
 
 
 def check_trim(request: GenerateRequest, num_frames: int) -> None:
@@ -294,20 +332,24 @@ def _default_shift(chosen: ChosenRecipe, variant: Variant, area: int) -> float:
     return exception.shift if exception and is_official and area <= exception.max_area else shift
 
 
-def _check_grid(geometry: VideoGeometry, dim: int) -> None:
-    for name, tokens in zip(("num_frames", "height", "width"), geometry.grid, strict=True):
+def _check_grid(geometry: VideoGeometry, dim: int, windows: ContextWindows | None) -> None:
+    """Refuse more tokens than a forward takes; one over a context window may also see a frame before it."""
+    frames, rows, columns = geometry.grid
+    seen = (min(frames, windows.size + 1), rows, columns) if windows else geometry.grid
+    for name, tokens in zip(("num_frames", "height", "width"), seen, strict=True):
         if tokens > MAX_POSITIONS:
             raise RequestError(
                 name,
                 f"{getattr(geometry, name)}: makes {tokens} tokens along this axis, the models know "
                 f"{MAX_POSITIONS} positions. Choose less.",
             )
-    tokens = math.prod(geometry.grid)
+    tokens = math.prod(seen)
     if tokens * dim > LARGEST_ARRAY:
         raise RequestError(
             "num_frames",
             f"{geometry.num_frames} of {geometry.width}x{geometry.height} pixels: {tokens:,} tokens of {dim} "
-            "numbers are more than GPU kernels can count. Choose fewer frames, or a smaller size.",
+            "numbers are more than GPU kernels can count. Choose fewer frames, a smaller size, or "
+            "--context-frames.",
         )
 
 

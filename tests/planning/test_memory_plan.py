@@ -120,6 +120,26 @@ def test_a_fitting_plan_keeps_to_its_budget(name: str, memory_gb: int):
     assert bool(plan.misfits) or max(plan.predicted.values()) <= plan.host.budget.nbytes
 
 
+def test_context_windows_keep_a_long_video_as_small_as_its_window():
+    def plan(num_frames: int, **windows: int) -> MemoryPlan:
+        return plan_memory(task("wan2.2-t2v-a14b", 832, 480, num_frames, bits=4, **windows), mac(32))
+
+    short = plan(81)
+    frame_bytes = 16 * 60 * 104 * 4
+    for num_frames, frames, count in ((161, 41, 3), (321, 81, 5)):
+        long = plan(num_frames, window_frames=21, num_windows=count)
+        assert not long.misfits
+        assert long.choices.resident_blocks == short.choices.resident_blocks
+        # Latents alone grow: nine arrays in every step, four more for the sums of windows under two prompts.
+        grown = long.predicted["denoise"] - short.predicted["denoise"]
+        assert grown == (13 * frames - 9 * 21) * frame_bytes
+    assert plan(321).predicted["denoise"] - short.predicted["denoise"] > 2e9
+    streamed = task("wan2.2-t2v-a14b", 832, 480, 161, stream="on", window_frames=21, num_windows=3)
+    whole = task("wan2.2-t2v-a14b", 832, 480, 161, stream="on")
+    read, once = (stage(plan_memory(one, mac(32)), "denoise").read_bytes for one in (streamed, whole))
+    assert read == 3 * once
+
+
 def test_what_stream_says_is_done():
     on = plan_memory(task("wan2.1-t2v-14b", stream="on"), mac(512))
     assert on.choices.resident_blocks == 0

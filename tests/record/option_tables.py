@@ -11,13 +11,14 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from mlx_video.cli import check_device, convert, generate
+from mlx_video.cli import calibrate, check_device, convert, generate
 from mlx_video.request.table import grouped_option_tables, option_table
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = {
     "convert_wan": convert.OPTIONS,
     "generate_wan": generate.OPTIONS,
+    "calibrate": calibrate.OPTIONS,
     "check_device": check_device.OPTIONS,
 }
 TABLE = re.compile(

@@ -158,6 +158,13 @@ SAMPLES = {
     "text": "a cat", "image": "a.png", "video": "a.mp4", "mask": "a.mp4", "pictures": ["a.png"],
 }  # fmt: skip
 
+COMPANIONS = {
+    "end_image": {"image": "a.png"},
+    "inpaint_video": {"inpaint_video_mask": "a.mp4"},
+    "inpaint_video_mask": {"inpaint_video": "a.mp4"},
+}
+"""What an input needs beside it."""
+
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
 def test_every_input_that_a_model_does_not_take_is_refused_by_name(variant: Variant):
@@ -165,14 +172,14 @@ def test_every_input_that_a_model_does_not_take_is_refused_by_name(variant: Vari
     if "image" not in variant.inputs.required:
         del required["image"]
     for name, kind in INPUTS.items():
-        given = required | {name: SAMPLES[kind]} | ({"image": "a.png"} if name == "end_image" else {})
+        given = required | {name: SAMPLES[kind]} | COMPANIONS.get(name, {})
         request = make_request(GenerateRequest, given)
         if name in (*variant.inputs.all, *COMMON_INPUTS):
             check_inputs(request, variant)
             continue
         with pytest.raises(RequestError, match="Leave the option out") as caught:
             check_inputs(request, variant)
-        assert caught.value.field in (name, "image")
+        assert caught.value.field in (name, *COMPANIONS.get(name, {}))
 
 
 def test_a_scale_is_refused_without_vace_blocks():

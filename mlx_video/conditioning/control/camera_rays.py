@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -94,18 +94,22 @@ class CameraAddOn:
 
     Args:
         rays: of the path.
-        latent_frames: of the video.
+        latent_frames: of the video, or the numbers of those of them that are seen.
     """
 
-    def __init__(self, rays: CameraRays, latent_frames: int) -> None:
+    def __init__(self, rays: CameraRays, latent_frames: int | Sequence[int]) -> None:
         self._rays = rays
-        self._latent_frames = latent_frames
+        self._latent_frames = range(latent_frames) if isinstance(latent_frames, int) else latent_frames
         # Of each transformer: its tokens are the same in all passes and steps, and go when it goes.
         self._made: list[tuple[weakref.ref[WanTransformer], mx.array]] = []
 
     def __call__(self, transformer: WanTransformer, one: Pass) -> Pass:
         """The pass with the camera's tokens added to the video's."""
         return replace(one, hooks=(*one.hooks, CameraHook(self._tokens_of(transformer))))
+
+    def take_frames(self, frames: Sequence[int]) -> CameraAddOn:
+        """See `types.FrameAddOn`."""
+        return CameraAddOn(self._rays, [self._latent_frames[frame] for frame in frames])
 
     def _tokens_of(self, transformer: WanTransformer) -> mx.array:
         for reference, tokens in self._made:
@@ -120,7 +124,7 @@ class CameraAddOn:
         self._made = [(reference, tokens) for reference, tokens in self._made if reference() is not None]
 
     def _frames(self) -> Iterator[mx.array]:
-        return (mx.array(self._rays.packed_frame(index)) for index in range(self._latent_frames))
+        return (mx.array(self._rays.packed_frame(index)) for index in self._latent_frames)
 
 
 def _forgetting(add_on: CameraAddOn) -> Callable[[object], None]:

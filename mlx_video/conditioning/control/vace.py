@@ -138,6 +138,10 @@ class VACEAddOn:
     vace_context: mx.array
     scales: tuple[float, ...] = (1.0,)
 
+    def take_frames(self, frames: Sequence[int]) -> VACEAddOn:
+        """See `types.FrameAddOn`."""
+        return replace(self, vace_context=self.vace_context[:, mx.array(list(frames))])
+
     def __call__(self, transformer: WanTransformer, one: Pass) -> Pass:
         """The pass with hints, unless all are scaled to nothing."""
         if not any(self.scales):

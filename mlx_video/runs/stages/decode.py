@@ -15,6 +15,7 @@ from mlx_video.media.frame_writer import FrameWriter
 from mlx_video.media.image import FrameFolderWriter
 from mlx_video.media.video import open_video_writer
 from mlx_video.models.elementwise import on_gpu
+from mlx_video.runs.continuation import JoinedFrames
 from mlx_video.runs.networks import use_vae
 from mlx_video.runs.run import Run
 from mlx_video.runs.stages.stage import Stage
@@ -38,7 +39,16 @@ def decode_video(run: Run, latents: mx.array, sinks: Sequence[FrameSink]) -> Wor
         chunks = decode_chunks(
             vae, latents, tile=tile, latents_per_push=pace.latents_per_push, parts=pace.parts
         )
+        pass_earlier(sinks, run)
         yield from pass_frames(chunks, sinks, run)
+
+
+def pass_earlier(sinks: Sequence[FrameSink], run: Run) -> None:
+    """Give the frames of the video that a run goes on from to every sink."""
+    if run.earlier:
+        for frame in run.earlier.frames(run.plan.geometry):
+            for sink in sinks:
+                sink.write(frame[None])
 
 
 def pass_frames(
@@ -46,14 +56,16 @@ def pass_frames(
 ) -> Iterator[FramesDecoded | TilesDecoded]:
     """Give each chunk of frames to every sink, without those that the user wants trimmed."""
     total, trim, done = run.plan.geometry.num_frames, run.request.trim_first_frames, 0
+    join = JoinedFrames(run.earlier) if run.earlier else None
     to_bytes = to_uint8_rounded if total == 1 else to_uint8  # a single frame is a picture, not a video
     for chunk in chunks:
         if isinstance(chunk, TilesDecoded):
             yield chunk
             continue
         frames = to_bytes(chunk)
+        fresh = join(frames) if join else frames[max(0, trim - done) :]
         for sink in sinks:
-            sink.write(frames[max(0, trim - done) :])
+            sink.write(fresh)
         done += len(frames)
         yield FramesDecoded(done, total)
 

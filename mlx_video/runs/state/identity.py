@@ -48,7 +48,7 @@ def identify_run(run: Run) -> dict[str, str]:
     for name in LORA_FIELDS:
         for index, choice in enumerate(getattr(run.request, name)):
             key = f"adapter {index + 1} of {flag_of(name)}"
-            identity[key] = f"{fingerprint_weights(choice.path)}, strength {choice.strength:g}"
+            identity[key] = f"{fingerprint_weights(choice.path)}, strength {choice.strength_text}"
     return identity | {path.name: fingerprint_weights(path) for path in _model_files(run)}
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from mlx_video.errors import RequestError
 from mlx_video.models.block_context import BlockContext
 from mlx_video.sampling.guidance import Branch
+from mlx_video.sampling.step_caches.measured import Measurement, nearest
 from mlx_video.sampling.step_caches.residual import (
     BYTES_UNDER_WAY,
     KEPT_BYTES,
@@ -26,7 +27,13 @@ from mlx_video.sampling.step_caches.step_cache import (
     refuse_few_steps,
     refuse_two_velocities,
 )
-from mlx_video.sampling.step_caches.tables import MAGNITUDES, MagRatios, MagTable, model_key
+from mlx_video.sampling.step_caches.tables import (
+    MAGNITUDES,
+    USUAL_LIMITS,
+    MagRatios,
+    MagTable,
+    model_key,
+)
 
 RUNS, SKIPS, ABSENT = "C", "s", "-"
 
@@ -54,6 +61,7 @@ class MagCache:
         error, skips, retention: see :class:`MagLimits`.
         table: measured ratios.
         keeps_last: whether the last step always runs.
+        measured: on this model; the most fitting one counts in place of a published table.
 
     Source: Zehong-Ma/MagCache MagCache4Wan2.1/magcache_generate.py; arXiv:2506.09045.
     """
@@ -63,24 +71,32 @@ class MagCache:
     retention: float | None = None
     table: MagTable | None = None
     keeps_last: bool = True
+    measured: tuple[Measurement, ...] = ()
 
     def settle(self, facts: CacheFacts) -> CachePlan:
         """See `step_cache.CacheMethod`."""
         refuse_few_steps(facts)
         refuse_two_velocities(facts, "magcache")
+        measurement = None if self.table else nearest(self.measured, facts)
         table = self.table or MAGNITUDES.get(model_key(facts))
-        if table is None:
+        if table is None and measurement is None:
             raise RequestError(
                 "step_cache",
-                "magcache: nobody has published ratios for this model. Choose --step-cache easycache.",
+                "magcache: nobody has published ratios for this model. Measure them with python -m "
+                "mlx_video.calibrate, or choose --step-cache easycache.",
             )
-        usual = table.limits
+        usual = table.limits if table else USUAL_LIMITS
         limits = MagLimits(
             usual[0] if self.error is None else self.error,
             usual[1] if self.skips is None else self.skips,
             usual[2] if self.retention is None else self.retention,
         )
-        plans = self._plan_branches(facts, table, limits)
+        plans = self._plan_branches(facts, measurement or table, limits)
+        told = (
+            (f"Step cache magcache: ratios measured on this model ({measurement.describe()}).",)
+            if measurement
+            else ()
+        )
         return CachePlan(
             setting=(
                 f"magcache, error {limits.error:g}, skips {limits.skips}, retention {limits.retention:g}, "
@@ -89,12 +105,12 @@ class MagCache:
             new_cache=lambda transformer, branch: (
                 ResidualCache(PlannedDecision(plans[transformer, branch.name])) if is_cached(branch) else None
             ),
-            notices=(describe_plans(plans, facts),),
+            notices=(*told, describe_plans(plans, facts)),
             stream_bytes=KEPT_BYTES * num_cached_passes(facts) + BYTES_UNDER_WAY,
         )
 
     def _plan_branches(
-        self, facts: CacheFacts, table: MagTable, limits: MagLimits
+        self, facts: CacheFacts, source: MagTable | Measurement | None, limits: MagLimits
     ) -> dict[tuple[str, str], str]:
         """Transformer and branch → its plan, a letter for each step of the run."""
         plans = {}
@@ -104,7 +120,7 @@ class MagCache:
                     facts.serves(transformer, step) and branch.name in _names(guidance.branches(step))
                     for step in facts.steps
                 ]
-                ratios = resample(_ratios_of(table, branch), facts.schedule.steps)
+                ratios = _ratios_of(source, transformer, branch, facts)
                 plans[transformer, branch.name] = plan_skips(
                     ratios, limits, active, keeps_last=self.keeps_last
                 )
@@ -115,14 +131,26 @@ def _names(branches: Sequence[Branch]) -> set[str]:
     return {branch.name for branch in branches}
 
 
-def _ratios_of(table: MagTable, branch: Branch) -> MagRatios:
-    return table.positive if branch.prompt == "positive" else table.negative
+def _ratios_of(
+    source: MagTable | Measurement | None, transformer: str, branch: Branch, facts: CacheFacts
+) -> list[float]:
+    """Ratios of a branch at each step of a run; 1 where a measured transformer does not serve."""
+    if isinstance(source, Measurement):
+        own = source.branches[transformer][branch.prompt].ratios
+        served = [step.index for step in facts.steps if facts.serves(transformer, step)]
+        ratios = [1.0] * facts.schedule.steps
+        for index, ratio in zip(served, resample(own, len(served)), strict=True):
+            ratios[index] = ratio
+        return ratios
+    assert source is not None
+    published = source.positive if branch.prompt == "positive" else source.negative
+    return resample(published, facts.schedule.steps)
 
 
 def resample(ratios: MagRatios, steps: int) -> list[float]:
     """Ratios for another number of steps, each the nearest one."""
-    if steps == 1:
-        return [ratios[0]]
+    if steps < 2:
+        return [*ratios[:steps]]
     # numpy rounds halves to even, as the published code does.
     places = np.round(np.arange(steps) * (len(ratios) - 1) / (steps - 1)).astype(int)
     return [ratios[place] for place in places]

@@ -14,6 +14,9 @@ MagRatios = tuple[float, ...]
 # Between the two sizes that Wan2.1 I2V is made for, 832x480 and 1280x720.
 _LARGE_PIXELS = (832 * 480 + 1280 * 720) // 2
 
+USUAL_LIMITS = (0.06, 3, 0.2)
+"""(error, skips, retention) for models of which nobody published any."""
+
 
 @dataclass(frozen=True, slots=True)
 class MagTable:
@@ -26,7 +29,7 @@ class MagTable:
 
     positive: MagRatios
     negative: MagRatios
-    limits: tuple[float, int, float] = (0.06, 3, 0.2)
+    limits: tuple[float, int, float] = USUAL_LIMITS
 
 
 def model_key(facts: CacheFacts) -> str:

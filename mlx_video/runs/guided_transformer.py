@@ -1,0 +1,226 @@
+"""A transformer under guidance: its passes, over the whole video or window by window."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import mlx.core as mx
+
+from mlx_video.conditioning.types import Conditioning
+from mlx_video.models.block_context import (
+    CrossAttentionCache,
+    Pass,
+    PromptTokens,
+    Step,
+    StepCache,
+    attend_plainly,
+)
+from mlx_video.models.forward import BlockSource
+from mlx_video.models.token_layout import TokenLayout, layout_around_given
+from mlx_video.models.video_transformer import VideoTransformer
+from mlx_video.sampling.context_windows import ContextWindows, Window
+from mlx_video.sampling.guidance import Branch, Guidance, PromptName
+from mlx_video.sampling.sampler_state import KeptArrays, SamplerState
+from mlx_video.sampling.step_caches.step_cache import CachePlan, PredictionCache
+from mlx_video.sampling.windowed_predictions import Predict, SeenFrames, WindowedPredictions
+
+
+@dataclass(frozen=True, slots=True)
+class CachesOf:
+    """The step caches of one transformer."""
+
+    plan: CachePlan
+    transformer: str
+
+    def new_cache(self, branch: Branch) -> StepCache | None:
+        """The cache of a branch's forwards; None for none."""
+        return self.plan.new_cache and self.plan.new_cache(self.transformer, branch)
+
+    def new_prediction_cache(self) -> PredictionCache | None:
+        """The cache of predictions; None for none."""
+        return self.plan.new_prediction_cache and self.plan.new_prediction_cache(self.transformer)
+
+
+class FramePredictions:
+    """The passes of one transformer over some frames.
+
+    Args:
+        transformer: loaded.
+        conditioning: of these frames.
+        layout: of their tokens.
+        prompts: of the run, as the transformer sees them.
+        memory: keeps what step caches remember.
+        caches: the step caches of this transformer; None for none.
+        blocks: where its blocks are read from; None where all are in memory.
+    """
+
+    def __init__(
+        self,
+        transformer: VideoTransformer,
+        conditioning: Conditioning,
+        layout: TokenLayout,
+        prompts: Mapping[PromptName, PromptTokens],
+        memory: SamplerState,
+        caches: CachesOf | None,
+        blocks: BlockSource | None,
+    ) -> None:
+        self._transformer = transformer
+        self._conditioning = conditioning
+        self._layout = layout
+        self._prompts = prompts
+        self._memory = memory
+        self._caches = caches
+        self._blocks = blocks
+        self._passes: dict[str, Pass] = {}
+
+    def __call__(self, latents: mx.array, step: Step, branches: Sequence[Branch]) -> list[mx.array]:
+        """Velocities [C, T, H, W] of latents [C, T, H, W] under some branches."""
+        return self._transformer.predict(
+            latents,
+            step,
+            [self._pass_of(branch) for branch in branches],
+            concat_latents=self._conditioning.concat_latents,
+            layout=self._layout,
+            block_source=self._blocks,
+        )
+
+    def _pass_of(self, branch: Branch) -> Pass:
+        """The pass of a branch, the same in every step: its hooks and its cache remember."""
+        if branch.name not in self._passes:
+            self._passes[branch.name] = self._build_pass(branch)
+        return self._passes[branch.name]
+
+    def _build_pass(self, branch: Branch) -> Pass:
+        cache = self._caches.new_cache(branch) if self._caches else None
+        if cache:
+            self._memory.add(f"cache.{branch.name}", cache)
+        one = Pass(
+            self._prompts[branch.prompt],
+            cache=cache,
+            skip_layers=branch.skip_layers,
+            attention=branch.make_attention(self._prompts) if branch.make_attention else attend_plainly,
+        )
+        for add in self._conditioning.add_ons:
+            one = add(self._transformer, one)
+        return one
+
+
+class GuidedTransformer:
+    """The velocity function of one transformer under guidance.
+
+    Args:
+        transformer: loaded.
+        guidance: asks for predictions and joins them.
+        conditioning: of the run.
+        layout: of the video's tokens.
+        memory: keeps what step caches and guidance remember; None for a memory that ends with this object.
+        caches: the step caches of this transformer; None for none.
+        blocks: where its blocks are read from; None where all are in memory.
+        windows: in which it sees the video; None for the video as a whole.
+    """
+
+    def __init__(
+        self,
+        transformer: VideoTransformer,
+        guidance: Guidance,
+        conditioning: Conditioning,
+        layout: TokenLayout,
+        *,
+        memory: SamplerState | None = None,
+        caches: CachesOf | None = None,
+        blocks: BlockSource | None = None,
+        windows: ContextWindows | None = None,
+    ) -> None:
+        self._guidance = guidance
+        memory = memory or SamplerState()
+
+        def open_predictions() -> Predict:
+            prompts = project_prompts(transformer, conditioning, guidance.prompts)
+
+            def predictions(own: Conditioning, layout: TokenLayout, memory: SamplerState) -> Predict:
+                return FramePredictions(transformer, own, layout, prompts, memory, caches, blocks)
+
+            if windows is None:
+                return predictions(conditioning, layout, memory)
+            return predict_in_windows(windows, conditioning, layout, memory, predictions)
+
+        self._open_predictions = open_predictions
+        self._predict = open_predictions()
+        self._kept = memory.add("guidance", KeptArrays())
+        cache = caches.new_prediction_cache() if caches else None
+        self._prediction_cache = cache and memory.add("prediction_cache", cache)
+
+    def renew(self) -> None:
+        """Compute anew what is computed once for all steps, as the transformer's adapters have changed."""
+        self._predict = self._open_predictions()
+
+    def __call__(self, latents: mx.array, step: Step) -> mx.array:
+        """Predict the velocity [C, T, H, W] of latents [C, T, H, W]; no forward is made without need."""
+        branches = self._guidance.branches(step)
+        compute = partial(self._predict, latents, step)
+        if self._prediction_cache:
+            velocities = self._prediction_cache.predict(latents, step, branches, compute)
+        else:
+            velocities = compute(branches)
+        return self._guidance.combine(step, latents, velocities, self._kept)
+
+
+def predict_in_windows(
+    windows: ContextWindows,
+    conditioning: Conditioning,
+    layout: TokenLayout,
+    memory: SamplerState,
+    predictions: Callable[[Conditioning, TokenLayout, SamplerState], Predict],
+) -> WindowedPredictions:
+    """Predictions of all sampled frames, window by window.
+
+    A window that lacks the first frame of a video of which some frames are given sees that frame, with what
+    is told of it, before its own: what the images show would be lost to it else.
+
+    Args:
+        windows: of the run.
+        conditioning: of all frames.
+        layout: of all tokens.
+        memory: has a folder for each window.
+        predictions: of some frames, from what is told of them, their layout and their memory.
+    """
+    frames, rows, columns = conditioning.frames, len(layout.segments[0].rows), len(layout.segments[0].columns)
+    count = layout.num_tokens // (rows * columns) - frames.leading
+
+    def see(window: Window, weights: Sequence[float]) -> SeenFrames:
+        numbers = frames.window(window, is_anchored=conditioning.has_given_frames)
+        before = len(numbers) - len(window)
+        # Leading frames are sampled too, and each window predicts them anew; a first frame before it is not.
+        front = [float(number < frames.leading) for number in numbers[:before]]
+        return SeenFrames(numbers, (*front, *weights))
+
+    def open_window(seen: SeenFrames) -> Predict:
+        own = conditioning.take_frames(seen.numbers)
+        is_given = conditioning.first_frame is not None
+        given = [place for place, number in enumerate(seen.numbers) if is_given and number == 0]
+        around = layout_around_given((len(seen.numbers), rows, columns), given)
+        return predictions(own, around, memory.within(f"window to {seen.numbers[-1]}"))
+
+    return WindowedPredictions(windows, count, see, open_window)
+
+
+def project_prompts(
+    transformer: VideoTransformer, conditioning: Conditioning, names: Collection[PromptName]
+) -> dict[PromptName, PromptTokens]:
+    """Prompts as one transformer sees them; they share the image tokens.
+
+    Raises:
+        ValueError: a prompt is asked for that the conditioning does not hold.
+    """
+    contexts = {"positive": conditioning.context, "negative": conditioning.negative_context}
+    image: mx.array | CrossAttentionCache | None = conditioning.image_tokens
+    prompts: dict[PromptName, PromptTokens] = {}
+    for name in sorted(names, reverse=True):  # the positive one first
+        context = contexts[name]
+        if context is None:
+            raise ValueError(f"guidance asks for the {name} prompt, which was not encoded")
+        prompts[name] = transformer.project_text(context, image)
+        image = prompts[name].image
+    return prompts

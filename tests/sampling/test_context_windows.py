@@ -1,0 +1,81 @@
+"""Context windows: which frames each covers, and how they are weighed."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlx_video.sampling.context_windows import SCHEDULES, WEIGHTINGS, ContextWindows, most_windows
+
+
+def starts_of(count: int, index: int = 0, **options) -> list[int]:
+    return [window[0] for window in ContextWindows(**options).of_step(index, count)]
+
+
+@pytest.mark.parametrize(
+    ("count", "starts"), [(41, [0, 17, 20]), (61, [0, 17, 34, 40]), (81, [0, 17, 34, 51, 60]), (38, [0, 17])]
+)
+def test_static_windows_begin_where_published(count: int, starts: list[int]):
+    assert starts_of(count, size=21, overlap=4) == starts
+    assert starts_of(count, 7, size=21, overlap=4) == starts
+
+
+@pytest.mark.parametrize(
+    ("index", "starts"),
+    [(0, [0, 6, 12, 18]), (1, [10, 16, 2, 8]), (2, [5, 11, 17, 3]), (3, [15, 1, 7, 13])],
+)
+def test_looped_windows_begin_at_bit_reversed_steps(index: int, starts: list[int]):
+    windows = ContextWindows(8, 2, "looped")
+    assert [window[0] for window in windows.of_step(index, 20)] == starts
+    assert (18, 19, 0, 1, 2, 3, 4, 5) in windows.of_step(0, 20)
+
+
+def test_uniform_windows_end_with_the_video_in_place_of_going_on_at_its_start():
+    windows = ContextWindows(8, 2, "uniform")
+    assert [window[0] for window in windows.of_step(0, 20)] == [0, 6, 12]
+    # From 10, 16 and 2: the one from 16 is moved to the end, and the first frames get a window of their own.
+    assert [window[0] for window in windows.of_step(1, 20)] == [10, 12, 0, 2]
+    assert most_windows(windows, 20, 2) == 4
+
+
+def test_a_video_within_a_window_is_one_window():
+    for schedule in SCHEDULES:
+        assert ContextWindows(5, 2, schedule).of_step(3, 5) == [(0, 1, 2, 3, 4)]
+        assert ContextWindows(9, 2, schedule).of_step(3, 5) == [(0, 1, 2, 3, 4)]
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_windows_cover_every_frame_with_weight_and_none_is_longer_than_asked(data):
+    size = data.draw(st.integers(1, 24))
+    overlap = data.draw(st.integers(0, size - 1))
+    count = data.draw(st.integers(1, 90))
+    index = data.draw(st.integers(0, 60))
+    schedule, weighting = data.draw(st.sampled_from([*SCHEDULES])), data.draw(st.sampled_from([*WEIGHTINGS]))
+    windows = ContextWindows(size, overlap, schedule, weighting)
+    found = windows.of_step(index, count)
+    assert {frame for window in found for frame in window} == set(range(count))
+    for window in found:
+        assert len(window) == min(size, count)
+        assert all((later - earlier) % count == 1 % count for earlier, later in pairwise(window))
+        weights = windows.weights(window, count)
+        assert len(weights) == len(window)
+        assert min(weights) > 0
+
+
+@pytest.mark.parametrize(
+    ("length", "weights"),
+    [(5, [1, 2, 3, 2, 1]), (6, [1, 2, 3, 3, 2, 1]), (1, [1])],
+)
+def test_a_pyramid_rises_to_the_middle(length: int, weights: list[int]):
+    assert ContextWindows(length, 0).weights(tuple(range(length)), 99) == weights
+
+
+def test_ramps_stand_at_inner_edges_alone():
+    windows = ContextWindows(6, 2, weighting="linear")
+    assert windows.weights((0, 1, 2, 3, 4, 5), 14) == [1, 1, 1, 1, 0.75, 0.25]
+    assert windows.weights((4, 5, 6, 7, 8, 9), 14) == [0.25, 0.75, 1, 1, 0.75, 0.25]
+    assert windows.weights((8, 9, 10, 11, 12, 13), 14) == [0.25, 0.75, 1, 1, 1, 1]
