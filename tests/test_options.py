@@ -81,6 +81,8 @@ VALUES: dict[k.Kind, tuple[list[str], Any, Any]] = {
 COMPANIONS = {
     "cfg_skip": {"cfg_ratio": 0.5},
     "cfg_ratio": {"cfg_skip": "late"},
+    "inpaint_video": {"inpaint_video_mask": "mask.mp4"},
+    "inpaint_video_mask": {"inpaint_video": "video.mp4"},
 }
 DECLARED = [
     pytest.param(command, declared, id=f"{name}-{declared.name}")
@@ -196,9 +198,10 @@ def test_anything_else_is_no_switch(value: object):
 def test_inputs_adapters_and_components_follow_from_the_declarations():
     kinds = {"prompt": "text", "image": "image", "end_image": "image", "input_video": "video"}
     kinds |= {"control_video": "video", "reference_image": "image"}
+    kinds |= {"inpaint_video": "video", "inpaint_video_mask": "mask"}
     assert dict(INPUTS) == kinds
     assert IMAGE_INPUTS == ("image", "end_image", "reference_image")
-    assert VIDEO_INPUTS == ("control_video", "input_video")
+    assert VIDEO_INPUTS == ("control_video", "inpaint_video", "inpaint_video_mask", "input_video")
     assert LORA_FIELDS == ("loras", "loras_high", "loras_low")
     assert set(COMPONENT_FIELDS) == {
         "transformer", "high_noise", "low_noise", "text_encoder", "vae", "clip", "tokenizer",

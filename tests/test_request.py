@@ -192,3 +192,10 @@ def test_components_given_one_by_one_need_no_folder():
     request = ConvertRequest(high_noise=FILE, low_noise=FILE, text_encoder=FILE, vae=FILE)
     assert request.checkpoint_dir is None
     assert list(request.components) == ["high_noise", "low_noise", "text_encoder", "vae"]
+
+
+@pytest.mark.parametrize(("given", "other"), [("inpaint_video", "-mask"), ("inpaint_video_mask", "")])
+def test_a_video_to_fill_in_and_its_mask_go_together(given: str, other: str):
+    with pytest.raises(RequestError, match=f"needs --inpaint-video{other} beside it") as caught:
+        GenerateRequest("a cat", **{given: Path("a.mp4")})
+    assert caught.value.field == given

@@ -118,6 +118,21 @@ class GenerateRequest:
         metavar="FILE",
         input="image",
     )
+    inpaint_video: VideoSource | None = option(
+        None,
+        help="video that a Fun InP model fills in where --inpaint-video-mask is white",
+        group="control",
+        metavar="PATH",
+        input="video",
+    )
+    inpaint_video_mask: VideoSource | None = option(
+        None,
+        help="white where --inpaint-video is made anew, black where it stays; a video, or one picture for "
+        "all frames",
+        group="control",
+        metavar="PATH",
+        input="mask",
+    )
     input_video: VideoSource | None = option(
         None,
         help="video to begin with, in place of pure noise: a file, a folder of numbered pictures or an "
@@ -552,6 +567,7 @@ class GenerateRequest:
                 "denoising_strength",
                 f"{self.denoising_strength:g}: needs --input-video, of which it says how much stays. Add it.",
             )
+        self._check_pairs()
         self._check_state_options()
         self._check_guidance()
 
@@ -570,6 +586,13 @@ class GenerateRequest:
             raise RequestError(
                 "end_image", "--num-frames 1 has no last frame besides the first. Ask for 5 frames or more."
             )
+
+    def _check_pairs(self) -> None:
+        pair = ("inpaint_video", "inpaint_video_mask")
+        absent = [name for name in pair if getattr(self, name) is None]
+        if len(absent) == 1:
+            given, other = (name for name in pair if name not in absent), f"--{absent[0].replace('_', '-')}"
+            raise RequestError(next(given), f"needs {other} beside it. Give both.")
 
     def _check_guidance(self) -> None:
         for name, other in (("cfg_skip", "--cfg-ratio"), ("cfg_ratio", "--cfg-skip")):

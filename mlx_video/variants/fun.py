@@ -1,7 +1,8 @@
-"""Fun models: videos that follow a control video, a first frame, a reference image."""
+"""Fun models: videos that follow a control video or a reference image, and that fill in what is missing."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from mlx_video.conditioning.control.units import FUN_CHANNELS, REFERENCE, image_tokens_unit
@@ -9,11 +10,13 @@ from mlx_video.conditioning.units import PROMPTS
 from mlx_video.config import SamplingDefaults
 from mlx_video.geometry import size_for_area
 from mlx_video.models.fun import FunTransformer
-from mlx_video.variants.i2v import AREA_480P, IMAGE_BRANCH
+from mlx_video.variants.i2v import AREA_480P, CHANNELS, IMAGE_BRANCH
 from mlx_video.variants.variant import Inputs, Traits, Variant
 from mlx_video.weights.names.fun_names import FUN_RULES, fun_tensors
 from mlx_video.weights.network import TransformerNetwork
 
+# Source: the names of alibaba-pai's repositories and of their files for ComfyUI.
+INP_NAMES = re.compile(r"(?<![a-z])fun[-_. ].{0,16}inp(aint(ing)?)?(?![a-z])", re.IGNORECASE)
 # 16 of the noise, 16 of the control video and 16 of the first frame go in.
 CONTROL_CHANNELS = (48, 16)
 # In place of the last 16, a mask of 4 and 16 of the given frames.
@@ -24,6 +27,39 @@ NETWORK = TransformerNetwork(build=FunTransformer, extra_tensors=fun_tensors, ex
 
 # Source: aigc-apps/VideoX-Fun examples/wan2.1_fun/predict_v2v_control.py; config/wan2.1/wan_civitai.yaml.
 SAMPLING = SamplingDefaults(guide_scale=(6.0, 6.0), max_area=AREA_480P)
+
+INP = Variant(
+    name="wan2.1-fun-inp",
+    title="Wan2.1 Fun-InP",
+    model_version="2.1",
+    model_type="i2v",
+    traits=Traits(CHANNELS, (IMAGE_BRANCH,)),
+    sampling=SAMPLING,
+    inputs=Inputs(optional=("image", "end_image", "inpaint_video", "inpaint_video_mask")),
+    units=(PROMPTS, image_tokens_unit("image", is_fitted=True), FUN_CHANNELS),
+    choose_size=size_for_area,
+    names=INP_NAMES,
+)
+
+# Wan2.1 I2V has no such size.
+INP_1_3B = replace(
+    INP,
+    name="wan2.1-fun-1.3b-inp",
+    title="Wan2.1 Fun-1.3B-InP",
+    traits=Traits(CHANNELS, (IMAGE_BRANCH,), size=(1536, 30)),
+    names=None,
+)
+
+# Source: aigc-apps/VideoX-Fun config/wan2.2/wan_civitai_i2v.yaml.
+INP_A14B = replace(
+    INP,
+    name="wan2.2-fun-a14b-inp",
+    title="Wan2.2 Fun-A14B-InP",
+    model_version="2.2",
+    traits=Traits(CHANNELS, is_dual=True),
+    sampling=replace(SAMPLING, boundary=0.9),
+    units=(PROMPTS, FUN_CHANNELS),
+)
 
 CONTROL = Variant(
     name="wan2.1-fun-control",

@@ -1,17 +1,15 @@
-"""Models whose transformers have the tensors of one that is run: told by names, config and size."""
+"""Models whose transformers have the tensors of one that is run: told by names and config."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
-from mlx_video.variants.i2v import I2V_14B, I2V_A14B
 from mlx_video.variants.other_models import PUBLISHED, digest_shapes
 from mlx_video.variants.t2v import T2V_OTHER
-from mlx_video.variants.variant import CheckpointFacts, Shapes, Variant
+from mlx_video.variants.variant import CheckpointFacts, Shapes
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +38,6 @@ class Lookalike:
         names: what its publishers call it; None where no name tells.
         published: its title in PUBLISHED; "" where it has none of its own.
         class_name: of its config.json; "" where that is Wan's.
-        size: (width, blocks) that no other model of its tensors has; None where others have it too.
     """
 
     title: str
@@ -49,7 +46,6 @@ class Lookalike:
     names: re.Pattern[str] | None = None
     published: str = ""
     class_name: str = ""
-    size: tuple[int, int] | None = None
 
     def find_mark(self, facts: CheckpointFacts, evidence: Evidence) -> str:
         """What tells that a transformer is of this model; "" where nothing does."""
@@ -59,8 +55,6 @@ class Lookalike:
             return f"it is called {name}"
         if self.class_name and evidence.config.get("_class_name") == self.class_name:
             return f"config.json says {self.class_name}"
-        if (facts.dim, facts.num_layers) == self.size:
-            return "no other model has this size and these channels"
         if self.published and PUBLISHED.get(digest_shapes(evidence.stored)) == self.published:
             return f"its tensors are named as that file's, first {next(iter(evidence.stored))}"
         return ""
@@ -84,20 +78,7 @@ LOOKALIKES = (
         why=_BLOCKWISE,
         class_name="CausalWanModel",
     ),
-    Lookalike(
-        title="Wan2.1 Fun-1.3B-InP",
-        fits=I2V_14B.traits.fit,
-        why=(
-            "It is trained otherwise than Wan2.1 I2V 14B, which has tensors of the same kind, and would run "
-            "with the wrong defaults. Use Wan2.1 I2V 14B, or Wan2.2 TI2V 5B, which is small too."
-        ),
-        names=re.compile(r"fun[-_.]?(v1[._]1[-_.]?)?1[._]3b[-_.]?inp", re.IGNORECASE),
-        size=(1536, 30),
-    ),
 )
-# What runs as the model that has its tensors: variant → the name of the other one.
-TWINS: Mapping[str, str] = MappingProxyType({I2V_14B.name: "Fun-14B-InP", I2V_A14B.name: "Fun-A14B-InP"})
-_FUN_INP = re.compile(r"(?<![a-z])fun[-_. ].{0,16}inp(?![a-z])", re.IGNORECASE)
 
 
 def name_lookalike(facts: CheckpointFacts, evidence: Evidence) -> tuple[str, str] | None:
@@ -114,15 +95,3 @@ def name_lookalike(facts: CheckpointFacts, evidence: Evidence) -> tuple[str, str
         if mark := model.find_mark(facts, evidence):
             return f"{model.title} ({mark})", model.why
     return None
-
-
-def report_twin(variant: Variant, evidence: Evidence) -> Iterator[str]:
-    """Say so where a checkpoint is called by the name of another model with the variant's tensors."""
-    twin = TWINS.get(variant.name)
-    name = next(filter(_FUN_INP.search, evidence.names), None)
-    if twin is not None and name is not None:
-        yield (
-            f"{name}: the name says {twin}, whose tensors are those of {variant.title}. It runs as that: a "
-            "first image is needed, an end image cannot be given yet, and the defaults are that model's; its "
-            "authors use --steps 50 and --guide-scale 6."
-        )

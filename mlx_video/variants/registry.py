@@ -11,7 +11,7 @@ from mlx_video.config import ModelConfig, TransformerConfig, find_vae_config
 from mlx_video.errors import CheckpointError, ConfigError, RequestError
 from mlx_video.formats.tensor_info import TensorInfo
 from mlx_video.variants import fun, i2v, t2v, ti2v
-from mlx_video.variants.lookalikes import Evidence, name_lookalike, report_twin
+from mlx_video.variants.lookalikes import Evidence, name_lookalike
 from mlx_video.variants.other_models import name_other_model
 from mlx_video.variants.variant import CheckpointFacts, Shapes, Variant
 from mlx_video.weights.names.control_sizes import read_control_sizes
@@ -27,8 +27,11 @@ VARIANTS: tuple[Variant, ...] = (
     t2v.T2V_1_3B,
     t2v.T2V_14B,
     i2v.FLF2V_14B,
+    fun.INP_1_3B,
+    fun.INP,
     i2v.I2V_14B,
     t2v.T2V_A14B,
+    fun.INP_A14B,
     i2v.I2V_A14B,
     ti2v.TI2V_5B,
     fun.CONTROL,
@@ -168,7 +171,7 @@ def recognise_checkpoint(
     )
     found = f"Found {variant.title}: {_describe(facts)}."
     other_task = _report_other_task(shapes, source_config, variant, label)
-    notices = (found, other_task, variant.remark, *report_twin(variant, evidence))
+    notices = (found, other_task, variant.remark)
     return Recognition(variant, config, tuple(filter(None, notices)))
 
 
@@ -188,14 +191,15 @@ def _report_other_task(shapes: Shapes, source: Mapping[str, Any], variant: Varia
 
 
 def _match(facts: CheckpointFacts, shapes: Shapes | None = None, evidence: Evidence | None = None) -> Variant:
-    lookalike = name_lookalike(facts, evidence or Evidence())
+    evidence = evidence or Evidence()
+    lookalike = name_lookalike(facts, evidence)
     if lookalike is not None:
         title, advice = lookalike
         raise CheckpointError(
             f"transformer: {_describe(facts)}: this is {title}, which this version cannot convert. {advice}"
         )
     for variant in VARIANTS:
-        if variant.traits.fit(facts):
+        if variant.traits.fit(facts) and variant.answers_to(evidence.names):
             return variant
     other = name_other_model(facts, shapes)
     if other is not None:
@@ -205,14 +209,16 @@ def _match(facts: CheckpointFacts, shapes: Shapes | None = None, evidence: Evide
         )
     raise CheckpointError(
         f"transformer: {_describe(facts)}; no model that this version knows looks like that. "
-        f"{_name_stray(facts, shapes or {})}Known: {', '.join(variant.title for variant in VARIANTS)}."
+        f"{_name_stray(facts, shapes or {}, evidence.names)}Known: {', '.join(variant.title for variant in VARIANTS)}."
     )
 
 
-def _name_stray(facts: CheckpointFacts, shapes: Shapes) -> str:
+def _name_stray(facts: CheckpointFacts, shapes: Shapes, names: Sequence[str]) -> str:
     """Name what keeps a transformer from being of the model to which it is nearest; "" if none is near."""
     near = [
-        (variant.traits.find_strays(facts), variant) for variant in VARIANTS if variant.traits.are_in(facts)
+        (variant.traits.find_strays(facts), variant)
+        for variant in VARIANTS
+        if variant.traits.are_in(facts) and variant.answers_to(names)
     ]
     if not near:
         return ""

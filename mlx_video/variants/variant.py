@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from mlx_video.conditioning.units import PROMPTS, ConditioningUnit
@@ -110,6 +111,8 @@ class Variant:
         units: turn the inputs into conditioning, in the order of the run's stages.
         choose_size: the video's size where it follows the first image; None for a model that takes no image.
         low_area_shift: an official exception to the default shift.
+        names: what its publishers call it, where nothing else tells it from a model with the same tensors;
+            None where the tensors tell it.
         remark: what the converter tells the user of this model besides its name.
     """
 
@@ -124,4 +127,9 @@ class Variant:
     units: tuple[ConditioningUnit, ...] = (PROMPTS,)
     choose_size: ChooseSize | None = None
     low_area_shift: LowAreaShift | None = None
+    names: re.Pattern[str] | None = None
     remark: str = ""
+
+    def answers_to(self, names: Iterable[str]) -> bool:
+        """Whether one of its publisher's names, of a folder, a repository or a file, may be this model's."""
+        return self.names is None or any(map(self.names.search, names))

@@ -75,11 +75,11 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_fun_1_3b_inp_is_told_by_its_size_in_every_spelling(
     brief_path: Path, others: dict[str, Path], file: str
 ):
+    clip = write_sparse(brief_path / "clip.pth", read_list("clip"))
     path = write_sparse(brief_path / file, SPELLINGS[file](FUN_1_3B))
-    message = refused(None, brief_path / "out", transformer=path, **others)
-    assert "this is Wan2.1 Fun-1.3B-InP (no other model has this size and these channels)" in message
-    assert "Use Wan2.1 I2V 14B, or Wan2.2 TI2V 5B" in message
-    assert message in inspect_path(path).problems
+    found = plan(None, brief_path / "out", transformer=path, clip=clip, **others)
+    assert found.config["mlx_video"]["variant"] == "wan2.1-fun-1.3b-inp"
+    assert inspect_path(path).problems == ()
 
 
 def test_fun_1_3b_inp_has_its_published_digest():
@@ -97,22 +97,15 @@ def test_a_fun_control_model_is_converted_from_every_spelling(
     assert inspect_path(path).problems == ()
 
 
-@pytest.mark.parametrize("name", ["Wan2.1-Fun-1.3B-InP", "Wan2.1-Fun-V1.1-1.3B-InP"])
-def test_a_small_fun_model_is_told_by_its_folder(tmp_path: Path, name: str):
+@pytest.mark.parametrize(
+    "name", ["Wan2.1-Fun-14B-InP", "Wan2.1-Fun-V1.1-14B-InP", "wan2.1_fun_inpaint_14B", "Wan2_1-Fun_14B_InP"]
+)
+def test_a_fun_model_with_the_tensors_of_another_is_told_by_its_folder(tmp_path: Path, name: str):
     tiny = write_tiny_checkpoint(tmp_path / name, TinySizes().reading_images())
-    message = refused(tiny.path, tmp_path / "out")
-    assert f"this is Wan2.1 Fun-1.3B-InP (it is called {name})" in message
-    assert message in inspect_path(tiny.path).problems
-
-
-@pytest.mark.parametrize("name", ["Wan2.1-Fun-14B-InP", "Wan2.1-Fun-V1.1-14B-InP"])
-def test_a_large_fun_model_runs_as_the_one_with_its_tensors_and_says_so(tmp_path: Path, name: str):
-    tiny = write_tiny_checkpoint(tmp_path / name, TinySizes().reading_images())
-    notices = plan(tiny.path, tmp_path / "out").notices
-    assert any(text.startswith(f"{name}: the name says Fun-14B-InP") for text in notices)
-    assert any("--guide-scale 6" in text for text in inspect_path(tiny.path).notices)
+    assert plan(tiny.path, tmp_path / "out").config["mlx_video"]["variant"] == "wan2.1-fun-inp"
+    assert inspect_path(tiny.path).model == "Wan2.1 Fun-InP"
     usual = write_tiny_checkpoint(tmp_path / "Wan2.1-I2V-14B", TinySizes().reading_images())
-    assert not any("Fun" in text for text in plan(usual.path, tmp_path / "out").notices)
+    assert plan(usual.path, tmp_path / "out").config["mlx_video"]["variant"] == "wan2.1-i2v-14b"
 
 
 def test_krea_realtime_is_told_by_the_names_of_its_tensors(brief_path: Path, others: dict[str, Path]):

@@ -94,6 +94,16 @@ def fun_transformer(name: str) -> TensorList:
     return found | {part: Recorded("F32", shape) for part, shape in parts.items()}
 
 
+def small_image_transformer() -> TensorList:
+    """Wan2.1's image-to-video network in the sizes of 1.3B, as Wan2.1-Fun-1.3B-InP is."""
+    sizes = {5120: 1536, 6 * 5120: 6 * 1536, 13824: 8960}
+    return {
+        name: Recorded(tensor.dtype, tuple(sizes.get(size, size) for size in tensor.shape))
+        for name, tensor in official_transformer("wan2.1-i2v-14b").items()
+        if not (match := re.match(r"blocks\.(\d+)\.", name)) or int(match[1]) < 30
+    }
+
+
 def _official_image_transformer(*, has_positions: bool) -> TensorList:
     """Wan2.1's image-to-video network: the package has it inside Wan2.2 Animate alone."""
     wan_module("model")
@@ -263,6 +273,10 @@ LISTS: Mapping[str, tuple[str, Maker]] = {
         )
         for name in FUN_TRANSFORMERS
     },
+    "transformer-wan2.1-fun-1.3b-inp": (
+        "Wan2.1-Fun-1.3B-InP: diffusion_pytorch_model.safetensors",
+        small_image_transformer,
+    ),
     **{
         f"diffusers-{name}": (
             f"{name}, Diffusers: transformer/diffusion_pytorch_model*.safetensors",

@@ -61,14 +61,23 @@ def draw_picture(name: str, seed: int) -> np.ndarray:
     return np.random.default_rng([seed, len(name)]).integers(0, 256, (40, 56, 3), np.uint8)
 
 
+HALVES = [
+    np.repeat(np.uint8([255] * 20 + [0] * 20)[order, None, None], 56, 1).repeat(3, 2)
+    for order in (slice(None), slice(None, None, -1))
+]
 EXAMPLES: Mapping[str, Callable[[str, int], object]] = {
     "text": lambda name, seed: ("a cat", "two dogs in the rain")[seed],
     "image": draw_picture,
+    "mask": lambda name, seed: [HALVES[seed]] * NUM_FRAMES,
     "video": lambda name, seed: [draw_picture(name, 2 * frame + seed) for frame in range(NUM_FRAMES)],
 }
 """Kind of input → its value in a run, from the input's name and a seed; seed 1 gives another than seed 0."""
 
-ONLY_WITH: Mapping[str, tuple[str, ...]] = {"image": ("end_image",)}
+ONLY_WITH: Mapping[str, tuple[str, ...]] = {
+    "image": ("end_image",),
+    "inpaint_video": ("inpaint_video_mask",),
+    "inpaint_video_mask": ("inpaint_video",),
+}
 """Input → the others that cannot be given without it."""
 
 
@@ -131,8 +140,9 @@ class Walk:
 
     @cached_property
     def original(self) -> Path:
-        write_tiny_variant(self.root / "original", self.variant.name, num_layers=LAYERS)
-        return self.root / "original"
+        path = self.root / tiny_variant(self.variant.name).called
+        write_tiny_variant(path, self.variant.name, num_layers=LAYERS)
+        return path
 
     @cached_property
     def conversion(self) -> list[Event]:

@@ -27,6 +27,7 @@ DIGESTS = {
     "transformer-wan2.1-t2v-14b": "Wan2.1 T2V 14B, or an expert of Wan2.2 T2V A14B",
     "transformer-wan2.1-i2v-14b": "Wan2.1 I2V 14B, or Fun-14B-InP",
     "transformer-wan2.1-flf2v-14b": "Wan2.1 FLF2V 14B",
+    "transformer-wan2.1-fun-1.3b-inp": "Wan2.1 Fun-1.3B-InP",
     "transformer-wan2.1-fun-control": "Wan2.1 Fun Control 14B",
     "transformer-wan2.1-fun-v1.1-control": "Wan2.1 Fun-V1.1 Control 14B",
     "transformer-wan2.2-fun-a14b-control": "an expert of Wan2.2 Fun-A14B-Control",
@@ -162,8 +163,15 @@ CLIP_BLOCKS = {"visual.transformer": 3, "textual.blocks": 2}
 HF_CLIP_BLOCKS = {"vision_model.encoder.layers": 3}
 
 
+SAME_TENSORS = {
+    "wan2.2-t2v-a14b": "wan2.1-t2v-14b",
+    "wan2.1-fun-inp": "wan2.1-i2v-14b",
+    "wan2.2-fun-a14b-inp": "wan2.2-i2v-a14b",
+}
+
+
 def list_of(variant: str) -> str:
-    return variant.replace("wan2.2-t2v-a14b", "wan2.1-t2v-14b")
+    return SAME_TENSORS.get(variant, variant)
 
 
 @pytest.mark.parametrize("name", TINY_VARIANTS | CONTROL_VARIANTS)
