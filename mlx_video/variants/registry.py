@@ -10,12 +10,12 @@ from typing import Any
 from mlx_video.config import ModelConfig, TransformerConfig, find_vae_config
 from mlx_video.errors import CheckpointError, ConfigError, RequestError
 from mlx_video.formats.tensor_info import TensorInfo
-from mlx_video.variants import fun, i2v, t2v, ti2v
+from mlx_video.variants import camera, fun, i2v, t2v, ti2v
 from mlx_video.variants.lookalikes import Evidence, name_lookalike
 from mlx_video.variants.other_models import name_other_model
 from mlx_video.variants.variant import CheckpointFacts, Shapes, Variant
 from mlx_video.weights.names.control_sizes import read_control_sizes
-from mlx_video.weights.names.fun_names import REFERENCE_ANCHOR
+from mlx_video.weights.names.fun_names import CAMERA_ANCHOR, REFERENCE_ANCHOR
 from mlx_video.weights.names.transformer_names import IMAGE_ANCHOR, original_shapes, read_image_sizes
 from mlx_video.weights.network import TransformerNetwork
 from mlx_video.weights.rules import Rule
@@ -34,12 +34,15 @@ VARIANTS: tuple[Variant, ...] = (
     fun.INP_A14B,
     i2v.I2V_A14B,
     ti2v.TI2V_5B,
+    camera.CAMERA_V1_1,
+    camera.CAMERA_A14B,
     fun.CONTROL,
     fun.CONTROL_V1_1,
     fun.CONTROL_A14B,
     t2v.T2V_OTHER,
     i2v.I2V_EXPERT,
     fun.CONTROL_EXPERT,
+    camera.CAMERA_EXPERT,
 )
 
 # Sizes that both the tensors and config.json state: config key → (tensor, axis).
@@ -120,6 +123,7 @@ def _part_names(network: TransformerConfig) -> frozenset[str]:
     names = {
         "img_emb.proj.0.weight": network.image_dim is not None,
         "img_emb.emb_pos": network.image_positions > 0,
+        CAMERA_ANCHOR: network.camera_dim is not None,
         REFERENCE_ANCHOR: network.reference_dim is not None,
     }
     return frozenset(name for name, is_there in names.items() if is_there)
@@ -207,9 +211,11 @@ def _match(facts: CheckpointFacts, shapes: Shapes | None = None, evidence: Evide
             f"transformer: {_describe(facts)}: this is {other}, which this version cannot convert. "
             f"Known: {', '.join(variant.title for variant in VARIANTS)}."
         )
+    known = ", ".join(variant.title for variant in VARIANTS)
+    stray = _name_stray(facts, shapes or {}, evidence.names)
     raise CheckpointError(
         f"transformer: {_describe(facts)}; no model that this version knows looks like that. "
-        f"{_name_stray(facts, shapes or {}, evidence.names)}Known: {', '.join(variant.title for variant in VARIANTS)}."
+        f"{stray}Known: {known}."
     )
 
 

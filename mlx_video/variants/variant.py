@@ -72,15 +72,16 @@ class Traits:
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """Names of the request's fields that a variant needs or may get."""
+    """Names of the request's fields that a variant needs or may get; of alternatives it needs just one."""
 
     required: tuple[str, ...] = ("prompt",)
     optional: tuple[str, ...] = ()
+    alternatives: tuple[str, ...] = ()
 
     @property
     def all(self) -> tuple[str, ...]:
         """Every input that the variant takes."""
-        return (*self.required, *self.optional)
+        return (*self.required, *self.optional, *self.alternatives)
 
 
 ChooseSize = Callable[[int, int, int], tuple[int, int]]

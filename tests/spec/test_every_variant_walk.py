@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from mlx_video import Video, WanPipeline, convert_checkpoint
+from mlx_video.conditioning.control.camera_path import DEFAULT_ORIGIN
 from mlx_video.config import config_from_json, config_to_json
 from mlx_video.events import (
     Event,
@@ -65,9 +66,16 @@ HALVES = [
     np.repeat(np.uint8([255] * 20 + [0] * 20)[order, None, None], 56, 1).repeat(3, 2)
     for order in (slice(None), slice(None, None, -1))
 ]
+CAMERA: Mapping[str, tuple[object, object]] = {
+    "camera_control_direction": ("Left", "Up"),
+    "camera_trajectory": ("Zoom_In", "CW"),
+    "camera_control_speed": (0.2, 0.4),
+    "camera_control_origin": ((0, 0.7, *DEFAULT_ORIGIN[2:]), (0, 0.4, *DEFAULT_ORIGIN[2:])),
+}
 EXAMPLES: Mapping[str, Callable[[str, int], object]] = {
     "text": lambda name, seed: ("a cat", "two dogs in the rain")[seed],
     "image": draw_picture,
+    "camera": lambda name, seed: CAMERA[name][seed],
     "mask": lambda name, seed: [HALVES[seed]] * NUM_FRAMES,
     "video": lambda name, seed: [draw_picture(name, 2 * frame + seed) for frame in range(NUM_FRAMES)],
 }
@@ -125,6 +133,12 @@ def is_decoding(event: Event) -> bool:
     return isinstance(event, StageStarted) and event.stage == "decode"
 
 
+def given_inputs(variant: Variant) -> tuple[str, ...]:
+    """Every input, but of alternatives the first alone."""
+    inputs = variant.inputs
+    return (*inputs.required, *inputs.optional, *inputs.alternatives[:1])
+
+
 @dataclass
 class Walk:
     """One variant on its way; what several steps need is made once."""
@@ -169,7 +183,7 @@ class Walk:
         """A small run with every input that the variant takes; what is not given is the variant's own."""
         config = self.pipeline.config
         width, height = size_multiple(config.vae.stride, config.transformer.patch_size)
-        inputs = {name: example(name) for name in self.variant.inputs.all}
+        inputs = {name: example(name) for name in given_inputs(self.variant)}
         return inputs | {
             "width": 2 * width, "height": height, "num_frames": NUM_FRAMES, "steps": STEPS, "seed": 1,
         }  # fmt: skip
@@ -280,12 +294,15 @@ def test_its_plan_foresees_the_run(walk: Walk):
 
 @pytest.mark.slow
 def test_each_of_its_inputs_changes_the_video(walk: Walk):
-    for name in walk.variant.inputs.all:
+    for name in given_inputs(walk.variant):
         other = walk.run(**{name: example(name, seed=1)}, until=is_decoding)
         assert_changed(other.latents, walk.whole.latents, name)
     for name in walk.variant.inputs.optional:
         without = walk.run(**dict.fromkeys((name, *ONLY_WITH.get(name, ()))), until=is_decoding)
         assert_changed(without.latents, walk.whole.latents, f"leaving out {name}")
+    for name in walk.variant.inputs.alternatives[1:]:
+        changes = {walk.variant.inputs.alternatives[0]: None, name: example(name)}
+        assert_changed(walk.run(**changes, until=is_decoding).latents, walk.whole.latents, name)
 
 
 def test_streamed_blocks_make_the_same_latents(walk: Walk):
