@@ -7,11 +7,14 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
+from PIL import Image
 
 from mlx_video import RequestError, WanPipeline, convert_checkpoint
+from mlx_video.cli import generate
 from mlx_video.conditioning.control.camera_path import path_of_preset
 from mlx_video.errors import MediaError
 from mlx_video.events import Event, StageStarted, StepFinished
+from mlx_video.media.video import read_video_metadata
 from tests.fixtures.tiny_variants import tiny_variant, write_tiny_variant
 
 SMALL = {"width": 32, "height": 16, "num_frames": 5, "steps": 2, "seed": 1}
@@ -118,3 +121,24 @@ def test_a_run_is_not_resumed_with_another_path(pipelines, tmp_path: Path):
     write_path(file, "CW")
     resumed = pipeline("a cat", resume=True, **options).latents
     assert mx.array_equal(resumed, pipeline("a cat", **options).latents)
+
+
+def test_the_command_takes_controls_from_files(pipelines, tmp_path: Path, capsys):
+    model = pipelines("wan2.1-fun-v1.1-control").folder.path
+    (tmp_path / "edges").mkdir()
+    for index, frame in enumerate(VIDEO):
+        Image.fromarray(frame).save(tmp_path / "edges" / f"{index}.png")
+    Image.fromarray(IMAGE).save(tmp_path / "robot.png")
+    arguments = [
+        "--model-dir", str(model), "--prompt", "a cat", "--width", "32", "--height", "16",
+        "--num-frames", "5", "--steps", "2", "--seed", "1", "--output-path", str(tmp_path / "a.webp"),
+    ]  # fmt: skip
+    controls = ["--control-video", str(tmp_path / "edges"), "--reference-image", str(tmp_path / "robot.png")]
+    assert generate.main([*arguments, *controls]) == 0
+    assert "Without --control-video" not in capsys.readouterr().err
+    settings = read_video_metadata(tmp_path / "a.webp")
+    assert (settings["control_video"], settings["reference_image"]) == (controls[1], controls[3])
+    assert generate.main(arguments) == 0
+    assert "Without --control-video the model follows the prompt" in capsys.readouterr().err
+    assert generate.main([*arguments, "--camera-trajectory", "Zoom_In"]) == 2
+    assert "--camera-trajectory Wan2.1 Fun-V1.1 Control takes --image" in capsys.readouterr().err
