@@ -88,6 +88,9 @@ COMPANIONS = {
     "inpaint_video": {"inpaint_video_mask": "mask.mp4"},
     "inpaint_video_mask": {"inpaint_video": "video.mp4"},
 }
+CAMERA = [
+    "camera_control_direction", "camera_trajectory", "camera_control_speed", "camera_control_origin",
+]  # fmt: skip
 DECLARED = [
     pytest.param(command, declared, id=f"{name}-{declared.name}")
     for name, command in COMMANDS.items()
@@ -204,6 +207,7 @@ def test_inputs_adapters_and_components_follow_from_the_declarations():
     kinds |= {"control_video": "video", "reference_image": "image"}
     kinds |= {"inpaint_video": "video", "inpaint_video_mask": "mask"}
     kinds |= {"vace_video": "video", "vace_video_mask": "mask", "vace_reference_image": "pictures"}
+    kinds |= dict.fromkeys(CAMERA, "camera")
     assert dict(INPUTS) == kinds
     assert IMAGE_INPUTS == ("image", "end_image", "reference_image")
     assert PICTURE_INPUTS == ("vace_reference_image",)

@@ -59,8 +59,11 @@ StreamMode = Literal["auto", "on", "off"]
 QuantizationBits = Literal[4, 8]
 QuantizationGroup = Literal[32, 64, 128]
 
-InputKind = Literal["text", "image", "pictures", "video", "mask", "audio", "number"]
+InputKind = Literal["text", "image", "pictures", "video", "mask", "audio", "number", "camera"]
 """What an input is by which a model is conditioned."""
+CameraDirection = Literal[
+    "Left", "Right", "Up", "Down", "LeftUp", "LeftDown", "RightUp", "RightDown", "In", "Out"
+]
 Affects = Literal["latents", "video", "run"]
 """What of a run an option decides: the latents, the video made of them, or only how they are made."""
 

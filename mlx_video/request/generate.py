@@ -14,6 +14,7 @@ from mlx_video.request.choices import (
     MAX_STEPS,
     MIN_SEED,
     RANDOM_SEED,
+    CameraDirection,
     ContextSchedule,
     ContextWeights,
     ExpertMode,
@@ -137,6 +138,39 @@ class GenerateRequest:
         group="control",
         metavar="PATH",
         input="mask",
+    )
+    camera_control_direction: CameraDirection | None = option(
+        None,
+        help="how the camera of a Control-Camera model moves, as DiffSynth-Studio knows the words",
+        group="control",
+        input="camera",
+    )
+    camera_trajectory: ReadPath | None = option(
+        None,
+        help="path of the camera in place of a direction: a file of poses, or `Static`, `Pan_Up`, "
+        "`Pan_Left_Up` and the like, `Zoom_In`, `Zoom_Out`, `CW`, `ACW` as VideoX-Fun has them",
+        group="control",
+        metavar="FILE|PRESET",
+        input="camera",
+    )
+    camera_control_speed: float | None = option(
+        None,
+        help="how fast the camera moves: change of each frame in a direction, or share of a preset; 0 stands "
+        "still",
+        group="control",
+        default_text="1/54 in a direction, 1 of a preset",
+        only_with=("camera_control_direction", "camera_trajectory"),
+        input="camera",
+    )
+    camera_control_origin: Numbers | None = option(
+        None,
+        help="first pose: time, fx, fy, cx, cy, two zeros, and the 3x4 matrix from world to camera, with "
+        "commas between the 19 numbers",
+        group="control",
+        metavar="LIST",
+        default_text="a lens for 16:9",
+        only_with=("camera_control_direction", "camera_trajectory"),
+        input="camera",
     )
     input_video: VideoSource | None = option(
         None,

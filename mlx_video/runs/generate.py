@@ -8,6 +8,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
+from mlx_video.conditioning.control.units import camera_poses
 from mlx_video.config import ModelConfig
 from mlx_video.events import FileWritten, MemoryPlanned, Notice, Value, Work
 from mlx_video.layouts.model_folder import ModelFolder
@@ -129,6 +130,8 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
     for name, video in videos.items():
         if not (video.is_still and INPUTS[name] == "mask"):
             notices = (*notices, *check_length(video, find_picking(request, plan, name)))
+    if "camera_trajectory" in variant.inputs.all:
+        camera_poses({name: getattr(request, name) for name in INPUTS}, plan.geometry.num_frames)
     check_weights(model, config)
     adapters, adapter_notices = read_all_adapters(request, config)
     notices = (*notices, *adapter_notices)

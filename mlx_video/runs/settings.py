@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
+from mlx_video.conditioning.control.camera_path import POSE_NUMBERS, PRESETS
 from mlx_video.config import ModelConfig
 from mlx_video.errors import RequestError
 from mlx_video.events import Notice
@@ -218,6 +219,13 @@ def check_inputs(request: GenerateRequest, variant: Variant) -> None:
     for name in variant.inputs.required:
         if name not in given:
             raise RequestError(name, f"missing: {variant.title} needs it.")
+    alternatives = variant.inputs.alternatives
+    chosen = [name for name in alternatives if getattr(request, name) is not None]
+    if alternatives and len(chosen) != 1:
+        flags = " or ".join(map(flag_of, alternatives))
+        raise RequestError(
+            alternatives[0], f"{'beside others' if chosen else 'missing'}: {variant.title} needs {flags}."
+        )
     for name in given:
         if name not in (*variant.inputs.all, *COMMON_INPUTS):
             raise RequestError(name, f"{variant.title} {_describe_inputs(variant)}. Leave the option out.")
@@ -227,6 +235,19 @@ def check_inputs(request: GenerateRequest, variant: Variant) -> None:
             )
     if request.vace_scale != 1 and "vace_video" not in variant.inputs.all:
         raise RequestError("vace_scale", f"{variant.title} has no VACE blocks. Leave the option out.")
+    _check_camera(request)
+
+
+def _check_camera(request: GenerateRequest) -> None:
+    """Refuse camera options that say nothing beside each other."""
+    origin, trajectory = request.camera_control_origin, request.camera_trajectory
+    if origin is not None and len(origin) != POSE_NUMBERS:
+        raise RequestError(
+            "camera_control_origin", f"{len(origin)} numbers: a pose has {POSE_NUMBERS}. Give all of them."
+        )
+    for name in ("camera_control_speed", "camera_control_origin"):
+        if getattr(request, name) is not None and trajectory and str(trajectory) not in PRESETS:
+            raise RequestError(name, f"{trajectory} is a file of poses, which say all. Leave the option out.")
 
 
 def _describe_inputs(variant: Variant) -> str:

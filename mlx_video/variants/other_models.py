@@ -32,8 +32,6 @@ class OtherModel:
 
 # The first that matches is meant: some networks also have the parts of later ones.
 OTHER_MODELS = (
-    OtherModel("Wan2.1 Fun-V1.1 Control-Camera", "control_adapter.", (32, 16)),
-    OtherModel("Wan2.2 Fun-A14B-Control-Camera", "control_adapter.", (36, 16)),
     OtherModel("Wan2.2 Fun-5B-Control-Camera", "control_adapter.", (100, 48)),
     OtherModel("a Fun Control-Camera model", "control_adapter."),
     OtherModel("Wan2.2 S2V 14B", "casual_audio_encoder."),
@@ -60,8 +58,8 @@ PUBLISHED: Mapping[str, str] = MappingProxyType(
         "efa44cddf936c70abd0ea28b6cbe946c": "Wan2.1 Fun Control 14B",
         "70ddad9d3a133785da5ea371aae09504": "Wan2.1 Fun-V1.1 Control 1.3B",
         "26bde73488a92e64cc20b0a7485b9e5b": "Wan2.1 Fun-V1.1 Control 14B",
-        "ac6a5aa74f4a0aab6f64eb9a72f19901": "Wan2.1 Fun-V1.1-1.3B-Control-Camera",
-        "b61c605c2adbd23124d152ed28e049ae": "Wan2.1 Fun-V1.1-14B-Control-Camera",
+        "ac6a5aa74f4a0aab6f64eb9a72f19901": "Wan2.1 Fun-V1.1 Control-Camera 1.3B",
+        "b61c605c2adbd23124d152ed28e049ae": "Wan2.1 Fun-V1.1 Control-Camera 14B",
         "5b013604280dd715f8457c6ed6d6a626": "an expert of Wan2.2 I2V A14B",
         "1f5ab7703c6fc803fdded85ff040c316": "Wan2.2 TI2V 5B",
         "2267d489f0ceb9f21836532952852ee5": "an expert of Wan2.2 Fun-A14B-Control",

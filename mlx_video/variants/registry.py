@@ -10,12 +10,12 @@ from typing import Any
 from mlx_video.config import ModelConfig, TransformerConfig, find_vae_config
 from mlx_video.errors import CheckpointError, ConfigError, RequestError
 from mlx_video.formats.tensor_info import TensorInfo
-from mlx_video.variants import fun, i2v, t2v, ti2v, vace
+from mlx_video.variants import camera, fun, i2v, t2v, ti2v, vace
 from mlx_video.variants.lookalikes import Evidence, name_lookalike
 from mlx_video.variants.other_models import name_other_model
 from mlx_video.variants.variant import CheckpointFacts, Shapes, Variant
 from mlx_video.weights.names.control_sizes import read_control_sizes
-from mlx_video.weights.names.fun_names import REFERENCE_ANCHOR
+from mlx_video.weights.names.fun_names import CAMERA_ANCHOR, REFERENCE_ANCHOR
 from mlx_video.weights.names.transformer_names import IMAGE_ANCHOR, original_shapes, read_image_sizes
 from mlx_video.weights.names.vace_names import VACE_ANCHOR
 from mlx_video.weights.network import TransformerNetwork
@@ -35,6 +35,8 @@ VARIANTS: tuple[Variant, ...] = (
     fun.INP_A14B,
     i2v.I2V_A14B,
     ti2v.TI2V_5B,
+    camera.CAMERA_V1_1,
+    camera.CAMERA_A14B,
     fun.CONTROL,
     fun.CONTROL_V1_1,
     fun.CONTROL_A14B,
@@ -44,6 +46,7 @@ VARIANTS: tuple[Variant, ...] = (
     t2v.T2V_OTHER,
     i2v.I2V_EXPERT,
     fun.CONTROL_EXPERT,
+    camera.CAMERA_EXPERT,
     vace.VACE_OTHER,
 )
 
@@ -126,6 +129,7 @@ def _part_names(network: TransformerConfig) -> frozenset[str]:
     names = {
         "img_emb.proj.0.weight": network.image_dim is not None,
         "img_emb.emb_pos": network.image_positions > 0,
+        CAMERA_ANCHOR: network.camera_dim is not None,
         REFERENCE_ANCHOR: network.reference_dim is not None,
         "vace_patch_embedding.weight": bool(network.vace_layers),
         "vace_blocks.0.modulation": bool(network.vace_layers),
@@ -215,18 +219,20 @@ def _match(facts: CheckpointFacts, shapes: Shapes | None = None, evidence: Evide
             f"transformer: {_describe(facts)}: this is {other}, which this version cannot convert. "
             f"Known: {', '.join(variant.title for variant in VARIANTS)}."
         )
+    known = ", ".join(variant.title for variant in VARIANTS)
+    stray = _name_stray(facts, shapes or {}, evidence.names)
     raise CheckpointError(
         f"transformer: {_describe(facts)}; no model that this version knows looks like that. "
-        f"{_name_stray(facts, shapes or {})}Known: {', '.join(variant.title for variant in VARIANTS)}."
+        f"{stray}Known: {known}."
     )
 
 
-def _name_stray(facts: CheckpointFacts, shapes: Shapes) -> str:
+def _name_stray(facts: CheckpointFacts, shapes: Shapes, names: Sequence[str]) -> str:
     """Name what keeps a transformer from being of the model to which it is nearest; "" if none is near."""
     near = [
         (variant.traits.find_strays(facts), variant)
         for variant in VARIANTS
-        if variant.names is None and variant.traits.are_in(facts)
+        if variant.traits.are_in(facts) and variant.answers_to(names)
     ]
     if not near:
         return ""

@@ -75,22 +75,26 @@ class Inputs:
     """Names of the request's fields that a variant needs or may get.
 
     Attributes:
+        required: all are needed.
+        optional: each may be given.
+        alternatives: just one of them is needed.
         shorthands: optional too, each with the inputs that it stands for, beside which it is not given.
     """
 
     required: tuple[str, ...] = ("prompt",)
     optional: tuple[str, ...] = ()
+    alternatives: tuple[str, ...] = ()
     shorthands: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def together(self) -> tuple[str, ...]:
-        """The inputs that go with each other: all but shorthands."""
-        return (*self.required, *self.optional)
+        """The inputs that go with each other: all but shorthands, and of alternatives the first."""
+        return (*self.required, *self.optional, *self.alternatives[:1])
 
     @property
     def all(self) -> tuple[str, ...]:
         """Every input that the variant takes."""
-        return (*self.together, *self.shorthands)
+        return (*self.required, *self.optional, *self.alternatives, *self.shorthands)
 
 
 ChooseSize = Callable[[int, int, int], tuple[int, int]]

@@ -82,10 +82,21 @@ def official_transformer(name: str) -> TensorList:
 
 # Channels in, and the names that a Fun model has besides those of the model that it is made from.
 # Source: aigc-apps/VideoX-Fun videox_fun/models/wan_transformer3d.py, WanTransformer3DModel.
+_CAMERA = {
+    "control_adapter.conv.weight": (5120, 1536, 2, 2),
+    "control_adapter.conv.bias": (5120,),
+    **{
+        f"control_adapter.residual_blocks.0.conv{number}.{part}": shape
+        for number in (1, 2)
+        for part, shape in (("weight", (5120, 5120, 3, 3)), ("bias", (5120,)))
+    },
+}
 _REFERENCE = {"ref_conv.weight": (5120, 16, 2, 2), "ref_conv.bias": (5120,)}
 FUN_TRANSFORMERS: Mapping[str, tuple[str, int, Mapping[str, tuple[int, ...]]]] = {
     "wan2.1-fun-control": ("wan2.1-i2v-14b", 48, {}),
     "wan2.1-fun-v1.1-control": ("wan2.1-i2v-14b", 48, _REFERENCE),
+    "wan2.1-fun-v1.1-control-camera": ("wan2.1-i2v-14b", 32, _CAMERA),
+    "wan2.2-fun-a14b-control-camera": ("wan2.2-i2v-a14b", 36, _CAMERA),
     "wan2.2-fun-a14b-control": ("wan2.2-i2v-a14b", 52, _REFERENCE),
 }
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from mlx_video import Video, WanPipeline, convert_checkpoint
+from mlx_video.conditioning.control.camera_path import DEFAULT_ORIGIN
 from mlx_video.config import config_from_json, config_to_json
 from mlx_video.events import (
     Event,
@@ -65,9 +66,16 @@ HALVES = [
     np.repeat(np.uint8([255] * 20 + [0] * 20)[order, None, None], 56, 1).repeat(3, 2)
     for order in (slice(None), slice(None, None, -1))
 ]
+CAMERA: Mapping[str, tuple[object, object]] = {
+    "camera_control_direction": ("Left", "Up"),
+    "camera_trajectory": ("Zoom_In", "CW"),
+    "camera_control_speed": (0.2, 0.4),
+    "camera_control_origin": ((0, 0.7, *DEFAULT_ORIGIN[2:]), (0, 0.4, *DEFAULT_ORIGIN[2:])),
+}
 EXAMPLES: Mapping[str, Callable[[str, int], object]] = {
     "text": lambda name, seed: ("a cat", "two dogs in the rain")[seed],
     "image": draw_picture,
+    "camera": lambda name, seed: CAMERA[name][seed],
     "video": lambda name, seed: [draw_picture(name, 2 * frame + seed) for frame in range(NUM_FRAMES)],
     "mask": lambda name, seed: [HALVES[seed]] * NUM_FRAMES,
     "pictures": lambda name, seed: [draw_picture(name, 2 * number + seed) for number in range(2)],
@@ -295,6 +303,9 @@ def test_each_of_its_inputs_changes_the_video(walk: Walk):
     for name in walk.variant.inputs.optional:
         without = walk.run(**dict.fromkeys((name, *ONLY_WITH.get(name, ()))), until=is_decoding)
         assert_changed(without.latents, walk.whole.latents, f"leaving out {name}")
+    for name in walk.variant.inputs.alternatives[1:]:
+        changes = {walk.variant.inputs.alternatives[0]: None, name: example(name)}
+        assert_changed(walk.run(**changes, until=is_decoding).latents, walk.whole.latents, name)
 
 
 @pytest.mark.slow

@@ -42,6 +42,8 @@ PUBLISHED_COUNTS = {
     "wan2.1-fun-1.3b-inp": (983, 1_564_428_608),
     "wan2.1-fun-control": (1303, 16_395_124_544),
     "wan2.1-fun-v1.1-control": (1305, 16_395_457_344),
+    "wan2.1-fun-v1.1-control-camera": (1309, 16_898_128_704),
+    "wan2.2-fun-a14b-control-camera": (1101, 14_792_233_024),
     "wan2.2-fun-a14b-control": (1097, 14_289_561_664),
     "wan2.2-ti2v-5b": (825, 4_999_787_712),
 }

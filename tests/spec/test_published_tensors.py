@@ -30,6 +30,8 @@ DIGESTS = {
     "transformer-wan2.1-fun-1.3b-inp": "Wan2.1 Fun-1.3B-InP",
     "transformer-wan2.1-fun-control": "Wan2.1 Fun Control 14B",
     "transformer-wan2.1-fun-v1.1-control": "Wan2.1 Fun-V1.1 Control 14B",
+    "transformer-wan2.1-fun-v1.1-control-camera": "Wan2.1 Fun-V1.1 Control-Camera 14B",
+    "transformer-wan2.2-fun-a14b-control-camera": "an expert of Wan2.2 Fun-A14B-Control-Camera",
     "transformer-wan2.2-fun-a14b-control": "an expert of Wan2.2 Fun-A14B-Control",
     "transformer-wan2.2-i2v-a14b": "an expert of Wan2.2 I2V A14B",
     "transformer-wan2.2-ti2v-5b": "Wan2.2 TI2V 5B",

@@ -28,6 +28,8 @@ PARAMETERS = {
     "wan2.1-fun-1.3b-inp": 1_564_428_608,
     "wan2.1-fun-control": 16_395_124_544,
     "wan2.1-fun-v1.1-control": 16_395_457_344,
+    "wan2.1-fun-v1.1-control-camera": 16_898_128_704,
+    "wan2.2-fun-a14b-control-camera": 14_792_233_024,
     "wan2.2-fun-a14b-control": 14_289_561_664,
     "wan2.1-vace-1.3b": 2_153_972_032,
     "wan2.1-vace-14b": 17_337_592_896,

@@ -43,6 +43,9 @@ KINDS = {
     "wan2.2-fun-a14b-inp": (36, 16, True, {}),
     "wan2.1-fun-control": (48, 16, False, {"image_dim": 32}),
     "wan2.1-fun-v1.1-control": (48, 16, False, {"image_dim": 32, "reference_dim": 16}),
+    "wan2.1-fun-v1.1-control-camera": (32, 16, False, {"image_dim": 32, "camera_dim": 24}),
+    "wan2.2-fun-a14b-control-camera": (36, 16, True, {"camera_dim": 24}),
+    "wan2.2-fun-control-camera": (36, 16, False, {"camera_dim": 24}),
     "wan2.2-fun-control": (52, 16, False, {"reference_dim": 16}),
     "wan2.2-fun-a14b-control": (52, 16, True, {"reference_dim": 16}),
     "wan2.1-vace": (16, 16, False, VACE),
@@ -72,7 +75,35 @@ def config_of(variant: Variant) -> ModelConfig:
 
 def request_for(variant: Variant, **options: object) -> GenerateRequest:
     names = {*variant.inputs.required, *({"control_video"} & {*variant.inputs.optional})} - {"prompt"}
-    return GenerateRequest("a cat", **dict.fromkeys(names, Path("picture.png")), **options)
+    camera = {"camera_control_direction": "Left"} if variant.inputs.alternatives else {}
+    return GenerateRequest("a cat", **dict.fromkeys(names, Path("picture.png")), **camera, **options)
+
+
+@every_variant
+def test_of_alternatives_it_needs_just_one(variant: Variant):
+    inputs = variant.inputs
+    if not inputs.alternatives:
+        pytest.skip("has none")
+    without = replace(request_for(variant), camera_control_direction=None)
+    with pytest.raises(RequestError, match="missing: .* --camera-control-direction or --camera-trajectory"):
+        plan_run(without, config_of(variant), variant)
+    both = replace(request_for(variant), camera_trajectory=Path("Zoom_In"))
+    with pytest.raises(RequestError, match=f"beside others: {re.escape(variant.title)}"):
+        plan_run(both, config_of(variant), variant)
+
+
+@every_variant
+def test_camera_options_are_refused_where_they_say_nothing(variant: Variant):
+    if not variant.inputs.alternatives:
+        with pytest.raises(RequestError, match=re.escape(variant.title)) as caught:
+            plan_run(replace(request_for(variant), camera_control_speed=0.1), config_of(variant), variant)
+        assert caught.value.field == "camera_control_speed"
+        return
+    with pytest.raises(RequestError, match="2 numbers: a pose has 19"):
+        plan_run(replace(request_for(variant), camera_control_origin=(0, 1)), config_of(variant), variant)
+    file = {"camera_control_direction": None, "camera_trajectory": Path("a.txt"), "camera_control_speed": 0.1}
+    with pytest.raises(RequestError, match="a.txt is a file of poses"):
+        plan_run(replace(request_for(variant), **file), config_of(variant), variant)
 
 
 @every_variant
@@ -157,7 +188,7 @@ def test_the_size_follows_the_image(variant: Variant):
 @every_variant
 def test_its_inputs_are_fields_of_the_request(variant: Variant):
     names = {field.name for field in fields(GenerateRequest)}
-    assert set(variant.inputs.required) | set(variant.inputs.optional) <= names
+    assert set(variant.inputs.all) <= names
 
 
 @every_variant
@@ -180,7 +211,14 @@ def test_its_defaults_are_plausible(variant: Variant):
 
 @every_variant
 def test_published_variants_stand_in_the_readmes_table(variant: Variant):
-    if variant.name in ("wan2.1-t2v", "wan2.2-i2v", "wan2.2-fun-control", "wan2.1-vace"):
+    unpublished = (
+        "wan2.1-t2v",
+        "wan2.2-i2v",
+        "wan2.2-fun-control",
+        "wan2.2-fun-control-camera",
+        "wan2.1-vace",
+    )
+    if variant.name in unpublished:
         pytest.skip("stands for unpublished sizes")
     assert re.search(rf"^\| {re.escape(variant.title.split(' (')[0])} ", README, re.MULTILINE)
 

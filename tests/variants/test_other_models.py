@@ -15,8 +15,6 @@ SMALL = TransformerConfig(dim=128, ffn_dim=96, num_heads=1, num_layers=2, text_d
 IMAGE = ("img_emb.proj.0.weight",)
 # Source: the tensors that comfy/model_detection.py, detect_unet_config, tells these models by.
 MODELS = {
-    "Wan2.1 Fun-V1.1 Control-Camera": (32, 16, ("control_adapter.conv.weight", *IMAGE)),
-    "Wan2.2 Fun-A14B-Control-Camera": (36, 16, ("control_adapter.conv.weight",)),
     "Wan2.2 Fun-5B-Control-Camera": (100, 48, ("control_adapter.conv.weight",)),
     "Wan2.2 S2V 14B": (16, 16, ("casual_audio_encoder.encoder.final_linear.weight",)),
     "HuMo": (16, 16, ("audio_proj.audio_proj_glob_1.layer.bias",)),
@@ -57,6 +55,7 @@ def test_every_published_variant_is_known_by_the_digest_of_its_tensors(name: str
 _1_3B = TransformerConfig(1536, 8960, 12, 30, image_dim=1280)
 SMALL_MODELS = {
     "Wan2.1 Fun Control 1.3B": replace(_1_3B, in_dim=48),
+    "Wan2.1 Fun-V1.1 Control-Camera 1.3B": replace(_1_3B, in_dim=32, camera_dim=24),
     "Wan2.1 Fun-V1.1 Control 1.3B": replace(_1_3B, in_dim=48, reference_dim=16),
 }
 

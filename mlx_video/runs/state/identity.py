@@ -41,6 +41,9 @@ def identify_run(run: Run) -> dict[str, str]:
         identity[flag_of(name)] = _fingerprint_pixels(image)
     for name, pictures in run.pictures.items():
         identity[flag_of(name)] = "; ".join(map(_fingerprint_pixels, pictures))
+    trajectory = run.request.camera_trajectory
+    if trajectory is not None and trajectory.is_file():
+        identity[flag_of("camera_trajectory")] = hashlib.sha256(trajectory.read_bytes()).hexdigest()[:16]
     for name, video in run.videos.items():
         identity[flag_of(name)] = _fingerprint_video(getattr(run.request, name), video)
     if run.images:
