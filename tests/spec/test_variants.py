@@ -209,6 +209,11 @@ def test_its_defaults_are_plausible(variant: Variant):
     assert sampling.fps in (16, 24)
 
 
+UNPUBLISHED = (
+    "wan2.1-t2v", "wan2.2-i2v", "wan2.2-fun-control", "wan2.2-fun-control-camera", "wan2.1-vace",
+)  # fmt: skip
+
+
 @every_variant
 def test_published_variants_stand_in_the_readmes_table(variant: Variant):
     unpublished = (
