@@ -1,0 +1,200 @@
+"""What a video is made from: texts, images, videos, cameras; and its size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlx_video.request.choices import (
+    CameraDirection,
+    VACERegion,
+)
+from mlx_video.request.kinds import (
+    ImageSource,
+    LayerScales,
+    Numbers,
+    Pictures,
+    ReadPath,
+    VideoSource,
+)
+from mlx_video.request.option import (
+    Bounds,
+    at_least,
+    option,
+    positive,
+)
+from mlx_video.request.shared import TEXT_GROUP, THE_MODELS
+
+VACE_GROUP = "VACE"
+_SIZE_HELP = "pixels, rounded to a multiple of 16, TI2V 5B: 32"
+_SIZE_DEFAULT = "the model's, or the image's shape"
+
+
+@dataclass(frozen=True)
+class InputOptions:
+    """Options that say what a video shows, and how large it is."""
+
+    prompt: str = option(
+        help='what the video shows; `""` for no prompt',
+        group=TEXT_GROUP,
+        default_text="the demo model's example",
+        input="text",
+    )
+    negative_prompt: str | None = option(
+        None,
+        help='what it should not show; `""` for nothing',
+        group=TEXT_GROUP,
+        default_text=THE_MODELS,
+        off_help="guide against the empty prompt",
+    )
+    image: ImageSource | None = option(
+        None,
+        help="first frame, for image-to-video models; the video takes its shape unless --width or --height "
+        "is given",
+        group="images",
+        metavar="FILE",
+        input="image",
+    )
+    end_image: ImageSource | None = option(
+        None,
+        help="last frame, for first-and-last-frame models and the large image-to-video ones; only together "
+        "with --image",
+        group="images",
+        metavar="FILE",
+        input="image",
+    )
+    control_video: VideoSource | None = option(
+        None,
+        help="video that a Fun Control model follows: edges, depth, poses; without one only the other inputs "
+        "count",
+        group="control",
+        metavar="PATH",
+        input="video",
+    )
+    reference_image: ImageSource | None = option(
+        None,
+        help="picture of what is to appear, for Fun Control models from V1.1 on",
+        group="control",
+        metavar="FILE",
+        input="image",
+    )
+    inpaint_video: VideoSource | None = option(
+        None,
+        help="video that a Fun InP model fills in where --inpaint-video-mask is white",
+        group="control",
+        metavar="PATH",
+        input="video",
+    )
+    inpaint_video_mask: VideoSource | None = option(
+        None,
+        help="white where --inpaint-video is made anew, black where it stays; a video, or one picture for "
+        "all frames",
+        group="control",
+        metavar="PATH",
+        input="mask",
+    )
+    camera_control_direction: CameraDirection | None = option(
+        None,
+        help="how the camera of a Control-Camera model moves, as DiffSynth-Studio knows the words",
+        group="control",
+        input="camera",
+    )
+    camera_trajectory: ReadPath | None = option(
+        None,
+        help="path of the camera in place of a direction: a file of poses, or `Static`, `Pan_Up`, "
+        "`Pan_Left_Up` and the like, `Zoom_In`, `Zoom_Out`, `CW`, `ACW` as VideoX-Fun has them",
+        group="control",
+        metavar="FILE|PRESET",
+        input="camera",
+    )
+    camera_control_speed: float | None = option(
+        None,
+        help="how fast the camera moves: change of each frame in a direction, or share of a preset; 0 stands "
+        "still",
+        group="control",
+        default_text="1/54 in a direction, 1 of a preset",
+        only_with=("camera_control_direction", "camera_trajectory"),
+        input="camera",
+    )
+    camera_control_origin: Numbers | None = option(
+        None,
+        help="first pose: time, fx, fy, cx, cy, two zeros, and the 3x4 matrix from world to camera, with "
+        "commas between the 19 numbers",
+        group="control",
+        metavar="LIST",
+        default_text="a lens for 16:9",
+        only_with=("camera_control_direction", "camera_trajectory"),
+        input="camera",
+    )
+    input_video: VideoSource | None = option(
+        None,
+        help="video to begin with, in place of pure noise: a file, a folder of numbered pictures or an "
+        "animation; its first frames are used, cut at the centre to the size",
+        group="videos",
+        metavar="PATH",
+        input="video",
+    )
+    denoising_strength: float = option(
+        1.0,
+        help="how much of --input-video is made anew, above 0 to 1; near 0 it stays as it is, at 1 nothing "
+        "of it does",
+        group="videos",
+        check=Bounds(lambda value: 0 < value <= 1, "above 0 and at most 1"),
+        only_with=("input_video",),
+    )
+    video_fps: float | None = option(
+        None,
+        help="frames per second of the videos that are given, in place of what they say; those of the model "
+        "are met by picking frames",
+        group="videos",
+        default_text="the videos' own",
+        check=positive(),
+    )
+    vace_video: VideoSource | None = option(
+        None,
+        help="video for a VACE model to follow, or to fill in where --vace-video-mask is white",
+        group=VACE_GROUP,
+        metavar="PATH",
+        input="video",
+    )
+    vace_video_mask: VideoSource | None = option(
+        None,
+        help="white where a VACE model makes something, black where the video stays; a video, or one picture "
+        "for all frames",
+        group=VACE_GROUP,
+        default_text="white everywhere",
+        metavar="PATH",
+        input="mask",
+    )
+    vace_masked_region: VACERegion = option(
+        "generate",
+        help="`generate`: the model sees grey under the mask; `repaint`: it sees the video there, and paints "
+        "over it",
+        group=VACE_GROUP,
+        only_with=("vace_video_mask",),
+    )
+    vace_reference_image: Pictures = option(
+        (),
+        help="picture of what is to appear in the video of a VACE model",
+        group=VACE_GROUP,
+        input="pictures",
+    )
+    vace_scale: LayerScales = option(
+        1.0,
+        help="how strongly a VACE model follows its inputs; 0 leaves it text alone; or as many numbers as it "
+        "has VACE blocks, with commas between them",
+        group=VACE_GROUP,
+        metavar="SCALES",
+    )
+    width: int | None = option(
+        None, help=_SIZE_HELP, group="size", default_text=_SIZE_DEFAULT, check=at_least(1)
+    )
+    height: int | None = option(
+        None, help=_SIZE_HELP, group="size", default_text=_SIZE_DEFAULT, check=at_least(1)
+    )
+    num_frames: int | None = option(
+        None,
+        help="frames, 4n+1: 17, 49, 81 ...",
+        group="size",
+        default_text=THE_MODELS,
+        check=at_least(1),
+    )
