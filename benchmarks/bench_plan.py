@@ -44,7 +44,7 @@ from mlx_video.models.vae.autoencoder import WanVAE
 from mlx_video.planning.stage_peaks import denoise_peak, text_peak
 from mlx_video.planning.vae_memory import decode_peak_bytes, encode_peak_bytes
 from mlx_video.planning.weight_bytes import WeightBytes, weigh
-from mlx_video.runs.guided_transformer import GuidedTransformer
+from mlx_video.runs.sampling.guided_transformer import GuidedTransformer
 from mlx_video.sampling.denoise import denoise
 from mlx_video.sampling.guidance import ClassifierFreeGuidance
 from mlx_video.sampling.schedule import build_schedule

@@ -33,7 +33,7 @@ from benchmarks.timing import TABLE_HEADER, Timing, alternate, format_row
 from mlx_video.config import TextEncoderConfig
 from mlx_video.formats.tensor_source import open_tensors
 from mlx_video.loading.streamed_text_encoder import encode_streamed
-from mlx_video.models.text_encoder import UMT5Encoder
+from mlx_video.models.encoders.text_encoder import UMT5Encoder
 from mlx_video.weights.load import load_module
 from mlx_video.weights.names.text_encoder_names import WAN_RULES, text_encoder_tensors
 from mlx_video.weights.rules import target_shapes

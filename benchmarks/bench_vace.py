@@ -22,8 +22,8 @@ from benchmarks.forward import STEP
 from benchmarks.timing import TABLE_HEADER, alternate, format_row
 from mlx_video.config import TransformerConfig
 from mlx_video.models.block_context import BlockHook, Pass
+from mlx_video.models.control.vace import VACEHook, VACETransformer
 from mlx_video.models.transformer import WanTransformer
-from mlx_video.models.vace import VACEHook, VACETransformer
 
 LIMIT_TIME = 1.05
 LIMIT_STREAMS = 1.5

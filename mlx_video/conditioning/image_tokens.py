@@ -9,7 +9,7 @@ import numpy as np
 
 from mlx_video.config import CLIP_PIXEL_MEAN, CLIP_PIXEL_STD
 from mlx_video.media.resize import resize_bicubic
-from mlx_video.models.image_encoder import CLIPImageEncoder
+from mlx_video.models.encoders.image_encoder import CLIPImageEncoder
 
 
 def clip_pixels(image: np.ndarray, size: int) -> np.ndarray:

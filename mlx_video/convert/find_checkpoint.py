@@ -27,7 +27,7 @@ from mlx_video.layouts.open_checkpoint import open_checkpoint
 from mlx_video.layouts.original_folder import check_tokenizer, has_named_transformers
 from mlx_video.loading.found_files import FoundFiles, Scan, read_component, scan_folder
 from mlx_video.request import ConvertRequest
-from mlx_video.weights.fix_5d_file import describe_fix_5d_file, is_fix_5d_file
+from mlx_video.weights.stored.fix_5d_file import describe_fix_5d_file, is_fix_5d_file
 
 # Layouts whose file names say nothing, so that the tensors are asked.
 _NAMELESS = ("comfy", "lightx2v", "unknown")

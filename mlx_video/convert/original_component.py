@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from mlx_video.formats.tensor_source import TensorSource
 from mlx_video.variants.registry import list_diffusers_rules
-from mlx_video.weights.all_in_one import pick_component
 from mlx_video.weights.component_networks import as_original
-from mlx_video.weights.fix_5d_file import check_kernel
-from mlx_video.weights.scaled import dequantize
+from mlx_video.weights.stored.all_in_one import pick_component
+from mlx_video.weights.stored.fix_5d_file import check_kernel
+from mlx_video.weights.stored.scaled import dequantize
 
 
 def original_component(stored: TensorSource, component: str) -> TensorSource:

@@ -29,13 +29,13 @@ from mlx_video.request import ConvertRequest
 from mlx_video.variants.registry import find_variant
 from mlx_video.weights.component_kind import is_tokenizer_tensor
 from mlx_video.weights.component_networks import check_width, describe_other_part, find_network
-from mlx_video.weights.empty_weights import check_token_table
-from mlx_video.weights.fix_5d_file import report_fix_5d_file
 from mlx_video.weights.names import text_encoder_names, vae_names
 from mlx_video.weights.quantize import ChooseLayer, check_group_size
 from mlx_video.weights.rules import plan_moves
-from mlx_video.weights.scaled import report_plain_float8
 from mlx_video.weights.spellings import report_empty_table
+from mlx_video.weights.stored.empty_weights import check_token_table
+from mlx_video.weights.stored.fix_5d_file import report_fix_5d_file
+from mlx_video.weights.stored.scaled import report_plain_float8
 from mlx_video.weights.stream import TensorJob, output_infos, plan_jobs
 
 DTYPE_SPELLINGS = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}

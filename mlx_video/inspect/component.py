@@ -20,12 +20,12 @@ from mlx_video.variants.registry import (
     recognise_checkpoint,
 )
 from mlx_video.weights.component_networks import as_original, find_network
-from mlx_video.weights.fix_5d_file import check_kernel
 from mlx_video.weights.names import vae_names
 from mlx_video.weights.renamed import RenamedTensors
 from mlx_video.weights.rules import plan_moves
-from mlx_video.weights.scaled import dequantize
 from mlx_video.weights.spellings import report_empty_table
+from mlx_video.weights.stored.fix_5d_file import check_kernel
+from mlx_video.weights.stored.scaled import dequantize
 
 
 def identify(part: FilePart, source: TensorSource, component: str, *, is_converted: bool) -> FilePart:

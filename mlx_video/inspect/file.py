@@ -22,7 +22,6 @@ from mlx_video.inspect.inspection import FilePart
 from mlx_video.latents.latents_file import TENSOR_NAME
 from mlx_video.latents.run_state import is_state
 from mlx_video.layouts.expert_names import guess_expert_of_file
-from mlx_video.weights.all_in_one import pick_component
 from mlx_video.weights.component_kind import (
     ComponentKind,
     find_components,
@@ -30,15 +29,16 @@ from mlx_video.weights.component_kind import (
     is_tokenizer_tensor,
 )
 from mlx_video.weights.component_networks import as_original, describe_other_part
-from mlx_video.weights.fix_5d_file import (
+from mlx_video.weights.names.fastvideo_names import is_fastvideo, open_fastvideo_file
+from mlx_video.weights.quantize import read_quantization
+from mlx_video.weights.stored.all_in_one import pick_component
+from mlx_video.weights.stored.fix_5d_file import (
     describe_fix_5d_file,
     is_fix_5d_file,
     report_fix_5d_file,
     with_fix_5d_file,
 )
-from mlx_video.weights.names.fastvideo_names import is_fastvideo, open_fastvideo_file
-from mlx_video.weights.quantize import read_quantization
-from mlx_video.weights.scale_conventions import find_unscaled, is_beside_weights
+from mlx_video.weights.stored.scale_conventions import find_unscaled, is_beside_weights
 
 SPELLINGS = {
     "original": "Wan's names",

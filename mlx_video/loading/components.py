@@ -26,14 +26,14 @@ from mlx_video.loading.open_parts import open_text_encoder, open_transformer
 from mlx_video.loading.vae_halves import check_vae_decoder
 from mlx_video.lora.apply import apply_adapters
 from mlx_video.lora.read import AdapterSet
-from mlx_video.models.image_encoder import CLIPImageEncoder
-from mlx_video.models.text_encoder import UMT5Encoder
+from mlx_video.models.encoders.image_encoder import CLIPImageEncoder
+from mlx_video.models.encoders.text_encoder import UMT5Encoder
 from mlx_video.models.video_transformer import VideoTransformer
 from mlx_video.request import LoraMode
 from mlx_video.variants.registry import find_variant
 from mlx_video.weights.component_networks import check_width, find_network
-from mlx_video.weights.empty_weights import check_token_table
 from mlx_video.weights.load import fit_module, load_module
+from mlx_video.weights.stored.empty_weights import check_token_table
 
 
 def open_model(path: Path, parts: ModelParts = NO_PARTS) -> tuple[ModelFolder, ModelConfig]:

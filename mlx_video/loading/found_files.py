@@ -20,14 +20,14 @@ from mlx_video.layouts.folder_layout import CONFIG_FILE, SPLIT_REST, read_json_o
 from mlx_video.layouts.loose_files import is_weight_file, walk_folders
 from mlx_video.layouts.shards import FoundWeights, check_shards, find_weights, split_files
 from mlx_video.layouts.weight_sets import SHARD
-from mlx_video.weights.all_in_one import pick_component
 from mlx_video.weights.component_kind import (
     ComponentKind,
     find_components,
     is_other_text_encoder,
 )
 from mlx_video.weights.component_networks import as_original
-from mlx_video.weights.fix_5d_file import is_fix_5d_file, with_fix_5d_file
+from mlx_video.weights.stored.all_in_one import pick_component
+from mlx_video.weights.stored.fix_5d_file import is_fix_5d_file, with_fix_5d_file
 
 # Where ComfyUI looks for models, the folders that matter here; they may hold folders themselves.
 TREE_FOLDERS = (

@@ -10,12 +10,12 @@ from mlx_video.formats.tensor_file import TensorFile
 from mlx_video.formats.tensor_source import TensorSource, open_tensors
 from mlx_video.layouts.components import TEXT_ENCODER, VAE, Component
 from mlx_video.layouts.shards import find_weights
-from mlx_video.weights.all_in_one import pick_component
 from mlx_video.weights.component_kind import find_components
 from mlx_video.weights.component_networks import as_original, find_network
 from mlx_video.weights.converted_view import ConvertedTensors
 from mlx_video.weights.names.fastvideo_names import is_fastvideo, open_fastvideo_file
-from mlx_video.weights.scaled import dequantize
+from mlx_video.weights.stored.all_in_one import pick_component
+from mlx_video.weights.stored.scaled import dequantize
 
 _CONVERTED = "mlx"
 

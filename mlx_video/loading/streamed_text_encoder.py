@@ -12,7 +12,7 @@ from mlx.utils import tree_unflatten
 from mlx_video.config import TextEncoderConfig
 from mlx_video.files.read_ahead import read_ahead
 from mlx_video.formats.tensor_source import TensorSource
-from mlx_video.models.text_encoder import TextEncoderBlock, UMT5Encoder
+from mlx_video.models.encoders.text_encoder import TextEncoderBlock, UMT5Encoder
 from mlx_video.weights.load import fit_module
 from mlx_video.weights.rules import Shape
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from mlx_video.config import TextEncoderConfig
 from mlx_video.geometry import VideoGeometry
 from mlx_video.loading.stream_plan import SLOTS, choose_streamed
+from mlx_video.models.encoders.text_encoder_memory import text_encoder_peak
 from mlx_video.models.peak import WIDE, Peak
-from mlx_video.models.text_encoder_memory import text_encoder_peak
 from mlx_video.models.transformer_memory import ForwardSize
 from mlx_video.planning.weight_bytes import WeightBytes
 from mlx_video.weights.network import PLAIN, TransformerNetwork

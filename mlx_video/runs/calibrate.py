@@ -14,8 +14,8 @@ from mlx_video.request import GenerateRequest
 from mlx_video.request.calibrate import CalibrateRequest
 from mlx_video.runs.generate import fit_run, settle, within_limits
 from mlx_video.runs.inputs import unit_inputs, with_tokenizer
-from mlx_video.runs.measured_file import read_measured, write_measured
 from mlx_video.runs.run import Run
+from mlx_video.runs.sampling.measured_file import read_measured, write_measured
 from mlx_video.runs.stages.denoise import DENOISE
 from mlx_video.runs.stages.encode import IMAGE, TEXT
 from mlx_video.runs.stages.stage import run_stages

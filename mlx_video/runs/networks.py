@@ -16,8 +16,8 @@ from mlx_video.loading.residency import Module, count_bytes, resident
 from mlx_video.loading.session import Network, NetworkKey
 from mlx_video.loading.streamed_transformer import open_streamed_transformer
 from mlx_video.loading.vae_halves import Half, load_vae_decoder, load_vae_encoder
-from mlx_video.models.image_encoder import CLIPImageEncoder
-from mlx_video.models.text_encoder import UMT5Encoder
+from mlx_video.models.encoders.image_encoder import CLIPImageEncoder
+from mlx_video.models.encoders.text_encoder import UMT5Encoder
 from mlx_video.models.vae.autoencoder import WanVAE
 from mlx_video.models.video_transformer import VideoTransformer
 from mlx_video.planning.choices import IMAGE_ENCODER, TEXT_ENCODER, VAE_DECODER, VAE_ENCODER

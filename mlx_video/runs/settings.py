@@ -17,15 +17,15 @@ from mlx_video.models.rope import MAX_POSITIONS
 from mlx_video.planning.choices import MemoryChoices
 from mlx_video.request import INPUTS, LORA_FIELDS, GenerateRequest, flag_of
 from mlx_video.request.option import is_given
-from mlx_video.runs.context_choice import check_caches, plan_windows, report_windows
-from mlx_video.runs.recipe_choice import (
+from mlx_video.runs.sampling.context_choice import check_caches, plan_windows, report_windows
+from mlx_video.runs.sampling.recipe_choice import (
     ChosenRecipe,
     choose_recipe,
     read_choices,
     report_distilled,
     with_measured,
 )
-from mlx_video.runs.strengths import check_strengths
+from mlx_video.runs.sampling.strengths import check_strengths
 from mlx_video.sampling.context_windows import ContextWindows
 from mlx_video.sampling.recipe import ModelSampling, Recipe
 from mlx_video.sampling.recipes.settle import settle_recipe

@@ -7,7 +7,7 @@ from dataclasses import replace
 from mlx_video.conditioning.control.units import CAMERA, FUN_CHANNELS, image_tokens_unit
 from mlx_video.conditioning.units import PROMPTS
 from mlx_video.geometry import size_for_area
-from mlx_video.models.control_memory import camera_peak
+from mlx_video.models.control.control_memory import camera_peak
 from mlx_video.variants.fun import NETWORK, SAMPLING
 from mlx_video.variants.i2v import CHANNELS as MASKED_CHANNELS
 from mlx_video.variants.i2v import IMAGE_BRANCH

@@ -9,7 +9,7 @@ from mlx_video.conditioning.control.units import FUN_CHANNELS, REFERENCE, image_
 from mlx_video.conditioning.units import PROMPTS
 from mlx_video.config import SamplingDefaults
 from mlx_video.geometry import size_for_area
-from mlx_video.models.fun import FunTransformer
+from mlx_video.models.control.fun import FunTransformer
 from mlx_video.variants.i2v import AREA_480P, CHANNELS, IMAGE_BRANCH
 from mlx_video.variants.variant import Inputs, Traits, Variant
 from mlx_video.weights.names.fun_names import FUN_RULES, fun_tensors

@@ -8,8 +8,8 @@ from mlx_video.conditioning.control.units import VACE as VACE_CONTEXT
 from mlx_video.conditioning.units import PROMPTS
 from mlx_video.config import SamplingDefaults
 from mlx_video.geometry import size_for_area
-from mlx_video.models.control_memory import vace_peak
-from mlx_video.models.vace import VACETransformer
+from mlx_video.models.control.control_memory import vace_peak
+from mlx_video.models.control.vace import VACETransformer
 from mlx_video.variants.variant import Inputs, Traits, Variant
 from mlx_video.weights.names.vace_names import VACE_RULES, vace_tensors
 from mlx_video.weights.network import TransformerNetwork

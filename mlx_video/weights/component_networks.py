@@ -17,16 +17,16 @@ from mlx_video.errors import CheckpointError
 from mlx_video.formats.tensor_info import TensorInfo
 from mlx_video.formats.tensor_source import TensorSource
 from mlx_video.layouts.components import Component
-from mlx_video.models.image_encoder import CLIPImageEncoder
-from mlx_video.models.image_encoder_memory import image_encoder_peak
+from mlx_video.models.encoders.image_encoder import CLIPImageEncoder
+from mlx_video.models.encoders.image_encoder_memory import image_encoder_peak
+from mlx_video.models.encoders.text_encoder import UMT5Encoder
 from mlx_video.models.peak import Peak
-from mlx_video.models.text_encoder import UMT5Encoder
 from mlx_video.models.vae.autoencoder import WanVAE
 from mlx_video.weights import other_parts, spellings
-from mlx_video.weights.empty_weights import check_token_table
 from mlx_video.weights.names import image_encoder_names, text_encoder_names, vae_names
 from mlx_video.weights.rules import Move, Rule, Shape, plan_moves, target_shapes
 from mlx_video.weights.spellings import Spelling
+from mlx_video.weights.stored.empty_weights import check_token_table
 
 Infos = Mapping[str, TensorInfo]
 

@@ -10,12 +10,12 @@ import mlx.core as mx
 
 from mlx_video.errors import CheckpointError
 from mlx_video.formats.tensor_source import TensorSource
-from mlx_video.weights.empty_weights import looks_empty, sample_rows
 from mlx_video.weights.names import image_encoder_names, text_encoder_names, transformer_names, vae_names
 from mlx_video.weights.renamed import RenamedTensors
 from mlx_video.weights.rules import Rule, drop, find_prefix
-from mlx_video.weights.stacked import Stack, StackedTensors
-from mlx_video.weights.unfolded import TRANSFORMER_KERNELS, VAE_KERNELS, unfold
+from mlx_video.weights.stored.empty_weights import looks_empty, sample_rows
+from mlx_video.weights.stored.stacked import Stack, StackedTensors
+from mlx_video.weights.stored.unfolded import TRANSFORMER_KERNELS, VAE_KERNELS, unfold
 
 KEEP = (Rule("*", "*"),)
 # Of three axes, the first of length one: ends of names.

@@ -17,9 +17,9 @@ from mlx_video.files.read_ahead import read_ahead
 from mlx_video.formats.float8 import FLOAT8_DTYPES
 from mlx_video.formats.safetensors import SafetensorsWriter
 from mlx_video.formats.tensor_source import DTYPES, FLOAT_DTYPES, TensorInfo, TensorSource
-from mlx_video.weights.empty_weights import has_numbers, must_hold_numbers, refuse_empty
 from mlx_video.weights.quantize import ChooseLayer, is_quantized_layer, quantize_rows, quantized_infos
 from mlx_video.weights.rules import Move
+from mlx_video.weights.stored.empty_weights import has_numbers, must_hold_numbers, refuse_empty
 
 # Small enough that buffers are reused instead of mapped anew for each chunk: 8 MB and more take longer.
 CHUNK_BYTES = 4 << 20

@@ -23,7 +23,7 @@ from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.components import check_weights, load_transformer, open_model
 from mlx_video.loading.streamed_text_encoder import encode_streamed
 from mlx_video.loading.vae_halves import load_vae_decoder, load_vae_encoder
-from mlx_video.models.text_encoder import UMT5Encoder
+from mlx_video.models.encoders.text_encoder import UMT5Encoder
 from mlx_video.variants.registry import VARIANTS, find_variant
 from mlx_video.weights.names import text_encoder_names, transformer_names
 from tests.fixtures.generators import finish

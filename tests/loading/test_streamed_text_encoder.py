@@ -17,7 +17,7 @@ from mlx_video.errors import CheckpointError
 from mlx_video.formats.tensor_source import TensorSource, open_tensors
 from mlx_video.loading.residency import release_memory
 from mlx_video.loading.streamed_text_encoder import encode_resident, encode_streamed
-from mlx_video.models.text_encoder import UMT5Encoder
+from mlx_video.models.encoders.text_encoder import UMT5Encoder
 from mlx_video.weights.load import load_module
 from tests.fixtures.generators import finish, finish_and_collect
 from tests.models.networks import TEXT_ENCODER, build_text_encoder, run_gpu_code

@@ -13,7 +13,7 @@ import pytest
 from mlx_video.errors import AdapterError, CheckpointError
 from mlx_video.lora.families import guess_expert
 from mlx_video.lora.read import read_adapters
-from mlx_video.models.vace import VACETransformer
+from mlx_video.models.control.vace import VACETransformer
 from mlx_video.request import LoraChoice
 from mlx_video.weights.names.vace_names import VACE_RULES, vace_tensors
 from mlx_video.weights.network import TransformerNetwork

@@ -9,10 +9,10 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_video.config import TransformerConfig
-from mlx_video.models.fun import FunTransformer
-from mlx_video.models.motion_controller import MotionController
+from mlx_video.models.control.fun import FunTransformer
+from mlx_video.models.control.motion_controller import MotionController
+from mlx_video.models.control.vace import VACETransformer
 from mlx_video.models.transformer import WanTransformer
-from mlx_video.models.vace import VACETransformer
 from mlx_video.weights.names.fun_names import FUN_RULES, fun_tensors, motion_controller_tensors
 from mlx_video.weights.names.transformer_names import WAN_RULES, transformer_tensors
 from mlx_video.weights.names.vace_names import VACE_RULES, vace_tensors

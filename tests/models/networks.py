@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from mlx_video.config import ImageEncoderConfig, TextEncoderConfig, TransformerConfig
-from mlx_video.models import elementwise, matmul, text_encoder
+from mlx_video.models import elementwise, matmul
 from mlx_video.models.block_context import BlockContext, Pass, PromptTokens, Step
+from mlx_video.models.encoders import text_encoder
+from mlx_video.models.encoders.image_encoder import CLIPImageEncoder
+from mlx_video.models.encoders.text_encoder import UMT5Encoder
 from mlx_video.models.forward import BlockSource
-from mlx_video.models.image_encoder import CLIPImageEncoder
-from mlx_video.models.text_encoder import UMT5Encoder
 from mlx_video.models.token_layout import TokenLayout, video_layout, video_segment
 from mlx_video.models.transformer import WanTransformer
 from mlx_video.weights.names import image_encoder_names, text_encoder_names, transformer_names

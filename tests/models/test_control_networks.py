@@ -11,11 +11,11 @@ from mlx.utils import tree_flatten
 
 from mlx_video.errors import ConfigError
 from mlx_video.models.block_context import Pass
-from mlx_video.models.camera_adapter import CameraHook
-from mlx_video.models.fun import FunTransformer, ReferenceHook
-from mlx_video.models.motion_controller import MotionController
+from mlx_video.models.control.camera_adapter import CameraHook
+from mlx_video.models.control.fun import FunTransformer, ReferenceHook
+from mlx_video.models.control.motion_controller import MotionController
+from mlx_video.models.control.vace import VACEHook, VACETransformer
 from mlx_video.models.token_layout import frames_layout, video_layout
-from mlx_video.models.vace import VACEHook, VACETransformer
 from mlx_video.weights.names.fun_names import FUN_RULES, fun_tensors, motion_controller_tensors
 from mlx_video.weights.names.transformer_names import WAN_RULES, transformer_tensors
 from mlx_video.weights.names.vace_names import VACE_RULES, count_vace_blocks, vace_tensors

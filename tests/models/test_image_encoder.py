@@ -11,7 +11,7 @@ from mlx.utils import tree_flatten
 
 from mlx_video.config import ImageEncoderConfig
 from mlx_video.errors import ConfigError
-from mlx_video.models.image_encoder import CLIPImageEncoder, cut_patches
+from mlx_video.models.encoders.image_encoder import CLIPImageEncoder, cut_patches
 from mlx_video.weights.names.image_encoder_names import image_encoder_tensors, wan_rules
 from mlx_video.weights.rules import target_shapes
 from tests.models.networks import IMAGE_ENCODER, build_image_encoder, relative_error, run_gpu_code

@@ -7,7 +7,7 @@ import pytest
 from mlx.utils import tree_flatten
 
 from mlx_video.models.elementwise import on_gpu
-from mlx_video.models.text_encoder import UMT5Encoder, relative_buckets
+from mlx_video.models.encoders.text_encoder import UMT5Encoder, relative_buckets
 from mlx_video.weights.names.text_encoder_names import WAN_RULES, text_encoder_tensors
 from mlx_video.weights.rules import target_shapes
 from tests.models.networks import TEXT_ENCODER, build_text_encoder, relative_error, run_gpu_code

@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_video.models.fun import FunTransformer
+from mlx_video.models.control.fun import FunTransformer
 from mlx_video.weights.names.fun_names import FUN_RULES, fun_tensors
 from mlx_video.weights.names.transformer_names import WAN_RULES, transformer_tensors
 from tests.models.control_networks import FUN_CAMERA, FUN_CONTROL

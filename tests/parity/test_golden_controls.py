@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from mlx_video.models.block_context import BlockHook, Pass
-from mlx_video.models.camera_adapter import CameraHook
-from mlx_video.models.fun import ReferenceHook
+from mlx_video.models.control.camera_adapter import CameraHook
+from mlx_video.models.control.fun import ReferenceHook
+from mlx_video.models.control.vace import VACEHook
 from mlx_video.models.token_layout import TokenLayout, frames_layout
 from mlx_video.models.transformer import WanTransformer
-from mlx_video.models.vace import VACEHook
 from tests.models.control_networks import (
     FIRST_AND_LAST,
     FUN_CAMERA,

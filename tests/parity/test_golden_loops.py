@@ -23,8 +23,8 @@ from mlx_video.geometry import VideoGeometry, measure
 from mlx_video.models.block_context import Step
 from mlx_video.models.token_layout import video_layout
 from mlx_video.models.transformer import WanTransformer
-from mlx_video.runs.guided_transformer import GuidedTransformer
-from mlx_video.runs.sample import keep_first_frame
+from mlx_video.runs.sampling.guided_transformer import GuidedTransformer
+from mlx_video.runs.sampling.sample import keep_first_frame
 from mlx_video.sampling.denoise import denoise
 from mlx_video.sampling.experts import ExpertName, ExpertRelay, split_at_boundary
 from mlx_video.sampling.guidance import ClassifierFreeGuidance, Velocity

@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_video.models.text_encoder import relative_buckets
+from mlx_video.models.encoders.text_encoder import relative_buckets
 from tests.models.networks import (
     TEXT_ENCODER,
     build_text_encoder,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mlx_video.models.block_context import Pass
-from mlx_video.models.vace import VACEHook, VACETransformer
+from mlx_video.models.control.vace import VACEHook, VACETransformer
 from mlx_video.weights.names.transformer_names import DIFFUSERS_RULES, WAN_RULES, transformer_tensors
 from mlx_video.weights.names.vace_names import VACE_RULES, vace_tensors
 from mlx_video.weights.rules import apply_rules

@@ -24,10 +24,10 @@ from mlx_video.loading.block_stream import load_streamed
 from mlx_video.loading.streamed_text_encoder import encode_streamed
 from mlx_video.models.block_context import Pass, PromptTokens
 from mlx_video.models.dispatch import CPU_LIMITS, Limits, use_limits
+from mlx_video.models.encoders.image_encoder import CLIPImageEncoder
+from mlx_video.models.encoders.image_encoder_memory import image_encoder_peak
+from mlx_video.models.encoders.text_encoder import UMT5Encoder
 from mlx_video.models.forward import BlockSource
-from mlx_video.models.image_encoder import CLIPImageEncoder
-from mlx_video.models.image_encoder_memory import image_encoder_peak
-from mlx_video.models.text_encoder import UMT5Encoder
 from mlx_video.models.transformer import WanTransformer
 from mlx_video.models.transformer_memory import ForwardSize, forward_peak
 from mlx_video.planning.stage_peaks import denoise_peak, text_peak, weight_bytes_in_use

@@ -11,7 +11,7 @@ import pytest
 
 from mlx_video import MLXVideoError, WanPipeline, calibrate
 from mlx_video.models.transformer import WanTransformer
-from mlx_video.runs.measured_file import MEASURED_FILE, read_measured
+from mlx_video.runs.sampling.measured_file import MEASURED_FILE, read_measured
 from tests.fixtures.sampling_runs import SMALL, notices_of, open_deep_model, open_experts
 
 pytestmark = pytest.mark.slow

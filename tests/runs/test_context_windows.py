@@ -17,7 +17,7 @@ from mlx_video.conditioning.latent_frames import LatentFrames
 from mlx_video.conditioning.types import Conditioning
 from mlx_video.models.token_layout import video_layout
 from mlx_video.models.transformer import WanTransformer
-from mlx_video.runs.guided_transformer import predict_in_windows
+from mlx_video.runs.sampling.guided_transformer import predict_in_windows
 from mlx_video.sampling.context_windows import ContextWindows
 from mlx_video.sampling.guidance import POSITIVE
 from mlx_video.sampling.sampler_state import SamplerState

@@ -18,7 +18,7 @@ from mlx_video.convert.plan import plan_conversion
 from mlx_video.errors import CheckpointError
 from mlx_video.events import Notice, StageStarted
 from mlx_video.loading.components import check_weights, load_image_encoder, load_transformer, open_model
-from mlx_video.models.image_encoder import CLIPImageEncoder
+from mlx_video.models.encoders.image_encoder import CLIPImageEncoder
 from mlx_video.request import ConvertRequest
 from mlx_video.weights.names.image_encoder_names import wan_rules
 from tests.fixtures.tiny_checkpoint import IMAGE_ENCODER_FILE, TinySizes, write_tiny_checkpoint

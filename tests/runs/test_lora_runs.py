@@ -27,7 +27,7 @@ from mlx_video.request import ConvertRequest, LoraChoice, read_adapter_choices
 from mlx_video.runs import inputs
 from mlx_video.runs.generate import prepare_run
 from mlx_video.runs.run import Run
-from mlx_video.runs.sample import sample_latents
+from mlx_video.runs.sampling.sample import sample_latents
 from tests.fixtures.adapter_files import write_adapter
 from tests.fixtures.tiny_checkpoint import Arrays, TinySizes, write_tiny_checkpoint
 from tests.fixtures.tiny_variants import write_tiny_variant

@@ -13,7 +13,7 @@ from mlx_video.cli import generate
 from mlx_video.cli.arguments import build_parser, request_from
 from mlx_video.config import ModelConfig, SamplingDefaults, TransformerConfig
 from mlx_video.request import GenerateRequest, make_request
-from mlx_video.runs.recipe_choice import read_choices
+from mlx_video.runs.sampling.recipe_choice import read_choices
 from mlx_video.sampling.guidance_forms.limited_steps import GuidanceRange, SkippedGuidance
 from mlx_video.sampling.guidance_forms.normalized_attention import NormalizedAttention
 from mlx_video.sampling.guidance_forms.projected import ProjectedGuidanceForm

@@ -21,7 +21,7 @@ from mlx_video.loading.residency import release_memory
 from mlx_video.loading.stream_plan import SLOTS, plan_stream
 from mlx_video.runs.generate import prepare_run
 from mlx_video.runs.run import Run
-from mlx_video.runs.sample import sample_latents
+from mlx_video.runs.sampling.sample import sample_latents
 from tests.fixtures import tiny_variants
 from tests.fixtures.adapter_files import write_adapter
 from tests.fixtures.reader_threads import count_busy_readers

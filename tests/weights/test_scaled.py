@@ -10,7 +10,7 @@ from mlx_video.errors import CheckpointError
 from mlx_video.files.read_ahead import read_ahead
 from mlx_video.formats.float8 import decode_float8
 from mlx_video.formats.tensor_source import open_tensors
-from mlx_video.weights.scaled import DequantizedTensors, dequantize, report_plain_float8
+from mlx_video.weights.stored.scaled import DequantizedTensors, dequantize, report_plain_float8
 from tests.formats.stored_arrays import write_raw
 
 OUT, IN = 6, 8

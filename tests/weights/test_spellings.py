@@ -16,7 +16,7 @@ from mlx_video.weights.names.vae_names import diffusers_rules, vae_tensors
 from mlx_video.weights.renamed import RenamedTensors
 from mlx_video.weights.rules import Rule, apply_rules, find_sources
 from mlx_video.weights.spellings import KEEP, have_equal_rows
-from mlx_video.weights.stacked import Stack, StackedTensors
+from mlx_video.weights.stored.stacked import Stack, StackedTensors
 from tests.fixtures.diffusers_checkpoint import image_encoder_arrays, text_encoder_name, vae_name
 from tests.fixtures.published_sizes import PUBLISHED_TRANSFORMERS
 from tests.parity.diffusers_transformer import diffusers_name

@@ -12,7 +12,7 @@ from mlx_video.formats.tensor_source import open_tensors
 from mlx_video.weights.component_networks import as_original
 from mlx_video.weights.names.transformer_names import transformer_tensors
 from mlx_video.weights.names.vae_names import vae_tensors
-from mlx_video.weights.unfolded import TRANSFORMER_KERNELS, VAE_KERNELS, unfold
+from mlx_video.weights.stored.unfolded import TRANSFORMER_KERNELS, VAE_KERNELS, unfold
 from tests.fixtures.diffusers_checkpoint import vae_name
 from tests.fixtures.published_sizes import PUBLISHED_TRANSFORMERS
 from tests.fixtures.weight_files import store, write_safetensors

@@ -12,8 +12,8 @@ import numpy as np
 
 from mlx_video.conditioning.control.camera_path import POSE_HEIGHT, POSE_WIDTH
 from mlx_video.models.block_context import Pass
-from mlx_video.models.camera_adapter import CameraHook
-from mlx_video.models.fun import FunTransformer
+from mlx_video.models.control.camera_adapter import CameraHook
+from mlx_video.models.control.fun import FunTransformer
 from mlx_video.models.transformer import WanTransformer
 
 FRAMES_OF_A_GROUP = 4

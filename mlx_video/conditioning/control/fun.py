@@ -20,7 +20,7 @@ from mlx_video.conditioning.clips import (
 from mlx_video.conditioning.frames import MASK_CHANNELS, Encoding, FrameEncoder
 from mlx_video.geometry import VideoGeometry
 from mlx_video.models.block_context import Pass
-from mlx_video.models.fun import FunTransformer, ReferenceHook
+from mlx_video.models.control.fun import FunTransformer, ReferenceHook
 from mlx_video.models.transformer import WanTransformer
 
 Slot = Literal["control", "start", "masked"]

@@ -22,8 +22,8 @@ from mlx_video.conditioning.clips import (
 from mlx_video.conditioning.frames import Encoding, FrameEncoder
 from mlx_video.geometry import VideoGeometry
 from mlx_video.models.block_context import Pass
+from mlx_video.models.control.vace import VACEHook, VACETransformer
 from mlx_video.models.transformer import WanTransformer
-from mlx_video.models.vace import VACEHook, VACETransformer
 
 CELL = 8
 """Pixels of a latent cell's side; each becomes a channel of the mask."""

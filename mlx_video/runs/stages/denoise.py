@@ -7,7 +7,7 @@ import mlx.core as mx
 from mlx_video.conditioning.units import Fields, build_conditioning
 from mlx_video.events import Work
 from mlx_video.runs.run import Run
-from mlx_video.runs.sample import sample_latents
+from mlx_video.runs.sampling.sample import sample_latents
 from mlx_video.runs.stages.stage import Stage
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, TypedDict
 
 from mlx_video.errors import ConfigError
-from mlx_video.models.camera_adapter import UNSHUFFLE
+from mlx_video.models.control.camera_adapter import UNSHUFFLE
 from mlx_video.weights.names.fun_names import CAMERA_ANCHOR, REFERENCE_ANCHOR
 from mlx_video.weights.names.transformer_names import PATCH_CELLS
 from mlx_video.weights.names.vace_names import VACE_ANCHOR, count_vace_blocks

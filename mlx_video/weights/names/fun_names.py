@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mlx_video.config import TransformerConfig
-from mlx_video.models.camera_adapter import UNSHUFFLE
+from mlx_video.models.control.camera_adapter import UNSHUFFLE
 from mlx_video.weights.names.transformer_names import linear_tensors
 from mlx_video.weights.rules import CHANNELS_LAST, FLATTEN_KERNEL, Rule, Shape
 

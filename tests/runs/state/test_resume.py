@@ -23,7 +23,7 @@ from mlx_video.media.video import open_video_writer, read_frames, read_video_met
 from mlx_video.models.dispatch import Limits, use_limits
 from mlx_video.models.transformer import WanTransformer
 from mlx_video.models.vae.autoencoder import WanVAE
-from mlx_video.runs import sample
+from mlx_video.runs.sampling import sample
 from mlx_video.runs.stages import decode as stages
 from mlx_video.runs.state import resume
 from tests.fixtures.adapter_files import write_adapter

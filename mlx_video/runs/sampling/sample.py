@@ -15,9 +15,9 @@ from mlx_video.conditioning.types import Conditioning
 from mlx_video.events import Event, Notice, StepFinished, Work, with_events
 from mlx_video.lora.adapter_set import AdapterSet
 from mlx_video.models.block_context import Step
-from mlx_video.runs.guided_transformer import CachesOf, GuidedTransformer
 from mlx_video.runs.networks import use_transformer
 from mlx_video.runs.run import Run
+from mlx_video.runs.sampling.guided_transformer import CachesOf, GuidedTransformer
 from mlx_video.runs.state.resume import keep_step
 from mlx_video.sampling.denoise import Constrain, denoise
 from mlx_video.sampling.experts import ExpertRelay, count_high_noise_steps

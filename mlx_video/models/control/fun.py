@@ -9,7 +9,7 @@ import mlx.nn as nn
 
 from mlx_video.config import TransformerConfig
 from mlx_video.models.block_context import BlockHook
-from mlx_video.models.camera_adapter import CameraAdapter
+from mlx_video.models.control.camera_adapter import CameraAdapter
 from mlx_video.models.matmul import project
 from mlx_video.models.token_layout import Segment, TokenLayout
 from mlx_video.models.transformer import WanTransformer, patchify

@@ -13,7 +13,7 @@ import numpy as np
 from mlx_video.errors import CheckpointError
 from mlx_video.formats.float8 import FLOAT8_DTYPES
 from mlx_video.formats.tensor_source import TensorInfo, TensorSource, TensorView
-from mlx_video.weights.scale_conventions import Scaled, find_scaled, is_beside_weights
+from mlx_video.weights.stored.scale_conventions import Scaled, find_scaled, is_beside_weights
 
 _SAMPLES, _SAMPLED_ROWS = 3, 64
 # Attention weights of a transformer spread by 0.005 to 0.2; codes whose scale is lost, by tens. Text encoders

@@ -1,0 +1,1 @@
+"""Networks that read prompts and images, and their memory."""

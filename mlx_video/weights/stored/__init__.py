@@ -1,0 +1,1 @@
+"""Forms in which files store tensors that are not plain: scaled, folded, stacked, or several components."""
