@@ -129,6 +129,12 @@ def test_without_network_the_cached_copy_serves_and_is_named(repository, monkeyp
     assert "cached copy" in notice.text
 
 
+@pytest.fixture
+def impatient(monkeypatch):
+    """Waits for the next byte are short: an interruption ends with the wait that it meets."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 3)
+
+
 def wait_for_stall(work):
     """Go on until all has come that comes: the small files, and the large one up to where it stalls."""
     small = sum(size for name, size in NEEDED.items() if name not in (WEIGHTS, "config.json"))
@@ -136,6 +142,7 @@ def wait_for_stall(work):
     next(event for event in work if isinstance(event, BytesDownloaded) and event.done >= whole)
 
 
+@pytest.mark.usefixtures("impatient")
 def test_an_interrupted_download_goes_on_where_it_ended(repository, server, folder, tmp_path):
     repository.stalled = threading.Event()
     with closing(fetch_folder(Path(NAME), None, "convert")) as work:  # closed as by Ctrl-C
@@ -153,7 +160,8 @@ def test_an_interrupted_download_goes_on_where_it_ended(repository, server, fold
     assert not list((tmp_path / "cache").rglob("*.incomplete"))
 
 
-def test_a_download_that_stalls_can_be_interrupted_at_once(repository, tmp_path):
+@pytest.mark.usefixtures("impatient")
+def test_a_download_that_stalls_can_be_interrupted(repository, tmp_path):
     repository.stalled = threading.Event()
     with closing(fetch_folder(Path(NAME), None, "convert")) as work:
         wait_for_stall(work)
@@ -198,6 +206,7 @@ def test_a_download_that_waits_for_another_process_can_be_interrupted(repository
     assert contents(fetch()[1]) == expected(folder)
 
 
+@pytest.mark.usefixtures("impatient")
 def test_an_interrupted_download_is_not_taken_for_a_whole_one_offline(repository, monkeypatch, tmp_path):
     repository.stalled = threading.Event()
     with closing(fetch_folder(Path(NAME), None, "convert")) as work:

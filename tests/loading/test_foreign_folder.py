@@ -25,7 +25,7 @@ from mlx_video.loading.streamed_text_encoder import encode_streamed
 from mlx_video.loading.vae_halves import load_vae_decoder, load_vae_encoder
 from mlx_video.models.encoders.text_encoder import UMT5Encoder
 from mlx_video.variants.registry import VARIANTS, find_variant
-from mlx_video.weights.names import text_encoder_names, transformer_names
+from mlx_video.weights.names import text_encoder_names
 from tests.fixtures.generators import finish
 from tests.fixtures.published_models import headers
 from tests.fixtures.published_sizes import PUBLISHED_TRANSFORMERS
@@ -144,16 +144,16 @@ def write_header(path: Path, tensors: list) -> None:
 @pytest.mark.parametrize("name", PUBLISHED_TRANSFORMERS)
 def test_without_config_every_published_model_gets_its_own(tmp_path: Path, name: str):
     published = PUBLISHED_TRANSFORMERS[name]
-    shapes = transformer_names.transformer_tensors(published)
+    variant = next(variant for variant in VARIANTS if variant.name == name)
+    shapes, rules = variant.network.tensors(published), variant.network.rules
     experts = ("low_noise_model", "high_noise_model") if name.endswith("a14b") else ("model",)
     for expert in experts:
-        tensors = headers(shapes, transformer_names.WAN_RULES, "BF16")
+        tensors = headers(shapes, rules, "BF16")
         write_header(tmp_path / f"{expert}.safetensors", tensors)
     texts = text_encoder_names.text_encoder_tensors(TextEncoderConfig())
     write_header(tmp_path / "t5_encoder.safetensors", headers(texts, text_encoder_names.WAN_RULES, "BF16"))
     (tmp_path / "vae.safetensors").touch()
     _, config = open_model(tmp_path)
-    variant = next(variant for variant in VARIANTS if variant.name == name)
     sizes = (config.transformer.dim, config.transformer.num_heads, config.transformer.num_layers)
     assert sizes == (published.dim, published.num_heads, published.num_layers)
     assert (config.variant, config.sampling, config.text_encoder) == (

@@ -114,7 +114,7 @@ def test_step_caches_of_an_expert_end_with_it(
 
     use_recipe(monkeypatch, step_cache=CachePlan("mine", build), expert_split=split_at_step(2))
     experts("a cat", **SMALL)
-    assert built == [(name, prompt) for name in EXPERTS for prompt in ("positive", "negative")]
+    assert built == [(name, prompt) for name in reversed(EXPERTS) for prompt in ("positive", "negative")]
     assert_resumes_bit_for_bit(experts, tmp_path)
 
 

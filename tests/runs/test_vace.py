@@ -12,6 +12,7 @@ from PIL import Image
 
 from mlx_video import RequestError, WanPipeline, convert_checkpoint
 from mlx_video.cli import generate
+from mlx_video.conditioning.control.camera_path import DEFAULT_ORIGIN
 from mlx_video.media.video import read_video_metadata
 from mlx_video.request import INPUTS, GenerateRequest, flag_of, make_request
 from mlx_video.runs.settings import COMMON_INPUTS, check_inputs
@@ -157,6 +158,10 @@ def test_a_run_from_the_command_line_records_its_inputs(pipeline: WanPipeline, t
 SAMPLES = {
     "text": "a cat", "image": "a.png", "video": "a.mp4", "mask": "a.mp4", "pictures": ["a.png"],
 }  # fmt: skip
+CAMERA = {
+    "camera_control_direction": "Left", "camera_trajectory": "Zoom_In", "camera_control_speed": 0.5,
+    "camera_control_origin": DEFAULT_ORIGIN,
+}  # fmt: skip
 
 COMPANIONS = {
     "end_image": {"image": "a.png"},
@@ -166,13 +171,18 @@ COMPANIONS = {
 """What an input needs beside it."""
 
 
+def sample_of(name: str) -> object:
+    return CAMERA.get(name) or SAMPLES[INPUTS[name]]
+
+
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
 def test_every_input_that_a_model_does_not_take_is_refused_by_name(variant: Variant):
-    required = {name: SAMPLES[INPUTS[name]] for name in ("prompt", "image", *variant.inputs.required)}
-    if "image" not in variant.inputs.required:
-        del required["image"]
-    for name, kind in INPUTS.items():
-        given = required | {name: SAMPLES[kind]} | COMPANIONS.get(name, {})
+    required = {name: sample_of(name) for name in variant.inputs.required}
+    for name in INPUTS:
+        alternatives = variant.inputs.alternatives
+        chosen = () if name in alternatives else alternatives[:1]
+        companions = COMPANIONS.get(name, {}) | {other: sample_of(other) for other in chosen}
+        given = required | {name: sample_of(name)} | companions
         request = make_request(GenerateRequest, given)
         if name in (*variant.inputs.all, *COMMON_INPUTS):
             check_inputs(request, variant)
