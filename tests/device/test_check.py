@@ -22,6 +22,8 @@ from mlx_video.models.elementwise import enable_compile
 from mlx_video.models.vae import convolutions as vae_convolutions
 from tests.models.networks import run_gpu_code
 
+pytestmark = pytest.mark.slow
+
 NAMES = [operation.name for operation in OPERATIONS]
 FUSED = ["GELU by tanh", "GELU by erf", "SiLU", "sum", "gated sum", "rotary positions"]
 

@@ -142,6 +142,7 @@ def wait_for_stall(work):
     next(event for event in work if isinstance(event, BytesDownloaded) and event.done >= whole)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 def test_an_interrupted_download_goes_on_where_it_ended(repository, server, folder, tmp_path):
     repository.stalled = threading.Event()
@@ -160,6 +161,7 @@ def test_an_interrupted_download_goes_on_where_it_ended(repository, server, fold
     assert not list((tmp_path / "cache").rglob("*.incomplete"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 def test_a_download_that_stalls_can_be_interrupted(repository, tmp_path):
     repository.stalled = threading.Event()
@@ -206,6 +208,7 @@ def test_a_download_that_waits_for_another_process_can_be_interrupted(repository
     assert contents(fetch()[1]) == expected(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 def test_an_interrupted_download_is_not_taken_for_a_whole_one_offline(repository, monkeypatch, tmp_path):
     repository.stalled = threading.Event()

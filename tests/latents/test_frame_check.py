@@ -11,6 +11,8 @@ from mlx_video.latents.frame_check import check_frames
 from mlx_video.models.vae import layers as vae_layers
 from tests.models.vae.tiny_vae import TINY, build_vae
 
+pytestmark = pytest.mark.slow
+
 LATENTS = mx.random.normal((1, 1, 2, 3, 16), key=mx.random.key(0))
 FRAMES = mx.random.normal((4, 16, 24, 3), key=mx.random.key(1))
 

@@ -36,6 +36,8 @@ from tests.fixtures.generators import finish
 from tests.models.networks import FIRST_AND_LAST_FRAME, IMAGE_TO_VIDEO, TRANSFORMER, build_transformer
 from tests.parity.golden import Golden, assert_golden, fill, uniform
 
+pytestmark = pytest.mark.slow
+
 # Guidance multiplies rounding by five, and it grows over up to six steps.
 TOLERANCE = 1e-4
 

@@ -17,6 +17,8 @@ from mlx_video.events import Event, StageStarted, StepFinished
 from mlx_video.media.video import read_video_metadata
 from tests.fixtures.tiny_variants import tiny_variant, write_tiny_variant
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"width": 32, "height": 16, "num_frames": 5, "steps": 2, "seed": 1}
 DRAW = np.random.default_rng(0)
 IMAGE = DRAW.integers(0, 256, (16, 32, 3), np.uint8)

@@ -58,6 +58,7 @@ def test_a_seed_fixes_the_video_and_another_seed_changes_it(pipeline: WanPipelin
     assert not np.array_equal(first.frames, other.frames)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "option", ["prompt", "negative_prompt", "guide_scale", "shift", "scheduler", "noise", "steps"]
 )

@@ -21,6 +21,8 @@ from mlx_video.media.resize import to_unit_range
 from tests.fixtures.tiny_checkpoint import write_tiny_checkpoint
 from tests.fixtures.tiny_variants import write_tiny_variant
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"width": 32, "height": 16, "num_frames": 5, "steps": 4, "guide_scale": 2.0, "seed": 1}
 FRAMES = np.random.default_rng(0).integers(0, 256, (9, 24, 32, 3), dtype=np.uint8)
 

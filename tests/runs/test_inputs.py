@@ -25,6 +25,8 @@ from tests.fixtures.generators import finish, finish_and_collect
 from tests.fixtures.tiny_checkpoint import write_tiny_checkpoint
 from tests.models.vae.tiny_vae import build_vae, draw
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"width": 32, "height": 32, "num_frames": 1, "steps": 1, "seed": 1}
 
 

@@ -29,6 +29,8 @@ from tests.fixtures.reader_threads import count_busy_readers
 from tests.fixtures.tiny_checkpoint import TinySizes, write_tiny_checkpoint
 from tests.fixtures.tiny_variants import write_tiny_variant
 
+pytestmark = pytest.mark.slow
+
 LAYERS = 4  # enough to be streamed
 SIZES = TinySizes()
 DEEP = replace(SIZES, transformer=replace(SIZES.transformer, num_layers=LAYERS))

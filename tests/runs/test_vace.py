@@ -20,6 +20,8 @@ from mlx_video.variants.registry import VARIANTS, find_by_name
 from mlx_video.variants.variant import Variant
 from tests.fixtures.tiny_variants import write_tiny_variant
 
+pytestmark = pytest.mark.slow
+
 HEIGHT, WIDTH, FRAMES, STEPS = 32, 48, 5, 2
 SMALL = {
     "width": WIDTH, "height": HEIGHT, "num_frames": FRAMES, "steps": STEPS, "guide_scale": 3.0, "shift": 3.0,

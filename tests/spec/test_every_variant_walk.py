@@ -46,6 +46,8 @@ from tests.fixtures.tiny_variants import (
     write_tiny_variant,
 )
 
+pytestmark = pytest.mark.slow
+
 STEPS = 3  # of which each of two experts serves at least one under its variant's own shift and boundary
 NUM_FRAMES = 5
 LAYERS = 4  # enough to be streamed

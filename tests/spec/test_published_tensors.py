@@ -21,6 +21,8 @@ from tests.fixtures.tiny_checkpoint import IMAGE_ENCODER_FILE, TEXT_ENCODER_FILE
 from tests.fixtures.tiny_variants import CONTROL_VARIANTS, TINY_VARIANTS, write_tiny_variant
 from tests.record.tensor_lists import LISTS, make
 
+pytestmark = pytest.mark.slow
+
 # List → what the published file with its digest is called.
 DIGESTS = {
     "transformer-wan2.1-t2v-1.3b": "Wan2.1 T2V 1.3B",

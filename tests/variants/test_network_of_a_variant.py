@@ -27,6 +27,8 @@ from tests.fixtures.tiny_checkpoint import (
 from tests.fixtures.weight_files import store, write_safetensors
 from tests.variants.tinted_variant import TABLE_BYTES, TINTED, tint_tensors
 
+pytestmark = pytest.mark.slow
+
 TINY = TinySizes()
 SIZES = replace(TINY, transformer=replace(TINY.transformer, num_layers=4, text_len=16))
 OPTIONS = {"width": 32, "height": 32, "num_frames": 5, "steps": 3, "seed": 1, "guide_scale": 3.0}

@@ -14,6 +14,8 @@ from mlx_video.models.vae import convolutions, winograd
 from mlx_video.models.vae.bands import convolve_joined, convolve_repeated
 from mlx_video.models.vae.winograd import LEAST_PIXELS, TILE, band_bytes, cut_bands, winograd_bytes
 
+pytestmark = pytest.mark.slow
+
 RATIO = 1e-5
 
 

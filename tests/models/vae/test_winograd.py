@@ -9,6 +9,8 @@ from mlx_video.device.operations import OPERATIONS
 from mlx_video.models.vae import convolutions
 from mlx_video.models.vae.winograd import takes_winograd, winograd_bytes
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("pixels", "into", "out", "expected"),
