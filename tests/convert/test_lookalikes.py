@@ -26,6 +26,8 @@ from tests.fixtures.tensor_lists import Recorded, TensorList, read_list
 from tests.fixtures.tiny_checkpoint import TinySizes, source_config, write_tiny_checkpoint
 from tests.parity.diffusers_transformer import diffusers_name
 
+pytestmark = pytest.mark.slow
+
 FUN_1_3B = TransformerConfig(1536, 8960, 12, 30, in_dim=36, image_dim=1280)
 FUN_CONTROL = replace(FUN_1_3B, in_dim=48)
 KREA = "krea-realtime-video-14b.safetensors"

@@ -14,6 +14,8 @@ from mlx_video.hub import download as hub_download
 from mlx_video.hub.fetch import fetch_folder, fetch_part, fetch_repository
 from tests.fixtures.hub_server import Repository, go_online, serve_hub
 
+pytestmark = pytest.mark.slow
+
 NAME = "Wan-AI/Wan2.1-T2V-1.3B"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 T5 = "models_t5_umt5-xxl-enc-bf16.pth"

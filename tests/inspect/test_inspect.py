@@ -38,6 +38,8 @@ from tests.lora.test_dialects import DIALECTS, dialect_arrays
 from tests.lora.test_halves import FORMS, halves
 from tests.lora.test_zeros import EMPTY
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
