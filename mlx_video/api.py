@@ -15,10 +15,9 @@ from mlx_video.convert.local_files import with_local_adapters
 from mlx_video.errors import RequestError
 from mlx_video.events import Event, FileWritten, finish
 from mlx_video.files.hub_cache import nothing_downloaded
-from mlx_video.hub.fetch import fetch_folder
 from mlx_video.layouts.model_folder import ModelFolder
-from mlx_video.loading.components import open_model
-from mlx_video.loading.model_parts import ModelParts, find_parts
+from mlx_video.loading.components import open_named_model
+from mlx_video.loading.model_parts import ModelParts
 from mlx_video.loading.session import Session
 from mlx_video.media.clip import Video
 from mlx_video.planning.memory_plan import MemoryPlan
@@ -83,8 +82,7 @@ class WanPipeline:
         request = make_request(ModelRequest, {"folder": folder, **options})
         place = demo_model_folder() if request.folder is None else request.folder
         named = ModelParts(request.text_encoder, request.vae, request.tokenizer)
-        path = finish(fetch_folder(place, request.revision, "run", named.given), on_event)
-        model, config = open_model(path, finish(find_parts(named), on_event))
+        model, config = finish(open_named_model(place, request.revision, named), on_event)
         return cls(model, config, keep_networks=keep_networks)
 
     def __enter__(self) -> Self:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mlx_video.cli import arguments
 from mlx_video.cli.console import run_command
+from mlx_video.cli.named_model import open_model_of
 from mlx_video.errors import RequestError
 from mlx_video.request import ModelRequest
 from mlx_video.request.calibrate import CalibrateRequest
@@ -30,22 +31,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run_events(args: argparse.Namespace) -> Iterator[Event]:
     """Open the model, then measure it."""
-    from mlx_video.convert.demo_model import convert_demo_model, demo_model_path
-    from mlx_video.hub.fetch import fetch_folder
-    from mlx_video.loading.components import open_model
-    from mlx_video.loading.model_parts import ModelParts, find_parts
     from mlx_video.runs.calibrate import calibrate
 
     if args.prompts is None:
         raise RequestError("prompts", "missing: give a text file with a prompt on each line.")
     request = arguments.request_from(CalibrateRequest, args)
-    takes_image = request.image is not None
-    if args.folder is None:
-        yield from convert_demo_model(takes_image=takes_image)
-    place = args.folder or demo_model_path(takes_image=takes_image)
-    named = ModelParts(args.text_encoder, args.vae, args.tokenizer)
-    path = yield from fetch_folder(place, args.revision, "run", named.given)
-    model, config = open_model(path, (yield from find_parts(named)))
+    model, config = yield from open_model_of(args, takes_image=request.image is not None)
     yield from calibrate(request, model, config)
 
 

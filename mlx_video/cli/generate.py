@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mlx_video.cli import arguments
 from mlx_video.cli.console import run_command
+from mlx_video.cli.named_model import open_model_of, parts_of
 from mlx_video.errors import RequestError
 from mlx_video.events import TextResult
 from mlx_video.request import GenerateRequest, ModelRequest, option
@@ -68,21 +69,11 @@ def run_events(args: argparse.Namespace) -> Iterator[Event]:
     if args.plan:
         yield from plan_events(args, request)
         return
-    from mlx_video.convert.demo_model import convert_demo_model, demo_model_path
     from mlx_video.convert.local_files import with_local_adapters
-    from mlx_video.hub.fetch import fetch_folder
-    from mlx_video.loading.components import open_model
-    from mlx_video.loading.model_parts import ModelParts, find_parts
     from mlx_video.runs.generate import prepare_run
     from mlx_video.runs.segments import generate_segments
 
-    takes_image = takes_an_image(request)
-    if args.folder is None:
-        yield from convert_demo_model(takes_image=takes_image)
-    place = args.folder or demo_model_path(takes_image=takes_image)
-    named = ModelParts(args.text_encoder, args.vae, args.tokenizer)
-    path = yield from fetch_folder(place, args.revision, "run", named.given)
-    model, config = open_model(path, (yield from find_parts(named)))
+    model, config = yield from open_model_of(args, takes_image=takes_an_image(request))
     request = yield from with_local_adapters(request)
     yield from generate_segments(request, lambda one: prepare_run(one, model, config))
 
@@ -93,9 +84,7 @@ def plan_events(args: argparse.Namespace, request: GenerateRequest) -> Iterator[
     from mlx_video.convert.local_files import with_local_adapters
     from mlx_video.events import finish
     from mlx_video.files.hub_cache import nothing_downloaded
-    from mlx_video.hub.fetch import fetch_folder
-    from mlx_video.loading.components import open_model
-    from mlx_video.loading.model_parts import ModelParts, find_parts
+    from mlx_video.loading.components import open_named_model
     from mlx_video.runs.generate import plan_generation
 
     takes_image = takes_an_image(request)
@@ -106,9 +95,7 @@ def plan_events(args: argparse.Namespace, request: GenerateRequest) -> Iterator[
         if place is None:
             events.append(report_demo_model(takes_image=takes_image))
             place = stack.enter_context(passing_demo_model(takes_image=takes_image))
-        named = ModelParts(args.text_encoder, args.vae, args.tokenizer)
-        path = finish(fetch_folder(place, args.revision, "run", named.given), events.append)
-        model, config = open_model(path, finish(find_parts(named), events.append))
+        model, config = finish(open_named_model(place, args.revision, parts_of(args)), events.append)
         request = finish(with_local_adapters(request), events.append)
         plan = plan_generation(request, model, config)
     yield from events

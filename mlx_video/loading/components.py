@@ -11,7 +11,9 @@ import mlx.nn as nn
 
 from mlx_video.config import ModelConfig, config_from_json
 from mlx_video.errors import ConfigError, MissingPartError
+from mlx_video.events import Work
 from mlx_video.formats.tensor_source import TensorSource, open_tensors
+from mlx_video.hub.fetch import fetch_folder
 from mlx_video.layouts.components import IMAGE_ENCODER, Component, list_parts
 from mlx_video.layouts.folder_layout import CONFIG_FILE, recognise_layout
 from mlx_video.layouts.model_folder import ModelFolder, open_model_folder
@@ -21,7 +23,7 @@ from mlx_video.loading.foreign_folder import (
     read_text_encoder_sizes,
     with_output_scale,
 )
-from mlx_video.loading.model_parts import NO_PARTS, ModelParts
+from mlx_video.loading.model_parts import NO_PARTS, ModelParts, find_parts
 from mlx_video.loading.open_parts import open_text_encoder, open_transformer
 from mlx_video.loading.vae_halves import check_vae_decoder
 from mlx_video.lora.apply import apply_adapters
@@ -59,6 +61,27 @@ def open_model(path: Path, parts: ModelParts = NO_PARTS) -> tuple[ModelFolder, M
         config, notices = read_foreign_config(folder)
         folder = replace(folder, notices=notices)
     return folder, _with_sizes(folder, config, parts.given)
+
+
+def open_named_model(
+    place: Path, revision: str | None, named: ModelParts
+) -> Work[tuple[ModelFolder, ModelConfig]]:
+    """Open a model as a user names it, downloaded where it is on the Hub; no weight is read.
+
+    Args:
+        place: a folder, or owner/name of a repository.
+        revision: of the repository; None for its main branch.
+        named: components in place of the model's own, as the user names them.
+
+    Yields:
+        What is downloaded, with its progress.
+
+    Raises:
+        CheckpointError, ConfigError: as :func:`open_model`, or something cannot be had.
+        RequestError: a component is missing or something else, or a revision is given for a folder.
+    """
+    path = yield from fetch_folder(place, revision, "run", named.given)
+    return open_model(path, (yield from find_parts(named)))
 
 
 def _with_sizes(folder: ModelFolder, config: ModelConfig, names: Collection[str]) -> ModelConfig:
