@@ -2,8 +2,8 @@
 
 import sys
 
+from mlx_video.cli.compat import generate_video
 from mlx_video.cli.generate import build_parser, build_request, main
-from mlx_video.compat import generate_video
 
 __all__ = ["build_parser", "build_request", "generate_video", "main"]
 
