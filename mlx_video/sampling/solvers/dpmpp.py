@@ -11,6 +11,7 @@ import mlx.core as mx
 
 from mlx_video.sampling.solvers.solver import (
     FreshNoise,
+    FreshNoiseSolver,
     RememberingSolver,
     half_log_snr,
     levels_of,
@@ -44,7 +45,7 @@ class DPMpp2MSolver(RememberingSolver):
         return (next_sigma / sigma) * latents + (1 - next_sigma / sigma) * clean
 
 
-class DPMpp2MSDESolver(RememberingSolver):
+class DPMpp2MSDESolver(FreshNoiseSolver):
     """Second order with fresh noise.
 
     Args:
@@ -64,11 +65,8 @@ class DPMpp2MSDESolver(RememberingSolver):
         correction: Literal["midpoint", "heun"] = "midpoint",
         eta: float = 1.0,
     ) -> None:
-        super().__init__()
-        self._sigmas = tuple(sigmas)
-        self._fresh_noise = fresh_noise
+        super().__init__(sigmas, fresh_noise, eta)
         self._correction = correction
-        self._eta = eta
 
     def step(self, index: int, velocity: mx.array, latents: mx.array) -> mx.array:
         """See :meth:`Solver.step`."""
@@ -102,7 +100,7 @@ def with_midpoints(sigmas: Sequence[float]) -> list[float]:
     return [*levels, 0.0]
 
 
-class DPMppSDESolver(RememberingSolver):
+class DPMppSDESolver(FreshNoiseSolver):
     """Two velocities a step: the second, halfway, decides the step; fresh noise with both.
 
     Args:
@@ -115,10 +113,7 @@ class DPMppSDESolver(RememberingSolver):
     kept_names = (("start",),)
 
     def __init__(self, sigmas: Sequence[float], fresh_noise: FreshNoise, eta: float = 1.0) -> None:
-        super().__init__()
-        self._sigmas = tuple(sigmas)
-        self._fresh_noise = fresh_noise
-        self._eta = eta
+        super().__init__(sigmas, fresh_noise, eta)
 
     def step(self, index: int, velocity: mx.array, latents: mx.array) -> mx.array:
         """See :meth:`Solver.step`."""

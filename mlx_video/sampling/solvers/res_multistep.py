@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from mlx_video.sampling.solvers.solver import FreshNoise, RememberingSolver, levels_of, split_ancestral
+from mlx_video.sampling.solvers.solver import FreshNoise, FreshNoiseSolver, levels_of, split_ancestral
 
 
-class ResMultistepSolver(RememberingSolver):
+class ResMultistepSolver(FreshNoiseSolver):
     """Second order from one remembered prediction, with fresh noise or without.
 
     Args:
@@ -22,10 +22,7 @@ class ResMultistepSolver(RememberingSolver):
     kept_names = (("clean",),)
 
     def __init__(self, sigmas: Sequence[float], fresh_noise: FreshNoise, eta: float = 0.0) -> None:
-        super().__init__()
-        self._sigmas = tuple(sigmas)
-        self._fresh_noise = fresh_noise
-        self._eta = eta
+        super().__init__(sigmas, fresh_noise, eta)
 
     def step(self, index: int, velocity: mx.array, latents: mx.array) -> mx.array:
         """See :meth:`Solver.step`."""

@@ -7,7 +7,7 @@ Python floats (float64), worked out from the float32 sigmas; every operation on 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import mlx.core as mx
@@ -98,6 +98,22 @@ class RememberingSolver:
         """See :meth:`Solver.restore`."""
         check_names(type(self).__name__, state, [], *map(list, self.kept_names))
         self.kept = dict(state)
+
+
+class FreshNoiseSolver(RememberingSolver):
+    """Base of remembering solvers that add fresh noise.
+
+    Args:
+        sigmas: noise levels of the steps, and the 0 that ends them.
+        fresh_noise: draws it.
+        eta: its share; 0 for none.
+    """
+
+    def __init__(self, sigmas: Sequence[float], fresh_noise: FreshNoise, eta: float) -> None:
+        super().__init__()
+        self._sigmas = tuple(sigmas)
+        self._fresh_noise = fresh_noise
+        self._eta = eta
 
 
 def levels_of(sigmas: Sigmas, index: int) -> tuple[float, float]:
