@@ -73,7 +73,9 @@ def settle_recipe(preset: Preset, choices: SamplingChoices, model: ModelSampling
     base = _build_schedule(preset, choices, model, solver, shift)
     schedule = adapt_schedule(solver, base, shift)
     scale = choices.guide_scale or model.defaults.guide_scale
-    whole = _build_schedule(preset, replace(choices, strength=1.0), model, solver, shift)
+    whole = base
+    if choices.strength != 1:
+        whole = _build_schedule(preset, replace(choices, strength=1.0), model, solver, shift)
     split, boundary = _split_experts(preset, choices, model, whole, base, schedule)
     low, high = (
         wrap_guidance(ClassifierFreeGuidance(one), choices.guidance_forms, schedule.steps) for one in scale
