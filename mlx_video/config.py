@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from mlx_video.errors import ConfigError
+from mlx_video.limits import MOST_BLOCKS, MOST_FRAMES, MOST_PIXELS, MOST_STEPS, WIDEST
 
 DEFAULT_NEGATIVE_PROMPT = (
     "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，"
@@ -48,6 +49,34 @@ CLIP_PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
+_SIZES = {
+    "num_layers": (1, MOST_BLOCKS),
+    "vocab_size": (1, 2**24),
+    "text_len": (1, 2**16),
+    "image_size": (1, 2**14),
+    "image_positions": (0, 2**16),
+    "vace_in_dim": (0, WIDEST),
+    "eps": (1e-20, 0.1),
+}
+"""Least and most of sizes; every other one is between 1 and WIDEST."""
+
+
+def _check_sizes(owner: str, sizes: Any) -> None:
+    """Refuse sizes that no network has, before one is built of them.
+
+    Raises:
+        ConfigError: a size is out of its range.
+    """
+    for field_of in fields(sizes):
+        name, value = field_of.name, getattr(sizes, field_of.name)
+        least, most = _SIZES.get(name, (1, WIDEST))
+        if isinstance(value, int | float) and not least <= value <= most:
+            raise ConfigError(
+                f"{owner}: {name} is {value:g}, networks have {least:g} to {most:,}. "
+                "Check config.json against the model's page."
+            )
+
+
 @dataclass(frozen=True, slots=True)
 class TransformerConfig:
     """Sizes of one transformer. Widths are channels; `text_len` and the RoPE grid count tokens.
@@ -79,6 +108,7 @@ class TransformerConfig:
     camera_dim: int | None = None
 
     def __post_init__(self) -> None:
+        _check_sizes("transformer", self)
         if self.num_heads < 1 or self.dim % self.num_heads:
             raise ConfigError(
                 f"transformer: dim {self.dim} is no multiple of num_heads {self.num_heads}. "
@@ -109,6 +139,9 @@ class TextEncoderConfig:
     num_layers: int = 24
     num_buckets: int = 32
 
+    def __post_init__(self) -> None:
+        _check_sizes("text encoder", self)
+
 
 @dataclass(frozen=True, slots=True)
 class ImageEncoderConfig:
@@ -126,6 +159,7 @@ class ImageEncoderConfig:
     patch_size: int = 14
 
     def __post_init__(self) -> None:
+        _check_sizes("image encoder", self)
         if self.num_heads < 1 or self.width % self.num_heads:
             raise ConfigError(
                 f"image encoder: width {self.width} is no multiple of num_heads {self.num_heads}. "
@@ -210,6 +244,27 @@ class SamplingDefaults:
     width: int = 832
     height: int = 480
     recipe: str = ""
+
+    def __post_init__(self) -> None:
+        scales, pixels = self.guide_scale, self.width * self.height
+        ranges = {
+            "steps": (self.steps, 1, MOST_STEPS),
+            "shift": (self.shift, 1e-6, 1e6),
+            "guide scale": (min(scales), 0, 1e6),
+            "largest guide scale": (max(scales), 0, 1e6),
+            "boundary": (self.boundary, 0, 1),
+            "frames a second": (self.fps, 1, 1000),
+            "frames": (self.num_frames, 1, MOST_FRAMES),
+            "training timesteps": (self.num_train_timesteps, 1, 10**6),
+            "pixels": (pixels, 1, MOST_PIXELS),
+            "largest area": (self.max_area, 0, MOST_PIXELS),
+        }
+        for name, (value, least, most) in ranges.items():
+            if not least <= value <= most:
+                raise ConfigError(
+                    f"sampling: {name} {value:g}, between {least:g} and {most:,} is expected. "
+                    "Check config.json, or convert the model again."
+                )
 
 
 @dataclass(frozen=True, slots=True)

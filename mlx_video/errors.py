@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from mlx_video.quoting import printable
+
 
 class MLXVideoError(Exception):
-    """Base of every error with a message meant for the user: what happened, where, what to do."""
+    """Base of every error with a message meant for the user: what happened, where, what to do.
+
+    Args:
+        message: may quote what a file or a user spells; control codes in it are written out, and the middle
+            of a very long word left out.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class CheckpointError(MLXVideoError):
@@ -34,7 +44,7 @@ class RequestError(MLXVideoError):
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")
         self.field = field
-        self.message = message
+        self.message = printable(message)
 
 
 class AdapterError(MLXVideoError):

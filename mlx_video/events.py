@@ -8,15 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from mlx_video.quoting import printable
+
 if TYPE_CHECKING:
     import mlx.core as mx
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something the user should know: an adjusted size, a corrected config, a choice made for them."""
+    """Something the user should know: an adjusted size, a corrected config, a choice made for them.
+
+    Attributes:
+        text: a sentence; control codes in what it quotes are written out.
+    """
 
     text: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", printable(self.text))
 
 
 @dataclass(frozen=True, slots=True)

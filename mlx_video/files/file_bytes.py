@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from io import FileIO
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from mlx_video.errors import CheckpointError
 from mlx_video.files.unusable_paths import explain_missing, is_dangling
+from mlx_video.limits import LARGEST_TEXT_BYTES
 
 # macOS refuses a single read or write of 2 GiB or more.
 _LARGEST_CALL_BYTES = 1 << 28
@@ -30,18 +32,44 @@ def open_for_reading(path: Path) -> FileIO:
     """Open a weight file without buffering.
 
     Raises:
-        CheckpointError: the file is absent, is a folder, or may not be read.
+        CheckpointError: the file is absent, is a folder, a pipe or a device, or may not be read.
     """
     try:
-        return open(path, "rb", buffering=0)
+        # A pipe to which nobody writes would be waited for else.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError as error:
         reason = explain_missing(path, "not found. Check the path, or download the file.")
         raise CheckpointError(f"{path}: {reason}") from error
-    except IsADirectoryError as error:
-        raise CheckpointError(f"{path}: is a folder, a file is expected here.") from error
-    except OSError as error:
-        reason = explain_missing(path, f"cannot be opened ({error.strerror}). Check its permissions.")
+    except (OSError, ValueError) as error:  # the latter is how Python refuses a null byte
+        what = error.strerror if isinstance(error, OSError) else error
+        reason = explain_missing(path, f"cannot be opened ({what}). Check its permissions.")
         raise CheckpointError(f"{path}: {reason}") from error
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return open(descriptor, "rb", buffering=0)
+    os.close(descriptor)
+    what = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+    raise CheckpointError(f"{path}: is {what}, a file is expected here.")
+
+
+def read_text_file(path: Path, most_bytes: int = LARGEST_TEXT_BYTES) -> bytes:
+    """The content of a small file.
+
+    Args:
+        path: the file.
+        most_bytes: that it may have.
+
+    Raises:
+        CheckpointError: the file is larger, or cannot be read.
+    """
+    with open_for_reading(path) as file:
+        nbytes = size_of(file)
+        if nbytes > most_bytes:
+            raise CheckpointError(
+                f"{path}: has {describe_bytes(nbytes)}, at most {describe_bytes(most_bytes)} are read. "
+                "Is it another file?"
+            )
+        return read_at(file, path, 0, nbytes).tobytes()
 
 
 def open_for_writing(path: Path) -> FileIO:

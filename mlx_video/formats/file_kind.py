@@ -8,13 +8,13 @@ from typing import Literal
 from mlx_video.errors import CheckpointError, UnknownFormatError
 from mlx_video.files.file_bytes import describe_bytes, open_for_reading, read_at, size_of
 from mlx_video.files.unusable_paths import APPLE_DOUBLE_START, describe_apple_double, has_apple_double_name
+from mlx_video.limits import LARGEST_HEADER_BYTES
 
 FileKind = Literal[
     "safetensors", "zip", "legacy_torch", "pickle", "gguf", "lfs_pointer", "html", "json", "apple_double",
     "empty", "unknown",
 ]  # fmt: skip
 
-LARGEST_HEADER_BYTES = 100_000_000
 # torch.save before 1.6 begins with this number, pickled.
 # Source: pytorch torch/serialization.py, MAGIC_NUMBER.
 _LEGACY_TORCH = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")

@@ -14,13 +14,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from io import BufferedReader, FileIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from mlx_video.errors import CheckpointError
 from mlx_video.files.file_bytes import describe_two_sizes, open_for_reading, size_of
-from mlx_video.formats.file_kind import LARGEST_HEADER_BYTES, recognise, refusal
+from mlx_video.formats.file_kind import recognise, refusal
 from mlx_video.formats.sentencepiece_model import LISTS, build_sentencepiece_model
+from mlx_video.formats.tensor_info import check_count
+from mlx_video.limits import LARGEST_HEADER_BYTES, MOST_TENSORS
 
 Value = str | int | float | bool | tuple[int, ...]
 
@@ -132,14 +135,17 @@ def read_gguf_header(path: Path) -> GgufHeader:
         file_bytes = size_of(file)
         reader = _Reader(path, BufferedReader(file, 1 << 20), file_bytes)
         tensor_count, metadata_count = _read_counts(reader)
+        check_count(path, tensor_count)
+        if metadata_count > MOST_TENSORS:
+            raise reader.damaged(f"it names {metadata_count:,} entries, at most {MOST_TENSORS:,} are read")
         metadata = dict(reader.entry() for _ in range(metadata_count))
         found = [_read_tensor(reader, metadata) for _ in range(tensor_count)]
         alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
-        if not isinstance(alignment, int) or alignment < 1:
-            raise reader.damaged(f"general.alignment is {alignment}")
+        if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
+            raise reader.damaged(f"general.alignment is {alignment}, which is no power of two")
         data_start = -(-reader.position // alignment) * alignment
     tensors = [GgufTensor(name, shape, kind, data_start + offset) for name, shape, kind, offset in found]
-    _check_places(path, tensors, file_bytes)
+    _check_places(path, tensors, file_bytes, alignment)
     return GgufHeader(tuple(tensors), metadata, reader.lists)
 
 
@@ -275,7 +281,7 @@ def _check_package(path: Path, name: str, kind: str) -> None:
         )
 
 
-def _check_places(path: Path, tensors: Sequence[GgufTensor], file_bytes: int) -> None:
+def _check_places(path: Path, tensors: Sequence[GgufTensor], file_bytes: int, alignment: int) -> None:
     seen: set[str] = set()
     for tensor in tensors:
         if tensor.name in seen:
@@ -283,6 +289,17 @@ def _check_places(path: Path, tensors: Sequence[GgufTensor], file_bytes: int) ->
                 f"{path}: damaged header, {tensor.name} occurs twice. Download the file again."
             )
         seen.add(tensor.name)
+        if tensor.position % alignment:
+            raise CheckpointError(
+                f"{path}: damaged header, {tensor.name} begins at byte {tensor.position:,}, which is no "
+                f"multiple of {alignment}. Download the file again."
+            )
+    for before, after in pairwise(sorted(tensors, key=lambda tensor: (tensor.position, tensor.nbytes))):
+        if before.position + before.nbytes > after.position:
+            raise CheckpointError(
+                f"{path}: damaged header, {after.name} begins at byte {after.position:,}, inside of "
+                f"{before.name}. Download the file again."
+            )
     end = max((tensor.position + tensor.nbytes for tensor in tensors), default=0)
     if end > file_bytes:
         on_disk, expected = describe_two_sizes(file_bytes, end)

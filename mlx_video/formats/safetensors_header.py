@@ -16,7 +16,8 @@ from typing import Any, TypeGuard
 from mlx_video.errors import CheckpointError
 from mlx_video.files.file_bytes import describe_two_sizes, open_for_reading, read_at, size_of
 from mlx_video.formats.file_kind import recognise, refusal
-from mlx_video.formats.tensor_info import DTYPES, TensorInfo
+from mlx_video.formats.tensor_info import DTYPES, TensorInfo, check_count
+from mlx_video.limits import MOST_AXES
 
 METADATA_KEY = "__metadata__"
 _ALIGNMENT = 64
@@ -49,6 +50,14 @@ class CutShortError(CheckpointError):
         self.promised = promised
 
 
+class DamagedHeaderError(CheckpointError):
+    """A header that is not as it must be; `what` says so in words."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        super().__init__(f"{path}: damaged header, {what}. Download the file again.")
+        self.what = what
+
+
 def read_header(path: Path) -> Header:
     """Read and check the header of a safetensors file; no tensor is read.
 
@@ -71,6 +80,7 @@ def read_header(path: Path) -> Header:
         if 8 + header_bytes > file_bytes:
             raise _truncated(path, file_bytes, 8 + header_bytes)
         text = read_at(file, path, 8, header_bytes).tobytes()
+    check_count(path, text.count(b'"data_offsets"'))
     entries = _parse_json(path, text)
     metadata = _checked_metadata(path, entries.pop(METADATA_KEY, None))
     tensors = sorted((_parse_entry(path, name, entry) for name, entry in entries.items()), key=lambda t: t[1])
@@ -81,10 +91,6 @@ def read_header(path: Path) -> Header:
         metadata=metadata,
         offsets={info.name: offsets for info, offsets in tensors},
     )
-
-
-def _damaged(path: Path, what: str) -> CheckpointError:
-    return CheckpointError(f"{path}: damaged header, {what}. Download the file again.")
 
 
 def _truncated(path: Path, file_bytes: int, promised: int) -> CheckpointError:
@@ -98,17 +104,18 @@ def _parse_json(path: Path, text: bytes) -> dict[str, Any]:
     try:
         entries = json.loads(text.decode("utf-8"), object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError) as error:
-        raise _damaged(path, f"no valid JSON ({error})") from error
+        raise DamagedHeaderError(path, f"no valid JSON ({error})") from error
     if not isinstance(entries, dict):
-        raise _damaged(path, "no JSON object")
+        raise DamagedHeaderError(path, "no JSON object")
     return entries
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    entries = dict(pairs)
-    if len(entries) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} occurs twice")
+    entries: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in entries:
+            raise ValueError(f"{name!r} occurs twice")
+        entries[name] = value
     return entries
 
 
@@ -118,23 +125,26 @@ def _checked_metadata(path: Path, metadata: object) -> Mapping[str, str]:
         return {}
     if isinstance(metadata, dict) and all(isinstance(text, str) for text in metadata.values()):
         return metadata
-    raise _damaged(path, f"{METADATA_KEY} holds something else than texts")
+    raise DamagedHeaderError(path, f"{METADATA_KEY} holds something else than texts")
 
 
 def _parse_entry(path: Path, name: str, entry: object) -> tuple[TensorInfo, tuple[int, int]]:
     if not isinstance(entry, dict):
-        raise _damaged(path, f"{name} is not described")
+        raise DamagedHeaderError(path, f"{name} is not described")
     dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise CheckpointError(
             f"{path}: {name} has dtype {dtype}, which this version does not know. Use the bf16 or fp16 file."
         )
     if not (_are_counts(shape) and _are_counts(offsets) and len(offsets) == 2):
-        raise _damaged(path, f"{name} has shape {shape} and data_offsets {offsets}")
+        raise DamagedHeaderError(path, f"{name} has shape {shape} and data_offsets {offsets}")
+    if len(shape) > MOST_AXES:
+        raise DamagedHeaderError(path, f"{name} has {len(shape):,} axes, at most {MOST_AXES} are read")
     info = TensorInfo(name, tuple(shape), dtype)
     begin, end = offsets
     if end - begin != info.nbytes:
-        raise _damaged(path, f"{name} {dtype} {shape} takes {info.nbytes:,} bytes, not {end - begin:,}")
+        what = f"{name} {dtype} {shape} takes {info.nbytes:,} bytes, not {end - begin:,}"
+        raise DamagedHeaderError(path, what)
     return info, (begin, end)
 
 
@@ -147,7 +157,7 @@ def _check_tiling(path: Path, tensors: Sequence[tuple[TensorInfo, tuple[int, int
     for info, (begin, end) in tensors:
         if begin != at:
             what = "overlaps the tensor before it" if begin < at else "leaves a hole before it"
-            raise _damaged(
+            raise DamagedHeaderError(
                 path, f"{info.name} begins at byte {begin:,} of the data instead of {at:,} and {what}"
             )
         at = end

@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 
 import mlx.core as mx
+
+from mlx_video.errors import CheckpointError
+from mlx_video.limits import MOST_TENSORS
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,19 @@ def dtype_name(dtype: mx.Dtype) -> str:
         if stored.mlx is not None and stored.mlx == dtype:
             return name
     raise ValueError(f"{dtype} has no safetensors spelling")
+
+
+def check_count(path: Path, count: int) -> None:
+    """Refuse a file of more tensors than any model has.
+
+    Raises:
+        CheckpointError: there are more than MOST_TENSORS.
+    """
+    if count > MOST_TENSORS:
+        raise CheckpointError(
+            f"{path}: its header names {count:,} tensors, at most {MOST_TENSORS:,} are read. "
+            "Is it another file?"
+        )
 
 
 @dataclass(frozen=True, slots=True)

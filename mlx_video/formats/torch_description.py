@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import io
 import pickle
+import reprlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
 from mlx_video.errors import CheckpointError, UnknownFormatError
 from mlx_video.formats.tensor_file import element_span
+from mlx_video.limits import MOST_AXES
 
 _STORAGE_DTYPES = {
     "FloatStorage": "F32",
@@ -105,11 +107,13 @@ def read_description(path: Path, text: bytes) -> dict[str, StoredTensor]:
 def _build_tensor(
     storage: object, offset: object, shape: object, strides: object, *_: object
 ) -> StoredTensor:
-    view = f"a tensor of shape {shape}, stride {strides} at {offset}"
+    view = f"a tensor of shape {_show(shape)}, stride {_show(strides)} at {_show(offset)}"
     if not isinstance(storage, Storage):
         raise pickle.UnpicklingError(f"{view} has no storage")
     if not (_is_count(offset) and _are_counts(shape) and _are_counts(strides)):
         raise pickle.UnpicklingError(view)
+    if len(shape) > MOST_AXES:
+        raise pickle.UnpicklingError(f"a tensor of {len(shape):,} axes, at most {MOST_AXES} are read")
     if len(shape) != len(strides) or offset + element_span(shape, strides) > storage.length:
         raise pickle.UnpicklingError(f"{view} in a storage of {storage.length}")
     return StoredTensor(storage, offset, shape, strides)
@@ -126,7 +130,7 @@ def _build_float8_tensor(
     *_: object,
 ) -> StoredTensor:
     if not (isinstance(storage, Storage) and storage.dtype == "U8" and isinstance(dtype, _Float8)):
-        raise pickle.UnpicklingError(f"a tensor of {dtype} in {storage}")
+        raise pickle.UnpicklingError(f"a tensor of {_show(dtype)} in {_show(storage)}")
     return _build_tensor(storage._replace(dtype=dtype.dtype), offset, shape, strides)
 
 
@@ -134,6 +138,11 @@ def _build_parameter(tensor: object, *_: object) -> StoredTensor:
     if not isinstance(tensor, StoredTensor):
         raise pickle.UnpicklingError("a parameter without tensor")
     return tensor
+
+
+def _show(value: object) -> str:
+    """A value in few words; one that holds itself many times over would have no end else."""
+    return reprlib.repr(value)
 
 
 def _is_count(value: object) -> TypeGuard[int]:
@@ -155,9 +164,66 @@ _ALLOWED: Mapping[tuple[str, str], object] = {
 }
 
 
+# All that torch.save writes. Left out are calls of classes, sets, bytes, and numbers of any length.
+# Source: CPython Lib/pickletools.py, opcodes.
+_OPCODES = (
+    "PROTO FRAME STOP MARK POP POP_MARK DUP NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT "
+    "SHORT_BINSTRING BINSTRING BINUNICODE SHORT_BINUNICODE EMPTY_LIST APPEND APPENDS LIST EMPTY_TUPLE TUPLE "
+    "TUPLE1 TUPLE2 TUPLE3 EMPTY_DICT DICT SETITEM SETITEMS BINPUT LONG_BINPUT BINGET LONG_BINGET MEMOIZE "
+    "GLOBAL STACK_GLOBAL BINPERSID REDUCE BUILD"
+).split()
+
+
+class _Handlers(dict[int, Callable[[Any], None]]):
+    """What each opcode does."""
+
+    def __missing__(self, opcode: int) -> Callable[[Any], None]:
+        raise pickle.UnpicklingError(f"instruction {opcode}, which torch does not write, refused")
+
+
 # Python's own unpickler, not the C one: that one reserves as much memory as a damaged file tells it to.
 class _DescriptionReader(pickle._Unpickler):
-    """Refuses every name outside `_ALLOWED`; imports none."""
+    """Refuses every name outside `_ALLOWED` and every opcode outside `_OPCODES`; imports nothing."""
+
+    dispatch = _Handlers(
+        {
+            code: handler
+            for name in _OPCODES
+            for code, handler in pickle._Unpickler.dispatch.items()
+            if code == getattr(pickle, name)[0]
+        }
+    )
+
+    def load_build(self) -> None:
+        """Leave out the state of an object: a dictionary's is torch's note of versions."""
+        self.stack.pop()  # type: ignore[attr-defined]
+        if not isinstance(self.stack[-1], OrderedDict):  # type: ignore[attr-defined]
+            raise pickle.UnpicklingError("a state for what is no dictionary")
+
+    def load_setitem(self) -> None:
+        """Put an item into a dictionary."""
+        self._check_keys(self.stack[-2:])  # type: ignore[attr-defined]
+        super().load_setitem()  # type: ignore[misc]
+
+    def load_setitems(self) -> None:
+        """Put items into a dictionary."""
+        self._check_keys(self.stack)  # type: ignore[attr-defined]
+        super().load_setitems()  # type: ignore[misc]
+
+    def load_dict(self) -> None:
+        """Make a dictionary of items."""
+        self._check_keys(self.stack)  # type: ignore[attr-defined]
+        super().load_dict()  # type: ignore[misc]
+
+    dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+    dispatch[pickle.DICT[0]] = load_dict
+
+    def _check_keys(self, items: Sequence[object]) -> None:
+        """Refuse keys that take for ever to hash: tuples that hold themselves many times over."""
+        if not all(isinstance(key, str | int) for key in items[::2]):
+            raise pickle.UnpicklingError("a key that is neither text nor number")
 
     def __init__(self, path: Path, text: bytes) -> None:
         super().__init__(io.BytesIO(text))
@@ -175,7 +241,7 @@ class _DescriptionReader(pickle._Unpickler):
         match pid:
             case ("storage", _StorageType(dtype), str(key), _, int(length)) if length >= 0:
                 return Storage(key, dtype, length)
-        raise pickle.UnpicklingError(f"unknown reference {pid}")
+        raise pickle.UnpicklingError(f"unknown reference {_show(pid)}")
 
 
 def _unwrap(path: Path, content: object) -> dict[str, StoredTensor]:
@@ -200,7 +266,7 @@ def _tensors_of(path: Path, content: Mapping[Any, object]) -> dict[str, StoredTe
         is_tensor = isinstance(value, StoredTensor)
         if not isinstance(name, str) or (isinstance(value, dict | list | tuple) and value and not is_tensor):
             raise UnknownFormatError(
-                f"{path}: {name!r} lies among the tensors but is {_describe(value)}. "
+                f"{path}: {_show(name)} lies among the tensors but is {_describe(value)}. "
                 "Save the model's state_dict alone."
             )
     return {name: value for name, value in content.items() if isinstance(value, StoredTensor)}
@@ -230,6 +296,6 @@ def _describe(content: object) -> str:
     if isinstance(content, StoredTensor):
         return "a single tensor"
     if isinstance(content, dict | list | tuple):
-        shown = ", ".join(str(item)[:40] for item in list(content)[:5])
+        shown = ", ".join(item[:40] if isinstance(item, str) else _show(item) for item in list(content)[:5])
         return f"a {type(content).__name__} of {len(content)} ({shown})"
     return f"a {type(content).__name__}"

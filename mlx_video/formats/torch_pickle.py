@@ -9,17 +9,19 @@ Source: pytorch torch/serialization.py, _save.
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 
 from mlx_video.errors import CheckpointError
 from mlx_video.files.file_bytes import describe_bytes, open_for_reading, read_at, size_of
-from mlx_video.formats.file_kind import LARGEST_HEADER_BYTES, recognise, refusal
+from mlx_video.formats.file_kind import recognise, refusal
 from mlx_video.formats.tensor_file import Placement, TensorFile
 from mlx_video.formats.tensor_info import DTYPES, TensorInfo
 from mlx_video.formats.torch_description import StoredTensor, read_description
+from mlx_video.limits import LARGEST_HEADER_BYTES, MOST_TENSORS
 
 _LOCAL_HEADER_BYTES = 30
-_ENCRYPTED = 1  # bit of a member's flags
+_ENCRYPTED, _UTF8 = 1, 0x800  # bits of a member's flags
 
 
 class TorchArchive(TensorFile):
@@ -75,10 +77,14 @@ class _Members:
             local = b""
             if room >= 0 and info.header_offset >= 0:
                 local = read_at(file, self.path, info.header_offset, _LOCAL_HEADER_BYTES).tobytes()
-        # Name and extra field of the local header differ in length from those of the directory.
-        lengths = int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
-        if local[:4] != b"PK\x03\x04" or lengths > room:
-            raise _incomplete(self.path, f"{name} does not lie where the zip directory says")
+            name_bytes = int.from_bytes(local[26:28], "little")
+            # The extra field of the local header differs in length from that of the directory.
+            lengths = name_bytes + int.from_bytes(local[28:30], "little")
+            if local[:4] != b"PK\x03\x04" or lengths > room:
+                raise _incomplete(self.path, f"{name} does not lie where the zip directory says")
+            own_name = read_at(file, self.path, info.header_offset + _LOCAL_HEADER_BYTES, name_bytes)
+        if own_name.tobytes() != info.orig_filename.encode("utf-8" if info.flag_bits & _UTF8 else "cp437"):
+            raise _incomplete(self.path, f"another member lies where {name} should")
         return info.header_offset + _LOCAL_HEADER_BYTES + lengths
 
     def read(self, name: str) -> bytes:
@@ -91,7 +97,10 @@ class _Members:
             )
         start = self.position(name)
         with open_for_reading(self.path) as file:
-            return read_at(file, self.path, start, nbytes).tobytes()
+            content = read_at(file, self.path, start, nbytes).tobytes()
+        if zlib.crc32(content) != self._infos[name].CRC:
+            raise _incomplete(self.path, f"the checksum of {name} is not that of its content")
+        return content
 
 
 def _incomplete(path: Path, what: str) -> CheckpointError:
@@ -107,8 +116,15 @@ def _read_directory(path: Path) -> dict[str, zipfile.ZipInfo]:
             entries = archive.infolist()
     except Exception as error:  # a damaged directory can fail in any way
         raise _incomplete(path, "zip directory missing") from error
+    if len(entries) > MOST_TENSORS:
+        raise CheckpointError(
+            f"{path}: has {len(entries):,} members, at most {MOST_TENSORS:,} are read. Is it another file?"
+        )
     top = next((e.filename[: -len("data.pkl")] for e in entries if e.filename.endswith("/data.pkl")), "")
-    return {e.filename.removeprefix(top): e for e in entries if e.filename.startswith(top)}
+    members = {e.filename.removeprefix(top): e for e in entries if e.filename.startswith(top)}
+    if len(members) < sum(e.filename.startswith(top) for e in entries):
+        raise _incomplete(path, "two members of one name")
+    return members
 
 
 def _locate(members: _Members, name: str, tensor: StoredTensor) -> Placement:

@@ -12,7 +12,7 @@ from mlx_video.errors import CheckpointError, MediaError
 from mlx_video.files.unusable_paths import describe_apple_double, is_apple_double
 from mlx_video.files.whole_file import written_whole
 from mlx_video.formats.file_kind import FileKind, recognise
-from mlx_video.formats.safetensors_header import CutShortError, read_header
+from mlx_video.formats.safetensors_header import CutShortError, DamagedHeaderError, read_header
 from mlx_video.media.picture_kind import name_media
 
 _LENGTH_BYTES = 8  # of the header's length, with which a safetensors file begins
@@ -62,10 +62,12 @@ def read_arrays(path: Path) -> tuple[dict[str, mx.array], dict[str, str]]:
     if path.is_file() and is_apple_double(path):
         raise MediaError(f"{path}: {describe_apple_double(path)}")
     try:
+        if recognise(path) == "safetensors":
+            read_header(path)  # MLX's own reader takes sizes beyond 32 bits, and tensors that overlap
         loaded: Any = mx.load(str(path), format="safetensors", return_metadata=True)
         arrays, texts = loaded
         mx.eval(arrays)  # the file is read here, so that later changes to it do no harm
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, CheckpointError) as error:
         raise MediaError(f"{path}: no complete safetensors file{_explain(path, error)}") from error
     return dict(arrays), dict(texts)
 
@@ -82,6 +84,8 @@ def _explain(path: Path, error: Exception) -> str:
         read_header(path)
     except CutShortError as cut:
         return f": cut short, {cut.on_disk} of {cut.promised} are there. Copy it again, or make it anew."
+    except DamagedHeaderError as damage:
+        return f": damaged header, {damage.what}. Copy it again, or make it anew."
     except CheckpointError:
         pass  # it would advise to download what was never published
     return f" ({error}). Copy it again, or make it anew."

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlx_video.errors import CheckpointError
+from mlx_video.files.file_bytes import read_text_file
 from mlx_video.formats.file_kind import refuse_stand_in
 from mlx_video.formats.safetensors_header import read_header
 from mlx_video.layouts.components import EXPERT_ROLES, ORIGINAL_STEM, ROLES, list_parts
@@ -90,7 +91,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     """
     refuse_stand_in(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text_file(path).decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: is no valid JSON ({error}). Download it again.") from error
     if not isinstance(content, dict):

@@ -41,8 +41,8 @@ def between(lowest: float, highest: float, advice: str = "") -> Bounds:
 
 
 def positive(advice: str = "") -> Bounds:
-    """A finite number above zero."""
-    return Bounds(lambda value: 0 < value < float("inf"), f"a positive number{advice}")
+    """A number above zero, up to a million."""
+    return Bounds(lambda value: 0 < value <= 1e6, f"a positive number{advice}, up to 1,000,000")
 
 
 @dataclass(frozen=True, slots=True)
