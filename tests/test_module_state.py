@@ -21,6 +21,7 @@ REMEMBERED = {
     "models/dispatch.py _chosen": "in force while one run works, and put back before its caller goes on",
     "models/dispatch.py device_limits": "facts of the device",
     "models/elementwise.py _compile_choice": "a switch of the user's; a run sets its own limits instead",
+    "models/kernels/metal_kernel.py _built": "a function of its argument alone, as MLX compiles it",
     "planning/memory_plan.py _weigh": "a function of its argument alone",
     "planning/mlx_limits.py _in_force": "whose limits MLX has; a run that goes on sets its own",
     "planning/mlx_limits.py _of_process": "MLX's limits before any run, given back by the last",

@@ -117,6 +117,13 @@ class GenerateRequest(LongRunOptions, SamplingOptions, InputOptions):  # the las
         off_help="do not fuse operations with mx.compile",
         affects="run",
     )
+    kernels: bool = option(
+        True,
+        help="use kernels of this package's own where the device check found them right and faster",
+        group="output",
+        off_help="use MLX's kernels alone",
+        affects="run",
+    )
     device_check: bool = option(
         True,
         help="check the device's operations before the first run with an MLX version",
