@@ -26,6 +26,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
 
 from benchmarks.bench_text_encoder import draw_texts, write_encoder
+from benchmarks.bench_vae import random_vae
 from benchmarks.timing import describe_machine
 from mlx_video.conditioning.types import Conditioning
 from mlx_video.config import WAN21_VAE, WAN22_VAE, TextEncoderConfig, TransformerConfig
@@ -40,7 +41,6 @@ from mlx_video.models.elementwise import on_gpu
 from mlx_video.models.token_layout import video_layout
 from mlx_video.models.transformer import WanTransformer
 from mlx_video.models.transformer_memory import ForwardSize
-from mlx_video.models.vae.autoencoder import WanVAE
 from mlx_video.planning.stage_peaks import denoise_peak, text_peak
 from mlx_video.planning.vae_memory import decode_peak_bytes, encode_peak_bytes
 from mlx_video.planning.weight_bytes import WeightBytes, weigh
@@ -156,12 +156,10 @@ def _memory_limit() -> int:
 
 def measure_vae(case: Case) -> Figures:
     """A clip through one half of a VAE, in whole frames."""
-    mx.random.seed(0)
     height, width = case["size"]
-    config, decodes = VAES[case["generation"]], case["half"] == "decode"
-    config = replace(config, encoder_dim=None) if decodes else replace(config, decoder_dim=None)
-    vae = WanVAE(config)
-    mx.eval(vae.parameters())
+    decodes = case["half"] == "decode"
+    vae = random_vae(case["generation"], case.get("width", 0), encoder=not decodes)
+    config = vae.config
     weights = mx.get_active_memory()
     mx.reset_peak_memory()
     if decodes:
