@@ -110,6 +110,15 @@ class GenerateRequest(LongRunOptions, SamplingOptions, InputOptions):  # the las
         metavar="FILE",
         affects="run",
     )
+    profile: WrittenPath | None = option(
+        None,
+        help="file that tells when each stage, step and block was at work, for chrome://tracing and Perfetto; "
+        "blocks wait for each other then, so a run takes longer",
+        group="output",
+        metavar="FILE",
+        affects="run",
+        decodes=True,
+    )
     compile: bool = option(
         True,
         help="fuse operations with mx.compile where the device gains from it",

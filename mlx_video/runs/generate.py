@@ -37,6 +37,7 @@ from mlx_video.runs.inputs import encodes_frames, find_picking, report_missing_t
 from mlx_video.runs.memory import plan_of, planned_limits, with_memory_plan
 from mlx_video.runs.modes import make_video
 from mlx_video.runs.outputs import check_outputs, check_scratch_space
+from mlx_video.runs.profile import Profile, profiled
 from mlx_video.runs.run import Run
 from mlx_video.runs.sampling.measured_file import read_measured
 from mlx_video.runs.settings import ImageSize, check_inputs, plan_run, report_unlike_prompt
@@ -66,6 +67,8 @@ def prepare_run(
         DeviceError: an operation of the device gives wrong numbers, and there is no other way.
     """
     run = settle(request, model, config, session)
+    if request.profile:
+        run = replace(run, profile=Profile(request.profile))
     takes_steps = run.finished_latents is None
     if takes_steps:
         run = with_tokenizer(run)
@@ -180,7 +183,7 @@ def generate(run: Run, extra_sinks: Sequence[FrameSink] = ()) -> Work[mx.array]:
         yield MemoryPlanned(run.memory_plan.predicted, run.memory_plan.reused, kept)
     yield from report_start(run)
     with resume_hint_noted(run):
-        latents = yield from within_limits(run, make_video(run, extra_sinks))
+        latents = yield from within_limits(run, profiled(run.profile, make_video(run, extra_sinks)))
     yield from forget_state(run)
     yield from map(FileWritten, written_paths(run.request))
     return latents
@@ -215,6 +218,6 @@ def on_device(run: Run, work: Work[Value]) -> Work[Value]:
 
 def written_paths(request: GenerateRequest) -> Iterator[Path]:
     """The finished results of a request; the video comes last."""
-    for path in (request.save_frames, request.output_path):
+    for path in (request.profile, request.save_frames, request.output_path):
         if path:
             yield path

@@ -52,6 +52,9 @@ def check_outputs(
     if request.save_latents:
         check_file(request.save_latents)
         remove_leftovers(request.save_latents.parent)
+    if request.profile:
+        check_file(request.profile)
+        remove_leftovers(request.profile.parent)
     _check_free_space(request, geometry)
 
 

@@ -17,8 +17,9 @@ from mlx_video.media.earlier_result import FOREIGN, is_replaceable, is_vacant
 from mlx_video.media.image import frame_name, is_frame_name, numbered_frames
 from mlx_video.media.video import SUFFIXES
 from mlx_video.request import GenerateRequest, flag_of
+from mlx_video.runs.profile import is_profile
 
-OUTPUTS = ("output_path", "save_frames", "save_latents")
+OUTPUTS = ("output_path", "save_frames", "save_latents", "profile")
 Entry = tuple[object, str]
 
 
@@ -65,6 +66,8 @@ def _results(request: GenerateRequest, num_frames: int) -> Iterator[_Result]:
         yield _Result("output_path", request.output_path, _may_replace_video)
     if request.save_latents:
         yield _Result("save_latents", request.save_latents, _may_replace_latents)
+    if request.profile:
+        yield _Result("profile", request.profile, _may_replace_profile)
     if (state := find_state_path(request)) and not request.decode_only:
         # Going on from a state reads it, and tells better what is wrong with it.
         may_replace = _anything if request.resume else _may_replace_state
@@ -85,6 +88,11 @@ def _may_replace_video(path: Path) -> bool:
 def _may_replace_latents(path: Path) -> bool:
     is_refused_later = path.is_dir()
     return is_refused_later or is_vacant(path) or is_latents_file(path)
+
+
+def _may_replace_profile(path: Path) -> bool:
+    is_refused_later = path.is_dir()
+    return is_refused_later or is_vacant(path) or is_profile(path)
 
 
 def _may_replace_state(path: Path) -> bool:

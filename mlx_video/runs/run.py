@@ -19,6 +19,7 @@ from mlx_video.models.dispatch import Limits, current_limits
 from mlx_video.planning.memory_plan import MemoryPlan
 from mlx_video.request import GenerateRequest
 from mlx_video.runs.continuation import EarlierVideo
+from mlx_video.runs.profile import Profile
 from mlx_video.runs.record import describe_run
 from mlx_video.runs.settings import RunPlan
 from mlx_video.variants.variant import Variant
@@ -40,6 +41,7 @@ class Run:
         memory_plan: behind the choices in `plan`; None where memory was not planned.
         limits: of single dispatches to the device.
         session: opens the networks.
+        profile: notes when the run did what; None where nobody asks.
     """
 
     model: ModelFolder
@@ -57,6 +59,7 @@ class Run:
     memory_plan: MemoryPlan | None = None
     limits: Limits = field(default_factory=current_limits)
     session: Session = field(default_factory=Session)
+    profile: Profile | None = None
 
     @property
     def finished_latents(self) -> mx.array | None:

@@ -15,6 +15,7 @@ from mlx_video.conditioning.types import Conditioning
 from mlx_video.events import Event, Notice, StepFinished, Work, with_events
 from mlx_video.lora.adapter_set import AdapterSet
 from mlx_video.models.block_context import Step
+from mlx_video.models.forward import BlockSource, ResidentBlocks
 from mlx_video.runs.networks import use_transformer
 from mlx_video.runs.run import Run
 from mlx_video.runs.sampling.guided_transformer import CachesOf, GuidedTransformer
@@ -129,7 +130,10 @@ def open_guided_transformer(
     layout = conditioning.frames.layout(run.plan.geometry.grid, given_frames)
     own_memory = memory.within(name)
     try:
-        with use_transformer(run, name) as (transformer, blocks):
+        with use_transformer(run, name) as (transformer, streamed):
+            blocks: BlockSource | None = streamed
+            if run.profile:
+                blocks = run.profile.watch(blocks or ResidentBlocks(transformer.blocks))
             velocity = GuidedTransformer(
                 transformer,
                 recipe.guidance[name],
