@@ -112,7 +112,7 @@ class GenerateRequest(LongRunOptions, SamplingOptions, InputOptions):  # the las
     )
     profile: WrittenPath | None = option(
         None,
-        help="file that tells when each stage, step and block was at work, for chrome://tracing and Perfetto; "
+        help="file that tells when each stage, step and block worked, for chrome://tracing and Perfetto; "
         "blocks wait for each other then, so a run takes longer",
         group="output",
         metavar="FILE",
