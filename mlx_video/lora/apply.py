@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
+from contextlib import suppress
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -12,10 +12,9 @@ from mlx.utils import tree_unflatten
 from mlx_video.lora.adapter_set import AdapterSet
 from mlx_video.lora.changes import Change
 from mlx_video.lora.damage import explain_non_finite, name_files
+from mlx_video.models.block_order import find_blocks, find_prefix
 from mlx_video.request import LoraMode
 from mlx_video.weights.stream import is_finite
-
-_IN_BLOCK = re.compile(r"blocks\.\d+(\.|$)")
 
 
 def apply_adapters(
@@ -48,7 +47,7 @@ def apply_adapters(
         path, _, leaf = name.removeprefix(prefix).rpartition(".")
         layer = layers.get(path)
         if layer is None or leaf not in layer:
-            if not prefix and _IN_BLOCK.match(path) and _lacks_block(layers, path):
+            if not prefix and _is_elsewhere(module, path):
                 continue
             raise ValueError(
                 f"the module has no parameter {name}, which {name_files(adapters.changes[name])} changes"
@@ -80,8 +79,12 @@ def merged_weight(adapters: AdapterSet, name: str, weight: mx.array) -> mx.array
     return _merge(name, weight.astype(mx.float32), changes, mx.float32) if changes else weight
 
 
-def _lacks_block(layers: dict[str, nn.Module], path: str) -> bool:
-    return ".".join(path.split(".")[:2]) not in layers
+def _is_elsewhere(module: nn.Module, path: str) -> bool:
+    """Whether a layer is in a block that a block source has, so that the module's own list is empty."""
+    sequence = find_prefix(f"{path}.").removesuffix(".").rpartition(".")[0]
+    with suppress(AttributeError):
+        return bool(sequence) and not find_blocks(module, sequence)
+    return False
 
 
 def _change_layer(

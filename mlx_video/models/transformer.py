@@ -135,7 +135,7 @@ class WanTransformer(VideoTransformer):
             if velocities:
                 mx.eval(velocities)  # the activations of these passes are gone before the next begin
             forwards = self._begin(latents, step, layout, group)
-            walk_blocks(source, forwards)
+            walk_blocks(source, forwards, self.config.num_layers)
             velocities += [self._leave(one, grid) for one in forwards]
         return velocities
 
@@ -171,7 +171,7 @@ class WanTransformer(VideoTransformer):
             raise ValueError(
                 f"{len(self.blocks)} of {self.config.num_layers} blocks are in memory: give a block source"
             )
-        return ResidentBlocks(self.blocks)
+        return ResidentBlocks(self)
 
     def _check_image(self, image_tokens: mx.array | CrossAttentionCache | None) -> None:
         has_branch = self.config.image_dim is not None

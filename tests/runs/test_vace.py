@@ -18,6 +18,7 @@ from mlx_video.request import INPUTS, GenerateRequest, flag_of, make_request
 from mlx_video.runs.settings import COMMON_INPUTS, check_inputs
 from mlx_video.variants.registry import VARIANTS, find_by_name
 from mlx_video.variants.variant import Variant
+from tests.fixtures.adapter_files import write_adapter
 from tests.fixtures.tiny_variants import write_tiny_variant
 
 pytestmark = pytest.mark.slow
@@ -39,8 +40,13 @@ def convert(root: Path, name: str) -> WanPipeline:
 
 
 @pytest.fixture(scope="module")
-def pipeline(tmp_path_factory: pytest.TempPathFactory) -> WanPipeline:
-    return convert(tmp_path_factory.mktemp("vace"), "wan2.1-vace")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("vace")
+
+
+@pytest.fixture(scope="module")
+def pipeline(root: Path) -> WanPipeline:
+    return convert(root, "wan2.1-vace")
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +130,31 @@ def test_references_beside_a_video_that_is_begun_with(pipeline: WanPipeline):
     near, far = (latents_of(pipeline, denoising_strength=strength, **options) for strength in (1e-3, 0.8))
     start = latents_of(pipeline, input_video=VIDEO, denoising_strength=1e-3)
     assert mx.abs(near - start).max() < 0.1 * mx.abs(far - start).max()
+
+
+@pytest.mark.parametrize("bits", [None, 4])
+def test_streamed_vace_blocks_get_the_adapters_of_resident_ones(root: Path, bits: int | None):
+    quantization = {"quantize": True, "bits": bits, "group_size": 32} if bits else {}
+    folder = convert_checkpoint(root / "original", root / f"streamed-{bits}", dtype="float32", **quantization)
+    own = WanPipeline.from_pretrained(folder)
+    layers = [
+        *(
+            f"vace_blocks.{number}.{name}"
+            for number in (0, 1)
+            for name in ("self_attn.q", "ffn.0", "after_proj")
+        ),
+        *("vace_blocks.0.before_proj", "blocks.1.cross_attn.k"),
+    ]
+    write_adapter(root / "adapter.safetensors", own.config.transformer, layers)
+    options: dict[str, object] = {"vace_video": VIDEO, "loras": [root / "adapter.safetensors"]}
+    resident = latents_of(own, stream="off", **options)
+    assert mx.array_equal(latents_of(own, stream="on", **options), resident)
+    write_adapter(root / "less.safetensors", own.config.transformer, layers[:-2])
+    less = latents_of(own, stream="on", **options | {"loras": [root / "less.safetensors"]})
+    assert not mx.array_equal(less, resident)
+    assert not mx.array_equal(latents_of(own, stream="on", vace_video=VIDEO), less), (
+        "VACE blocks alone change it"
+    )
 
 
 def test_memory_is_planned_for_the_frames_of_references(pipeline: WanPipeline):
