@@ -127,6 +127,8 @@ class VACEHook(BlockHook):
         scale = self._scales[number]
         # Its cross-attention is one of its own, numbered behind those of the main stream.
         own = context.at(self._transformer.config.num_layers + number)
-        stream, hint = block(self._stream, own)
+        # Behind the main block, though it does not depend on it: both at once would take twice the memory.
+        (entering,) = mx.depends([self._stream], [tokens])
+        stream, hint = block(entering, own)
         self._stream = stream if number + 1 < len(self._scales) else None
         return add_gated(tokens, hint, mx.array(scale)) if scale else tokens
