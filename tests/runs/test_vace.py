@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from PIL import Image
 from mlx_video import RequestError, WanPipeline, convert_checkpoint
 from mlx_video.cli import generate
 from mlx_video.conditioning.control.camera_path import DEFAULT_ORIGIN
+from mlx_video.events import Event, Notice
 from mlx_video.media.video import read_video_metadata
 from mlx_video.request import INPUTS, GenerateRequest, flag_of, make_request
+from mlx_video.runs.inputs import check_given_masks
 from mlx_video.runs.settings import COMMON_INPUTS, check_inputs
 from mlx_video.variants.registry import VARIANTS, find_by_name
 from mlx_video.variants.variant import Variant
@@ -97,6 +100,49 @@ def test_one_picture_is_the_mask_of_all_frames(pipeline: WanPipeline):
         latents_of(pipeline, vace_video=VIDEO, vace_video_mask=mask) for mask in ([LEFT], [LEFT] * FRAMES)
     )
     assert mx.array_equal(one, all_frames)
+
+
+@pytest.mark.parametrize(
+    ("colours", "said"),
+    [
+        (
+            [0] * FRAMES,
+            "--vace-video-mask is all black: nothing is made anew. White is what a model fills in.",
+        ),
+        (
+            [255] * FRAMES,
+            "--vace-video-mask is all white: everything is made anew, and nothing of the video stays.",
+        ),
+        ([0, 0, 255, 255, 255], None),
+        ([255, 0, 0, 0, 0], None),
+    ],
+    ids=str,
+)
+def test_a_mask_of_one_colour_is_said(pipeline: WanPipeline, colours: list[int], said: str | None):
+    notices: list[str] = []
+
+    def note(event: Event) -> None:
+        if isinstance(event, Notice) and "mask" in event.text:
+            notices.append(event.text)
+
+    mask = [np.full_like(LEFT, colour) for colour in colours]
+    latents_of(pipeline, vace_video=VIDEO, vace_video_mask=mask, steps=1, on_event=note)
+    assert notices == ([said] if said else [])
+
+
+def test_a_mask_is_read_no_further_than_to_the_frame_that_tells():
+    read = []
+
+    def frames(colours: list[bool]) -> Iterator[np.ndarray]:
+        for colour in colours:
+            read.append(colour)
+            yield np.full((2, 2), colour)
+
+    assert list(check_given_masks({"inpaint_video_mask": lambda: frames([True, False, True, True])})) == []
+    assert read == [True, False]
+    (notice,) = check_given_masks({"inpaint_video_mask": lambda: frames([False] * 3)})
+    assert isinstance(notice, Notice)
+    assert notice.text.startswith("--inpaint-video-mask is all black")
 
 
 @pytest.mark.parametrize("has_end", [False, True])
