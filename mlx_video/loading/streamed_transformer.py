@@ -48,14 +48,15 @@ def open_streamed_transformer(
         AdapterError: an adapter cannot be applied.
     """
     network = find_variant(config).network
+    sizes = adapters.stored_sizes(config.transformer) if adapters else config.transformer
     prepare_block = _prepare_with(adapters, lora_mode) if adapters else None
     with (
         open_transformer_file(model.transformers[name]) as source,
-        resident(lambda: network.build(config.transformer)) as transformer,
+        resident(lambda: network.build(sizes)) as transformer,
         load_streamed(
             transformer,
             source,
-            network.block_order(config.transformer),
+            network.block_order(sizes),
             resident_blocks,
             quantization=config.quantization,
             prepare_block=prepare_block,

@@ -82,6 +82,12 @@ class WanTransformer(VideoTransformer):
         """Let go the rotary tables of the layouts seen so far; they are built again when needed."""
         self.rotary_table.cache_clear()
 
+    def widen_input(self, in_dim: int) -> None:
+        """Take more channels behind those of now, whose weights are zero; done once the weights are there."""
+        layer, columns = self.patch_embedding_proj, in_dim * int(np.prod(self.config.patch_size))
+        layer.weight = mx.pad(layer.weight, [(0, 0), (0, columns - layer.weight.shape[1])])
+        self.config = replace(self.config, in_dim=in_dim)
+
     def project_text(
         self, context: mx.array, image_tokens: mx.array | CrossAttentionCache | None = None
     ) -> PromptTokens:

@@ -11,6 +11,11 @@ from mlx_video.config import ModelConfig, TransformerConfig, find_vae_config
 from mlx_video.errors import CheckpointError, ConfigError, RequestError
 from mlx_video.formats.tensor_info import TensorInfo
 from mlx_video.variants import camera, fun, i2v, t2v, ti2v, vace
+from mlx_video.variants.control_adapter import (
+    fits_with_control_video,
+    takes_control_video,
+    with_control_video,
+)
 from mlx_video.variants.lookalikes import Evidence, name_lookalike
 from mlx_video.variants.other_models import name_other_model
 from mlx_video.variants.variant import CheckpointFacts, Shapes, Variant
@@ -86,9 +91,9 @@ def find_variant(config: ModelConfig) -> Variant:
         CheckpointError: neither tells.
     """
     named = find_by_name(config.variant)
-    if named is not None:
-        return named
     network = config.transformer
+    if named is not None:
+        return with_control_video(named) if takes_control_video(named, network) else named
     facts = CheckpointFacts(
         in_dim=network.in_dim,
         out_dim=network.out_dim,
@@ -213,6 +218,9 @@ def _match(facts: CheckpointFacts, shapes: Shapes | None = None, evidence: Evide
     for variant in VARIANTS:
         if variant.traits.fit(facts) and variant.answers_to(evidence.names):
             return variant
+    for variant in VARIANTS:
+        if fits_with_control_video(variant, facts) and variant.answers_to(evidence.names):
+            return with_control_video(variant)
     other = name_other_model(facts, shapes)
     if other is not None:
         raise CheckpointError(
