@@ -35,13 +35,13 @@ from mlx_video.config import TransformerConfig
 from mlx_video.formats.safetensors import SafetensorsFile
 from mlx_video.loading.block_stream import load_streamed
 from mlx_video.loading.refillable_module import RefillableModule
-from mlx_video.loading.stream_plan import block_prefix
 from mlx_video.models.block_context import Pass, PromptTokens
 from mlx_video.models.forward import BlockSource
 from mlx_video.models.transformer import WanTransformer
 from mlx_video.models.transformer_block import TransformerBlock
 from mlx_video.weights.load import load_module
 from mlx_video.weights.names.transformer_names import WAN_RULES, transformer_tensors
+from mlx_video.weights.network import PLAIN
 from mlx_video.weights.rules import target_shapes
 
 ROOT = Path(__file__).parents[1]
@@ -148,10 +148,11 @@ def time_overlap(
         open_file: how the file is read.
     """
     resident, streamed = WanTransformer(config), WanTransformer(config)
+    order = PLAIN.block_order(config)
     with (
         open_file(path) as source,
         open_file(path) as other,
-        load_streamed(streamed, source, 0) as blocks,
+        load_streamed(streamed, source, order, 0) as blocks,
     ):
         load_module(resident, source)
         works: dict[str, Work] = {
@@ -197,11 +198,12 @@ def forward_of(
 
 def read_all(source: SafetensorsFile, config: TransformerConfig) -> Work:
     """Read every block into the same memory, one after another, and do nothing else."""
-    block = RefillableModule(TransformerBlock(config), source.infos, block_prefix(0))
+    order = PLAIN.block_order(config)
+    block = RefillableModule(TransformerBlock(config), source.infos, order[0].prefix)
 
     def run() -> None:
-        for index in range(config.num_layers):
-            block.fill(source, block_prefix(index))
+        for name in order:
+            block.fill(source, name.prefix)
 
     return run
 
@@ -237,7 +239,8 @@ def take_steps(
     bare = bare_bytes()
     latents, seconds, velocities = random_latents(config, grid), [], []
     transformer = WanTransformer(config)
-    with ColdFile(path) as source, load_streamed(transformer, source, 0) as blocks:
+    order = PLAIN.block_order(config)
+    with ColdFile(path) as source, load_streamed(transformer, source, order, 0) as blocks:
         weights = mx.get_active_memory() - latents.nbytes
         prompts = random_prompts(transformer, 2)
         for _ in range(steps):

@@ -23,7 +23,7 @@ from mlx_video.layouts.checkpoint_files import CheckpointFiles
 from mlx_video.layouts.components import ORIGINAL_STEM, TEXT_ENCODER, VAE, Component, list_parts
 from mlx_video.layouts.expert_names import find_sure_expert, guess_expert_of_name
 from mlx_video.layouts.folder_layout import SPLIT_REST, TRANSFORMER_FILES
-from mlx_video.loading.adapters import bake_jobs, read_all_adapters, record_baked
+from mlx_video.loading.adapters import bake_jobs, read_all_adapters, record_baked, widen_config
 from mlx_video.lora.read import AdapterSet
 from mlx_video.request import ConvertRequest
 from mlx_video.variants.registry import find_variant
@@ -170,7 +170,7 @@ def plan_conversion(request: ConvertRequest, opened: ExitStack) -> Plan:
         tokenizer=files.tokenizer,
         tokenizer_model=_check_tokenizer(files, config.text_encoder, text_stored),
         vocab_size=config.text_encoder.vocab_size,
-        config=record_baked(config_to_json(config), request),
+        config=record_baked(config_to_json(widen_config(config, adapters)), request),
         notices=(
             *files.notices,
             *recognition.notices,

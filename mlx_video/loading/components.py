@@ -220,7 +220,8 @@ def load_transformer(
         ConfigError: the quantization that config.json names is not the file's.
         AdapterError: an adapter cannot be applied.
     """
-    transformer = find_variant(config).network.build(config.transformer)
+    sizes = adapters.stored_sizes(config.transformer) if adapters else config.transformer
+    transformer = find_variant(config).network.build(sizes)
     with open_transformer(model.transformers[name]) as source:
         load_module(transformer, source, quantization=config.quantization)
     if adapters:

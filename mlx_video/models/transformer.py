@@ -82,6 +82,12 @@ class WanTransformer(VideoTransformer):
         """Let go the rotary tables of the layouts seen so far; they are built again when needed."""
         self.rotary_table.cache_clear()
 
+    def widen_input(self, in_dim: int) -> None:
+        """Take more channels behind those of now, whose weights are zero; done once the weights are there."""
+        layer, columns = self.patch_embedding_proj, in_dim * int(np.prod(self.config.patch_size))
+        layer.weight = mx.pad(layer.weight, [(0, 0), (0, columns - layer.weight.shape[1])])
+        self.config = replace(self.config, in_dim=in_dim)
+
     def project_text(
         self, context: mx.array, image_tokens: mx.array | CrossAttentionCache | None = None
     ) -> PromptTokens:
@@ -135,7 +141,7 @@ class WanTransformer(VideoTransformer):
             if velocities:
                 mx.eval(velocities)  # the activations of these passes are gone before the next begin
             forwards = self._begin(latents, step, layout, group)
-            walk_blocks(source, forwards)
+            walk_blocks(source, forwards, self.config.num_layers)
             velocities += [self._leave(one, grid) for one in forwards]
         return velocities
 
@@ -171,7 +177,7 @@ class WanTransformer(VideoTransformer):
             raise ValueError(
                 f"{len(self.blocks)} of {self.config.num_layers} blocks are in memory: give a block source"
             )
-        return ResidentBlocks(self.blocks)
+        return ResidentBlocks(self)
 
     def _check_image(self, image_tokens: mx.array | CrossAttentionCache | None) -> None:
         has_branch = self.config.image_dim is not None

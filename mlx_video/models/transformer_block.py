@@ -174,7 +174,7 @@ class FeedForward(nn.Module):
         return project(self.fc2, gelu_tanh(project(self.fc1, x)))
 
 
-class TransformerBlock(nn.Module):
+class BlockLayers(nn.Module):
     """Self-attention, cross-attention, feed-forward; each adds to the residual stream.
 
     Rows of `modulation` plus time features: shift, scale and gate of self-attention, then the same of the
@@ -194,7 +194,7 @@ class TransformerBlock(nn.Module):
         )
         self.ffn = FeedForward(config.dim, config.ffn_dim)
 
-    def __call__(self, x: mx.array, context: BlockContext) -> mx.array:
+    def run_layers(self, x: mx.array, context: BlockContext) -> mx.array:
         """Run the block.
 
         Args:
@@ -225,6 +225,14 @@ class TransformerBlock(nn.Module):
 
     def _add(self, x: mx.array, y: mx.array, gates: mx.array, time: TimeFeatures) -> mx.array:
         return by_timestep(lambda row, *arrays: add_gated(*arrays, gates[row]), time.spans, x, y)
+
+
+class TransformerBlock(BlockLayers):
+    """One block of the main stream."""
+
+    def __call__(self, x: mx.array, context: BlockContext) -> mx.array:
+        """Tokens [L, dim] that leave the block; see :meth:`BlockLayers.run_layers`."""
+        return self.run_layers(x, context)
 
 
 def modulate(

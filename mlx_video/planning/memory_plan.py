@@ -10,6 +10,7 @@ from mlx_video.geometry import VideoGeometry
 from mlx_video.latents.decode import choose_pace
 from mlx_video.latents.tiling import tile_for_mode, tile_sides
 from mlx_video.layouts.components import find_component
+from mlx_video.models.block_order import BlockName
 from mlx_video.models.dispatch import Limits
 from mlx_video.models.peak import Peak
 from mlx_video.models.transformer_memory import ForwardSize
@@ -332,7 +333,8 @@ def _plan_denoise(
 
 def weigh_transformers(task: MemoryTask) -> dict[str, WeightBytes]:
     """Name of each transformer → bytes of its parts."""
-    return {name: _weigh(infos) for name, infos in task.sizes.transformers.items()}
+    order = task.sizes.network.block_order(task.sizes.config.transformer)
+    return {name: _weigh(infos, order) for name, infos in task.sizes.transformers.items()}
 
 
 def _heaviest(task: MemoryTask) -> WeightBytes:
@@ -347,7 +349,8 @@ def _resident_choices(task: MemoryTask) -> Iterator[int | None]:
     yield None
     # Both experts are kept to save time; streaming would lose more of it than the relay does.
     if task.stream == "auto" and not task.keeps_both:
-        yield from range(task.sizes.config.transformer.num_layers - 1, -1, -1)
+        order = task.sizes.network.block_order(task.sizes.config.transformer)
+        yield from range(len(order) - 1, -1, -1)
 
 
 def _describe_transformers(task: MemoryTask) -> str:
@@ -364,8 +367,8 @@ def _describe_blocks(num_blocks: int, resident_blocks: int | None) -> str:
 
 # Runs leave nothing to each other here: the same header always weighs the same.
 @lru_cache(maxsize=8)
-def _weigh(infos: Infos) -> WeightBytes:
-    return weigh(infos)
+def _weigh(infos: Infos, order: tuple[BlockName, ...]) -> WeightBytes:
+    return weigh(infos, order)
 
 
 def forward_size(task: MemoryTask, weights: WeightBytes, host: Host) -> ForwardSize:

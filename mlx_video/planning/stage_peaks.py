@@ -67,7 +67,7 @@ def weight_bytes_in_use(weights: WeightBytes, resident_blocks: int | None) -> in
         resident_blocks: None for all.
     """
     streamed = bytes_read_per_step(weights, resident_blocks)
-    return weights.total - streamed + (SLOTS * weights.largest_block if streamed else 0)
+    return weights.total - streamed + (SLOTS * weights.slot_bytes if streamed else 0)
 
 
 def bytes_read_per_step(weights: WeightBytes, resident_blocks: int | None) -> int:

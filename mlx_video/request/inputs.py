@@ -64,8 +64,8 @@ class InputOptions:
     )
     control_video: VideoSource | None = option(
         None,
-        help="video that a Fun Control model follows: edges, depth, poses; without one only the other inputs "
-        "count",
+        help="video that a Fun Control model, or one with a control LoRA, follows: edges, depth, poses; "
+        "without one only the other inputs count",
         group="control",
         metavar="PATH",
         input="video",

@@ -12,7 +12,7 @@ from mlx_video.conditioning.control.units import camera_poses
 from mlx_video.config import ModelConfig
 from mlx_video.events import FileWritten, MemoryPlanned, Notice, Value, Work
 from mlx_video.layouts.model_folder import ModelFolder
-from mlx_video.loading.adapters import read_all_adapters
+from mlx_video.loading.adapters import read_all_adapters, widen_config
 from mlx_video.loading.components import check_weights
 from mlx_video.loading.residency import release_memory
 from mlx_video.loading.session import Session
@@ -113,6 +113,9 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
     earlier = open_earlier(request)
     if earlier:
         request = as_continued(request, earlier, config)
+    adapters, adapter_notices = read_all_adapters(request, config)
+    stored, config = config, widen_config(config, adapters)
+    variant = find_variant(config)
     check_inputs(request, variant)  # before any image is opened
     given = {name: image for name in IMAGE_INPUTS if (image := getattr(request, name)) is not None}
     opened = {name: open_image(image) for name, image in given.items()}
@@ -135,8 +138,7 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
             notices = (*notices, *check_length(video, find_picking(request, plan, name)))
     if "camera_trajectory" in variant.inputs.all:
         camera_poses({name: getattr(request, name) for name in INPUTS}, plan.geometry.num_frames)
-    check_weights(model, config)
-    adapters, adapter_notices = read_all_adapters(request, config)
+    check_weights(model, stored)
     notices = (*notices, *adapter_notices)
     plan = replace(plan, notices=notices)
     run = Run(model, config, variant, request, plan, images, videos, pictures, adapters, earlier)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -12,6 +12,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
+from mlx_video.conditioning.clips import ReadMasks
 from mlx_video.conditioning.control.units import COMMON_UNITS
 from mlx_video.conditioning.disk_cache import open_prompt_cache
 from mlx_video.conditioning.frames import Encoding, FrameEncoder, cut_images
@@ -25,11 +26,12 @@ from mlx_video.latents.encode import encode_chunks
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.open_parts import open_text_encoder
 from mlx_video.loading.streamed_text_encoder import encode_resident, encode_streamed
+from mlx_video.media.control.mask_check import check_masks
 from mlx_video.media.fit import fit_frame, fit_mask
 from mlx_video.media.sources.pick_frames import Picking, pick_frames
 from mlx_video.models.vae.autoencoder import WanVAE
 from mlx_video.planning.choices import TEXT_ENCODER
-from mlx_video.request import FRAME_INPUTS, INPUTS, GenerateRequest, options_of
+from mlx_video.request import FRAME_INPUTS, INPUTS, GenerateRequest, flag_of, options_of
 from mlx_video.runs.networks import is_kept, use_image_encoder, use_text_encoder, use_vae
 from mlx_video.runs.run import Run
 from mlx_video.runs.settings import RunPlan
@@ -95,6 +97,16 @@ def _fit_masks(run: Run, name: str) -> Iterator[np.ndarray]:
         frames = repeat(picture, geometry.num_frames)
     for frame in frames:
         yield fit_mask(frame, geometry.height, geometry.width)
+
+
+def check_given_masks(masks: Mapping[str, ReadMasks]) -> Iterator[Event]:
+    """Say which masks are of one colour throughout; each is read up to the first frame that tells.
+
+    Args:
+        masks: name of the input → its frames.
+    """
+    for name, read in masks.items():
+        yield from check_masks(flag_of(name), read())
 
 
 class ModelEncoders:

@@ -9,7 +9,7 @@ from mlx_video.conditioning.units import PROMPTS
 from mlx_video.config import SamplingDefaults
 from mlx_video.geometry import size_for_area
 from mlx_video.models.control.control_memory import vace_peak
-from mlx_video.models.control.vace import VACETransformer
+from mlx_video.models.control.vace import VACETransformer, order_vace_blocks
 from mlx_video.variants.variant import Inputs, Traits, Variant
 from mlx_video.weights.names.vace_names import VACE_RULES, vace_tensors
 from mlx_video.weights.network import TransformerNetwork
@@ -18,7 +18,11 @@ LATENTS = (16, 16)  # channels in and out
 PARTS = ("vace_patch_embedding.", "vace_blocks.")
 
 NETWORK = TransformerNetwork(
-    build=VACETransformer, extra_tensors=vace_tensors, extra_rules=VACE_RULES, peak=vace_peak
+    build=VACETransformer,
+    extra_tensors=vace_tensors,
+    extra_rules=VACE_RULES,
+    peak=vace_peak,
+    further_blocks=order_vace_blocks,
 )
 
 # Source: Wan2.1 generate.py, the defaults of its vace tasks.

@@ -79,6 +79,27 @@ def test_14b_in_bf16_streams_on_16_gb(name: str):
     assert streamed.predicted_bytes <= plan.host.budget.nbytes
 
 
+@pytest.mark.parametrize("name", ["wan2.1-vace-14b", "wan2.2-vace-fun-a14b"])
+@pytest.mark.parametrize("machine", [cpu(64).machine, mac(64).machine], ids=["CPU", "GPU"])
+def test_vace_14b_is_streamed_within_16_gb(name: str, machine: Machine):
+    host = Host(machine, find_budget(machine, 16.0), CPU_LIMITS)
+    plan = fit_memory(task(name, num_images=1, num_videos=2), host)
+    streamed = stage(plan, "denoise")
+    assert not plan.misfits
+    assert all(nbytes <= 16e9 for nbytes in plan.predicted.values())
+    # 40 blocks and 8 of VACE are 34 GB, of which some stay.
+    assert plan.choices.resident_blocks is not None
+    assert 16e9 < streamed.read_bytes < 34.6e9
+    assert f"{plan.choices.resident_blocks} of 48 blocks" in streamed.holds
+
+
+def test_streaming_leaves_no_vace_block_in_memory():
+    model = task("wan2.1-vace-14b", stream="on")
+    (infos,) = model.sizes.transformers.values()
+    in_blocks = sum(info.nbytes for info in infos if info.name.startswith(("blocks.", "vace_blocks.")))
+    assert stage(plan_memory(model, mac(64)), "denoise").read_bytes == in_blocks
+
+
 def test_the_rest_of_the_memory_holds_as_many_blocks_as_fit():
     on_24, on_32 = (fit_memory(task("wan2.1-t2v-14b"), mac(gb)).choices.resident_blocks for gb in (24, 32))
     assert 0 < (on_24 or 0) < (on_32 or 0) < 40

@@ -20,6 +20,7 @@ from mlx_video.formats.tensor_file import TensorFile
 from mlx_video.generate_wan import main
 from mlx_video.loading.residency import release_memory
 from mlx_video.media.clip import Video
+from mlx_video.models.block_order import MAIN, BlockName
 from mlx_video.models.transformer import WanTransformer
 from mlx_video.planning.budget import GB, Machine
 from mlx_video.runs import memory as run_memory
@@ -515,7 +516,7 @@ def test_an_interrupted_step_leaves_a_stream_in_order(
     folder: Path, pipeline: WanPipeline, monkeypatch: pytest.MonkeyPatch
 ):
     def interrupted(*rest, **options):
-        next(options["block_source"].blocks())
+        next(options["block_source"].blocks([BlockName(MAIN, 0)]))
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -107,6 +107,20 @@ FUN_CHANNELS = ConditioningUnit("fun channels", "image", ("concat_latents",), _m
 """Channels beside the noise; zeros for what is not given."""
 
 
+def _make_control_channels(inputs: UnitInputs, encoders: Encoders) -> Work[Fields]:
+    geometry, read = inputs.geometry, inputs.videos.get("control_video")
+    if read is None:
+        return {"concat_latents": mx.zeros(geometry.latent_shape)}
+    with encoders.open_vae() as encode:
+        concat_latents = yield from encode_frames(encode, read_clip(read, geometry), geometry)
+        mx.eval(concat_latents)
+    return {"concat_latents": concat_latents}
+
+
+CONTROL_CHANNELS = ConditioningUnit("control channels", "image", ("concat_latents",), _make_control_channels)
+"""A control video beside the noise, and nothing else; zeros where there is none."""
+
+
 def image_tokens_unit(*names: str, is_fitted: bool) -> ConditioningUnit:
     """CLIP features of the first of some images that is given; of none, zeros.
 
