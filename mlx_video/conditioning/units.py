@@ -58,6 +58,9 @@ class Encoders(Protocol):
     def encode_images(self, images: Sequence[np.ndarray]) -> mx.array:
         """Encode images, float32 [H, W, 3] in [-1, 1], to image tokens [K, image_dim]."""
 
+    def encode_motion(self, motion_bucket_id: float) -> mx.array:
+        """Encode how much moves to an addition to the modulation, [6, dim]."""
+
     def open_vae(self) -> AbstractContextManager[FrameEncoder]:
         """Open the VAE's encoder; it is released with the context."""
 

@@ -19,6 +19,7 @@ from mlx_video.request.kinds import (
 from mlx_video.request.option import (
     Bounds,
     at_least,
+    between,
     option,
     positive,
 )
@@ -124,6 +125,14 @@ class InputOptions:
         default_text="a lens for 16:9",
         only_with=("camera_control_direction", "camera_trajectory"),
         input="camera",
+    )
+    motion_bucket_id: float | None = option(
+        None,
+        help="how much moves, 0 to 100, in models converted with `--motion-controller`; 0 is slow, 100 fast",
+        group="control",
+        default_text="the model's own way",
+        check=between(0, 100),
+        input="number",
     )
     input_video: VideoSource | None = option(
         None,

@@ -39,7 +39,7 @@ from mlx_video.runs.modes import make_video
 from mlx_video.runs.outputs import check_outputs, check_scratch_space
 from mlx_video.runs.run import Run
 from mlx_video.runs.sampling.measured_file import read_measured
-from mlx_video.runs.settings import ImageSize, check_inputs, plan_run, report_unlike_prompt
+from mlx_video.runs.settings import ImageSize, check_inputs, check_parts, plan_run, report_unlike_prompt
 from mlx_video.runs.stages.decode import FrameSink
 from mlx_video.runs.state.resume import find_start, forget_state, report_start, resume_hint_noted
 from mlx_video.variants.registry import find_variant
@@ -111,6 +111,7 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
     if earlier:
         request = as_continued(request, earlier, config)
     check_inputs(request, variant)  # before any image is opened
+    check_parts(request, model)
     given = {name: image for name in IMAGE_INPUTS if (image := getattr(request, name)) is not None}
     opened = {name: open_image(image) for name, image in given.items()}
     images = {name: image.pixels for name, image in opened.items()}

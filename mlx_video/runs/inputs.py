@@ -30,7 +30,13 @@ from mlx_video.media.sources.pick_frames import Picking, pick_frames
 from mlx_video.models.vae.autoencoder import WanVAE
 from mlx_video.planning.choices import TEXT_ENCODER
 from mlx_video.request import FRAME_INPUTS, INPUTS, GenerateRequest, options_of
-from mlx_video.runs.networks import is_kept, use_image_encoder, use_text_encoder, use_vae
+from mlx_video.runs.networks import (
+    is_kept,
+    use_image_encoder,
+    use_motion_controller,
+    use_text_encoder,
+    use_vae,
+)
 from mlx_video.runs.run import Run
 from mlx_video.runs.settings import RunPlan
 
@@ -117,6 +123,13 @@ class ModelEncoders:
         """Encode images, float32 [H, W, 3] in [-1, 1], to image tokens [K, image_dim]."""
         with use_image_encoder(self._run) as encoder:
             return encode_images(encoder, images)
+
+    def encode_motion(self, motion_bucket_id: float) -> mx.array:
+        """Encode how much moves to an addition to the modulation, [6, dim], evaluated."""
+        with use_motion_controller(self._run) as controller:
+            added = controller(motion_bucket_id)
+            mx.eval(added)
+        return added
 
     @contextmanager
     def open_vae(self) -> Iterator[FrameEncoder]:

@@ -12,6 +12,8 @@ from mlx_video.config import ModelConfig
 from mlx_video.errors import RequestError
 from mlx_video.events import Notice
 from mlx_video.geometry import VideoGeometry, check_num_frames, measure, round_size, size_multiple
+from mlx_video.layouts.components import list_parts
+from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.models.dispatch import LARGEST_ARRAY
 from mlx_video.models.rope import MAX_POSITIONS
 from mlx_video.planning.choices import MemoryChoices
@@ -31,6 +33,7 @@ from mlx_video.sampling.recipe import ModelSampling, Recipe
 from mlx_video.sampling.recipes.settle import settle_recipe
 from mlx_video.sampling.step_caches.measured import Measurement
 from mlx_video.variants.variant import Variant
+from mlx_video.weights.component_networks import find_network
 
 COMMON_INPUTS = ("input_video",)
 """Videos that every model takes."""
@@ -236,6 +239,20 @@ def check_inputs(request: GenerateRequest, variant: Variant) -> None:
     if request.vace_scale != 1 and "vace_video" not in variant.inputs.all:
         raise RequestError("vace_scale", f"{variant.title} has no VACE blocks. Leave the option out.")
     _check_camera(request)
+
+
+def check_parts(request: GenerateRequest, model: ModelFolder) -> None:
+    """Refuse an option that calls for a component which the model's folder lacks.
+
+    Raises:
+        RequestError: it names what is absent.
+    """
+    for row in list_parts():
+        option = find_network(row.name).called_by
+        if option and is_given(getattr(request, option)) and row.name not in model.parts:
+            raise RequestError(
+                option, f"{model.path} holds no {row.file_name}; this model {row.use}. {row.advice}"
+            )
 
 
 def _check_camera(request: GenerateRequest) -> None:

@@ -19,6 +19,7 @@ from mlx_video.conditioning.control.camera_path import PRESETS, path_in_directio
 from mlx_video.conditioning.control.camera_rays import CameraAddOn, CameraRays
 from mlx_video.conditioning.control.fun import FunSource, ReferenceAddOn, encode_slots
 from mlx_video.conditioning.control.one_frame import OneFrame, encode_one_frame
+from mlx_video.conditioning.control.speed import SpeedAddOn
 from mlx_video.conditioning.control.vace import VACEAddOn, VACESource, encode_vace_context
 from mlx_video.conditioning.latent_frames import LatentFrames
 from mlx_video.conditioning.units import ConditioningUnit, Encoders, Fields, UnitInputs, Work
@@ -27,6 +28,7 @@ from mlx_video.media.fit import fit_frame, letterbox_reference
 from mlx_video.media.resize import to_unit_range
 
 REPAINT = "repaint"
+MOTION = "motion_bucket_id"
 VACE_REFERENCES = "vace_reference_image"
 
 
@@ -191,6 +193,19 @@ CAMERA = ConditioningUnit(
 )
 """Rays of a camera path."""
 
+
+# Speed
+
+
+def _make_speed(inputs: UnitInputs, encoders: Encoders) -> Work[Fields]:
+    yield from ()  # the motion controller reports nothing
+    return {"speed_add_on": SpeedAddOn(encoders.encode_motion(inputs.options[MOTION]))}
+
+
+SPEED = ConditioningUnit(
+    "speed", "text", ("speed_add_on",), _make_speed, lambda inputs: inputs.options.get(MOTION) is not None
+)
+"""How much moves, in models beside which a motion controller lies."""
 
 # Video to video, and one frame
 
