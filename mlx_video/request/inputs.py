@@ -15,6 +15,7 @@ from mlx_video.request.kinds import (
     Pictures,
     ReadPath,
     VideoSource,
+    WholeNumbers,
 )
 from mlx_video.request.option import (
     Bounds,
@@ -26,6 +27,7 @@ from mlx_video.request.option import (
 from mlx_video.request.shared import TEXT_GROUP, THE_MODELS
 
 VACE_GROUP = "VACE"
+ONE_FRAME_GROUP = "one picture among others"
 _SIZE_HELP = "pixels, rounded to a multiple of 16, TI2V 5B: 32"
 _SIZE_DEFAULT = "the model's, or the image's shape"
 
@@ -193,6 +195,28 @@ class InputOptions:
         "has VACE blocks, with commas between them",
         group=VACE_GROUP,
         metavar="SCALES",
+    )
+    target_index: int | None = option(
+        None,
+        help="make one picture in place of a video, at this position in time, counted in latent frames; for "
+        "Wan2.1 I2V and FLF2V with an adapter that is trained for it",
+        group=ONE_FRAME_GROUP,
+        default_text="make a video",
+        check=between(0, 1023),
+        input="number",
+    )
+    control_image: Pictures = option(
+        (),
+        help="picture beside the one that is made, at its own position in time",
+        group=ONE_FRAME_GROUP,
+        input="pictures",
+    )
+    control_index: WholeNumbers = option(
+        (),
+        help="position of each control picture, in their order, with commas between them",
+        group=ONE_FRAME_GROUP,
+        metavar="LIST",
+        input="number",
     )
     width: int | None = option(
         None, help=_SIZE_HELP, group="size", default_text=_SIZE_DEFAULT, check=at_least(1)

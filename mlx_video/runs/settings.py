@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from mlx_video.conditioning.control.camera_path import POSE_NUMBERS, PRESETS
+from mlx_video.conditioning.control.units import read_one_frame
 from mlx_video.config import ModelConfig
 from mlx_video.errors import RequestError
 from mlx_video.events import Notice
@@ -61,7 +62,7 @@ class RunPlan:
         notices: what was adjusted or chosen for the user.
         memory: what is resident, streamed and tiled.
         recipe: how noise becomes latents; None where latents are only decoded.
-        leading_frames: latent frames of reference pictures, which are sampled before the video's.
+        leading_frames: latent frames of reference or control pictures, which are sampled beside the result's.
         windows: in which the transformer sees the video; None for the video as a whole.
     """
 
@@ -81,7 +82,7 @@ class RunPlan:
 
     @property
     def sampled_geometry(self) -> VideoGeometry:
-        """Geometry of the latents that are sampled, references before the video."""
+        """Geometry of the latents that are sampled, of the result and of pictures beside it."""
         return self.geometry.with_leading(self.leading_frames)
 
     @property
@@ -124,7 +125,7 @@ def plan_run(
     size = _plan_size(request, config, variant, image_size)
     geometry = _plan_geometry(request, config, size)
     windows = plan_windows(request, geometry, config.vae.stride[0])
-    sampled = geometry.with_leading(len(request.vace_reference_image))
+    sampled = geometry.with_leading(request.extra_frames)
     _check_grid(sampled, config.transformer.dim, windows)
     choices = with_measured(read_choices(request, config), measured)
     chosen = choose_recipe(request, choices, config, variant)
@@ -152,7 +153,7 @@ def plan_run(
         boundary=recipe.boundary,
         negative_prompt=negative_prompt if "negative" in recipe.prompts else None,
         recipe=recipe,
-        leading_frames=len(request.vace_reference_image),
+        leading_frames=request.extra_frames,
         windows=windows,
         fps=config.sampling.fps,
         crops_images=image_size is not None and bool(request.width or request.height),
@@ -239,6 +240,7 @@ def check_inputs(request: GenerateRequest, variant: Variant) -> None:
     if request.vace_scale != 1 and "vace_video" not in variant.inputs.all:
         raise RequestError("vace_scale", f"{variant.title} has no VACE blocks. Leave the option out.")
     _check_camera(request)
+    _check_one_frame(request, variant, given)
 
 
 def check_parts(request: GenerateRequest, model: ModelFolder) -> None:
@@ -252,6 +254,18 @@ def check_parts(request: GenerateRequest, model: ModelFolder) -> None:
         if option and is_given(getattr(request, option)) and row.name not in model.parts:
             raise RequestError(
                 option, f"{model.path} holds no {row.file_name}; this model {row.use}. {row.advice}"
+            )
+
+
+def _check_one_frame(request: GenerateRequest, variant: Variant, given: Collection[str]) -> None:
+    """Refuse what does not go with one picture in place of a video."""
+    options = {name: getattr(request, name) for name in INPUTS}
+    if read_one_frame(options, len(request.control_image)) is None:
+        return
+    for name in given:
+        if name not in (*variant.inputs.required, *variant.inputs.one_frame):
+            raise RequestError(
+                name, f"beside --target-index {variant.title} does not read it. Leave the option out."
             )
 
 
@@ -336,7 +350,8 @@ def _round_size(width: int, height: int, config: ModelConfig) -> _Size:
 
 def _plan_geometry(request: GenerateRequest, config: ModelConfig, size: _Size) -> VideoGeometry:
     vae = config.vae
-    num_frames = request.num_frames or config.sampling.num_frames
+    default = config.sampling.num_frames if request.target_index is None else 1
+    num_frames = request.num_frames or default
     check_num_frames(num_frames, vae.stride[0])
     check_trim(request, num_frames)
     return measure(

@@ -6,10 +6,11 @@ import re
 from dataclasses import fields, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mlx_video.conditioning.types import Conditioning
-from mlx_video.conditioning.units import ADD_ON
+from mlx_video.conditioning.units import ADD_ON, UnitInputs
 from mlx_video.config import (
     ModelConfig,
     TransformerConfig,
@@ -193,8 +194,13 @@ def test_its_inputs_are_fields_of_the_request(variant: Variant):
 
 @every_variant
 def test_each_conditioning_field_has_one_owner(variant: Variant):
+    config, images = config_of(variant), {"image": np.zeros((16, 16, 3), np.uint8)}
+    geometry = measure(16, 16, 5, z_dim=16, stride=(4, 8, 8), patch_size=(1, 2, 2))
+    for target in (None, 1):
+        inputs = UnitInputs(("a cat",), geometry, config, images, options={"target_index": target})
+        owned = [name for unit in variant.units if unit.is_needed(inputs) for name in unit.owns]
+        assert len(owned) == len(set(owned))
     owned = [name for unit in variant.units for name in unit.owns]
-    assert len(owned) == len(set(owned))
     assert {name for name in owned if not name.endswith(ADD_ON)} <= {f.name for f in fields(Conditioning)}
     stages = [unit.stage for unit in variant.units]
     assert stages == sorted(stages, key=stages.index), "units of a stage stand side by side"
