@@ -195,6 +195,11 @@ class GenerateRequest(LongRunOptions, SamplingOptions, InputOptions):  # the las
         self._check_guidance()
 
     @property
+    def takes_steps(self) -> bool:
+        """Whether anything is made anew; a video is returned otherwise."""
+        return self.denoising_strength > 0
+
+    @property
     def extra_frames(self) -> int:
         """Latent frames that are sampled beside the result's."""
         return len(self.vace_reference_image) + len(self.control_image)

@@ -47,10 +47,11 @@ def unit_inputs(run: Run) -> UnitInputs:
     """What a run gives its conditioning units."""
     negative = run.plan.negative_prompt
     images = {name: run.images[name] for name in FRAME_INPUTS if name in run.images}
-    cut = cut_images([*images.values()], run.plan.geometry, to_video=run.plan.crops_images) if images else ()
+    geometry, fit = run.plan.geometry, run.request.fit
+    cut = cut_images([*images.values()], geometry, to_video=run.plan.crops_images, fit=fit) if images else ()
     return UnitInputs(
         (run.request.prompt,) if negative is None else (run.request.prompt, negative),
-        run.plan.geometry,
+        geometry,
         run.config,
         dict(zip(images, cut, strict=True)),
         originals=run.images,
@@ -88,7 +89,7 @@ def _fit_frames(run: Run, name: str) -> Iterator[np.ndarray]:
     """Frames of a given video at the rate and size of the video that is made, uint8 [H, W, 3]."""
     geometry = run.plan.geometry
     for frame in pick_frames(run.videos[name], find_picking(run.request, run.plan, name)):
-        yield fit_frame(frame, geometry.height, geometry.width)
+        yield fit_frame(frame, geometry.height, geometry.width, run.request.fit)
 
 
 def _fit_masks(run: Run, name: str) -> Iterator[np.ndarray]:
@@ -100,7 +101,7 @@ def _fit_masks(run: Run, name: str) -> Iterator[np.ndarray]:
         ((picture, _),) = video.read()
         frames = repeat(picture, geometry.num_frames)
     for frame in frames:
-        yield fit_mask(frame, geometry.height, geometry.width)
+        yield fit_mask(frame, geometry.height, geometry.width, run.request.fit)
 
 
 class ModelEncoders:

@@ -112,6 +112,7 @@ def find_task(run: Run) -> MemoryTask:
         stream=request.stream,
         tiling=request.tiling,
         only_decodes=only_decodes,
+        takes_steps=request.takes_steps,
         least_frames=max(least_frames, request.trim_first_frames + 1),
         **_find_windows(run),
     )

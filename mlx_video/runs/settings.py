@@ -12,13 +12,20 @@ from mlx_video.conditioning.control.units import read_one_frame
 from mlx_video.config import ModelConfig
 from mlx_video.errors import RequestError
 from mlx_video.events import Notice
-from mlx_video.geometry import VideoGeometry, check_num_frames, measure, round_size, size_multiple
+from mlx_video.geometry import (
+    VideoGeometry,
+    check_num_frames,
+    measure,
+    round_size,
+    size_for_area,
+    size_multiple,
+)
 from mlx_video.layouts.components import list_parts
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.models.dispatch import LARGEST_ARRAY
 from mlx_video.models.rope import MAX_POSITIONS
 from mlx_video.planning.choices import MemoryChoices
-from mlx_video.request import INPUTS, LORA_FIELDS, GenerateRequest, flag_of
+from mlx_video.request import FRAME_INPUTS, INPUTS, LORA_FIELDS, GenerateRequest, flag_of
 from mlx_video.request.option import is_given
 from mlx_video.runs.sampling.context_choice import check_caches, plan_windows, report_windows
 from mlx_video.runs.sampling.recipe_choice import (
@@ -36,16 +43,30 @@ from mlx_video.sampling.step_caches.measured import Measurement
 from mlx_video.variants.variant import Variant
 from mlx_video.weights.component_networks import find_network
 
+_FITTED = {
+    "cover": "resized and cut at the centre to",
+    "letterbox": "shown whole between black bars in",
+    "stretch": "stretched to",
+}
 COMMON_INPUTS = ("input_video",)
 """Videos that every model takes."""
 
 
 @dataclass(frozen=True, slots=True)
-class ImageSize:
-    """Height and width of the user's first image, in pixels."""
+class ShownSize:
+    """Height and width in pixels of what a video is to show: the user's first image, or else first video.
+
+    `field` is the input.
+    """
 
     height: int
     width: int
+    field: str = "image"
+
+    @property
+    def noun(self) -> str:
+        """What messages call it."""
+        return "image" if self.field in FRAME_INPUTS else "video"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +79,7 @@ class RunPlan:
         guide_scale: (low noise, high noise); both are equal for one transformer.
         boundary: where two experts swap; 0 for one transformer, and where a number of steps splits them.
         negative_prompt: None when guidance makes no negative pass.
-        crops_images: whether images are cut to the size that the user gave; else the size follows the image.
+        crops_images: whether images are fitted to the size that the user gave; else the size follows them.
         notices: what was adjusted or chosen for the user.
         memory: what is resident, streamed and tiled.
         recipe: how noise becomes latents; None where latents are only decoded.
@@ -105,7 +126,7 @@ def plan_run(
     request: GenerateRequest,
     config: ModelConfig,
     variant: Variant,
-    image_size: ImageSize | None = None,
+    shown: ShownSize | None = None,
     measured: tuple[Measurement, ...] = (),
 ) -> RunPlan:
     """Settle every setting of a run before anything heavy is loaded.
@@ -114,7 +135,7 @@ def plan_run(
         request: what the user asked.
         config: of the model.
         variant: of the model.
-        image_size: of the request's image, where it has one.
+        shown: size of the request's image, or of its video where it has no image.
         measured: ratios of MagCache that lie beside the model.
 
     Raises:
@@ -122,7 +143,8 @@ def plan_run(
     """
     check_inputs(request, variant)
     _check_layer_scales(request, config, variant)
-    size = _plan_size(request, config, variant, image_size)
+    has_image = shown is not None and shown.field in FRAME_INPUTS
+    size = _plan_size(request, config, variant, shown)
     geometry = _plan_geometry(request, config, size)
     windows = plan_windows(request, geometry, config.vae.stride[0])
     sampled = geometry.with_leading(request.extra_frames)
@@ -137,7 +159,7 @@ def plan_run(
             is_dual=config.is_dual,
             defaults=replace(chosen.defaults, shift=_default_shift(chosen, variant, size.area)),
             variant=variant.name,
-            has_image=image_size is not None,
+            has_image=has_image,
             pixels=geometry.width * geometry.height,
         ),
     )
@@ -156,7 +178,7 @@ def plan_run(
         leading_frames=request.extra_frames,
         windows=windows,
         fps=config.sampling.fps,
-        crops_images=image_size is not None and bool(request.width or request.height),
+        crops_images=has_image and bool(request.width or request.height),
         notices=tuple(_report_plan(request, variant, chosen, recipe, windows, geometry, size)),
     )
 
@@ -201,6 +223,8 @@ def _report_idle_negative_prompt(request: GenerateRequest, recipe: Recipe) -> It
 
 
 def _report_idle_video(request: GenerateRequest) -> Iterator[Notice]:
+    if not request.takes_steps:
+        yield Notice("At --denoising-strength 0 no step is taken: --input-video goes through the VAE alone.")
     if request.input_video is not None and request.denoising_strength == 1:
         yield Notice(
             "At --denoising-strength 1 nothing of --input-video stays; 0.6 to 0.8 keep its composition."
@@ -302,34 +326,37 @@ def _check_layer_scales(request: GenerateRequest, config: ModelConfig, variant: 
 
 
 def _plan_size(
-    request: GenerateRequest, config: ModelConfig, variant: Variant, image_size: ImageSize | None
+    request: GenerateRequest, config: ModelConfig, variant: Variant, shown: ShownSize | None
 ) -> _Size:
+    """The size that the user gave; what is left open of it follows the image or the video that is given."""
     defaults = config.sampling
-    if image_size is None or variant.choose_size is None:
+    if shown is None:
         return _round_size(request.width or defaults.width, request.height or defaults.height, config)
     if request.width or request.height:
-        return _size_for_crop(request, config, image_size)
+        return _size_for_fit(request, config, shown)
     area = defaults.max_area or defaults.width * defaults.height
-    width, height = variant.choose_size(image_size.height, image_size.width, area)
+    width, height = (variant.choose_size or size_for_area)(shown.height, shown.width, area)
     if min(width, height) < 1:
         raise RequestError(
-            "image",
-            f"{image_size.width}x{image_size.height} pixels: too long and thin for a video of {area} pixels "
-            "a frame. Crop it, or give --width and --height.",
+            shown.field,
+            f"{shown.width}x{shown.height} pixels: too long and thin for a video of {area} pixels a frame. "
+            "Crop it, or give --width and --height.",
         )
-    text = f"Size {width}x{height} follows the image's shape, within {area} pixels."
+    text = f"Size {width}x{height} follows the {shown.noun}'s shape, within {area} pixels."
     return _Size(width, height, area, (Notice(text),))
 
 
-def _size_for_crop(request: GenerateRequest, config: ModelConfig, image_size: ImageSize) -> _Size:
-    """The size that the user gave; a side left open follows the image's shape."""
-    ratio = Fraction(image_size.width, image_size.height)
+def _size_for_fit(request: GenerateRequest, config: ModelConfig, shown: ShownSize) -> _Size:
+    """The size that the user gave; a side left open follows the shape of what is shown."""
+    ratio = Fraction(shown.width, shown.height)
     width = request.width or round((request.height or 0) * ratio) or 1
     height = request.height or round(width / ratio) or 1
     size = _round_size(width, height, config)
+    if (size.width, size.height) == (shown.width, shown.height) and shown.field not in FRAME_INPUTS:
+        return size
     text = (
-        f"The image ({image_size.width}x{image_size.height}) is resized and cut at the centre to "
-        f"{size.width}x{size.height}."
+        f"The {shown.noun} ({shown.width}x{shown.height}) is {_FITTED[request.fit]} {size.width}x"
+        f"{size.height}."
     )
     return _Size(size.width, size.height, size.area, (*size.notices, Notice(text)))
 
