@@ -33,13 +33,14 @@ from mlx_video.runs.continuation import as_continued, check_continuing, open_ear
 from mlx_video.runs.decode_only import prepare_decoding
 from mlx_video.runs.device_check import held_to_limits, with_safe_limits
 from mlx_video.runs.files_read import files_read
+from mlx_video.runs.input_checks import check_inputs, check_parts
 from mlx_video.runs.inputs import encodes_frames, find_picking, report_missing_tokenizer, with_tokenizer
 from mlx_video.runs.memory import plan_of, planned_limits, with_memory_plan
 from mlx_video.runs.modes import make_video
 from mlx_video.runs.outputs import check_outputs, check_scratch_space
 from mlx_video.runs.run import Run
 from mlx_video.runs.sampling.measured_file import read_measured
-from mlx_video.runs.settings import ShownSize, check_inputs, check_parts, plan_run, report_unlike_prompt
+from mlx_video.runs.settings import ShownSize, plan_run, report_unlike_prompt
 from mlx_video.runs.stages.decode import FrameSink
 from mlx_video.runs.state.resume import find_start, forget_state, report_start, resume_hint_noted
 from mlx_video.variants.registry import find_variant

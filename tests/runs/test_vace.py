@@ -15,7 +15,7 @@ from mlx_video.cli import generate
 from mlx_video.conditioning.control.camera_path import DEFAULT_ORIGIN
 from mlx_video.media.video import read_video_metadata
 from mlx_video.request import INPUTS, GenerateRequest, flag_of, make_request
-from mlx_video.runs.settings import COMMON_INPUTS, check_inputs
+from mlx_video.runs.input_checks import COMMON_INPUTS, check_inputs
 from mlx_video.variants.registry import VARIANTS, find_by_name
 from mlx_video.variants.variant import Variant
 from tests.fixtures.tiny_variants import write_tiny_variant

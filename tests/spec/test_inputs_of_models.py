@@ -11,7 +11,7 @@ import pytest
 from mlx_video.errors import MediaError, MLXVideoError, RequestError
 from mlx_video.request import INPUTS, GenerateRequest, flag_of
 from mlx_video.runs.generate import settle_run
-from mlx_video.runs.settings import check_inputs
+from mlx_video.runs.input_checks import check_inputs
 from mlx_video.variants.registry import VARIANTS
 from mlx_video.variants.variant import Variant
 from tests.spec.test_variants import config_of
