@@ -139,6 +139,14 @@ class ImageEncoderConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class MotionControllerConfig:
+    """Sizes of a motion controller: channels of the transformer beside it, and of its sinusoid."""
+
+    dim: int = 1536
+    freq_dim: int = 256
+
+
+@dataclass(frozen=True, slots=True)
 class VAEConfig:
     """Sizes and latent statistics of a video autoencoder.
 

@@ -85,6 +85,9 @@ VALUES: dict[k.Kind, tuple[list[str], Any, Any]] = {
 COMPANIONS = {
     "cfg_skip": {"cfg_ratio": 0.5},
     "cfg_ratio": {"cfg_skip": "late"},
+    "target_index": {"control_image": ["a.png"], "control_index": [0]},
+    "control_image": {"target_index": 1, "control_index": [0]},
+    "control_index": {"target_index": 1, "control_image": ["a.png"]},
     "inpaint_video": {"inpaint_video_mask": "mask.mp4"},
     "inpaint_video_mask": {"inpaint_video": "video.mp4"},
 }
@@ -208,13 +211,16 @@ def test_inputs_adapters_and_components_follow_from_the_declarations():
     kinds |= {"inpaint_video": "video", "inpaint_video_mask": "mask"}
     kinds |= {"vace_video": "video", "vace_video_mask": "mask", "vace_reference_image": "pictures"}
     kinds |= dict.fromkeys(CAMERA, "camera")
+    kinds |= dict.fromkeys(("motion_bucket_id", "target_index", "control_index"), "number")
+    kinds |= {"control_image": "pictures"}
     assert dict(INPUTS) == kinds
     assert IMAGE_INPUTS == ("image", "end_image", "reference_image")
-    assert PICTURE_INPUTS == ("vace_reference_image",)
+    assert PICTURE_INPUTS == ("vace_reference_image", "control_image")
     assert set(VIDEO_INPUTS) == {name for name, kind in kinds.items() if kind in ("video", "mask")}
     assert LORA_FIELDS == ("loras", "loras_high", "loras_low")
     assert set(COMPONENT_FIELDS) == {
-        "transformer", "high_noise", "low_noise", "text_encoder", "vae", "clip", "tokenizer",
+        "transformer", "high_noise", "low_noise", "text_encoder", "vae", "clip", "motion_controller",
+        "tokenizer",
     }  # fmt: skip
 
 

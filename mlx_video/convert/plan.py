@@ -28,7 +28,7 @@ from mlx_video.lora.read import AdapterSet
 from mlx_video.request import ConvertRequest
 from mlx_video.variants.registry import find_variant
 from mlx_video.weights.component_kind import is_tokenizer_tensor
-from mlx_video.weights.component_networks import check_width, describe_other_part, find_network
+from mlx_video.weights.component_networks import check_width, describe_other_part, find_network, is_missed
 from mlx_video.weights.names import text_encoder_names, vae_names
 from mlx_video.weights.quantize import ChooseLayer, check_group_size
 from mlx_video.weights.rules import plan_moves
@@ -342,7 +342,7 @@ def _plan_other_part(
         if row.option in request.components:
             raise RequestError(row.option, f"{row.refusal} Leave the option out.")
         return
-    if not paths and network.taken_width is not None:
+    if not paths and is_missed(row, config):
         raise MissingPartError(f"{row.original_files[0]} not found in {files.path}; {row.advice}")
     if paths:
         source = open_component(paths, row.name, opened)

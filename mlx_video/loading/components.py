@@ -14,7 +14,7 @@ from mlx_video.errors import ConfigError, MissingPartError
 from mlx_video.events import Work
 from mlx_video.formats.tensor_source import TensorSource, open_tensors
 from mlx_video.hub.fetch import fetch_folder
-from mlx_video.layouts.components import IMAGE_ENCODER, Component, list_parts
+from mlx_video.layouts.components import IMAGE_ENCODER, MOTION_CONTROLLER, Component, list_parts
 from mlx_video.layouts.folder_layout import CONFIG_FILE, recognise_layout
 from mlx_video.layouts.model_folder import ModelFolder, open_model_folder
 from mlx_video.loading.fastvideo_model import open_fastvideo_model
@@ -28,12 +28,13 @@ from mlx_video.loading.open_parts import open_text_encoder, open_transformer
 from mlx_video.loading.vae_halves import check_vae_decoder
 from mlx_video.lora.apply import apply_adapters
 from mlx_video.lora.read import AdapterSet
+from mlx_video.models.control.motion_controller import MotionController
 from mlx_video.models.encoders.image_encoder import CLIPImageEncoder
 from mlx_video.models.encoders.text_encoder import UMT5Encoder
 from mlx_video.models.video_transformer import VideoTransformer
 from mlx_video.request import LoraMode
 from mlx_video.variants.registry import find_variant
-from mlx_video.weights.component_networks import check_width, find_network
+from mlx_video.weights.component_networks import check_width, find_network, is_missed
 from mlx_video.weights.load import fit_module, load_module
 from mlx_video.weights.stored.empty_weights import check_token_table
 
@@ -141,9 +142,8 @@ def list_optional(model: ModelFolder, config: ModelConfig) -> list[Component]:
     """The components that this model has or should have, unlike others."""
     found = []
     for row in list_parts():
-        network = find_network(row.name)
-        is_there = row.name in model.parts and network.serves(config)
-        if not row.is_needed and (is_there or network.feeds(config)):
+        is_there = row.name in model.parts and find_network(row.name).serves(config)
+        if not row.is_needed and (is_there or is_missed(row, config)):
             found.append(row)
     return found
 
@@ -169,6 +169,17 @@ def load_image_encoder(model: ModelFolder, config: ModelConfig) -> CLIPImageEnco
     encoder = load_part(model, config, IMAGE_ENCODER)
     assert isinstance(encoder, CLIPImageEncoder)
     return encoder
+
+
+def load_motion_controller(model: ModelFolder, config: ModelConfig) -> MotionController:
+    """Load the motion controller.
+
+    Raises:
+        CheckpointError: the folder has none, or one of another width than the transformer.
+    """
+    controller = load_part(model, config, MOTION_CONTROLLER)
+    assert isinstance(controller, MotionController)
+    return controller
 
 
 def open_part(model: ModelFolder, row: Component) -> TensorSource:

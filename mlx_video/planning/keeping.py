@@ -38,6 +38,8 @@ def used_networks(task: MemoryTask) -> tuple[str, ...]:
         return (VAE_DECODER,)
     parts = (name for name in task.sizes.parts if task.num_images or find_network(name).stage != "image")
     encoders = (VAE_ENCODER,) if task.encodes_frames else ()
+    if not task.takes_steps:
+        return (VAE_DECODER, *encoders, *(name for name in parts if find_network(name).stage != "text"))
     return (*task.sizes.transformers, TEXT_ENCODER, VAE_DECODER, *encoders, *parts)
 
 

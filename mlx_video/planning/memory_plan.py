@@ -44,6 +44,7 @@ class MemoryTask:
         stream: whether blocks are streamed.
         tiling: of the VAE.
         only_decodes: whether the latents are there already.
+        takes_steps: whether anything is denoised; a given video only goes through the VAE otherwise.
         least_frames: pixel frames below which the request makes no sense.
         window_frames: latent frames that a forward sees at once; None for all.
         num_windows: forwards of a step for each of its passes.
@@ -64,6 +65,7 @@ class MemoryTask:
     stream: StreamMode = "auto"
     tiling: TilingMode = "auto"
     only_decodes: bool = False
+    takes_steps: bool = True
     least_frames: int = 1
     window_frames: int | None = None
     num_windows: int = 1
@@ -216,10 +218,12 @@ def _plan(task: MemoryTask, host: Host, choose: Choose) -> MemoryPlan:
     stages, choices = [], MemoryChoices()
     tiles = choose(list(_tiles(task)))
     if not task.only_decodes:
-        stages.append(plan_text(task, host))
+        if task.takes_steps:
+            stages.append(plan_text(task, host))
         if task.encodes_frames:
             image, tile = _first_that_fits(tiles, partial(_plan_image, task, host), host)
             stages, choices = [*stages, image], replace(choices, encode_tile=tile)
+    if task.takes_steps and not task.only_decodes:
         resident = choose(list(_resident_choices(task)))
         denoise, resident_blocks = _first_that_fits(
             resident, partial(_plan_denoise, task, host, _heaviest(task)), host

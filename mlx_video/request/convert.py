@@ -73,6 +73,7 @@ class ConvertRequest:
     text_encoder: Place | None = _weights_option("UMT5")
     vae: Place | None = _weights_option("the VAE")
     clip: Place | None = _weights_option("the image encoder of Wan2.1 image-to-video models")
+    motion_controller: Place | None = _weights_option("a motion controller, for --motion-bucket-id")
     tokenizer: Place | None = tokenizer_option(
         _COMPONENTS, "the checkpoint's, or that in the text encoder's file"
     )

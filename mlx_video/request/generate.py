@@ -28,6 +28,7 @@ from mlx_video.request.long_runs import LONG_VIDEOS_GROUP, STEP_CACHE_GROUP, Lon
 from mlx_video.request.option import (
     at_least,
     check_options,
+    is_given,
     option,
     options_of,
     positive,
@@ -205,8 +206,19 @@ class GenerateRequest(LongRunOptions, SamplingOptions, InputOptions):  # the las
                 f"{self.denoising_strength:g}: needs --input-video, of which it says how much stays. Add it.",
             )
         self._check_pairs()
+        self._check_one_frame()
         self._check_state_options()
         self._check_guidance()
+
+    @property
+    def takes_steps(self) -> bool:
+        """Whether anything is made anew; a video is returned otherwise."""
+        return self.denoising_strength > 0
+
+    @property
+    def extra_frames(self) -> int:
+        """Latent frames that are sampled beside the result's."""
+        return len(self.vace_reference_image) + len(self.control_image)
 
     def _settle_seed(self) -> None:
         """Make the seed what a run keeps: 0 to 2**64-1, or `RANDOM_SEED` where it comes from a state.
@@ -230,6 +242,28 @@ class GenerateRequest(LongRunOptions, SamplingOptions, InputOptions):  # the las
         if len(absent) == 1:
             given, other = (name for name in pair if name not in absent), f"--{absent[0].replace('_', '-')}"
             raise RequestError(next(given), f"needs {other} beside it. Give both.")
+
+    def _check_one_frame(self) -> None:
+        beside = ("control_image", "control_index")
+        if self.target_index is None:
+            for name in beside:
+                if is_given(getattr(self, name)):
+                    raise RequestError(
+                        name, "needs --target-index, the position of the picture to make. Add it."
+                    )
+            return
+        for name in beside:
+            if not is_given(getattr(self, name)):
+                flags = " and ".join(f"--{other.replace('_', '-')}" for other in beside)
+                raise RequestError("target_index", f"needs {flags} beside it. Give both.")
+        if self.num_frames not in (None, 1):
+            raise RequestError(
+                "num_frames", f"{self.num_frames}: --target-index makes one picture. Leave it out."
+            )
+        if self.continue_from is not None or self.segments > 1:
+            raise RequestError(
+                "target_index", "makes one picture, with which no video goes on. Leave one of the two out."
+            )
 
     def _check_guidance(self) -> None:
         for name, other in (("cfg_skip", "--cfg-ratio"), ("cfg_ratio", "--cfg-skip")):

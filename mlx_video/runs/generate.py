@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from mlx_video.loading.session import Session
 from mlx_video.loading.vae_halves import check_vae_encoder
 from mlx_video.media.open_image import open_image
 from mlx_video.media.sources.pick_frames import check_length
-from mlx_video.media.sources.source_video import open_video
+from mlx_video.media.sources.source_video import SourceVideo, open_video
 from mlx_video.planning.memory_plan import MemoryPlan
 from mlx_video.request import (
     FRAME_INPUTS,
@@ -33,6 +33,7 @@ from mlx_video.runs.continuation import as_continued, check_continuing, open_ear
 from mlx_video.runs.decode_only import prepare_decoding
 from mlx_video.runs.device_check import held_to_limits, with_safe_limits
 from mlx_video.runs.files_read import files_read
+from mlx_video.runs.input_checks import check_inputs, check_parts
 from mlx_video.runs.inputs import encodes_frames, find_picking, report_missing_tokenizer, with_tokenizer
 from mlx_video.runs.memory import plan_of, planned_limits, with_memory_plan
 from mlx_video.runs.modes import make_video
@@ -40,7 +41,7 @@ from mlx_video.runs.outputs import check_outputs, check_scratch_space
 from mlx_video.runs.profile import Profile, profiled
 from mlx_video.runs.run import Run
 from mlx_video.runs.sampling.measured_file import read_measured
-from mlx_video.runs.settings import ImageSize, check_inputs, plan_run, report_unlike_prompt
+from mlx_video.runs.settings import ShownSize, plan_run, report_unlike_prompt
 from mlx_video.runs.stages.decode import FrameSink
 from mlx_video.runs.state.resume import find_start, forget_state, report_start, resume_hint_noted
 from mlx_video.variants.registry import find_variant
@@ -69,12 +70,12 @@ def prepare_run(
     run = settle(request, model, config, session)
     if request.profile:
         run = replace(run, profile=Profile(request.profile))
-    takes_steps = run.finished_latents is None
-    if takes_steps:
+    is_new = run.finished_latents is None
+    if is_new and request.takes_steps:
         run = with_tokenizer(run)
     check_outputs(request, run.plan.geometry, files_read(request, run.model))
     run = fit_run(run)
-    return find_start(run) if takes_steps else run
+    return find_start(run) if is_new else run
 
 
 def fit_run(run: Run) -> Run:
@@ -117,13 +118,16 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
     stored, config = config, widen_config(config, adapters)
     variant = find_variant(config)
     check_inputs(request, variant)  # before any image is opened
+    check_parts(request, model)
     given = {name: image for name in IMAGE_INPUTS if (image := getattr(request, name)) is not None}
     opened = {name: open_image(image) for name, image in given.items()}
     images = {name: image.pixels for name, image in opened.items()}
     first = next((images[name] for name in FRAME_INPUTS if name in images), None)
     measured = read_measured(model.path) if request.step_cache == "magcache" else ()
-    image_size = None if first is None else ImageSize(*first.shape[:2])
-    plan = plan_run(request, config, variant, image_size, measured)
+    given_videos = {name: video for name in VIDEO_INPUTS if (video := getattr(request, name)) is not None}
+    videos = {name: open_video(video) for name, video in given_videos.items()}
+    shown = _first_video_size(videos) if first is None else ShownSize(*first.shape[:2])
+    plan = plan_run(request, config, variant, shown, measured)
     several = {name: [*map(open_image, getattr(request, name))] for name in PICTURE_INPUTS}
     pictures = {name: tuple(each.pixels for each in found) for name, found in several.items() if found}
     all_images = (*opened.values(), *(each for found in several.values() for each in found))
@@ -131,8 +135,6 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
     notices = (*map(Notice, model.notices), *of_images, *plan.notices)
     if earlier:
         notices = (*notices, *report_continuing(earlier, plan.fps))
-    given_videos = {name: video for name in VIDEO_INPUTS if (video := getattr(request, name)) is not None}
-    videos = {name: open_video(video) for name, video in given_videos.items()}
     for name, video in videos.items():
         if not (video.is_still and INPUTS[name] == "mask"):
             notices = (*notices, *check_length(video, find_picking(request, plan, name)))
@@ -145,6 +147,16 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
     if encodes_frames(run):
         check_vae_encoder(model, config)
     return run
+
+
+def _first_video_size(videos: Mapping[str, SourceVideo]) -> ShownSize | None:
+    """The size of the first given video that is no mask."""
+    for name, video in videos.items():
+        if INPUTS[name] == "video":
+            frame, _ = next(video.read())
+            height, width = frame.shape[:2]
+            return ShownSize(height, width, name)
+    return None
 
 
 def plan_generation(

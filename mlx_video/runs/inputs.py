@@ -32,7 +32,13 @@ from mlx_video.media.sources.pick_frames import Picking, pick_frames
 from mlx_video.models.vae.autoencoder import WanVAE
 from mlx_video.planning.choices import TEXT_ENCODER
 from mlx_video.request import FRAME_INPUTS, INPUTS, GenerateRequest, flag_of, options_of
-from mlx_video.runs.networks import is_kept, use_image_encoder, use_text_encoder, use_vae
+from mlx_video.runs.networks import (
+    is_kept,
+    use_image_encoder,
+    use_motion_controller,
+    use_text_encoder,
+    use_vae,
+)
 from mlx_video.runs.run import Run
 from mlx_video.runs.settings import RunPlan
 
@@ -43,10 +49,11 @@ def unit_inputs(run: Run) -> UnitInputs:
     """What a run gives its conditioning units."""
     negative = run.plan.negative_prompt
     images = {name: run.images[name] for name in FRAME_INPUTS if name in run.images}
-    cut = cut_images([*images.values()], run.plan.geometry, to_video=run.plan.crops_images) if images else ()
+    geometry, fit = run.plan.geometry, run.request.fit
+    cut = cut_images([*images.values()], geometry, to_video=run.plan.crops_images, fit=fit) if images else ()
     return UnitInputs(
         (run.request.prompt,) if negative is None else (run.request.prompt, negative),
-        run.plan.geometry,
+        geometry,
         run.config,
         dict(zip(images, cut, strict=True)),
         originals=run.images,
@@ -84,7 +91,7 @@ def _fit_frames(run: Run, name: str) -> Iterator[np.ndarray]:
     """Frames of a given video at the rate and size of the video that is made, uint8 [H, W, 3]."""
     geometry = run.plan.geometry
     for frame in pick_frames(run.videos[name], find_picking(run.request, run.plan, name)):
-        yield fit_frame(frame, geometry.height, geometry.width)
+        yield fit_frame(frame, geometry.height, geometry.width, run.request.fit)
 
 
 def _fit_masks(run: Run, name: str) -> Iterator[np.ndarray]:
@@ -96,7 +103,7 @@ def _fit_masks(run: Run, name: str) -> Iterator[np.ndarray]:
         ((picture, _),) = video.read()
         frames = repeat(picture, geometry.num_frames)
     for frame in frames:
-        yield fit_mask(frame, geometry.height, geometry.width)
+        yield fit_mask(frame, geometry.height, geometry.width, run.request.fit)
 
 
 def check_given_masks(masks: Mapping[str, ReadMasks]) -> Iterator[Event]:
@@ -129,6 +136,13 @@ class ModelEncoders:
         """Encode images, float32 [H, W, 3] in [-1, 1], to image tokens [K, image_dim]."""
         with use_image_encoder(self._run) as encoder:
             return encode_images(encoder, images)
+
+    def encode_motion(self, motion_bucket_id: float) -> mx.array:
+        """Encode how much moves to an addition to the modulation, [6, dim], evaluated."""
+        with use_motion_controller(self._run) as controller:
+            added = controller(motion_bucket_id)
+            mx.eval(added)
+        return added
 
     @contextmanager
     def open_vae(self) -> Iterator[FrameEncoder]:

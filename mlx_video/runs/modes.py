@@ -13,15 +13,17 @@ from mlx_video.runs.run import Run
 from mlx_video.runs.stages.decode import DECODE, FrameSink
 from mlx_video.runs.stages.denoise import DENOISE
 from mlx_video.runs.stages.encode import IMAGE, TEXT
+from mlx_video.runs.stages.keep import KEEP
 from mlx_video.runs.stages.save_latents import SAVE_LATENTS
 from mlx_video.runs.stages.stage import Stage, run_stages
 
 MODES: dict[str, tuple[Stage, ...]] = {
     "generate": (TEXT, IMAGE, DENOISE, SAVE_LATENTS, DECODE),
+    "keep": (IMAGE, KEEP, SAVE_LATENTS, DECODE),
     "decode": (SAVE_LATENTS, DECODE),
 }
 """Name of a mode → its stages. "generate" makes a video from what the user gave, with images or without;
-"decode" makes it from latents that are there."""
+"keep" makes nothing of it anew; "decode" makes it from latents that are there."""
 
 
 def make_video(run: Run, sinks: Sequence[FrameSink]) -> Work[mx.array]:
@@ -38,5 +40,6 @@ def make_video(run: Run, sinks: Sequence[FrameSink]) -> Work[mx.array]:
     if run.finished_latents is not None:
         mode, begin["latents"] = "decode", run.finished_latents
     else:
-        mode, begin["inputs"], begin["conditioning"] = "generate", unit_inputs(run), {}
+        mode = "generate" if run.request.takes_steps else "keep"
+        begin["inputs"], begin["conditioning"] = unit_inputs(run), {}
     return (yield from run_stages(run, MODES[mode], "latents", begin))

@@ -107,5 +107,5 @@ def _count_bytes(request: GenerateRequest, geometry: VideoGeometry) -> Iterator[
     if request.save_latents:
         yield request.save_latents.parent, latents
     if (state := find_state_path(request)) and not request.decode_only:
-        sampled = geometry.with_leading(len(request.vace_reference_image))
+        sampled = geometry.with_leading(request.extra_frames)
         yield state.parent, STATE_ARRAYS * LATENT_BYTES * math.prod(sampled.latent_shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +15,9 @@ import mlx.core as mx
 
 from mlx_video.events import Event, FramesDecoded, FramesEncoded, StageFinished, StepFinished, Value, Work
 from mlx_video.files.whole_file import written_whole
-from mlx_video.models.block_context import BlockContext
-from mlx_video.models.forward import Block, BlockSource
+from mlx_video.models.block_context import Block, BlockContext
+from mlx_video.models.block_order import MAIN, BlockName
+from mlx_video.models.forward import BlockSource
 
 MARK = "mlx_video_profile"
 """Key by which a file is known to be a profile of ours."""
@@ -24,6 +25,7 @@ CAPTURE_SWITCH = "MTL_CAPTURE_ENABLED"
 """Variable of the environment without which Metal captures nothing."""
 CAPTURED_STEP = 1
 """The second step: the first one also compiles kernels."""
+TITLES = {MAIN: "block", "vace_blocks": "VACE block"}
 TRACKS = ("stages", "steps", "blocks", "reading")
 
 
@@ -108,22 +110,23 @@ class _WatchedBlocks:
         self._source = source
         self._profile = profile
 
-    def blocks(self) -> Iterator[tuple[int, Block]]:
-        """Every block with its index, in order; the wait for each is noted."""
+    def blocks(self, names: Sequence[BlockName]) -> Iterator[Block]:
+        """The blocks of these names, in their order; the wait for each is noted."""
         asked, clock = self._profile.clock(), self._profile.clock
-        for index, block in self._source.blocks():
+        for name, block in zip(names, self._source.blocks(names), strict=False):
+            title = f"{TITLES.get(name.sequence, name.sequence)} {name.index}"
             if self.shares_blocks:
-                self._profile.add("reading", f"wait for block {index}", clock() - asked)
-            yield index, self._watch(index, block)
+                self._profile.add("reading", f"wait for {title}", clock() - asked)
+            yield self._watch(title, block)
             asked = clock()
 
-    def _watch(self, index: int, block: Block) -> Block:
+    def _watch(self, title: str, block: Block) -> Block:
         def run(x: mx.array, context: BlockContext) -> mx.array:
             mx.eval(x)  # what hooks have left to do is not the block's
             started = self._profile.clock()
             y = block(x, context)
             mx.eval(y)
-            self._profile.add("blocks", f"block {index}", self._profile.clock() - started)
+            self._profile.add("blocks", title, self._profile.clock() - started)
             return y
 
         return run

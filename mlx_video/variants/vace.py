@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from mlx_video.conditioning.control.units import MOTION, SPEED
 from mlx_video.conditioning.control.units import VACE as VACE_CONTEXT
 from mlx_video.conditioning.units import PROMPTS
 from mlx_video.config import SamplingDefaults
@@ -16,6 +17,9 @@ from mlx_video.weights.network import TransformerNetwork
 
 LATENTS = (16, 16)  # channels in and out
 PARTS = ("vace_patch_embedding.", "vace_blocks.")
+
+VACE_INPUTS = ("vace_video", "vace_video_mask", "vace_reference_image")
+SHORTHANDS = dict.fromkeys(("image", "end_image"), ("vace_video", "vace_video_mask"))
 
 NETWORK = TransformerNetwork(
     build=VACETransformer,
@@ -34,11 +38,8 @@ VACE_1_3B = Variant(
     traits=Traits(LATENTS, PARTS, size=(1536, 30)),
     network=NETWORK,
     sampling=SamplingDefaults(shift=16.0, max_area=832 * 480),
-    inputs=Inputs(
-        optional=("vace_video", "vace_video_mask", "vace_reference_image"),
-        shorthands=dict.fromkeys(("image", "end_image"), ("vace_video", "vace_video_mask")),
-    ),
-    units=(PROMPTS, VACE_CONTEXT),
+    inputs=Inputs(optional=(*VACE_INPUTS, MOTION), shorthands=SHORTHANDS),
+    units=(PROMPTS, SPEED, VACE_CONTEXT),
     choose_size=size_for_area,
 )
 
@@ -65,4 +66,6 @@ VACE_FUN_A14B = replace(
     model_version="2.2",
     traits=Traits(LATENTS, PARTS, is_dual=True),
     sampling=SamplingDefaults(shift=12.0, boundary=0.875, max_area=832 * 480),
+    inputs=Inputs(optional=VACE_INPUTS, shorthands=SHORTHANDS),
+    units=(PROMPTS, VACE_CONTEXT),
 )

@@ -17,13 +17,14 @@ from mlx_video.errors import CheckpointError
 from mlx_video.formats.tensor_info import TensorInfo
 from mlx_video.formats.tensor_source import TensorSource
 from mlx_video.layouts.components import Component
+from mlx_video.models.control.motion_controller import MotionController, motion_peak
 from mlx_video.models.encoders.image_encoder import CLIPImageEncoder
 from mlx_video.models.encoders.image_encoder_memory import image_encoder_peak
 from mlx_video.models.encoders.text_encoder import UMT5Encoder
 from mlx_video.models.peak import Peak
 from mlx_video.models.vae.autoencoder import WanVAE
 from mlx_video.weights import other_parts, spellings
-from mlx_video.weights.names import image_encoder_names, text_encoder_names, vae_names
+from mlx_video.weights.names import image_encoder_names, motion_names, text_encoder_names, vae_names
 from mlx_video.weights.rules import Move, Rule, Shape, plan_moves, target_shapes
 from mlx_video.weights.spellings import Spelling
 from mlx_video.weights.stored.empty_weights import check_token_table
@@ -76,6 +77,7 @@ class ComponentNetwork:
         taken_width: the model → channels of the features that its transformer takes, None where it reads
             none. Without this function the component serves every model.
         stage: of a run, in which it works.
+        called_by: the option of a run without which it is idle; "" where its stage alone decides.
         placement: whether it is released before the others of the stage begin, or stays beside them.
         peak: sizes → memory at work, beside its weights.
     """
@@ -93,6 +95,7 @@ class ComponentNetwork:
     width: Callable[[Any], int] | None = None
     taken_width: Callable[[ModelConfig], int | None] | None = None
     stage: str = ""
+    called_by: str = ""
     placement: Literal["before", "beside"] = "beside"
     peak: Callable[[Any, Workload], Peak] = lambda sizes, work: Peak(0, 0)
 
@@ -120,6 +123,11 @@ class ComponentNetwork:
 def find_network(name: str) -> ComponentNetwork:
     """The network of a component."""
     return NETWORKS[name]
+
+
+def is_missed(row: Component, config: ModelConfig) -> bool:
+    """Whether a model's transformer cannot work without a component that others lack."""
+    return not row.is_extra and find_network(row.name).feeds(config)
 
 
 def check_width(row: Component, sizes: Any, config: ModelConfig, label: str, cure: str) -> None:
@@ -175,6 +183,31 @@ _IMAGE_ENCODER = ComponentNetwork(
     peak=lambda sizes, work: image_encoder_peak(sizes, work.num_images, number_bytes=work.number_bytes),
 )
 
+
+def _width_for_motion(config: ModelConfig) -> int | None:
+    """Channels of a transformer that a motion controller may serve; None for other models."""
+    is_served = config.transformer.model_type in ("t2v", "vace") and not config.is_dual
+    return config.transformer.dim if is_served else None
+
+
+_MOTION_CONTROLLER = ComponentNetwork(
+    spellings=spellings.MOTION_CONTROLLER,
+    read_sizes=motion_names.read_motion_controller_config,
+    read_converted_sizes=motion_names.read_motion_controller_config,
+    tensors=motion_names.motion_controller_tensors,
+    rules=lambda sizes: spellings.KEEP,
+    build=MotionController,
+    describe=lambda sizes: f"motion controller for transformers of width {sizes.dim}",
+    # Whatever is asked for: it is small, and its sinusoid reaches as far as that of timesteps.
+    store_as=lambda asked: "F32",
+    width=lambda sizes: sizes.dim,
+    taken_width=_width_for_motion,
+    stage="text",
+    called_by="motion_bucket_id",
+    placement="before",
+    peak=lambda sizes, work: motion_peak(sizes),
+)
+
 _VAE = ComponentNetwork(
     spellings=spellings.VAE,
     read_sizes=vae_names.read_vae_config,
@@ -191,6 +224,7 @@ _VAE = ComponentNetwork(
 NETWORKS: Mapping[str, ComponentNetwork] = {
     "text_encoder": _TEXT_ENCODER,
     "image_encoder": _IMAGE_ENCODER,
+    "motion_controller": _MOTION_CONTROLLER,
     "vae": _VAE,
 }
 

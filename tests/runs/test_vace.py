@@ -17,8 +17,8 @@ from mlx_video.conditioning.control.camera_path import DEFAULT_ORIGIN
 from mlx_video.events import Event, Notice
 from mlx_video.media.video import read_video_metadata
 from mlx_video.request import INPUTS, GenerateRequest, flag_of, make_request
+from mlx_video.runs.input_checks import COMMON_INPUTS, check_inputs
 from mlx_video.runs.inputs import check_given_masks
-from mlx_video.runs.settings import COMMON_INPUTS, check_inputs
 from mlx_video.variants.registry import VARIANTS, find_by_name
 from mlx_video.variants.variant import Variant
 from tests.fixtures.adapter_files import write_adapter

@@ -87,7 +87,7 @@ def read_choices(request: GenerateRequest, config: ModelConfig) -> SamplingChoic
         warps=None if request.dmd_warp is None else request.dmd_warp == "on",
         step_cache=_read_step_cache(request),
         guidance_forms=tuple(_read_guidance_forms(request, config)),
-        strength=request.denoising_strength,
+        strength=request.denoising_strength or 1.0,  # at 0 no step is taken
     )
 
 

@@ -133,7 +133,7 @@ def open_guided_transformer(
         with use_transformer(run, name) as (transformer, streamed):
             blocks: BlockSource | None = streamed
             if run.profile:
-                blocks = run.profile.watch(blocks or ResidentBlocks(transformer.blocks))
+                blocks = run.profile.watch(blocks or ResidentBlocks(transformer))
             velocity = GuidedTransformer(
                 transformer,
                 recipe.guidance[name],

@@ -18,6 +18,7 @@ from mlx_video.media.sources.source_video import SourceVideo
 from mlx_video.request import LORA_FIELDS, flag_of, options_of
 from mlx_video.request.kinds import ADAPTERS, IMAGE, PICTURES, VIDEO
 from mlx_video.runs.inputs import encodes_frames
+from mlx_video.runs.networks import is_called
 from mlx_video.runs.run import Run
 from mlx_video.weights.component_networks import find_network
 
@@ -61,12 +62,16 @@ def _model_files(run: Run) -> Iterator[Path]:
     yield from model.transformers.values()
     for name, path in model.parts.items():
         is_used = run.images or (name == VAE.name and encodes)
-        if is_used or not (name == VAE.name or find_network(name).stage == "image"):
+        if is_used or (is_called(run.request, name) and not _reads_images(name)):
             yield path
     if model.tokenizer is not None:
         yield from (path for name in TOKENIZER_FILES if (path := model.tokenizer / name).is_file())
     if run.images or encodes:
         yield from model.second_files.values()
+
+
+def _reads_images(name: str) -> bool:
+    return name == VAE.name or find_network(name).stage == "image"
 
 
 def _fingerprint_pixels(image: np.ndarray) -> str:
