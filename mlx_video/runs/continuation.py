@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -26,10 +25,12 @@ class EarlierVideo:
     Attributes:
         source: the video.
         last: its last frame, uint8 [H, W, 3].
+        count: its frames.
     """
 
     source: SourceVideo
     last: np.ndarray
+    count: int
 
     def frames(self, geometry: VideoGeometry) -> Iterator[np.ndarray]:
         """All frames, uint8 [H, W, 3] of the size of the results."""
@@ -54,8 +55,10 @@ def open_earlier(request: GenerateRequest) -> EarlierVideo | None:
     if request.continue_from is None:
         return None
     source = open_video(request.continue_from)
-    ((last, _),) = deque(source.read(), maxlen=1)
-    return EarlierVideo(source, last)
+    count = 0
+    for count, (last, _) in enumerate(source.read(), 1):  # noqa: B007 (the last one counts)
+        pass
+    return EarlierVideo(source, last, count)
 
 
 def as_continued(request: GenerateRequest, earlier: EarlierVideo, config: ModelConfig) -> GenerateRequest:

@@ -69,7 +69,8 @@ def prepare_run(
     takes_steps = run.finished_latents is None
     if takes_steps:
         run = with_tokenizer(run)
-    check_outputs(request, run.plan.geometry, files_read(request, run.model))
+    earlier_frames = run.earlier.count if run.earlier else 0
+    check_outputs(request, run.plan.geometry, files_read(request, run.model), earlier_frames)
     run = fit_run(run)
     return find_start(run) if takes_steps else run
 

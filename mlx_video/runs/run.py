@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -40,6 +41,7 @@ class Run:
         memory_plan: behind the choices in `plan`; None where memory was not planned.
         limits: of single dispatches to the device.
         session: opens the networks.
+        kept_frames: file that the run's own frames are kept in besides; None for none.
     """
 
     model: ModelFolder
@@ -57,6 +59,7 @@ class Run:
     memory_plan: MemoryPlan | None = None
     limits: Limits = field(default_factory=current_limits)
     session: Session = field(default_factory=Session)
+    kept_frames: Path | None = None
 
     @property
     def finished_latents(self) -> mx.array | None:
