@@ -107,9 +107,18 @@ class LongRunOptions:
     )
     context_weights: ContextWeights = option(
         "pyramid",
-        help="how windows are joined: `pyramid`: the middle of each counts most; `linear`: ramps over the "
-        "overlap",
+        help="how windows are joined: `pyramid`: the middle of each counts most; `relative`: likewise, and "
+        "the ends almost nothing; `linear`: ramps over the overlap",
         group=LONG_VIDEOS_GROUP,
+        only_with=("context_frames",),
+    )
+    context_stride: int = option(
+        1,
+        help="levels of `uniform` and `looped` windows: 2 adds windows of every second latent frame, 3 also "
+        "of every fourth",
+        group=LONG_VIDEOS_GROUP,
+        metavar="N",
+        check=at_least(1),
         only_with=("context_frames",),
     )
     continue_from: VideoSource | None = option(

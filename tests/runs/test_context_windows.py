@@ -77,7 +77,7 @@ def join(windows: ContextWindows, conditioning: Conditioning, frames: int, predi
 
 
 @pytest.mark.parametrize("schedule", ["static", "uniform", "looped"])
-@pytest.mark.parametrize("weights", ["pyramid", "linear"])
+@pytest.mark.parametrize("weights", ["pyramid", "linear", "relative"])
 def test_what_does_not_depend_on_the_window_is_left_as_it_is(schedule: str, weights: str):
     windows = ContextWindows(5, 2, schedule, weights)
     found = join(windows, Conditioning(mx.zeros((1, 1))), 13, lambda latents, *_: 3 * latents)
@@ -185,6 +185,18 @@ def test_streamed_windows_are_resident_windows(pipeline: WanPipeline, schedule: 
 
 
 @pytest.mark.slow
+def test_stride_and_weights_change_what_is_made(pipeline: WanPipeline):
+    options = SMALL | WINDOWS | {"steps": 2, "context_schedule": "looped"}
+    plain = pipeline("a cat", **options).latents
+    strided = pipeline("a cat", **options, context_stride=2)
+    assert_differs(strided.latents, plain)
+    assert strided.settings["context_stride"] == "2"
+    found = [pipeline("a cat", **options, context_weights=name).latents for name in ("relative", "linear")]
+    assert_differs(found[0], plain)
+    assert_differs(found[0], found[1])
+
+
+@pytest.mark.slow
 def test_each_window_has_a_step_cache_of_its_own(
     pipeline: WanPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -236,6 +248,10 @@ def test_windows_of_models_with_images_see_the_first_frame(
         ({"context_frames": 10}, r"context_frames: 10: must be 4n\+1, .* Nearest: 9 or 13"),
         ({"context_frames": 9, "context_overlap": 6}, "context_overlap: 6: must be a multiple of 4"),
         ({"context_frames": 9, "context_overlap": 12}, "context_overlap: 12: .* Give at most 8"),
+        (
+            {"context_frames": 9, "context_overlap": 4, "context_stride": 2},
+            "context_stride: 2: static windows",
+        ),
     ],
 )
 def test_windows_that_cannot_be_are_refused(pipeline: WanPipeline, options: dict, text: str):
