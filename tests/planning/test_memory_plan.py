@@ -152,9 +152,7 @@ def test_windows_go_through_streamed_blocks_together_as_far_as_memory_allows():
 @pytest.mark.parametrize(("num_frames", "count"), [(161, 3), (321, 5)])
 @pytest.mark.parametrize("name", ["wan2.1-t2v-14b", "wan2.2-t2v-a14b", "wan2.2-i2v-a14b", "wan2.1-vace-14b"])
 @pytest.mark.parametrize("bits", [None, 8, 4])
-def test_long_videos_of_the_14b_are_planned_on_32_gb(
-    name: str, bits: int | None, num_frames: int, count: int
-):
+def test_long_videos_of_the_14b_fit_into_32_gb(name: str, bits: int | None, num_frames: int, count: int):
     options = {"window_frames": 22, "num_windows": count}  # with an image, one frame stands before the others
     plan = plan_memory(task(name, 832, 480, num_frames, bits=bits, **options), mac(32))
     assert not plan.misfits

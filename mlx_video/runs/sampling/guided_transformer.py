@@ -83,8 +83,14 @@ class FramePredictions:
 
     def __call__(self, latents: mx.array, step: Step, branches: Sequence[Branch]) -> list[mx.array]:
         """Velocities [C, T, H, W] of latents [C, T, H, W] under some branches."""
-        part = self.part(latents, branches)
-        return self._transformer.predict_parts([part], step, block_source=self._blocks)[0]
+        return self._transformer.predict(
+            latents,
+            step,
+            [self._pass_of(branch) for branch in branches],
+            concat_latents=self._conditioning.concat_latents,
+            layout=self._layout,
+            block_source=self._blocks,
+        )
 
     def part(self, latents: mx.array, branches: Sequence[Branch]) -> Part:
         """What the transformer is asked to predict of latents [C, T, H, W] under some branches."""
