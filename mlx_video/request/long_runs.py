@@ -124,9 +124,18 @@ class LongRunOptions:
     continue_from: VideoSource | None = option(
         None,
         help="video to go on from, or the state or latents of the run that made it: the clip begins with its "
-        "last frame, takes its colours, and is joined to it; for models that take an image",
+        "last frame, takes its colours, and is joined to it; for models that take an image, and VACE",
         group=LONG_VIDEOS_GROUP,
         metavar="PATH",
+    )
+    continue_frames: int | None = option(
+        None,
+        help="last frames, 4n+1, of the video or segment before that a clip of a VACE model begins with",
+        group=LONG_VIDEOS_GROUP,
+        metavar="N",
+        default_text="17, of short clips half",
+        check=at_least(1),
+        only_with=("continue_from",),
     )
     segments: int = option(
         1,

@@ -31,7 +31,7 @@ def check_outputs(
     request: GenerateRequest,
     geometry: VideoGeometry,
     read: Iterable[tuple[str, Path]] = (),
-    earlier_frames: int = 0,
+    num_frames: int | None = None,
 ) -> None:
     """Make sure that every result can be written; creates their folders, clears away what killed runs left.
 
@@ -39,14 +39,15 @@ def check_outputs(
         request: names the results.
         geometry: of the video, or of one of its segments.
         read: flags and paths of the files that the run reads.
-        earlier_frames: of the video that it goes on from.
+        num_frames: of the finished video; None for those of `geometry`.
 
     Raises:
         RequestError: a name is that of another result, of a file that is read, or of one that no run has
             made; or the video's ending is unknown or a picture's.
         MediaError: a name is a folder's, a folder takes no files, ffmpeg is missing, or the disk is too full.
     """
-    num_frames = _count_frames(request, geometry, earlier_frames)
+    if num_frames is None:
+        num_frames = geometry.num_frames - request.trim_first_frames
     check_result_names(request, num_frames, read)
     if request.output_path:
         check_output(request.output_path, num_frames)
@@ -58,13 +59,6 @@ def check_outputs(
         check_file(request.save_latents)
         remove_leftovers(request.save_latents.parent)
     _check_free_space(request, geometry, num_frames)
-
-
-def _count_frames(request: GenerateRequest, geometry: VideoGeometry, earlier_frames: int) -> int:
-    """Frames of the finished video; two clips that are joined share one."""
-    if request.decode_only or not (earlier_frames or request.segments > 1):
-        return geometry.num_frames - request.trim_first_frames
-    return max(earlier_frames, 1) + request.segments * (geometry.num_frames - 1)
 
 
 def _check_free_space(request: GenerateRequest, geometry: VideoGeometry, num_frames: int) -> None:

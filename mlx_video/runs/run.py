@@ -36,6 +36,7 @@ class Run:
         adapters: name of a transformer → what is applied to it when it is loaded; without those that
             take none.
         earlier: the video that this one goes on from; None for none.
+        shared_frames: that a segment has in common with the one before.
         state: of an earlier run, to go on from; None to begin at the first step.
         identity: what decides the latents, to be compared with a state's; empty where no state is kept.
         memory_plan: behind the choices in `plan`; None where memory was not planned.
@@ -54,6 +55,7 @@ class Run:
     pictures: Mapping[str, tuple[np.ndarray, ...]] = field(default_factory=dict)
     adapters: Mapping[str, AdapterSet] = field(default_factory=dict)
     earlier: EarlierVideo | None = None
+    shared_frames: int = 1
     state: RunState | None = None
     identity: Mapping[str, str] = field(default_factory=dict)
     memory_plan: MemoryPlan | None = None

@@ -233,10 +233,72 @@ def test_a_clip_that_goes_on_is_resumed_bit_for_bit(pipeline: WanPipeline, tmp_p
         pipeline("a cat", resume=True, **options | {"continue_from": Video(EARLIER[::-1], 16)})
 
 
+# Models that take several frames
+
+NINE = {**SHORT, "num_frames": 9, "steps": 1}
+BEFORE = np.random.default_rng(3).integers(60, 196, (7, 32, 64, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def vace(tmp_path_factory: pytest.TempPathFactory) -> WanPipeline:
+    root = tmp_path_factory.mktemp("vace")
+    write_tiny_variant(root / "original", "wan2.1-vace-1.3b")
+    return WanPipeline.from_pretrained(convert_checkpoint(root / "original", root / "m", dtype="float32"))
+
+
+@pytest.mark.slow
+def test_vace_goes_on_from_several_frames(vace: WanPipeline):
+    joined = vace("a cat", continue_from=Video(BEFORE, 16), **NINE)
+    given = np.concatenate([BEFORE[-5:], np.full_like(BEFORE[:4], 128)])
+    mask = np.concatenate([np.zeros_like(BEFORE[:5]), np.full_like(BEFORE[:4], 255)])
+    own = vace("a cat", vace_video=given, vace_video_mask=mask, **SIZE, **NINE)
+    assert mx.array_equal(joined.latents, own.latents)
+    # Half of a clip of nine is shown again, and stands in the result once.
+    assert len(joined.frames) == 7 + 9 - 5
+    assert np.array_equal(joined.frames[:7], BEFORE)
+    match = ColourMatch.between(own.frames[4], BEFORE[-1])
+    assert np.array_equal(joined.frames[7:], match(own.frames[5:]))
+    # Frames before the last one count, others do not, and the user says how many.
+    for number, counts in ((-5, True), (-6, False)):
+        changed = BEFORE.copy()
+        changed[number] = 255 - changed[number]
+        found = vace("a cat", continue_from=Video(changed, 16), **NINE).latents
+        assert mx.array_equal(found, joined.latents).item() != counts
+    single = vace("a cat", continue_from=Video(BEFORE, 16), continue_frames=1, **NINE)
+    assert len(single.frames) == 7 + 9 - 1
+    assert single.settings["continue_frames"] == "1"
+
+
+@pytest.mark.slow
+def test_segments_of_vace_are_resumed(vace: WanPipeline, tmp_path: Path):
+    options = {**NINE, **SIZE, "image": IMAGE, "segments": 3}
+    whole = vace("a cat", **options)
+    assert len(whole.frames) == 9 + 4 + 4
+    interrupted(vace, 3, 0, **options, output_path=tmp_path / "a.webp")
+    resumed = vace("a cat", **options, output_path=tmp_path / "a.webp", resume=True)
+    assert np.array_equal(resumed.frames, whole.frames)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "text"),
     [
+        ({"continue_frames": 4}, r"continue_frames: 4: must be 4n\+1"),
+        ({"continue_frames": 9}, "continue_frames: 9: must be .* less than the clip's 9"),
+        ({"continue_frames": 9, "num_frames": 13}, "continue_frames: 9: video of 7 frames has 7 frames"),
+        ({"vace_video": BEFORE}, "vace_video: beside --continue-from"),
+    ],
+)
+def test_what_vace_cannot_begin_with_is_refused(vace: WanPipeline, options: dict, text: str):
+    with pytest.raises(RequestError, match=text):
+        vace("a cat", continue_from=Video(BEFORE, 16), **NINE | options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"continue_frames": 5}, "continue_frames: 5: clips of Wan2.2 I2V A14B begin with one frame"),
         ({"image": IMAGE}, "image: beside --continue-from"),
         ({"num_frames": 1}, "num_frames: 1: --continue-from adds frames"),
         ({"trim_first_frames": 1}, "trim_first_frames: beside --continue-from"),

@@ -50,7 +50,7 @@ def segment_path(video: Path, number: int) -> Path:
 def open_kept(run: Run, path: Path) -> FramesFileWriter:
     """The file that a run's own frames go to, without those of the video that it goes on from."""
     width, height = run.plan.geometry.output_size
-    count = run.plan.geometry.num_frames - (run.earlier is not None)
+    count = run.plan.geometry.num_frames - (len(run.earlier.tail) if run.earlier else 0)
     record = {
         "format": FORMAT,
         "identity": dict(run.identity),
