@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import mlx.core as mx
@@ -65,6 +67,32 @@ def test_tables_begin_with_one_and_show_the_swap_of_the_experts():
     assert np.argmin(MAGNITUDES["t2v-a14b"].positive) == 26
     assert MAGNITUDES["i2v-a14b"].negative[15] == 0.91046
     assert (len(MAGNITUDES["t2v-14b"].positive), len(MAGNITUDES["i2v-14b-480p"].negative)) == (50, 40)
+
+
+# Name → steps, and the beginnings of the digests of both lists as published, numbers with blanks between.
+DIGESTS = {
+    "t2v-1.3b": (50, "b283937c0ec2f98b", "0b6eec3d9981e77d"),
+    "t2v-14b": (50, "bbf01e6010d300c4", "eee5c4bfa1a6a61c"),
+    "i2v-14b-480p": (40, "03252d02f7f06feb", "1230cc6cf12ce0fb"),
+    "i2v-14b-720p": (40, "5d75dd7fe67f694f", "78fae0ee235b4b85"),
+    "t2v-a14b": (40, "de50f1cf8ef2d693", "1109b60f704ab0f7"),
+    "i2v-a14b": (40, "3aa0ba3e0e89e9ee", "fcb751700fa41b00"),
+    "ti2v-5b": (50, "6370eb0190acab68", "3a99feac9f48e504"),
+    "ti2v-5b-image": (50, "32f58d5fa40c0765", "603bdb14dc32a853"),
+}
+
+
+def digest(ratios: Sequence[float]) -> str:
+    return hashlib.sha256(" ".join(map(repr, ratios)).encode()).hexdigest()[:16]
+
+
+def test_every_published_table_is_there_to_the_last_digit():
+    found = {
+        name: (len(table.positive), digest(table.positive), digest(table.negative))
+        for name, table in MAGNITUDES.items()
+    }
+    assert found == DIGESTS
+    assert all(len(table.positive) == len(table.negative) for table in MAGNITUDES.values())
 
 
 def test_the_last_step_is_kept_on_demand():
