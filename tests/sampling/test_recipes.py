@@ -105,7 +105,7 @@ def test_guidance_on_a_distilled_model_is_said():
 @pytest.mark.parametrize("name", ["lightning", "lightx2v"])
 @pytest.mark.parametrize(("strength", "high"), [(1.0, 2), (0.75, 2), (0.6, 1), (0.5, 0)])
 def test_a_strength_at_which_an_expert_never_serves_is_said(name: str, strength: float, high: int):
-    """All four steps lie below the level at which the video is begun with; the experts' share does not move."""
+    """All four steps lie below the level that the video is begun with; the experts' share stays."""
     recipe = settle(name, EXPERTS, strength=strength)
     assert recipe.schedule.steps == 4
     assert count_high_noise_steps(recipe.schedule, recipe.expert_split) == high

@@ -246,7 +246,10 @@ def _report(preset: Preset, choices: SamplingChoices, recipe: Recipe) -> Iterato
             cure = "another --expert-steps or --boundary"
             if choices.strength != 1:
                 cure = f"a --denoising-strength above {choices.strength:g}, or {cure}"
-            yield f"The {idle}-noise expert serves no step, so neither it nor its adapters count. Choose {cure}."
+            yield (
+                f"The {idle}-noise expert serves no step, so neither it nor its adapters count. "
+                f"Choose {cure}."
+            )
 
 
 def _report_forms(choices: SamplingChoices, recipe: Recipe) -> Iterator[str]:
