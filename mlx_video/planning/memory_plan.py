@@ -347,6 +347,8 @@ def _plan_denoise(task: MemoryTask, host: Host, weights: WeightBytes, streaming:
     )
     read = streaming.reads(task) * together * bytes_read_per_step(weights, resident_blocks)
     blocks = _describe_blocks(len(weights.blocks), resident_blocks if read else None)
+    if streaming.windows_at_once > 1:
+        blocks += f" for {streaming.windows_at_once} windows at a time"
     return _stage(task, "denoise", f"{_describe_transformers(task)}, {blocks}", peak, host, read)
 
 

@@ -145,6 +145,7 @@ def test_windows_go_through_streamed_blocks_together_as_far_as_memory_allows():
     assert [plan.choices.windows_at_once for plan in plans.values()] == [5, 1]
     found = {size: stage(plan, "denoise") for size, plan in plans.items()}
     assert [one.read_bytes for one in found.values()] == [once, 5 * once]
+    assert found[32].holds == "transformer, 0 of 40 blocks, the others streamed for 5 windows at a time"
     # Two passes of each of the other four windows wait with their tokens.
     assert found[32].peak.needed - found[12].peak.needed == 4 * 2 * stream
 
