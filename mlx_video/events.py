@@ -131,9 +131,9 @@ class StateSaved:
     """From here on the run can be interrupted without loss.
 
     Attributes:
-        path: the file of the run's state.
-        done: steps that it holds.
-        total: number of steps in the run.
+        path: the file of the run's state, or of a finished segment of a video.
+        done: steps that it holds; or segments that are kept.
+        total: number of steps in the run, or of segments in the video.
         resume_hint: what to tell the user if the run ends here.
     """
 

@@ -109,7 +109,10 @@ def sample_of(declared: Option) -> tuple[list[str], Any, Any]:
     if declared.choices:
         value = next(choice for choice in declared.choices if choice != declared.default)
         return [str(value)], value, value
-    return VALUES[declared.kind]
+    words, given, value = VALUES[declared.kind]
+    if declared.kind is k.WHOLE and value == declared.default:
+        return [str(value + 1)], value + 1, value + 1
+    return words, given, value
 
 
 @pytest.mark.parametrize(("command", "declared"), DECLARED)

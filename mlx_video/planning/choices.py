@@ -28,6 +28,8 @@ class MemoryChoices:
     Attributes:
         resident_blocks: how many of a transformer's blocks stay in memory, spread evenly; the others
             are read anew for every step, ahead of their turn. None keeps all of them.
+        windows_at_once: how many context windows go through streamed blocks together, each of which is read
+            once for all of them.
         decode_tile, encode_tile: side in latent cells of the tiles in which the VAE works at its higher
             resolutions; None for whole frames.
         kept: networks that stay in memory between their uses: names of the run's own, and whatever stands for
@@ -35,6 +37,7 @@ class MemoryChoices:
     """
 
     resident_blocks: int | None = None
+    windows_at_once: int = 1
     decode_tile: int | None = None
     encode_tile: int | None = None
     kept: frozenset[Hashable] = frozenset()

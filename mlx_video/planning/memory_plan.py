@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from typing import Protocol, TypeVar
 
 from mlx_video.geometry import VideoGeometry
 from mlx_video.latents.decode import choose_pace
@@ -209,8 +210,26 @@ def fits_at_all(task: MemoryTask, host: Host) -> bool:
     return not _plan(task, host, choose=lambda choices: choices[-1:]).misfits
 
 
-Choice = int | None
-Choose = Callable[[list[Choice]], list[Choice]]
+Choice = TypeVar("Choice")
+
+
+class Choose(Protocol):
+    """Picks some of the choices, which come fastest first."""
+
+    def __call__(self, choices: list[Choice]) -> list[Choice]:
+        """The choices that are tried, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Streaming:
+    """How a transformer is read; see :class:`MemoryChoices`."""
+
+    resident_blocks: int | None
+    windows_at_once: int = 1
+
+    def reads(self, task: MemoryTask) -> int:
+        """How often a step reads the blocks that do not stay."""
+        return -(-task.num_windows // self.windows_at_once)
 
 
 def _plan(task: MemoryTask, host: Host, choose: Choose) -> MemoryPlan:
@@ -224,11 +243,13 @@ def _plan(task: MemoryTask, host: Host, choose: Choose) -> MemoryPlan:
             image, tile = _first_that_fits(tiles, partial(_plan_image, task, host), host)
             stages, choices = [*stages, image], replace(choices, encode_tile=tile)
     if task.takes_steps and not task.only_decodes:
-        resident = choose(list(_resident_choices(task)))
-        denoise, resident_blocks = _first_that_fits(
-            resident, partial(_plan_denoise, task, host, _heaviest(task)), host
+        weights = _heaviest(task)
+        streaming = choose(list(_streaming_choices(task, weights)))
+        denoise, streamed = _first_that_fits(streaming, partial(_plan_denoise, task, host, weights), host)
+        stages = [*stages, denoise]
+        choices = replace(
+            choices, resident_blocks=streamed.resident_blocks, windows_at_once=streamed.windows_at_once
         )
-        stages, choices = [*stages, denoise], replace(choices, resident_blocks=resident_blocks)
     decode, tile = _first_that_fits(tiles, partial(_plan_decode, task, host), host)
     choices = replace(choices, decode_tile=tile)
     return MemoryPlan(host, choices, (*stages, decode), _scratch_bytes(task, choices))
@@ -315,12 +336,11 @@ def _describe_tile(task: MemoryTask, tile: int | None) -> str:
     return "whole frames" if tile is None else f"tiles of {tile * task.sizes.config.vae.stride[1]} pixels"
 
 
-def _plan_denoise(
-    task: MemoryTask, host: Host, weights: WeightBytes, resident_blocks: int | None
-) -> StagePlan:
+def _plan_denoise(task: MemoryTask, host: Host, weights: WeightBytes, streaming: Streaming) -> StagePlan:
+    resident_blocks = streaming.resident_blocks
     together = len(task.sizes.transformers) if task.keeps_both else 1
     peak = denoise_peak(
-        forward_size(task, weights, host),
+        replace(forward_size(task, weights, host), windows_at_once=streaming.windows_at_once),
         weights,
         task.sampled_geometry,
         resident_blocks=resident_blocks,
@@ -330,8 +350,10 @@ def _plan_denoise(
         cache_bytes=task.cache_bytes,
         num_windows=task.num_windows,
     )
-    read = task.num_windows * together * bytes_read_per_step(weights, resident_blocks)
+    read = streaming.reads(task) * together * bytes_read_per_step(weights, resident_blocks)
     blocks = _describe_blocks(len(weights.blocks), resident_blocks if read else None)
+    if streaming.windows_at_once > 1:
+        blocks += f" for {streaming.windows_at_once} windows at a time"
     return _stage(task, "denoise", f"{_describe_transformers(task)}, {blocks}", peak, host, read)
 
 
@@ -346,11 +368,23 @@ def _heaviest(task: MemoryTask) -> WeightBytes:
     return max(weigh_transformers(task).values(), key=lambda found: found.total)
 
 
-def _resident_choices(task: MemoryTask) -> Iterator[int | None]:
+def _streaming_choices(task: MemoryTask, weights: WeightBytes) -> Iterator[Streaming]:
+    """Ways to read a transformer, that which reads least in a step first."""
+    if task.stream != "on":
+        yield Streaming(None)
+    streamed = [
+        Streaming(resident, at_once)
+        for resident in _resident_choices(task)
+        for at_once in sorted({-(-task.num_windows // groups) for groups in range(1, task.num_windows + 1)})
+    ]
+    yield from sorted(
+        streamed, key=lambda one: one.reads(task) * bytes_read_per_step(weights, one.resident_blocks)
+    )
+
+
+def _resident_choices(task: MemoryTask) -> Iterator[int]:
     if task.stream == "on":
         yield 0
-        return
-    yield None
     # Both experts are kept to save time; streaming would lose more of it than the relay does.
     if task.stream == "auto" and not task.keeps_both:
         order = task.sizes.network.block_order(task.sizes.config.transformer)

@@ -55,7 +55,7 @@ def denoise_peak(
     held += num_transformers * num_windows * cache_bytes * size.num_tokens * size.config.dim
     if is_streamed:
         # The passes of a step go through a block together: those that wait hold their tokens.
-        held += (size.num_passes - 1) * size.stream
+        held += (size.num_waiting - 1) * size.stream
     return forward.beside(held)
 
 

@@ -279,10 +279,6 @@ class GenerateRequest(LongRunOptions, SamplingOptions, InputOptions):  # the las
         for name in ("resume", "keep_state"):
             if getattr(self, name) and self.output_path is None:
                 raise RequestError(name, "needs --output-path, beside which a run keeps its state. Add it.")
-        if self.resume and self.segments > 1:
-            raise RequestError(
-                "resume", "the states of segments are not kept. Go on with --continue-from the joined video."
-            )
         for name in ("resume", "save_latents"):
             if getattr(self, name) and self.decode_only is not None:
                 raise RequestError(name, "with --decode-only there is no step to take. Give one of the two.")

@@ -90,8 +90,9 @@ def _is_layer_scales(value: object) -> bool:
 def _is_video(value: object) -> bool:
     if isinstance(value, Path) or hasattr(type(value), "__array_interface__"):
         return True
-    # A `Video` of ours, which lies in a higher room, or pictures one by one.
-    return (hasattr(value, "frames") and hasattr(value, "fps")) or isinstance(value, list | tuple)
+    # A `Video` or a `SourceVideo` of ours, which lie in a higher room, or pictures one by one.
+    is_own = hasattr(value, "fps") and (hasattr(value, "frames") or hasattr(value, "read"))
+    return is_own or isinstance(value, list | tuple)
 
 
 def _is_adapters(value: object) -> bool:

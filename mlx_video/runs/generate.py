@@ -29,7 +29,14 @@ from mlx_video.request import (
     VIDEO_INPUTS,
     GenerateRequest,
 )
-from mlx_video.runs.continuation import as_continued, check_continuing, open_earlier, report_continuing
+from mlx_video.runs.continuation import (
+    as_continued,
+    check_continuing,
+    count_all_frames,
+    count_shared,
+    open_earlier,
+    report_continuing,
+)
 from mlx_video.runs.decode_only import prepare_decoding
 from mlx_video.runs.device_check import held_to_limits, with_safe_limits
 from mlx_video.runs.files_read import files_read
@@ -73,7 +80,8 @@ def prepare_run(
     is_new = run.finished_latents is None
     if is_new and request.takes_steps:
         run = with_tokenizer(run)
-    check_outputs(request, run.plan.geometry, files_read(request, run.model))
+    num_frames = count_all_frames(request, run.plan.geometry.num_frames, run.earlier, run.shared_frames)
+    check_outputs(request, run.plan.geometry, files_read(request, run.model), num_frames)
     run = fit_run(run)
     return find_start(run) if is_new else run
 
@@ -111,9 +119,10 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
     """
     variant = find_variant(config)
     check_continuing(request, variant)
-    earlier = open_earlier(request)
+    shared = count_shared(request, variant, config)
+    earlier = open_earlier(request, shared, config.vae.stride[0])
     if earlier:
-        request = as_continued(request, earlier, config)
+        request = as_continued(request, earlier, config, variant)
     adapters, adapter_notices = read_all_adapters(request, config)
     stored, config = config, widen_config(config, adapters)
     variant = find_variant(config)
@@ -143,7 +152,7 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
     check_weights(model, stored)
     notices = (*notices, *adapter_notices)
     plan = replace(plan, notices=notices)
-    run = Run(model, config, variant, request, plan, images, videos, pictures, adapters, earlier)
+    run = Run(model, config, variant, request, plan, images, videos, pictures, adapters, earlier, shared)
     if encodes_frames(run):
         check_vae_encoder(model, config)
     return run

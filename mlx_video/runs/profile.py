@@ -16,7 +16,7 @@ import mlx.core as mx
 from mlx_video.events import Event, FramesDecoded, FramesEncoded, StageFinished, StepFinished, Value, Work
 from mlx_video.files.whole_file import written_whole
 from mlx_video.models.block_context import Block, BlockContext
-from mlx_video.models.block_order import MAIN, BlockName
+from mlx_video.models.block_order import BlockName
 from mlx_video.models.forward import BlockSource
 
 MARK = "mlx_video_profile"
@@ -25,7 +25,6 @@ CAPTURE_SWITCH = "MTL_CAPTURE_ENABLED"
 """Variable of the environment without which Metal captures nothing."""
 CAPTURED_STEP = 1
 """The second step: the first one also compiles kernels."""
-TITLES = {MAIN: "block", "vace_blocks": "VACE block"}
 TRACKS = ("stages", "steps", "blocks", "reading")
 
 
@@ -114,10 +113,9 @@ class _WatchedBlocks:
         """The blocks of these names, in their order; the wait for each is noted."""
         asked, clock = self._profile.clock(), self._profile.clock
         for name, block in zip(names, self._source.blocks(names), strict=False):
-            title = f"{TITLES.get(name.sequence, name.sequence)} {name.index}"
             if self.shares_blocks:
-                self._profile.add("reading", f"wait for {title}", clock() - asked)
-            yield self._watch(title, block)
+                self._profile.add("reading", f"wait for {name}", clock() - asked)
+            yield self._watch(str(name), block)
             asked = clock()
 
     def _watch(self, title: str, block: Block) -> Block:

@@ -18,6 +18,7 @@ from mlx_video.media.image import frame_name, is_frame_name, numbered_frames
 from mlx_video.media.video import SUFFIXES
 from mlx_video.request import GenerateRequest, flag_of
 from mlx_video.runs.profile import is_profile
+from mlx_video.runs.state.kept_segments import is_segment_file, segment_path
 
 OUTPUTS = ("output_path", "save_frames", "save_latents", "profile")
 Entry = tuple[object, str]
@@ -64,6 +65,10 @@ def check_result_names(request: GenerateRequest, num_frames: int, read: Iterable
 def _results(request: GenerateRequest, num_frames: int) -> Iterator[_Result]:
     if request.output_path:
         yield _Result("output_path", request.output_path, _may_replace_video)
+        for number in range(1, 1 if request.decode_only else request.segments):
+            path = segment_path(request.output_path, number)
+            what = "the run keeps a segment here, but this file "
+            yield _Result("output_path", path, _may_replace_segment, what)
     if request.save_latents:
         yield _Result("save_latents", request.save_latents, _may_replace_latents)
     if request.profile:
@@ -97,6 +102,10 @@ def _may_replace_profile(path: Path) -> bool:
 
 def _may_replace_state(path: Path) -> bool:
     return is_vacant(path) or is_state_file(path)
+
+
+def _may_replace_segment(path: Path) -> bool:
+    return is_vacant(path) or is_segment_file(path)
 
 
 def _anything(path: Path) -> bool:

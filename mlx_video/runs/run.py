@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -36,12 +37,14 @@ class Run:
         adapters: name of a transformer → what is applied to it when it is loaded; without those that
             take none.
         earlier: the video that this one goes on from; None for none.
+        shared_frames: that a segment has in common with the one before.
         state: of an earlier run, to go on from; None to begin at the first step.
         identity: what decides the latents, to be compared with a state's; empty where no state is kept.
         memory_plan: behind the choices in `plan`; None where memory was not planned.
         limits: of single dispatches to the device.
         session: opens the networks.
         profile: notes when the run did what; None where nobody asks.
+        kept_frames: file that the run's own frames are kept in besides; None for none.
     """
 
     model: ModelFolder
@@ -54,12 +57,14 @@ class Run:
     pictures: Mapping[str, tuple[np.ndarray, ...]] = field(default_factory=dict)
     adapters: Mapping[str, AdapterSet] = field(default_factory=dict)
     earlier: EarlierVideo | None = None
+    shared_frames: int = 1
     state: RunState | None = None
     identity: Mapping[str, str] = field(default_factory=dict)
     memory_plan: MemoryPlan | None = None
     limits: Limits = field(default_factory=current_limits)
     session: Session = field(default_factory=Session)
     profile: Profile | None = None
+    kept_frames: Path | None = None
 
     @property
     def finished_latents(self) -> mx.array | None:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 
-from mlx_video.events import Notice, Work
+from mlx_video.events import Event, FileWritten, Notice, StateSaved, Work, with_events
 from mlx_video.media.clip import Video
-from mlx_video.request import MAX_SEED, GenerateRequest
+from mlx_video.media.sources.source_video import open_video
+from mlx_video.request import MAX_SEED, RANDOM_SEED, GenerateRequest
 from mlx_video.runs.generate import generate
 from mlx_video.runs.run import Run
 from mlx_video.runs.stages.decode import FrameSink
+from mlx_video.runs.state.identity import refuse_other_run
+from mlx_video.runs.state.kept_segments import KeptSegments, discard_state_of
 
 Prepare = Callable[[GenerateRequest], Run]
 
@@ -41,7 +47,9 @@ def generate_segments(
 ) -> Work[tuple[Run, mx.array]]:
     """Make the segments of a video, or the one clip that most requests ask for.
 
-    The files that the request names hold all segments that are finished.
+    The files that the request names hold all segments that are finished. Beside the video, or in a folder of
+    temporary files where none is named, these are kept one by one, so that no more than a few frames of them
+    are in memory, and an interrupted run goes on in the segment that it was in.
 
     Args:
         request: what the user asked for.
@@ -58,22 +66,110 @@ def generate_segments(
         MLXVideoError: as `runs.generate`.
     """
     request = yield from _with_decoded(request, prepare)
-    for number in range(1, request.segments):
-        yield Notice(f"Segment {number} of {request.segments}.")
-        collector = FrameCollector()
+    if request.segments == 1 or request.decode_only:
         run = prepare(request)
-        yield from generate(run, [collector])
-        request = replace(
-            request,
-            continue_from=Video(collector.frames(), run.plan.fps),
-            image=None,
-            # Other noise: that of the segment before would repeat its motion.
-            seed=(run.request.seed + 1) % (MAX_SEED + 1),
-        )
-    if request.segments > 1:
-        yield Notice(f"Segment {request.segments} of {request.segments}.")
+        return run, (yield from generate(run, extra_sinks))
+    with ExitStack() as stack:
+        video = request.output_path or Path(stack.enter_context(tempfile.TemporaryDirectory()), "video")
+        before = None if request.continue_from is None else open_video(request.continue_from)
+        return (yield from _make_all(request, prepare, extra_sinks, KeptSegments(video, before)))
+
+
+def _make_all(
+    request: GenerateRequest, prepare: Prepare, extra_sinks: Sequence[FrameSink], kept: KeptSegments
+) -> Work[tuple[Run, mx.array]]:
+    """Make all segments that are not kept yet, and let go those that are once the last one is made."""
+    total, keeps_all = request.segments, request.keep_state
+    if request.resume:
+        request = yield from _behind_kept(request, prepare, kept)
+    else:
+        yield from _warn_of_replacing(kept)
+    while (number := kept.count + 1) < total:
+        yield Notice(f"Segment {number} of {total}.")
+        run = replace(prepare(replace(request, keep_state=False)), kept_frames=kept.path(number))
+        yield from with_events(generate(run), partial(_report, kept, number, total))
+        kept.count = number
+        kept.forget(number + 1)
+        yield from _report_kept(request, kept, total)
+        request = replace(_following(request, kept, run.request.seed, 1), resume=False)
+    yield Notice(f"Segment {total} of {total}.")
     run = prepare(request)
-    return run, (yield from generate(run, extra_sinks))
+    latents = yield from with_events(generate(run, extra_sinks), partial(_report, kept, total, total))
+    if keeps_all:
+        yield from (FileWritten(kept.path(number)) for number in range(1, total))
+    else:
+        kept.forget(1)
+    return run, latents
+
+
+def _following(request: GenerateRequest, kept: KeptSegments, seed: int, made: int) -> GenerateRequest:
+    """The request for what comes behind the kept segments.
+
+    Args:
+        request: of the segment before, or of the first one.
+        kept: the segments that are finished.
+        seed: of the last of them.
+        made: how many of those that the request asks for are finished.
+    """
+    return replace(
+        request,
+        continue_from=kept.joined(),
+        image=None,
+        # Other noise: that of the segment before would repeat its motion.
+        seed=(seed + 1) % (MAX_SEED + 1),
+        segments=request.segments - made,
+    )
+
+
+def _behind_kept(request: GenerateRequest, prepare: Prepare, kept: KeptSegments) -> Work[GenerateRequest]:
+    """The request for what comes behind the segments that an earlier run has finished.
+
+    Raises:
+        RequestError: they are of another run.
+        MediaError: one is damaged.
+    """
+    total = request.segments
+    records = kept.find(total - 1)
+    if not records:
+        return request
+    first, last = records[0], records[-1]
+    seed = first.seed if request.seed == RANDOM_SEED else request.seed
+    # Later segments follow from the first one; the state of the one under way is compared when it is read.
+    own = prepare(replace(request, resume=False, seed=seed))
+    refuse_other_run(kept.path(1), first.identity, own.identity)
+    discard_state_of(request, last)
+    yield Notice(f"Going on after segment {kept.count} of {total}.")
+    yield from _report_kept(request, kept, total)
+    return _following(request, kept, last.seed, len(records))
+
+
+def _warn_of_replacing(kept: KeptSegments) -> Iterator[Notice]:
+    if found := kept.files():
+        yield Notice(
+            f"{found[0][1]}: the first of {len(found)} finished segments of an earlier run, which --resume "
+            "goes on with. They are removed when this run saves its own state."
+        )
+
+
+def _report(kept: KeptSegments, number: int, total: int, event: Event) -> Iterator[Event]:
+    """An event of the run of one segment, as one of the whole video."""
+    if isinstance(event, StateSaved):
+        kept.forget(number)  # of an earlier run, whose state has just been replaced
+        yield replace(event, resume_hint=f"Segment {number} of {total}: {event.resume_hint}")
+    elif not isinstance(event, FileWritten) or number == total:
+        yield event
+
+
+def _report_kept(request: GenerateRequest, kept: KeptSegments, total: int) -> Iterator[StateSaved]:
+    """Finished segments, from which the same command goes on; nothing where no video is named."""
+    if request.output_path:
+        yield StateSaved(
+            kept.path(kept.count),
+            kept.count,
+            total,
+            f"{kept.count} of {total} segments are kept beside {request.output_path}: the same command with "
+            "--resume goes on from there.",
+        )
 
 
 def _with_decoded(request: GenerateRequest, prepare: Prepare) -> Work[GenerateRequest]:

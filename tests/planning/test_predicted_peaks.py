@@ -31,6 +31,7 @@ from mlx_video.models.encoders.text_encoder import UMT5Encoder
 from mlx_video.models.forward import BlockSource
 from mlx_video.models.transformer import WanTransformer
 from mlx_video.models.transformer_memory import ForwardSize, forward_peak
+from mlx_video.models.video_transformer import Part
 from mlx_video.planning.stage_peaks import denoise_peak, text_peak, weight_bytes_in_use
 from mlx_video.planning.weight_bytes import WeightBytes, weigh
 from mlx_video.variants.vace import NETWORK as VACE_NETWORK
@@ -71,6 +72,7 @@ class Case:
     num_passes: int = 2
     streams: bool = False
     limits: Limits = CPU_LIMITS
+    windows_at_once: int = 1
 
     @property
     def network(self) -> TransformerNetwork:
@@ -82,6 +84,7 @@ CASES = {
     "guided": Case(),
     "streamed": Case(streams=True),
     "streamed, one pass": Case(streams=True, num_passes=1),
+    "streamed, three windows": Case(streams=True, windows_at_once=3),
     "4 bits": Case(bits=4),
     "4 bits, streamed": Case(bits=4, streams=True),
     "8 bits": Case(bits=8, num_passes=1),
@@ -140,14 +143,14 @@ def take_steps(case: Case, transformer: WanTransformer, blocks: BlockSource | No
     for _ in range(case.num_passes):
         shared = prompts[0].image if prompts else image
         prompts.append(transformer.project_text(mx.zeros((20, config.text_dim)), shared))
-    latents = mx.zeros(LATENT_SHAPE)
     hooks = [()] * case.num_passes
     if isinstance(transformer, VACETransformer):
         context, scales = mx.zeros((config.vace_in_dim, *LATENT_SHAPE[1:])), (1.0,) * len(config.vace_layers)
         hooks = [(VACEHook(transformer, context, scales),) for _ in prompts]
     passes = [Pass(prompt, own) for prompt, own in zip(prompts, hooks, strict=True)]
+    part = Part(mx.zeros(LATENT_SHAPE), passes)
     for _ in range(STEPS):
-        mx.eval(transformer.predict(latents, at(500.0), passes, block_source=blocks))
+        mx.eval(transformer.predict_parts([part] * case.windows_at_once, at(500.0), block_source=blocks))
 
 
 def predicted_bytes(case: Case, weights: WeightBytes) -> int:
@@ -161,6 +164,7 @@ def predicted_bytes(case: Case, weights: WeightBytes) -> int:
         case.num_passes,
         on_gpu=False,
         limits=case.limits,
+        windows_at_once=case.windows_at_once,
     )
     geometry = VideoGeometry(8 * LATENT_SHAPE[3], 8 * LATENT_SHAPE[2], 1, LATENT_SHAPE, GRID)
     resident = 0 if case.streams else None

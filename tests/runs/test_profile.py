@@ -45,8 +45,8 @@ def test_every_stage_step_and_block_is_in_the_trace(pipeline, tmp_path, stream):
     assert names(entries, "steps") == ["step 1", "step 2"]
     # Two passes a step; those of a streamed step take turns in every block.
     turns = [0, 0, 1, 1] if stream == "on" else [0, 1, 0, 1]
-    assert names(entries, "blocks") == [f"block {index}" for index in turns * 2]
-    waits = [f"wait for block {index}" for index in range(LAYERS)] * 2
+    assert names(entries, "blocks") == [f"blocks.{index}" for index in turns * 2]
+    waits = [f"wait for blocks.{index}" for index in range(LAYERS)] * 2
     assert names(entries, "reading") == (waits if stream == "on" else [])
 
 

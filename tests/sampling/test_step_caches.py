@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import mlx.core as mx
@@ -22,7 +24,7 @@ from mlx_video.sampling.step_caches.magcache import MagCache, MagLimits, plan_sk
 from mlx_video.sampling.step_caches.residual import ResidualCache
 from mlx_video.sampling.step_caches.step_cache import CacheFacts
 from mlx_video.sampling.step_caches.table import STEP_CACHES
-from mlx_video.sampling.step_caches.tables import MAGNITUDES
+from mlx_video.sampling.step_caches.tables import EXPERT_RATIOS, MAGNITUDES
 from mlx_video.sampling.step_caches.teacache import NUMBERS, TeaCache, TeaDecision
 
 GUIDED = {"model": ClassifierFreeGuidance(5.0)}
@@ -67,6 +69,32 @@ def test_tables_begin_with_one_and_show_the_swap_of_the_experts():
     assert (len(MAGNITUDES["t2v-14b"].positive), len(MAGNITUDES["i2v-14b-480p"].negative)) == (50, 40)
 
 
+# Name → steps, and the beginnings of the digests of both lists as published, numbers with blanks between.
+DIGESTS = {
+    "t2v-1.3b": (50, "b283937c0ec2f98b", "0b6eec3d9981e77d"),
+    "t2v-14b": (50, "bbf01e6010d300c4", "eee5c4bfa1a6a61c"),
+    "i2v-14b-480p": (40, "03252d02f7f06feb", "1230cc6cf12ce0fb"),
+    "i2v-14b-720p": (40, "5d75dd7fe67f694f", "78fae0ee235b4b85"),
+    "t2v-a14b": (40, "de50f1cf8ef2d693", "1109b60f704ab0f7"),
+    "i2v-a14b": (40, "3aa0ba3e0e89e9ee", "fcb751700fa41b00"),
+    "ti2v-5b": (50, "6370eb0190acab68", "3a99feac9f48e504"),
+    "ti2v-5b-image": (50, "32f58d5fa40c0765", "603bdb14dc32a853"),
+}
+
+
+def digest(ratios: Sequence[float]) -> str:
+    return hashlib.sha256(" ".join(map(repr, ratios)).encode()).hexdigest()[:16]
+
+
+def test_every_published_table_is_there_to_the_last_digit():
+    found = {
+        name: (len(table.positive), digest(table.positive), digest(table.negative))
+        for name, table in MAGNITUDES.items()
+    }
+    assert found == DIGESTS
+    assert all(len(table.positive) == len(table.negative) for table in MAGNITUDES.values())
+
+
 def test_the_last_step_is_kept_on_demand():
     ratios, limits = resample(MAGNITUDES["ti2v-5b"].positive, 50), MagLimits(0.06, 2, 0.2)
     kept = plan_skips(ratios, limits, [True] * 50, keeps_last=True)
@@ -98,10 +126,46 @@ def test_each_expert_begins_with_a_step_that_runs():
     (text,) = MagCache().settle(facts).notices
     assert "CCCCCCCCCCCCCCCCssCssCssCsCssCssCsCsCCCC" in text
     assert "54 of 80 forwards run, 1.48 times fewer" in text
-    # Elsewhere the swap falls into a row of skips, and breaks it.
-    facts = replace(facts, expert_split=split_at_step(17))
+    # A step earlier the swap falls into a row of skips, and breaks it.
+    facts = replace(facts, expert_split=split_at_step(25))
     (text,) = MagCache().settle(facts).notices
-    assert "CCCCCCCCCCCCCCCCsCssCss" in text
+    assert "CCCCCCCCCCCCCCCCssCssCssCCCssCssCsCsCCCC" in text
+
+
+def test_experts_that_swap_elsewhere_have_ratios_of_their_own():
+    schedule = build_schedule("unipc", 40, 12.0)
+    facts = CacheFacts("wan2.2-t2v-a14b", schedule, EXPERTS, split_at_step(17))
+    told, plan = MagCache().settle(facts).notices
+    assert "the experts swap elsewhere than in the published run" in told
+    # Two fifths of each expert's own steps run: 6 of 17 and 9 of 23.
+    assert plan.split(": ")[1].startswith("CCCCCCssCssCssCssCCCCCCCCCssCsCsCsCsCCCC ")
+    own, limits = EXPERT_RATIOS["t2v-a14b"], MagLimits(0.06, 2, 0.4)
+    high, low = (
+        plan_skips(resample(ratios, steps), limits, [True] * steps)
+        for ratios, steps in ((own.high_noise, 17), (own.low_noise, 23))
+    )
+    assert f": {high}{low} " in plan
+    # At the published boundaries the numbers over the whole run are taken, whatever the number of steps.
+    for variant, shift, boundary in (("t2v", 12.0, 0.875), ("i2v", 5.0, 0.9)):
+        for steps in (20, 25, 30, 40, 50):
+            usual = CacheFacts(
+                f"wan2.2-{variant}-a14b",
+                build_schedule("unipc", steps, shift),
+                EXPERTS,
+                split_at_boundary(boundary),
+            )
+            assert len(MagCache().settle(usual).notices) == 1
+
+
+def test_ratios_of_single_experts_are_there_to_the_last_digit():
+    found = {
+        name: [(len(one), digest(one)) for one in (own.high_noise, own.low_noise)]
+        for name, own in EXPERT_RATIOS.items()
+    }
+    assert found == {
+        "t2v-a14b": [(32, "c029c0ab91dc27ce"), (18, "07ef2ad0821d302f")],
+        "i2v-a14b": [(18, "ade59dac83ea00cc"), (32, "7daf944f8c3a9d0b")],
+    }
 
 
 def test_numbers_are_chosen_by_image_and_size():

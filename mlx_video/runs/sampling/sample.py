@@ -143,6 +143,7 @@ def open_guided_transformer(
                 caches=CachesOf(recipe.step_cache, name) if recipe.step_cache else None,
                 blocks=blocks,
                 windows=run.plan.windows,
+                windows_at_once=run.plan.memory.windows_at_once,
             )
             yield with_strengths(velocity, run.adapters.get(name))
     finally:

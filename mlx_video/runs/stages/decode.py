@@ -19,6 +19,7 @@ from mlx_video.runs.continuation import JoinedFrames
 from mlx_video.runs.networks import use_vae
 from mlx_video.runs.run import Run
 from mlx_video.runs.stages.stage import Stage
+from mlx_video.runs.state.kept_segments import open_kept
 
 
 class FrameSink(Protocol):
@@ -31,7 +32,8 @@ class FrameSink(Protocol):
 def decode_video(run: Run, latents: mx.array, sinks: Sequence[FrameSink]) -> Work[None]:
     """Decode latents [C, T, H, W] into these sinks and the files that the request names."""
     with ExitStack() as stack:
-        sinks = [*sinks, *(stack.enter_context(sink) for sink in open_sinks(run))]
+        joined = [*sinks, *(stack.enter_context(sink) for sink in open_sinks(run))]
+        own = [stack.enter_context(open_kept(run, run.kept_frames))] if run.kept_frames else []
         vae = stack.enter_context(use_vae(run, "decoder"))
         tile = run.plan.memory.decode_tile
         _, _, height, width = latents.shape
@@ -39,8 +41,8 @@ def decode_video(run: Run, latents: mx.array, sinks: Sequence[FrameSink]) -> Wor
         chunks = decode_chunks(
             vae, latents, tile=tile, latents_per_push=pace.latents_per_push, parts=pace.parts
         )
-        pass_earlier(sinks, run)
-        yield from pass_frames(chunks, sinks, run)
+        pass_earlier(joined, run)
+        yield from pass_frames(chunks, [*joined, *own], run)
 
 
 def pass_earlier(sinks: Sequence[FrameSink], run: Run) -> None:

@@ -11,7 +11,6 @@ import numpy as np
 
 from mlx_video.errors import RequestError
 from mlx_video.formats.fingerprint import fingerprint_weights
-from mlx_video.latents.run_state import RunState
 from mlx_video.layouts.components import VAE
 from mlx_video.layouts.folder_layout import TOKENIZER_FILES
 from mlx_video.media.sources.source_video import SourceVideo
@@ -89,23 +88,21 @@ def _fingerprint_video(source: object, video: SourceVideo) -> str:
     return f"{video.name}, {video.fps} fps, {digest.hexdigest()[:16]}"
 
 
-def refuse_other_run(path: Path, state: RunState, identity: Mapping[str, str]) -> None:
+def refuse_other_run(path: Path, there: Mapping[str, str], identity: Mapping[str, str]) -> None:
     """Make sure that a state is of this run.
 
     Args:
         path: of the state, for the message.
-        state: found there.
+        there: the identity that was found in it.
         identity: of this run, from :func:`identify_run`.
 
     Raises:
         RequestError: it is of another; the message names every difference.
     """
-    names = [
-        name for name in {**state.identity, **identity} if state.identity.get(name) != identity.get(name)
-    ]
+    names = [name for name in {**there, **identity} if there.get(name) != identity.get(name)]
     if names:
         differences = "; ".join(
-            _describe_difference(name, state.identity.get(name), identity.get(name)) for name in names
+            _describe_difference(name, there.get(name), identity.get(name)) for name in names
         )
         raise RequestError(
             "resume",

@@ -53,7 +53,7 @@ def find_start(run: Run) -> Run:
         return _with_notices(_identified(run), f"No state in {path}: beginning at the first step.")
     state = load_state(path)
     run = _identified(replace(run, request=_with_seed(run.request, int(state.settings["seed"]))))
-    refuse_other_run(path, state, run.identity)
+    refuse_other_run(path, state.identity, run.identity)
     _check_fits(path, state, run)
     texts = [f"Going on after {state.progress}, from {path}."]
     if state.versions != current_versions():
@@ -170,8 +170,11 @@ def resume_hint_noted(run: Run) -> Iterator[None]:
 
 
 def describe_resume_hint(run: Run, state: RunState, path: Path) -> str:
-    """What is kept of an unfinished run, and how to go on with it."""
-    if not state.is_finished:
+    """What is kept of an unfinished run, and how to go on with it.
+
+    The latents of a clip that is joined to others are not decoded by themselves.
+    """
+    if not state.is_finished or run.earlier or run.kept_frames:
         return f"{state.progress} are kept in {path}: the same command with --resume goes on from there."
     command = _decode_command(run, path)
     return f"The finished latents are kept in {path}. Make the video from them with: {command}"
