@@ -24,6 +24,11 @@ MODES: dict[str, tuple[Stage, ...]] = {
 "decode" makes it from latents that are there."""
 
 
+def mode_of(run: Run) -> tuple[Stage, ...]:
+    """The stages of a run."""
+    return MODES["generate" if run.finished_latents is None else "decode"]
+
+
 def make_video(run: Run, sinks: Sequence[FrameSink]) -> Work[mx.array]:
     """Take the stages of a run's mode one after another.
 
@@ -36,7 +41,7 @@ def make_video(run: Run, sinks: Sequence[FrameSink]) -> Work[mx.array]:
     """
     begin: dict[str, Any] = {"sinks": sinks}
     if run.finished_latents is not None:
-        mode, begin["latents"] = "decode", run.finished_latents
+        begin["latents"] = run.finished_latents
     else:
-        mode, begin["inputs"], begin["conditioning"] = "generate", unit_inputs(run), {}
-    return (yield from run_stages(run, MODES[mode], "latents", begin))
+        begin["inputs"], begin["conditioning"] = unit_inputs(run), {}
+    return (yield from run_stages(run, mode_of(run), "latents", begin))

@@ -9,7 +9,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from mlx_video.events import Notice, Work
+from mlx_video.events import Event, Notice, Value, Work, WorkPlanned, with_events
 from mlx_video.media.clip import Video
 from mlx_video.request import MAX_SEED, GenerateRequest
 from mlx_video.runs.generate import generate
@@ -62,7 +62,7 @@ def generate_segments(
         yield Notice(f"Segment {number} of {request.segments}.")
         collector = FrameCollector()
         run = prepare(request)
-        yield from generate(run, [collector])
+        yield from with_runs_after(generate(run, [collector]), request.segments - number)
         request = replace(
             request,
             continue_from=Video(collector.frames(), run.plan.fps),
@@ -74,6 +74,17 @@ def generate_segments(
         yield Notice(f"Segment {request.segments} of {request.segments}.")
     run = prepare(request)
     return run, (yield from generate(run, extra_sinks))
+
+
+def with_runs_after(work: Work[Value], count: int) -> Work[Value]:
+    """Work that says of each run how many like it follow, besides those that it tells of itself."""
+
+    def tell(event: Event) -> tuple[Event]:
+        if isinstance(event, WorkPlanned):
+            return (replace(event, runs_after=event.runs_after + count),)
+        return (event,)
+
+    return with_events(work, tell)
 
 
 def _with_decoded(request: GenerateRequest, prepare: Prepare) -> Work[GenerateRequest]:
