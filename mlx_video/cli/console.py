@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from mlx_video.cli.when_done import tell_user
 from mlx_video.errors import MLXVideoError, RequestError
 from mlx_video.events import Event, FileWritten, TextResult
 from mlx_video.progress.display import Display, Ending
@@ -33,11 +34,12 @@ def run_command(
     Returns:
         0 done, 1 a known error, 2 a wrong option, 130 interrupted.
     """
-    with choose_display(is_quiet=args.quiet) as display:
+    with choose_display(is_quiet=args.quiet, as_json=args.json_events) as display:
         ending = _run(lambda: build_events(args), display)
         display.end(ending if args.debug else replace(ending, traceback=""))
         if not display.tells_errors:
             show_error(ending, display, with_traceback=args.debug)
+        tell_user(ending, display, command=args.notify, rings=args.bell)
     return ending.exit_code
 
 

@@ -21,6 +21,7 @@ from mlx_video.events import (
 )
 from mlx_video.progress import notebook
 from mlx_video.progress.bars import Bars
+from mlx_video.progress.json_lines import JsonLines
 from mlx_video.progress.lines import Lines
 from mlx_video.progress.notebook import NotebookArea, is_in_notebook
 from mlx_video.progress.surroundings import choose_display
@@ -133,6 +134,7 @@ def test_each_place_has_its_display(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "stderr", open(Path("/dev/null"), "w"))  # noqa: SIM115
     assert type(choose_display()) is Lines
     sys.stderr.close()
+    assert type(choose_display(as_json=True)) is JsonLines
     monkeypatch.setattr("mlx_video.progress.surroundings.is_in_notebook", lambda: True)
     assert type(choose_display()) is NotebookArea
     assert type(choose_display(is_quiet=True)).__name__ == "Display"
