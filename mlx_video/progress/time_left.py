@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import median
 
 from mlx_video.events import (
     Event,
@@ -16,13 +15,11 @@ from mlx_video.events import (
     TilesDecoded,
     WorkPlanned,
 )
-from mlx_video.progress.remembered_rates import Rates, RememberedRates
+from mlx_video.progress.remembered_rates import RememberedRates
+from mlx_video.progress.stage_times import PIXEL, DecodingTimes, StepTime, StepTimes
 
 Clock = Callable[[], float]
 """Gives seconds that only grow."""
-
-FORWARD, LOADING, PIXEL = "forward", "loading", "pixel"
-"""Names of rates: of one forward, of loading a transformer, of decoding a pixel. The others are stages'."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,64 +33,6 @@ class Estimate:
 
     seconds: float
     without: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class StepTime:
-    """How long a step took, from the end of the one before, and what it had to do."""
-
-    seconds: float
-    weight: float
-    loads: bool
-
-
-class StepTimes:
-    """What the steps of a run tell of its speed.
-
-    The first one counts for as long as there is no other: it pays for loading and compiling. Of the others
-    the median counts, which one disturbed step does not change; where a step cache decides on the way what is
-    left out, their mean.
-    """
-
-    def __init__(self, remembered: Rates, *, is_certain: bool) -> None:
-        self._remembered = remembered
-        self._is_certain = is_certain
-        self._taken: list[StepTime] = []
-
-    def add(self, taken: StepTime) -> None:
-        """Count one step more."""
-        self._taken.append(taken)
-
-    @property
-    def measured(self) -> Rates:
-        """Rates of this run that a later one may go by; none before a step that loads nothing."""
-        usual = self._usual
-        if usual is None:
-            return {}
-        over = [each.seconds - usual * each.weight for each in self._taken if each.loads]
-        return {FORWARD: usual, **({LOADING: max(0.0, median(over))} if over else {})}
-
-    @property
-    def forward(self) -> float | None:
-        """Seconds of a forward; None where nothing is known."""
-        known = self.measured.get(FORWARD, self._remembered.get(FORWARD))
-        if known is None:
-            known = next((each.seconds / each.weight for each in self._taken if each.weight), None)
-        return known
-
-    @property
-    def loading(self) -> float:
-        """Seconds by which a step is longer before which a transformer is loaded."""
-        return self.measured.get(LOADING, self._remembered.get(LOADING, 0.0))
-
-    @property
-    def _usual(self) -> float | None:
-        usual = [each for each in self._taken if each.weight and not each.loads]
-        if not usual:
-            return None
-        if self._is_certain:
-            return median(each.seconds / each.weight for each in usual)
-        return sum(each.seconds for each in usual) / sum(each.weight for each in usual)
 
 
 class TimeLeft:
@@ -145,7 +84,7 @@ class RunTimes:
         self._ahead = [*work.stages]
         self._stage = ""
         self._began = self._stage_began = self._step_began = now
-        self._decoded = 0.0
+        self._decoding = DecodingTimes()
 
     def observe(self, event: Event, now: float) -> None:
         """Take note of what happened."""
@@ -158,8 +97,8 @@ class RunTimes:
                 loads = index in self._work.loading_steps
                 self._steps.add(StepTime(now - self._step_began, self._work.step_weights[index], loads))
                 self._next_step, self._step_began = index + 1, now
-            case FramesDecoded(done, total) | TilesDecoded(done, total) if self._stage == "decode":
-                self._decoded = done / total
+            case FramesDecoded() | TilesDecoded():
+                self._decoding.add(event, now - self._stage_began)
             case StageFinished(stage) if stage == self._stage:
                 self._remember(stage, now - self._stage_began)
                 self._stage = ""
@@ -191,9 +130,9 @@ class RunTimes:
             return 0.0
         if self._stage == "denoise":
             return self._left_of_steps(now - self._step_began)
-        if self._stage == "decode" and self._decoded:
-            return spent * (1 - self._decoded) / self._decoded
         whole = self._whole(self._stage)
+        if self._stage == "decode":
+            whole = self._decoding.whole(whole)
         return None if whole is None else max(0.0, whole - spent)
 
     def _whole(self, stage: str) -> float | None:

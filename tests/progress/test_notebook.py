@@ -8,6 +8,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import mlx.core as mx
+import nbclient
+import nbformat
 import pytest
 
 from mlx_video.events import (
@@ -180,9 +182,6 @@ CELLS = (
 
 @pytest.mark.slow
 def test_a_kernel_shows_an_area_and_keeps_it(tmp_path: Path):
-    nbformat = pytest.importorskip("nbformat")
-    nbclient = pytest.importorskip("nbclient")
-    pytest.importorskip("ipykernel")
     sources = [cell.replace("OUTPUT", repr(str(tmp_path / "a.mp4"))) for cell in CELLS]
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
     nbclient.NotebookClient(book, kernel_name="python3", allow_errors=True, timeout=300).execute()

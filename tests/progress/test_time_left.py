@@ -8,7 +8,14 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from mlx_video.events import FramesDecoded, StageFinished, StageStarted, StepFinished, WorkPlanned
+from mlx_video.events import (
+    FramesDecoded,
+    StageFinished,
+    StageStarted,
+    StepFinished,
+    TilesDecoded,
+    WorkPlanned,
+)
 from mlx_video.progress.remembered_rates import RememberedRates
 from mlx_video.progress.time_left import Estimate, TimeLeft
 from tests.progress.clock import FakeClock
@@ -165,7 +172,36 @@ def test_decoding_goes_by_what_is_known_and_then_by_its_own_frames(tmp_path: Pat
     run.clock.wait(10.0)
     assert run.seconds() == 20.0
     run.left.observe(FramesDecoded(1, 5))
+    assert run.seconds() == 20.0
+    run.clock.wait(7.0)
+    run.left.observe(FramesDecoded(2, 5))
+    assert run.seconds() == pytest.approx(3 * 7.0)
+    run.clock.wait(4.0)
+    assert run.seconds() == pytest.approx(3 * 7.0 - 4.0)
+    run.clock.wait(100.0)
+    assert run.seconds() == 0.0
+
+
+def test_where_nothing_is_known_of_decoding_its_first_frame_counts_until_the_second(tmp_path: Path):
+    run = Run(tmp_path, replace(WORK, stages=("decode",), step_weights=()))
+    run.start("decode")
+    assert run.left.estimate() is None
+    run.clock.wait(10.0)
+    run.left.observe(FramesDecoded(1, 5))
     assert run.seconds() == pytest.approx(40.0)
+    run.clock.wait(3.0)
+    run.left.observe(FramesDecoded(2, 5))
+    assert run.seconds() == pytest.approx(9.0)
+
+
+def test_frames_behind_the_last_tile_are_not_decoded_anew(tmp_path: Path):
+    run = Run(tmp_path, replace(WORK, stages=("decode",), step_weights=()))
+    run.start("decode")
+    for done in (1, 2, 3, 4):
+        run.clock.wait(5.0)
+        run.left.observe(TilesDecoded(done, 4))
+    run.left.observe(FramesDecoded(1, 5))
+    assert run.seconds() == 0.0
 
 
 def test_a_run_that_ends_early_leaves_nothing_of_its_stage(tmp_path: Path):
