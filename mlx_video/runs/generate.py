@@ -35,7 +35,7 @@ from mlx_video.runs.device_check import held_to_limits, with_safe_limits
 from mlx_video.runs.files_read import files_read
 from mlx_video.runs.inputs import encodes_frames, find_picking, report_missing_tokenizer, with_tokenizer
 from mlx_video.runs.memory import plan_of, planned_limits, with_memory_plan
-from mlx_video.runs.modes import make_video
+from mlx_video.runs.modes import make_video, mode_of
 from mlx_video.runs.outputs import check_outputs, check_scratch_space
 from mlx_video.runs.run import Run
 from mlx_video.runs.sampling.measured_file import read_measured
@@ -180,7 +180,7 @@ def generate(run: Run, extra_sinks: Sequence[FrameSink] = ()) -> Work[mx.array]:
         kept = tuple(network.title for network in run.memory_plan.kept)
         yield MemoryPlanned(run.memory_plan.predicted, run.memory_plan.reused, kept)
     yield from report_start(run)
-    yield describe_work(run)
+    yield describe_work(run, mode_of(run))
     latents = yield from within_limits(run, make_video(run, extra_sinks))
     yield from forget_state(run)
     yield from map(FileWritten, written_paths(run.request))

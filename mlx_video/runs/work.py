@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from mlx_video.device.report import this_machine
 from mlx_video.events import WorkPlanned
 from mlx_video.models.block_context import Step
 from mlx_video.request import LORA_FIELDS
-from mlx_video.runs.modes import mode_of
 from mlx_video.runs.run import Run
+from mlx_video.runs.stages.stage import Stage
 from mlx_video.sampling.guidance import Branch
 from mlx_video.sampling.recipe import Recipe
 
 
-def describe_work(run: Run) -> WorkPlanned:
-    """The work that a settled run has before it."""
+def describe_work(run: Run, stages: Sequence[Stage], *, runs_after: int = 0) -> WorkPlanned:
+    """The work that a settled run has before it.
+
+    Args:
+        run: what is being made.
+        stages: that it goes through.
+        runs_after: how many like it follow.
+    """
     recipe, geometry = run.plan.recipe, run.plan.geometry
     width, height = geometry.output_size
     steps = [recipe.schedule.step(index) for index in range(recipe.schedule.steps)] if recipe else []
     first = run.state.next_step if run.state else 0
     return WorkPlanned(
-        stages=tuple(stage.name for stage in mode_of(run) if stage.is_reported),
+        stages=tuple(stage.name for stage in stages if stage.is_reported),
         step_weights=tuple(_weigh_step(run, recipe, step) for step in steps) if recipe else (),
         first_step=first,
         loading_steps=_loading_steps(recipe, steps[first:]) if recipe else (),
@@ -30,6 +37,7 @@ def describe_work(run: Run) -> WorkPlanned:
         decoded_pixels=width * height * geometry.num_frames,
         speed_key=_speed_key(run),
         decode_key=_digest(_decoding_facts(run)),
+        runs_after=runs_after,
     )
 
 

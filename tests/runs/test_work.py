@@ -12,6 +12,8 @@ from mlx_video import WanPipeline, convert_checkpoint
 from mlx_video.api import build_request
 from mlx_video.events import StageStarted, WorkPlanned
 from mlx_video.runs.generate import prepare_run
+from mlx_video.runs.modes import mode_of
+from mlx_video.runs.run import Run
 from mlx_video.runs.work import describe_work
 from tests.fixtures.sampling_runs import LAYERS, SMALL, STEPS, open_deep_model, open_experts
 from tests.fixtures.tiny_variants import write_tiny_variant
@@ -27,9 +29,13 @@ def experts(tmp_path_factory: pytest.TempPathFactory) -> WanPipeline:
     return open_experts(tmp_path_factory.mktemp("experts"))
 
 
+def plan_work(run: Run) -> WorkPlanned:
+    return describe_work(run, mode_of(run))
+
+
 def work_of(pipeline: WanPipeline, **options) -> WorkPlanned:
     request = build_request("a cat", SMALL | {"device_check": False} | options)
-    return describe_work(prepare_run(request, pipeline.folder, pipeline.config))
+    return plan_work(prepare_run(request, pipeline.folder, pipeline.config))
 
 
 def test_a_step_weighs_as_many_forwards_as_its_guidance_makes(pipeline: WanPipeline):
@@ -87,7 +93,7 @@ def test_what_decides_the_speed_decides_the_key(pipeline: WanPipeline, experts: 
 def test_the_precision_of_the_files_decides_the_key(pipeline: WanPipeline):
     run = prepare_run(build_request("a cat", dict(SMALL)), pipeline.folder, pipeline.config)
     other = replace(run.model, transformers={"model": run.model.text_encoder})
-    assert describe_work(replace(run, model=other)).speed_key != describe_work(run).speed_key
+    assert plan_work(replace(run, model=other)).speed_key != plan_work(run).speed_key
 
 
 def test_a_run_plans_its_work_before_its_first_stage(pipeline: WanPipeline, tmp_path: Path):
