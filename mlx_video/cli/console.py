@@ -61,7 +61,7 @@ def _run(build_events: Callable[[], Iterator[Event]], display: Display) -> Endin
 
 def _end_interrupted(display: Display) -> Ending:
     text = "interrupted; unfinished files were removed."
-    return display.ending("interrupted", EXIT_INTERRUPTED, text, display.tally.interruption_hint)
+    return display.ending("interrupted", EXIT_INTERRUPTED, text, display.tally.resume_hint)
 
 
 def _show(event: Event, display: Display) -> None:

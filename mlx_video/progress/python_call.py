@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from mlx_video.events import Event
+from mlx_video.events import Event, ResumeHint
 from mlx_video.progress.display import Display
 from mlx_video.progress.surroundings import choose_display
 
 EventHandler = Callable[[Event], None]
+
+NO_STATE = ResumeHint(
+    command="",
+    python="No step of this run was kept: a state is written beside output_path, where one is given, after "
+    "every checkpoint_every steps, and the same call with resume=True goes on from it.",
+)
 
 
 @contextmanager
@@ -45,7 +51,7 @@ def _end_with(display: Display, error: BaseException) -> None:
         hint = display.tally.resume_hint
         ending = display.ending("error", 1, f"{type(error).__name__}: {error}", hint)
     else:
-        hint = display.tally.interruption_hint
+        hint = display.tally.resume_hint or (NO_STATE if display.tally.takes_steps else None)
         ending = display.ending("interrupted", 130, "interrupted", hint)
     if hint:
         error.add_note(hint.python)

@@ -25,12 +25,6 @@ DOWNLOAD_HINT = ResumeHint(
     "What is downloaded so far stays; the same command goes on from there.",
     "What is downloaded so far stays; the same call goes on from there.",
 )
-NO_STATE_HINT = ResumeHint(
-    "No step of this run was kept: a state is written beside --output-path after every --checkpoint-every "
-    "steps, and the same command with --resume goes on from it.",
-    "No step of this run was kept: a state is written beside output_path, where one is given, after every "
-    "checkpoint_every steps, and the same call with resume=True goes on from it.",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +72,7 @@ class Tally:
             case MemoryPlanned(predicted):
                 self.predicted = predicted
             case StageStarted():
-                self._counted_at = self.clock()
+                self.count, self._counted_at = None, self.clock()
             case StageFinished(stage):
                 self.stages[stage] = event
                 self.peak_bytes = max(self.peak_bytes, event.peak_bytes)
@@ -123,7 +117,6 @@ class Tally:
         return DOWNLOAD_HINT if is_loading else None
 
     @property
-    def interruption_hint(self) -> ResumeHint | None:
-        """How to go on after an interruption, or how to be able to the next time."""
-        takes_steps = self.count is not None and self.count.unit == "step"
-        return self.resume_hint or (NO_STATE_HINT if takes_steps else None)
+    def takes_steps(self) -> bool:
+        """Whether steps are being taken, of which one at least is done."""
+        return self.count is not None and self.count.unit == "step"

@@ -169,15 +169,21 @@ def test_a_download_goes_on_until_it_is_whole():
     assert display.tally.resume_hint is None
 
 
-def test_an_interrupted_run_without_a_state_is_told_how_to_get_one(tmp_path: Path):
+def test_it_is_known_whether_steps_are_being_taken(tmp_path: Path):
     display = Display()
-    assert display.tally.interruption_hint is None
+    assert not display.tally.takes_steps
     display.show(step(0))
-    hint = display.tally.interruption_hint
-    assert hint is not None
-    assert "output_path" in hint.python
-    assert "--output-path" in hint.command
-    display.show(FramesDecoded(1, 2))
-    assert display.tally.interruption_hint is None
+    assert display.tally.takes_steps
+    display.show(StageStarted("decode"))
+    assert not display.tally.takes_steps
     display.show(FileWritten(tmp_path))
     assert display.tally.written == [tmp_path]
+
+
+def test_a_second_video_is_counted_anew(lines: Lines, clock: FakeClock):
+    for seconds in (10, 30):
+        lines.show(StageStarted("decode"))
+        for done in (1, 2, 3):
+            clock.wait(seconds)
+            lines.show(FramesDecoded(done, 3))
+    assert shown(lines)[-1] == "frames 2 of 3: 1:30, about 0:30 left, 30.0 s/frame"
