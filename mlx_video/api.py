@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,7 +13,7 @@ from mlx_video.convert.convert import convert
 from mlx_video.convert.demo_model import demo_model_folder
 from mlx_video.convert.local_files import with_local_adapters
 from mlx_video.errors import RequestError
-from mlx_video.events import Event, FileWritten, finish
+from mlx_video.events import FileWritten, finish
 from mlx_video.files.hub_cache import nothing_downloaded
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.components import open_named_model
@@ -21,6 +21,7 @@ from mlx_video.loading.model_parts import ModelParts
 from mlx_video.loading.session import Session
 from mlx_video.media.clip import Video
 from mlx_video.planning.memory_plan import MemoryPlan
+from mlx_video.progress.python_call import EventHandler, events_shown
 from mlx_video.request import ConvertRequest, GenerateRequest, ModelRequest, make_request, options_of
 from mlx_video.request.describe import takes_options
 from mlx_video.runs.generate import plan_generation, prepare_run
@@ -28,12 +29,7 @@ from mlx_video.runs.memory import ANY_PROMPT
 from mlx_video.runs.run import Run
 from mlx_video.runs.segments import FrameCollector, generate_segments
 
-EventHandler = Callable[[Event], None]
 _DECODING = tuple(name for name, declared in options_of(GenerateRequest).items() if declared.decodes)
-
-
-def _ignore(event: Event) -> None:
-    """Show nothing."""
 
 
 class WanPipeline:
@@ -63,7 +59,8 @@ class WanPipeline:
         folder: str | Path | None = None,
         *,
         keep_networks: bool = True,
-        on_event: EventHandler = _ignore,
+        on_event: EventHandler | None = None,
+        progress: bool | None = None,
         **options: Any,
     ) -> WanPipeline:
         """Open a converted model, or a folder of FastVideo's for MLX.
@@ -73,6 +70,7 @@ class WanPipeline:
                 anew for every video, and needs the least memory.
             **options: listed here in its place.
             on_event: called with every event of a download.
+            progress: whether to show what happens; None for yes, unless `on_event` takes the events.
 
         Raises:
             CheckpointError: the folder is missing or incomplete, or the repository cannot be had.
@@ -82,7 +80,8 @@ class WanPipeline:
         request = make_request(ModelRequest, {"folder": folder, **options})
         place = demo_model_folder() if request.folder is None else request.folder
         named = ModelParts(request.text_encoder, request.vae, request.tokenizer)
-        model, config = finish(open_named_model(place, request.revision, named), on_event)
+        with events_shown(on_event, progress) as handle:
+            model, config = finish(open_named_model(place, request.revision, named), handle)
         return cls(model, config, keep_networks=keep_networks)
 
     def __enter__(self) -> Self:
@@ -108,12 +107,20 @@ class WanPipeline:
         return self._session
 
     @takes_options(GenerateRequest)
-    def __call__(self, prompt: str, *, on_event: EventHandler = _ignore, **options: Any) -> Video:
+    def __call__(
+        self,
+        prompt: str,
+        *,
+        on_event: EventHandler | None = None,
+        progress: bool | None = None,
+        **options: Any,
+    ) -> Video:
         """Make a video.
 
         Args:
             **options: listed here in its place.
             on_event: called with every event of the run (see `mlx_video.events`).
+            progress: whether to show what happens; None for yes, unless `on_event` takes the events.
 
         Returns:
             The video: `frames` uint8 [F, H, W, 3], `latents` float32 [C, T, H, W].
@@ -123,14 +130,15 @@ class WanPipeline:
             AdapterError: an adapter is damaged or does not fit the model.
             MemoryBudgetError: a stage needs more memory than there is, whatever stays in it.
         """
-        request = finish(with_local_adapters(build_request(prompt, options)), on_event)
-        session = self._open_session()
+        request, session = build_request(prompt, options), self._open_session()
 
         def prepare(request: GenerateRequest) -> Run:
             return prepare_run(request, self.folder, self.config, session)
 
         collector = FrameCollector()
-        run, latents = finish(generate_segments(request, prepare, [collector]), on_event)
+        with events_shown(on_event, progress) as handle:
+            request = finish(with_local_adapters(request), handle)
+            run, latents = finish(generate_segments(request, prepare, [collector]), handle)
         return Video(collector.frames(), run.plan.fps, latents, run.settings())
 
     @takes_options(GenerateRequest)
@@ -152,17 +160,25 @@ class WanPipeline:
         """
         prompt = ANY_PROMPT if prompt is None else prompt
         with nothing_downloaded():
-            request = finish(with_local_adapters(build_request(prompt, options)), _ignore)
+            request = finish(with_local_adapters(build_request(prompt, options)), lambda event: None)
         return plan_generation(request, self.folder, self.config, self._open_session())
 
     @takes_options(GenerateRequest, _DECODING)
-    def decode(self, file: str | Path, *, on_event: EventHandler = _ignore, **options: Any) -> Video:
+    def decode(
+        self,
+        file: str | Path,
+        *,
+        on_event: EventHandler | None = None,
+        progress: bool | None = None,
+        **options: Any,
+    ) -> Video:
         """Make the video from latents that an earlier run kept; only the VAE is loaded.
 
         Args:
             file: what `save_latents` wrote, or the state of a run that took all its steps.
             **options: listed here in its place.
             on_event: called with every event.
+            progress: whether to show what happens; None for yes, unless `on_event` takes the events.
 
         Raises:
             RequestError: `file` is no path, the run has steps left, or the latents are of another VAE.
@@ -170,7 +186,7 @@ class WanPipeline:
         """
         if file is None:
             raise RequestError("decode_only", "None: must be a path.")
-        return self("", on_event=on_event, decode_only=file, **options)
+        return self("", on_event=on_event, progress=progress, decode_only=file, **options)
 
 
 def build_request(prompt: str, options: Mapping[str, Any]) -> GenerateRequest:
@@ -187,7 +203,8 @@ def convert_checkpoint(
     checkpoint_dir: str | Path | None = None,
     output_dir: str | Path = "wan_mlx_model",
     *,
-    on_event: EventHandler = _ignore,
+    on_event: EventHandler | None = None,
+    progress: bool | None = None,
     **options: Any,
 ) -> Path:
     """Convert a PyTorch checkpoint into a model folder for this package.
@@ -195,6 +212,7 @@ def convert_checkpoint(
     Args:
         **options: listed here in its place.
         on_event: called with every event of the conversion.
+        progress: whether to show what happens; None for yes, unless `on_event` takes the events.
 
     Returns:
         The converted folder.
@@ -208,8 +226,9 @@ def convert_checkpoint(
     places = {"checkpoint_dir": checkpoint_dir, "output_dir": output_dir}
     request = make_request(ConvertRequest, places | options)
     written = request.output_dir
-    for event in convert(request):
-        if isinstance(event, FileWritten):
-            written = event.path
-        on_event(event)
+    with events_shown(on_event, progress) as handle:
+        for event in convert(request):
+            if isinstance(event, FileWritten):
+                written = event.path
+            handle(event)
     return written

@@ -42,6 +42,34 @@ class MemoryPlanned:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkPlanned:
+    """What a run has to do, as far as its time depends on it; comes before its first stage.
+
+    Attributes:
+        stages: names of those that may come, in order.
+        step_weights: forwards of every step of the run, from its first; those that a step cache is sure to
+            leave out do not count.
+        first_step: that is still to be taken.
+        loading_steps: before which a transformer is loaded.
+        weights_are_certain: whether no step cache decides on the way which forwards are left out.
+        decoded_pixels: of all frames that are decoded.
+        speed_key: stands for everything on which the time of stages and forwards depends.
+        decode_key: the same for a pixel of decoding.
+        runs_after: further runs of about the same work, which follow in the same command or call.
+    """
+
+    stages: tuple[str, ...]
+    step_weights: tuple[float, ...]
+    first_step: int
+    loading_steps: tuple[int, ...]
+    weights_are_certain: bool
+    decoded_pixels: int
+    speed_key: str
+    decode_key: str
+    runs_after: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class StageFinished:
     """A stage ended; its peak of MLX memory counts everything alive at that moment."""
 
@@ -60,6 +88,7 @@ class StepFinished:
         timestep: what the transformer saw, 0 to 1000.
         wall_seconds: time of this step.
         latents: [C, T, H, W], float32, evaluated.
+        peak_bytes: most MLX memory since the stage began.
     """
 
     index: int
@@ -67,6 +96,7 @@ class StepFinished:
     timestep: float
     wall_seconds: float
     latents: mx.array
+    peak_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +157,23 @@ class BytesWritten:
 
 
 @dataclass(frozen=True, slots=True)
+class ResumeHint:
+    """How to go on with what was interrupted.
+
+    Attributes:
+        command: for users of the commands, with flags.
+        python: for callers in Python, with arguments.
+    """
+
+    command: str
+    python: str
+
+    def after(self, text: str) -> ResumeHint:
+        """The same behind some words."""
+        return ResumeHint(text + self.command, text + self.python)
+
+
+@dataclass(frozen=True, slots=True)
 class StateSaved:
     """From here on the run can be interrupted without loss.
 
@@ -140,7 +187,7 @@ class StateSaved:
     path: Path
     done: int
     total: int
-    resume_hint: str
+    resume_hint: ResumeHint
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +215,7 @@ class FileWritten:
 Event = (
     Notice
     | MemoryPlanned
+    | WorkPlanned
     | StageStarted
     | StageFinished
     | StepFinished

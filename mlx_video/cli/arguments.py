@@ -13,13 +13,29 @@ from mlx_video.request.option import Option, option, options_of
 
 Request = TypeVar("Request")
 
+_PROGRESS = "progress"
+
 
 @dataclass
 class CommonOptions:
     """Options of every command."""
 
     debug: bool = option(False, help="show the traceback of an error")
-    quiet: bool = option(False, help="show errors only")
+    quiet: bool = option(False, help="show errors only", group=_PROGRESS, excludes_others=True)
+    json_events: bool = option(
+        False,
+        help="report everything on stderr as JSON, one object a line, for programs",
+        group=_PROGRESS,
+        excludes_others=True,
+    )
+    notify: str | None = option(
+        None,
+        help="run a command of the shell at the end, whatever that is; `$MLX_VIDEO_STATUS` is success, error "
+        "or interrupted, `$MLX_VIDEO_OUTPUT` the file",
+        group=_PROGRESS,
+        metavar="COMMAND",
+    )
+    bell: bool = option(False, help="ring the terminal's bell at the end", group=_PROGRESS)
     version: bool = option(False, help="print the version")
 
 

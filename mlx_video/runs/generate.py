@@ -43,14 +43,15 @@ from mlx_video.runs.files_read import files_read
 from mlx_video.runs.input_checks import check_inputs, check_parts
 from mlx_video.runs.inputs import encodes_frames, find_picking, report_missing_tokenizer, with_tokenizer
 from mlx_video.runs.memory import plan_of, planned_limits, with_memory_plan
-from mlx_video.runs.modes import make_video
+from mlx_video.runs.modes import make_video, mode_of
 from mlx_video.runs.outputs import check_outputs, check_scratch_space
 from mlx_video.runs.profile import Profile, profiled
 from mlx_video.runs.run import Run
 from mlx_video.runs.sampling.measured_file import read_measured
 from mlx_video.runs.settings import ShownSize, plan_run, report_unlike_prompt
 from mlx_video.runs.stages.decode import FrameSink
-from mlx_video.runs.state.resume import find_start, forget_state, report_start, resume_hint_noted
+from mlx_video.runs.state.resume import find_start, forget_state, report_start
+from mlx_video.runs.work import describe_work
 from mlx_video.variants.registry import find_variant
 
 
@@ -197,7 +198,7 @@ def generate(run: Run, extra_sinks: Sequence[FrameSink] = ()) -> Work[mx.array]:
         The final latents [C, T, H, W], float32.
 
     Raises:
-        MLXVideoError: something failed; where a state of the run is kept, a note says how to go on.
+        MLXVideoError: something failed; the last `StateSaved` says how to go on.
     """
     yield from run.plan.notices
     yield from report_unlike_prompt(run.request, run.variant)
@@ -205,8 +206,8 @@ def generate(run: Run, extra_sinks: Sequence[FrameSink] = ()) -> Work[mx.array]:
         kept = tuple(network.title for network in run.memory_plan.kept)
         yield MemoryPlanned(run.memory_plan.predicted, run.memory_plan.reused, kept)
     yield from report_start(run)
-    with resume_hint_noted(run):
-        latents = yield from within_limits(run, profiled(run.profile, make_video(run, extra_sinks)))
+    yield describe_work(run, mode_of(run))
+    latents = yield from within_limits(run, profiled(run.profile, make_video(run, extra_sinks)))
     yield from forget_state(run)
     yield from map(FileWritten, written_paths(run.request))
     return latents

@@ -26,6 +26,13 @@ MODES: dict[str, tuple[Stage, ...]] = {
 "keep" makes nothing of it anew; "decode" makes it from latents that are there."""
 
 
+def mode_of(run: Run) -> tuple[Stage, ...]:
+    """The stages of a run."""
+    if run.finished_latents is not None:
+        return MODES["decode"]
+    return MODES["generate" if run.request.takes_steps else "keep"]
+
+
 def make_video(run: Run, sinks: Sequence[FrameSink]) -> Work[mx.array]:
     """Take the stages of a run's mode one after another.
 
@@ -38,8 +45,7 @@ def make_video(run: Run, sinks: Sequence[FrameSink]) -> Work[mx.array]:
     """
     begin: dict[str, Any] = {"sinks": sinks}
     if run.finished_latents is not None:
-        mode, begin["latents"] = "decode", run.finished_latents
+        begin["latents"] = run.finished_latents
     else:
-        mode = "generate" if run.request.takes_steps else "keep"
         begin["inputs"], begin["conditioning"] = unit_inputs(run), {}
-    return (yield from run_stages(run, MODES[mode], "latents", begin))
+    return (yield from run_stages(run, mode_of(run), "latents", begin))

@@ -12,7 +12,16 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from mlx_video.events import Event, FileWritten, Notice, StateSaved, Work, with_events
+from mlx_video.events import (
+    Event,
+    FileWritten,
+    Notice,
+    StateSaved,
+    Value,
+    Work,
+    WorkPlanned,
+    with_events,
+)
 from mlx_video.media.clip import Video
 from mlx_video.media.sources.source_video import open_video
 from mlx_video.request import MAX_SEED, RANDOM_SEED, GenerateRequest
@@ -21,6 +30,7 @@ from mlx_video.runs.run import Run
 from mlx_video.runs.stages.decode import FrameSink
 from mlx_video.runs.state.identity import refuse_other_run
 from mlx_video.runs.state.kept_segments import KeptSegments, discard_state_of
+from mlx_video.runs.state.resume import go_on_hint
 
 Prepare = Callable[[GenerateRequest], Run]
 
@@ -87,7 +97,9 @@ def _make_all(
     while (number := kept.count + 1) < total:
         yield Notice(f"Segment {number} of {total}.")
         run = replace(prepare(replace(request, keep_state=False)), kept_frames=kept.path(number))
-        yield from with_events(generate(run), partial(_report, kept, number, total))
+        yield from with_runs_after(
+            with_events(generate(run), partial(_report, kept, number, total)), total - number
+        )
         kept.count = number
         kept.forget(number + 1)
         yield from _report_kept(request, kept, total)
@@ -155,7 +167,7 @@ def _report(kept: KeptSegments, number: int, total: int, event: Event) -> Iterat
     """An event of the run of one segment, as one of the whole video."""
     if isinstance(event, StateSaved):
         kept.forget(number)  # of an earlier run, whose state has just been replaced
-        yield replace(event, resume_hint=f"Segment {number} of {total}: {event.resume_hint}")
+        yield replace(event, resume_hint=event.resume_hint.after(f"Segment {number} of {total}: "))
     elif not isinstance(event, FileWritten) or number == total:
         yield event
 
@@ -167,9 +179,19 @@ def _report_kept(request: GenerateRequest, kept: KeptSegments, total: int) -> It
             kept.path(kept.count),
             kept.count,
             total,
-            f"{kept.count} of {total} segments are kept beside {request.output_path}: the same command with "
-            "--resume goes on from there.",
+            go_on_hint(f"{kept.count} of {total} segments are kept beside {request.output_path}"),
         )
+
+
+def with_runs_after(work: Work[Value], count: int) -> Work[Value]:
+    """Work that says of each run how many like it follow, besides those that it tells of itself."""
+
+    def tell(event: Event) -> tuple[Event]:
+        if isinstance(event, WorkPlanned):
+            return (replace(event, runs_after=event.runs_after + count),)
+        return (event,)
+
+    return with_events(work, tell)
 
 
 def _with_decoded(request: GenerateRequest, prepare: Prepare) -> Work[GenerateRequest]:

@@ -65,7 +65,8 @@ def denoise(
         mx.eval(latents, broken)  # the solver's state with them: the latents are made from it
         if count := cast(int, broken.item()):
             raise NonFiniteError(_describe_failure(schedule, index, count, latents.size))
-        yield StepFinished(index, schedule.steps, step.timestep, time.perf_counter() - started, latents)
+        seconds, peak = time.perf_counter() - started, mx.get_peak_memory()
+        yield StepFinished(index, schedule.steps, step.timestep, seconds, latents, peak)
     return latents
 
 

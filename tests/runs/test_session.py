@@ -14,7 +14,6 @@ import pytest
 
 from mlx_video import CheckpointError, NonFiniteError, WanPipeline, convert_checkpoint
 from mlx_video.api import FrameCollector, build_request
-from mlx_video.cli.console import Console
 from mlx_video.events import MemoryPlanned, StageFinished, StepFinished, Work
 from mlx_video.formats.tensor_file import TensorFile
 from mlx_video.generate_wan import main
@@ -23,6 +22,7 @@ from mlx_video.media.clip import Video
 from mlx_video.models.block_order import MAIN, BlockName
 from mlx_video.models.transformer import WanTransformer
 from mlx_video.planning.budget import GB, Machine
+from mlx_video.progress.lines import Lines
 from mlx_video.runs import memory as run_memory
 from mlx_video.runs.generate import generate, prepare_run
 from tests.fixtures.adapter_files import write_adapter
@@ -185,7 +185,7 @@ def test_a_user_is_told_what_is_kept_and_what_is_used_again(pipeline: WanPipelin
     pipeline("a cat", on_event=second.append, **SMALL)
     assert (planned(first).reused, planned(first).kept) == ((), EVERYTHING)
     assert (planned(second).reused, planned(second).kept) == (EVERYTHING, EVERYTHING)
-    Console().show(planned(second))
+    Lines().show(planned(second))
     shown = capsys.readouterr().err
     assert "in memory from an earlier run: transformer, text encoder, VAE decoder\n" in shown
     assert "kept in memory for the next run: transformer, text encoder, VAE decoder\n" in shown

@@ -8,6 +8,7 @@ import mlx.core as mx
 import pytest
 
 from mlx_video import RequestError, WanPipeline
+from mlx_video.events import WorkPlanned
 from mlx_video.formats.safetensors import SafetensorsFile
 from mlx_video.models.transformer_block import TransformerBlock
 from mlx_video.sampling.step_caches.easycache import EasyCache
@@ -113,6 +114,18 @@ def test_the_plan_of_magcache_is_what_happens_and_is_told_before(
     plan = "".join("C" if index in steps else "s" for index in range(STEPS))
     assert plan in text
     assert f"{len(steps)} of {2 * STEPS} forwards run" in text
+
+
+def test_the_steps_of_magcache_weigh_the_forwards_that_run(
+    pipeline: WanPipeline, monkeypatch: pytest.MonkeyPatch
+):
+    choose(monkeypatch, step_cache=CACHES["magcache"])
+    steps, events = count_blocks(monkeypatch, LAYERS - 1), []
+    pipeline("a cat", on_event=events.append, **(SMALL | LONG))
+    (work,) = (event for event in events if isinstance(event, WorkPlanned))
+    assert work.step_weights == tuple(float(steps.count(index)) for index in range(STEPS))
+    assert 0.0 in work.step_weights
+    assert work.weights_are_certain
 
 
 @pytest.mark.parametrize("name", ["magcache", "easycache", "first-block"])

@@ -114,6 +114,9 @@ class MagCache:
             ),
             notices=(*told, describe_plans(plans, facts)),
             stream_bytes=KEPT_BYTES * num_cached_passes(facts) + BYTES_UNDER_WAY,
+            leaves_out=lambda transformer, branch, index: (
+                is_cached(branch) and plans[transformer, branch.name][index] == SKIPS
+            ),
         )
 
     def _plan_branches(

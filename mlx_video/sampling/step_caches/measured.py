@@ -144,7 +144,12 @@ class Probes:
     def plan(self, facts: CacheFacts) -> CachePlan:
         """A step cache that only measures."""
         bytes_kept = _BYTES * num_cached_passes(facts)
-        return CachePlan("measured", new_cache=self._new_probe, stream_bytes=bytes_kept)
+        return CachePlan(
+            "measured",
+            new_cache=self._new_probe,
+            stream_bytes=bytes_kept,
+            leaves_out=lambda transformer, branch, index: False,
+        )
 
     def _new_probe(self, transformer: str, branch: Branch) -> StepCache | None:
         if not is_cached(branch):

@@ -92,6 +92,8 @@ class CachePlan:
         new_prediction_cache: name of a transformer → the cache of its predictions; None for none.
         notices: what to tell the user.
         stream_bytes: kept by one transformer for each number of the residual stream.
+        leaves_out: transformer, branch and index of a step → whether the blocks are left out there; None
+            where that is decided on the way.
     """
 
     setting: str
@@ -99,6 +101,7 @@ class CachePlan:
     new_prediction_cache: Callable[[str], PredictionCache] | None = None
     notices: tuple[str, ...] = ()
     stream_bytes: int = 0
+    leaves_out: Callable[[str, Branch, int], bool] | None = None
 
 
 class CacheMethod(Protocol):
