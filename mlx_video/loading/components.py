@@ -12,7 +12,7 @@ import mlx.nn as nn
 from mlx_video.config import ModelConfig, config_from_json
 from mlx_video.errors import ConfigError, MissingPartError
 from mlx_video.events import Work
-from mlx_video.formats.tensor_source import TensorSource, open_tensors
+from mlx_video.formats.tensor_source import TensorSource
 from mlx_video.hub.fetch import fetch_folder
 from mlx_video.layouts.components import IMAGE_ENCODER, Component, list_parts
 from mlx_video.layouts.folder_layout import CONFIG_FILE, recognise_layout
@@ -24,7 +24,7 @@ from mlx_video.loading.foreign_folder import (
     with_output_scale,
 )
 from mlx_video.loading.model_parts import NO_PARTS, ModelParts, find_parts
-from mlx_video.loading.open_parts import open_text_encoder, open_transformer
+from mlx_video.loading.open_parts import open_component, open_text_encoder, open_transformer
 from mlx_video.loading.vae_halves import check_vae_decoder
 from mlx_video.lora.apply import apply_adapters
 from mlx_video.lora.read import AdapterSet
@@ -172,7 +172,7 @@ def load_image_encoder(model: ModelFolder, config: ModelConfig) -> CLIPImageEnco
 
 
 def open_part(model: ModelFolder, row: Component) -> TensorSource:
-    """Open the converted file of a component.
+    """Open the file of a component under the names of a converted one.
 
     Raises:
         MissingPartError: the folder has none.
@@ -185,7 +185,7 @@ def open_part(model: ModelFolder, row: Component) -> TensorSource:
             f"{model.path}: {row.file_name} not found; this model {row.use}. Convert the original checkpoint "
             f"again{originals}."
         )
-    return open_tensors(path)
+    return open_component(path, row)
 
 
 def read_part_sizes(source: TensorSource, row: Component, config: ModelConfig) -> Any:

@@ -10,7 +10,13 @@ import mlx.core as mx
 
 from mlx_video.errors import CheckpointError
 from mlx_video.formats.tensor_source import TensorSource
-from mlx_video.weights.names import image_encoder_names, text_encoder_names, transformer_names, vae_names
+from mlx_video.weights.names import (
+    image_encoder_names,
+    text_encoder_names,
+    tiny_vae_names,
+    transformer_names,
+    vae_names,
+)
 from mlx_video.weights.renamed import RenamedTensors
 from mlx_video.weights.rules import Rule, drop, find_prefix
 from mlx_video.weights.stored.empty_weights import looks_empty, sample_rows
@@ -192,3 +198,4 @@ VAE = (
     ),
     _keep(vae_names.ANCHOR, rebuild=_unfold_vae),
 )
+TINY_VAE = (_keep(*tiny_vae_names.ANCHORS),)
