@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     import mlx.core as mx
+    import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,8 @@ class StepFinished:
         timestep: what the transformer saw, 0 to 1000.
         wall_seconds: time of this step.
         latents: [C, T, H, W], float32, evaluated.
+        clean: [C, T, H, W], float32, evaluated: what the step takes for the latents without noise; None
+            where whoever runs the loop did not ask for it.
     """
 
     index: int
@@ -67,6 +70,26 @@ class StepFinished:
     timestep: float
     wall_seconds: float
     latents: mx.array
+    clean: mx.array | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PreviewMade:
+    """What the video would be if all noise left were taken away at once, small.
+
+    Attributes:
+        index: of the step, counts from 0.
+        total: number of steps in the run.
+        frames: uint8 [f, h, w, 3], one for each latent frame.
+        fps: at which they play as fast as the video.
+        path: the file that shows it already; None where whoever has the event is to show it.
+    """
+
+    index: int
+    total: int
+    frames: np.ndarray
+    fps: float
+    path: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +194,7 @@ Event = (
     | StageStarted
     | StageFinished
     | StepFinished
+    | PreviewMade
     | StateSaved
     | BlocksRead
     | FramesEncoded

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
+from mlx_video.cli.terminal_pictures import find_protocol, picture_text
 from mlx_video.errors import MLXVideoError, RequestError
 from mlx_video.events import (
     BlocksRead,
@@ -28,6 +29,7 @@ from mlx_video.events import (
     MemoryPlanned,
     Notice,
     OperationsChecked,
+    PreviewMade,
     StageFinished,
     StageStarted,
     StateSaved,
@@ -38,6 +40,7 @@ from mlx_video.events import (
 from mlx_video.request import flag_of
 
 if TYPE_CHECKING:
+    import numpy as np
     from tqdm import tqdm
 
 EXIT_DONE, EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -111,6 +114,8 @@ class Console:
                 self.write_line(f"{stage}: {wall_seconds:.1f} s, peak memory {peak_bytes / GB:.2f} GB")
             case StepFinished(index, total):
                 self.advance("steps", index + 1, total, unit="step")
+            case PreviewMade(frames=frames, path=None):
+                self.show_picture(frames)
             case BlocksRead(done, total):
                 self.advance("blocks", done, total, unit="block")
             case TilesDecoded(done, total):
@@ -141,6 +146,14 @@ class Console:
             self.bar.write(text, file=self.stream)
         else:
             print(text, file=self.stream, flush=True)
+
+    def show_picture(self, frames: np.ndarray) -> None:
+        """Print a strip of frames, uint8 [f, h, w, 3], where the terminal shows pictures."""
+        from mlx_video.media.preview_file import make_strip
+
+        protocol = find_protocol(os.environ) if self.stream.isatty() else None
+        if protocol:
+            self.write_line(picture_text(make_strip(frames), protocol))
 
     def advance(self, key: str, done: int, total: int, *, unit: str) -> None:
         """Move the bar called `key` to `done` of `total`, opening it first if need be."""

@@ -1,4 +1,4 @@
-"""Latents → frames by the tiny decoder, a few at a time and in memory that the clip's length does not change."""
+"""Latents → frames by the tiny decoder, a few at a time and in memory that is the same for every clip."""
 
 from __future__ import annotations
 

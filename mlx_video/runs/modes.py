@@ -10,6 +10,7 @@ import mlx.core as mx
 from mlx_video.events import Work
 from mlx_video.runs.inputs import unit_inputs
 from mlx_video.runs.run import Run
+from mlx_video.runs.stages.colours import COLOURS, known_colours
 from mlx_video.runs.stages.decode import DECODE, FrameSink
 from mlx_video.runs.stages.denoise import DENOISE
 from mlx_video.runs.stages.encode import IMAGE, TEXT
@@ -17,7 +18,7 @@ from mlx_video.runs.stages.save_latents import SAVE_LATENTS
 from mlx_video.runs.stages.stage import Stage, run_stages
 
 MODES: dict[str, tuple[Stage, ...]] = {
-    "generate": (TEXT, IMAGE, DENOISE, SAVE_LATENTS, DECODE),
+    "generate": (TEXT, IMAGE, COLOURS, DENOISE, SAVE_LATENTS, DECODE),
     "decode": (SAVE_LATENTS, DECODE),
 }
 """Name of a mode → its stages. "generate" makes a video from what the user gave, with images or without;
@@ -39,4 +40,5 @@ def make_video(run: Run, sinks: Sequence[FrameSink]) -> Work[mx.array]:
         mode, begin["latents"] = "decode", run.finished_latents
     else:
         mode, begin["inputs"], begin["conditioning"] = "generate", unit_inputs(run), {}
+        begin["colours"] = known_colours(run)
     return (yield from run_stages(run, MODES[mode], "latents", begin))

@@ -27,10 +27,8 @@ def _places() -> Mapping[str, str]:
     """Layer of the original → layer of the module."""
     places = {_ENTRY: "entry", _EXIT: "exit"}
     for stage, (first, grow, widen) in enumerate(zip(_BLOCKS, _GROWS, _WIDENS, strict=True)):
-        places |= {
-            f"decoder.{grow}.conv": f"stages.{stage}.grow",
-            f"decoder.{widen}": f"stages.{stage}.widen",
-        }
+        places[f"decoder.{grow}.conv"] = f"stages.{stage}.grow"
+        places[f"decoder.{widen}"] = f"stages.{stage}.widen"
         for block in range(BLOCKS):
             for index, conv in enumerate(_CONVS):
                 place = f"stages.{stage}.blocks.{block}.convs.{index}"
@@ -119,6 +117,6 @@ def describe_misfit(sizes: TinyVAEConfig, config: ModelConfig) -> str:
     if (sizes.z_dim, side) == (config.vae.z_dim, config.vae.stride[1]):
         return ""
     return (
-        f"is a tiny decoder of {sizes.z_dim} latent channels and {side} pixels a cell, the model's latents have "
-        f"{config.vae.z_dim} and {config.vae.stride[1]}. Give taew2_1 for 16 channels, taew2_2 for 48."
+        f"is a tiny decoder of {sizes.z_dim} latent channels and {side} pixels a cell, the model's latents "
+        f"have {config.vae.z_dim} and {config.vae.stride[1]}. Give taew2_1 for 16 channels, taew2_2 for 48."
     )
