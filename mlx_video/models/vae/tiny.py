@@ -86,6 +86,7 @@ class MemoryBlock(nn.Module):
         state.keep(self, [x[:, -1:]])
         for conv in self.convs[:-1]:
             y = relu(conv(y))
+            mx.eval(y)  # else the scratch of all three would be taken at once
         return relu(self.convs[-1](y) + x)
 
 
