@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import Literal
 
 from mlx_video.geometry import VideoGeometry
 from mlx_video.latents.colours import FIT_SIDE
@@ -14,22 +12,18 @@ from mlx_video.latents.decode import choose_pace
 from mlx_video.latents.tiling import tile_for_mode, tile_sides
 from mlx_video.layouts.components import TINY_VAE, find_component
 from mlx_video.models.dispatch import Limits
-from mlx_video.models.peak import WIDE, Peak
+from mlx_video.models.peak import Peak
 from mlx_video.models.transformer_memory import ForwardSize
-from mlx_video.models.vae.tiny import COLOURS, PREVIEW
 from mlx_video.planning.budget import GB, LEAST_CACHE_BYTES, Budget, Machine
 from mlx_video.planning.choices import KeptNetwork, MemoryChoices
 from mlx_video.planning.model_sizes import Infos, ModelSizes
+from mlx_video.planning.preview_memory import PreviewMaker, preview_peak, tiny_decode_bytes
 from mlx_video.planning.stage_peaks import bytes_read_per_step, denoise_peak, text_peak
-from mlx_video.planning.tiny_memory import tiny_peak_bytes
 from mlx_video.planning.vae_layers import Frame
 from mlx_video.planning.vae_memory import decode_peak_bytes, encode_peak_bytes, scratch_bytes
 from mlx_video.planning.weight_bytes import WeightBytes, weigh
 from mlx_video.request import DecoderName, StreamMode, TilingMode
 from mlx_video.weights.component_networks import Workload, find_network
-
-PreviewMaker = Literal["none", "colours", "tiny"]
-"""What makes previews: the colours of the latents, or the tiny decoder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,32 +292,9 @@ def _plan_colours(task: MemoryTask, host: Host) -> StagePlan:
     return _stage(task, "preview", "VAE, one small picture at a time", Peak(nbytes, nbytes), host)
 
 
-def _preview_peak(task: MemoryTask, host: Host) -> Peak:
-    """The work of a preview, and what stays for it all the time."""
-    channels, frames, height, width = task.sampled_geometry.latent_shape
-    latents = WIDE * channels * frames * height * width
-    if task.previews == "none":
-        return Peak(0, 0)
-    if task.previews == "colours":
-        # Latents before the step, clean, transposed and of the result; the frames in several types.
-        nbytes = 4 * latents + 6 * WIDE * COLOURS * frames * height * width
-        return Peak(nbytes, nbytes)
-    weights, sizes = task.sizes.parts[TINY_VAE.name]
-    pixels = COLOURS * math.prod((height, width)) * (sizes.patch_size * 2 ** sum(PREVIEW.space)) ** 2
-    nbytes = 4 * latents + tiny_peak_bytes(sizes, Frame(height, width, _gpu(host)), PREVIEW)
-    nbytes += 6 * WIDE * pixels * frames
-    return Peak(nbytes, nbytes).beside(_loaded_bytes(weights))
-
-
 def _plan_tiny_decode(task: MemoryTask, host: Host) -> StagePlan:
-    weights, sizes = task.sizes.parts[TINY_VAE.name]
-    nbytes = _loaded_bytes(weights) + tiny_peak_bytes(sizes, Frame(*_latent_size(task), _gpu(host)))
+    nbytes = tiny_decode_bytes(task.sizes.parts[TINY_VAE.name], Frame(*_latent_size(task), _gpu(host)))
     return _stage(task, "decode", "tiny decoder, frame by frame", Peak(nbytes, nbytes), host)
-
-
-def _loaded_bytes(weights: WeightBytes) -> int:
-    """Of a tiny decoder, which is float32 in memory."""
-    return weights.total * WIDE // weights.number_bytes
 
 
 def _plan_decode(task: MemoryTask, host: Host, tile: int | None) -> StagePlan:
@@ -384,7 +355,8 @@ def _plan_denoise(
     )
     read = task.num_windows * together * bytes_read_per_step(weights, resident_blocks)
     blocks = _describe_blocks(len(weights.blocks), resident_blocks if read else None)
-    preview = _preview_peak(task, host)
+    frame, tiny = Frame(*_latent_size(task), _gpu(host)), task.sizes.parts.get(TINY_VAE.name)
+    preview = preview_peak(task.previews, task.sampled_geometry.latent_shape, frame, tiny)
     # A preview is made between forwards, when what stays is all there is beside it.
     peak = peak.beside(preview.held)
     work = peak.held + preview.needed - preview.held

@@ -35,7 +35,7 @@ class PreviewOptions:
     )
     decoder: DecoderName = option(
         "vae",
-        help="what makes the frames: `vae`; or `tiny`, the decoder of --tiny-vae, at 1/20 of the work or "
+        help="what makes the frames: `vae`; or `tiny`, the decoder of --tiny-vae, at 1/25 of the work or "
         "less and with less detail",
         group=PREVIEW_GROUP,
         affects="video",

@@ -15,9 +15,10 @@ from mlx_video.planning.budget import find_budget, find_machine
 from mlx_video.planning.choices import KeptNetwork
 from mlx_video.planning.fitting import fit_memory
 from mlx_video.planning.keeping import keep_networks, used_networks
-from mlx_video.planning.memory_plan import Host, MemoryPlan, MemoryTask, PreviewMaker
+from mlx_video.planning.memory_plan import Host, MemoryPlan, MemoryTask
 from mlx_video.planning.mlx_limits import MLXLimits, plan_limits
 from mlx_video.planning.model_sizes import ModelSizes, read_model_sizes, read_vae_sizes
+from mlx_video.planning.preview_memory import PreviewMaker
 from mlx_video.runs.inputs import encodes_frames, needed_units
 from mlx_video.runs.networks import network_key
 from mlx_video.runs.run import Run

@@ -97,10 +97,22 @@ def test_the_last_shows_the_finished_latents(pipeline: WanPipeline):
     assert len(np.unique(expected)) > 10
 
 
-def test_a_given_first_frame_stands_in_every_one(tmp_path: Path):
-    write_tiny_variant(tmp_path / "original", "wan2.2-ti2v-5b")
-    folder = convert_checkpoint(tmp_path / "original", tmp_path / "model", dtype="float32")
-    _, events = watch(WanPipeline.from_pretrained(folder), image=IMAGE, preview=True)
+@pytest.fixture(scope="module")
+def image_pipeline(tmp_path_factory: pytest.TempPathFactory) -> WanPipeline:
+    root = tmp_path_factory.mktemp("ti2v")
+    write_tiny_variant(root / "original", "wan2.2-ti2v-5b")
+    return WanPipeline.from_pretrained(convert_checkpoint(root / "original", root / "m", dtype="float32"))
+
+
+def test_segments_show_theirs_one_after_the_other(image_pipeline: WanPipeline, tmp_path: Path):
+    path = tmp_path / "growing.gif"
+    _, events = watch(image_pipeline, image=IMAGE, segments=2, preview=path, output_path=tmp_path / "v.webp")
+    assert [event.index for event in shown(events)] == [0, 1, 2, 0, 1, 2]
+    assert path.is_file()
+
+
+def test_a_given_first_frame_stands_in_every_one(image_pipeline: WanPipeline):
+    _, events = watch(image_pipeline, image=IMAGE, preview=True)
     firsts = [event.frames[0] for event in shown(events)]
     others = [event.frames[1] for event in shown(events)]
     assert all(np.array_equal(firsts[0], first) for first in firsts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from mlx_video import CheckpointError, RequestError, WanPipeline, convert_checkpoint
-from mlx_video.events import Event, PreviewMade, StageFinished, StageStarted
+from mlx_video.events import Event, PreviewMade, StageFinished, StageStarted, StateSaved
 from mlx_video.inspect.path import inspect_path
 from mlx_video.latents.decode import to_uint8
 from mlx_video.latents.tiny_decode import decode_tiny
@@ -139,6 +140,26 @@ def test_a_run_measures_no_more_than_its_plan(pipeline: WanPipeline):
     planned = pipeline.plan("a cat", decoder="tiny", preview=True, **options).predicted
     peaks = {event.stage: event.peak_bytes for event in events if isinstance(event, StageFinished)}
     assert all(peaks[stage] <= 1.05 * planned[stage] for stage in ("denoise", "decode"))
+
+
+def test_it_decides_nothing_of_a_run_that_is_resumed(
+    pipeline: WanPipeline, plain: WanPipeline, tmp_path: Path
+):
+    output, hints = tmp_path / "video.webp", []
+
+    def stop(event: Event) -> None:
+        if isinstance(event, StateSaved):
+            hints.append(event.resume_hint)
+            if event.done == 1:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        plain("a cat", output_path=output, on_event=stop, **OPTIONS)
+    video = pipeline("a cat", output_path=output, decoder="tiny", resume=True, on_event=stop, **OPTIONS)
+    assert mx.array_equal(video.latents, plain("a cat", **OPTIONS).latents)
+    command = hints[-1].partition("mlx_video.generate_wan ")[2]
+    assert re.search(r" --tiny-vae \S+/taew2_1\.\w+", command)
+    assert " --decoder tiny" in command
 
 
 # Refusals

@@ -22,6 +22,7 @@ from mlx_video.latents.run_state import (
     load_state,
     save_state,
 )
+from mlx_video.layouts.components import TINY_VAE, VAE
 from mlx_video.request import RANDOM_SEED, GenerateRequest, draw_seed, options_of
 from mlx_video.runs.run import Run
 from mlx_video.runs.state.identity import identify_run, refuse_other_run
@@ -181,6 +182,10 @@ def _decode_command(run: Run, path: Path) -> str:
     request = run.request
     command: list[object] = ["python", "-m", "mlx_video.generate_wan", "--model-dir", run.model.path]
     command += ["--decode-only", path]
+    for row in (VAE, TINY_VAE):
+        part = run.model.parts.get(row.name)
+        if part and not part.is_relative_to(run.model.path):
+            command += [row.flag, part]
     for name, declared in options_of(type(request)).items():
         if declared.decodes:
             command += declared.words(getattr(request, name))
