@@ -17,7 +17,7 @@ from mlx_video.events import FileWritten, finish
 from mlx_video.files.hub_cache import nothing_downloaded
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.components import open_named_model
-from mlx_video.loading.model_parts import ModelParts
+from mlx_video.loading.model_parts import parts_named
 from mlx_video.loading.session import Session
 from mlx_video.media.clip import Video
 from mlx_video.planning.memory_plan import MemoryPlan
@@ -79,7 +79,7 @@ class WanPipeline:
         """
         request = make_request(ModelRequest, {"folder": folder, **options})
         place = demo_model_folder() if request.folder is None else request.folder
-        named = ModelParts(request.text_encoder, request.vae, request.tokenizer)
+        named = parts_named(request)
         with events_shown(on_event, progress) as handle:
             model, config = finish(open_named_model(place, request.revision, named), handle)
         return cls(model, config, keep_networks=keep_networks)

@@ -198,6 +198,19 @@ def find_vae_config(z_dim: int) -> VAEConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class TinyVAEConfig:
+    """Sizes of a tiny decoder.
+
+    `widths` are the channels of its three stages and of what goes into the last convolution. `patch_size` is
+    the side, in pixels, of the squares that come out of that.
+    """
+
+    z_dim: int = 16
+    patch_size: int = 1
+    widths: tuple[int, int, int, int] = (256, 128, 64, 64)
+
+
+@dataclass(frozen=True, slots=True)
 class SamplingDefaults:
     """What a run uses when the user does not say otherwise.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     import mlx.core as mx
+    import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,8 @@ class StepFinished:
         wall_seconds: time of this step.
         latents: [C, T, H, W], float32, evaluated.
         peak_bytes: most MLX memory since the stage began.
+        clean: [C, T, H, W], float32, evaluated: what the step takes for the latents without noise; None
+            where whoever runs the loop did not ask for it.
     """
 
     index: int
@@ -97,6 +100,26 @@ class StepFinished:
     wall_seconds: float
     latents: mx.array
     peak_bytes: int = 0
+    clean: mx.array | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PreviewMade:
+    """What the video would be if all noise left were taken away at once, small.
+
+    Attributes:
+        index: of the step, counts from 0.
+        total: number of steps in the run.
+        frames: uint8 [f, h, w, 3], one for each latent frame.
+        fps: at which they play as fast as the video.
+        path: the file that shows it already; None where whoever has the event is to show it.
+    """
+
+    index: int
+    total: int
+    frames: np.ndarray
+    fps: float
+    path: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +242,7 @@ Event = (
     | StageStarted
     | StageFinished
     | StepFinished
+    | PreviewMade
     | StateSaved
     | BlocksRead
     | FramesEncoded

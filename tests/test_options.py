@@ -79,6 +79,7 @@ VALUES: dict[k.Kind, tuple[list[str], Any, Any]] = {
     k.VIDEO: (["a.mp4"], "a.mp4", Path("a.mp4")),
     k.PICTURES: (["a.png"], ["a.png"], (Path("a.png"),)),
     k.LAYER_SCALES: (["1,0.5"], [1.0, 0.5], (1.0, 0.5)),
+    k.PREVIEW: (["a.png"], "a.png", Path("a.png")),
     k.ADAPTERS: (["a", "0.5"], [("a", 0.5)], (LoraChoice(Path("a"), 0.5),)),
 }
 # What an option needs beside it.
@@ -223,7 +224,7 @@ def test_inputs_adapters_and_components_follow_from_the_declarations():
     assert LORA_FIELDS == ("loras", "loras_high", "loras_low")
     assert set(COMPONENT_FIELDS) == {
         "transformer", "high_noise", "low_noise", "text_encoder", "vae", "clip", "motion_controller",
-        "tokenizer",
+        "tiny_vae", "tokenizer",
     }  # fmt: skip
 
 
@@ -383,3 +384,20 @@ def test_choices_are_what_the_tables_of_sampling_hold(choices: Any, table: Any):
 def test_options_of_sampling_that_do_not_go_together_are_refused(given: dict[str, Any], text: str):
     with pytest.raises(RequestError, match=text):
         make_request(GenerateRequest, {"prompt": "a cat"} | given)
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("off", None),
+        (False, None),
+        (True, True),
+        ("terminal", "terminal"),
+        ("~/a.png", Path.home() / "a.png"),
+    ],
+)
+def test_previews_are_asked_for_by_a_file_a_word_or_a_truth_value(written: object, value: object):
+    assert make_request(GenerateRequest, {"prompt": "a cat", "preview": written}).preview == value
+    if isinstance(written, str):
+        parsed = COMMANDS["generate"].build_parser().parse_args(["--preview", written])
+        assert parsed.preview == value

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,7 +15,9 @@ from mlx_video.cli.console import run_command
 from mlx_video.cli.named_model import open_model_of, parts_of
 from mlx_video.errors import RequestError
 from mlx_video.events import TextResult
+from mlx_video.progress.terminal_pictures import find_protocol
 from mlx_video.request import GenerateRequest, ModelRequest, option
+from mlx_video.request.kinds import TERMINAL
 
 if TYPE_CHECKING:
     from mlx_video.events import Event
@@ -58,6 +62,24 @@ def build_request(args: argparse.Namespace) -> GenerateRequest:
     return arguments.request_from(GenerateRequest, args, prompt=prompt or "")
 
 
+def check_terminal(request: GenerateRequest, *, is_shown: bool) -> None:
+    """Refuse previews among the lines of a terminal that shows none.
+
+    Raises:
+        RequestError: the terminal is not known to show pictures, or there is none.
+    """
+    if request.preview != TERMINAL or not is_shown:
+        return
+    if not (sys.stderr and sys.stderr.isatty()):
+        raise RequestError("preview", "terminal: stderr is no terminal. Give a file, such as preview.webp.")
+    if find_protocol(os.environ) is None:
+        raise RequestError(
+            "preview",
+            f"terminal: {os.environ.get('TERM') or 'this terminal'} is not known to show pictures; Kitty, "
+            "Ghostty, WezTerm, iTerm2 and Konsole do, without tmux. Give a file, such as preview.webp.",
+        )
+
+
 def takes_an_image(request: GenerateRequest) -> bool:
     """Whether a video is to begin with a picture, which decides between the demo models."""
     return request.image is not None or request.continue_from is not None
@@ -66,6 +88,7 @@ def takes_an_image(request: GenerateRequest) -> bool:
 def run_events(args: argparse.Namespace) -> Iterator[Event]:
     """Open the model, then make the video."""
     request = build_request(args)
+    check_terminal(request, is_shown=not args.quiet and not args.plan)
     if args.plan:
         yield from plan_events(args, request)
         return

@@ -30,6 +30,6 @@ def open_model_of(args: argparse.Namespace, *, takes_image: bool) -> Work[tuple[
 
 def parts_of(args: argparse.Namespace) -> ModelParts:
     """The components that options name in place of a model's own."""
-    from mlx_video.loading.model_parts import ModelParts
+    from mlx_video.loading.model_parts import parts_named
 
-    return ModelParts(args.text_encoder, args.vae, args.tokenizer)
+    return parts_named(args)

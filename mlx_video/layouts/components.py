@@ -299,7 +299,29 @@ VAE = Component(
     ),
 )
 
-COMPONENTS: tuple[Component, ...] = (TRANSFORMER, TEXT_ENCODER, IMAGE_ENCODER, MOTION_CONTROLLER, VAE)
+TINY_VAE = Component(
+    name="tiny_vae",
+    file_name="tiny_vae.safetensors",  # the name is ours
+    option="tiny_vae",
+    title="tiny decoder",
+    original_files=("taew2_1.pth", "taew2_2.pth"),
+    use="shows previews with it",
+    marks=(
+        Marks("mlx", ("stages.0.grow.weight", "exit.weight")),
+        Marks("original", ("decoder.13.conv.weight", "decoder.19.conv.weight", "decoder.22.weight")),
+        # The larger form, which is told from this one by its tensors.
+        Marks("original", ("decoder.14.conv.weight", "decoder.21.conv.weight", "decoder.22.weight")),
+    ),
+)
+
+COMPONENTS: tuple[Component, ...] = (
+    TRANSFORMER,
+    TEXT_ENCODER,
+    IMAGE_ENCODER,
+    MOTION_CONTROLLER,
+    VAE,
+    TINY_VAE,
+)
 
 
 def list_components() -> tuple[Component, ...]:

@@ -7,14 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_video.config import ModelConfig, config_from_json
 from mlx_video.errors import ConfigError, MissingPartError
 from mlx_video.events import Work
-from mlx_video.formats.tensor_source import TensorSource, open_tensors
+from mlx_video.formats.tensor_source import TensorSource
 from mlx_video.hub.fetch import fetch_folder
-from mlx_video.layouts.components import IMAGE_ENCODER, MOTION_CONTROLLER, Component, list_parts
+from mlx_video.layouts.components import IMAGE_ENCODER, MOTION_CONTROLLER, TINY_VAE, Component, list_parts
 from mlx_video.layouts.folder_layout import CONFIG_FILE, recognise_layout
 from mlx_video.layouts.model_folder import ModelFolder, open_model_folder
 from mlx_video.loading.fastvideo_model import open_fastvideo_model
@@ -24,13 +25,14 @@ from mlx_video.loading.foreign_folder import (
     with_output_scale,
 )
 from mlx_video.loading.model_parts import NO_PARTS, ModelParts, find_parts
-from mlx_video.loading.open_parts import open_text_encoder, open_transformer
+from mlx_video.loading.open_parts import open_component, open_text_encoder, open_transformer
 from mlx_video.loading.vae_halves import check_vae_decoder
 from mlx_video.lora.apply import apply_adapters
 from mlx_video.lora.read import AdapterSet
 from mlx_video.models.control.motion_controller import MotionController
 from mlx_video.models.encoders.image_encoder import CLIPImageEncoder
 from mlx_video.models.encoders.text_encoder import UMT5Encoder
+from mlx_video.models.vae.tiny import TinyDecoder
 from mlx_video.models.video_transformer import VideoTransformer
 from mlx_video.request import LoraMode
 from mlx_video.variants.registry import find_variant
@@ -148,15 +150,23 @@ def list_optional(model: ModelFolder, config: ModelConfig) -> list[Component]:
     return found
 
 
-def load_part(model: ModelFolder, config: ModelConfig, row: Component) -> nn.Module:
-    """Load a component in the dtype of its file.
+def load_part(
+    model: ModelFolder, config: ModelConfig, row: Component, dtype: mx.Dtype | None = None
+) -> nn.Module:
+    """Load a component.
+
+    Args:
+        model: the converted folder.
+        config: what its config.json says.
+        row: of the component.
+        dtype: of its numbers; None for that of its file.
 
     Raises:
         CheckpointError: the folder has none, or one that does not fit the model.
     """
     with open_part(model, row) as source:
         network = find_network(row.name).build(read_part_sizes(source, row, config))
-        load_module(network, source)
+        load_module(network, source, dtype=dtype)
     return network
 
 
@@ -182,8 +192,29 @@ def load_motion_controller(model: ModelFolder, config: ModelConfig) -> MotionCon
     return controller
 
 
+def load_tiny_decoder(model: ModelFolder, config: ModelConfig) -> TinyDecoder:
+    """Load the tiny decoder as float32, whatever its file holds.
+
+    Raises:
+        CheckpointError: there is none, or it is of other latents.
+    """
+    decoder = load_part(model, config, TINY_VAE, mx.float32)
+    assert isinstance(decoder, TinyDecoder)
+    return decoder
+
+
+def check_tiny_decoder(model: ModelFolder, config: ModelConfig) -> None:
+    """Find out before any work whether the model's tiny decoder can be used, from its header alone.
+
+    Raises:
+        CheckpointError: its file is damaged, or it is of other latents.
+    """
+    with open_part(model, TINY_VAE) as source:
+        fit_module(TinyDecoder(read_part_sizes(source, TINY_VAE, config)), source)
+
+
 def open_part(model: ModelFolder, row: Component) -> TensorSource:
-    """Open the converted file of a component.
+    """Open the file of a component under the names of a converted one.
 
     Raises:
         MissingPartError: the folder has none.
@@ -196,7 +227,7 @@ def open_part(model: ModelFolder, row: Component) -> TensorSource:
             f"{model.path}: {row.file_name} not found; this model {row.use}. Convert the original checkpoint "
             f"again{originals}."
         )
-    return open_tensors(path)
+    return open_component(path, row)
 
 
 def read_part_sizes(source: TensorSource, row: Component, config: ModelConfig) -> Any:

@@ -8,9 +8,10 @@ from functools import lru_cache, partial
 from typing import Protocol, TypeVar
 
 from mlx_video.geometry import VideoGeometry
+from mlx_video.latents.colours import FIT_SIDE
 from mlx_video.latents.decode import choose_pace
 from mlx_video.latents.tiling import tile_for_mode, tile_sides
-from mlx_video.layouts.components import find_component
+from mlx_video.layouts.components import TINY_VAE, find_component
 from mlx_video.models.block_order import BlockName
 from mlx_video.models.dispatch import Limits
 from mlx_video.models.peak import Peak
@@ -18,10 +19,12 @@ from mlx_video.models.transformer_memory import ForwardSize
 from mlx_video.planning.budget import GB, LEAST_CACHE_BYTES, Budget, Machine
 from mlx_video.planning.choices import KeptNetwork, MemoryChoices
 from mlx_video.planning.model_sizes import Infos, ModelSizes
+from mlx_video.planning.preview_memory import PreviewMaker, preview_peak, tiny_decode_bytes
 from mlx_video.planning.stage_peaks import bytes_read_per_step, denoise_peak, text_peak
+from mlx_video.planning.vae_layers import Frame
 from mlx_video.planning.vae_memory import decode_peak_bytes, encode_peak_bytes, scratch_bytes
 from mlx_video.planning.weight_bytes import WeightBytes, weigh
-from mlx_video.request import StreamMode, TilingMode
+from mlx_video.request import DecoderName, StreamMode, TilingMode
 from mlx_video.weights.component_networks import Workload, find_network
 
 
@@ -49,6 +52,9 @@ class MemoryTask:
         least_frames: pixel frames below which the request makes no sense.
         window_frames: latent frames that a forward sees at once; None for all.
         num_windows: forwards of a step for each of its passes.
+        previews: what makes previews.
+        fits_colours: whether the colours of previews are fitted to the VAE first.
+        decoder: what makes the frames.
     """
 
     sizes: ModelSizes
@@ -70,6 +76,9 @@ class MemoryTask:
     least_frames: int = 1
     window_frames: int | None = None
     num_windows: int = 1
+    previews: PreviewMaker = "none"
+    fits_colours: bool = False
+    decoder: DecoderName = "vae"
 
     @property
     def tokens_at_once(self) -> int:
@@ -242,6 +251,8 @@ def _plan(task: MemoryTask, host: Host, choose: Choose) -> MemoryPlan:
         if task.encodes_frames:
             image, tile = _first_that_fits(tiles, partial(_plan_image, task, host), host)
             stages, choices = [*stages, image], replace(choices, encode_tile=tile)
+        if task.fits_colours:
+            stages.append(_plan_colours(task, host))
     if task.takes_steps and not task.only_decodes:
         weights = _heaviest(task)
         streaming = choose(list(_streaming_choices(task, weights)))
@@ -297,7 +308,24 @@ def _plan_image(task: MemoryTask, host: Host, tile: int | None) -> StagePlan:
     return _stage(task, "image", f"VAE encoder, {_describe_tile(task, tile)}", Peak(nbytes, nbytes), host)
 
 
+def _plan_colours(task: MemoryTask, host: Host) -> StagePlan:
+    sizes = task.sizes
+    config, side, gpu = sizes.config.vae, FIT_SIDE, _gpu(host)
+    nbytes = sizes.vae_bytes("decoder") + decode_peak_bytes(config, side, side, gpu=gpu)
+    if config.encoder_dim is not None:
+        encoding = sizes.vae_bytes("encoder") + encode_peak_bytes(config, side, side, gpu=gpu)
+        nbytes = max(nbytes, encoding)
+    return _stage(task, "preview", "VAE, one small picture at a time", Peak(nbytes, nbytes), host)
+
+
+def _plan_tiny_decode(task: MemoryTask, host: Host) -> StagePlan:
+    nbytes = tiny_decode_bytes(task.sizes.parts[TINY_VAE.name], Frame(*_latent_size(task), _gpu(host)))
+    return _stage(task, "decode", "tiny decoder, frame by frame", Peak(nbytes, nbytes), host)
+
+
 def _plan_decode(task: MemoryTask, host: Host, tile: int | None) -> StagePlan:
+    if task.decoder == "tiny":
+        return _plan_tiny_decode(task, host)
     sizes = task.sizes
     pace = choose_pace(*_latent_size(task), tile, _gpu(host))
     nbytes = sizes.vae_bytes("decoder") + decode_peak_bytes(
@@ -354,7 +382,13 @@ def _plan_denoise(task: MemoryTask, host: Host, weights: WeightBytes, streaming:
     blocks = _describe_blocks(len(weights.blocks), resident_blocks if read else None)
     if streaming.windows_at_once > 1:
         blocks += f" for {streaming.windows_at_once} windows at a time"
-    return _stage(task, "denoise", f"{_describe_transformers(task)}, {blocks}", peak, host, read)
+    frame, tiny = Frame(*_latent_size(task), _gpu(host)), task.sizes.parts.get(TINY_VAE.name)
+    preview = preview_peak(task.previews, task.sampled_geometry.latent_shape, frame, tiny)
+    # A preview is made between forwards, when what stays is all there is beside it.
+    peak = peak.beside(preview.held)
+    work = peak.held + preview.needed - preview.held
+    holds = f"{_describe_transformers(task)}, {blocks}{', tiny decoder' if task.previews == 'tiny' else ''}"
+    return _stage(task, "denoise", holds, peak.or_before(Peak(work, work)), host, read)
 
 
 def weigh_transformers(task: MemoryTask) -> dict[str, WeightBytes]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager, suppress
 from functools import cache
 from typing import TYPE_CHECKING, TextIO
 
-from mlx_video.events import Event, StageFinished, StageStarted
+from mlx_video.events import Event, PreviewMade, StageFinished, StageStarted
+from mlx_video.media.preview_file import make_strip
 from mlx_video.progress.display import TextDisplay
+from mlx_video.progress.terminal_pictures import find_protocol, picture_text
 from mlx_video.progress.wording import Count, describe_timing
 
 if TYPE_CHECKING:
@@ -25,6 +28,13 @@ class Bars(TextDisplay):
         if isinstance(event, StageStarted | StageFinished):
             self.close()
         super().tell(event)
+        if isinstance(event, PreviewMade) and event.path is None:
+            self._show_picture(event)
+
+    def _show_picture(self, preview: PreviewMade) -> None:
+        """Print the frames side by side, where the terminal shows pictures."""
+        if protocol := find_protocol(os.environ):
+            self.write_line(picture_text(make_strip(preview.frames), protocol))
 
     def write_line(self, text: str) -> None:
         """Print a line without tearing a bar apart."""

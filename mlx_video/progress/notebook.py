@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
+from base64 import b64encode
 from html import escape
 from typing import Any
 
-from mlx_video.events import Event, FileWritten, StageFinished, StageStarted
+from mlx_video.events import Event, FileWritten, PreviewMade, StageFinished, StageStarted
+from mlx_video.media.preview_file import encode_png, make_strip
 from mlx_video.progress.display import Display, Ending, new_messages
 from mlx_video.progress.time_left import Clock
 from mlx_video.progress.wording import (
@@ -20,6 +22,7 @@ from mlx_video.progress.wording import (
 )
 
 SECONDS_BETWEEN_VIEWS = 0.2
+_PICTURE = '<br><img src="data:image/png;base64,{data}" alt="preview">'
 _BAR = '<progress value="{done}" max="{total}" style="width: 20em"></progress> {text}<br>'
 
 
@@ -30,15 +33,19 @@ class View:
         lines: what was told.
         count: how far it is; None where nothing is counted.
         times: beside the count.
+        picture: a PNG below all; empty for none.
     """
 
-    def __init__(self, lines: list[str], count: Count | None, times: str) -> None:
+    def __init__(self, lines: list[str], count: Count | None, times: str, picture: bytes = b"") -> None:
         self.lines = lines
         self.count = count
         self.times = times
+        self.picture = picture
 
     def _repr_html_(self) -> str:
         told = "<br>".join(map(escape, self.lines))
+        if self.picture:
+            told += _PICTURE.format(data=b64encode(self.picture).decode("ascii"))
         if self.count is None:
             return f"<div>{told}</div>"
         text = escape(f"{describe_count(self.count)}: {self.times}")
@@ -57,6 +64,7 @@ class NotebookArea(Display):
         self._told: set[str] = set()
         self._lines: list[str] = []
         self._count: Count | None = None
+        self._picture = b""
         self._handle: Any = None
         self._drawn = -SECONDS_BETWEEN_VIEWS
 
@@ -69,6 +77,8 @@ class NotebookArea(Display):
         match event:
             case StageStarted():
                 self._count = None
+            case PreviewMade(frames=frames):
+                self._picture = encode_png(make_strip(frames))
             case StageFinished():
                 self._lines = [
                     line for line in self._lines if line not in messages_of(StageStarted(event.stage))
@@ -84,7 +94,7 @@ class NotebookArea(Display):
         if self._handle is None:
             return
         if ending.status == "success":
-            self._count = None
+            self._count, self._picture = None, b""  # the video itself takes its place
             self._lines += summary_of(self.tally)
         else:
             hint = ending.resume_hint.python if ending.resume_hint else ""
@@ -94,7 +104,7 @@ class NotebookArea(Display):
     def _draw(self) -> None:
         count = self._count
         times = describe_timing(self.tally.timing(), count.unit) if count else ""
-        view = View([*self._lines], count, times)
+        view = View([*self._lines], count, times, self._picture)
         if self._handle is None:
             from IPython.display import display
 

@@ -13,6 +13,7 @@ from mlx_video.request.adapters import (
 from mlx_video.request.choices import (
     MAX_SEED,
     RANDOM_SEED,
+    DecoderName,
     DTypeName,
     ExpertMode,
     InputKind,
@@ -51,6 +52,7 @@ __all__ = [
     "VIDEO_INPUTS",
     "ConvertRequest",
     "DTypeName",
+    "DecoderName",
     "ExpertMode",
     "GenerateRequest",
     "ImageSource",

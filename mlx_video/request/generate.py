@@ -34,10 +34,11 @@ from mlx_video.request.option import (
     positive,
     settle_paths,
 )
+from mlx_video.request.previews import PREVIEW_GROUP, PreviewOptions
 from mlx_video.request.sampling import GUIDANCE_GROUP, SamplingOptions
 from mlx_video.request.shared import adapters_option, strict_option
 
-SPARINGLY_RECORDED = (GUIDANCE_GROUP, STEP_CACHE_GROUP, VACE_GROUP, LONG_VIDEOS_GROUP)
+SPARINGLY_RECORDED = (GUIDANCE_GROUP, STEP_CACHE_GROUP, VACE_GROUP, LONG_VIDEOS_GROUP, PREVIEW_GROUP)
 """Groups of options that decide nothing, and are not recorded, at their defaults."""
 
 
@@ -48,7 +49,8 @@ def draw_seed() -> int:
 
 @documented
 @dataclass(frozen=True)
-class GenerateRequest(LongRunOptions, SamplingOptions, InputOptions):  # the last one's fields come first
+# The fields of the last one come first.
+class GenerateRequest(PreviewOptions, LongRunOptions, SamplingOptions, InputOptions):
     """One video to make. None stands for the model's own default."""
 
     loras: Adapters = adapters_option("lora", "adapters")

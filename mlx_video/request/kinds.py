@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+TERMINAL = "terminal"
+"""In place of a preview's file: pictures among the lines of the terminal."""
+
+
 def _as_is(value: Any) -> Any:
     return value
 
@@ -180,6 +184,17 @@ def _read_path(name: str, value: Any) -> Any:
     return Path(value) if isinstance(value, str) else value
 
 
+def _parse_preview(text: str) -> Path | str | None:
+    return {TERMINAL: TERMINAL, "off": None}.get(text, expand_home(text))
+
+
+def _read_preview(value: Any) -> Any:
+    """What stands on the command line, or a truth value."""
+    if isinstance(value, str):
+        value = _parse_preview(value)
+    return None if value is False else value
+
+
 def _read_pictures(name: str, value: Any) -> Any:
     pictures = value if isinstance(value, list | tuple) else (value,)
     return tuple(_read_path(name, picture) for picture in pictures)
@@ -299,6 +314,16 @@ VIDEO = Kind(
     read=_read_path,
     settle=_settle_video,
 )
+PREVIEW = Kind(
+    lambda value: value is True or value == TERMINAL or isinstance(value, Path),
+    "a path (pathlib.Path), 'terminal' or True",
+    bool | str | Path,
+    parse=_parse_preview,
+    python_words="a path; `True` for events alone",
+    read=lambda name, value: _read_preview(value),
+    settle=lambda value: _settle_result(value) if isinstance(value, Path) else value,
+)
+"""Where previews are shown."""
 ADAPTERS = Kind(
     _is_adapters,
     "a tuple of LoraChoice(path, strength)",
@@ -314,6 +339,7 @@ BY_TYPE = {str: TEXT, int: WHOLE, float: NUMBER, bool: SWITCH}
 
 ReadPath = Annotated[Path, FILE]
 WrittenPath = Annotated[Path, RESULT]
+Preview = Annotated[Path | str | bool, PREVIEW]
 Place = Annotated[Path, PATH_OR_REPOSITORY]
 GuideScale = Annotated[float | tuple[float, float], SCALES]
 Numbers = Annotated[tuple[float, ...], NUMBERS]

@@ -37,7 +37,7 @@ from mlx_video.runs.continuation import (
     open_earlier,
     report_continuing,
 )
-from mlx_video.runs.decode_only import prepare_decoding
+from mlx_video.runs.decode_only import check_decoder, prepare_decoding
 from mlx_video.runs.device_check import held_to_limits, with_safe_limits
 from mlx_video.runs.files_read import files_read
 from mlx_video.runs.input_checks import check_inputs, check_parts
@@ -108,6 +108,7 @@ def settle(
         run = prepare_decoding(request, request.decode_only, model, config)
     else:
         run = settle_run(request, model, config)
+    check_decoder(run)
     return run if session is None else replace(run, session=session)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from mlx_video.conditioning.text import most_tokens
 from mlx_video.conditioning.units import count_read_images
@@ -15,9 +16,12 @@ from mlx_video.planning.keeping import keep_networks, used_networks
 from mlx_video.planning.memory_plan import Host, MemoryPlan, MemoryTask
 from mlx_video.planning.mlx_limits import MLXLimits, plan_limits
 from mlx_video.planning.model_sizes import ModelSizes, read_model_sizes, read_vae_sizes
+from mlx_video.planning.preview_memory import PreviewMaker
 from mlx_video.runs.inputs import encodes_frames, needed_units
 from mlx_video.runs.networks import is_called, network_key
 from mlx_video.runs.run import Run
+from mlx_video.runs.sampling.previews import takes_tiny_decoder
+from mlx_video.runs.stages.colours import fits_colours
 from mlx_video.sampling.context_windows import most_windows
 
 ANY_PROMPT = "any prompt of any length " * 100
@@ -114,11 +118,20 @@ def find_task(run: Run) -> MemoryTask:
         only_decodes=only_decodes,
         takes_steps=request.takes_steps,
         least_frames=max(least_frames, request.trim_first_frames + 1),
+        previews=_find_previews(run),
+        fits_colours=not only_decodes and fits_colours(run),
+        decoder=request.decoder,
         **_find_windows(run),
     )
 
 
-def _find_windows(run: Run) -> dict[str, int]:
+def _find_previews(run: Run) -> PreviewMaker:
+    if run.request.preview is None or run.request.decode_only:
+        return "none"
+    return "tiny" if takes_tiny_decoder(run) else "colours"
+
+
+def _find_windows(run: Run) -> dict[str, Any]:
     """Frames that a forward sees, and forwards of a pass of a step; neither for a video as a whole."""
     windows, geometry = run.plan.windows, run.plan.geometry
     if windows is None:

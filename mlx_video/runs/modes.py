@@ -10,6 +10,7 @@ import mlx.core as mx
 from mlx_video.events import Work
 from mlx_video.runs.inputs import unit_inputs
 from mlx_video.runs.run import Run
+from mlx_video.runs.stages.colours import COLOURS, known_colours
 from mlx_video.runs.stages.decode import DECODE, FrameSink
 from mlx_video.runs.stages.denoise import DENOISE
 from mlx_video.runs.stages.encode import IMAGE, TEXT
@@ -18,7 +19,7 @@ from mlx_video.runs.stages.save_latents import SAVE_LATENTS
 from mlx_video.runs.stages.stage import Stage, run_stages
 
 MODES: dict[str, tuple[Stage, ...]] = {
-    "generate": (TEXT, IMAGE, DENOISE, SAVE_LATENTS, DECODE),
+    "generate": (TEXT, IMAGE, COLOURS, DENOISE, SAVE_LATENTS, DECODE),
     "keep": (IMAGE, KEEP, SAVE_LATENTS, DECODE),
     "decode": (SAVE_LATENTS, DECODE),
 }
@@ -48,4 +49,5 @@ def make_video(run: Run, sinks: Sequence[FrameSink]) -> Work[mx.array]:
         begin["latents"] = run.finished_latents
     else:
         begin["inputs"], begin["conditioning"] = unit_inputs(run), {}
+        begin["colours"] = known_colours(run)
     return (yield from run_stages(run, mode_of(run), "latents", begin))

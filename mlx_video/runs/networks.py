@@ -9,12 +9,14 @@ from pathlib import Path
 
 from mlx_video.config import ModelConfig
 from mlx_video.formats.fingerprint import stamp_files
+from mlx_video.layouts.components import TINY_VAE
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.block_stream import BlockStream
 from mlx_video.loading.components import (
     load_image_encoder,
     load_motion_controller,
     load_text_encoder,
+    load_tiny_decoder,
     load_transformer,
 )
 from mlx_video.loading.residency import Module, count_bytes, resident
@@ -25,6 +27,7 @@ from mlx_video.models.control.motion_controller import MotionController
 from mlx_video.models.encoders.image_encoder import CLIPImageEncoder
 from mlx_video.models.encoders.text_encoder import UMT5Encoder
 from mlx_video.models.vae.autoencoder import WanVAE
+from mlx_video.models.vae.tiny import TinyDecoder
 from mlx_video.models.video_transformer import VideoTransformer
 from mlx_video.planning.choices import (
     IMAGE_ENCODER,
@@ -144,6 +147,11 @@ def use_vae(run: Run, half: Half) -> AbstractContextManager[WanVAE]:
     if half == "encoder":
         return _use(run, VAE_ENCODER, load_vae_encoder)
     return _use(run, VAE_DECODER, load_vae_decoder)
+
+
+def use_tiny_decoder(run: Run) -> AbstractContextManager[TinyDecoder]:
+    """The tiny decoder, for the length of a `with` block."""
+    return _use(run, TINY_VAE.name, load_tiny_decoder)
 
 
 def _use(run: Run, name: str, load: Load[Module]) -> AbstractContextManager[Module]:

@@ -14,6 +14,7 @@ from mlx_video.files.file_bytes import describe_two_sizes
 from mlx_video.files.whole_file import check_file, check_folder, remove_leftovers
 from mlx_video.geometry import VideoGeometry
 from mlx_video.latents.run_state import find_state_path
+from mlx_video.media.preview_file import check_preview
 from mlx_video.media.video import check_output
 from mlx_video.request import GenerateRequest
 from mlx_video.runs.result_names import check_result_names
@@ -61,6 +62,8 @@ def check_outputs(
     if request.profile:
         check_file(request.profile)
         remove_leftovers(request.profile.parent)
+    if isinstance(request.preview, Path):
+        check_preview(request.preview)
     _check_free_space(request, geometry, num_frames)
 
 

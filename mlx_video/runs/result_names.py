@@ -15,12 +15,13 @@ from mlx_video.latents.latents_file import is_latents_file
 from mlx_video.latents.run_state import find_state_path, is_state_file
 from mlx_video.media.earlier_result import FOREIGN, is_replaceable, is_vacant
 from mlx_video.media.image import frame_name, is_frame_name, numbered_frames
+from mlx_video.media.preview_file import SUFFIXES as PREVIEW_SUFFIXES
 from mlx_video.media.video import SUFFIXES
 from mlx_video.request import GenerateRequest, flag_of
 from mlx_video.runs.profile import is_profile
 from mlx_video.runs.state.kept_segments import is_segment_file, segment_path
 
-OUTPUTS = ("output_path", "save_frames", "save_latents", "profile")
+OUTPUTS = ("output_path", "save_frames", "save_latents", "profile", "preview")
 Entry = tuple[object, str]
 
 
@@ -73,6 +74,8 @@ def _results(request: GenerateRequest, num_frames: int) -> Iterator[_Result]:
         yield _Result("save_latents", request.save_latents, _may_replace_latents)
     if request.profile:
         yield _Result("profile", request.profile, _may_replace_profile)
+    if isinstance(request.preview, Path):
+        yield _Result("preview", request.preview, _may_replace_preview)
     if (state := find_state_path(request)) and not request.decode_only:
         # Going on from a state reads it, and tells better what is wrong with it.
         may_replace = _anything if request.resume else _may_replace_state
@@ -87,6 +90,11 @@ def _results(request: GenerateRequest, num_frames: int) -> Iterator[_Result]:
 
 def _may_replace_video(path: Path) -> bool:
     is_refused_later = path.is_dir() or path.suffix.lower() not in SUFFIXES
+    return is_refused_later or is_replaceable(path)
+
+
+def _may_replace_preview(path: Path) -> bool:
+    is_refused_later = path.is_dir() or path.suffix.lower() not in PREVIEW_SUFFIXES
     return is_refused_later or is_replaceable(path)
 
 
@@ -120,7 +128,7 @@ def _check_different(request: GenerateRequest) -> None:
         owners[_entry(state)] = "the run keeps its state under this name, beside --output-path"
     for name in OUTPUTS:
         path = getattr(request, name)
-        if path is None:
+        if not isinstance(path, Path):
             continue
         owner = owners.get(_entry(path)) or _describe_frame(request, path)
         if owner:

@@ -74,6 +74,7 @@ class Run:
     def settings(self) -> dict[str, str]:
         """Everything that made this video, as text."""
         if self.request.decode_only and self.state:
-            trimmed = str(self.request.trim_first_frames)
-            return {**self.state.settings, "trim_first_frames": trimmed}
+            made = {**self.state.settings, "trim_first_frames": str(self.request.trim_first_frames)}
+            made.pop("decoder", None)  # of the run that made the latents
+            return made if self.request.decoder == "vae" else {**made, "decoder": self.request.decoder}
         return describe_run(self.request, self.plan, self.config.variant or published_name(self.model.path))

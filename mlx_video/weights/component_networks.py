@@ -23,8 +23,15 @@ from mlx_video.models.encoders.image_encoder_memory import image_encoder_peak
 from mlx_video.models.encoders.text_encoder import UMT5Encoder
 from mlx_video.models.peak import Peak
 from mlx_video.models.vae.autoencoder import WanVAE
+from mlx_video.models.vae.tiny import TinyDecoder
 from mlx_video.weights import other_parts, spellings
-from mlx_video.weights.names import image_encoder_names, motion_names, text_encoder_names, vae_names
+from mlx_video.weights.names import (
+    image_encoder_names,
+    motion_names,
+    text_encoder_names,
+    tiny_vae_names,
+    vae_names,
+)
 from mlx_video.weights.rules import Move, Rule, Shape, plan_moves, target_shapes
 from mlx_video.weights.spellings import Spelling
 from mlx_video.weights.stored.empty_weights import check_token_table
@@ -71,6 +78,7 @@ class ComponentNetwork:
         build: sizes → the module without weights.
         describe: sizes → what an inspection calls it.
         describe_other: shows that it is another model's; "" for one that Wan may use.
+        misfit: sizes, the model → why it serves another model; "" for one that serves this one.
         check: refuses tensors by more than names and shapes.
         store_as: the type asked for, in safetensors spelling → the one of the converted file.
         width: sizes → channels of its features.
@@ -90,6 +98,7 @@ class ComponentNetwork:
     build: Callable[[Any], nn.Module]
     describe: Callable[[Any], str]
     describe_other: Callable[[Infos], str] = lambda infos: ""
+    misfit: Callable[[Any, ModelConfig], str] = lambda sizes, config: ""
     check: Callable[[TensorSource], None] = lambda source: None
     store_as: Callable[[str], str] = lambda asked: asked
     width: Callable[[Any], int] | None = None
@@ -131,7 +140,7 @@ def is_missed(row: Component, config: ModelConfig) -> bool:
 
 
 def check_width(row: Component, sizes: Any, config: ModelConfig, label: str, cure: str) -> None:
-    """Refuse a component whose features have other channels than the transformer takes.
+    """Refuse a component of another model: its features have other channels than the transformer takes, say.
 
     Args:
         row: of the component.
@@ -141,6 +150,8 @@ def check_width(row: Component, sizes: Any, config: ModelConfig, label: str, cur
         cure: what to do.
     """
     network = find_network(row.name)
+    if misfit := network.misfit(sizes, config):
+        raise CheckpointError(f"{label}: {misfit}")
     if network.width is None or network.taken_width is None or row.width is None:
         return
     found, taken = network.width(sizes), network.taken_width(config)
@@ -221,11 +232,25 @@ _VAE = ComponentNetwork(
     store_as=lambda asked: "F32",
 )
 
+_TINY_VAE = ComponentNetwork(
+    spellings=spellings.TINY_VAE,
+    read_sizes=tiny_vae_names.read_tiny_vae_config,
+    read_converted_sizes=tiny_vae_names.read_converted_tiny_vae_config,
+    tensors=tiny_vae_names.tiny_vae_tensors,
+    rules=lambda sizes: tiny_vae_names.WAN_RULES,
+    build=TinyDecoder,
+    describe=lambda sizes: f"tiny decoder of {sizes.z_dim} latent channels",
+    # As it is published; it is float32 in memory.
+    store_as=lambda asked: "F32" if asked == "F32" else "F16",
+    misfit=tiny_vae_names.describe_misfit,
+)
+
 NETWORKS: Mapping[str, ComponentNetwork] = {
     "text_encoder": _TEXT_ENCODER,
     "image_encoder": _IMAGE_ENCODER,
     "motion_controller": _MOTION_CONTROLLER,
     "vae": _VAE,
+    "tiny_vae": _TINY_VAE,
 }
 
 

@@ -14,6 +14,7 @@ from mlx_video.weights.names import (
     image_encoder_names,
     motion_names,
     text_encoder_names,
+    tiny_vae_names,
     transformer_names,
     vae_names,
 )
@@ -199,3 +200,4 @@ VAE = (
     ),
     _keep(vae_names.ANCHOR, rebuild=_unfold_vae),
 )
+TINY_VAE = (_keep(*tiny_vae_names.ANCHORS),)

@@ -11,7 +11,7 @@ import numpy as np
 
 from mlx_video.errors import RequestError
 from mlx_video.formats.fingerprint import fingerprint_weights
-from mlx_video.layouts.components import VAE
+from mlx_video.layouts.components import TINY_VAE, VAE
 from mlx_video.layouts.folder_layout import TOKENIZER_FILES
 from mlx_video.media.sources.source_video import SourceVideo
 from mlx_video.request import LORA_FIELDS, flag_of, options_of
@@ -60,6 +60,8 @@ def _model_files(run: Run) -> Iterator[Path]:
     model, encodes = run.model, encodes_frames(run)
     yield from model.transformers.values()
     for name, path in model.parts.items():
+        if name == TINY_VAE.name:
+            continue  # it makes frames of latents, and nothing else
         is_used = run.images or (name == VAE.name and encodes)
         if is_used or (is_called(run.request, name) and not _reads_images(name)):
             yield path

@@ -22,6 +22,7 @@ from mlx_video.latents.run_state import (
     load_state,
     save_state,
 )
+from mlx_video.layouts.components import TINY_VAE, VAE
 from mlx_video.request import RANDOM_SEED, GenerateRequest, draw_seed, options_of
 from mlx_video.request.option import Option
 from mlx_video.runs.run import Run
@@ -177,6 +178,10 @@ def go_on_hint(kept: str) -> ResumeHint:
 def _decode_command(run: Run, path: Path) -> str:
     command: list[object] = ["python", "-m", "mlx_video.generate_wan", "--model-dir", run.model.path]
     command += ["--decode-only", path]
+    for row in (VAE, TINY_VAE):
+        part = run.model.parts.get(row.name)
+        if part and not part.is_relative_to(run.model.path):
+            command += [row.flag, part]
     for declared in _decoding_options():
         command += declared.words(getattr(run.request, declared.name))
     return shlex.join(map(str, command))
