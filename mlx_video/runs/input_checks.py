@@ -89,8 +89,10 @@ def _check_camera(request: GenerateRequest) -> None:
 
 
 def _describe_inputs(variant: Variant) -> str:
-    """What a variant takes, after its title."""
-    flags = [flag_of(name) for name in variant.inputs.all if name != "prompt"]
+    """What a variant's video is made from, after its title."""
+    inputs = variant.inputs
+    names = (*inputs.required, *inputs.optional, *inputs.alternatives, *inputs.shorthands)
+    flags = [flag_of(name) for name in names if INPUTS[name] not in ("text", "number")]
     if not flags:
         return "makes videos from text alone"
     if flags == ["--image"]:

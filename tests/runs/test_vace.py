@@ -237,8 +237,10 @@ def test_a_run_from_the_command_line_records_its_inputs(pipeline: WanPipeline, t
 SAMPLES = {
     "text": "a cat", "image": "a.png", "video": "a.mp4", "mask": "a.mp4", "pictures": ["a.png"],
 }  # fmt: skip
-CAMERA = {
-    "camera_control_direction": "Left", "camera_trajectory": "Zoom_In", "camera_control_speed": 0.5,
+ONE_FRAME = {"target_index": 1, "control_image": ["a.png"], "control_index": [0]}
+BY_NAME = {
+    **ONE_FRAME, "motion_bucket_id": 50, "camera_control_direction": "Left",
+    "camera_trajectory": "Zoom_In", "camera_control_speed": 0.5,
     "camera_control_origin": DEFAULT_ORIGIN,
 }  # fmt: skip
 
@@ -246,12 +248,13 @@ COMPANIONS = {
     "end_image": {"image": "a.png"},
     "inpaint_video": {"inpaint_video_mask": "a.mp4"},
     "inpaint_video_mask": {"inpaint_video": "a.mp4"},
+    **dict.fromkeys(ONE_FRAME, ONE_FRAME),
 }
 """What an input needs beside it."""
 
 
 def sample_of(name: str) -> object:
-    return CAMERA.get(name) or SAMPLES[INPUTS[name]]
+    return BY_NAME.get(name) or SAMPLES[INPUTS[name]]
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
