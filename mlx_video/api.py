@@ -131,7 +131,7 @@ class WanPipeline:
 
         collector = FrameCollector()
         run, latents = finish(generate_segments(request, prepare, [collector]), on_event)
-        return Video(collector.frames(), run.plan.fps, latents, run.settings())
+        return collector.video(run, latents)
 
     @takes_options(GenerateRequest)
     def plan(self, prompt: str | None = None, **options: Any) -> MemoryPlan:
