@@ -26,7 +26,8 @@ from mlx_video.request.describe import takes_options
 from mlx_video.runs.generate import plan_generation, prepare_run
 from mlx_video.runs.memory import ANY_PROMPT
 from mlx_video.runs.run import Run
-from mlx_video.runs.segments import FrameCollector, generate_segments
+from mlx_video.runs.segments import FrameCollector
+from mlx_video.runs.uploads import make_anywhere
 
 EventHandler = Callable[[Event], None]
 _DECODING = tuple(name for name, declared in options_of(GenerateRequest).items() if declared.decodes)
@@ -130,7 +131,7 @@ class WanPipeline:
             return prepare_run(request, self.folder, self.config, session)
 
         collector = FrameCollector()
-        run, latents = finish(generate_segments(request, prepare, [collector]), on_event)
+        run, latents = finish(make_anywhere(request, prepare, [collector]), on_event)
         return collector.video(run, latents)
 
     @takes_options(GenerateRequest)

@@ -22,6 +22,7 @@ from mlx_video.events import (
     BytesDownloaded,
     BytesWritten,
     Event,
+    FileUploaded,
     FileWritten,
     FramesDecoded,
     FramesEncoded,
@@ -34,6 +35,8 @@ from mlx_video.events import (
     StepFinished,
     TextResult,
     TilesDecoded,
+    VideoFailed,
+    VideoStarted,
 )
 from mlx_video.request import flag_of
 
@@ -74,6 +77,13 @@ class Console:
         if isinstance(event, FileWritten):
             self.close_bar()
             _print_result(event.path)
+        elif isinstance(event, FileUploaded):
+            self.close_bar()
+            _print_result(event.address)
+        elif isinstance(event, VideoFailed):
+            self.show_error(
+                f"video {event.index + 1} of {event.total} ({event.name}): {describe_error(event.error)}"
+            )
         elif isinstance(event, StateSaved):
             self.resume_hint = event.resume_hint
         elif isinstance(event, BytesDownloaded | BytesChecked):
@@ -96,6 +106,10 @@ class Console:
         match event:
             case Notice(text):
                 self.write_line(text)
+            case VideoStarted(index, total, name, part):
+                self.close_bar()
+                self.resume_hint = ""
+                self.write_line(f"video {index + 1} of {total}: {name}{f', {part}' if part else ''}")
             case StageStarted(stage):
                 self.close_bar()
                 self.write_line(f"{stage} ...")

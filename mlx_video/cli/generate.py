@@ -71,11 +71,11 @@ def run_events(args: argparse.Namespace) -> Iterator[Event]:
         return
     from mlx_video.convert.local_files import with_local_adapters
     from mlx_video.runs.generate import prepare_run
-    from mlx_video.runs.segments import generate_segments
+    from mlx_video.runs.uploads import make_anywhere
 
     model, config = yield from open_model_of(args, takes_image=takes_an_image(request))
     request = yield from with_local_adapters(request)
-    yield from generate_segments(request, lambda one: prepare_run(one, model, config))
+    yield from make_anywhere(request, lambda one: prepare_run(one, model, config))
 
 
 def plan_events(args: argparse.Namespace, request: GenerateRequest) -> Iterator[Event]:

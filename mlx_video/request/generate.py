@@ -23,6 +23,7 @@ from mlx_video.request.kinds import (
     ADAPTERS,
     Adapters,
     ReadPath,
+    UploadedPath,
     WrittenPath,
 )
 from mlx_video.request.long_runs import LONG_VIDEOS_GROUP, STEP_CACHE_GROUP, LongRunOptions
@@ -88,9 +89,10 @@ class GenerateRequest(LongRunOptions, SamplingOptions, InputOptions):  # the las
         affects="run",
         decodes=True,
     )
-    output_path: WrittenPath | None = option(
+    output_path: UploadedPath | None = option(
         None,
-        help="`.mp4`, `.gif` or `.webp` file; for one frame also `.png` or `.jpg`",
+        help="`.mp4`, `.gif` or `.webp` file; for one frame also `.png` or `.jpg`; or an address that fsspec "
+        "knows, such as `s3://bucket/a.mp4`",
         group="output",
         command_default=Path("output.mp4"),
         affects="run",
@@ -99,8 +101,8 @@ class GenerateRequest(LongRunOptions, SamplingOptions, InputOptions):  # the las
     output_type: OutputType = option(
         "video",
         help="what --output-path becomes: `video`; `latent`: the final latents under this name with "
-        "`.safetensors`, and nothing is decoded; `both` of them; `images`: a folder of lossless PNGs under this "
-        "name without its ending",
+        "`.safetensors`, and nothing is decoded; `both` of them; `images`: a folder of lossless PNGs under "
+        "this name without its ending",
         group="output",
         affects="run",
         decodes=True,
@@ -267,7 +269,9 @@ class GenerateRequest(LongRunOptions, SamplingOptions, InputOptions):  # the las
                 "output_type", "latent: beside --segments every clip is decoded for the next. Ask for both."
             )
         if self.output_type == "latent" and self.save_frames is not None:
-            raise RequestError("save_frames", "beside --output-type latent nothing is decoded. Ask for images.")
+            raise RequestError(
+                "save_frames", "beside --output-type latent nothing is decoded. Ask for images."
+            )
         for name in ("resume", "save_latents"):
             if getattr(self, name) and self.decode_only is not None:
                 raise RequestError(name, "with --decode-only there is no step to take. Give one of the two.")

@@ -7,6 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_video.conditioning.units import Fields
 from mlx_video.events import Work
 from mlx_video.runs.inputs import unit_inputs
 from mlx_video.runs.run import Run
@@ -18,10 +19,11 @@ from mlx_video.runs.stages.stage import Stage, run_stages
 
 MODES: dict[str, tuple[Stage, ...]] = {
     "generate": (TEXT, IMAGE, DENOISE, SAVE_LATENTS, DECODE),
+    "denoise": (DENOISE, SAVE_LATENTS, DECODE),
     "decode": (SAVE_LATENTS, DECODE),
 }
 """Name of a mode → its stages. "generate" makes a video from what the user gave, with images or without;
-"decode" makes it from latents that are there."""
+"denoise" from conditioning that is there; "decode" from latents that are there."""
 
 
 def make_video(run: Run, sinks: Sequence[FrameSink]) -> Work[mx.array]:
@@ -37,6 +39,14 @@ def make_video(run: Run, sinks: Sequence[FrameSink]) -> Work[mx.array]:
     begin: dict[str, Any] = {"sinks": sinks}
     if run.finished_latents is not None:
         mode, begin["latents"] = "decode", run.finished_latents
+    elif run.conditioning is not None:
+        mode, begin["conditioning"] = "denoise", run.conditioning
     else:
         mode, begin["inputs"], begin["conditioning"] = "generate", unit_inputs(run), {}
     return (yield from run_stages(run, MODES[mode], "latents", begin))
+
+
+def make_conditioning(run: Run) -> Work[Fields]:
+    """Take the encoding stages alone: what a run's `conditioning` holds."""
+    begin: dict[str, Any] = {"inputs": unit_inputs(run), "conditioning": {}}
+    return (yield from run_stages(run, (TEXT, IMAGE), "conditioning", begin))

@@ -61,6 +61,14 @@ def check_result_names(request: GenerateRequest, num_frames: int, read: Iterable
             raise RequestError(result.option, f"{result.path}: {result.what}{FOREIGN}")
 
 
+def result_entries(request: GenerateRequest) -> Iterator[tuple[Path, Entry]]:
+    """Files and folders that a run writes, with its state; each with what tells its name from others."""
+    named = (getattr(request, attribute) for attribute in OUTPUTS.values())
+    for path in (*named, find_state_path(request)):
+        if path is not None:
+            yield path, _entry(path)
+
+
 def _results(request: GenerateRequest, num_frames: int) -> Iterator[_Result]:
     if request.video_path:
         yield _Result("output_path", request.video_path, _may_replace_video)
