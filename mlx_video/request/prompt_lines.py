@@ -176,6 +176,6 @@ def _find(name: str) -> Option:
     if found is None:
         short = ", ".join(f"--{each}" for each in SHORT_NAMES)
         raise RequestError(
-            name, f"unknown option. A line takes those of generate_wan that --help lists, and {short}."
+            name, f"unknown option. A prompt takes those of a video that --help lists, and {short}."
         )
     return found

@@ -126,17 +126,20 @@ class _Graph:
 
     def text(self, given: Any, depth: int = 0) -> str | None:
         """The prompt from which conditioning is made, through the nodes that add to it."""
-        inputs = self._behind(given) if isinstance(given, list) else {}
+        inputs = self._behind(given)
         if "text" in inputs:
             found = self.value(inputs["text"])
             return found if isinstance(found, str) else None
-        for name in ("positive", "negative", "conditioning") if depth < _DEPTH else ():
-            # A node with both passes them through in this order.
-            slot = ("positive", "negative").index(name) if name != "conditioning" else given[1]
-            if name in inputs and given[1] == slot:
+        # A node with both passes them through in this order.
+        behind = {0: ("positive", "conditioning"), 1: ("negative",)}
+        for name in behind.get(given[1], ()) if inputs and depth < _DEPTH else ():
+            if name in inputs:
                 return self.text(inputs[name], depth + 1)
         return None
 
-    def _behind(self, link: list[Any]) -> Mapping[str, Any]:
-        node = self._nodes.get(str(link[0]), {}) if link else {}
-        return node.get("inputs", {}) if len(link) == 2 else {}
+    def _behind(self, link: Any) -> Mapping[str, Any]:
+        """Inputs of the node to which an input leads; none where it leads nowhere."""
+        if not isinstance(link, list) or len(link) != 2:
+            return {}
+        inputs: Mapping[str, Any] = self._nodes.get(str(link[0]), {}).get("inputs", {})
+        return inputs

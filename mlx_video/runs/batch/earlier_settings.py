@@ -53,7 +53,13 @@ def read_earlier(path: Path) -> EarlierSettings:
     for program, recognise, take in _PROGRAMS:
         for name, settings in found.items():
             if recognise(name, settings):
-                return _checked(path, program, take(settings))
+                try:
+                    taken = take(settings)
+                except (AttributeError, KeyError, TypeError, ValueError) as error:
+                    raise MediaError(
+                        f"{path}: its settings of {program} are damaged ({error!r}). Give options instead."
+                    ) from error
+                return _checked(path, program, taken)
     raise MediaError(
         f"{path}: says nothing of how it was made. Settings are read from videos and pictures of mlx-video, "
         "ComfyUI and Wan2GP as they were saved, and from mlx-gen's .metadata.json beside a video."
@@ -134,7 +140,7 @@ def _take_wan2gp(settings: Mapping[str, Any]) -> dict[str, Any]:
     )
     width, cross, height = str(settings.get("resolution", "")).partition("x")
     if cross:
-        taken |= {"width": int(width), "height": int(height)}
+        taken |= {"width": width, "height": height}
     low = settings.get("guidance2_scale")
     if settings.get("guidance_phases") == 2 and low is not None and "guide_scale" in taken:
         taken["guide_scale"] = [low, taken["guide_scale"]]

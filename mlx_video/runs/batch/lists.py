@@ -74,9 +74,7 @@ def _with_seeds(options: Mapping[str, Any], seeds: Seeds) -> Iterator[Mapping[st
     if seeds.listed and options.get("seed") not in (None, RANDOM_SEED):
         raise RequestError("seed", f"{options['seed']}: beside --seeds. Give the seeds in one place.")
     if seeds.listed and seeds.count > 1:
-        raise RequestError(
-            "count", f"{seeds.count}: beside --seeds, of which each is a video. Give one of them."
-        )
+        raise RequestError("count", f"{seeds.count}: beside --seeds, each of which is a video. Give one.")
     if seeds.per_prompt > 1 and options.get("decode_only") is not None:
         raise RequestError("decode_only", "makes one video of its latents, whatever the seed. Ask for one.")
     seed = options.get("seed")
@@ -86,7 +84,8 @@ def _with_seeds(options: Mapping[str, Any], seeds: Seeds) -> Iterator[Mapping[st
         elif seed is None or seed == RANDOM_SEED:
             yield {**options, "seed": RANDOM_SEED}
         else:
-            yield {**options, "seed": (int(seed) + index) % (MAX_SEED + 1)}
+            # The first as it is given, so that one out of range is refused.
+            yield {**options, "seed": (int(seed) + index) % (MAX_SEED + 1) if index else seed}
 
 
 def _request_of(options: Mapping[str, Any], number: int, *, is_several: bool) -> GenerateRequest:
