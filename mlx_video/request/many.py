@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mlx_video.request.choices import MAX_SEED, MIN_SEED
+from mlx_video.request.describe import documented
 from mlx_video.request.kinds import ReadPath, WholeNumbers
 from mlx_video.request.option import Bounds, at_least, check_options, option
 
@@ -15,6 +16,7 @@ def _are_seeds(values: tuple[int, ...]) -> bool:
     return all(MIN_SEED <= value <= MAX_SEED for value in values) and len(set(values)) == len(values)
 
 
+@documented
 @dataclass(frozen=True)
 class ManyOptions:
     """Options that say how many videos are made, and where their settings come from."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+
 import mlx.core as mx
 import pytest
 
 from mlx_video import BatchResult, RequestError, WanPipeline, convert_checkpoint
 from mlx_video.events import VideoFailed, VideoStarted
+from mlx_video.request import GenerateRequest, options_of
 from tests.fixtures.tiny_checkpoint import write_tiny_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -33,6 +36,12 @@ def test_texts_and_dictionaries_make_videos_with_shared_options(pipe: WanPipelin
     assert (first.settings["seed"], second.settings["seed"]) == ("7", "3")
     assert second.frames.shape == (1, 16, 32, 3)
     assert mx.array_equal(first.latents, pipe("a cat", seed=7, **SMALL).latents)
+
+
+def test_the_signature_shows_every_option_of_a_video():
+    shown = inspect.signature(WanPipeline.batch).parameters
+    assert set(options_of(GenerateRequest)) - set(shown) == {"prompt"}
+    assert "num_frames:" in WanPipeline.batch.__doc__
 
 
 def test_several_seeds_of_each_prompt(pipe: WanPipeline):
