@@ -41,7 +41,8 @@ class CommandParser(argparse.ArgumentParser):
         for action in self._actions:
             if action.default is not argparse.SUPPRESS:
                 defaults.setdefault(action.dest, action.default)
-        marked = argparse.Namespace(**{name: _Absent() for name in defaults})
+        before = {} if namespace is None else vars(namespace)
+        marked = argparse.Namespace(**{name: _Absent() for name in defaults} | before)
         found, rest = super().parse_known_args(args, marked)
         # What a repeated flag has added to is a tuple of another type.
         found.given = frozenset(name for name in defaults if not isinstance(getattr(found, name), _Absent))

@@ -144,10 +144,10 @@ def refuse_failures(items: list[BatchItem], results: list[BatchResult]) -> None:
     Raises:
         BatchError: it names them.
     """
-    wrong = sorted(result.index for result in results if result.error is not None)
+    wrong = sorted((each for each in results if each.error is not None), key=lambda each: each.index)
     if wrong:
-        names = ", ".join(f"{index + 1} ({items[index].name})" for index in wrong)
+        names = ", ".join(f"{each.index + 1} ({items[each.index].name})" for each in wrong)
         raise BatchError(
             f"{len(wrong)} of {len(items)} videos are not made: {names}. What is wrong with each stands "
             "above; the same command with --resume makes those that are left."
-        )
+        ) from wrong[0].error

@@ -109,6 +109,8 @@ def _take_own(settings: Mapping[str, str]) -> dict[str, Any]:
             taken[name] = [_split_adapter(each) for each in text.split(", ")]
         elif kind is PICTURES:
             taken[name] = text.split(", ")
+        elif name == "step_cache":
+            taken[name] = text.partition(",")[0]  # what it settled to stands behind its name
         else:
             taken[name] = text
     return taken
