@@ -122,9 +122,12 @@ def plan_events(args: argparse.Namespace, requests: Sequence[GenerateRequest]) -
             place = stack.enter_context(passing_demo_model(takes_image=takes_image))
         model, config = finish(open_named_model(place, args.revision, parts_of(args)), events.append)
         local = [finish(with_local_adapters(request), events.append) for request in requests]
-        plans = dict.fromkeys(str(plan_generation(request, model, config)) for request in local)
+        plans = [plan_generation(request, model, config) for request in local]
     yield from events
-    yield from map(TextResult, plans)
+    different: dict[object, str] = {}
+    for plan in plans:  # what is free on the machine may change between equal ones
+        different.setdefault((plan.notices, plan.stages), str(plan))
+    yield from map(TextResult, different.values())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

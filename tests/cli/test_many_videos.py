@@ -178,9 +178,11 @@ def test_images_are_a_folder_of_numbered_pictures(folder: Path, capsys):
 def test_a_list_knows_what_is_made_whatever_its_output(folder: Path, kind: str, capsys):
     options = ["--prompt", "a cat", "--seeds", "1,2", "--output-path", "a.webp", "--output-type", kind]
     assert run(folder, *options) == 0
-    made = sorted(os.listdir())
+    made, told = sorted(os.listdir()), capsys.readouterr().out
     assert run(folder, *options, "--resume") == 0
-    assert capsys.readouterr().err.count("is made already.") == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("is made already.") == 2
+    assert captured.out == told
     assert sorted(os.listdir()) == made
 
 

@@ -16,12 +16,12 @@ from mlx_video.loading.session import Session
 from mlx_video.media.clip import Video
 from mlx_video.request import GenerateRequest
 from mlx_video.runs.batch.expert_phases import ExpertPhases, swaps_experts
-from mlx_video.runs.batch.finished import is_finished
+from mlx_video.runs.batch.finished import is_finished, result_paths
 from mlx_video.runs.batch.item import BatchItem, BatchResult, failed
 from mlx_video.runs.batch.names import refuse_equal_names
 from mlx_video.runs.batch.texts import Numbered, encode_all, open_text_store, texts_of
 from mlx_video.runs.files_read import files_read
-from mlx_video.runs.generate import prepare_run, written_paths
+from mlx_video.runs.generate import prepare_run
 from mlx_video.runs.run import Run
 from mlx_video.runs.segments import FrameCollector
 from mlx_video.runs.uploads import make_anywhere, staged
@@ -91,26 +91,27 @@ class VideoMaker:
 
     def _look_at(self, items: Sequence[BatchItem], looked: _Looked) -> Making:
         """Prepare every run once, so that what cannot be made is told before hours of work."""
-        written: set[Path] = set()
         for item in items:
             try:
-                request = yield from with_local_adapters(item.request)
-                local, upload = staged(request)
-                item = replace(item, request=request)
-                reads = {path for _, path in files_read(local, self.model)}
-                written.update(written_paths(local))
-                if reads & (written - set(written_paths(local))):
-                    looked.whole.append(item)  # it begins with what an earlier video of the list becomes
-                    continue
-                run = self.prepare(local)
-                if request.resume and upload is None and is_finished(run):
-                    yield Notice(f"{item.name} is made already.")
-                    yield from map(FileWritten, written_paths(local))
-                    yield BatchResult(item.index, request, was_made_before=True)
-                    continue
-                looked.add(item, run, is_local=upload is None)
+                yield from self._look_at_one(item, looked)
             except Exception as error:
                 yield from failed(item, error)
+
+    def _look_at_one(self, item: BatchItem, looked: _Looked) -> Making:
+        item = replace(item, request=(yield from with_local_adapters(item.request)))
+        local, upload = staged(item.request)
+        reads, writes = {path for _, path in files_read(local, self.model)}, set(result_paths(local))
+        if reads & looked.written:
+            looked.whole.append(item)  # it begins with what an earlier video of the list becomes
+        else:
+            run = self.prepare(local)
+            if local.resume and upload is None and is_finished(run):
+                yield Notice(f"{item.name} is made already.")
+                yield from map(FileWritten, result_paths(local))
+                yield BatchResult(item.index, item.request, was_made_before=True)
+            else:
+                looked.add(item, run, is_local=upload is None)
+        looked.written |= writes
 
     def _encode(self, request: GenerateRequest, texts: Sequence[Numbered]) -> Work[None]:
         try:
@@ -134,12 +135,14 @@ class _Looked:
         whole: videos that are made one after another.
         in_turns: those of which the experts take turns over the list.
         texts: of all of them.
+        written: what the videos so far become.
         first: a request whose run stands for all.
     """
 
     whole: list[BatchItem] = field(default_factory=list)
     in_turns: list[BatchItem] = field(default_factory=list)
     texts: list[Numbered] = field(default_factory=list)
+    written: set[Path] = field(default_factory=set)
     first: GenerateRequest | None = None
 
     def add(self, item: BatchItem, run: Run, *, is_local: bool) -> None:
