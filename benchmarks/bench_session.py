@@ -110,6 +110,9 @@ def leave_one_expert() -> None:
     from dataclasses import replace
 
     from mlx_video.runs import memory
+    from mlx_video.runs.batch import expert_phases
+
+    expert_phases.WORTH_BYTES = 0
 
     plan_of = memory.plan_of
 

@@ -26,6 +26,9 @@ from mlx_video.runs.run import Run
 from mlx_video.runs.segments import FrameCollector
 from mlx_video.sampling.experts import count_high_noise_steps
 
+WORTH_BYTES = 2e9
+"""Weights that are read in about the time that a video's phases cost: each is prepared and kept on disk."""
+
 Prepare = Callable[[GenerateRequest], Run]
 Making = Generator[Event | BatchResult, None, None]
 
@@ -36,9 +39,16 @@ def swaps_experts(run: Run) -> bool:
     is_plain = request.experts == "relay" and request.segments == 1 and request.continue_from is None
     if recipe is None or recipe.expert_split is None or not is_plain or not run.session.keeps:
         return False
+    is_split = 0 < _swap_step(run) < run.plan.steps
     fits_together = set(run.model.transformers) <= memory.kept
-    reads_all_anyway = memory.resident_blocks == 0
-    return 0 < _swap_step(run) < run.plan.steps and not (fits_together or reads_all_anyway)
+    return is_split and not fits_together and _saved_bytes(run) > WORTH_BYTES
+
+
+def _saved_bytes(run: Run) -> float:
+    """Weights that are read once for a list instead of once for each video; streamed ones are read anyway."""
+    total = sum(path.stat().st_size for path in run.model.transformers.values())
+    resident = run.plan.memory.resident_blocks
+    return total if resident is None else total * resident / run.config.transformer.num_layers
 
 
 def _swap_step(run: Run) -> int:

@@ -17,6 +17,7 @@ from mlx_video.formats.tensor_file import TensorFile
 from mlx_video.loading.components import open_model
 from mlx_video.loading.session import Session
 from mlx_video.runs import memory as run_memory
+from mlx_video.runs.batch import expert_phases
 from mlx_video.runs.batch import maker as maker_module
 from mlx_video.runs.batch.item import BatchItem, BatchResult
 from mlx_video.runs.batch.maker import VideoMaker
@@ -213,6 +214,7 @@ def test_a_video_may_begin_with_what_an_earlier_one_of_the_list_becomes(experts:
 def tight(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory in which one expert stays, and no other network beside it."""
     plan_of = run_memory.plan_of
+    monkeypatch.setattr(expert_phases, "WORTH_BYTES", 0)
 
     def without_kept(run):
         plan = plan_of(run)
@@ -249,6 +251,17 @@ def test_experts_that_do_not_fit_together_are_loaded_once_for_a_list(
     assert parts == ["inputs"] * 3 + ["high noise"] * 3 + ["low noise"] * 3 + ["decode"] * 3
     assert not list(tmp_path.glob("*.state.safetensors"))
     assert len(list(tmp_path.iterdir())) == (3 if has_paths else 0)
+
+
+@pytest.mark.usefixtures("tight")
+def test_experts_take_no_turns_where_little_would_be_saved(
+    experts: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(expert_phases, "WORTH_BYTES", 2e9)
+    items = items_of(*({"seed": seed, "steps": 3} for seed in (1, 2)))
+    results, events = make(open_maker(experts / "wan2.2-t2v-a14b"), items)
+    assert [event.part for event in events if isinstance(event, VideoStarted)] == ["", ""]
+    assert all(result.video is not None for result in results.values())
 
 
 @pytest.mark.usefixtures("tight")
