@@ -19,6 +19,7 @@ from mlx_video.loading.session import Session
 from mlx_video.runs import memory as run_memory
 from mlx_video.runs.batch import expert_phases
 from mlx_video.runs.batch import maker as maker_module
+from mlx_video.runs.batch import texts as texts_module
 from mlx_video.runs.batch.item import BatchItem, BatchResult
 from mlx_video.runs.batch.maker import VideoMaker
 from tests.fixtures.tiny_checkpoint import write_tiny_checkpoint
@@ -285,3 +286,33 @@ def test_an_interrupted_list_goes_on_with_its_phases(experts: Path, tmp_path: Pa
     results, events = make(open_maker(model), items(resume=True))
     assert_alone(model, items(resume=False), results)
     assert not [event for event in events if isinstance(event, VideoFailed)]
+
+
+def test_texts_that_do_not_fit_together_are_encoded_in_groups(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    class Stage:
+        def __init__(self, task, host) -> None:
+            self.count = len(task.text_lengths)
+
+        def fits(self, budget) -> bool:
+            return self.count <= 2
+
+    monkeypatch.setattr(texts_module, "plan_text", Stage)
+    encode, groups = texts_module.run_text_encoder, []
+
+    def noted(run, texts):
+        groups.append(len(texts))
+        return encode(run, texts)
+
+    monkeypatch.setattr(texts_module, "run_text_encoder", noted)
+    items = items_of({}, {"prompt": "two dogs"}, {"prompt": "a cow"})
+    results, _ = make(open_maker(folder), items)
+    assert groups == [2, 2], "three prompts and the negative one"
+    assert_alone(folder, items, results)
+
+
+def test_nothing_of_the_texts_stays_on_disk_after_a_list(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    make(open_maker(folder), items_of({}, {"prompt": "two dogs"}))
+    assert not list(tmp_path.iterdir())
