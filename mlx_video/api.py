@@ -171,6 +171,10 @@ class WanPipeline:
         Raises:
             RequestError: at once: an option is unknown or has a wrong value, or two videos have one name.
         """
+        if isinstance(prompts, str):
+            raise RequestError("prompts", f"{prompts!r}: must be a list of texts or dictionaries.")
+        if count < 1:
+            raise RequestError("count", f"{count}: must be at least 1.")
         lines = [_line_of(number, each) for number, each in enumerate(prompts, start=1)]
         shared = {name: value for name, value in read_values(options).items() if value is not None}
         items = list_videos(shared, lines, Seeds(count, tuple(seeds or ())))

@@ -96,9 +96,10 @@ def list_items(args: argparse.Namespace, many: ManyOptions, shared: Mapping[str,
     if many.prompt_file is None:
         lines = [PromptLine("", {})]
     else:
-        lines = list(read_lines(_read_file(many.prompt_file), str(many.prompt_file)))
+        name = "stdin" if many.prompt_file == STDIN else str(many.prompt_file)
+        lines = list(read_lines(_read_file(many.prompt_file), name))
         if not lines:
-            raise RequestError("prompt_file", f"{many.prompt_file}: holds no prompt. Write one a line.")
+            raise RequestError("prompt_file", f"{name}: holds no prompt. Write one a line.")
     return list_videos(shared, lines, Seeds(many.count or 1, tuple(many.seeds or ())))
 
 

@@ -82,6 +82,8 @@ def test_results_come_as_they_are_done_and_leaving_early_stops(pipe: WanPipeline
         ([{"steps": 3}], {}, "prompt: missing"),
         (["a", "a"], {"output_path": "{prompt}.png"}, "videos 1 and 2 of the list both have this name"),
         (["a"], {"seeds": [1], "seed": 3}, "seed: 3: beside --seeds"),
+        ("a cat", {}, "prompts: 'a cat': must be a list"),
+        (["a"], {"count": 0}, "count: 0: must be at least 1"),
     ],
 )
 def test_a_wrong_call_is_refused_at_once(pipe: WanPipeline, prompts: list, options: dict, text: str):
