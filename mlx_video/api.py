@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,12 +25,20 @@ from mlx_video.planning.memory_plan import MemoryPlan
 from mlx_video.progress.python_call import EventHandler, events_shown
 from mlx_video.request import ConvertRequest, GenerateRequest, ModelRequest, make_request, options_of
 from mlx_video.request.describe import takes_options
+from mlx_video.request.prompt_lines import PromptLine, read_values
+from mlx_video.runs.batch.item import BatchItem, BatchResult
+from mlx_video.runs.batch.lists import Seeds, list_videos
+from mlx_video.runs.batch.maker import VideoMaker
+from mlx_video.runs.batch.names import refuse_equal_names
 from mlx_video.runs.generate import plan_generation, prepare_run
 from mlx_video.runs.memory import ANY_PROMPT
 from mlx_video.runs.run import Run
-from mlx_video.runs.segments import FrameCollector, generate_segments
+from mlx_video.runs.segments import FrameCollector
+from mlx_video.runs.uploads import make_anywhere
 
 _DECODING = tuple(name for name, declared in options_of(GenerateRequest).items() if declared.decodes)
+
+_SHARED = tuple(name for name in options_of(GenerateRequest) if name != "prompt")
 
 
 class WanPipeline:
@@ -138,8 +147,50 @@ class WanPipeline:
         collector = FrameCollector()
         with events_shown(on_event, progress) as handle:
             request = finish(with_local_adapters(request), handle)
-            run, latents = finish(generate_segments(request, prepare, [collector]), handle)
-        return Video(collector.frames(), run.plan.fps, latents, run.settings())
+            run, latents = finish(make_anywhere(request, prepare, [collector]), handle)
+        return collector.video(run, latents)
+
+    @takes_options(GenerateRequest, _SHARED)
+    def batch(
+        self,
+        prompts: Iterable[str | Mapping[str, Any]],
+        *,
+        count: int = 1,
+        seeds: Sequence[int] | None = None,
+        on_event: EventHandler | None = None,
+        progress: bool | None = None,
+        **options: Any,
+    ) -> Iterator[BatchResult]:
+        """Make several videos with the least loading: texts first, experts in turn, networks kept that fit.
+
+        A video that cannot be made ends no other: its result holds the error. With `resume` those that an
+        earlier call has written are left out.
+
+        Args:
+            prompts: texts, or dictionaries of options, which replace those of all videos.
+            count: videos of each prompt, with seeds that follow on each other.
+            seeds: a video of each prompt for each of these, in place of `count`.
+            **options: listed here in its place.
+            on_event: called with every event.
+            progress: whether to show what happens; None for yes, unless `on_event` takes the events.
+
+        Returns:
+            A result for each video as soon as it is known, in the order in which they are done; `index` is
+            its place in the list. `output_path` may hold `{seed}`, `{i}` and `{prompt}`.
+
+        Raises:
+            RequestError: at once: an option is unknown or has a wrong value, or two videos have one name.
+        """
+        if isinstance(prompts, str):
+            raise RequestError("prompts", f"{prompts!r}: must be a list of texts or dictionaries.")
+        if count < 1:
+            raise RequestError("count", f"{count}: must be at least 1.")
+        lines = [_line_of(number, each) for number, each in enumerate(prompts, start=1)]
+        shared = {name: value for name, value in read_values(options).items() if value is not None}
+        items = list_videos(shared, lines, Seeds(count, tuple(seeds or ())))
+        refuse_equal_names(item.request for item in items)
+        maker = VideoMaker(self.folder, self.config, self._open_session(), collects=True)
+        return _results(maker, items, on_event, progress)
 
     @takes_options(GenerateRequest)
     def plan(self, prompt: str | None = None, **options: Any) -> MemoryPlan:
@@ -187,6 +238,28 @@ class WanPipeline:
         if file is None:
             raise RequestError("decode_only", "None: must be a path.")
         return self("", on_event=on_event, progress=progress, decode_only=file, **options)
+
+
+def _line_of(number: int, given: str | Mapping[str, Any]) -> PromptLine:
+    place = f"video {number} of the list"
+    if isinstance(given, str):
+        return PromptLine(place, {"prompt": given})
+    try:
+        return PromptLine(place, read_values(given))
+    except RequestError as error:
+        raise PromptLine(place, {}).told(error) from error
+
+
+def _results(
+    maker: VideoMaker, items: Sequence[BatchItem], on_event: EventHandler | None, progress: bool | None
+) -> Iterator[BatchResult]:
+    """What becomes of each video of a list; its events are shown, or go to the handler."""
+    with events_shown(on_event, progress) as handle, closing(maker.make_all(items)) as making:
+        for told in making:
+            if isinstance(told, BatchResult):
+                yield told
+            else:
+                handle(told)
 
 
 def build_request(prompt: str, options: Mapping[str, Any]) -> GenerateRequest:

@@ -222,6 +222,33 @@ class OperationsChecked:
 
 
 @dataclass(frozen=True, slots=True)
+class VideoStarted:
+    """A video of a list is begun, or gone on with.
+
+    Attributes:
+        index: counts from 0.
+        total: videos of the list.
+        name: what people call it: the name of its file, or its prompt.
+        part: of its making, where the list is made part by part; "" for all of it.
+    """
+
+    index: int
+    total: int
+    name: str
+    part: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFailed:
+    """A video of a list is not made, and the list goes on; `error` says why."""
+
+    index: int
+    total: int
+    name: str
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
 class TextResult:
     """Text that the user asked for, such as a table."""
 
@@ -233,6 +260,13 @@ class FileWritten:
     """A result is complete under its final name."""
 
     path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class FileUploaded:
+    """A result is complete at an address, and no more here."""
+
+    address: str
 
 
 Event = (
@@ -252,8 +286,11 @@ Event = (
     | BytesChecked
     | BytesWritten
     | OperationsChecked
+    | VideoStarted
+    | VideoFailed
     | TextResult
     | FileWritten
+    | FileUploaded
 )
 
 Value = TypeVar("Value")

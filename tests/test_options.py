@@ -42,6 +42,7 @@ from mlx_video.request.choices import (
     StepCacheName,
 )
 from mlx_video.request.describe import documented, python_help, takes_options
+from mlx_video.request.many import ManyOptions
 from mlx_video.request.option import between
 from mlx_video.request.table import option_table
 from mlx_video.runs.generate import prepare_run
@@ -57,7 +58,7 @@ from mlx_video.variants.registry import find_variant
 from tests.fixtures.tiny_checkpoint import write_tiny_checkpoint
 
 COMMANDS = {"generate": generate, "convert": convert, "check_device": check_device}
-REQUESTS = (GenerateRequest, ConvertRequest, ModelRequest)
+REQUESTS = (GenerateRequest, ConvertRequest, ModelRequest, ManyOptions)
 FUNCTIONS = [
     (WanPipeline.__call__, GenerateRequest),
     (WanPipeline.plan, GenerateRequest),
@@ -74,6 +75,7 @@ VALUES: dict[k.Kind, tuple[list[str], Any, Any]] = {
     k.WHOLE_NUMBERS: (["1,0"], [1, 0], (1, 0)),
     k.FILE: (["a.png"], "a.png", Path("a.png")),
     k.RESULT: (["a.png"], "a.png", Path("a.png")),
+    k.UPLOADED: (["a.png"], "a.png", Path("a.png")),
     k.PATH_OR_REPOSITORY: (["./owner/name"], "./owner/name", Path.cwd() / "owner" / "name"),
     k.IMAGE: (["a.png"], "a.png", Path("a.png")),
     k.VIDEO: (["a.mp4"], "a.mp4", Path("a.mp4")),
@@ -355,7 +357,7 @@ def test_namespaces_hold_no_more_than_options():
     args = generate.build_parser().parse_args([])
     known = {name for one in generate.OPTIONS for name in options_of(one)} - {"version"}
     assert isinstance(args, argparse.Namespace)
-    assert set(vars(args)) == known
+    assert set(vars(args)) == known | {"given"}
 
 
 @pytest.mark.parametrize(
@@ -401,3 +403,14 @@ def test_previews_are_asked_for_by_a_file_a_word_or_a_truth_value(written: objec
     if isinstance(written, str):
         parsed = COMMANDS["generate"].build_parser().parse_args(["--preview", written])
         assert parsed.preview == value
+
+
+def test_what_stands_on_the_command_line_is_told_from_defaults():
+    parse = generate.build_parser().parse_args
+    assert parse([]).given == frozenset()
+    args = parse(
+        ["--scheduler", "unipc", "--lora", "a", "--lora", "b", "0.5", "--no-prompt-cache", "--prompt", ""]
+    )
+    assert args.given == {"scheduler", "loras", "prompt_cache", "prompt"}
+    assert [choice.strength for choice in args.loras] == [1.0, 0.5]
+    assert (args.prompt_cache, args.compile, args.steps) == (False, True, None)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlx_video.addresses import local_path
+from mlx_video.addresses import local_path, remote_address
 from mlx_video.errors import RequestError
 from mlx_video.request import RANDOM_SEED, SchedulerName, TilingMode
 from mlx_video.request.kinds import parse_guide_scale
@@ -75,7 +75,7 @@ def generate_video(
         trim_first_frames=trim_first_frames,
         debug_latents=debug_latents,
     )
-    return local_path(output_path)
+    return Path(output_path) if remote_address(Path(output_path)) else local_path(output_path)
 
 
 def _read_guide_scale(value: float | tuple[float, float] | str | None) -> float | tuple[float, float] | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mlx_video.cli.when_done import tell_user
 from mlx_video.errors import MLXVideoError, RequestError
-from mlx_video.events import Event, FileWritten, TextResult
+from mlx_video.events import Event, FileUploaded, FileWritten, TextResult, VideoFailed
 from mlx_video.progress.display import Display, Ending
 from mlx_video.progress.surroundings import choose_display
 from mlx_video.request import flag_of
@@ -35,12 +35,26 @@ def run_command(
         0 done, 1 a known error, 2 a wrong option, 130 interrupted.
     """
     with choose_display(is_quiet=args.quiet, as_json=args.json_events) as display:
-        ending = _run(lambda: build_events(args), display)
-        display.end(ending if args.debug else replace(ending, traceback=""))
-        if not display.tells_errors:
-            show_error(ending, display, with_traceback=args.debug)
+        ending = perform(lambda: build_events(args), display, with_traceback=args.debug)
         tell_user(ending, display, command=args.notify, rings=args.bell)
     return ending.exit_code
+
+
+def perform(
+    build_events: Callable[[], Iterator[Event]], display: Display, *, with_traceback: bool = False
+) -> Ending:
+    """Run a pipeline to its end, whatever that is, show its events and how it ended.
+
+    Args:
+        build_events: makes the pipeline; may raise like the pipeline itself.
+        display: shows what happens.
+        with_traceback: whether the traceback of an error is shown too.
+    """
+    ending = _run(build_events, display)
+    display.end(ending if with_traceback else replace(ending, traceback=""))
+    if not display.tells_errors:
+        show_error(ending, display, with_traceback=with_traceback)
+    return ending
 
 
 def _run(build_events: Callable[[], Iterator[Event]], display: Display) -> Ending:
@@ -65,12 +79,15 @@ def _end_interrupted(display: Display) -> Ending:
 
 
 def _show(event: Event, display: Display) -> None:
-    """Show one event; results go to stdout."""
+    """Show one event; results go to stdout, and a video of a list that failed is told as errors are."""
     display.show(event)
     match event:
-        case FileWritten(result) | TextResult(result):
+        case FileWritten(result) | TextResult(result) | FileUploaded(result):
             display.close()
             _print_result(result)
+        case VideoFailed(index, total, name, error) if not display.tells_errors:
+            text = f"video {index + 1} of {total} ({name}): {describe_error(error)}"
+            show_error(display.ending("error", EXIT_ERROR, text, display.tally.resume_hint), display)
 
 
 def show_error(ending: Ending, display: Display, *, with_traceback: bool = False) -> None:

@@ -43,7 +43,7 @@ def to_json(value: Any) -> Any:
     """A value as JSON has it.
 
     A dataclass is an object of its fields, a tuple an array, a path its text; an array of numbers is told by
-    its shape and its type, and what is not finite is null.
+    its shape and its type, an error by its type and its message, and what is not finite is null.
 
     Raises:
         TypeError: there is no rule for it.
@@ -60,6 +60,8 @@ def to_json(value: Any) -> Any:
         return [*map(to_json, value)]
     if is_dataclass(value):
         return {each.name: to_json(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, BaseException):
+        return {"type": type(value).__name__, "message": str(value)}
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return {"shape": [*value.shape], "dtype": str(value.dtype).removeprefix("mlx.core.")}
     raise TypeError(f"no JSON for {type(value).__name__}")

@@ -17,6 +17,7 @@ from mlx_video.events import (
     StageFinished,
     StageStarted,
     StateSaved,
+    VideoStarted,
 )
 from mlx_video.progress.time_left import Clock, Estimate, TimeLeft
 from mlx_video.progress.wording import Count, count_of
@@ -78,6 +79,8 @@ class Tally:
                 self.peak_bytes = max(self.peak_bytes, event.peak_bytes)
             case FileWritten(path):
                 self.written.append(path)
+            case VideoStarted():
+                self._state = None
             case StateSaved():
                 self._state = event
             case BytesDownloaded() | BytesChecked():

@@ -21,6 +21,7 @@ from mlx_video.events import (
     StageStarted,
     StepFinished,
     TilesDecoded,
+    VideoStarted,
 )
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ def messages_of(event: Event) -> Iterator[str]:
     match event:
         case Notice(text):
             yield text
+        case VideoStarted(index, total, name, part):
+            yield f"video {index + 1} of {total}: {name}{f', {part}' if part else ''}"
         case StageStarted(stage):
             yield f"{stage} ..."
         case MemoryPlanned(_, reused, kept):

@@ -57,6 +57,7 @@ TilingMode = Literal["auto", "none", "default", "aggressive", "conservative", "s
 LoraMode = Literal["auto", "merge", "side"]
 FitMode = Literal["cover", "letterbox", "stretch"]
 VACERegion = Literal["generate", "repaint"]
+OutputType = Literal["video", "latent", "both", "images"]
 StreamMode = Literal["auto", "on", "off"]
 QuantizationBits = Literal[4, 8]
 QuantizationGroup = Literal[32, 64, 128]

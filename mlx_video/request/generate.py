@@ -13,6 +13,7 @@ from mlx_video.request.choices import (
     RANDOM_SEED,
     InputKind,
     LoraMode,
+    OutputType,
     StreamMode,
     TilingMode,
 )
@@ -22,6 +23,7 @@ from mlx_video.request.kinds import (
     ADAPTERS,
     Adapters,
     ReadPath,
+    UploadedPath,
     WrittenPath,
 )
 from mlx_video.request.long_runs import LONG_VIDEOS_GROUP, STEP_CACHE_GROUP, LongRunOptions
@@ -90,11 +92,21 @@ class GenerateRequest(PreviewOptions, LongRunOptions, SamplingOptions, InputOpti
         affects="run",
         decodes=True,
     )
-    output_path: WrittenPath | None = option(
+    output_path: UploadedPath | None = option(
         None,
-        help="`.mp4`, `.gif` or `.webp` file; for one frame also `.png` or `.jpg`",
+        help="`.mp4`, `.gif` or `.webp` file; for one frame also `.png` or `.jpg`; or an address that fsspec "
+        "knows, such as `s3://bucket/a.mp4`",
         group="output",
         command_default=Path("output.mp4"),
+        affects="run",
+        decodes=True,
+    )
+    output_type: OutputType = option(
+        "video",
+        help="what --output-path becomes: `video`; `latent`: the final latents under this name with "
+        "`.safetensors`, and nothing is decoded; `both` of them; `images`: a folder of lossless PNGs under "
+        "this name without its ending",
+        group="output",
         affects="run",
         decodes=True,
     )
@@ -222,6 +234,25 @@ class GenerateRequest(PreviewOptions, LongRunOptions, SamplingOptions, InputOpti
         """Latent frames that are sampled beside the result's."""
         return len(self.vace_reference_image) + len(self.control_image)
 
+    @property
+    def video_path(self) -> Path | None:
+        """The video to write; None for none."""
+        return self.output_path if self.output_type in ("video", "both") else None
+
+    @property
+    def frames_path(self) -> Path | None:
+        """The folder of pictures to write; None for none."""
+        if self.output_type != "images" or self.save_frames or self.output_path is None:
+            return self.save_frames
+        return self.output_path.with_suffix("")
+
+    @property
+    def latents_path(self) -> Path | None:
+        """The file of final latents to write; None for none."""
+        if self.output_type not in ("latent", "both") or self.save_latents or self.output_path is None:
+            return self.save_latents
+        return self.output_path.with_suffix(".safetensors")
+
     def _settle_seed(self) -> None:
         """Make the seed what a run keeps: 0 to 2**64-1, or `RANDOM_SEED` where it comes from a state.
 
@@ -281,6 +312,14 @@ class GenerateRequest(PreviewOptions, LongRunOptions, SamplingOptions, InputOpti
         for name in ("resume", "keep_state"):
             if getattr(self, name) and self.output_path is None:
                 raise RequestError(name, "needs --output-path, beside which a run keeps its state. Add it.")
+        if self.output_type == "latent" and self.segments > 1:
+            raise RequestError(
+                "output_type", "latent: beside --segments every clip is decoded for the next. Ask for both."
+            )
+        if self.output_type == "latent" and self.save_frames is not None:
+            raise RequestError(
+                "save_frames", "beside --output-type latent nothing is decoded. Ask for images."
+            )
         for name in ("resume", "save_latents"):
             if getattr(self, name) and self.decode_only is not None:
                 raise RequestError(name, "with --decode-only there is no step to take. Give one of the two.")

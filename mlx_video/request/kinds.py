@@ -12,7 +12,14 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from mlx_video.addresses import AddressError, expand_home, local_path, local_path_or_page, written_address
+from mlx_video.addresses import (
+    AddressError,
+    expand_home,
+    local_path,
+    local_path_or_page,
+    remote_address,
+    written_address,
+)
 from mlx_video.request.adapters import LoraChoice, parse_adapter, path_or_repository, read_adapter_choices
 
 if TYPE_CHECKING:
@@ -227,6 +234,10 @@ def _settle_result(value: Path) -> Path:
         raise AddressError(told) from error
 
 
+def _settle_uploaded(value: Path) -> Path:
+    return _settle_result(value) if remote_address(value) is None else value
+
+
 def _settle_adapters(choices: tuple[LoraChoice, ...]) -> tuple[LoraChoice, ...]:
     return tuple(replace(choice, path=local_path_or_page(choice.path)) for choice in choices)
 
@@ -255,6 +266,7 @@ SCALES = Kind(
     "one number of at least 0, or two as low,high. The models use 1 to 6",
     float | tuple[float, float],
     parse_guide_scale,
+    read=_read_tuple,
 )
 NUMBERS = Kind(
     _is_tuple_of(Real),
@@ -276,6 +288,8 @@ FILE = _path_kind(local_path)
 """A file that is read, on this machine."""
 RESULT = _path_kind(_settle_result)
 """A file or folder that is written."""
+UPLOADED = _path_kind(_settle_uploaded)
+"""A file that is written, here or to an address that fsspec knows."""
 PATH_OR_REPOSITORY = _path_kind(local_path_or_page, path_or_repository, _read_path_or_repository)
 """A file or folder here, or in a repository on the Hub."""
 IMAGE = Kind(
@@ -340,6 +354,7 @@ BY_TYPE = {str: TEXT, int: WHOLE, float: NUMBER, bool: SWITCH}
 ReadPath = Annotated[Path, FILE]
 WrittenPath = Annotated[Path, RESULT]
 Preview = Annotated[Path | str | bool, PREVIEW]
+UploadedPath = Annotated[Path, UPLOADED]
 Place = Annotated[Path, PATH_OR_REPOSITORY]
 GuideScale = Annotated[float | tuple[float, float], SCALES]
 Numbers = Annotated[tuple[float, ...], NUMBERS]

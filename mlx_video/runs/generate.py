@@ -242,7 +242,7 @@ def on_device(run: Run, work: Work[Value]) -> Work[Value]:
 
 
 def written_paths(request: GenerateRequest) -> Iterator[Path]:
-    """The finished results of a request; the video comes last."""
-    for path in (request.profile, request.save_frames, request.output_path):
+    """The finished results of a request; the video comes last. Latents are told of when they are written."""
+    for path in (request.profile, request.frames_path, request.video_path):
         if path:
             yield path

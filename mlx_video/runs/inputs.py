@@ -14,7 +14,7 @@ import numpy as np
 
 from mlx_video.conditioning.clips import ReadMasks
 from mlx_video.conditioning.control.units import COMMON_UNITS
-from mlx_video.conditioning.disk_cache import open_prompt_cache
+from mlx_video.conditioning.disk_cache import PromptCache, open_prompt_cache
 from mlx_video.conditioning.frames import Encoding, FrameEncoder, cut_images
 from mlx_video.conditioning.image_tokens import encode_images
 from mlx_video.conditioning.text import PromptTokenizer, count_tokens, load_tokenizer, number_prompt
@@ -125,12 +125,9 @@ class ModelEncoders:
     def encode_texts(self, texts: Sequence[str]) -> Work[list[mx.array]]:
         """Encode texts, or take them from the cache of encoded prompts, to features [n, text_dim]."""
         run = self._run
-        tokenizer = load_tokenizer(require_tokenizer(run.model), run.config.text_encoder.vocab_size)
-        text_len = run.config.transformer.text_len
-        yield from report_cut_texts(run.request, tokenizer, text_len)
-        numbered = [number_prompt(tokenizer, text, text_len) for text in texts]
-        encode = recall_or_encode if run.request.prompt_cache else run_text_encoder
-        return (yield from encode(run, numbered))
+        tokenizer = open_tokenizer(run)
+        yield from report_cut_texts(run.request, tokenizer, run.config.transformer.text_len)
+        return (yield from recall_or_encode(run, number_texts(run, tokenizer, texts), caches_of(run)))
 
     def encode_images(self, images: Sequence[np.ndarray]) -> mx.array:
         """Encode images, float32 [H, W, 3] in [-1, 1], to image tokens [K, image_dim]."""
@@ -151,19 +148,47 @@ class ModelEncoders:
             yield partial(encode_clip, vae, self._run.plan.memory.encode_tile)
 
 
-def recall_or_encode(run: Run, texts: Texts) -> Work[list[mx.array]]:
-    """Take texts from the cache of encoded prompts; encode those that are not in it, and keep them there."""
-    cache = open_prompt_cache(run.model.text_encoder, run.config.text_encoder)
-    known = [cache.load(text) for text in texts]
+def open_tokenizer(run: Run) -> PromptTokenizer:
+    """The tokenizer of a run's model; raises as `load_tokenizer`."""
+    return load_tokenizer(require_tokenizer(run.model), run.config.text_encoder.vocab_size)
+
+
+def number_texts(run: Run, tokenizer: PromptTokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """Texts as token numbers, as long as the model reads them."""
+    return [number_prompt(tokenizer, text, run.config.transformer.text_len) for text in texts]
+
+
+def caches_of(run: Run) -> list[PromptCache]:
+    """Where the encoded texts of a run may be found, and are kept."""
+    own = [] if run.texts is None else [run.texts]
+    if not run.request.prompt_cache:
+        return own
+    return [*own, open_prompt_cache(run.model.text_encoder, run.config.text_encoder)]
+
+
+def recall_or_encode(run: Run, texts: Texts, caches: Sequence[PromptCache]) -> Work[list[mx.array]]:
+    """Take texts from the first cache that has them; encode those that none has, and keep them in each."""
+    known = [recall(text, caches) for text in texts]
     missing = [text for text, found in zip(texts, known, strict=True) if found is None]
     fresh = (yield from run_text_encoder(run, missing)) if missing else []
-    try:
-        for text, features in zip(missing, fresh, strict=True):
-            cache.store(text, features)
-    except MediaError as error:
-        yield Notice(f"The encoded prompt is not kept for later runs. {error}")
+    yield from keep_texts(missing, fresh, caches)
     encoded = iter(fresh)
     return [next(encoded) if found is None else found for found in known]
+
+
+def recall(text: Sequence[int], caches: Sequence[PromptCache]) -> mx.array | None:
+    """Features of a text in the first cache that has them; None where none does."""
+    return next((found for cache in caches if (found := cache.load(text)) is not None), None)
+
+
+def keep_texts(texts: Texts, features: Sequence[mx.array], caches: Sequence[PromptCache]) -> Iterator[Notice]:
+    """Keep encoded texts in every cache; one that takes nothing is reported, and ends no run."""
+    for cache in caches:
+        try:
+            for text, encoded in zip(texts, features, strict=True):
+                cache.store(text, encoded)
+        except MediaError as error:
+            yield Notice(f"The encoded prompt is not kept for later runs. {error}")
 
 
 def run_text_encoder(run: Run, texts: Texts) -> Work[list[mx.array]]:

@@ -50,15 +50,17 @@ def check_outputs(
     if num_frames is None:
         num_frames = geometry.num_frames - request.trim_first_frames
     check_result_names(request, num_frames, read)
-    if request.output_path:
-        check_output(request.output_path, num_frames)
+    if request.video_path:
+        check_output(request.video_path, num_frames)
+    if request.output_path:  # its state lies there, whatever the output's type
+        check_folder(request.output_path.parent)
         remove_leftovers(request.output_path.parent)
-    if request.save_frames:
-        check_folder(request.save_frames)
-        remove_leftovers(request.save_frames)
-    if request.save_latents:
-        check_file(request.save_latents)
-        remove_leftovers(request.save_latents.parent)
+    if request.frames_path:
+        check_folder(request.frames_path)
+        remove_leftovers(request.frames_path)
+    if request.latents_path:
+        check_file(request.latents_path)
+        remove_leftovers(request.latents_path.parent)
     if request.profile:
         check_file(request.profile)
         remove_leftovers(request.profile.parent)
@@ -110,15 +112,15 @@ def _count_bytes(
     """Folders of the results, and how many bytes each result can take."""
     pixels = math.prod(geometry.output_size) * num_frames
     latents = LATENT_BYTES * math.prod(geometry.latent_shape)
-    if video := request.output_path:
+    if video := request.video_path:
         rate = BYTES_PER_PIXEL.get(video.suffix.lower(), STILL_BYTES_PER_PIXEL)
         # The one that holds the segments before the last stays until the new one is complete.
         replaced = num_frames - geometry.num_frames + 1 if request.segments > 1 else 0
         yield video.parent, round(rate * (pixels + math.prod(geometry.output_size) * replaced))
-    if request.save_frames:
-        yield request.save_frames, round(STILL_BYTES_PER_PIXEL * pixels)
-    if request.save_latents:
-        yield request.save_latents.parent, latents
+    if request.frames_path:
+        yield request.frames_path, round(STILL_BYTES_PER_PIXEL * pixels)
+    if request.latents_path:
+        yield request.latents_path.parent, latents
     if (state := find_state_path(request)) and not request.decode_only:
         sampled = geometry.with_leading(request.extra_frames)
         yield state.parent, STATE_ARRAYS * LATENT_BYTES * math.prod(sampled.latent_shape)

@@ -9,6 +9,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
+from mlx_video.conditioning.disk_cache import PromptCache
 from mlx_video.config import ModelConfig
 from mlx_video.files.hub_cache import published_name
 from mlx_video.latents.run_state import RunState
@@ -41,6 +42,8 @@ class Run:
         state: of an earlier run, to go on from; None to begin at the first step.
         identity: what decides the latents, to be compared with a state's; empty where no state is kept.
         memory_plan: behind the choices in `plan`; None where memory was not planned.
+        texts: encoded already, to be looked up first; None for none.
+        conditioning: that is made already; None for what the stages make.
         limits: of single dispatches to the device.
         session: opens the networks.
         profile: notes when the run did what; None where nobody asks.
@@ -61,6 +64,8 @@ class Run:
     state: RunState | None = None
     identity: Mapping[str, str] = field(default_factory=dict)
     memory_plan: MemoryPlan | None = None
+    texts: PromptCache | None = None
+    conditioning: Mapping[str, object] | None = None
     limits: Limits = field(default_factory=current_limits)
     session: Session = field(default_factory=Session)
     profile: Profile | None = None

@@ -51,6 +51,12 @@ class FrameCollector:
         """All frames so far, uint8 [F, H, W, 3]."""
         return np.concatenate(self.chunks)
 
+    def video(self, run: Run, latents: mx.array) -> Video:
+        """What a run has made; it has no frames where only latents were asked for."""
+        width, height = run.plan.geometry.output_size
+        frames = self.frames() if self.chunks else np.zeros((0, height, width, 3), np.uint8)
+        return Video(frames, run.plan.fps, latents, run.settings())
+
 
 def generate_segments(
     request: GenerateRequest, prepare: Prepare, extra_sinks: Sequence[FrameSink] = ()

@@ -91,10 +91,15 @@ def open_sinks(run: Run) -> Iterator[FrameWriter]:
     """The files that the request names, opened for writing."""
     request, settings = run.request, run.settings()
     width, height = run.plan.geometry.output_size
-    if request.output_path:
-        yield open_video_writer(request.output_path, width, height, run.plan.fps, settings)
-    if request.save_frames:
-        yield FrameFolderWriter(request.save_frames, width, height, settings)
+    if request.video_path:
+        yield open_video_writer(request.video_path, width, height, run.plan.fps, settings)
+    if request.frames_path:
+        yield FrameFolderWriter(request.frames_path, width, height, settings)
 
 
-DECODE = Stage("decode", decode_video, takes=("latents", "sinks"))
+DECODE = Stage(
+    "decode",
+    decode_video,
+    takes=("latents", "sinks"),
+    is_needed=lambda run, latents, sinks: run.request.output_type != "latent",
+)
