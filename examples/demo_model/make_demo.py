@@ -2,8 +2,8 @@
 
     python examples/demo_model/make_demo.py --work-dir demo_training --output demo_checkpoint
 
-A run that was stopped goes on where it ended. `--output` gets the Wan2.1 checkpoint, its image-to-video
-sibling in `image_to_video/` and the adapter `growing.safetensors`. `--scale 0.01` takes a hundredth of
+A run that was stopped goes on where it ended. `--output` gets the Wan2.1 checkpoint, its siblings in
+`image_to_video/` and `control/`, and the adapter `growing.safetensors`. `--scale 0.01` takes a hundredth of
 every stage's steps, in a work folder of its own, to see that all of them run.
 """
 
@@ -32,6 +32,8 @@ def training_stages(work: Path, output: Path, scale: float) -> list[list[str]]:
         ["sharpen_decoder.py", "--vae", vae, "--export", vae],
         ["train_image_to_video.py", "--steps", "900"],
         ["train_image_to_video.py", "--export", str(output / "image_to_video")],
+        ["train_control.py", "--checkpoint", str(output)],
+        ["train_control.py", "--export", str(output / "control")],
         ["train_adapter.py", "--output", str(output / "growing.safetensors")],
     ]
     return [[*stage, "--work-dir", str(work), "--scale", str(scale)] for stage in stages]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mlx_video.cli import arguments
 from mlx_video.cli.console import run_command
-from mlx_video.cli.named_model import open_model_of, parts_of
+from mlx_video.cli.named_model import demo_of, open_model_of, parts_of
 from mlx_video.errors import RequestError
 from mlx_video.events import TextResult
 from mlx_video.request import GenerateRequest, ModelRequest, option
@@ -58,11 +58,6 @@ def build_request(args: argparse.Namespace) -> GenerateRequest:
     return arguments.request_from(GenerateRequest, args, prompt=prompt or "")
 
 
-def takes_an_image(request: GenerateRequest) -> bool:
-    """Whether a video is to begin with a picture, which decides between the demo models."""
-    return request.image is not None or request.continue_from is not None
-
-
 def run_events(args: argparse.Namespace) -> Iterator[Event]:
     """Open the model, then make the video."""
     request = build_request(args)
@@ -73,28 +68,28 @@ def run_events(args: argparse.Namespace) -> Iterator[Event]:
     from mlx_video.runs.generate import prepare_run
     from mlx_video.runs.segments import generate_segments
 
-    model, config = yield from open_model_of(args, takes_image=takes_an_image(request))
+    model, config = yield from open_model_of(args, request)
     request = yield from with_local_adapters(request)
     yield from generate_segments(request, lambda one: prepare_run(one, model, config))
 
 
 def plan_events(args: argparse.Namespace, request: GenerateRequest) -> Iterator[Event]:
     """Open the model and say what a run would keep in memory; nothing is downloaded or left on disk."""
-    from mlx_video.convert.demo_model import passing_demo_model, report_demo_model
+    from mlx_video.convert.demo_model import passing_demo_model
     from mlx_video.convert.local_files import with_local_adapters
     from mlx_video.events import finish
     from mlx_video.files.hub_cache import nothing_downloaded
     from mlx_video.loading.components import open_named_model
     from mlx_video.runs.generate import plan_generation
 
-    takes_image = takes_an_image(request)
     events: list[Event] = []
     with ExitStack() as stack:
         stack.enter_context(nothing_downloaded())
         place = args.folder
         if place is None:
-            events.append(report_demo_model(takes_image=takes_image))
-            place = stack.enter_context(passing_demo_model(takes_image=takes_image))
+            demo = demo_of(request)
+            events.append(demo.report())
+            place = stack.enter_context(passing_demo_model(demo))
         model, config = finish(open_named_model(place, args.revision, parts_of(args)), events.append)
         request = finish(with_local_adapters(request), events.append)
         plan = plan_generation(request, model, config)

@@ -28,6 +28,7 @@ from mlx_video.request.long_runs import LONG_VIDEOS_GROUP, STEP_CACHE_GROUP, Lon
 from mlx_video.request.option import (
     at_least,
     check_options,
+    is_given,
     option,
     options_of,
     positive,
@@ -249,3 +250,8 @@ FRAME_INPUTS = ("image", "end_image")
 VIDEO_INPUTS = tuple(name for name, kind in INPUTS.items() if kind in ("video", "mask"))
 PICTURE_INPUTS = tuple(name for name, kind in INPUTS.items() if kind == "pictures")
 LORA_FIELDS = tuple(name for name, declared in _OPTIONS.items() if declared.kind is ADAPTERS)
+
+
+def given_inputs(request: GenerateRequest) -> tuple[str, ...]:
+    """Names of the inputs that a request gives, the prompt among them."""
+    return tuple(name for name in INPUTS if is_given(getattr(request, name)))

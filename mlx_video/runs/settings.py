@@ -15,8 +15,7 @@ from mlx_video.geometry import VideoGeometry, check_num_frames, measure, round_s
 from mlx_video.models.dispatch import LARGEST_ARRAY
 from mlx_video.models.rope import MAX_POSITIONS
 from mlx_video.planning.choices import MemoryChoices
-from mlx_video.request import INPUTS, LORA_FIELDS, GenerateRequest, flag_of
-from mlx_video.request.option import is_given
+from mlx_video.request import LORA_FIELDS, GenerateRequest, flag_of, given_inputs
 from mlx_video.runs.sampling.context_choice import check_caches, plan_windows, report_windows
 from mlx_video.runs.sampling.recipe_choice import (
     ChosenRecipe,
@@ -215,7 +214,7 @@ def check_inputs(request: GenerateRequest, variant: Variant) -> None:
         RequestError: a required input is missing, one is given that the model does not take, or two that
             do not go together.
     """
-    given = [name for name in INPUTS if is_given(getattr(request, name))]
+    given = given_inputs(request)
     for name in variant.inputs.required:
         if name not in given:
             raise RequestError(name, f"missing: {variant.title} needs it.")
