@@ -110,6 +110,6 @@ DEMO_CONTROL = replace(
     title="Demo control (outlines of shapes)",
     traits=replace(CONTROL_EXPERT.traits, size=DEMO_I2V.traits.size),
     sampling=DEMO_I2V.sampling,
-    inputs=Inputs(optional=("image", "control_video", "reference_image")),
+    inputs=Inputs(optional=("image", "control_video")),
     remark_on_prompt=remark_on_guided_prompt,
 )

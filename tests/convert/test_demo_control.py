@@ -41,7 +41,7 @@ PROMPT = "a red circle on a white background"
         ({"prompt", "image", "end_image"}, IMAGE_DEMO),
         ({"prompt", "control_video"}, CONTROL_DEMO),
         ({"prompt", "image", "control_video"}, CONTROL_DEMO),
-        ({"prompt", "reference_image"}, CONTROL_DEMO),
+        ({"prompt", "control_video", "reference_image"}, CONTROL_DEMO),
         ({"prompt", "input_video"}, TEXT_DEMO),
     ],
     ids=lambda value: "+".join(sorted(value)) if isinstance(value, set) else value.name,

@@ -82,7 +82,7 @@ def test_the_command_without_a_model_draws_the_prompt(cache: Path, tmp_path: Pat
     assert (scene.colour, scene.background, scene.motion) == ("blue", "white", "up")
 
 
-@pytest.mark.parametrize("flag", [None, "--image", "--reference-image"])
+@pytest.mark.parametrize("flag", [None, "--image"])
 def test_an_unknown_prompt_gets_the_words_that_the_models_know(
     cache: Path, tmp_path: Path, capsys, flag: str | None
 ):
