@@ -14,7 +14,7 @@ from mlx_video.cli import arguments
 from mlx_video.cli.console import run_command
 from mlx_video.cli.interactive import run_interactive
 from mlx_video.cli.many import list_items, make_list, open_maker, print_settings, read_many, shared_options
-from mlx_video.cli.named_model import open_model_of, parts_of
+from mlx_video.cli.named_model import inputs_of, open_model_of, parts_of
 from mlx_video.errors import RequestError
 from mlx_video.events import TextResult
 from mlx_video.progress.terminal_pictures import find_protocol
@@ -24,7 +24,6 @@ from mlx_video.request.many import ManyOptions
 
 if TYPE_CHECKING:
     from mlx_video.events import Event
-    from mlx_video.runs.batch.item import BatchItem
 
 
 @dataclass
@@ -88,11 +87,6 @@ def check_terminal(request: GenerateRequest, *, is_shown: bool) -> None:
         )
 
 
-def takes_an_image(request: GenerateRequest) -> bool:
-    """Whether a video is to begin with a picture, which decides between the demo models."""
-    return request.image is not None or request.continue_from is not None
-
-
 def run_events(args: argparse.Namespace) -> Iterator[Event]:
     """Open the model, then make the videos; or show what would be made."""
     many = read_many(args)
@@ -107,14 +101,10 @@ def run_events(args: argparse.Namespace) -> Iterator[Event]:
     if args.plan:
         yield from plan_events(args, [item.request for item in items])
     elif len(items) > 1:
-        yield from make_list((yield from open_maker(args, takes_image=any_takes_an_image(items))), items)
+        inputs = inputs_of([item.request for item in items])
+        yield from make_list((yield from open_maker(args, inputs)), items)
     else:
         yield from make_one(args, items[0].request)
-
-
-def any_takes_an_image(items: Sequence[BatchItem]) -> bool:
-    """Whether a video of a list is to begin with a picture."""
-    return any(takes_an_image(item.request) for item in items)
 
 
 def make_one(args: argparse.Namespace, request: GenerateRequest) -> Iterator[Event]:
@@ -123,28 +113,28 @@ def make_one(args: argparse.Namespace, request: GenerateRequest) -> Iterator[Eve
     from mlx_video.runs.generate import prepare_run
     from mlx_video.runs.uploads import make_anywhere
 
-    model, config = yield from open_model_of(args, takes_image=takes_an_image(request))
+    model, config = yield from open_model_of(args, inputs_of([request]))
     request = yield from with_local_adapters(request)
     yield from make_anywhere(request, lambda one: prepare_run(one, model, config))
 
 
 def plan_events(args: argparse.Namespace, requests: Sequence[GenerateRequest]) -> Iterator[Event]:
     """Open the model and say what runs would keep in memory; nothing is downloaded or left on disk."""
-    from mlx_video.convert.demo_model import passing_demo_model, report_demo_model
+    from mlx_video.convert.demo_model import demo_for, passing_demo_model
     from mlx_video.convert.local_files import with_local_adapters
     from mlx_video.events import finish
     from mlx_video.files.hub_cache import nothing_downloaded
     from mlx_video.loading.components import open_named_model
     from mlx_video.runs.generate import plan_generation
 
-    takes_image = any(map(takes_an_image, requests))
     events: list[Event] = []
     with ExitStack() as stack:
         stack.enter_context(nothing_downloaded())
         place = args.folder
         if place is None:
-            events.append(report_demo_model(takes_image=takes_image))
-            place = stack.enter_context(passing_demo_model(takes_image=takes_image))
+            demo = demo_for(inputs_of(requests))
+            events.append(demo.report())
+            place = stack.enter_context(passing_demo_model(demo))
         model, config = finish(open_named_model(place, args.revision, parts_of(args)), events.append)
         local = [finish(with_local_adapters(request), events.append) for request in requests]
         plans = [plan_generation(request, model, config) for request in local]

@@ -14,8 +14,9 @@ from mlx_video.cli.many import open_maker, read_many, shared_options
 from mlx_video.events import Event, Notice
 from mlx_video.progress.display import Ending
 from mlx_video.progress.surroundings import choose_display
-from mlx_video.request import flag_of, options_of
+from mlx_video.request import INPUTS, flag_of, options_of
 from mlx_video.request.generate import GenerateRequest
+from mlx_video.request.option import is_given
 from mlx_video.request.prompt_lines import SHORT_NAMES, PromptLine, read_line
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ def run_interactive(args: argparse.Namespace, read: Callable[[str], str] | None 
         shared, notices = shared_options(args)
         shared.pop("prompt", None)
         yield from notices
-        opened.append(((yield from open_maker(args, takes_image=shared["image"] is not None)), shared))
+        inputs = [name for name in INPUTS if is_given(shared[name])]
+        opened.append(((yield from open_maker(args, inputs)), shared))
 
     perform_alone: Perform = partial(_perform, args)
     ending = perform_alone(opening)

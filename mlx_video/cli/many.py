@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,12 +112,12 @@ def _read_file(path: Path) -> str:
         raise MediaError(f"{path}: cannot be read ({error.strerror}). Check the path.") from error
 
 
-def open_maker(args: argparse.Namespace, *, takes_image: bool) -> Work[VideoMaker]:
-    """Open the model that options name, as a maker of videos."""
+def open_maker(args: argparse.Namespace, inputs: Collection[str]) -> Work[VideoMaker]:
+    """Open the model that options name, as a maker of videos that bring these inputs."""
     from mlx_video.loading.session import Session
     from mlx_video.runs.batch.maker import VideoMaker
 
-    model, config = yield from open_model_of(args, takes_image=takes_image)
+    model, config = yield from open_model_of(args, inputs)
     return VideoMaker(model, config, Session(keeps=True))
 
 

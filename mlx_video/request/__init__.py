@@ -35,6 +35,7 @@ from mlx_video.request.generate import (
     VIDEO_INPUTS,
     GenerateRequest,
     draw_seed,
+    given_inputs,
 )
 from mlx_video.request.kinds import ImageSource
 from mlx_video.request.model import ModelRequest
@@ -69,6 +70,7 @@ __all__ = [
     "advise_two_strengths",
     "draw_seed",
     "flag_of",
+    "given_inputs",
     "make_request",
     "option",
     "options_of",

@@ -336,3 +336,8 @@ FRAME_INPUTS = ("image", "end_image")
 VIDEO_INPUTS = tuple(name for name, kind in INPUTS.items() if kind in ("video", "mask"))
 PICTURE_INPUTS = tuple(name for name, kind in INPUTS.items() if kind == "pictures")
 LORA_FIELDS = tuple(name for name, declared in _OPTIONS.items() if declared.kind is ADAPTERS)
+
+
+def given_inputs(request: GenerateRequest) -> tuple[str, ...]:
+    """Names of the inputs that a request gives, the prompt among them."""
+    return tuple(name for name in INPUTS if is_given(getattr(request, name)))

@@ -10,7 +10,7 @@ from mlx_video.config import ModelConfig
 from mlx_video.errors import RequestError
 from mlx_video.layouts.components import list_parts
 from mlx_video.layouts.model_folder import ModelFolder
-from mlx_video.request import INPUTS, GenerateRequest, flag_of
+from mlx_video.request import INPUTS, GenerateRequest, flag_of, given_inputs
 from mlx_video.request.option import is_given
 from mlx_video.variants.variant import Variant
 from mlx_video.weights.component_networks import find_network
@@ -26,7 +26,7 @@ def check_inputs(request: GenerateRequest, variant: Variant) -> None:
         RequestError: a required input is missing, one is given that the model does not take, or two that
             do not go together.
     """
-    given = [name for name in INPUTS if is_given(getattr(request, name))]
+    given = given_inputs(request)
     for name in variant.inputs.required:
         if name not in given:
             raise RequestError(name, f"missing: {variant.title} needs it.")

@@ -30,6 +30,7 @@ from mlx_video.weights.rules import Rule
 VARIANTS: tuple[Variant, ...] = (
     t2v.DEMO,
     i2v.DEMO_I2V,
+    fun.DEMO_CONTROL,
     t2v.T2V_1_3B,
     t2v.T2V_14B,
     i2v.FLF2V_14B,

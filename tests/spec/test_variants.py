@@ -48,6 +48,7 @@ KINDS = {
     "wan2.2-fun-a14b-control-camera": (36, 16, True, {"camera_dim": 24}),
     "wan2.2-fun-control-camera": (36, 16, False, {"camera_dim": 24}),
     "wan2.2-fun-control": (52, 16, False, {"reference_dim": 16}),
+    "wan2.2-fun-control-demo": (52, 16, False, {"reference_dim": 16}),
     "wan2.2-fun-a14b-control": (52, 16, True, {"reference_dim": 16}),
     "wan2.1-vace": (16, 16, False, VACE),
     "wan2.1-vace-1.3b": (16, 16, False, VACE),
@@ -55,7 +56,8 @@ KINDS = {
     "wan2.2-vace-fun-a14b": (16, 16, True, VACE),
 }
 SIZES = {
-    "wan2.1-t2v-demo": (192, 6), "wan2.2-i2v-demo": (192, 6), "wan2.1-t2v-1.3b": (1536, 30),
+    "wan2.1-t2v-demo": (192, 6), "wan2.2-i2v-demo": (192, 6), "wan2.2-fun-control-demo": (192, 6),
+    "wan2.1-t2v-1.3b": (1536, 30),
     "wan2.1-t2v-14b": (5120, 40), "wan2.1-fun-1.3b-inp": (1536, 30),
     "wan2.1-vace-1.3b": (1536, 30), "wan2.1-vace-14b": (5120, 40),
 }  # fmt: skip
