@@ -41,6 +41,7 @@ STEP_CACHE_OPTIONS: Mapping[str, Mapping[str, str]] = {
         "step_cache_threshold": "threshold",
         "teacache_mode": "mode",
         "teacache_coefficients": "coefficients",
+        "teacache_speedup": "speedup",
     },
     "easycache": {"step_cache_threshold": "threshold", "step_cache_start": "first_steps"},
     "first-block": {"step_cache_threshold": "threshold"},
