@@ -32,8 +32,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "demo_model"))
 from grammar import Scene, held_out_pairs, split_scenes
 from score import accuracies, read_scene
 
+FEW_STEPS = Path(__file__).parents[1] / "examples" / "demo_model" / "few_steps.safetensors"
 WAYS: dict[str, dict[str, Any]] = {
     "full": {},
+    "4 steps, distilled adapter": {"loras": [FEW_STEPS]},
+    "4 steps, no adapter": {"recipe": "lightx2v"},
     "half of the steps": {"steps": 15},
     "magcache": {"step_cache": "magcache"},
     "magcache, threshold 0.24, 6 skips": {
@@ -45,7 +48,6 @@ WAYS: dict[str, dict[str, Any]] = {
     "easycache, threshold 0.2": {"step_cache": "easycache", "step_cache_threshold": 0.2},
     "first-block": {"step_cache": "first-block"},
     "guidance in the first 60 %": {"cfg_end": 0.6},
-    "cfg-skip late, 0.6": {"cfg_skip": "late", "cfg_ratio": 0.6},
     "magcache, cfg-skip late": {"step_cache": "magcache", "cfg_skip": "late", "cfg_ratio": 0.6},
     "context windows of 9 frames": {"context_frames": 9, "context_overlap": 4},
 }

@@ -3,7 +3,7 @@
     python examples/demo_model/make_demo.py --work-dir demo_training --output demo_checkpoint
 
 A run that was stopped goes on where it ended. `--output` gets the Wan2.1 checkpoint, its image-to-video
-sibling in `image_to_video/` and the adapter `growing.safetensors`.
+sibling in `image_to_video/` and the adapters `growing.safetensors` and `few_steps.safetensors`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SCRIPTS = Path(__file__).parent
 
 def training_stages(work: Path, output: Path) -> list[list[str]]:
     """Scripts and their options, in order: each goes on from what those before left in the work folder."""
-    vae = str(output / "Wan2.1_VAE.pth")
+    vae, few_steps = str(output / "Wan2.1_VAE.pth"), str(output / "few_steps.safetensors")
     stages = [
         ["train_vae.py"],
         ["train_transformer.py", "--steps", "7700"],
@@ -29,6 +29,7 @@ def training_stages(work: Path, output: Path) -> list[list[str]]:
         ["train_image_to_video.py", "--steps", "900"],
         ["train_image_to_video.py", "--export", str(output / "image_to_video")],
         ["train_adapter.py", "--output", str(output / "growing.safetensors")],
+        ["train_few_steps.py", "--checkpoint", str(output), "--output", few_steps],
     ]
     return [[*stage, "--work-dir", str(work)] for stage in stages]
 
