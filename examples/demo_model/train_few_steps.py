@@ -151,7 +151,7 @@ def train(folder: Path, checkpoint: Path, output: Path, walks: int, updates: int
         if update % 50 == 49:
             seconds = time.time() - started
             print(f"update {update + 1} loss {np.mean(losses[-100:]):.4f} {seconds:.0f}s", flush=True)
-            write_adapter(model, output, RANK, METADATA)
+    write_adapter(model, output, RANK, METADATA)
 
 
 def main() -> None:
