@@ -81,6 +81,8 @@ VALUES: dict[k.Kind, tuple[list[str], Any, Any]] = {
     k.LAYER_SCALES: (["1,0.5"], [1.0, 0.5], (1.0, 0.5)),
     k.ADAPTERS: (["a", "0.5"], [("a", 0.5)], (LoraChoice(Path("a"), 0.5),)),
 }
+# The same for options that take nothing below 1.
+LARGE_VALUES = {"teacache_speedup": (["2.5"], 2.5, 2.5)}
 # What an option needs beside it.
 COMPANIONS = {
     "cfg_skip": {"cfg_ratio": 0.5},
@@ -106,7 +108,7 @@ def sample_of(declared: Option) -> tuple[list[str], Any, Any]:
     if declared.choices:
         value = next(choice for choice in declared.choices if choice != declared.default)
         return [str(value)], value, value
-    return VALUES[declared.kind]
+    return LARGE_VALUES.get(declared.name) or VALUES[declared.kind]
 
 
 @pytest.mark.parametrize(("command", "declared"), DECLARED)
