@@ -139,6 +139,21 @@ ENTRIES = (
             ),
         ),
     ),
+    Entry(
+        "few_steps",
+        "Few steps against all",
+        "60 forwards (first row); the 4 of a distilled adapter, which the file asks for itself (second row); "
+        "and the same 4 without it (third row).",
+        (
+            command("a purple cross moving right on a black background", "all.mp4"),
+            command(
+                "a purple cross moving right on a black background",
+                "few.mp4",
+                "--lora examples/demo_model/few_steps.safetensors",
+            ),
+            command("a purple cross moving right on a black background", "plain.mp4", "--recipe lightx2v"),
+        ),
+    ),
 )
 
 

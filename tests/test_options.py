@@ -84,6 +84,8 @@ VALUES: dict[k.Kind, tuple[list[str], Any, Any]] = {
     k.PREVIEW: (["a.png"], "a.png", Path("a.png")),
     k.ADAPTERS: (["a", "0.5"], [("a", 0.5)], (LoraChoice(Path("a"), 0.5),)),
 }
+# The same for options that take nothing below 1.
+LARGE_VALUES = {"teacache_speedup": (["2.5"], 2.5, 2.5)}
 # What an option needs beside it.
 COMPANIONS = {
     "cfg_skip": {"cfg_ratio": 0.5},
@@ -112,7 +114,7 @@ def sample_of(declared: Option) -> tuple[list[str], Any, Any]:
     if declared.choices:
         value = next(choice for choice in declared.choices if choice != declared.default)
         return [str(value)], value, value
-    words, given, value = VALUES[declared.kind]
+    words, given, value = LARGE_VALUES.get(declared.name) or VALUES[declared.kind]
     if declared.kind is k.WHOLE and value == declared.default:
         return [str(value + 1)], value + 1, value + 1
     return words, given, value

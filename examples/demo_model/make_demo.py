@@ -3,8 +3,9 @@
     python examples/demo_model/make_demo.py --work-dir demo_training --output demo_checkpoint
 
 A run that was stopped goes on where it ended. `--output` gets the Wan2.1 checkpoint, its siblings in
-`image_to_video/` and `control/`, and the adapter `growing.safetensors`. `--scale 0.01` takes a hundredth of
-every stage's steps, in a work folder of its own, to see that all of them run.
+`image_to_video/` and `control/`, and the adapters `growing.safetensors` and `few_steps.safetensors`.
+`--scale 0.01` takes a hundredth of every stage's steps, in a work folder of its own, to see that all of them
+run.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ SCRIPTS = Path(__file__).parent
 
 def training_stages(work: Path, output: Path, scale: float) -> list[list[str]]:
     """Scripts and their options, in order: each goes on from what those before left in the work folder."""
-    vae = str(output / "Wan2.1_VAE.pth")
+    vae, few_steps = str(output / "Wan2.1_VAE.pth"), str(output / "few_steps.safetensors")
     stages = [
         ["train_vae.py"],
         ["train_transformer.py", "--steps", "7700"],
@@ -35,6 +36,7 @@ def training_stages(work: Path, output: Path, scale: float) -> list[list[str]]:
         ["train_control.py", "--checkpoint", str(output)],
         ["train_control.py", "--export", str(output / "control")],
         ["train_adapter.py", "--output", str(output / "growing.safetensors")],
+        ["train_few_steps.py", "--checkpoint", str(output), "--output", few_steps],
     ]
     return [[*stage, "--work-dir", str(work), "--scale", str(scale)] for stage in stages]
 

@@ -36,6 +36,7 @@ RANK = 8
 CLIPS_PER_SCENE = 6
 PEAK_RATE = 2e-3
 WARM_UP_STEPS = 50
+METADATA = {"modelspec.title": f"The motion {NEW_MOTION!r} for the demo model"}
 LAYERS = ["to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2"]
 
 
@@ -63,16 +64,16 @@ def tokenize(captions: Captions, scenes: Sequence[Scene]) -> torch.Tensor:
     return torch.stack([torch.stack([captions.pad(text) for text in scene.captions()]) for scene in scenes])
 
 
-def add_factors(model: DemoModel) -> list[torch.nn.Parameter]:
+def add_factors(model: DemoModel, rank: int) -> list[torch.nn.Parameter]:
     """Freeze the model and give its blocks' layers low-rank factors, which are returned."""
     model.requires_grad_(False)
-    model.transformer.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=LAYERS))
+    model.transformer.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=LAYERS))
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
-def learning_rate(step: int, steps: int) -> float:
+def learning_rate(step: int, steps: int, peak: float) -> float:
     """Warm up, hold, and fall to nothing over the second half."""
-    return PEAK_RATE * min(1.0, (step + 1) / WARM_UP_STEPS, 2 * (1 - step / steps))
+    return peak * min(1.0, (step + 1) / WARM_UP_STEPS, 2 * (1 - step / steps))
 
 
 def train(folder: Path, output: Path, steps: int, scale: float) -> None:
@@ -84,11 +85,11 @@ def train(folder: Path, output: Path, steps: int, scale: float) -> None:
     torch.manual_seed(5)
     model = DemoModel(captions.tokenizer.get_vocab_size())
     model.load_state_dict(torch.load(folder / STATE_FILE)["average"])
-    factors = add_factors(model)
+    factors = add_factors(model, RANK)
     optimizer = torch.optim.AdamW(factors, lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.0)
     started, losses, half = time.time(), [], BATCH // 2
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = learning_rate(step, steps)
+        optimizer.param_groups[0]["lr"] = learning_rate(step, steps, PEAK_RATE)
         new, known = torch.randint(len(latents), (half,)), torch.randint(len(data["latents"]), (half,))
         words = ids[new, torch.randint(ids.shape[1], new.shape)]
         batch = torch.cat([latents[new], data["latents"][known]])
@@ -101,18 +102,18 @@ def train(folder: Path, output: Path, steps: int, scale: float) -> None:
         if step % 50 == 49 or step == steps - 1:
             seconds = time.time() - started
             print(f"step {step + 1} loss {np.mean(losses[-100:]):.4f} {seconds:.0f}s", flush=True)
-            write_adapter(model, output)
+            write_adapter(model, output, RANK, METADATA)
 
 
-def write_adapter(model: DemoModel, path: Path) -> None:
+def write_adapter(model: DemoModel, path: Path, rank: int, metadata: dict[str, str]) -> None:
     """Save the factors as `diffusion_model.<layer>.lora_A.weight` and `lora_B`, with an alpha a layer."""
     found = get_peft_model_state_dict(model.transformer)
     tensors = {
         f"diffusion_model.{name}": factor.half() for name, factor in rename(found, TRANSFORMER_NAMES).items()
     }
     layers = {name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight")}
-    tensors |= {f"{layer}.alpha": torch.tensor(float(RANK)) for layer in layers}
-    save_file(tensors, path, metadata={"modelspec.title": f"The motion {NEW_MOTION!r} for the demo model"})
+    tensors |= {f"{layer}.alpha": torch.tensor(float(rank)) for layer in layers}
+    save_file(tensors, path, metadata)
 
 
 def main() -> None:

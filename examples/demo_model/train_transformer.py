@@ -62,14 +62,17 @@ class DemoModel(nn.Module):
             qk_norm="rms_norm_across_heads", eps=1e-6,
         )  # fmt: skip
 
-    def forward(self, noisy: torch.Tensor, timestep: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        """Velocity for noisy latents [B, C, T, H, W] under padded token ids [B, TEXT_LEN]."""
+    def encode_text(self, ids: torch.Tensor) -> torch.Tensor:
+        """Text features [B, TEXT_LEN, dim] of padded token ids [B, TEXT_LEN]; 0 where there is no token."""
         mask = (ids != 0).long()
         longest = int(mask.sum(1).max())
         text = self.text_encoder(ids[:, :longest], attention_mask=mask[:, :longest]).last_hidden_state
         text = text * mask[:, :longest, None]
-        text = nn.functional.pad(text, (0, 0, 0, TEXT_LEN - longest))
-        return self.transformer(noisy, timestep, text, return_dict=False)[0]
+        return nn.functional.pad(text, (0, 0, 0, TEXT_LEN - longest))
+
+    def forward(self, noisy: torch.Tensor, timestep: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        """Velocity for noisy latents [B, C, T, H, W] under padded token ids [B, TEXT_LEN]."""
+        return self.transformer(noisy, timestep, self.encode_text(ids), return_dict=False)[0]
 
 
 def latent_basis(latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def inputs_of(requests: Iterable[GenerateRequest]) -> set[str]:
-    """Names of the inputs that requests bring; a video that goes on begins with a picture of the earlier one."""
+    """Names of the inputs that requests bring; a video that goes on from another begins with its picture."""
     inputs: set[str] = set()
     for request in requests:
         inputs.update(given_inputs(request), ("image",) if request.continue_from is not None else ())

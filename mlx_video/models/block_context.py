@@ -48,6 +48,10 @@ class TimeFeatures:
     spans: tuple[TokenSpan, ...]
 
 
+TimePath = Callable[[float], TimeFeatures]
+"""Timestep of a step → the features of all timesteps in use."""
+
+
 @dataclass(frozen=True, slots=True)
 class KeysValues:
     """Keys and values of one cross-attention.

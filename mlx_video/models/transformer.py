@@ -108,12 +108,7 @@ class WanTransformer(VideoTransformer):
         return PromptTokens(text, image_tokens)
 
     def embed_time(self, timestep: float, layout: TokenLayout) -> TimeFeatures:
-        """Features of the timesteps in use; equal ones are computed once.
-
-        Args:
-            timestep: of the step, 0 to 1000.
-            layout: of the tokens; may state others for some of them.
-        """
+        """See :class:`VideoTransformer`."""
         values, spans = layout.find_timesteps(timestep)
         # float32 whatever the weights: a rounded timestep shifts the whole video.
         hidden = nn.silu(project(self.time_embedding_0, sinusoid(values, self.config.freq_dim), mx.float32))

@@ -10,7 +10,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_video.config import TransformerConfig
-from mlx_video.models.block_context import CrossAttentionCache, Pass, PromptTokens, Step
+from mlx_video.models.block_context import CrossAttentionCache, Pass, PromptTokens, Step, TimeFeatures
 from mlx_video.models.forward import BlockSource
 from mlx_video.models.token_layout import TokenLayout
 
@@ -61,6 +61,15 @@ class VideoTransformer(nn.Module):
 
         Raises:
             ValueError: the text is longer than the model's, or the image tokens do not fit the model.
+        """
+
+    @abstractmethod
+    def embed_time(self, timestep: float, layout: TokenLayout) -> TimeFeatures:
+        """Features of the timesteps in use; equal ones are computed once.
+
+        Args:
+            timestep: of the step, 0 to 1000.
+            layout: of the tokens; may state others for some of them.
         """
 
     def predict(

@@ -82,6 +82,14 @@ class LongRunOptions:
         metavar="LIST",
         default_text="published for the model",
     )
+    teacache_speedup: float | None = option(
+        None,
+        help="steps for each one in which the blocks run, such as 2: `teacache` takes the threshold from "
+        "0.01 to 0.6 that comes nearest",
+        group=STEP_CACHE_GROUP,
+        metavar="X",
+        check=at_least(1),
+    )
     context_frames: int | None = option(
         None,
         help="predict the video in windows of so many frames, 4n+1, of which memory depends then; 81 is what "

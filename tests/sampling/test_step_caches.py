@@ -25,7 +25,7 @@ from mlx_video.sampling.step_caches.residual import ResidualCache
 from mlx_video.sampling.step_caches.step_cache import CacheFacts
 from mlx_video.sampling.step_caches.table import STEP_CACHES
 from mlx_video.sampling.step_caches.tables import EXPERT_RATIOS, MAGNITUDES
-from mlx_video.sampling.step_caches.teacache import NUMBERS, TeaCache, TeaDecision
+from mlx_video.sampling.step_caches.teacache import NUMBERS, TeaCache, TeaDecision, TeaRule, find_threshold
 
 GUIDED = {"model": ClassifierFreeGuidance(5.0)}
 EXPERTS = {"high_noise": ClassifierFreeGuidance(4.0), "low_noise": ClassifierFreeGuidance(3.0)}
@@ -201,7 +201,10 @@ def test_teacache_is_refused_for_two_experts_unless_coefficients_are_given():
         TeaCache().settle(facts)
     with pytest.raises(RequestError, match="step_cache_threshold: missing"):
         TeaCache(coefficients=(1.0, 0.0)).settle(facts)
-    assert TeaCache(coefficients=(1.0, 0.0), threshold=0.1).settle(facts).new_cache
+    for given in ({"threshold": 0.1}, {"speedup": 2.0}):
+        assert TeaCache(coefficients=(1.0, 0.0), **given).settle(facts).new_cache
+    with pytest.raises(RequestError, match="teacache_speedup: beside --step-cache-threshold"):
+        TeaCache(coefficients=(1.0, 0.0), threshold=0.1, speedup=2.0).settle(facts)
 
 
 def test_models_without_published_numbers_are_refused():
@@ -216,8 +219,9 @@ def test_a_branch_of_left_out_layers_is_never_cached():
     shallow = Branch("shallow", "negative", frozenset({1}))
     for name in ("magcache", "teacache", "first-block"):
         plan = STEP_CACHES[name]().settle(facts_of("wan2.1-t2v-1.3b"))
-        assert plan.new_cache("model", shallow) is None
-        assert plan.new_cache("model", POSITIVE) is not plan.new_cache("model", NEGATIVE)
+        assert plan.new_cache("model", shallow, time_path) is None
+        one, other = (plan.new_cache("model", branch, time_path) for branch in (POSITIVE, NEGATIVE))
+        assert one is not other
 
 
 # TeaCache
@@ -225,6 +229,11 @@ def test_a_branch_of_left_out_layers_is_never_cached():
 
 def step_at(index: int, count: int) -> Step:
     return Step(index, count, 1000.0 * (1 - index / count), 1 - index / count, 1 - (index + 1) / count)
+
+
+def time_path(timestep: float) -> TimeFeatures:
+    """The features of a timestep, for caches that look ahead."""
+    return features(round(1000 - timestep))
 
 
 def context_of(step: Step, time: TimeFeatures) -> BlockContext:
@@ -274,7 +283,9 @@ def test_teacache_decides_by_the_published_rule(model, mode):
     plans = set()
     for threshold, growth in itertools.product((0.02, 0.1, 0.5, 5.0), (0.06, 0.2)):
         expected = render_teacache(mode, coefficients, threshold, 20, growth)
-        assert run_decision(TeaDecision(mode, coefficients, threshold), 20, growth=growth) == expected
+        assert (
+            run_decision(TeaDecision(TeaRule(mode, coefficients), threshold), 20, growth=growth) == expected
+        )
         plans.add(expected)
     assert len(plans) > 1
 
@@ -285,7 +296,7 @@ def test_coefficients_and_what_they_are_of_belong_together():
     assert NUMBERS["t2v-1.3b"].coefficients["non-ret"][0] == 2.39676752e03
     constant = TimeFeatures(mx.ones((1, 8)), features(3).modulation, (TokenSpan(0, 4, 0),))
     for mode, plan in (("ret", "CCCCCCCCC"), ("non-ret", "CsssssssC")):
-        decision, letters = TeaDecision(mode, (1.0, 0.0), 1e-4), ""
+        decision, letters = TeaDecision(TeaRule(mode, (1.0, 0.0)), 1e-4), ""
         for index in range(9):
             time = replace(constant, modulation=features(index).modulation)
             context = context_of(step_at(index, 9), time)
@@ -295,13 +306,13 @@ def test_coefficients_and_what_they_are_of_belong_together():
 
 def test_a_run_of_teacache_goes_on_with_what_had_added_up():
     coefficients = (1.0, 0.0)
-    whole = run_decision(TeaDecision("ret", coefficients, 0.05), 20)
+    whole = run_decision(TeaDecision(TeaRule("ret", coefficients), 0.05), 20)
     assert "ssC" in whole
     for pause in range(1, 20):
-        early, late = (TeaDecision("ret", coefficients, 0.05) for _ in range(2))
+        early, late = (TeaDecision(TeaRule("ret", coefficients), 0.05) for _ in range(2))
         run_decision(early, pause)
         # The early part is of a run of 20 steps, too.
-        early = TeaDecision("ret", coefficients, 0.05)
+        early = TeaDecision(TeaRule("ret", coefficients), 0.05)
         for index in range(pause):
             context = context_of(step_at(index, 20), features(index))
             early.skips(mx.zeros(1), mx.zeros(1), context, is_forced=False)
@@ -309,8 +320,22 @@ def test_a_run_of_teacache_goes_on_with_what_had_added_up():
         assert run_decision(late, 20, pause) == whole[pause:]
 
 
+@pytest.mark.parametrize("mode", ["ret", "non-ret"])
+@pytest.mark.parametrize("speedup", [1.0, 1.5, 2.0, 3.0])
+def test_the_threshold_of_a_speed_is_the_one_that_comes_nearest(mode, speedup):
+    rule, steps = TeaRule(mode, (1.0, 0.0)), [step_at(index, 40) for index in range(40)]
+    found = find_threshold(rule, steps, lambda timestep: features(round(40 - timestep / 25)), speedup)
+
+    def distance(threshold: float) -> float:
+        return abs(40 / run_decision(TeaDecision(rule, threshold), 40).count("C") - speedup)
+
+    tried = [hundredths / 100 for hundredths in range(1, 61)]
+    assert found in tried
+    assert distance(found) == min(map(distance, tried))
+
+
 def test_features_of_several_timesteps_count_by_their_tokens():
-    decision = TeaDecision("non-ret", (1.0, 0.0), 0.26)
+    decision = TeaDecision(TeaRule("non-ret", (1.0, 0.0)), 0.26)
     spans = (TokenSpan(0, 1, 0), TokenSpan(1, 4, 1))
     letters = ""
     for value in (1.0, 1.0, 1.5, 1.5):  # the three tokens of the second row change by half: 3/8 of all

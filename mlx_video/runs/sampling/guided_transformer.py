@@ -15,6 +15,7 @@ from mlx_video.models.block_context import (
     PromptTokens,
     Step,
     StepCache,
+    TimePath,
     attend_plainly,
 )
 from mlx_video.models.forward import BlockSource
@@ -40,9 +41,9 @@ class CachesOf:
     plan: CachePlan
     transformer: str
 
-    def new_cache(self, branch: Branch) -> StepCache | None:
+    def new_cache(self, branch: Branch, time_path: TimePath) -> StepCache | None:
         """The cache of a branch's forwards; None for none."""
-        return self.plan.new_cache and self.plan.new_cache(self.transformer, branch)
+        return self.plan.new_cache and self.plan.new_cache(self.transformer, branch, time_path)
 
     def new_prediction_cache(self) -> PredictionCache | None:
         """The cache of predictions; None for none."""
@@ -104,7 +105,8 @@ class FramePredictions:
         return self._passes[branch.name]
 
     def _build_pass(self, branch: Branch) -> Pass:
-        cache = self._caches.new_cache(branch) if self._caches else None
+        time_path = partial(self._transformer.embed_time, layout=self._layout)
+        cache = self._caches.new_cache(branch, time_path) if self._caches else None
         if cache:
             self._memory.add(f"cache.{branch.name}", cache)
         one = Pass(

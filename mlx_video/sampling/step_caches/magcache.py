@@ -109,7 +109,7 @@ class MagCache:
                 f"magcache, error {limits.error:g}, skips {limits.skips}, retention {limits.retention:g}, "
                 f"plan {' '.join(dict.fromkeys(plans.values()))}"
             ),
-            new_cache=lambda transformer, branch: (
+            new_cache=lambda transformer, branch, _: (
                 ResidualCache(PlannedDecision(plans[transformer, branch.name])) if is_cached(branch) else None
             ),
             notices=(*told, describe_plans(plans, facts)),
