@@ -22,25 +22,26 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import mlx.core as mx
 
 from benchmarks.bench_convert import bare_bytes, peak_resident_bytes, random_tensors, write_safetensors
 from benchmarks.forward import STEP, predict_velocity
-from benchmarks.timing import Work, alternate
+from benchmarks.timing import Timing, Work, alternate
 from mlx_video.config import TransformerConfig
 from mlx_video.formats.safetensors import SafetensorsFile
 from mlx_video.loading.block_stream import load_streamed
 from mlx_video.loading.refillable_module import RefillableModule
-from mlx_video.loading.stream_plan import block_prefix
 from mlx_video.models.block_context import Pass, PromptTokens
 from mlx_video.models.forward import BlockSource
 from mlx_video.models.transformer import WanTransformer
 from mlx_video.models.transformer_block import TransformerBlock
 from mlx_video.weights.load import load_module
 from mlx_video.weights.names.transformer_names import WAN_RULES, transformer_tensors
+from mlx_video.weights.network import PLAIN
 from mlx_video.weights.rules import target_shapes
 
 ROOT = Path(__file__).parents[1]
@@ -115,10 +116,44 @@ def random_prompts(transformer: WanTransformer, count: int) -> list[PromptTokens
     return [transformer.project_text(context) for context in contexts]
 
 
-def measure_overlap(path: Path, args: argparse.Namespace) -> int:
-    config, grid = config_of(args), grid_of(args)
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """Forwards with streamed blocks beside resident ones, and the reading alone.
+
+    Attributes:
+        timings: label → times.
+        nbytes: that a streamed forward reads.
+        hidden: part of the reading that the streamed forward takes no longer for.
+    """
+
+    timings: Mapping[str, Timing]
+    nbytes: int
+    hidden: float
+
+
+def time_overlap(
+    path: Path,
+    config: TransformerConfig,
+    grid: tuple[int, int, int],
+    repeats: int,
+    open_file: Callable[[Path], SafetensorsFile] = ColdFile,
+) -> Overlap:
+    """Time the three works in turns, after both forwards were compared.
+
+    Args:
+        path: a transformer's file.
+        config: of the transformer.
+        grid: tokens (t, h, w).
+        repeats: counted rounds.
+        open_file: how the file is read.
+    """
     resident, streamed = WanTransformer(config), WanTransformer(config)
-    with ColdFile(path) as source, ColdFile(path) as other, load_streamed(streamed, source, 0) as blocks:
+    order = PLAIN.block_order(config)
+    with (
+        open_file(path) as source,
+        open_file(path) as other,
+        load_streamed(streamed, source, order, 0) as blocks,
+    ):
         load_module(resident, source)
         works: dict[str, Work] = {
             "resident": forward_of(resident, grid, None),
@@ -127,12 +162,18 @@ def measure_overlap(path: Path, args: argparse.Namespace) -> int:
         if not mx.array_equal(*(work() for work in works.values())).item():
             raise SystemExit("streamed and resident forward differ")
         works["reading alone"] = read_all(other, config)
-        timings = alternate(works, warmups=1, repeats=args.repeats)
-    nbytes = blocks.bytes_per_step
+        timings = alternate(works, warmups=1, repeats=repeats)
     hidden = statistics.median(
         1 - (slow - fast) / reading
         for fast, slow, reading in zip(*(timing.seconds for timing in timings.values()), strict=True)
     )
+    return Overlap(timings, blocks.bytes_per_step, hidden)
+
+
+def measure_overlap(path: Path, args: argparse.Namespace) -> int:
+    config, grid = config_of(args), grid_of(args)
+    overlap = time_overlap(path, config, grid, args.repeats)
+    timings, nbytes, hidden = overlap.timings, overlap.nbytes, overlap.hidden
     for label, timing in timings.items():
         print(f"{label}: {timing.median:.3f} s ±{timing.spread:.2g}, peak {timing.peak_bytes / 1e9:.2f} GB")
     rate = nbytes / timings["reading alone"].median
@@ -157,11 +198,12 @@ def forward_of(
 
 def read_all(source: SafetensorsFile, config: TransformerConfig) -> Work:
     """Read every block into the same memory, one after another, and do nothing else."""
-    block = RefillableModule(TransformerBlock(config), source.infos, block_prefix(0))
+    order = PLAIN.block_order(config)
+    block = RefillableModule(TransformerBlock(config), source.infos, order[0].prefix)
 
     def run() -> None:
-        for index in range(config.num_layers):
-            block.fill(source, block_prefix(index))
+        for name in order:
+            block.fill(source, name.prefix)
 
     return run
 
@@ -197,7 +239,8 @@ def take_steps(
     bare = bare_bytes()
     latents, seconds, velocities = random_latents(config, grid), [], []
     transformer = WanTransformer(config)
-    with ColdFile(path) as source, load_streamed(transformer, source, 0) as blocks:
+    order = PLAIN.block_order(config)
+    with ColdFile(path) as source, load_streamed(transformer, source, order, 0) as blocks:
         weights = mx.get_active_memory() - latents.nbytes
         prompts = random_prompts(transformer, 2)
         for _ in range(steps):

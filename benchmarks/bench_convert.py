@@ -130,10 +130,10 @@ def describe_files(scale: str) -> dict[str, list[StoredTensor]]:
     }
 
 
-def random_tensors(shapes: dict[str, tuple[int, ...]], dtype: str) -> list[StoredTensor]:
+def random_tensors(shapes: dict[str, tuple[int, ...]], dtype: str, seed: int = 0) -> list[StoredTensor]:
     """Tensors of finite numbers, cut from one block of random ones at a place that depends on the name."""
     block = encode(
-        np.random.default_rng(0).standard_normal(BLOCK_ELEMENTS, np.float32) * 0.02, dtype
+        np.random.default_rng(seed).standard_normal(BLOCK_ELEMENTS, np.float32) * 0.02, dtype
     ).tobytes()
 
     def cut(name: str, shape: tuple[int, ...]) -> StoredTensor:

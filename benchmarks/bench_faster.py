@@ -11,6 +11,7 @@ in a copy of the model. The full run is checked to be the same when it is made a
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from mlx_video import WanPipeline
+from mlx_video.files.whole_file import written_whole
 from mlx_video.models.forward import Forward
 from mlx_video.request.calibrate import CalibrateRequest
 from mlx_video.runs.calibrate import calibrate
@@ -32,8 +34,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "demo_model"))
 from grammar import Scene, held_out_pairs, split_scenes
 from score import accuracies, read_scene
 
+FEW_STEPS = Path(__file__).parents[1] / "examples" / "demo_model" / "few_steps.safetensors"
 WAYS: dict[str, dict[str, Any]] = {
     "full": {},
+    "4 steps, distilled adapter": {"loras": [FEW_STEPS]},
+    "4 steps, no adapter": {"recipe": "lightx2v"},
     "half of the steps": {"steps": 15},
     "magcache": {"step_cache": "magcache"},
     "magcache, threshold 0.24, 6 skips": {
@@ -45,7 +50,6 @@ WAYS: dict[str, dict[str, Any]] = {
     "easycache, threshold 0.2": {"step_cache": "easycache", "step_cache_threshold": 0.2},
     "first-block": {"step_cache": "first-block"},
     "guidance in the first 60 %": {"cfg_end": 0.6},
-    "cfg-skip late, 0.6": {"cfg_skip": "late", "cfg_ratio": 0.6},
     "magcache, cfg-skip late": {"step_cache": "magcache", "cfg_skip": "late", "cfg_ratio": 0.6},
     "context windows of 9 frames": {"context_frames": 9, "context_overlap": 4},
 }
@@ -85,11 +89,32 @@ def counted_forwards(last_block: int) -> Iterator[list[int]]:
         Forward.run = run  # type: ignore[method-assign]
 
 
-def make_clips(pipeline: WanPipeline, pairs: Pairs, options: Mapping[str, Any]) -> Result:
-    """Make the clips of one way."""
-    with counted_forwards(pipeline.config.transformer.num_layers - 1) as noted:
-        clips = [pipeline(scene.captions()[seed % 4], seed=seed, **options).frames for scene, seed in pairs]
-    return Result(clips, len(noted) / len(pairs))
+def make_clips(
+    pipeline: WanPipeline, pairs: Pairs, options: Mapping[str, Any], kept: Path | None = None
+) -> Result:
+    """Make the clips of one way, but for those that are kept in a folder already."""
+    clips, forwards = [], 0
+    for scene, seed in pairs:
+        file = kept and kept / f"{seed}.npz"
+        if file and file.exists():
+            stored = np.load(file)
+            clip, made = stored["clip"], int(stored["forwards"])
+        else:
+            with counted_forwards(pipeline.config.transformer.num_layers - 1) as noted:
+                clip = pipeline(scene.captions()[seed % 4], seed=seed, **options).frames
+            made = len(noted)
+            if file:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                with written_whole(file) as temporary, temporary.open("wb") as opened:
+                    np.savez_compressed(opened, clip=clip, forwards=made)
+        clips.append(clip)
+        forwards += made
+    return Result(clips, forwards / len(pairs))
+
+
+def folder_of(name: str, root: Path | None) -> Path | None:
+    """Where the clips of a way are kept; None where none are."""
+    return root and root / re.sub(r"\W+", "_", name).strip("_")
 
 
 def measure_psnr(clip: np.ndarray, full: np.ndarray) -> float:
@@ -156,16 +181,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=60, help="held-out (scene, seed) pairs")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=[*WAYS], metavar="WAY")
+    parser.add_argument("--clips", type=Path, help="folder that keeps the clips, so that a run can go on")
     args = parser.parse_args()
     pairs = list(held_out_pairs(args.pairs))
     with tempfile.TemporaryDirectory() as folder:
         pipeline = measure_ratios(Path(folder), WanPipeline.from_pretrained())
-        full = make_clips(pipeline, pairs, WAYS["full"])
+        full = make_clips(pipeline, pairs, WAYS["full"], folder_of("full", args.clips))
         again = make_clips(pipeline, pairs[:1], WAYS["full"])
         assert np.array_equal(again.clips[0], full.clips[0]), "the full run is not the same again"
         print(f"{args.pairs} pairs\n\n| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
         for name in args.ways:
-            result = full if name == "full" else make_clips(pipeline, pairs, WAYS[name])
+            kept = folder_of(name, args.clips)
+            result = full if name == "full" else make_clips(pipeline, pairs, WAYS[name], kept)
             print(describe(name, result, full, pairs), flush=True)
 
 

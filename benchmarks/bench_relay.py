@@ -69,8 +69,8 @@ def main() -> int:
 def write_source(folder: Path, num_layers: int) -> int:
     """The checkpoint in its original layout; returns the bytes of one expert."""
     config = TransformerConfig(1536, 8960, 12, num_layers, text_dim=TEXT_ENCODER.dim)
-    tensors = random_tensors(transformer_tensors(config), "F32")
-    for name in ("low_noise_model", "high_noise_model"):
+    for seed, name in enumerate(("low_noise_model", "high_noise_model")):
+        tensors = random_tensors(transformer_tensors(config), "F32", seed)
         (folder / name).mkdir(parents=True)
         write_safetensors(folder / name / f"{TRANSFORMER_STEM}.safetensors", tensors)
         (folder / name / "config.json").write_text(json.dumps(source_config(config)))

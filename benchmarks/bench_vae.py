@@ -162,18 +162,18 @@ class Floor:
         return sum(array.nbytes for array in self.arrays.values())
 
 
-def half_config(options: argparse.Namespace, *, encoder: bool) -> VAEConfig:
-    """One half, of the width asked for or else the real one."""
-    real = CONFIGS[options.generation]
+def half_config(generation: str, width: int, *, encoder: bool) -> VAEConfig:
+    """One half, of the width asked for or else, for 0, the real one."""
+    real = CONFIGS[generation]
     if encoder:
-        return replace(real, encoder_dim=options.width or real.encoder_dim, decoder_dim=None)
-    return replace(real, encoder_dim=None, decoder_dim=options.width or real.decoder_dim)
+        return replace(real, encoder_dim=width or real.encoder_dim, decoder_dim=None)
+    return replace(real, encoder_dim=None, decoder_dim=width or real.decoder_dim)
 
 
-def random_vae(options: argparse.Namespace, *, encoder: bool) -> WanVAE:
+def random_vae(generation: str, width: int = 0, *, encoder: bool) -> WanVAE:
     """One half of the VAE with weights that keep activations near unit size."""
     mx.random.seed(0)
-    vae = WanVAE(half_config(options, encoder=encoder))
+    vae = WanVAE(half_config(generation, width, encoder=encoder))
 
     def draw(parameter: mx.array) -> mx.array:
         fan_in = parameter.size // parameter.shape[0]
@@ -189,6 +189,13 @@ def random_latents(options: argparse.Namespace, frames: int) -> mx.array:
     return mx.random.normal((z_dim, frames, *latent_sides(options)), key=mx.random.key(1))
 
 
+def random_frames(options: argparse.Namespace) -> mx.array:
+    side = CONFIGS[options.generation].stride[1] * options.latent_size
+    frames = mx.random.uniform(-1, 1, (pixel_frames(options.latents), side, side, 3), key=mx.random.key(1))
+    mx.eval(frames)
+    return frames
+
+
 def latent_sides(options: argparse.Namespace) -> tuple[int, int]:
     return options.latent_size, options.latent_width or options.latent_size
 
@@ -201,7 +208,7 @@ def check_equal(found: mx.array, expected: mx.array) -> None:
 
 
 def bench_decode(options: argparse.Namespace) -> None:
-    vae = random_vae(options, encoder=False)
+    vae = random_vae(options.generation, options.width, encoder=False)
     latents = random_latents(options, options.latents)
     short = latents[:, : min(2, options.latents)]
 
@@ -215,33 +222,58 @@ def bench_decode(options: argparse.Namespace) -> None:
         "tile": options.tile or None,
     }
     check_equal(decode(short), decode(short, **how))
-    width = vae.config.decoder_dim or 0
-    convs = list(decoder_convs(options.latents, options.latent_size, options.generation, width))
-    report("VAE decode", options, width, convs, lambda: decode(**how))
+    report("VAE decode", options, decoding(options, vae, **how))
 
 
 def bench_encode(options: argparse.Namespace) -> None:
-    vae = random_vae(options, encoder=True)
-    side = vae.config.stride[1] * options.latent_size
-    frames = mx.random.uniform(-1, 1, (pixel_frames(options.latents), side, side, 3), key=mx.random.key(1))
-    mx.eval(frames)
-    short = frames[:5]
+    vae = random_vae(options.generation, options.width, encoder=True)
+    short = random_frames(options)[:5]
     tile = options.tile or None
     check_equal(encode_video(vae, short), encode_video(vae, [short[:2], short[2:]], tile=tile))
+    report("VAE encode", options, encoding(options, vae, tile=tile))
+
+
+@dataclass(frozen=True, slots=True)
+class Coding:
+    """One direction of a VAE, and its bare convolutions.
+
+    Attributes:
+        run: the work.
+        floor: what it cannot do without.
+        width: base width of the half at work.
+    """
+
+    run: Callable[[], mx.array]
+    floor: Floor
+    width: int
+
+
+def decoding(options: argparse.Namespace, vae: WanVAE | None = None, **how: object) -> Coding:
+    """Decode the clip that the options describe."""
+    vae, latents = (
+        vae or random_vae(options.generation, options.width, encoder=False),
+        random_latents(options, options.latents),
+    )
+    width = vae.config.decoder_dim or 0
+    convs = decoder_convs(options.latents, options.latent_size, options.generation, width)
+    return Coding(lambda: mx.concatenate(list(decode_frames(vae, latents, **how))), Floor([*convs]), width)
+
+
+def encoding(options: argparse.Namespace, vae: WanVAE | None = None, **how: object) -> Coding:
+    """Encode the clip that gives the latents which the options describe."""
+    vae, frames = vae or random_vae(options.generation, options.width, encoder=True), random_frames(options)
     width = vae.config.encoder_dim or 0
-    convs = list(encoder_convs(options.latents, options.latent_size, options.generation, width))
-    report("VAE encode", options, width, convs, lambda: encode_video(vae, frames, tile=tile))
+    convs = encoder_convs(options.latents, options.latent_size, options.generation, width)
+    return Coding(lambda: encode_video(vae, frames, **how), Floor([*convs]), width)
 
 
-def report(
-    what: str, options: argparse.Namespace, width: int, convs: Sequence[Conv], work: Callable[[], mx.array]
-) -> None:
-    floor, label = Floor(convs), what.split()[-1]
-    times = alternate({"floor": floor, label: work}, warmups=1, repeats=options.repeats)
+def report(what: str, options: argparse.Namespace, coding: Coding) -> None:
+    label = what.split()[-1]
+    times = alternate({"floor": coding.floor, label: coding.run}, warmups=1, repeats=options.repeats)
     # The floor's inputs lie in memory all the while, and are no part of the work.
-    own = replace(times[label], peak_bytes=times[label].peak_bytes - floor.nbytes())
+    own = replace(times[label], peak_bytes=times[label].peak_bytes - coding.floor.nbytes())
     model, size = (
-        f"Wan{options.generation} VAE, width {width}, float32",
+        f"Wan{options.generation} VAE, width {coding.width}, float32",
         f"{options.latents}x{options.latent_size}x{options.latent_size} latents",
     )
     print(TABLE_HEADER)
@@ -262,7 +294,10 @@ def bench_memory(options: argparse.Namespace) -> None:
 
 def print_memory(options: argparse.Namespace) -> None:
     """One row: the peaks of this process while it decodes one clip and drops every chunk."""
-    vae, latents = random_vae(options, encoder=False), random_latents(options, options.latents)
+    vae, latents = (
+        random_vae(options.generation, options.width, encoder=False),
+        random_latents(options, options.latents),
+    )
     mx.reset_peak_memory()
     chunks = decode_frames(
         vae,
@@ -282,7 +317,7 @@ def print_memory(options: argparse.Namespace) -> None:
 def bench_tile(options: argparse.Namespace) -> None:
     """One row: the most memory of the largest tile, beside the weights, and what is predicted of all."""
     height, width = latent_sides(options)
-    vae, state = random_vae(options, encoder=False), StreamState()
+    vae, state = random_vae(options.generation, options.width, encoder=False), StreamState()
     grid = cut_tiles(DECODER_STAGES, height, width, options.tile or max(height, width))
     tile = max(chain(*grid), key=lambda tile: len(tile.rows.spans[0]) * len(tile.columns.spans[0]))
     rows, columns = tile.crop_input()

@@ -4,15 +4,16 @@ Every kernel of a GPU reads its inputs and writes its outputs once: norms, the f
 and joined arrays. What products and attention read and write is left out, and so is what has no more than one
 row. Slices and shapes are views. No kernel runs: this counts what a GPU in `dtype` would be given.
 
-    python -m benchmarks.block_traffic --dim 5120 --num-heads 40 --ffn-dim 13824
+    python -m benchmarks.block_traffic --dim 5120 --num-heads 40 --ffn-dim 13824 --kernels
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
@@ -22,6 +23,10 @@ from mlx.utils import tree_map
 from mlx_video.config import TransformerConfig
 from mlx_video.models import elementwise, matmul, transformer_block
 from mlx_video.models.block_context import BlockContext, CrossAttentionCache, PromptTokens, Step, TimeFeatures
+from mlx_video.models.dispatch import current_limits, use_limits
+from mlx_video.models.kernels.layer_norm import LAYER_NORM
+from mlx_video.models.kernels.metal_kernel import MetalKernel
+from mlx_video.models.kernels.rotary_norm import ROTARY_NORM
 from mlx_video.models.rope import build_rotary_table
 from mlx_video.models.token_layout import TokenSpan, video_layout
 from mlx_video.models.transformer_block import TransformerBlock
@@ -71,18 +76,36 @@ class Recorder:
 
         return run
 
+    def own_kernel(
+        self,
+        kernel: MetalKernel,
+        arrays: Sequence[mx.array],
+        *,
+        shape: tuple[int, ...],
+        dtype: mx.Dtype,
+        **_: Any,
+    ) -> mx.array:
+        """Stands in for a kernel of the package's own."""
+        return self.kernel(kernel.name.replace("_", " "), lambda *_: (shape, dtype))(*arrays)
+
     def _new(self, shape: tuple[int, ...], dtype: mx.Dtype) -> mx.array:
         # Of a value of its own: equal arrays, and all that is made of them, would be one in the graph.
         return mx.full(shape, len(self.read), dtype)
 
 
-def count_block(config: TransformerConfig, grid: tuple[int, int, int], dtype: mx.Dtype) -> dict[str, int]:
+def count_block(
+    config: TransformerConfig,
+    grid: tuple[int, int, int],
+    dtype: mx.Dtype,
+    kernels: frozenset[str] = frozenset(),
+) -> dict[str, int]:
     """Bytes by kernel that one block moves for one pass.
 
     Args:
         config: of the transformer.
         grid: tokens (t, h, w).
         dtype: of the weights.
+        kernels: of the package's own, which the block takes.
     """
     block = TransformerBlock(config)
     block.update(tree_map(lambda array: array.astype(dtype), block.parameters()))
@@ -102,7 +125,7 @@ def count_block(config: TransformerConfig, grid: tuple[int, int, int], dtype: mx
         y = block(x, context)
         return [y, *(array for array in recorder.read if array.ndim > 1)]
 
-    with as_on_gpu(recorder):
+    with as_on_gpu(recorder), use_limits(replace(current_limits(), kernels=kernels)):
         mx.export_function(graph.append, run, tokens)
     moved = dict(recorder.moved)
     for name, nbytes in graph_kernels([node for node in graph if node["type"] == "primitive"]):
@@ -122,6 +145,11 @@ def as_on_gpu(recorder: Recorder) -> Iterator[None]:
         (mx.fast, "layer_norm", recorder.kernel("layer norm", like_first)),
         (mx.fast, "rms_norm", recorder.kernel("RMS norm", like_first)),
         (mx.fast, "scaled_dot_product_attention", recorder.bare(like_first)),
+        (
+            MetalKernel,
+            "run",
+            lambda kernel, *arrays, **options: recorder.own_kernel(kernel, *arrays, **options),
+        ),
         (mx, "addmm", recorder.bare(lambda bias, x, weight: like_rows(x, weight))),
         (transformer_block, "gelu_tanh", recorder.kernel("GELU", like_first)),
         (transformer_block, "add_gated", recorder.kernel("gated sum", like_first)),
@@ -184,9 +212,11 @@ def main() -> None:
     parser.add_argument("--num-heads", type=int, default=12, help="default %(default)s")
     parser.add_argument("--ffn-dim", type=int, default=8960, help="default %(default)s")
     parser.add_argument("--grid", type=int, nargs=3, default=(2, 8, 8), help="tokens t h w, default 2 8 8")
+    parser.add_argument("--kernels", action="store_true", help="take the package's own kernels")
     args = parser.parse_args()
     config = TransformerConfig(args.dim, args.ffn_dim, args.num_heads, 1)
-    moved = count_block(config, tuple(args.grid), mx.bfloat16)
+    kernels = frozenset({LAYER_NORM.name, ROTARY_NORM.name} if args.kernels else ())
+    moved = count_block(config, tuple(args.grid), mx.bfloat16, kernels)
     elements = math.prod(args.grid) * args.dim
     print("| kernel | bytes an element |\n|---|---|")
     for name, nbytes in sorted(moved.items()):

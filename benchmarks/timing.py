@@ -62,13 +62,20 @@ class Timing:
         return (third - first) / 2
 
 
-def alternate(works: Mapping[str, Work], *, warmups: int = 1, repeats: int = 5) -> dict[str, Timing]:
+def alternate(
+    works: Mapping[str, Work],
+    *,
+    warmups: int = 1,
+    repeats: int = 5,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Timing]:
     """Time several callables in turns, so that each meets the same load.
 
     Args:
         works: label → callable that returns the arrays to evaluate (any tree of arrays, or None).
         warmups: rounds that are run and not counted.
         repeats: rounds that count.
+        clock: of seconds; that of the process, for work on a CPU, leaves out the times in which others run.
 
     Returns:
         label → Timing.
@@ -77,7 +84,7 @@ def alternate(works: Mapping[str, Work], *, warmups: int = 1, repeats: int = 5) 
     peaks = dict.fromkeys(works, 0)
     for turn in range(warmups + repeats):
         for label, work in works.items():
-            elapsed, peak = run_once(work)
+            elapsed, peak = run_once(work, clock)
             if turn >= warmups:
                 seconds[label].append(elapsed)
                 peaks[label] = max(peaks[label], peak)
@@ -89,12 +96,12 @@ def measure(work: Work, *, warmups: int = 1, repeats: int = 5) -> Timing:
     return alternate({"work": work}, warmups=warmups, repeats=repeats)["work"]
 
 
-def run_once(work: Work) -> tuple[float, int]:
+def run_once(work: Work, clock: Callable[[], float] = time.perf_counter) -> tuple[float, int]:
     """One evaluated call: (seconds, peak bytes of MLX memory during it)."""
     mx.reset_peak_memory()
-    started = time.perf_counter()
+    started = clock()
     mx.eval(work())
-    return time.perf_counter() - started, mx.get_peak_memory()
+    return clock() - started, mx.get_peak_memory()
 
 
 def ratio(work: Timing, floor: Timing) -> float:

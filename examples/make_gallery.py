@@ -46,8 +46,8 @@ class Entry:
         name: of the picture's file.
         title: over the picture.
         text: what to see in it.
-        commands: `python -m mlx_video.generate_wan …`, run in this order in one folder; each one's
-            `--output-path` becomes a row of the picture.
+        commands: `python …`, run in this order in one folder; each one's `--output-path` becomes a row of
+            the picture.
     """
 
     name: str
@@ -60,6 +60,12 @@ def command(prompt: str, output: str, options: str = "") -> str:
     """One run of the demo model as a reader would type it."""
     parts = f'python -m mlx_video.generate_wan --prompt "{prompt}"', options, f"--output-path {output}"
     return " ".join(filter(None, parts))
+
+
+def outline(shape: str, path: str, output: str, seed: int) -> str:
+    """A control video, drawn as a reader would draw it."""
+    script = f"python examples/demo_model/draw_outline.py --shape {shape} --path {path} --seed {seed}"
+    return f"{script} --output-path {output}"
 
 
 ENTRIES = (
@@ -95,6 +101,32 @@ ENTRIES = (
         ),
     ),
     Entry(
+        "control",
+        "A control video",
+        "The shape goes where an outline goes; the prompt says colour, shape and background. Below each "
+        "outline is the video that follows it. The wave is a kind of path that nothing was trained on.",
+        (
+            outline("circle", "wave", "wave.mp4", 0),
+            command("a green circle on a white background", "circle.mp4", "--control-video wave.mp4"),
+            outline("cross", "curve", "curve.mp4", 1),
+            command("a yellow cross on a black background", "cross.mp4", "--control-video curve.mp4"),
+        ),
+    ),
+    Entry(
+        "video_to_video",
+        "A video to begin with",
+        "The first row is text to video; the second begins with it and makes six tenths of it anew, in "
+        "another colour and shape.",
+        (
+            command("a red circle moving right on a white background", "circle.mp4"),
+            command(
+                "a blue square moving right on a white background",
+                "square.mp4",
+                "--input-video circle.mp4 --denoising-strength 0.6",
+            ),
+        ),
+    ),
+    Entry(
         "adapter",
         "An adapter",
         "The model does not know what growing is (first row); with a LoRA of 0.5 MB it does (second row).",
@@ -105,6 +137,21 @@ ENTRIES = (
                 "with.mp4",
                 "--lora examples/demo_model/growing.safetensors",
             ),
+        ),
+    ),
+    Entry(
+        "few_steps",
+        "Few steps against all",
+        "60 forwards (first row); the 4 of a distilled adapter, which the file asks for itself (second row); "
+        "and the same 4 without it (third row).",
+        (
+            command("a purple cross moving right on a black background", "all.mp4"),
+            command(
+                "a purple cross moving right on a black background",
+                "few.mp4",
+                "--lora examples/demo_model/few_steps.safetensors",
+            ),
+            command("a purple cross moving right on a black background", "plain.mp4", "--recipe lightx2v"),
         ),
     ),
 )

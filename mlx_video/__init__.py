@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from mlx_video.errors import (
     AdapterError,
+    BatchError,
     CheckpointError,
     ConfigError,
     DeviceError,
@@ -26,6 +27,7 @@ from mlx_video.errors import (
 if TYPE_CHECKING:
     from mlx_video.api import WanPipeline, convert_checkpoint
     from mlx_video.media.clip import Video
+    from mlx_video.runs.batch.item import BatchResult
 
 # MLX reads it once, at its first product. Otherwise float32 products keep ten bits of mantissa on GPUs with
 # tensor units.
@@ -35,6 +37,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AdapterError",
+    "BatchError",
+    "BatchResult",
     "CheckpointError",
     "ConfigError",
     "DeviceError",
@@ -50,6 +54,7 @@ __all__ = [
 
 # Looked up on first use, so that importing the package does not load MLX.
 _LAZY = {
+    "BatchResult": "mlx_video.runs.batch.item",
     "Video": "mlx_video.media.clip",
     "WanPipeline": "mlx_video.api",
     "convert_checkpoint": "mlx_video.api",

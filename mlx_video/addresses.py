@@ -14,6 +14,11 @@ _ADDRESS = re.compile(
     r"(?P<scheme>https?|hf|file|ftps?|sftp|ssh|scp|s3|gs|git|data|magnet):(?P<rest>/.*)",
     re.IGNORECASE | re.DOTALL,
 )
+# Services that fsspec writes to. A Path has made one slash of two.
+_REMOTE = re.compile(
+    r"(?P<scheme>s3a?|gs|gcs|az|abfss?|adl|oss|oci|r2|hdfs|webdavs?|smb|sftp|ssh|ftp|dropbox|memory):/+(?P<rest>.*)",
+    re.IGNORECASE | re.DOTALL,
+)
 _HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 # First parts of addresses on the Hub that are no owner of models.
 _OTHER_PAGES = {
@@ -79,6 +84,12 @@ def expand_home(text: str | Path) -> Path:
         raise AddressError(
             f"{text}: names the home of an unknown user. Write the path from / on, or with a plain ~/."
         ) from error
+
+
+def remote_address(path: Path | None) -> str | None:
+    """The address of a service that takes files, where a path was made of one; None for a path here."""
+    found = None if path is None else _REMOTE.fullmatch(str(path).strip())
+    return f"{found['scheme'].lower()}://{found['rest']}" if found else None
 
 
 def local_path_or_page(text: str | Path) -> Path:

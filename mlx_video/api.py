@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,27 +14,31 @@ from mlx_video.convert.convert import convert
 from mlx_video.convert.demo_model import demo_model_folder
 from mlx_video.convert.local_files import with_local_adapters
 from mlx_video.errors import RequestError
-from mlx_video.events import Event, FileWritten, finish
+from mlx_video.events import FileWritten, finish
 from mlx_video.files.hub_cache import nothing_downloaded
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.components import open_named_model
-from mlx_video.loading.model_parts import ModelParts
+from mlx_video.loading.model_parts import parts_named
 from mlx_video.loading.session import Session
 from mlx_video.media.clip import Video
 from mlx_video.planning.memory_plan import MemoryPlan
+from mlx_video.progress.python_call import EventHandler, events_shown
 from mlx_video.request import ConvertRequest, GenerateRequest, ModelRequest, make_request, options_of
 from mlx_video.request.describe import takes_options
+from mlx_video.request.prompt_lines import PromptLine, read_values
+from mlx_video.runs.batch.item import BatchItem, BatchResult
+from mlx_video.runs.batch.lists import Seeds, list_videos
+from mlx_video.runs.batch.maker import VideoMaker
+from mlx_video.runs.batch.names import refuse_equal_names
 from mlx_video.runs.generate import plan_generation, prepare_run
 from mlx_video.runs.memory import ANY_PROMPT
 from mlx_video.runs.run import Run
-from mlx_video.runs.segments import FrameCollector, generate_segments
+from mlx_video.runs.segments import FrameCollector
+from mlx_video.runs.uploads import make_anywhere
 
-EventHandler = Callable[[Event], None]
 _DECODING = tuple(name for name, declared in options_of(GenerateRequest).items() if declared.decodes)
 
-
-def _ignore(event: Event) -> None:
-    """Show nothing."""
+_SHARED = tuple(name for name in options_of(GenerateRequest) if name != "prompt")
 
 
 class WanPipeline:
@@ -63,7 +68,8 @@ class WanPipeline:
         folder: str | Path | None = None,
         *,
         keep_networks: bool = True,
-        on_event: EventHandler = _ignore,
+        on_event: EventHandler | None = None,
+        progress: bool | None = None,
         **options: Any,
     ) -> WanPipeline:
         """Open a converted model, or a folder of FastVideo's for MLX.
@@ -73,6 +79,7 @@ class WanPipeline:
                 anew for every video, and needs the least memory.
             **options: listed here in its place.
             on_event: called with every event of a download.
+            progress: whether to show what happens; None for yes, unless `on_event` takes the events.
 
         Raises:
             CheckpointError: the folder is missing or incomplete, or the repository cannot be had.
@@ -81,8 +88,9 @@ class WanPipeline:
         """
         request = make_request(ModelRequest, {"folder": folder, **options})
         place = demo_model_folder() if request.folder is None else request.folder
-        named = ModelParts(request.text_encoder, request.vae, request.tokenizer)
-        model, config = finish(open_named_model(place, request.revision, named), on_event)
+        named = parts_named(request)
+        with events_shown(on_event, progress) as handle:
+            model, config = finish(open_named_model(place, request.revision, named), handle)
         return cls(model, config, keep_networks=keep_networks)
 
     def __enter__(self) -> Self:
@@ -108,12 +116,20 @@ class WanPipeline:
         return self._session
 
     @takes_options(GenerateRequest)
-    def __call__(self, prompt: str, *, on_event: EventHandler = _ignore, **options: Any) -> Video:
+    def __call__(
+        self,
+        prompt: str,
+        *,
+        on_event: EventHandler | None = None,
+        progress: bool | None = None,
+        **options: Any,
+    ) -> Video:
         """Make a video.
 
         Args:
             **options: listed here in its place.
             on_event: called with every event of the run (see `mlx_video.events`).
+            progress: whether to show what happens; None for yes, unless `on_event` takes the events.
 
         Returns:
             The video: `frames` uint8 [F, H, W, 3], `latents` float32 [C, T, H, W].
@@ -123,15 +139,58 @@ class WanPipeline:
             AdapterError: an adapter is damaged or does not fit the model.
             MemoryBudgetError: a stage needs more memory than there is, whatever stays in it.
         """
-        request = finish(with_local_adapters(build_request(prompt, options)), on_event)
-        session = self._open_session()
+        request, session = build_request(prompt, options), self._open_session()
 
         def prepare(request: GenerateRequest) -> Run:
             return prepare_run(request, self.folder, self.config, session)
 
         collector = FrameCollector()
-        run, latents = finish(generate_segments(request, prepare, [collector]), on_event)
-        return Video(collector.frames(), run.plan.fps, latents, run.settings())
+        with events_shown(on_event, progress) as handle:
+            request = finish(with_local_adapters(request), handle)
+            run, latents = finish(make_anywhere(request, prepare, [collector]), handle)
+        return collector.video(run, latents)
+
+    @takes_options(GenerateRequest, _SHARED)
+    def batch(
+        self,
+        prompts: Iterable[str | Mapping[str, Any]],
+        *,
+        count: int = 1,
+        seeds: Sequence[int] | None = None,
+        on_event: EventHandler | None = None,
+        progress: bool | None = None,
+        **options: Any,
+    ) -> Iterator[BatchResult]:
+        """Make several videos with the least loading: texts first, experts in turn, networks kept that fit.
+
+        A video that cannot be made ends no other: its result holds the error. With `resume` those that an
+        earlier call has written are left out.
+
+        Args:
+            prompts: texts, or dictionaries of options, which replace those of all videos.
+            count: videos of each prompt, with seeds that follow on each other.
+            seeds: a video of each prompt for each of these, in place of `count`.
+            **options: listed here in its place.
+            on_event: called with every event.
+            progress: whether to show what happens; None for yes, unless `on_event` takes the events.
+
+        Returns:
+            A result for each video as soon as it is known, in the order in which they are done; `index` is
+            its place in the list. `output_path` may hold `{seed}`, `{i}` and `{prompt}`.
+
+        Raises:
+            RequestError: at once: an option is unknown or has a wrong value, or two videos have one name.
+        """
+        if isinstance(prompts, str):
+            raise RequestError("prompts", f"{prompts!r}: must be a list of texts or dictionaries.")
+        if count < 1:
+            raise RequestError("count", f"{count}: must be at least 1.")
+        lines = [_line_of(number, each) for number, each in enumerate(prompts, start=1)]
+        shared = {name: value for name, value in read_values(options).items() if value is not None}
+        items = list_videos(shared, lines, Seeds(count, tuple(seeds or ())))
+        refuse_equal_names(item.request for item in items)
+        maker = VideoMaker(self.folder, self.config, self._open_session(), collects=True)
+        return _results(maker, items, on_event, progress)
 
     @takes_options(GenerateRequest)
     def plan(self, prompt: str | None = None, **options: Any) -> MemoryPlan:
@@ -152,17 +211,25 @@ class WanPipeline:
         """
         prompt = ANY_PROMPT if prompt is None else prompt
         with nothing_downloaded():
-            request = finish(with_local_adapters(build_request(prompt, options)), _ignore)
+            request = finish(with_local_adapters(build_request(prompt, options)), lambda event: None)
         return plan_generation(request, self.folder, self.config, self._open_session())
 
     @takes_options(GenerateRequest, _DECODING)
-    def decode(self, file: str | Path, *, on_event: EventHandler = _ignore, **options: Any) -> Video:
+    def decode(
+        self,
+        file: str | Path,
+        *,
+        on_event: EventHandler | None = None,
+        progress: bool | None = None,
+        **options: Any,
+    ) -> Video:
         """Make the video from latents that an earlier run kept; only the VAE is loaded.
 
         Args:
             file: what `save_latents` wrote, or the state of a run that took all its steps.
             **options: listed here in its place.
             on_event: called with every event.
+            progress: whether to show what happens; None for yes, unless `on_event` takes the events.
 
         Raises:
             RequestError: `file` is no path, the run has steps left, or the latents are of another VAE.
@@ -170,7 +237,29 @@ class WanPipeline:
         """
         if file is None:
             raise RequestError("decode_only", "None: must be a path.")
-        return self("", on_event=on_event, decode_only=file, **options)
+        return self("", on_event=on_event, progress=progress, decode_only=file, **options)
+
+
+def _line_of(number: int, given: str | Mapping[str, Any]) -> PromptLine:
+    place = f"video {number} of the list"
+    if isinstance(given, str):
+        return PromptLine(place, {"prompt": given})
+    try:
+        return PromptLine(place, read_values(given))
+    except RequestError as error:
+        raise PromptLine(place, {}).told(error) from error
+
+
+def _results(
+    maker: VideoMaker, items: Sequence[BatchItem], on_event: EventHandler | None, progress: bool | None
+) -> Iterator[BatchResult]:
+    """What becomes of each video of a list; its events are shown, or go to the handler."""
+    with events_shown(on_event, progress) as handle, closing(maker.make_all(items)) as making:
+        for told in making:
+            if isinstance(told, BatchResult):
+                yield told
+            else:
+                handle(told)
 
 
 def build_request(prompt: str, options: Mapping[str, Any]) -> GenerateRequest:
@@ -187,7 +276,8 @@ def convert_checkpoint(
     checkpoint_dir: str | Path | None = None,
     output_dir: str | Path = "wan_mlx_model",
     *,
-    on_event: EventHandler = _ignore,
+    on_event: EventHandler | None = None,
+    progress: bool | None = None,
     **options: Any,
 ) -> Path:
     """Convert a PyTorch checkpoint into a model folder for this package.
@@ -195,6 +285,7 @@ def convert_checkpoint(
     Args:
         **options: listed here in its place.
         on_event: called with every event of the conversion.
+        progress: whether to show what happens; None for yes, unless `on_event` takes the events.
 
     Returns:
         The converted folder.
@@ -208,8 +299,9 @@ def convert_checkpoint(
     places = {"checkpoint_dir": checkpoint_dir, "output_dir": output_dir}
     request = make_request(ConvertRequest, places | options)
     written = request.output_dir
-    for event in convert(request):
-        if isinstance(event, FileWritten):
-            written = event.path
-        on_event(event)
+    with events_shown(on_event, progress) as handle:
+        for event in convert(request):
+            if isinstance(event, FileWritten):
+                written = event.path
+            handle(event)
     return written

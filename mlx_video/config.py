@@ -173,6 +173,14 @@ class ImageEncoderConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class MotionControllerConfig:
+    """Sizes of a motion controller: channels of the transformer beside it, and of its sinusoid."""
+
+    dim: int = 1536
+    freq_dim: int = 256
+
+
+@dataclass(frozen=True, slots=True)
 class VAEConfig:
     """Sizes and latent statistics of a video autoencoder.
 
@@ -221,6 +229,19 @@ def find_vae_config(z_dim: int) -> VAEConfig:
         f"vae: {z_dim} latent channels; this version knows VAEs of {WAN21_VAE.z_dim} (Wan2.1) and "
         f"{WAN22_VAE.z_dim} (Wan2.2 TI2V-5B). Use a checkpoint of one of these."
     )
+
+
+@dataclass(frozen=True, slots=True)
+class TinyVAEConfig:
+    """Sizes of a tiny decoder.
+
+    `widths` are the channels of its three stages and of what goes into the last convolution. `patch_size` is
+    the side, in pixels, of the squares that come out of that.
+    """
+
+    z_dim: int = 16
+    patch_size: int = 1
+    widths: tuple[int, int, int, int] = (256, 128, 64, 64)
 
 
 @dataclass(frozen=True, slots=True)

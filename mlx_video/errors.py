@@ -33,6 +33,10 @@ class ConfigError(MLXVideoError):
     """A config.json cannot be read, or contradicts the weights beside it."""
 
 
+class BatchError(MLXVideoError):
+    """Some videos of a list were not made; the errors of each were told when they occurred."""
+
+
 class RequestError(MLXVideoError):
     """An option has a value that cannot be honoured.
 

@@ -12,6 +12,7 @@ from mlx_video.quoting import printable
 
 if TYPE_CHECKING:
     import mlx.core as mx
+    import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,34 @@ class MemoryPlanned:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkPlanned:
+    """What a run has to do, as far as its time depends on it; comes before its first stage.
+
+    Attributes:
+        stages: names of those that may come, in order.
+        step_weights: forwards of every step of the run, from its first; those that a step cache is sure to
+            leave out do not count.
+        first_step: that is still to be taken.
+        loading_steps: before which a transformer is loaded.
+        weights_are_certain: whether no step cache decides on the way which forwards are left out.
+        decoded_pixels: of all frames that are decoded.
+        speed_key: stands for everything on which the time of stages and forwards depends.
+        decode_key: the same for a pixel of decoding.
+        runs_after: further runs of about the same work, which follow in the same command or call.
+    """
+
+    stages: tuple[str, ...]
+    step_weights: tuple[float, ...]
+    first_step: int
+    loading_steps: tuple[int, ...]
+    weights_are_certain: bool
+    decoded_pixels: int
+    speed_key: str
+    decode_key: str
+    runs_after: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class StageFinished:
     """A stage ended; its peak of MLX memory counts everything alive at that moment."""
 
@@ -69,6 +98,9 @@ class StepFinished:
         timestep: what the transformer saw, 0 to 1000.
         wall_seconds: time of this step.
         latents: [C, T, H, W], float32, evaluated.
+        peak_bytes: most MLX memory since the stage began.
+        clean: [C, T, H, W], float32, evaluated: what the step takes for the latents without noise; None
+            where whoever runs the loop did not ask for it.
     """
 
     index: int
@@ -76,6 +108,27 @@ class StepFinished:
     timestep: float
     wall_seconds: float
     latents: mx.array
+    peak_bytes: int = 0
+    clean: mx.array | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PreviewMade:
+    """What the video would be if all noise left were taken away at once, small.
+
+    Attributes:
+        index: of the step, counts from 0.
+        total: number of steps in the run.
+        frames: uint8 [f, h, w, 3], one for each latent frame.
+        fps: at which they play as fast as the video.
+        path: the file that shows it already; None where whoever has the event is to show it.
+    """
+
+    index: int
+    total: int
+    frames: np.ndarray
+    fps: float
+    path: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,20 +189,37 @@ class BytesWritten:
 
 
 @dataclass(frozen=True, slots=True)
+class ResumeHint:
+    """How to go on with what was interrupted.
+
+    Attributes:
+        command: for users of the commands, with flags.
+        python: for callers in Python, with arguments.
+    """
+
+    command: str
+    python: str
+
+    def after(self, text: str) -> ResumeHint:
+        """The same behind some words."""
+        return ResumeHint(text + self.command, text + self.python)
+
+
+@dataclass(frozen=True, slots=True)
 class StateSaved:
     """From here on the run can be interrupted without loss.
 
     Attributes:
-        path: the file of the run's state.
-        done: steps that it holds.
-        total: number of steps in the run.
+        path: the file of the run's state, or of a finished segment of a video.
+        done: steps that it holds; or segments that are kept.
+        total: number of steps in the run, or of segments in the video.
         resume_hint: what to tell the user if the run ends here.
     """
 
     path: Path
     done: int
     total: int
-    resume_hint: str
+    resume_hint: ResumeHint
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +228,33 @@ class OperationsChecked:
 
     done: int
     total: int
+
+
+@dataclass(frozen=True, slots=True)
+class VideoStarted:
+    """A video of a list is begun, or gone on with.
+
+    Attributes:
+        index: counts from 0.
+        total: videos of the list.
+        name: what people call it: the name of its file, or its prompt.
+        part: of its making, where the list is made part by part; "" for all of it.
+    """
+
+    index: int
+    total: int
+    name: str
+    part: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFailed:
+    """A video of a list is not made, and the list goes on; `error` says why."""
+
+    index: int
+    total: int
+    name: str
+    error: Exception
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,12 +271,21 @@ class FileWritten:
     path: Path
 
 
+@dataclass(frozen=True, slots=True)
+class FileUploaded:
+    """A result is complete at an address, and no more here."""
+
+    address: str
+
+
 Event = (
     Notice
     | MemoryPlanned
+    | WorkPlanned
     | StageStarted
     | StageFinished
     | StepFinished
+    | PreviewMade
     | StateSaved
     | BlocksRead
     | FramesEncoded
@@ -189,8 +295,11 @@ Event = (
     | BytesChecked
     | BytesWritten
     | OperationsChecked
+    | VideoStarted
+    | VideoFailed
     | TextResult
     | FileWritten
+    | FileUploaded
 )
 
 Value = TypeVar("Value")

@@ -150,7 +150,7 @@ def test_a_file_of_another_machine_is_refused():
         local_path("file://server/a.png")
 
 
-WRITTEN = ("output_path", "save_frames", "save_latents")
+WRITTEN = ("output_path", "save_frames", "save_latents", "profile")
 HERE = ("image", "decode_only", *WRITTEN)
 MODEL = {"output_dir": Path("out"), "checkpoint_dir": Path("m")}
 ON_HUB = (
@@ -237,7 +237,7 @@ def test_a_call_refuses_what_is_no_path_of_this_system(name, text):
         build_request("a", options | {name: [(text, 0.5)] if "lora" in name else Path(text)})
 
 
-@pytest.mark.parametrize("name", ["output_path", "save_frames", "save_latents", "decode_only"])
+@pytest.mark.parametrize("name", ["output_path", "save_frames", "save_latents", "profile", "decode_only"])
 def test_a_call_refuses_what_is_no_path_at_all(name):
     with pytest.raises(RequestError, match="7: must be a path") as caught:
         build_request("a", {name: 7})

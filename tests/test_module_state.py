@@ -12,7 +12,6 @@ ROOT = Path(mlx_video.__file__).parent
 CHANGING = (ast.List, ast.Dict, ast.Set)
 
 REMEMBERED = {
-    "cli/console.py _bar_class": "a class, built where tqdm is first needed",
     "files/read_ahead.py _idle": "threads that wait for work; whoever takes one gives it back idle",
     "formats/sentencepiece_model.py _tag": "a function of its arguments alone",
     "formats/sentencepiece_model.py _varint": "a function of its argument alone",
@@ -21,9 +20,11 @@ REMEMBERED = {
     "models/dispatch.py _chosen": "in force while one run works, and put back before its caller goes on",
     "models/dispatch.py device_limits": "facts of the device",
     "models/elementwise.py _compile_choice": "a switch of the user's; a run sets its own limits instead",
+    "models/kernels/metal_kernel.py _built": "a function of its argument alone, as MLX compiles it",
     "planning/memory_plan.py _weigh": "a function of its argument alone",
     "planning/mlx_limits.py _in_force": "whose limits MLX has; a run that goes on sets its own",
     "planning/mlx_limits.py _of_process": "MLX's limits before any run, given back by the last",
+    "progress/bars.py bar_class": "a class, built where tqdm is first needed",
     "request/option.py _options_of": "a function of its argument alone",
     "weights/rules.py _pattern": "a function of its argument alone",
 }

@@ -42,6 +42,7 @@ from mlx_video.request.choices import (
     StepCacheName,
 )
 from mlx_video.request.describe import documented, python_help, takes_options
+from mlx_video.request.many import ManyOptions
 from mlx_video.request.option import between
 from mlx_video.request.table import option_table
 from mlx_video.runs.generate import prepare_run
@@ -57,7 +58,7 @@ from mlx_video.variants.registry import find_variant
 from tests.fixtures.tiny_checkpoint import write_tiny_checkpoint
 
 COMMANDS = {"generate": generate, "convert": convert, "check_device": check_device}
-REQUESTS = (GenerateRequest, ConvertRequest, ModelRequest)
+REQUESTS = (GenerateRequest, ConvertRequest, ModelRequest, ManyOptions)
 FUNCTIONS = [
     (WanPipeline.__call__, GenerateRequest),
     (WanPipeline.plan, GenerateRequest),
@@ -74,17 +75,24 @@ VALUES: dict[k.Kind, tuple[list[str], Any, Any]] = {
     k.WHOLE_NUMBERS: (["1,0"], [1, 0], (1, 0)),
     k.FILE: (["a.png"], "a.png", Path("a.png")),
     k.RESULT: (["a.png"], "a.png", Path("a.png")),
+    k.UPLOADED: (["a.png"], "a.png", Path("a.png")),
     k.PATH_OR_REPOSITORY: (["./owner/name"], "./owner/name", Path.cwd() / "owner" / "name"),
     k.IMAGE: (["a.png"], "a.png", Path("a.png")),
     k.VIDEO: (["a.mp4"], "a.mp4", Path("a.mp4")),
     k.PICTURES: (["a.png"], ["a.png"], (Path("a.png"),)),
     k.LAYER_SCALES: (["1,0.5"], [1.0, 0.5], (1.0, 0.5)),
+    k.PREVIEW: (["a.png"], "a.png", Path("a.png")),
     k.ADAPTERS: (["a", "0.5"], [("a", 0.5)], (LoraChoice(Path("a"), 0.5),)),
 }
+# The same for options that take nothing below 1.
+LARGE_VALUES = {"teacache_speedup": (["2.5"], 2.5, 2.5)}
 # What an option needs beside it.
 COMPANIONS = {
     "cfg_skip": {"cfg_ratio": 0.5},
     "cfg_ratio": {"cfg_skip": "late"},
+    "target_index": {"control_image": ["a.png"], "control_index": [0]},
+    "control_image": {"target_index": 1, "control_index": [0]},
+    "control_index": {"target_index": 1, "control_image": ["a.png"]},
     "inpaint_video": {"inpaint_video_mask": "mask.mp4"},
     "inpaint_video_mask": {"inpaint_video": "video.mp4"},
 }
@@ -106,7 +114,10 @@ def sample_of(declared: Option) -> tuple[list[str], Any, Any]:
     if declared.choices:
         value = next(choice for choice in declared.choices if choice != declared.default)
         return [str(value)], value, value
-    return VALUES[declared.kind]
+    words, given, value = LARGE_VALUES.get(declared.name) or VALUES[declared.kind]
+    if declared.kind is k.WHOLE and value == declared.default:
+        return [str(value + 1)], value + 1, value + 1
+    return words, given, value
 
 
 @pytest.mark.parametrize(("command", "declared"), DECLARED)
@@ -208,13 +219,16 @@ def test_inputs_adapters_and_components_follow_from_the_declarations():
     kinds |= {"inpaint_video": "video", "inpaint_video_mask": "mask"}
     kinds |= {"vace_video": "video", "vace_video_mask": "mask", "vace_reference_image": "pictures"}
     kinds |= dict.fromkeys(CAMERA, "camera")
+    kinds |= dict.fromkeys(("motion_bucket_id", "target_index", "control_index"), "number")
+    kinds |= {"control_image": "pictures"}
     assert dict(INPUTS) == kinds
     assert IMAGE_INPUTS == ("image", "end_image", "reference_image")
-    assert PICTURE_INPUTS == ("vace_reference_image",)
+    assert PICTURE_INPUTS == ("vace_reference_image", "control_image")
     assert set(VIDEO_INPUTS) == {name for name, kind in kinds.items() if kind in ("video", "mask")}
     assert LORA_FIELDS == ("loras", "loras_high", "loras_low")
     assert set(COMPONENT_FIELDS) == {
-        "transformer", "high_noise", "low_noise", "text_encoder", "vae", "clip", "tokenizer",
+        "transformer", "high_noise", "low_noise", "text_encoder", "vae", "clip", "motion_controller",
+        "tiny_vae", "tokenizer",
     }  # fmt: skip
 
 
@@ -345,7 +359,7 @@ def test_namespaces_hold_no_more_than_options():
     args = generate.build_parser().parse_args([])
     known = {name for one in generate.OPTIONS for name in options_of(one)} - {"version"}
     assert isinstance(args, argparse.Namespace)
-    assert set(vars(args)) == known
+    assert set(vars(args)) == known | {"given"}
 
 
 @pytest.mark.parametrize(
@@ -374,3 +388,31 @@ def test_choices_are_what_the_tables_of_sampling_hold(choices: Any, table: Any):
 def test_options_of_sampling_that_do_not_go_together_are_refused(given: dict[str, Any], text: str):
     with pytest.raises(RequestError, match=text):
         make_request(GenerateRequest, {"prompt": "a cat"} | given)
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("off", None),
+        (False, None),
+        (True, True),
+        ("terminal", "terminal"),
+        ("~/a.png", Path.home() / "a.png"),
+    ],
+)
+def test_previews_are_asked_for_by_a_file_a_word_or_a_truth_value(written: object, value: object):
+    assert make_request(GenerateRequest, {"prompt": "a cat", "preview": written}).preview == value
+    if isinstance(written, str):
+        parsed = COMMANDS["generate"].build_parser().parse_args(["--preview", written])
+        assert parsed.preview == value
+
+
+def test_what_stands_on_the_command_line_is_told_from_defaults():
+    parse = generate.build_parser().parse_args
+    assert parse([]).given == frozenset()
+    args = parse(
+        ["--scheduler", "unipc", "--lora", "a", "--lora", "b", "0.5", "--no-prompt-cache", "--prompt", ""]
+    )
+    assert args.given == {"scheduler", "loras", "prompt_cache", "prompt"}
+    assert [choice.strength for choice in args.loras] == [1.0, 0.5]
+    assert (args.prompt_cache, args.compile, args.steps) == (False, True, None)

@@ -18,7 +18,7 @@ from grammar import Scene, draw_clip, held_out_pairs
 from score import accuracies, read_scene
 
 from mlx_video import WanPipeline
-from mlx_video.convert.demo_model import demo_model_folder
+from mlx_video.convert.demo_model import IMAGE_DEMO, demo_model_folder
 
 
 def held_out_images(count: int) -> list[tuple[Scene, int, np.ndarray]]:
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=40)
     parser.add_argument("--sheet", type=Path, help="write a contact sheet of the first clips")
     args = parser.parse_args()
-    pipeline = WanPipeline.from_pretrained(args.model_dir or demo_model_folder(takes_image=True))
+    pipeline = WanPipeline.from_pretrained(args.model_dir or demo_model_folder(IMAGE_DEMO))
     results, likeness, clips = [], [], []
     for scene, seed, image in held_out_images(args.pairs):
         frames = pipeline(scene.captions()[seed % 4], image=image, seed=seed).frames

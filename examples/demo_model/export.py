@@ -8,10 +8,11 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch_vae import LATENT_MEAN, LATENT_STD
 
 TRANSFORMER_NAMES = (
+    (r"^patch_embedding\.reference\.", "ref_conv."),
     (r"condition_embedder\.text_embedder\.linear_1\.", "text_embedding.0."),
     (r"condition_embedder\.text_embedder\.linear_2\.", "text_embedding.2."),
     (r"condition_embedder\.time_embedder\.linear_1\.", "time_embedding.0."),
@@ -54,16 +55,24 @@ CONFIG: dict[str, object] = {
     "out_dim": 16,
     "text_len": 64,
 }
+IMAGE_CONFIG = CONFIG | {"in_dim": 36, "model_type": "i2v"}
+CONTROL_CONFIG = CONFIG | {"in_dim": 52, "model_type": "i2v", "add_ref_conv": True, "in_dim_ref_conv": 16}
+TEXT_ENCODER_FILE = "models_t5_umt5-xxl-enc-bf16.pth"
+TRANSFORMER_FILE = "diffusion_pytorch_model.safetensors"
+# What the control model learns; the rest of its transformer is the one of text to video.
+GUIDED_PARTS = re.compile(r"patch_embedding\.|blocks\.[0-3]\.")
 
 
 def rename(tensors: dict[str, torch.Tensor], table: tuple[tuple[str, str], ...]) -> dict[str, torch.Tensor]:
     """Apply every (pattern, replacement) of a table to every name, in order."""
-    renamed = {}
-    for name, tensor in tensors.items():
-        for pattern, replacement in table:
-            name = re.sub(pattern, replacement, name)
-        renamed[name] = tensor
-    return renamed
+    return {rename_one(name, table): tensor for name, tensor in tensors.items()}
+
+
+def rename_one(name: str, table: tuple[tuple[str, str], ...]) -> str:
+    """Apply every (pattern, replacement) of a table to a name, in order."""
+    for pattern, replacement in table:
+        name = re.sub(pattern, replacement, name)
+    return name
 
 
 def fold_latent_basis(
@@ -95,7 +104,7 @@ def export_checkpoint(work_dir: Path, output: Path) -> None:
     state = torch.load(work_dir / "transformer.pt")["average"]
     write_transformer(state, CONFIG, output)
     text_encoder = rename(select_part(state, "text_encoder"), TEXT_ENCODER_NAMES)
-    torch.save(text_encoder, output / "models_t5_umt5-xxl-enc-bf16.pth")
+    torch.save(text_encoder, output / TEXT_ENCODER_FILE)
     data = torch.load(work_dir / "latents.pt")
     vae = torch.load(work_dir / "vae_short.pt")
     write_vae(fold_latent_basis(vae, data["mean"], data["unmix"]), output / "Wan2.1_VAE.pth")
@@ -107,21 +116,49 @@ def write_vae(vae: dict[str, torch.Tensor], path: Path) -> None:
     torch.save({name: tensor.to(torch.float16).contiguous() for name, tensor in vae.items()}, path)
 
 
-def export_image_to_video(state_file: Path, output: Path) -> None:
-    """Write config.json and transformer of the sibling; it shares all other files with the demo."""
+def export_sibling(state_file: Path, config: dict[str, object], output: Path) -> None:
+    """Write config.json and transformer of a sibling; it shares all other files with the demo."""
+    write_transformer(torch.load(state_file)["average"], config, output)
+
+
+def export_control(state_file: Path, output: Path) -> None:
+    """Write config.json and what learned of the control model's transformer."""
     state = torch.load(state_file)["average"]
-    write_transformer(state, CONFIG | {"in_dim": 36, "model_type": "i2v"}, output)
+    learned = {name: state[name] for name in state if is_guided(name.removeprefix("transformer."))}
+    write_transformer(learned, CONTROL_CONFIG, output)
+
+
+def is_guided(name: str) -> bool:
+    """Whether a transformer's tensor, by its name in training, is the control model's own."""
+    return GUIDED_PARTS.match(name) is not None
 
 
 def write_transformer(state: dict[str, torch.Tensor], config: dict[str, object], output: Path) -> None:
     """Write one transformer in bfloat16 and its config.json."""
     output.mkdir(parents=True, exist_ok=True)
-    weights = output / "diffusion_pytorch_model.safetensors"
+    weights = output / TRANSFORMER_FILE
     save_file(
         rename(select_part(state, "transformer"), TRANSFORMER_NAMES), weights, metadata={"format": "pt"}
     )
     weights.chmod(0o644)
     (output / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def load_transformer(transformer: torch.nn.Module, checkpoint: Path) -> None:
+    """Fill the transformer of training from an exported checkpoint."""
+    load_renamed(transformer, load_file(checkpoint / TRANSFORMER_FILE), TRANSFORMER_NAMES)
+
+
+def load_text_encoder(text_encoder: torch.nn.Module, checkpoint: Path) -> None:
+    """Fill the text encoder of training from an exported checkpoint."""
+    load_renamed(text_encoder, torch.load(checkpoint / TEXT_ENCODER_FILE), TEXT_ENCODER_NAMES)
+
+
+def load_renamed(
+    module: torch.nn.Module, tensors: dict[str, torch.Tensor], table: tuple[tuple[str, str], ...]
+) -> None:
+    """Fill a module with tensors that have the names which `rename` would give its own."""
+    module.load_state_dict({name: tensors[rename_one(name, table)] for name in module.state_dict()})
 
 
 def select_part(state: dict[str, torch.Tensor], part: str) -> dict[str, torch.Tensor]:

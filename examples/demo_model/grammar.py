@@ -28,6 +28,12 @@ MOTIONS: dict[str, tuple[int, int]] = {
 }
 # Only the demo adapter knows this one: the shape stays in place and becomes larger.
 NEW_MOTION = "growing"
+# Only the demo control model knows this one: the shape goes where the outline in a control video goes.
+GUIDED_MOTION = "guided"
+PATHS = ("line", "curve", "corner")
+NEW_PATH = "wave"  # nothing is trained on it
+PATH_PIXELS = (14.0, 44.0)  # length of a path, at least and at most
+OUTLINE_PIXELS = 2.0  # width of the outline's stroke
 BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "black": (12, 12, 14),
     "white": (243, 243, 240),
@@ -52,7 +58,13 @@ GROWING_TEMPLATES = (
     "on a {background} background, a {colour} {shape} is growing",
     "{colour} {shape} growing, {background} background",
 )
-TEMPLATES = {"still": STILL_TEMPLATES, NEW_MOTION: GROWING_TEMPLATES}
+GUIDED_TEMPLATES = (
+    "a {colour} {shape} on a {background} background",
+    "a {colour} {shape}, {background} background",
+    "on a {background} background, a {colour} {shape}",
+    "{colour} {shape}, {background} background",
+)
+TEMPLATES = {"still": STILL_TEMPLATES, NEW_MOTION: GROWING_TEMPLATES, GUIDED_MOTION: GUIDED_TEMPLATES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +103,17 @@ def held_out_pairs(count: int = 60) -> list[tuple[Scene, int]]:
 
 def split_growing_scenes(num_held_out: int = 20, seed: int = 21) -> tuple[list[Scene], list[Scene]]:
     """Scenes of the new motion that the demo adapter trains on, and others that it never sees."""
-    scenes = [Scene(c, s, NEW_MOTION, b) for c, s, b in itertools.product(COLOURS, SHAPES, BACKGROUNDS)]
+    return split_scenes_of(NEW_MOTION, num_held_out, seed)
+
+
+def split_guided_scenes(num_held_out: int = 10, seed: int = 22) -> tuple[list[Scene], list[Scene]]:
+    """Scenes that the demo control model trains on, and others that it never sees."""
+    return split_scenes_of(GUIDED_MOTION, num_held_out, seed)
+
+
+def split_scenes_of(motion: str, num_held_out: int, seed: int) -> tuple[list[Scene], list[Scene]]:
+    """Scenes of one motion to train on, and those that are held out."""
+    scenes = [Scene(c, s, motion, b) for c, s, b in itertools.product(COLOURS, SHAPES, BACKGROUNDS)]
     order = np.random.default_rng(seed).permutation(len(scenes))
     held_out = set(order[:num_held_out].tolist())
     training = [scene for i, scene in enumerate(scenes) if i not in held_out]
@@ -112,8 +134,21 @@ def shape_distance(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> n
     return np.minimum(upright, np.maximum(abs(x) - radius, abs(y) - arm))
 
 
-def draw_clip(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """Draw one clip with random place, size and speed: uint8 [F, H, W, 3]."""
+@dataclass(frozen=True, slots=True)
+class Course:
+    """Where a shape is and how large, frame by frame.
+
+    Attributes:
+        centres: (x, y) in pixels, [F, 2].
+        radii: in pixels, [F].
+    """
+
+    centres: np.ndarray
+    radii: np.ndarray
+
+
+def draw_course(scene: Scene, rng: np.random.Generator) -> Course:
+    """Random place, size and speed for a scene of the known motions or of the adapter's."""
     radius = rng.uniform(10.0, 13.0)
     direction = MOTIONS.get(scene.motion, MOTIONS["still"])
     travel = rng.uniform(18.0, 26.0) * np.array(direction, float)
@@ -121,14 +156,64 @@ def draw_clip(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     low = last + 1 + np.maximum(-travel, 0)
     high = np.array([WIDTH, HEIGHT]) - last - 1 - np.maximum(travel, 0)
     start = rng.uniform(low, high)
+    progress = np.linspace(0.0, 1.0, NUM_FRAMES)
+    return Course(start + travel * progress[:, None], first + (last - first) * progress)
+
+
+def draw_path(path: str, rng: np.random.Generator) -> Course:
+    """A random path of one kind, whose length is within `PATH_PIXELS`, for a shape of random size."""
+    radius = rng.uniform(10.0, 13.0)
+    while True:
+        points = rng.uniform(radius + 1, np.array([WIDTH, HEIGHT]) - radius - 1, (3, 2))
+        centres = _lead_through(path, points, np.linspace(0.0, 1.0, NUM_FRAMES)[:, None])
+        length = np.linalg.norm(np.diff(centres, axis=0), axis=1).sum()
+        if PATH_PIXELS[0] <= length <= PATH_PIXELS[1]:
+            return Course(centres, np.full(NUM_FRAMES, radius))
+
+
+def _lead_through(path: str, points: np.ndarray, progress: np.ndarray) -> np.ndarray:
+    """Centres [F, 2] of a path that begins at the first of three points; `progress` is [F, 1]."""
+    first, middle, last = points
+    if path == "line":
+        return first + (last - first) * progress
+    if path == "curve":  # a parabola's arc that leaves and arrives in the directions of the middle point
+        return (1 - progress) ** 2 * first + 2 * progress * (1 - progress) * middle + progress**2 * last
+    if path == "corner":
+        return np.where(
+            progress < 0.5,
+            first + (middle - first) * 2 * progress,
+            middle + (last - middle) * (2 * progress - 1),
+        )
+    # A wave: along x from the first point to the last, up and down once between the two heights.
+    heights = (first[1] + last[1]) / 2 + (last[1] - first[1]) / 2 * np.sin(2 * np.pi * progress)
+    return np.concatenate([first[0] + (last[0] - first[0]) * progress, heights], axis=1)
+
+
+def shape_distances(shape: str, course: Course) -> np.ndarray:
+    """Signed distance (pixels, negative inside) from every pixel to the shape, [F, H, W]."""
     rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH] + 0.5
-    background = np.array(BACKGROUNDS[scene.background], float)
-    colour = np.array(COLOURS[scene.colour], float)
-    frames = []
-    for progress in np.linspace(0.0, 1.0, NUM_FRAMES):
-        centre = start + travel * progress
-        radius = first + (last - first) * progress
-        distance = shape_distance(scene.shape, columns - centre[0], rows - centre[1], radius)
-        cover = np.clip(0.5 - distance, 0.0, 1.0)[..., None]
-        frames.append(background * (1 - cover) + colour * cover)
-    return np.round(np.stack(frames)).astype(np.uint8)
+    return np.stack(
+        [
+            shape_distance(shape, columns - x, rows - y, radius)
+            for (x, y), radius in zip(course.centres, course.radii, strict=True)
+        ]
+    )
+
+
+def draw_scene(scene: Scene, course: Course) -> np.ndarray:
+    """Draw a scene's shape along its course: uint8 [F, H, W, 3]."""
+    cover = np.clip(0.5 - shape_distances(scene.shape, course), 0.0, 1.0)[..., None]
+    background, colour = np.array(BACKGROUNDS[scene.background]), np.array(COLOURS[scene.colour])
+    return np.round(background * (1 - cover) + colour * cover).astype(np.uint8)
+
+
+def draw_outline(shape: str, course: Course) -> np.ndarray:
+    """Draw a shape's outline, white on black: a control video, uint8 [F, H, W, 3]."""
+    distance = np.abs(shape_distances(shape, course))
+    cover = np.clip(0.5 + OUTLINE_PIXELS / 2 - distance, 0.0, 1.0)
+    return np.repeat(np.round(255 * cover)[..., None], 3, axis=-1).astype(np.uint8)
+
+
+def draw_clip(scene: Scene, rng: np.random.Generator) -> np.ndarray:
+    """Draw one clip with random place, size and speed: uint8 [F, H, W, 3]."""
+    return draw_scene(scene, draw_course(scene, rng))

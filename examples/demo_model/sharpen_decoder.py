@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from export import write_vae
 from grammar import NUM_FRAMES, WIDTH, draw_clip, split_growing_scenes, split_scenes
 from muon import Muon
+from scale import add_scale, scaled
 from torch_vae import CELL_PIXELS, WINDOW_CELLS, WanVAE, Windows
 
 SHIPPED_VAE = Path(__file__).parents[2] / "mlx_video" / "demo_model" / "Wan2.1_VAE.pth"
@@ -203,13 +204,14 @@ def main() -> None:
     parser.add_argument("--vae", type=Path, default=SHIPPED_VAE, help="exported VAE to go on from")
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--export", type=Path, help="write the VAE with the sharper decoder, and stop")
+    add_scale(parser)
     args = parser.parse_args()
     args.work_dir.mkdir(parents=True, exist_ok=True)
     vae, state_file = load_vae(args.vae), args.work_dir / STATE_FILE
     if args.export:
         export(vae, state_file, args.export)
     else:
-        train(vae, state_file, args.steps)
+        train(vae, state_file, scaled(args.steps, args.scale))
 
 
 if __name__ == "__main__":

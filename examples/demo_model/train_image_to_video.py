@@ -13,7 +13,8 @@ import argparse
 from pathlib import Path
 
 import torch
-from export import export_image_to_video
+from export import IMAGE_CONFIG, export_sibling
+from scale import add_scale, scaled
 from train_transformer import (
     BATCH,
     STATE_FILE,
@@ -32,13 +33,13 @@ ROUNDS = 2  # of the clips that train_transformer.py learned from; encoding take
 CHANNELS = 36
 
 
-def cache_conditions(folder: Path, basis: dict[str, torch.Tensor]) -> torch.Tensor:
+def cache_conditions(folder: Path, basis: dict[str, torch.Tensor], scale: float) -> torch.Tensor:
     """Mask and condition latents [N, 20, T, H, W] of the first clips' first frames."""
     path = folder / "conditions.pt"
     if path.exists():
         return torch.load(path)
     vae, encoded = load_vae(folder), []
-    for clips, _ in training_clips(ROUNDS):
+    for clips, _ in training_clips(ROUNDS, scale):
         clips[:, :, 1:] = 0.0
         with torch.inference_mode():
             encoded.append(vae.encode(clips).contiguous())
@@ -59,9 +60,9 @@ def widen(text_to_video: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return text_to_video | {name: wide}
 
 
-def train(folder: Path, steps: int) -> None:
-    data = cache_latents(folder)
-    conditions = cache_conditions(folder, data)
+def train(folder: Path, steps: int, scale: float) -> None:
+    data = cache_latents(folder, scale)
+    conditions = cache_conditions(folder, data, scale)
     captions = Captions(folder)
     torch.manual_seed(4)
     model = DemoModel(captions.tokenizer.get_vocab_size(), CHANNELS)
@@ -73,7 +74,7 @@ def train(folder: Path, steps: int) -> None:
         ids = captions.draw(data["scene"][chosen])
         return training_loss(model, data["latents"][chosen], ids, conditions[chosen])
 
-    run_training(model, folder / IMAGE_STATE_FILE, steps, draw_loss)
+    run_training(model, folder / IMAGE_STATE_FILE, scaled(steps, scale), draw_loss)
 
 
 def main() -> None:
@@ -81,11 +82,12 @@ def main() -> None:
     parser.add_argument("--work-dir", type=Path, default=Path("demo_training"))
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--export", type=Path, help="write transformer and config, and stop")
+    add_scale(parser)
     args = parser.parse_args()
     if args.export:
-        export_image_to_video(args.work_dir / IMAGE_STATE_FILE, args.export)
+        export_sibling(args.work_dir / IMAGE_STATE_FILE, IMAGE_CONFIG, args.export)
     else:
-        train(args.work_dir, args.steps)
+        train(args.work_dir, args.steps, args.scale)
 
 
 if __name__ == "__main__":

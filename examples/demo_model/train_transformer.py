@@ -23,6 +23,7 @@ from diffusers import WanTransformer3DModel
 from export import export_checkpoint
 from grammar import draw_clip, split_scenes
 from muon import Muon
+from scale import add_scale, scaled
 from torch_vae import WanVAE
 from train_tokenizer import write_tokenizer
 from transformers import UMT5Config, UMT5EncoderModel
@@ -38,6 +39,10 @@ NEGATIVE_PROMPT = (
     "丑陋的，残缺的，多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，静止不动的画面，"
     "杂乱的背景，三条腿，背景人很多，倒着走"
 )
+
+
+Network = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""Noisy latents with their conditions [B, C, T, H, W], timesteps [B] and token ids → velocity."""
 
 
 class DemoModel(nn.Module):
@@ -57,14 +62,17 @@ class DemoModel(nn.Module):
             qk_norm="rms_norm_across_heads", eps=1e-6,
         )  # fmt: skip
 
-    def forward(self, noisy: torch.Tensor, timestep: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        """Velocity for noisy latents [B, C, T, H, W] under padded token ids [B, TEXT_LEN]."""
+    def encode_text(self, ids: torch.Tensor) -> torch.Tensor:
+        """Text features [B, TEXT_LEN, dim] of padded token ids [B, TEXT_LEN]; 0 where there is no token."""
         mask = (ids != 0).long()
         longest = int(mask.sum(1).max())
         text = self.text_encoder(ids[:, :longest], attention_mask=mask[:, :longest]).last_hidden_state
         text = text * mask[:, :longest, None]
-        text = nn.functional.pad(text, (0, 0, 0, TEXT_LEN - longest))
-        return self.transformer(noisy, timestep, text, return_dict=False)[0]
+        return nn.functional.pad(text, (0, 0, 0, TEXT_LEN - longest))
+
+    def forward(self, noisy: torch.Tensor, timestep: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        """Velocity for noisy latents [B, C, T, H, W] under padded token ids [B, TEXT_LEN]."""
+        return self.transformer(noisy, timestep, self.encode_text(ids), return_dict=False)[0]
 
 
 def latent_basis(latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -95,9 +103,10 @@ def load_vae(folder: Path) -> WanVAE:
     return vae
 
 
-def training_clips(rounds: int) -> Iterator[tuple[torch.Tensor, range]]:
+def training_clips(rounds: int, scale: float) -> Iterator[tuple[torch.Tensor, range]]:
     """Clips [b, 3, F, H, W] in [-1, 1] and the indices of their scenes; the same ones in every process."""
     scenes, _ = split_scenes()
+    scenes = scenes[: scaled(len(scenes), scale)]
     rng = np.random.default_rng(11)
     started = time.time()
     for round_index in range(rounds):
@@ -108,14 +117,14 @@ def training_clips(rounds: int) -> Iterator[tuple[torch.Tensor, range]]:
         print(f"round {round_index + 1} of {rounds}, {time.time() - started:.0f}s", flush=True)
 
 
-def cache_latents(folder: Path) -> dict[str, torch.Tensor]:
+def cache_latents(folder: Path, scale: float = 1.0) -> dict[str, torch.Tensor]:
     """Encode the training clips once, and keep them in the coordinates of `latent_basis`."""
     path = folder / "latents.pt"
     if path.exists():
         return torch.load(path)
     vae = load_vae(folder)
     encoded, indices = [], []
-    for clips, scenes in training_clips(CLIPS_PER_SCENE):
+    for clips, scenes in training_clips(CLIPS_PER_SCENE, scale):
         with torch.inference_mode():
             encoded.append(vae.encode(clips).contiguous())
         indices += scenes
@@ -152,7 +161,7 @@ class Captions:
 
 
 def training_loss(
-    model: DemoModel, latents: torch.Tensor, ids: torch.Tensor, concat_latents: torch.Tensor | None = None
+    model: Network, latents: torch.Tensor, ids: torch.Tensor, concat_latents: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Flow matching: the network predicts noise minus data at a random noise level."""
     level = torch.sigmoid(torch.randn(len(latents)))
@@ -173,7 +182,7 @@ def learning_rate(step: int, steps: int) -> float:
 
 def make_optimizers(model: DemoModel) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the transformer's blocks, AdamW for everything else that learns."""
-    matrices = [p for p in model.transformer.blocks.parameters() if p.ndim == 2]
+    matrices = [p for p in model.transformer.blocks.parameters() if p.ndim == 2 and p.requires_grad]
     chosen = set(matrices)
     others = [p for p in model.parameters() if p.requires_grad and p not in chosen]
     return [
@@ -221,8 +230,8 @@ def run_training(
             torch.save(state, state_file)
 
 
-def train(folder: Path, steps: int) -> None:
-    data = cache_latents(folder)
+def train(folder: Path, steps: int, scale: float) -> None:
+    data = cache_latents(folder, scale)
     captions = Captions(folder)
     torch.manual_seed(3)
     model = DemoModel(captions.tokenizer.get_vocab_size())
@@ -231,7 +240,7 @@ def train(folder: Path, steps: int) -> None:
         chosen = torch.randint(len(data["latents"]), (BATCH,))
         return training_loss(model, data["latents"][chosen], captions.draw(data["scene"][chosen]))
 
-    run_training(model, folder / STATE_FILE, steps, draw_loss)
+    run_training(model, folder / STATE_FILE, scaled(steps, scale), draw_loss)
 
 
 def main() -> None:
@@ -239,11 +248,12 @@ def main() -> None:
     parser.add_argument("--work-dir", type=Path, default=Path("demo_training"))
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--export", type=Path, help="write the checkpoint folder and stop")
+    add_scale(parser)
     args = parser.parse_args()
     if args.export:
         export_checkpoint(args.work_dir, args.export)
     else:
-        train(args.work_dir, args.steps)
+        train(args.work_dir, args.steps, args.scale)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,13 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from grammar import NUM_FRAMES, draw_clip, split_scenes
+from scale import add_scale, scaled
 from torch_vae import CausalConv3d, Resample, WanVAE
 
 
@@ -114,11 +115,14 @@ def train_stage(model: WanVAE, stage: Stage, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work-dir", type=Path, default=Path("demo_training"))
-    folder = parser.parse_args().work_dir
+    add_scale(parser)
+    args = parser.parse_args()
+    folder = args.work_dir
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(5)
     model = WanVAE(base=16)
-    for stage in STAGES:
+    for planned in STAGES:
+        stage = replace(planned, steps=scaled(planned.steps, args.scale))
         finished = folder / f"vae_{stage.name}.pt"
         running = folder / f"vae_{stage.name}_running.pt"
         if finished.exists():

@@ -13,18 +13,58 @@ from mlx_video.request.option import Option, option, options_of
 
 Request = TypeVar("Request")
 
+_PROGRESS = "progress"
+
 
 @dataclass
 class CommonOptions:
     """Options of every command."""
 
     debug: bool = option(False, help="show the traceback of an error")
-    quiet: bool = option(False, help="show errors only")
+    quiet: bool = option(False, help="show errors only", group=_PROGRESS, excludes_others=True)
+    json_events: bool = option(
+        False,
+        help="report everything on stderr as JSON, one object a line, for programs",
+        group=_PROGRESS,
+        excludes_others=True,
+    )
+    notify: str | None = option(
+        None,
+        help="run a command of the shell at the end, whatever that is; `$MLX_VIDEO_STATUS` is success, error "
+        "or interrupted, `$MLX_VIDEO_OUTPUT` the file",
+        group=_PROGRESS,
+        metavar="COMMAND",
+    )
+    bell: bool = option(False, help="ring the terminal's bell at the end", group=_PROGRESS)
     version: bool = option(False, help="print the version")
 
 
+class _Absent(tuple[Any, ...]):
+    """Stands for an option that is not given; flags that repeat add to it."""
+
+
 class CommandParser(argparse.ArgumentParser):
-    """A parser that answers a wrong option with one line; the list of all options is for --help."""
+    """A parser that answers a wrong option with one line; the list of all options is for --help.
+
+    What it parses has `given` besides: the names of the options that stand on the command line.
+    """
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse as argparse does, and note which options are given."""
+        defaults: dict[str, Any] = {}
+        for action in self._actions:
+            if action.default is not argparse.SUPPRESS:
+                defaults.setdefault(action.dest, action.default)
+        before = {} if namespace is None else vars(namespace)
+        marked = argparse.Namespace(**{name: _Absent() for name in defaults} | before)
+        found, rest = super().parse_known_args(args, marked)
+        # What a repeated flag has added to is a tuple of another type.
+        found.given = frozenset(name for name in defaults if not isinstance(getattr(found, name), _Absent))
+        for name in defaults.keys() - found.given:
+            setattr(found, name, defaults[name])
+        return found, rest
 
     def error(self, message: str) -> NoReturn:
         """End the command with exit code 2."""

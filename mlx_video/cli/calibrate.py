@@ -36,7 +36,7 @@ def run_events(args: argparse.Namespace) -> Iterator[Event]:
     if args.prompts is None:
         raise RequestError("prompts", "missing: give a text file with a prompt on each line.")
     request = arguments.request_from(CalibrateRequest, args)
-    model, config = yield from open_model_of(args, takes_image=request.image is not None)
+    model, config = yield from open_model_of(args, ())
     yield from calibrate(request, model, config)
 
 

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlx_video.addresses import local_path
-from mlx_video.cli.console import Console
+from mlx_video.addresses import local_path, remote_address
 from mlx_video.errors import RequestError
 from mlx_video.request import RANDOM_SEED, SchedulerName, TilingMode
 from mlx_video.request.kinds import parse_guide_scale
@@ -39,7 +38,7 @@ def generate_video(
     trim_first_frames: int = 0,
     debug_latents: bool = False,
 ) -> Path:
-    """Make a video and write it to a file, with progress on stderr.
+    """Make a video and write it to a file, with progress as a pipeline shows it.
 
     Takes the keyword arguments of the function of this name in mlx-video, for programs that call it; new code
     reads better with `mlx_video.WanPipeline`.
@@ -54,31 +53,29 @@ def generate_video(
     """
     from mlx_video.api import WanPipeline
 
-    with Console() as console:
-        WanPipeline.from_pretrained(model_dir, keep_networks=False, on_event=console.show_progress)(
-            prompt,
-            on_event=console.show_progress,
-            negative_prompt=negative_prompt,
-            image=image,
-            width=width,
-            height=height,
-            num_frames=num_frames,
-            steps=steps,
-            guide_scale=_read_guide_scale(guide_scale),
-            shift=shift,
-            seed=seed,
-            output_path=output_path,
-            scheduler=scheduler,
-            loras=loras,
-            loras_high=loras_high,
-            loras_low=loras_low,
-            tiling=tiling,
-            compile=not no_compile,
-            trim_first_frames=trim_first_frames,
-            debug_latents=debug_latents,
-        )
-        console.summarize()
-    return local_path(output_path)
+    pipeline = WanPipeline.from_pretrained(model_dir, keep_networks=False)
+    pipeline(
+        prompt,
+        negative_prompt=negative_prompt,
+        image=image,
+        width=width,
+        height=height,
+        num_frames=num_frames,
+        steps=steps,
+        guide_scale=_read_guide_scale(guide_scale),
+        shift=shift,
+        seed=seed,
+        output_path=output_path,
+        scheduler=scheduler,
+        loras=loras,
+        loras_high=loras_high,
+        loras_low=loras_low,
+        tiling=tiling,
+        compile=not no_compile,
+        trim_first_frames=trim_first_frames,
+        debug_latents=debug_latents,
+    )
+    return Path(output_path) if remote_address(Path(output_path)) else local_path(output_path)
 
 
 def _read_guide_scale(value: float | tuple[float, float] | str | None) -> float | tuple[float, float] | None:

@@ -1,214 +1,107 @@
-"""Progress, summaries, error text and exit codes; the only module that writes to the terminal."""
+"""Results, error texts and exit codes; the only module that writes to stdout."""
 
 from __future__ import annotations
 
 import argparse
 import errno
-import io
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, suppress
-from functools import cache
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, TextIO
 
+from mlx_video.cli.when_done import tell_user
 from mlx_video.errors import MLXVideoError, RequestError
-from mlx_video.events import (
-    BlocksRead,
-    BytesChecked,
-    BytesDownloaded,
-    BytesWritten,
-    Event,
-    FileWritten,
-    FramesDecoded,
-    FramesEncoded,
-    MemoryPlanned,
-    Notice,
-    OperationsChecked,
-    StageFinished,
-    StageStarted,
-    StateSaved,
-    StepFinished,
-    TextResult,
-    TilesDecoded,
-)
+from mlx_video.events import Event, FileUploaded, FileWritten, TextResult, VideoFailed
+from mlx_video.progress.display import Display, Ending
+from mlx_video.progress.surroundings import choose_display
 from mlx_video.request import flag_of
 
-if TYPE_CHECKING:
-    from tqdm import tqdm
-
 EXIT_DONE, EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
-GB = 1e9
-# How to go on with a download that is interrupted.
-DOWNLOAD_HINT = "What is downloaded so far stays; the same command goes on from there."
 
 
-class Console:
-    """Shows events on stderr: bars on a terminal, plain lines elsewhere. Results go to stdout.
+def run_command(
+    build_events: Callable[[argparse.Namespace], Iterator[Event]], args: argparse.Namespace
+) -> int:
+    """Run a pipeline, show its events, and turn whatever happens into an exit code.
 
-    A stream that cannot be written to (a closed terminal, the end of `| head`) never ends the work.
+    Args:
+        build_events: makes the pipeline from the parsed arguments; may raise like the pipeline itself.
+        args: with the options of every command.
+
+    Returns:
+        0 done, 1 a known error, 2 a wrong option, 130 interrupted.
     """
-
-    def __init__(self, stream: TextIO | None = None, *, is_quiet: bool = False) -> None:
-        self.stream = stream or sys.stderr or io.StringIO()  # a closed stderr is None
-        self.is_quiet = is_quiet
-        self.bar: tqdm | None = None
-        self.bar_key = ""
-        self.resume_hint = ""
-        self.predicted: Mapping[str, int] = {}
-        self.measured: dict[str, int] = {}
-
-    def __enter__(self) -> Console:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close_bar()
-
-    def show(self, event: Event) -> None:
-        """Show one event; the paths of finished files go to stdout."""
-        if isinstance(event, FileWritten):
-            self.close_bar()
-            _print_result(event.path)
-        elif isinstance(event, StateSaved):
-            self.resume_hint = event.resume_hint
-        elif isinstance(event, BytesDownloaded | BytesChecked):
-            self.resume_hint = DOWNLOAD_HINT if event.done < event.total else ""
-            self.show_progress(event)
-        elif isinstance(event, TextResult):
-            self.close_bar()
-            _print_result(event.text)
-        else:
-            self.show_progress(event)
-
-    def show_progress(self, event: Event) -> None:
-        """Show one event on stderr, unless quiet; finished files are not mentioned."""
-        if self.is_quiet:
-            return
-        with suppress(OSError):
-            self._show_on_stream(event)
-
-    def _show_on_stream(self, event: Event) -> None:
-        match event:
-            case Notice(text):
-                self.write_line(text)
-            case StageStarted(stage):
-                self.close_bar()
-                self.write_line(f"{stage} ...")
-            case MemoryPlanned(predicted, reused, kept):
-                self.predicted = predicted
-                if reused:
-                    self.write_line(f"in memory from an earlier run: {', '.join(reused)}")
-                if kept:
-                    self.write_line(f"kept in memory for the next run: {', '.join(kept)}")
-            case StageFinished(stage, wall_seconds, peak_bytes):
-                self.close_bar()
-                self.measured[stage] = peak_bytes
-                self.write_line(f"{stage}: {wall_seconds:.1f} s, peak memory {peak_bytes / GB:.2f} GB")
-            case StepFinished(index, total):
-                self.advance("steps", index + 1, total, unit="step")
-            case BlocksRead(done, total):
-                self.advance("blocks", done, total, unit="block")
-            case TilesDecoded(done, total):
-                self.advance("tiles", done, total, unit="part")
-            case FramesEncoded(done, total) | FramesDecoded(done, total):
-                self.advance("frames", done, total, unit="frame")
-            case OperationsChecked(done, total):
-                self.advance("operations", done, total, unit="operation")
-            case BytesDownloaded(done, total):
-                self.advance("download", done, total, unit="B")
-            case BytesChecked(done, total):
-                self.advance("checksums", done, total, unit="B")
-            case BytesWritten(component, done, total):
-                self.advance(component, done, total, unit="B")
-
-    def summarize(self) -> None:
-        """Compare the peaks of memory with what was predicted, where it was."""
-        both = [stage for stage in self.measured if stage in self.predicted]
-        if both and not self.is_quiet:
-            peaks = [(stage, self.measured[stage] / GB, self.predicted[stage] / GB) for stage in both]
-            pairs = (f"{stage} {measured:.2f} ({predicted:.2f})" for stage, measured, predicted in peaks)
-            with suppress(OSError):
-                self.write_line(f"peak memory in GB, and as planned: {', '.join(pairs)}")
-
-    def write_line(self, text: str) -> None:
-        """Print a line without tearing a bar apart."""
-        if self.bar is not None:
-            self.bar.write(text, file=self.stream)
-        else:
-            print(text, file=self.stream, flush=True)
-
-    def advance(self, key: str, done: int, total: int, *, unit: str) -> None:
-        """Move the bar called `key` to `done` of `total`, opening it first if need be."""
-        if not self.stream.isatty():
-            return
-        if self.bar is None or self.bar_key != key:
-            self.close_bar()
-            self.bar, self.bar_key = self._open_bar(key, total, unit), key
-        self.bar.update(done - self.bar.n)
-        self.bar.refresh()
-
-    def _open_bar(self, key: str, total: int, unit: str) -> tqdm:
-        return _bar_class()(
-            total=total,
-            desc=key,
-            unit=unit,
-            unit_scale=unit == "B",
-            file=self.stream,
-            leave=False,
-            dynamic_ncols=True,
-        )
-
-    def close_bar(self) -> None:
-        """Take the bar off the screen, if there is one."""
-        bar, self.bar = self.bar, None
-        if bar is not None:
-            with suppress(OSError):
-                bar.close()
-
-    def show_error(self, text: str, *, with_traceback: bool = False) -> None:
-        """Print an error on stderr, also when quiet, and how to go on with a run of which a state is kept."""
-        self.close_bar()
-        with suppress(OSError):
-            if with_traceback:
-                traceback.print_exc(file=self.stream)
-            print(f"error: {text}", file=self.stream, flush=True)
-            if self.resume_hint:
-                print(self.resume_hint, file=self.stream, flush=True)
+    with choose_display(is_quiet=args.quiet, as_json=args.json_events) as display:
+        ending = perform(lambda: build_events(args), display, with_traceback=args.debug)
+        tell_user(ending, display, command=args.notify, rings=args.bell)
+    return ending.exit_code
 
 
-class _NoLock(AbstractContextManager[None]):
-    """Stands for the lock of bars that only one thread draws."""
+def perform(
+    build_events: Callable[[], Iterator[Event]], display: Display, *, with_traceback: bool = False
+) -> Ending:
+    """Run a pipeline to its end, whatever that is, show its events and how it ended.
 
-    def acquire(self, *_: object, **__: object) -> bool:
-        """Take it, at once."""
-        return True
-
-    def release(self) -> None:
-        """Let it go."""
-
-    def __exit__(self, *_: object) -> None:
-        """Let it go."""
-
-
-@cache
-def _bar_class() -> type[tqdm]:
-    """tqdm with no lock and no thread of its own.
-
-    The lock that all bars of a process share stays taken for ever when a stream breaks under a bar, and
-    downloads, which have bars of their own in other threads, would wait for it.
+    Args:
+        build_events: makes the pipeline; may raise like the pipeline itself.
+        display: shows what happens.
+        with_traceback: whether the traceback of an error is shown too.
     """
-    from tqdm import tqdm
+    ending = _run(build_events, display)
+    display.end(ending if with_traceback else replace(ending, traceback=""))
+    if not display.tells_errors:
+        show_error(ending, display, with_traceback=with_traceback)
+    return ending
 
-    class Bar(tqdm):
-        monitor_interval = 0
 
-    Bar.set_lock(_NoLock())
-    return Bar
+def _run(build_events: Callable[[], Iterator[Event]], display: Display) -> Ending:
+    """Run a pipeline to its end, whatever that is, and show its events."""
+    try:
+        for event in build_events():
+            _show(event, display)
+    except KeyboardInterrupt:
+        return _end_interrupted(display)
+    except Exception as error:
+        if isinstance(error, ImportError) and _comes_of_interrupt(error):
+            return _end_interrupted(display)
+        code = EXIT_USAGE if isinstance(error, RequestError) else EXIT_ERROR
+        ending = display.ending("error", code, describe_error(error), display.tally.resume_hint)
+        return replace(ending, traceback=traceback.format_exc())
+    return display.ending("success", EXIT_DONE)
+
+
+def _end_interrupted(display: Display) -> Ending:
+    text = "interrupted; unfinished files were removed."
+    return display.ending("interrupted", EXIT_INTERRUPTED, text, display.tally.resume_hint)
+
+
+def _show(event: Event, display: Display) -> None:
+    """Show one event; results go to stdout, and a video of a list that failed is told as errors are."""
+    display.show(event)
+    match event:
+        case FileWritten(result) | TextResult(result) | FileUploaded(result):
+            display.close()
+            _print_result(result)
+        case VideoFailed(index, total, name, error) if not display.tells_errors:
+            text = f"video {index + 1} of {total} ({name}): {describe_error(error)}"
+            show_error(display.ending("error", EXIT_ERROR, text, display.tally.resume_hint), display)
+
+
+def show_error(ending: Ending, display: Display, *, with_traceback: bool = False) -> None:
+    """Print what went wrong, also when quiet, and how to go on with a run of which a state is kept."""
+    if not ending.message:
+        return
+    display.close()
+    hint = ending.resume_hint.command if ending.resume_hint else ""
+    with suppress(OSError):
+        if with_traceback:
+            print(ending.traceback, file=display.stream)
+        print(f"error: {ending.message}", file=display.stream, flush=True)
+        if hint:
+            print(hint, file=display.stream, flush=True)
 
 
 def _print_result(result: Path | str) -> None:
@@ -228,38 +121,6 @@ def _print_result(result: Path | str) -> None:
     except BrokenPipeError:
         # Nobody reads on, and the file is made. Without this Python would complain when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def run_command(
-    build_events: Callable[[argparse.Namespace], Iterator[Event]], args: argparse.Namespace
-) -> int:
-    """Run a pipeline, show its events, and turn whatever happens into an exit code.
-
-    Args:
-        build_events: makes the pipeline from the parsed arguments; may raise like the pipeline itself.
-        args: with `debug` and `quiet`.
-
-    Returns:
-        0 done, 1 a known error, 2 a wrong option, 130 interrupted.
-    """
-    with Console(is_quiet=args.quiet) as console:
-        try:
-            for event in build_events(args):
-                console.show(event)
-            console.summarize()
-        except KeyboardInterrupt:
-            return _end_interrupted(console)
-        except Exception as error:
-            if isinstance(error, ImportError) and _comes_of_interrupt(error):
-                return _end_interrupted(console)
-            console.show_error(describe_error(error), with_traceback=args.debug)
-            return EXIT_USAGE if isinstance(error, RequestError) else EXIT_ERROR
-    return EXIT_DONE
-
-
-def _end_interrupted(console: Console) -> int:
-    console.show_error("interrupted; unfinished files were removed.")
-    return EXIT_INTERRUPTED
 
 
 def _comes_of_interrupt(error: BaseException) -> bool:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlx_video.cli import arguments
 from mlx_video.cli.console import run_command
-from mlx_video.cli.named_model import open_model_of, parts_of
+from mlx_video.cli.interactive import run_interactive
+from mlx_video.cli.many import list_items, make_list, open_maker, print_settings, read_many, shared_options
+from mlx_video.cli.named_model import inputs_of, open_model_of, parts_of
 from mlx_video.errors import RequestError
 from mlx_video.events import TextResult
+from mlx_video.progress.terminal_pictures import find_protocol
 from mlx_video.request import GenerateRequest, ModelRequest, option
+from mlx_video.request.kinds import TERMINAL
+from mlx_video.request.many import ManyOptions
 
 if TYPE_CHECKING:
     from mlx_video.events import Event
@@ -30,7 +37,7 @@ class PlanOptions:
     )
 
 
-OPTIONS = (ModelRequest, GenerateRequest, PlanOptions, arguments.CommonOptions)
+OPTIONS = (ModelRequest, GenerateRequest, ManyOptions, PlanOptions, arguments.CommonOptions)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -39,67 +46,103 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def build_request(args: argparse.Namespace) -> GenerateRequest:
-    """The request that the parsed options describe.
+    """The request that the parsed options describe; the first of several.
 
     Raises:
         RequestError: a value is out of range, or the prompt is missing.
     """
-    prompt = args.prompt
-    if prompt is None and args.folder is None:
+    shared, _ = shared_options(args)
+    return list_items(args, read_many(args), with_usual_prompt(args, shared))[0].request
+
+
+def with_usual_prompt(args: argparse.Namespace, shared: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with a prompt for where none is needed: of the demo model, and of a plan."""
+    usual = {}
+    if args.folder is None:
         from mlx_video.convert.demo_model import DEMO_PROMPT
 
-        prompt = DEMO_PROMPT
-    if prompt is None and args.plan:
+        usual["prompt"] = DEMO_PROMPT
+    elif args.plan:
         from mlx_video.runs.memory import ANY_PROMPT
 
-        prompt = ANY_PROMPT
-    if prompt is None and args.decode_only is None:
-        raise RequestError("prompt", 'missing: say what the video should show, or give "" for no prompt.')
-    return arguments.request_from(GenerateRequest, args, prompt=prompt or "")
+        usual["prompt"] = ANY_PROMPT
+    return {**usual, **shared}
 
 
-def takes_an_image(request: GenerateRequest) -> bool:
-    """Whether a video is to begin with a picture, which decides between the demo models."""
-    return request.image is not None or request.continue_from is not None
+def check_terminal(request: GenerateRequest, *, is_shown: bool) -> None:
+    """Refuse previews among the lines of a terminal that shows none.
+
+    Raises:
+        RequestError: the terminal is not known to show pictures, or there is none.
+    """
+    if request.preview != TERMINAL or not is_shown:
+        return
+    if not (sys.stderr and sys.stderr.isatty()):
+        raise RequestError("preview", "terminal: stderr is no terminal. Give a file, such as preview.webp.")
+    if find_protocol(os.environ) is None:
+        raise RequestError(
+            "preview",
+            f"terminal: {os.environ.get('TERM') or 'this terminal'} is not known to show pictures; Kitty, "
+            "Ghostty, WezTerm, iTerm2 and Konsole do, without tmux. Give a file, such as preview.webp.",
+        )
 
 
 def run_events(args: argparse.Namespace) -> Iterator[Event]:
-    """Open the model, then make the video."""
-    request = build_request(args)
-    if args.plan:
-        yield from plan_events(args, request)
+    """Open the model, then make the videos; or show what would be made."""
+    many = read_many(args)
+    if many.print_settings:
+        yield from print_settings(args)
         return
+    shared, notices = shared_options(args)
+    yield from notices
+    items = list_items(args, many, with_usual_prompt(args, shared))
+    for item in items:
+        check_terminal(item.request, is_shown=not args.quiet and not args.plan)
+    if args.plan:
+        yield from plan_events(args, [item.request for item in items])
+    elif len(items) > 1:
+        inputs = inputs_of([item.request for item in items])
+        yield from make_list((yield from open_maker(args, inputs)), items)
+    else:
+        yield from make_one(args, items[0].request)
+
+
+def make_one(args: argparse.Namespace, request: GenerateRequest) -> Iterator[Event]:
+    """Open the model and make one video, of which no network outlives its stage."""
     from mlx_video.convert.local_files import with_local_adapters
     from mlx_video.runs.generate import prepare_run
-    from mlx_video.runs.segments import generate_segments
+    from mlx_video.runs.uploads import make_anywhere
 
-    model, config = yield from open_model_of(args, takes_image=takes_an_image(request))
+    model, config = yield from open_model_of(args, inputs_of([request]))
     request = yield from with_local_adapters(request)
-    yield from generate_segments(request, lambda one: prepare_run(one, model, config))
+    yield from make_anywhere(request, lambda one: prepare_run(one, model, config))
 
 
-def plan_events(args: argparse.Namespace, request: GenerateRequest) -> Iterator[Event]:
-    """Open the model and say what a run would keep in memory; nothing is downloaded or left on disk."""
-    from mlx_video.convert.demo_model import passing_demo_model, report_demo_model
+def plan_events(args: argparse.Namespace, requests: Sequence[GenerateRequest]) -> Iterator[Event]:
+    """Open the model and say what runs would keep in memory; nothing is downloaded or left on disk."""
+    from mlx_video.convert.demo_model import demo_for, passing_demo_model
     from mlx_video.convert.local_files import with_local_adapters
     from mlx_video.events import finish
     from mlx_video.files.hub_cache import nothing_downloaded
     from mlx_video.loading.components import open_named_model
     from mlx_video.runs.generate import plan_generation
 
-    takes_image = takes_an_image(request)
     events: list[Event] = []
     with ExitStack() as stack:
         stack.enter_context(nothing_downloaded())
         place = args.folder
         if place is None:
-            events.append(report_demo_model(takes_image=takes_image))
-            place = stack.enter_context(passing_demo_model(takes_image=takes_image))
+            demo = demo_for(inputs_of(requests))
+            events.append(demo.report())
+            place = stack.enter_context(passing_demo_model(demo))
         model, config = finish(open_named_model(place, args.revision, parts_of(args)), events.append)
-        request = finish(with_local_adapters(request), events.append)
-        plan = plan_generation(request, model, config)
+        local = [finish(with_local_adapters(request), events.append) for request in requests]
+        plans = [plan_generation(request, model, config) for request in local]
     yield from events
-    yield TextResult(str(plan))
+    different: dict[object, str] = {}
+    for plan in plans:  # what is free on the machine may change between equal ones
+        different.setdefault((plan.notices, plan.stages), str(plan))
+    yield from map(TextResult, different.values())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -108,4 +151,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 done, 1 a known error, 2 a wrong option, 130 interrupted.
     """
-    return run_command(run_events, build_parser().parse_args(argv))
+    args = build_parser().parse_args(argv)
+    return run_interactive(args) if args.interactive else run_command(run_events, args)

@@ -10,6 +10,8 @@ import numpy as np
 
 from mlx_video.events import FramesEncoded
 from mlx_video.geometry import VideoGeometry
+from mlx_video.media.fit import Fit
+from mlx_video.media.fit import fit_frame as fit_picture
 from mlx_video.media.resize import cover_lanczos, crop_to_aspect, resize_bicubic, to_unit_range
 
 # Mask channels of a latent frame: one for each pixel frame packed into it.
@@ -125,21 +127,24 @@ def hold_first_frame(
 
 
 def cut_images(
-    images: Sequence[np.ndarray], geometry: VideoGeometry, *, to_video: bool
+    images: Sequence[np.ndarray], geometry: VideoGeometry, *, to_video: bool, fit: Fit = "cover"
 ) -> tuple[np.ndarray, ...]:
-    """Cut the user's images to the parts that the video shows; all that follows sees these parts only.
+    """Bring the user's images to one shape; all that follows sees the results only.
 
     Args:
         images: first and perhaps last frame, uint8 [H, W, 3].
         geometry: of the video.
         to_video: whether the user chose the video's size, so that images take its shape; otherwise the size
             follows the first image, which stays whole, and the last one takes the first one's shape.
+        fit: "cover" cuts them, and leaves the rest at its own resolution; others as in `media.fit`.
 
     Returns:
-        As many images, each [h, w, 3] at its own resolution.
+        As many images, each [h, w, 3].
     """
     height, width = (geometry.height, geometry.width) if to_video else images[0].shape[:2]
-    return tuple(crop_to_aspect(image, height, width) for image in images)
+    if fit == "cover":
+        return tuple(crop_to_aspect(image, height, width) for image in images)
+    return tuple(fit_picture(image, height, width, fit) for image in images)
 
 
 def fit_frame(image: np.ndarray, geometry: VideoGeometry) -> mx.array:

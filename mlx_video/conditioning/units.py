@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import mlx.core as mx
@@ -58,6 +58,9 @@ class Encoders(Protocol):
     def encode_images(self, images: Sequence[np.ndarray]) -> mx.array:
         """Encode images, float32 [H, W, 3] in [-1, 1], to image tokens [K, image_dim]."""
 
+    def encode_motion(self, motion_bucket_id: float) -> mx.array:
+        """Encode how much moves to an addition to the modulation, [6, dim]."""
+
     def open_vae(self) -> AbstractContextManager[FrameEncoder]:
         """Open the VAE's encoder; it is released with the context."""
 
@@ -69,7 +72,7 @@ class ConditioningUnit:
     Attributes:
         name: for messages to developers.
         stage: of the run, in which it works; units of one stage stand side by side in a variant.
-        owns: fields of `Conditioning` that it may fill, and no other unit of the variant.
+        owns: fields of `Conditioning` that it may fill, and no other unit that works in the same run.
         make: the fields' values.
         is_needed: whether the inputs of a run call for it.
     """
@@ -79,6 +82,11 @@ class ConditioningUnit:
     owns: tuple[str, ...]
     make: Callable[[UnitInputs, Encoders], Work[Fields]]
     is_needed: Callable[[UnitInputs], bool] = lambda inputs: True
+
+
+def unless(other: ConditioningUnit, unit: ConditioningUnit) -> ConditioningUnit:
+    """A unit that gives way to another where a run calls for that one."""
+    return replace(unit, is_needed=lambda inputs: unit.is_needed(inputs) and not other.is_needed(inputs))
 
 
 def fill_conditioning(

@@ -254,7 +254,7 @@ def _check_complete(
     parts = [row for row in absent if row.is_needed]
     parts += [] if files.vaes or "vae" in given else [VAE]
     # Of an encoder that is not there at all, who reads images through it tells more.
-    parts += [row for row in absent if row.width and not row.is_needed and scan.unreadable]
+    parts += [row for row in absent if row.width and not (row.is_needed or row.is_extra) and scan.unreadable]
     missing += map(_name_with_option, parts)
     if not missing:
         return

@@ -23,12 +23,12 @@ from mlx_video.layouts.checkpoint_files import CheckpointFiles
 from mlx_video.layouts.components import ORIGINAL_STEM, TEXT_ENCODER, VAE, Component, list_parts
 from mlx_video.layouts.expert_names import find_sure_expert, guess_expert_of_name
 from mlx_video.layouts.folder_layout import SPLIT_REST, TRANSFORMER_FILES
-from mlx_video.loading.adapters import bake_jobs, read_all_adapters, record_baked
+from mlx_video.loading.adapters import bake_jobs, read_all_adapters, record_baked, widen_config
 from mlx_video.lora.read import AdapterSet
 from mlx_video.request import ConvertRequest
 from mlx_video.variants.registry import find_variant
 from mlx_video.weights.component_kind import is_tokenizer_tensor
-from mlx_video.weights.component_networks import check_width, describe_other_part, find_network
+from mlx_video.weights.component_networks import check_width, describe_other_part, find_network, is_missed
 from mlx_video.weights.names import text_encoder_names, vae_names
 from mlx_video.weights.quantize import ChooseLayer, check_group_size
 from mlx_video.weights.rules import plan_moves
@@ -170,7 +170,7 @@ def plan_conversion(request: ConvertRequest, opened: ExitStack) -> Plan:
         tokenizer=files.tokenizer,
         tokenizer_model=_check_tokenizer(files, config.text_encoder, text_stored),
         vocab_size=config.text_encoder.vocab_size,
-        config=record_baked(config_to_json(config), request),
+        config=record_baked(config_to_json(widen_config(config, adapters)), request),
         notices=(
             *files.notices,
             *recognition.notices,
@@ -342,7 +342,7 @@ def _plan_other_part(
         if row.option in request.components:
             raise RequestError(row.option, f"{row.refusal} Leave the option out.")
         return
-    if not paths and network.taken_width is not None:
+    if not paths and is_missed(row, config):
         raise MissingPartError(f"{row.original_files[0]} not found in {files.path}; {row.advice}")
     if paths:
         source = open_component(paths, row.name, opened)

@@ -15,7 +15,7 @@ from mlx_video.formats.tensor_source import TensorSource, open_tensors
 from mlx_video.layouts.components import list_parts
 from mlx_video.layouts.folder_layout import TRANSFORMER_FILES, recognise_layout
 from mlx_video.layouts.model_folder import ModelFolder
-from mlx_video.loading.adapters import bake_jobs, read_all_adapters, record_baked
+from mlx_video.loading.adapters import bake_jobs, read_all_adapters, record_baked, widen_config
 from mlx_video.loading.components import list_lacking, open_model
 from mlx_video.lora.read import AdapterSet
 from mlx_video.request import ConvertRequest
@@ -53,7 +53,8 @@ def plan_quantization(request: ConvertRequest, opened: ExitStack) -> Plan:
         for name, source in sources.items()
     )
     # What was corrected or guessed for this reader is settled for the next.
-    settled = config_to_json(config) if folder.notices else folder.config
+    changed = widen_config(config, adapters)
+    settled = config_to_json(changed) if folder.notices or changed != config else folder.config
     written = {**settled, "quantization": {"group_size": request.group_size, "bits": request.bits}}
     return Plan(
         components=components,

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import mlx.core as mx
 import numpy as np
 
-from mlx_video.device.operations import Change, Operation, Sizes
+from mlx_video.device.operations import Change, Fallback, Operation, Sizes
 from mlx_video.device.trials import Trial, wide
 from mlx_video.models.dispatch import Limits, current_limits, use_limits
 from mlx_video.models.elementwise import on_gpu
@@ -60,6 +60,39 @@ class _Attempt:
     error: float
     seconds: float
     failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way to compute an operation, tried.
+
+    Attributes:
+        text: what is done; "as usual" for the way that is taken without a reason for another.
+        error: as in :class:`Result`.
+        seconds: of one call.
+        failure: how it failed; "" if it did not.
+    """
+
+    text: str
+    error: float
+    seconds: float
+    failure: str = ""
+
+
+def time_ways(operation: Operation, sizes: Sizes) -> Iterator[Way]:
+    """Try an operation in every way that there is, the usual one first.
+
+    Args:
+        operation: from the table, or one like them.
+        sizes: which of its sizes.
+    """
+    trial = operation.build(*operation.size(sizes))
+    expected = trial.expected()
+    usual = Fallback("as usual", {})
+    for way in (usual, *operation.alternatives, *operation.fallbacks):
+        with use_limits(change_limits(current_limits(), way.changes)):
+            attempt = _attempt(trial, expected)
+        yield Way(way.text, attempt.error, attempt.seconds, attempt.failure)
 
 
 def check(operations: Iterable[Operation], sizes: Sizes) -> Iterator[Result]:

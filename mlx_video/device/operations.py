@@ -18,6 +18,7 @@ from mlx_video.device.trials import (
     try_biased_attention,
     try_causal_convolution,
     try_channel_norm,
+    try_channel_norm_and_silu,
     try_doubling,
     try_elementwise,
     try_halving,
@@ -25,6 +26,7 @@ from mlx_video.device.trials import (
     try_product,
     try_quantized_product,
     try_rms_norm,
+    try_rotary_norm,
     try_rotation,
     try_small_frames,
     try_softmax,
@@ -32,7 +34,10 @@ from mlx_video.device.trials import (
 )
 from mlx_video.models.dispatch import UNPACKED_ROWS, packing_name
 from mlx_video.models.elementwise import add_gated, add_residual, gelu_erf, gelu_tanh
-from mlx_video.models.vae.layers import silu
+from mlx_video.models.kernels.channel_norm import CHANNEL_NORM, silu
+from mlx_video.models.kernels.layer_norm import LAYER_NORM
+from mlx_video.models.kernels.metal_kernel import MetalKernel
+from mlx_video.models.kernels.rotary_norm import ROTARY_NORM
 
 GARBAGE = 0.1
 """Relative error that no rounding explains: garbage has about 1, products of 4-bit weights less than 0.02."""
@@ -117,6 +122,14 @@ def _build_rotation(t: int, h: int, w: int, heads: int, head_dim: int) -> Trial:
     return try_rotation((t, h, w), heads, head_dim, BF16)
 
 
+def _build_rotary_norm(t: int, h: int, w: int, heads: int, head_dim: int) -> Trial:
+    return try_rotary_norm((t, h, w), heads, head_dim, BF16)
+
+
+def _kernel(kernel: MetalKernel) -> tuple[Fallback, ...]:
+    return (Fallback("one kernel of ours does all of it", {"kernels": kernel.name}),)
+
+
 OPERATIONS: tuple[Operation, ...] = (
     Operation(
         BFLOAT16_PRODUCT, partial(try_product, dtype=BF16),
@@ -163,11 +176,19 @@ OPERATIONS: tuple[Operation, ...] = (
         "layer norm", try_layer_norm, (64, 1536), (2048, 1536), (32760, 5120),
     ),
     Operation(
+        "layer norm, rounded", partial(try_layer_norm, dtype=BF16),
+        (64, 1536), (2048, 1536), (32760, 5120), alternatives=_kernel(LAYER_NORM),
+    ),
+    Operation(
         "RMS norm", partial(try_rms_norm, dtype=BF16),
         (64, 1536), (2048, 1536), (32760, 5120),
     ),
     Operation(
         "channel norm", try_channel_norm, (400, 96), (6240, 96), (199680, 192),
+    ),
+    Operation(
+        "channel norm and SiLU", try_channel_norm_and_silu,
+        (400, 96), (6240, 96), (199680, 192), alternatives=_kernel(CHANNEL_NORM),
     ),
     Operation(
         "GELU by tanh", partial(try_elementwise, gelu_tanh, gelu_by_tanh, dtypes=(BF16,)),
@@ -198,6 +219,10 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "rotary positions", _build_rotation,
         (2, 3, 4, 2, 64), (1, 30, 52, 12, 128), (21, 30, 52, 12, 128), _UNFUSED,
+    ),
+    Operation(
+        "norm and rotary positions", _build_rotary_norm,
+        (2, 3, 4, 2, 64), (1, 30, 52, 12, 128), (21, 30, 52, 12, 128), alternatives=_kernel(ROTARY_NORM),
     ),
     Operation(
         "causal convolution", try_causal_convolution,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -17,6 +17,7 @@ import numpy as np
 from mlx_video.geometry import Triple
 from mlx_video.models.dispatch import current_limits
 from mlx_video.models.elementwise import Elementwise, on_gpu
+from mlx_video.models.kernels.rotary_norm import rotary_norm
 from mlx_video.models.matmul import attend, attend_biased, compute_dtype, merge_heads, project
 from mlx_video.models.rope import build_rotary_table, rotate, token_angles
 from mlx_video.models.token_layout import TokenSpan, video_layout
@@ -187,9 +188,9 @@ def try_softmax(rows: int, columns: int) -> Trial:
     )
 
 
-def try_layer_norm(tokens: int, dim: int) -> Trial:
-    """Layer norm with the scale and shift of a timestep."""
-    draw = Draw()
+def try_layer_norm(tokens: int, dim: int, dtype: mx.Dtype = mx.float32) -> Trial:
+    """Layer norm with the scale and shift of a timestep, rounded to a type."""
+    draw, dtype = Draw(), working_dtype(dtype)
     x, shift_scale = draw(tokens, dim, scale=3.0), draw(1, 2, dim)
     picked = sample_rows(tokens)
 
@@ -198,7 +199,8 @@ def try_layer_norm(tokens: int, dim: int) -> Trial:
         centred = part - part.mean(1, keepdims=True)
         return centred / np.sqrt(part.var(1, keepdims=True) + EPS) * (1 + scale) + shift
 
-    return Trial(lambda: modulate(x, shift_scale, (TokenSpan(0, tokens, 0),), EPS), picked, expected)
+    spans = (TokenSpan(0, tokens, 0),)
+    return Trial(lambda: modulate(x, shift_scale, spans, EPS, dtype), picked, expected, dtype)
 
 
 def try_rms_norm(tokens: int, dim: int, dtype: mx.Dtype) -> Trial:
@@ -216,6 +218,14 @@ def try_channel_norm(positions: int, channels: int) -> Trial:
     x, norm.gamma = draw(positions, channels, scale=3.0), draw(channels)
     picked = sample_rows(positions)
     return Trial(lambda: norm(x), picked, lambda: _rms_norm(wide(x)[picked], 0.0) * wide(norm.gamma))
+
+
+def try_channel_norm_and_silu(positions: int, channels: int) -> Trial:
+    """The same norm, and the activation that follows it."""
+    trial = try_channel_norm(positions, channels)
+    draw, norm = Draw(), RMSNorm(channels)
+    x, norm.gamma = draw(positions, channels, scale=3.0), draw(channels)
+    return replace(trial, run=lambda: norm.and_silu(x), expected=lambda: silu_by_exp(trial.expected()))
 
 
 def _rms_norm(x: np.ndarray, eps: float) -> np.ndarray:
@@ -269,15 +279,30 @@ def try_rotation(grid: Triple, heads: int, head_dim: int, dtype: mx.Dtype) -> Tr
     layout = video_layout(grid)
     x, table = Draw()(tokens, heads, head_dim, dtype=dtype), build_rotary_table(layout, head_dim)
     picked = sample_rows(tokens)
+    angles = token_angles(layout.segments[0], head_dim)[picked]
+    return Trial(lambda: rotate(x, table).flatten(1), picked, lambda: _turn(wide(x)[picked], angles), dtype)
+
+
+def try_rotary_norm(grid: Triple, heads: int, head_dim: int, dtype: mx.Dtype) -> Trial:
+    """The norm of queries and keys over all heads, then their rotary positions."""
+    tokens, dim, dtype = math.prod(grid), heads * head_dim, working_dtype(dtype)
+    layout, draw, norm = video_layout(grid), Draw(), nn.RMSNorm(dim, eps=EPS)
+    x, norm.weight = draw(tokens, dim, dtype=dtype, scale=3.0), draw(dim, dtype=dtype)
+    table, picked = build_rotary_table(layout, head_dim), sample_rows(tokens)
+    angles = token_angles(layout.segments[0], head_dim)[picked]
 
     def expected() -> np.ndarray:
-        pairs = wide(x)[picked].reshape(len(picked), heads, -1, 2)
-        turned = (pairs[..., 0] + 1j * pairs[..., 1]) * np.exp(
-            1j * token_angles(layout.segments[0], head_dim)[picked, None]
-        )
-        return np.stack([turned.real, turned.imag], axis=-1).reshape(len(picked), -1)
+        normal = _rms_norm(wide(x)[picked], EPS) * wide(norm.weight)
+        return _turn(normal.reshape(len(picked), heads, head_dim), angles)
 
-    return Trial(lambda: rotate(x, table).flatten(1), picked, expected, dtype)
+    return Trial(lambda: rotary_norm(x, norm, table, heads).flatten(1), picked, expected, dtype)
+
+
+def _turn(heads: np.ndarray, angles: np.ndarray) -> np.ndarray:
+    """[L, N, D], [L, D/2] → [L, N·D]."""
+    pairs = heads.reshape(*heads.shape[:2], -1, 2)
+    turned = (pairs[..., 0] + 1j * pairs[..., 1]) * np.exp(1j * angles[:, None])
+    return np.stack([turned.real, turned.imag], axis=-1).reshape(len(heads), -1)
 
 
 def try_causal_convolution(frames: int, height: int, width: int, inputs: int, outputs: int) -> Trial:

@@ -19,7 +19,7 @@ from mlx_video.variants.registry import (
     read_original_shapes,
     recognise_checkpoint,
 )
-from mlx_video.weights.component_networks import as_original, find_network
+from mlx_video.weights.component_networks import as_original, find_network, is_missed
 from mlx_video.weights.names import vae_names
 from mlx_video.weights.renamed import RenamedTensors
 from mlx_video.weights.rules import plan_moves
@@ -72,7 +72,7 @@ def _read_transformer(part: FilePart, source: TensorSource) -> FilePart:
 
 
 def _with_variant(part: FilePart, found: Recognition) -> FilePart:
-    reads = tuple(row.name for row in list_parts() if find_network(row.name).feeds(found.config))
+    reads = tuple(row.name for row in list_parts() if is_missed(row, found.config))
     return replace(part, model=found.variant.title, variant=found.variant.name, reads=reads)
 
 

@@ -27,11 +27,13 @@ class Marks:
             FastVideo did so.
         names: tensors that all stand behind the same prefix, the first one once.
         kernel: behind the prefix, a convolution's weight of which the channels must come last; "" for none.
+        is_all: whether the names are all of the file's, since other networks have them among others.
     """
 
     spelling: SpellingName
     names: tuple[str, ...]
     kernel: str = ""
+    is_all: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class Component:
         folder: of a Diffusers repository; "" if it is never there.
         stem: how the names of its files begin there.
         is_needed: whether every model has it.
+        is_extra: whether a model that uses it works without it too.
         advice: what to do where an original folder lacks it.
         folder_advice: what to do where a Diffusers folder lacks it.
         width: the tensor, under its original name, and the axis of it that has the channels of the
@@ -75,6 +78,7 @@ class Component:
     folder: str = ""
     stem: str = ORIGINAL_STEM
     is_needed: bool = False
+    is_extra: bool = False
     advice: str = ""
     folder_advice: str = "Copy it from the model's repository."
     width: tuple[str, int] | None = None
@@ -246,6 +250,31 @@ IMAGE_ENCODER = Component(
     ),
 )
 
+MOTION_CONTROLLER = Component(
+    name="motion_controller",
+    file_name="motion_controller.safetensors",  # the name is ours, in both places
+    option="motion_controller",
+    original_files=("motion_controller.safetensors",),
+    is_extra=True,
+    advice=(
+        "Convert the checkpoint again with --motion-controller FILE, of one for transformers as wide as "
+        "this one: for Wan2.1 T2V 1.3B DiffSynth-Studio/Wan2.1-1.3b-speedcontrol-v1 (0.03 GB)."
+    ),
+    width=("linear.0.weight", 0),
+    read_by=("blocks.0.modulation", -1),
+    use="takes --motion-bucket-id with it",
+    refusal="this model takes none; those of Wan2.1 that make videos from text do, and VACE.",
+    not_for=("i2v", "flf2v", "ti2v", "two experts"),
+    name_hint=r"speed.?control|motion.?control",
+    marks=(
+        Marks(
+            "original",
+            tuple(f"linear.{place}.{kind}" for place in (0, 2, 4) for kind in ("weight", "bias")),
+            is_all=True,
+        ),
+    ),
+)
+
 VAE_FILES = MappingProxyType({"2.1": "Wan2.1_VAE.pth", "2.2": "Wan2.2_VAE.pth"})
 VAE = Component(
     name="vae",
@@ -270,7 +299,29 @@ VAE = Component(
     ),
 )
 
-COMPONENTS: tuple[Component, ...] = (TRANSFORMER, TEXT_ENCODER, IMAGE_ENCODER, VAE)
+TINY_VAE = Component(
+    name="tiny_vae",
+    file_name="tiny_vae.safetensors",  # the name is ours
+    option="tiny_vae",
+    title="tiny decoder",
+    original_files=("taew2_1.pth", "taew2_2.pth"),
+    use="shows previews with it",
+    marks=(
+        Marks("mlx", ("stages.0.grow.weight", "exit.weight")),
+        Marks("original", ("decoder.13.conv.weight", "decoder.19.conv.weight", "decoder.22.weight")),
+        # The larger form, which is told from this one by its tensors.
+        Marks("original", ("decoder.14.conv.weight", "decoder.21.conv.weight", "decoder.22.weight")),
+    ),
+)
+
+COMPONENTS: tuple[Component, ...] = (
+    TRANSFORMER,
+    TEXT_ENCODER,
+    IMAGE_ENCODER,
+    MOTION_CONTROLLER,
+    VAE,
+    TINY_VAE,
+)
 
 
 def list_components() -> tuple[Component, ...]:

@@ -15,6 +15,7 @@ from mlx_video.files.hub_cache import published_name
 from mlx_video.layouts.components import EXPERT_ROLES, Expert, find_role
 from mlx_video.lora.apply import merged_weight
 from mlx_video.lora.read import AdapterSet, find_expert, read_adapters
+from mlx_video.lora.widening import PATCH_WEIGHT
 from mlx_video.request import LORA_FIELDS, ConvertRequest, GenerateRequest, LoraChoice
 from mlx_video.variants.registry import find_variant
 from mlx_video.weights.stream import TensorJob
@@ -58,7 +59,20 @@ def read_all_adapters(
         texts += adapters.notices
         if adapters:
             found[name] = adapters
+    widening = next((one.widening for one in found.values() if one.widening), None)
+    if widening:
+        # One input serves both experts: where only one makes use of it, it counts for nothing in the other.
+        names = OWN_FIELDS if config.is_dual else ("model",)
+        found = {name: found.get(name, AdapterSet({})).with_widening(widening) for name in names}
     return found, tuple(map(Notice, dict.fromkeys(texts)))
+
+
+def widen_config(config: ModelConfig, adapters: Mapping[str, AdapterSet]) -> ModelConfig:
+    """Configuration of a model with its adapters, which may have its transformers take more channels."""
+    widening = next((one.widening for one in adapters.values() if one.widening), None)
+    if widening is None:
+        return config
+    return replace(config, transformer=replace(config.transformer, in_dim=widening.taken))
 
 
 def _refuse_baking_by_step(request: GenerateRequest | ConvertRequest) -> None:
@@ -115,12 +129,16 @@ def bake_jobs(jobs: Sequence[TensorJob], adapters: AdapterSet | None) -> tuple[T
     """A transformer's tensors, with adapters merged into those that they change."""
     if adapters is None:
         return tuple(jobs)
-    return tuple(
-        replace(job, merge=partial(merged_weight, adapters, job.move.target))
-        if job.move.target in adapters.targets
-        else job
-        for job in jobs
-    )
+    return tuple(_bake(job, adapters) for job in jobs)
+
+
+def _bake(job: TensorJob, adapters: AdapterSet) -> TensorJob:
+    name, move = job.move.target, job.move
+    if adapters.widening and name == PATCH_WEIGHT:
+        move = replace(move, shape=(move.shape[0], adapters.widening.columns))
+    elif name not in adapters.targets:
+        return job
+    return replace(job, move=move, merge=partial(merged_weight, adapters, name))
 
 
 def record_baked(config: Mapping[str, Any], request: ConvertRequest) -> dict[str, Any]:

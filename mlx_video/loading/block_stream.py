@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from itertools import chain, cycle
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -14,21 +14,23 @@ from mlx_video.config import QuantizationConfig
 from mlx_video.errors import CheckpointError
 from mlx_video.files.read_ahead import read_ahead
 from mlx_video.formats.tensor_file import TensorFile
-from mlx_video.loading.refillable_module import RefillableModule, copy_module
+from mlx_video.formats.tensor_info import TensorInfo
+from mlx_video.loading.refillable_module import Memory, RefillableModule, copy_module
 from mlx_video.loading.residency import count_bytes
-from mlx_video.loading.stream_plan import READ_AHEAD, SLOTS, StreamPlan, block_prefix, plan_stream
-from mlx_video.models.block_context import BlockContext
-from mlx_video.models.forward import Block
+from mlx_video.loading.stream_plan import READ_AHEAD, SLOTS, StreamPlan, plan_stream
+from mlx_video.models.block_context import Block, BlockContext
+from mlx_video.models.block_order import BlockName, find_blocks, find_prefix
 from mlx_video.models.video_transformer import VideoTransformer
 from mlx_video.weights.load import fit_module
 
-PrepareBlock = Callable[[int, nn.Module], None]
-"""Changes a block whose weights have just been read, such as by adapters; given its index."""
+PrepareBlock = Callable[[BlockName, nn.Module], None]
+"""Changes a block whose weights have just been read, such as by adapters."""
 
 
 def load_streamed(
     transformer: VideoTransformer,
     source: TensorFile,
+    order: Sequence[BlockName],
     resident_blocks: int,
     *,
     quantization: QuantizationConfig | None = None,
@@ -37,54 +39,38 @@ def load_streamed(
     """Load everything but the blocks into a transformer, and take these over.
 
     Args:
-        transformer: just built. Its list of blocks is emptied.
+        transformer: just built. Its lists of blocks are emptied.
         source: its file; must stay open as long as the result is in use.
+        order: its blocks in the order of their turns.
         resident_blocks: how many blocks stay in memory.
         quantization: what config.json says of the file; None believes the file.
         prepare_block: called for a resident block once, for a streamed one at every turn.
 
     Raises:
-        CheckpointError: the file does not hold this transformer, or holds its blocks in different types.
+        CheckpointError: the file does not hold this transformer.
         ConfigError: as :func:`mlx_video.weights.load.load_module`.
     """
     fit_module(transformer, source, quantization=quantization)
-    blocks, transformer.blocks = transformer.blocks, []
-    plan = plan_stream(source.infos, len(blocks), resident_blocks)
-    _check_alike(source, plan.streamed)
+    blocks = {name: find_blocks(transformer, name.sequence)[name.index] for name in order}
+    for sequence in dict.fromkeys(name.sequence for name in order):
+        find_blocks(transformer, sequence).clear()
+    plan = plan_stream(source.infos, order, resident_blocks)
     RefillableModule(transformer, source.infos, "").fill(source, "")
     return BlockStream(blocks, source, plan, prepare_block)
-
-
-def _check_alike(source: TensorFile, streamed: Sequence[int]) -> None:
-    """Make sure that streamed blocks fit into each other's memory."""
-    kinds = [
-        {
-            name.removeprefix(block_prefix(index)): (info.shape, info.dtype)
-            for name, info in source.infos.items()
-            if name.startswith(block_prefix(index))
-        }
-        for index in streamed
-    ]
-    for index, kind in zip(streamed, kinds, strict=True):
-        if kind != kinds[0]:
-            raise CheckpointError(
-                f"{source.label}: blocks {streamed[0]} and {index} are stored in different types, so they "
-                "cannot be streamed. Convert the model again, or run it with --stream off."
-            )
 
 
 class BlockStream:
     """The blocks of one transformer: some stay in memory, the others take turns in a few slots.
 
     A thread reads a block into a free slot while the one before computes; after the last block it goes on
-    with the first of the next step. A slot is never allocated anew, and bytes go straight into it. What the
-    system caches of the file is left to it. One walk over the blocks may be under way at a time; one that is
-    broken off does no harm to the next.
+    with the first of the next step, which is taken to ask for the same blocks. A slot is never allocated
+    anew, and bytes go straight into it. What the system caches of the file is left to it. One walk over the
+    blocks may be under way at a time; one that is broken off does no harm to the next.
 
     Use it as a context manager, or call `close`.
 
     Args:
-        blocks: of the transformer, quantized where the file is, without weights.
+        blocks: all of the transformer, quantized where the file is, without weights.
         source: the transformer's file.
         plan: which blocks do not stay.
         prepare_block: see :func:`load_streamed`.
@@ -94,19 +80,19 @@ class BlockStream:
 
     def __init__(
         self,
-        blocks: Sequence[nn.Module],
+        blocks: Mapping[BlockName, nn.Module],
         source: TensorFile,
         plan: StreamPlan,
         prepare_block: PrepareBlock | None = None,
     ) -> None:
         self._source = source
-        self._num_layers = len(blocks)
         self._plan = plan
         self._prepare_block = prepare_block
-        self._resident = {i: self._load(i, block) for i, block in enumerate(blocks) if i not in plan.streamed}
-        self._slots = [self._make_slot(i, blocks[i]) for i in plan.streamed[:SLOTS]]
-        self._reads: Generator[_Slot, None, None] | None = None
-        self._next = -1
+        streamed = {name: blocks[name] for name in plan.streamed}
+        self._resident = {name: self._load(name, blocks[name]) for name in blocks if name not in streamed}
+        self._slots = [_Slot(streamed, source.infos) for _ in range(SLOTS if streamed else 0)]
+        self._reads: Generator[nn.Module, None, None] | None = None
+        self._awaited: _Walk | None = None
         self._turn: _Turn | None = None
 
     @property
@@ -117,21 +103,22 @@ class BlockStream:
     @property
     def nbytes(self) -> int:
         """Bytes in memory: of the blocks that stay, and of the slots."""
-        modules = (*self._resident.values(), *(slot.module for slot in self._slots))
-        return sum(map(count_bytes, modules))
+        return sum(map(count_bytes, self._resident.values())) + sum(slot.nbytes for slot in self._slots)
 
-    def blocks(self) -> Iterator[tuple[int, Block]]:
-        """Every block with its index, in order; each may be used until the next is asked for.
+    def blocks(self, names: Sequence[BlockName]) -> Iterator[Block]:
+        """The blocks of these names, in their order; each may be used until the next is asked for.
 
         Raises:
             CheckpointError: a block cannot be read.
         """
-        for index in range(self._num_layers):
-            block = self._resident[index] if index in self._resident else self._take(index)
+        streamed = tuple(name for name in names if name not in self._resident)
+        turns = iter(range(len(streamed)))
+        for name in names:
+            block = self._resident[name] if name in self._resident else self._take(streamed, next(turns))
             self._turn = _Turn(block)
             del block
             try:
-                yield index, self._turn
+                yield self._turn
             finally:
                 self._end_turn()
 
@@ -158,39 +145,34 @@ class BlockStream:
     ) -> None:
         self.close()
 
-    def _make_slot(self, index: int, block: nn.Module) -> _Slot:
-        return RefillableModule(block, self._source.infos, block_prefix(index))
-
-    def _load(self, index: int, block: nn.Module) -> nn.Module:
+    def _load(self, name: BlockName, block: nn.Module) -> nn.Module:
         """Read a block that stays."""
-        self._make_slot(index, block).fill(self._source, block_prefix(index))
+        RefillableModule(block, self._source.infos, name.prefix).fill(self._source, name.prefix)
         if self._prepare_block:
-            self._prepare_block(index, block)
+            self._prepare_block(name, block)
         return block
 
-    def _take(self, index: int) -> nn.Module:
+    def _take(self, streamed: Sequence[BlockName], turn: int) -> nn.Module:
         """The next streamed block, ready for use."""
-        if self._reads is None or index != self._next:
-            self._start(index)
+        if self._reads is None or self._awaited != (streamed, turn):
+            self._start(streamed, turn)
         assert self._reads is not None
         try:
-            block = next(self._reads).module
+            block = next(self._reads)
         except BaseException:
             self._reads = None  # it has ended; another walk may begin anew
             raise
-        streamed = self._plan.streamed
-        self._next = streamed[(streamed.index(index) + 1) % len(streamed)]
+        self._awaited = streamed, (turn + 1) % len(streamed)
         if self._prepare_block:
             # What is done to the copy is forgotten with it; the slot keeps its own memory.
             block = copy_module(block)
-            self._prepare_block(index, block)
+            self._prepare_block(streamed[turn], block)
         return block
 
-    def _start(self, index: int) -> None:
-        """Read from this block on, round and round."""
+    def _start(self, streamed: Sequence[BlockName], turn: int) -> None:
+        """Read from this turn on, round and round."""
         self._stop()
-        streamed = self._plan.streamed
-        order = chain(streamed[streamed.index(index) :], cycle(streamed))
+        order = chain(streamed[turn:], cycle(streamed))
         turns = zip(order, cycle(self._slots), strict=False)
         self._reads = read_ahead(turns, self._fill, READ_AHEAD)
 
@@ -204,17 +186,63 @@ class BlockStream:
             self._turn.end()
             self._turn = None
 
-    def _fill(self, turn: tuple[int, _Slot]) -> _Slot:
+    def _fill(self, turn: tuple[BlockName, _Slot]) -> nn.Module:
         """Read a block into a slot. Runs on the thread, so it touches bytes and no MLX array."""
-        index, slot = turn
+        name, slot = turn
         try:
-            slot.fill(self._source, block_prefix(index))
+            return slot.fill(name, self._source)
         except CheckpointError as error:
-            raise CheckpointError(f"block {index} of the transformer: {error}") from error
-        return slot
+            raise CheckpointError(f"{name} of the transformer: {error}") from error
 
 
-_Slot = RefillableModule[nn.Module]
+_Walk = tuple[Sequence[BlockName], int]
+"""The streamed blocks of a walk in their order, and the turn among them."""
+
+
+class _Slot:
+    """Memory for one block at a time, of any kind: kinds share what is alike in them.
+
+    Args:
+        blocks: that take turns, without weights.
+        infos: tensors of the file.
+
+    Raises:
+        CheckpointError: a tensor is of a type that MLX does not have.
+    """
+
+    def __init__(self, blocks: Mapping[BlockName, nn.Module], infos: Mapping[str, TensorInfo]) -> None:
+        memory: Memory = {}
+        self._kinds = _find_kinds(blocks, infos)
+        self._modules = {
+            kind: RefillableModule(copy_module(blocks[name]), infos, name.prefix, memory)
+            for name, kind in self._kinds.items()
+            if name == kind
+        }
+        self.nbytes = sum(array.nbytes for array in memory.values())
+
+    def fill(self, name: BlockName, source: TensorFile) -> nn.Module:
+        """Read a block's weights; the module may be used until another block is read."""
+        module = self._modules[self._kinds[name]]
+        module.fill(source, name.prefix)
+        return module.module
+
+    def release(self) -> None:
+        """Free the memory."""
+        for module in self._modules.values():
+            module.release()
+
+
+def _find_kinds(
+    blocks: Mapping[BlockName, nn.Module], infos: Mapping[str, TensorInfo]
+) -> dict[BlockName, BlockName]:
+    """Each block → the first one that is stored alike."""
+    firsts: dict[Hashable, BlockName] = {}
+    stored: dict[str, set[Hashable]] = {name.prefix: set() for name in blocks}
+    for tensor, info in infos.items():
+        prefix = find_prefix(tensor)
+        if prefix in stored:
+            stored[prefix].add((tensor.removeprefix(prefix), info.shape, info.dtype))
+    return {name: firsts.setdefault((name.sequence, frozenset(stored[name.prefix])), name) for name in blocks}
 
 
 class _Turn:
@@ -223,11 +251,11 @@ class _Turn:
     def __init__(self, block: nn.Module) -> None:
         self.block = block
 
-    def __call__(self, x: mx.array, context: BlockContext) -> mx.array:
+    def __call__(self, x: mx.array, context: BlockContext) -> Any:
         """See TransformerBlock."""
-        tokens = self.block(x, context)
-        mx.eval(tokens)  # the keys and values with them: the tokens are made from these
-        return tokens
+        results = self.block(x, context)
+        mx.eval(results)  # the keys and values with them: the tokens are made from these
+        return results
 
     def end(self) -> None:
         """Let the block go, whoever still holds this turn; a later use fails."""

@@ -7,14 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_video.config import ModelConfig, config_from_json
 from mlx_video.errors import ConfigError, MissingPartError
 from mlx_video.events import Work
-from mlx_video.formats.tensor_source import TensorSource, open_tensors
+from mlx_video.formats.tensor_source import TensorSource
 from mlx_video.hub.fetch import fetch_folder
-from mlx_video.layouts.components import IMAGE_ENCODER, Component, list_parts
+from mlx_video.layouts.components import IMAGE_ENCODER, MOTION_CONTROLLER, TINY_VAE, Component, list_parts
 from mlx_video.layouts.folder_layout import CONFIG_FILE, recognise_layout
 from mlx_video.layouts.model_folder import ModelFolder, open_model_folder
 from mlx_video.loading.fastvideo_model import open_fastvideo_model
@@ -24,16 +25,18 @@ from mlx_video.loading.foreign_folder import (
     with_output_scale,
 )
 from mlx_video.loading.model_parts import NO_PARTS, ModelParts, find_parts
-from mlx_video.loading.open_parts import open_text_encoder, open_transformer
+from mlx_video.loading.open_parts import open_component, open_text_encoder, open_transformer
 from mlx_video.loading.vae_halves import check_vae_decoder
 from mlx_video.lora.apply import apply_adapters
 from mlx_video.lora.read import AdapterSet
+from mlx_video.models.control.motion_controller import MotionController
 from mlx_video.models.encoders.image_encoder import CLIPImageEncoder
 from mlx_video.models.encoders.text_encoder import UMT5Encoder
+from mlx_video.models.vae.tiny import TinyDecoder
 from mlx_video.models.video_transformer import VideoTransformer
 from mlx_video.request import LoraMode
 from mlx_video.variants.registry import find_variant
-from mlx_video.weights.component_networks import check_width, find_network
+from mlx_video.weights.component_networks import check_width, find_network, is_missed
 from mlx_video.weights.load import fit_module, load_module
 from mlx_video.weights.stored.empty_weights import check_token_table
 
@@ -141,22 +144,29 @@ def list_optional(model: ModelFolder, config: ModelConfig) -> list[Component]:
     """The components that this model has or should have, unlike others."""
     found = []
     for row in list_parts():
-        network = find_network(row.name)
-        is_there = row.name in model.parts and network.serves(config)
-        if not row.is_needed and (is_there or network.feeds(config)):
+        is_there = row.name in model.parts and find_network(row.name).serves(config)
+        if not row.is_needed and (is_there or is_missed(row, config)):
             found.append(row)
     return found
 
 
-def load_part(model: ModelFolder, config: ModelConfig, row: Component) -> nn.Module:
-    """Load a component in the dtype of its file.
+def load_part(
+    model: ModelFolder, config: ModelConfig, row: Component, dtype: mx.Dtype | None = None
+) -> nn.Module:
+    """Load a component.
+
+    Args:
+        model: the converted folder.
+        config: what its config.json says.
+        row: of the component.
+        dtype: of its numbers; None for that of its file.
 
     Raises:
         CheckpointError: the folder has none, or one that does not fit the model.
     """
     with open_part(model, row) as source:
         network = find_network(row.name).build(read_part_sizes(source, row, config))
-        load_module(network, source)
+        load_module(network, source, dtype=dtype)
     return network
 
 
@@ -171,8 +181,40 @@ def load_image_encoder(model: ModelFolder, config: ModelConfig) -> CLIPImageEnco
     return encoder
 
 
+def load_motion_controller(model: ModelFolder, config: ModelConfig) -> MotionController:
+    """Load the motion controller.
+
+    Raises:
+        CheckpointError: the folder has none, or one of another width than the transformer.
+    """
+    controller = load_part(model, config, MOTION_CONTROLLER)
+    assert isinstance(controller, MotionController)
+    return controller
+
+
+def load_tiny_decoder(model: ModelFolder, config: ModelConfig) -> TinyDecoder:
+    """Load the tiny decoder as float32, whatever its file holds.
+
+    Raises:
+        CheckpointError: there is none, or it is of other latents.
+    """
+    decoder = load_part(model, config, TINY_VAE, mx.float32)
+    assert isinstance(decoder, TinyDecoder)
+    return decoder
+
+
+def check_tiny_decoder(model: ModelFolder, config: ModelConfig) -> None:
+    """Find out before any work whether the model's tiny decoder can be used, from its header alone.
+
+    Raises:
+        CheckpointError: its file is damaged, or it is of other latents.
+    """
+    with open_part(model, TINY_VAE) as source:
+        fit_module(TinyDecoder(read_part_sizes(source, TINY_VAE, config)), source)
+
+
 def open_part(model: ModelFolder, row: Component) -> TensorSource:
-    """Open the converted file of a component.
+    """Open the file of a component under the names of a converted one.
 
     Raises:
         MissingPartError: the folder has none.
@@ -185,7 +227,7 @@ def open_part(model: ModelFolder, row: Component) -> TensorSource:
             f"{model.path}: {row.file_name} not found; this model {row.use}. Convert the original checkpoint "
             f"again{originals}."
         )
-    return open_tensors(path)
+    return open_component(path, row)
 
 
 def read_part_sizes(source: TensorSource, row: Component, config: ModelConfig) -> Any:
@@ -220,7 +262,8 @@ def load_transformer(
         ConfigError: the quantization that config.json names is not the file's.
         AdapterError: an adapter cannot be applied.
     """
-    transformer = find_variant(config).network.build(config.transformer)
+    sizes = adapters.stored_sizes(config.transformer) if adapters else config.transformer
+    transformer = find_variant(config).network.build(sizes)
     with open_transformer(model.transformers[name]) as source:
         load_module(transformer, source, quantization=config.quantization)
     if adapters:

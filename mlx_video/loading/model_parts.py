@@ -9,7 +9,7 @@ from mlx_video.errors import CheckpointError, RequestError
 from mlx_video.events import Work
 from mlx_video.files.unusable_paths import explain_missing
 from mlx_video.hub.fetch import fetch_part
-from mlx_video.layouts.components import list_parts
+from mlx_video.layouts.components import find_component, list_parts
 from mlx_video.layouts.folder_layout import find_tokenizer, recognise_layout
 from mlx_video.layouts.model_folder import open_model_folder
 from mlx_video.loading.found_files import read_component
@@ -22,11 +22,13 @@ class ModelParts:
     Attributes:
         text_encoder: UMT5: a file or a folder, converted or of any checkpoint.
         vae: the VAE, likewise.
+        tiny_vae: a tiny decoder, likewise.
         tokenizer: a folder with tokenizer.json or spiece.model.
     """
 
     text_encoder: Path | None = None
     vae: Path | None = None
+    tiny_vae: Path | None = None
     tokenizer: Path | None = None
 
     @property
@@ -37,6 +39,15 @@ class ModelParts:
 
 
 NO_PARTS = ModelParts()
+
+
+def parts_named(options: object) -> ModelParts:
+    """The parts that options name.
+
+    Args:
+        options: a `ModelRequest`, or parsed arguments of one.
+    """
+    return ModelParts(**{field.name: getattr(options, field.name) for field in fields(ModelParts)})
 
 
 def find_parts(parts: ModelParts) -> Work[ModelParts]:
@@ -74,7 +85,7 @@ def _find_weights(name: str, place: Path) -> Path:
         other = next(iter(found.kinds.values()))
         flag = _flag_of(other.component)
         what = f"holds another part ({other.title})" + (f", which {flag} takes" if flag else "")
-    raise RequestError(name, f"{place}: {what}. Give the file of the {name.replace('_', ' ')}.")
+    raise RequestError(name, f"{place}: {what}. Give the file of the {find_component(name).words}.")
 
 
 def _flag_of(component: str) -> str:

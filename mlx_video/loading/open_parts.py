@@ -59,7 +59,7 @@ def open_text_encoder(path: Path) -> TensorSource:
         CheckpointError: a file is missing, damaged or of an unknown format, or a tensor of the encoder is
             missing, unknown or misshapen.
     """
-    return _open(path, TEXT_ENCODER)
+    return open_component(path, TEXT_ENCODER)
 
 
 def open_vae(path: Path) -> TensorSource:
@@ -71,10 +71,15 @@ def open_vae(path: Path) -> TensorSource:
     Raises:
         CheckpointError: as :func:`open_text_encoder`.
     """
-    return _open(path, VAE)
+    return open_component(path, VAE)
 
 
-def _open(path: Path, row: Component) -> TensorSource:
+def open_component(path: Path, row: Component) -> TensorSource:
+    """Open any component but a transformer, as :func:`open_text_encoder` and :func:`open_vae` do.
+
+    Raises:
+        CheckpointError: as :func:`open_text_encoder`.
+    """
     network = find_network(row.name)
     with ExitStack() as opened:
         paths = find_weights(path, row.stem, component=row.words).paths if path.is_dir() else path

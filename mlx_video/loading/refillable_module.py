@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Generic, TypeVar
 
 import mlx.core as mx
@@ -17,6 +17,9 @@ from mlx_video.formats.tensor_info import DTYPES, TensorInfo
 
 Network = TypeVar("Network", bound=nn.Module)
 
+Memory = MutableMapping[tuple[str, tuple[int, ...], str], mx.array]
+"""Name of a parameter in its module, its shape and its type in the file → an array for it."""
+
 
 class RefillableModule(Generic[Network]):
     """A module, and the bytes of its parameters, which a file fills without further memory.
@@ -27,14 +30,21 @@ class RefillableModule(Generic[Network]):
         module: gets parameters of the file's types.
         infos: tensors of the file.
         prefix: of the module's tensors among them.
+        memory: shared with other modules, of which only the one filled last is in use; takes what it lacks.
+            None for memory of its own.
 
     Raises:
         CheckpointError: a tensor is of a type that MLX does not have.
     """
 
-    def __init__(self, module: Network, infos: Mapping[str, TensorInfo], prefix: str) -> None:
+    def __init__(
+        self, module: Network, infos: Mapping[str, TensorInfo], prefix: str, memory: Memory | None = None
+    ) -> None:
+        memory = {} if memory is None else memory
         parameters: list[tuple[str, mx.array]] = tree_flatten(module.parameters())  # type: ignore[assignment]
-        arrays = {name: mx.zeros(old.shape, _dtype_of(infos[prefix + name])) for name, old in parameters}
+        arrays = {
+            name: _find_array(memory, name, old.shape, infos[prefix + name]) for name, old in parameters
+        }
         mx.eval(arrays)
         module.update(tree_unflatten(list(arrays.items())))
         self.module = module
@@ -49,6 +59,13 @@ class RefillableModule(Generic[Network]):
         """Free the memory."""
         self._bytes.clear()
         self.module.clear()
+
+
+def _find_array(memory: Memory, name: str, shape: tuple[int, ...], info: TensorInfo) -> mx.array:
+    key = name, shape, info.dtype
+    if key not in memory:
+        memory[key] = mx.zeros(shape, _dtype_of(info))
+    return memory[key]
 
 
 def _dtype_of(info: TensorInfo) -> mx.Dtype:
@@ -72,4 +89,6 @@ def copy_module(module: Network) -> Network:
     for name, child in module.items():
         if isinstance(child, nn.Module):
             copied[name] = copy_module(child)
+        elif isinstance(child, list):
+            copied[name] = [copy_module(one) if isinstance(one, nn.Module) else one for one in child]
     return copied

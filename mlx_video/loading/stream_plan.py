@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mlx_video.formats.tensor_info import TensorInfo
+from mlx_video.models.block_order import BlockName
 
 READ_AHEAD = 1
 SLOTS = READ_AHEAD + 1
@@ -17,44 +18,41 @@ class StreamPlan:
     """What streaming a transformer means, in blocks and bytes.
 
     Attributes:
-        streamed: indices of the blocks that every step reads anew; the others stay.
+        streamed: the blocks that every step reads anew, in the order of their turns; the others stay.
         bytes_per_step: read from the file in every step.
     """
 
-    streamed: tuple[int, ...]
+    streamed: tuple[BlockName, ...]
     bytes_per_step: int
 
 
-def plan_stream(infos: Mapping[str, TensorInfo], num_layers: int, resident_blocks: int) -> StreamPlan:
+def plan_stream(
+    infos: Mapping[str, TensorInfo], order: Sequence[BlockName], resident_blocks: int
+) -> StreamPlan:
     """Tell from a file's header what streaming it would read.
 
     Args:
         infos: tensors of the transformer's file.
-        num_layers: its blocks.
+        order: its blocks in the order of their turns.
         resident_blocks: how many stay in memory besides the slots of the streamed ones.
     """
-    streamed = choose_streamed(num_layers, resident_blocks)
-    prefixes = tuple(map(block_prefix, streamed))
+    streamed = tuple(order[turn] for turn in choose_streamed(len(order), resident_blocks))
+    prefixes = tuple(name.prefix for name in streamed)
     return StreamPlan(streamed, sum(info.nbytes for name, info in infos.items() if name.startswith(prefixes)))
 
 
-def choose_streamed(num_layers: int, resident_blocks: int) -> tuple[int, ...]:
-    """Which blocks are streamed: those left when the resident ones are spread evenly.
+def choose_streamed(num_blocks: int, resident_blocks: int) -> tuple[int, ...]:
+    """Which blocks are streamed, as turns of a step: those left when the resident ones are spread evenly.
 
     Evenly, so that no reads come closer upon each other than they must. Blocks that would fit in the slots
     are not worth reading twice: then there are none.
 
     Args:
-        num_layers: blocks of the transformer.
+        num_blocks: of the transformer.
         resident_blocks: how many stay; 0 to any number.
     """
-    kept = min(resident_blocks, num_layers)
+    kept = min(resident_blocks, num_blocks)
     streamed = tuple(
-        index for index in range(num_layers) if (index + 1) * kept // num_layers == index * kept // num_layers
+        turn for turn in range(num_blocks) if (turn + 1) * kept // num_blocks == turn * kept // num_blocks
     )
     return streamed if len(streamed) > SLOTS else ()
-
-
-def block_prefix(index: int) -> str:
-    """Prefix of the names of a block's tensors."""
-    return f"blocks.{index}."

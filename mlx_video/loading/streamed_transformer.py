@@ -14,6 +14,7 @@ from mlx_video.loading.open_parts import open_transformer_file
 from mlx_video.loading.residency import resident
 from mlx_video.lora.adapter_set import AdapterSet
 from mlx_video.lora.apply import apply_adapters
+from mlx_video.models.block_order import BlockName
 from mlx_video.models.video_transformer import VideoTransformer
 from mlx_video.request import LoraMode
 from mlx_video.variants.registry import find_variant
@@ -47,13 +48,15 @@ def open_streamed_transformer(
         AdapterError: an adapter cannot be applied.
     """
     network = find_variant(config).network
+    sizes = adapters.stored_sizes(config.transformer) if adapters else config.transformer
     prepare_block = _prepare_with(adapters, lora_mode) if adapters else None
     with (
         open_transformer_file(model.transformers[name]) as source,
-        resident(lambda: network.build(config.transformer)) as transformer,
+        resident(lambda: network.build(sizes)) as transformer,
         load_streamed(
             transformer,
             source,
+            network.block_order(sizes),
             resident_blocks,
             quantization=config.quantization,
             prepare_block=prepare_block,
@@ -66,7 +69,7 @@ def open_streamed_transformer(
 
 
 def _prepare_with(adapters: AdapterSet, mode: LoraMode) -> PrepareBlock:
-    def prepare_block(index: int, block: nn.Module) -> None:
-        apply_adapters(block, adapters, mode=mode, prefix=f"blocks.{index}.")
+    def prepare_block(name: BlockName, block: nn.Module) -> None:
+        apply_adapters(block, adapters, mode=mode, prefix=name.prefix)
 
     return prepare_block

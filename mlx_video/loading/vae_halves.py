@@ -47,6 +47,15 @@ def check_vae_decoder(model: ModelFolder, config: ModelConfig) -> None:
     _fit_half(model, config, "decoder")
 
 
+def read_decoder_width(model: ModelFolder, config: ModelConfig) -> int:
+    """Channels of the last stage of the decoder.
+
+    Raises:
+        CheckpointError: as :func:`check_vae_decoder`.
+    """
+    return _find_half(model, config, "decoder")[1]
+
+
 def load_vae_decoder(model: ModelFolder, config: ModelConfig) -> WanVAE:
     """Load the decoder half of the VAE as float32, whatever its file holds.
 

@@ -100,6 +100,20 @@ class AdapterFile:
             )
         return float(values[0])
 
+    def read_shape(self, name: str) -> tuple[int, ...]:
+        """Read a tensor that states the shape of another.
+
+        Raises:
+            AdapterError: its numbers are no sizes.
+        """
+        values = np.array(self.read(name).astype(mx.float32)).reshape(-1)
+        if not values.size or not all(np.isfinite(values) & (values >= 1) & (values % 1 == 0)):
+            raise AdapterError(
+                f"{self.label}: {name} holds {values.tolist()} instead of a shape. The file is damaged; "
+                "download it again."
+            )
+        return tuple(map(int, values))
+
 
 def _find_file(path: Path) -> Path:
     if path.is_file():

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 
 import mlx.core as mx
 
+from mlx_video.config import TransformerConfig
 from mlx_video.lora.changes import Change, LowRank
 from mlx_video.lora.damage import explain_non_finite
+from mlx_video.lora.widening import PATCH_WEIGHT, Widening, widen_columns
 from mlx_video.models.unmerged_adapter import UnmergedAdapter
 from mlx_video.weights.stream import is_finite
 
@@ -15,7 +18,7 @@ Factors = tuple[mx.array, mx.array, mx.array]
 
 
 class AdapterSet:
-    """Changes that the adapters of one transformer make. False when they make none.
+    """Changes that the adapters of one transformer make. False when they make none, nor widen its input.
 
     Tensors are read when a layer is changed. Those of a layer that is changed again and again, because it is
     streamed, stay in memory after the first time: :attr:`nbytes` in all.
@@ -23,12 +26,19 @@ class AdapterSet:
     Args:
         changes: parameter → changes in the order of their application.
         notices: what the user should know.
+        widening: of the transformer's input; None where it stays as it is.
 
     Attributes:
-        changes, notices: as given.
+        changes, notices, widening: as given.
     """
 
-    def __init__(self, changes: Mapping[str, Sequence[Change]], notices: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        changes: Mapping[str, Sequence[Change]],
+        notices: Sequence[str] = (),
+        widening: Widening | None = None,
+    ) -> None:
+        self.widening = widening
         self.changes = {name: tuple(of_name) for name, of_name in changes.items()}
         self.notices = tuple(notices)
         self._factors: dict[str, tuple[mx.array, mx.array]] = {}
@@ -37,7 +47,7 @@ class AdapterSet:
         self._beside: dict[str, UnmergedAdapter] = {}
 
     def __bool__(self) -> bool:
-        return bool(self.changes)
+        return bool(self.changes or self.widening)
 
     @property
     def varies(self) -> bool:
@@ -54,7 +64,31 @@ class AdapterSet:
         """What no set has that changes a transformer in another way; a set that varies is like no other."""
         if self.varies:
             return self._own
-        return tuple((name, tuple(one.identity for one in of_name)) for name, of_name in self.changes.items())
+        changes = ((name, tuple(one.identity for one in of)) for name, of in self.changes.items())
+        return self.widening, *changes
+
+    def with_widening(self, widening: Widening) -> AdapterSet:
+        """The same changes of a transformer whose input is widened, by these adapters or by others."""
+        return AdapterSet(self.changes, self.notices, widening)
+
+    def stored_sizes(self, config: TransformerConfig) -> TransformerConfig:
+        """Sizes of the transformer in its file.
+
+        Args:
+            config: of the transformer with these adapters.
+        """
+        return self.widening.narrow(config) if self.widening else config
+
+    def widen(self, name: str, matrix: mx.array) -> mx.array:
+        """What is to be changed, or a change of it, as wide as the transformer takes it.
+
+        Args:
+            name: of the parameter.
+            matrix: [rows, columns].
+        """
+        if self.widening is None or name != PATCH_WEIGHT:
+            return matrix
+        return widen_columns(matrix, self.widening.columns)
 
     @property
     def nbytes(self) -> int:
@@ -81,7 +115,7 @@ class AdapterSet:
         Raises:
             AdapterError: a number in them is not finite.
         """
-        factors = self._factors.get(name) or _join(name, self.changes[name])
+        factors = self._factors.get(name) or _join(name, self.changes[name], partial(self.widen, name))
         if keep:
             self._factors[name] = factors
         return (*factors, self._scale(name))
@@ -106,12 +140,14 @@ class AdapterSet:
         return mx.array(scales, mx.float32)
 
 
-def _join(name: str, changes: Sequence[Change]) -> tuple[mx.array, mx.array]:
+def _join(
+    name: str, changes: Sequence[Change], widen: Callable[[mx.array], mx.array]
+) -> tuple[mx.array, mx.array]:
     downs, ups = [], []
     for change in changes:
         assert isinstance(change.delta, LowRank)
         down, up = change.delta.factors(change.file.read)
-        downs.append(down)
+        downs.append(widen(down))
         ups.append(up)
     factors = _concatenate(downs, 0), _concatenate(ups, 1)
     mx.eval(*factors)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
+from contextlib import suppress
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -12,10 +12,10 @@ from mlx.utils import tree_unflatten
 from mlx_video.lora.adapter_set import AdapterSet
 from mlx_video.lora.changes import Change
 from mlx_video.lora.damage import explain_non_finite, name_files
+from mlx_video.models.block_order import find_blocks, find_prefix
+from mlx_video.models.transformer import WanTransformer
 from mlx_video.request import LoraMode
 from mlx_video.weights.stream import is_finite
-
-_IN_BLOCK = re.compile(r"blocks\.\d+(\.|$)")
 
 
 def apply_adapters(
@@ -41,6 +41,9 @@ def apply_adapters(
         CheckpointError: a file cannot be read any more.
         ValueError: the module lacks a parameter that the adapters change.
     """
+    if adapters.widening and not prefix:
+        assert isinstance(module, WanTransformer)
+        module.widen_input(adapters.widening.taken)
     layers = dict(module.named_modules())
     for name in adapters.changes:
         if not name.startswith(prefix):
@@ -48,7 +51,7 @@ def apply_adapters(
         path, _, leaf = name.removeprefix(prefix).rpartition(".")
         layer = layers.get(path)
         if layer is None or leaf not in layer:
-            if not prefix and _IN_BLOCK.match(path) and _lacks_block(layers, path):
+            if not prefix and _is_elsewhere(module, path):
                 continue
             raise ValueError(
                 f"the module has no parameter {name}, which {name_files(adapters.changes[name])} changes"
@@ -71,17 +74,23 @@ def merged_weight(adapters: AdapterSet, name: str, weight: mx.array) -> mx.array
         weight: dense, in our layout, float32.
 
     Returns:
-        Shape of `weight`, float32, not yet rounded to what it will be stored in.
+        Shape of `weight`, or of the wider one that the adapters make of it, float32, not yet rounded to what
+        it will be stored in.
 
     Raises:
         AdapterError: the result would not be finite.
     """
+    wide = adapters.widen(name, weight)
     changes = adapters.changes.get(name, ())
-    return _merge(name, weight.astype(mx.float32), changes, mx.float32) if changes else weight
+    return _merge(name, wide.astype(mx.float32), changes, mx.float32) if changes else wide
 
 
-def _lacks_block(layers: dict[str, nn.Module], path: str) -> bool:
-    return ".".join(path.split(".")[:2]) not in layers
+def _is_elsewhere(module: nn.Module, path: str) -> bool:
+    """Whether a layer is in a block that the module's own list lacks, since a block source has it."""
+    sequence, _, index = find_prefix(f"{path}.").removesuffix(".").rpartition(".")
+    with suppress(AttributeError):
+        return bool(sequence) and int(index) >= len(find_blocks(module, sequence))
+    return False
 
 
 def _change_layer(

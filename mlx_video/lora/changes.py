@@ -203,7 +203,16 @@ class Change:
         def read(name: str) -> mx.array:
             return self.file.read(name, keep=keep)
 
-        delta = self.delta.compute(read).reshape(weight.shape)
+        delta = self.delta.compute(read)
+        if 0 < delta.size < weight.size:
+            # Of a patch embedding that another adapter made wider: the first columns are those it knows.
+            own = delta.size // weight.shape[0]
+            changed = self._change(weight[:, :own], delta, read)
+            return mx.concatenate([changed, weight[:, own:]], axis=1)
+        return self._change(weight, delta, read)
+
+    def _change(self, weight: mx.array, delta: mx.array, read: Read) -> mx.array:
+        delta = delta.reshape(weight.shape)
         if self.replaces:
             return weight + self.strength * (delta - weight)
         if self.magnitude is None:

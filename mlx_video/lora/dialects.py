@@ -13,14 +13,13 @@ from mlx_video.weights.names.adapter_names import Role, split_adapter_name
 from mlx_video.weights.names.transformer_names import DIFFUSERS_RULES, WAN_RULES
 from mlx_video.weights.rules import Rule, find_sources
 
-# Roles that no published Wan adapter has, or that would change the network.
+# Roles that no published Wan adapter has.
 UNSUPPORTED: Mapping[Role, str] = MappingProxyType(
     {
         "lora_mid": "a Tucker core",
         "hada_t1": "a Tucker core",
         "hada_t2": "a Tucker core",
         "lokr_t2": "a Tucker core",
-        "reshape_weight": "an enlargement of the layer",
     }
 )
 

@@ -13,11 +13,11 @@ from mlx_video.lora.adapter_file import AdapterFile
 from mlx_video.lora.changes import Change, Delta, Full, Hadamard, Kronecker, LowRank, is_column_magnitude
 from mlx_video.lora.dialects import UNSUPPORTED
 from mlx_video.lora.scaling import Scaling
+from mlx_video.lora.widening import PATCH_EMBEDDING
 from mlx_video.weights.names.adapter_names import Role
 from mlx_video.weights.names.transformer_names import PATCH_CELLS
 from mlx_video.weights.rules import Shape
 
-PATCH_EMBEDDING = "patch_embedding_proj"
 # Channels that tell the published transformers apart.
 SIZES = {1536: "Wan 1.3B", 3072: "Wan 5B", 5120: "Wan 14B"}
 NO_ALPHA = "none"
@@ -158,12 +158,26 @@ def _check_kinds(layer: AdapterLayer) -> None:
                 f"{name} is {UNSUPPORTED[role]}, which this version does not apply",
                 "Use an adapter of another kind.",
             )
+        if role == "reshape_weight":
+            _check_enlargement(layer, name)
+            continue
         dtype = layer.file.infos[name].dtype
         if dtype not in FLOAT_DTYPES and not (role == "alpha" and dtype.startswith(("I", "U"))):
             layer.refuse(
                 f"{name} is {dtype}; adapters must be F32, F16 or BF16",
                 "8-bit files lack their scales: use the bf16 or fp16 file of this adapter.",
             )
+
+
+def _check_enlargement(layer: AdapterLayer, name: str) -> None:
+    """Refuse a shape to which the layer is to be enlarged that is not the one it gets anyway."""
+    stated, shape = layer.file.read_shape(name), layer.weight_shape
+    if _flat(stated) != _flat(shape):
+        layer.refuse(
+            f"{name} enlarges it to {list(stated)}, the adapter's other tensors fit {list(shape)}",
+            "Only the patch embedding of a text-to-video model is enlarged, by the channels of one video: "
+            "use an adapter for this model.",
+        )
 
 
 def _find_alpha(layer: AdapterLayer, scaling: Scaling) -> tuple[float | None, str]:
@@ -236,7 +250,7 @@ def _need(layer: AdapterLayer, role: Role) -> str:
 
 
 def _refuse_strays(layer: AdapterLayer) -> None:
-    roles: tuple[Role, ...] = ("alpha", "magnitude", "up_bias")
+    roles: tuple[Role, ...] = ("alpha", "magnitude", "up_bias", "reshape_weight")
     for role in roles:
         if role in layer.keys:
             layer.refuse(

@@ -20,6 +20,7 @@ from mlx_video.lora.layers import AdapterLayer, LayerChanges, build_changes, inp
 from mlx_video.lora.leftovers import find_leftovers, name_leftover
 from mlx_video.lora.report import describe, describe_unmatched, describe_zeros, warn_of_expert, warn_of_scale
 from mlx_video.lora.scaling import read_scaling
+from mlx_video.lora.widening import Widening, wide_channels
 from mlx_video.lora.zeros import leave_out_zeros
 from mlx_video.request import LoraChoice
 from mlx_video.weights.names.adapter_names import Role
@@ -61,18 +62,29 @@ def read_adapters(
     shapes = network.parameters(config)
     changes: dict[str, list[Change]] = {}
     notices: list[str] = []
+    widening: Widening | None = None
     for choice in choices:
         if choice.strength == 0:
             notices.append(f"{published_name(choice.path)}: strength 0, left out.")
             continue
-        layers, of_file = _read_file(choice, shapes, network, strict, transformer)
+        file = AdapterFile(choice.path)
+        part = take_part(file.label, _parse_keys(file), transformer)
+        found, unmatched = _match(file, part.keys, shapes, network)
+        wide, narrow = _settle_input(found, config)
+        layers, of_file = _read_part(part, found, [*unmatched, *narrow], choice, network, strict, transformer)
         notices += of_file
+        if wide:
+            widening = wide
+            notices.append(
+                f"{part.label}: widens the input from {wide.stored} to {wide.taken} channels; the new ones "
+                "take the video of --control-video."
+            )
         for layer in layers.values():
             for name, of_name in layer.changes.items():
                 changes.setdefault(name, []).extend(replace(one, by_step=choice.by_step) for one in of_name)
     _refuse_other_kinds_by_step(changes)
     # In the transformer's order, so that applying goes block by block.
-    return AdapterSet({name: changes[name] for name in shapes if name in changes}, notices)
+    return AdapterSet({name: changes[name] for name in shapes if name in changes}, notices, widening)
 
 
 def _refuse_other_kinds_by_step(changes: Mapping[str, Sequence[Change]]) -> None:
@@ -90,17 +102,16 @@ def _refuse_other_kinds_by_step(changes: Mapping[str, Sequence[Change]]) -> None
             )
 
 
-def _read_file(
+def _read_part(
+    part: Part,
+    found: Mapping[str, AdapterLayer],
+    unmatched: Unmatched,
     choice: LoraChoice,
-    shapes: Mapping[str, Shape],
     network: TransformerNetwork,
     strict: bool,
     transformer: str,
 ) -> tuple[dict[str, LayerChanges], list[str]]:
-    file = AdapterFile(choice.path)
-    part = take_part(file.label, _parse_keys(file), transformer)
-    found, unmatched = _match(file, part.keys, shapes, network)
-    unmatched += _leave_out_narrow_input(found)
+    """What the layers of a file, or of its half, come to; and what to say of it."""
     if not found:
         raise AdapterError(
             f"{part.label}: none of {len(part.keys)} keys matched the transformer ({_first(part.keys)}). It "
@@ -108,6 +119,7 @@ def _read_file(
         )
     unmatched += [(key, explain_stray(key)) for key in part.strays]
     unmatched_notices = _judge_unmatched(part, unmatched, strict)
+    file = next(iter(found.values())).file
     scaling = read_scaling(file, part.expert)
     built = {layer.path: build_changes(layer, scaling, choice.strength) for layer in found.values()}
     layers, zeros = leave_out_zeros(built)
@@ -204,25 +216,44 @@ def _match(
     return layers, unmatched
 
 
-def _leave_out_narrow_input(layers: dict[str, AdapterLayer]) -> Unmatched:
-    """Drop changes of the patch embedding that were made for fewer latent channels.
+def _settle_input(
+    layers: dict[str, AdapterLayer], config: TransformerConfig
+) -> tuple[Widening | None, Unmatched]:
+    """Decide on a patch embedding that was changed for another number of channels.
+
+    Changes for a control video beside the noise stay, as changes of the wider layer; those for fewer channels
+    are dropped.
+
+    Args:
+        layers: of one file; are changed.
+        config: of the transformer.
+
+    Returns:
+        The wider input, if there is one; and what is dropped.
 
     Raises:
-        AdapterError: they were made for more.
+        AdapterError: they were made for more channels than can be given.
     """
     unmatched: Unmatched = []
+    widening: Widening | None = None
     for path, layer in list(layers.items()):
         channels = input_channels(layer)
         if channels is None:
             continue
         found, expected = channels
+        if found == wide_channels(config):
+            widening = Widening(expected, found)
+            wide = (layer.weight_shape[0], widening.columns)
+            layers[path] = replace(layer, shapes={**layer.shapes, layer.weight_name: wide})
+            continue
         if found > expected:
             layer.refuse(
-                f"the adapter enlarges it from {expected} to {found} channels, as for an image-to-video or a "
-                "control model, which is not supported",
-                "Use an adapter for this model.",
+                f"the adapter enlarges it from {expected} to {found} channels, as for an image-to-video or "
+                "another control model",
+                "Use an adapter for this model. Of those that enlarge it, only such as add a video's "
+                "channels to a text-to-video model can be applied.",
             )
         reason = f"of a patch embedding for {found} channels, where this model has {expected}"
         unmatched += [(parse_key(name), reason) for name in layer.keys.values()]
         del layers[path]
-    return unmatched
+    return widening, unmatched

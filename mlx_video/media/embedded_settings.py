@@ -33,7 +33,11 @@ def text_to_settings(text: str) -> dict[str, str]:
 
 def is_own_text(text: str) -> bool:
     """Whether `settings_to_text` wrote a text, of this version or an earlier one."""
-    settings = _read_object(text)
+    return is_own_settings(_read_object(text))
+
+
+def is_own_settings(settings: Mapping[str, object]) -> bool:
+    """Whether settings are what `settings_to_text` wrote: texts alone, with its mark or those of a run."""
     if not all(isinstance(value, str) for value in settings.values()):
         return False
     return settings.get(_MARK) == _MAKER or _look_like_a_run(settings)

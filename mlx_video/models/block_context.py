@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from types import MappingProxyType
+from typing import Any, Literal, Protocol
 
 import mlx.core as mx
 
+from mlx_video.models.block_order import BlockName
 from mlx_video.models.matmul import attend
 from mlx_video.models.rope import RotaryTable
 from mlx_video.models.token_layout import TokenLayout, TokenSpan
@@ -44,6 +46,10 @@ class TimeFeatures:
     embedding: mx.array
     modulation: mx.array
     spans: tuple[TokenSpan, ...]
+
+
+TimePath = Callable[[float], TimeFeatures]
+"""Timestep of a step → the features of all timesteps in use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +174,13 @@ class BlockContext:
         return replace(self, index=index)
 
 
+class Block(Protocol):
+    """A block, or something that runs one."""
+
+    def __call__(self, x: mx.array, context: BlockContext) -> Any:
+        """See TransformerBlock; what a block of a hook returns is between the two."""
+
+
 class StepCache(Protocol):
     """Decides in each forward of one pass whether the blocks run, or an earlier result stands in for them.
 
@@ -209,7 +222,13 @@ class BlockHook:
     """An add-on network around the blocks; each method leaves things as they are unless it is overridden.
 
     One hook serves one pass, so it may remember that pass's tokens from one block to the next.
+
+    Attributes:
+        further_blocks: the transformer's blocks that it works with, besides the main ones: index of a main
+            block → the block that has its turn behind that one.
     """
+
+    further_blocks: Mapping[int, BlockName] = MappingProxyType({})
 
     def extend(self, tokens: mx.array, layout: TokenLayout) -> tuple[mx.array, TokenLayout]:
         """Put further tokens before, between or behind those of the video.
@@ -226,6 +245,16 @@ class BlockHook:
 
     def after_block(self, tokens: mx.array, context: BlockContext) -> mx.array:
         """Change the tokens [L, dim] that leave a block; not called where a step cache skips it."""
+        return tokens
+
+    def run_block(self, tokens: mx.array, context: BlockContext, block: Block) -> mx.array:
+        """Change the tokens [L, dim] by one of the `further_blocks` at its turn, behind :meth:`after_block`.
+
+        Args:
+            tokens: of the main stream, as they left the main block and what acts behind it.
+            context: of that main block.
+            block: may be used no longer than this call; what it returns stays.
+        """
         return tokens
 
 

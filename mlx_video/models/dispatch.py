@@ -96,6 +96,7 @@ class Limits:
         pairs_latents: frames too small for Winograd's method are decoded two at a time.
         unpacked: packings (see :func:`packing_name`) whose weights are unpacked once for UNPACKED_ROWS rows
             and more, where that is faster than to unpack them for every tile of rows.
+        kernels: names of kernels of ours that stand for operations of MLX.
     """
 
     seconds: float = 1.0
@@ -113,6 +114,7 @@ class Limits:
     repeats_pixels: bool = False
     pairs_latents: bool = False
     unpacked: frozenset[str] = frozenset()
+    kernels: frozenset[str] = frozenset()
 
     def rows(self, *, elements: int = 0, flops: float = 0, fewest: int = TILE) -> int:
         """How many rows of work to do at a time: whole tiles, and never an array beyond LARGEST_ARRAY.

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Protocol
 
 import mlx.core as mx
+import mlx.nn as nn
 
-from mlx_video.models.block_context import BlockContext, Pass
+from mlx_video.models.block_context import Block, BlockContext, Pass
+from mlx_video.models.block_order import MAIN, BlockName, FurtherBlocks, find_blocks, order_blocks
 from mlx_video.models.token_layout import TokenLayout
-
-
-class Block(Protocol):
-    """A transformer block, or something that runs one."""
-
-    def __call__(self, x: mx.array, context: BlockContext) -> mx.array:
-        """See TransformerBlock."""
 
 
 class BlockSource(Protocol):
@@ -29,8 +25,8 @@ class BlockSource(Protocol):
 
     shares_blocks: bool
 
-    def blocks(self) -> Iterable[tuple[int, Block]]:
-        """Every block with its index, in order.
+    def blocks(self, names: Sequence[BlockName]) -> Iterable[Block]:
+        """The blocks of these names, in their order.
 
         A source that releases a block after its turn must yield one whose call evaluates its result. The walk
         may end early.
@@ -42,12 +38,12 @@ class ResidentBlocks:
 
     shares_blocks = False
 
-    def __init__(self, blocks: Sequence[Block]) -> None:
-        self._blocks = blocks
+    def __init__(self, transformer: nn.Module) -> None:
+        self._transformer = transformer
 
-    def blocks(self) -> Iterable[tuple[int, Block]]:
-        """Every block with its index, in order."""
-        return enumerate(self._blocks)
+    def blocks(self, names: Sequence[BlockName]) -> Iterable[Block]:
+        """The blocks of these names, in their order."""
+        return (find_blocks(self._transformer, name.sequence)[name.index] for name in names)
 
 
 class Forward:
@@ -85,9 +81,19 @@ class Forward:
         self.tokens = leaving
         return True
 
-    def run(self, index: int, block: Block) -> None:
-        """Go through a block, and the hooks behind it."""
+    @property
+    def further_blocks(self) -> list[FurtherBlocks]:
+        """Blocks beside the main ones that the hooks work with."""
+        return [hook.further_blocks for hook in self._pass.hooks]
+
+    def run(self, index: int, name: BlockName, block: Block) -> None:
+        """Go through a block at its turn: main block `index` and the hooks behind it, or one of a hook."""
         context = self.context.at(index)
+        if name.sequence != MAIN:
+            for hook in self._pass.hooks:
+                if hook.further_blocks.get(index) == name:
+                    self.tokens = hook.run_block(self.tokens, context, block)
+            return
         if index not in self._pass.skip_layers:
             self.tokens = block(self.tokens, context)
         for hook in self._pass.hooks:
@@ -99,7 +105,7 @@ class Forward:
             self._pass.cache.store(self.tokens, self.context)
 
 
-def walk_blocks(source: BlockSource, forwards: Sequence[Forward]) -> None:
+def walk_blocks(source: BlockSource, forwards: Sequence[Forward], num_layers: int) -> None:
     """Take forwards through the blocks, each block serving one after the other.
 
     Where step caches stand in for the blocks of all of them, no block is asked for.
@@ -107,13 +113,17 @@ def walk_blocks(source: BlockSource, forwards: Sequence[Forward]) -> None:
     Args:
         source: the blocks.
         forwards: as they enter block 0; left with the tokens that leave the last block.
+        num_layers: how many main blocks there are.
     """
     waiting = [one for one in forwards if not one.is_reused_before(0)]
     if not waiting:
         return
-    for index, block in source.blocks():
-        for one in waiting:
-            one.run(index, block)
+    order = order_blocks(num_layers, chain.from_iterable(one.further_blocks for one in waiting))
+    blocks = iter(source.blocks(tuple(chain.from_iterable(order))))
+    for index, names in enumerate(order):
+        for name, block in zip(names, blocks, strict=False):
+            for one in waiting:
+                one.run(index, name, block)
         waiting = [one for one in waiting if not one.is_reused_before(index + 1)]
         if not waiting:
             return

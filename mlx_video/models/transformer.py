@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
+from itertools import islice
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -27,7 +28,7 @@ from mlx_video.models.matmul import project
 from mlx_video.models.rope import build_rotary_table
 from mlx_video.models.token_layout import TokenLayout, video_layout
 from mlx_video.models.transformer_block import TransformerBlock, modulate
-from mlx_video.models.video_transformer import VideoTransformer
+from mlx_video.models.video_transformer import Part, VideoTransformer
 
 
 class Head(nn.Module):
@@ -82,6 +83,12 @@ class WanTransformer(VideoTransformer):
         """Let go the rotary tables of the layouts seen so far; they are built again when needed."""
         self.rotary_table.cache_clear()
 
+    def widen_input(self, in_dim: int) -> None:
+        """Take more channels behind those of now, whose weights are zero; done once the weights are there."""
+        layer, columns = self.patch_embedding_proj, in_dim * int(np.prod(self.config.patch_size))
+        layer.weight = mx.pad(layer.weight, [(0, 0), (0, columns - layer.weight.shape[1])])
+        self.config = replace(self.config, in_dim=in_dim)
+
     def project_text(
         self, context: mx.array, image_tokens: mx.array | CrossAttentionCache | None = None
     ) -> PromptTokens:
@@ -101,12 +108,7 @@ class WanTransformer(VideoTransformer):
         return PromptTokens(text, image_tokens)
 
     def embed_time(self, timestep: float, layout: TokenLayout) -> TimeFeatures:
-        """Features of the timesteps in use; equal ones are computed once.
-
-        Args:
-            timestep: of the step, 0 to 1000.
-            layout: of the tokens; may state others for some of them.
-        """
+        """See :class:`VideoTransformer`."""
         values, spans = layout.find_timesteps(timestep)
         # float32 whatever the weights: a rounded timestep shifts the whole video.
         hidden = nn.silu(project(self.time_embedding_0, sinusoid(values, self.config.freq_dim), mx.float32))
@@ -114,35 +116,29 @@ class WanTransformer(VideoTransformer):
         modulation = project(self.time_projection, nn.silu(embedding), mx.float32)
         return TimeFeatures(embedding, modulation.reshape(len(values), 6, -1), spans)
 
-    def predict(
-        self,
-        latents: mx.array,
-        step: Step,
-        passes: Sequence[Pass],
-        *,
-        concat_latents: mx.array | None = None,
-        layout: TokenLayout | None = None,
-        block_source: BlockSource | None = None,
-    ) -> list[mx.array]:
+    def predict_parts(
+        self, parts: Sequence[Part], step: Step, *, block_source: BlockSource | None = None
+    ) -> list[list[mx.array]]:
         """See :class:`VideoTransformer`."""
-        if concat_latents is not None:
-            latents = mx.concatenate([latents, concat_latents])
-        grid = self._check(latents)
-        layout = layout or video_layout(grid)
         source = block_source or self._resident_blocks()
+        single = [[replace(part, passes=[one])] for part in parts for one in part.passes]
         velocities: list[mx.array] = []
-        for group in [passes] if source.shares_blocks else [[one] for one in passes]:
+        for group in [parts] if source.shares_blocks else single:
             if velocities:
                 mx.eval(velocities)  # the activations of these passes are gone before the next begin
-            forwards = self._begin(latents, step, layout, group)
-            walk_blocks(source, forwards)
-            velocities += [self._leave(one, grid) for one in forwards]
-        return velocities
+            begun = [(part, forward) for part in group for forward in self._begin(part, step)]
+            walk_blocks(source, [forward for _, forward in begun], self.config.num_layers)
+            velocities += [self._leave(forward, part) for part, forward in begun]
+        ready = iter(velocities)
+        return [list(islice(ready, len(part.passes))) for part in parts]
 
-    def _begin(
-        self, latents: mx.array, step: Step, layout: TokenLayout, passes: Sequence[Pass]
-    ) -> list[Forward]:
-        """Embed the latents, and what the passes add to them."""
+    def _begin(self, part: Part, step: Step) -> list[Forward]:
+        """Embed the latents of a part, and what its passes add to them."""
+        latents = part.latents
+        if part.concat_latents is not None:
+            latents = mx.concatenate([latents, part.concat_latents])
+        grid = self._check(latents)
+        layout = part.layout or video_layout(grid)
         patches = patchify(latents, self.config.patch_size)
         if layout.num_tokens != len(patches):
             raise ValueError(f"layout of {layout.num_tokens} tokens for latents of {len(patches)}")
@@ -150,7 +146,7 @@ class WanTransformer(VideoTransformer):
         tokens = project(self.patch_embedding_proj, patches).astype(mx.float32)
         shared = self.embed_time(step.timestep, layout)
         forwards = []
-        for one in passes:
+        for one in part.passes:
             own_tokens, own_layout = tokens, layout
             for hook in one.hooks:
                 own_tokens, own_layout = hook.extend(own_tokens, own_layout)
@@ -161,8 +157,10 @@ class WanTransformer(VideoTransformer):
             forwards.append(Forward(one, own_tokens, context))
         return forwards
 
-    def _leave(self, forward: Forward, grid: Triple) -> mx.array:
+    def _leave(self, forward: Forward, part: Part) -> mx.array:
         """Turn the tokens that left the last block into a velocity [out_dim, T, H, W]."""
+        _, frames, rows, columns = part.latents.shape
+        grid = token_grid((frames, rows, columns), self.config.patch_size)
         patches = forward.layout.select_outputs(self.head(forward.tokens, forward.context.time))
         return unpatchify(patches, grid, self.config.patch_size)
 
@@ -171,7 +169,7 @@ class WanTransformer(VideoTransformer):
             raise ValueError(
                 f"{len(self.blocks)} of {self.config.num_layers} blocks are in memory: give a block source"
             )
-        return ResidentBlocks(self.blocks)
+        return ResidentBlocks(self)
 
     def _check_image(self, image_tokens: mx.array | CrossAttentionCache | None) -> None:
         has_branch = self.config.image_dim is not None

@@ -11,8 +11,10 @@ from mlx_video.config import TransformerConfig
 from mlx_video.models.block_context import AttentionSite, BlockContext, KeysValues, TimeFeatures
 from mlx_video.models.dispatch import current_limits, evaluate_if_long
 from mlx_video.models.elementwise import add_gated, add_residual, gelu_tanh
-from mlx_video.models.matmul import common_dtype, in_chunks, merge_heads, project, split_heads
-from mlx_video.models.rope import RotaryTable, rotate
+from mlx_video.models.kernels.layer_norm import layer_norm
+from mlx_video.models.kernels.rotary_norm import rotary_norm
+from mlx_video.models.matmul import common_dtype, compute_dtype, in_chunks, merge_heads, project, split_heads
+from mlx_video.models.rope import RotaryTable
 from mlx_video.models.token_layout import TokenSpan
 
 
@@ -73,15 +75,15 @@ class SelfAttention(nn.Module):
             [L, dim] in the weights' type.
         """
         values = project(self.v, x)
-        queries = self._apply_rotary(self.norm_q(project(self.q, x)), context.rotary, values.dtype)
-        keys = self._apply_rotary(self.norm_k(project(self.k, x)), context.rotary, values.dtype)
+        queries = self._place(project(self.q, x), self.norm_q, context.rotary, values.dtype)
+        keys = self._place(project(self.k, x), self.norm_k, context.rotary, values.dtype)
         site = AttentionSite("self", self, context)
         mixed = context.attention(queries, keys, split_heads(values, self.num_heads), site)
         return project(self.o, merge_heads(mixed))
 
-    def _apply_rotary(self, x: mx.array, rotary: RotaryTable, dtype: mx.Dtype) -> mx.array:
-        heads = x.reshape(x.shape[0], self.num_heads, -1)
-        return rotate(heads, rotary).astype(dtype)[None].swapaxes(1, 2)
+    def _place(self, x: mx.array, norm: nn.RMSNorm, rotary: RotaryTable, dtype: mx.Dtype) -> mx.array:
+        """Normalized and turned by position, [L, dim] → [1, N, L, D]."""
+        return rotary_norm(x, norm, rotary, self.num_heads).astype(dtype)[None].swapaxes(1, 2)
 
 
 class CrossAttention(SelfAttention):
@@ -99,6 +101,11 @@ class CrossAttention(SelfAttention):
             self.k_img = nn.Linear(dim, dim)
             self.v_img = nn.Linear(dim, dim)
             self.norm_k_img = nn.RMSNorm(dim, eps=eps)
+
+    @property
+    def query_dtype(self) -> mx.Dtype:
+        """The type that queries are made from."""
+        return compute_dtype(self.q)
 
     def keys_values(self, text: mx.array) -> KeysValues:
         """Keys and values of the text; they depend on it alone.
@@ -167,7 +174,7 @@ class FeedForward(nn.Module):
         return project(self.fc2, gelu_tanh(project(self.fc1, x)))
 
 
-class TransformerBlock(nn.Module):
+class BlockLayers(nn.Module):
     """Self-attention, cross-attention, feed-forward; each adds to the residual stream.
 
     Rows of `modulation` plus time features: shift, scale and gate of self-attention, then the same of the
@@ -187,7 +194,7 @@ class TransformerBlock(nn.Module):
         )
         self.ffn = FeedForward(config.dim, config.ffn_dim)
 
-    def __call__(self, x: mx.array, context: BlockContext) -> mx.array:
+    def run_layers(self, x: mx.array, context: BlockContext) -> mx.array:
         """Run the block.
 
         Args:
@@ -200,7 +207,7 @@ class TransformerBlock(nn.Module):
         time = context.time
         table = self.modulation.astype(mx.float32) + time.modulation
         x = self._add(x, self._mix(x, table[:, :2], context), table[:, 2], time)
-        x = add_residual(x, self.cross_attn(self.norm3(x), context))
+        x = add_residual(x, self.cross_attn(self._normalize(x), context))
         x = self._add(x, self._feed(x, table[:, 3:5], time), table[:, 5], time)
         return evaluate_if_long(x)
 
@@ -208,11 +215,24 @@ class TransformerBlock(nn.Module):
         dtype = self.self_attn.input_dtype
         return self.self_attn(modulate(x, shift_scale, context.time.spans, self.eps, dtype), context)
 
+    def _normalize(self, x: mx.array) -> mx.array:
+        """What cross-attention reads."""
+        norm = self.norm3
+        return layer_norm(x, norm.weight, norm.bias, self.eps, self.cross_attn.query_dtype)
+
     def _feed(self, x: mx.array, shift_scale: mx.array, time: TimeFeatures) -> mx.array:
         return self.ffn(modulate(x, shift_scale, time.spans, self.eps, self.ffn.input_dtype))
 
     def _add(self, x: mx.array, y: mx.array, gates: mx.array, time: TimeFeatures) -> mx.array:
         return by_timestep(lambda row, *arrays: add_gated(*arrays, gates[row]), time.spans, x, y)
+
+
+class TransformerBlock(BlockLayers):
+    """One block of the main stream."""
+
+    def __call__(self, x: mx.array, context: BlockContext) -> mx.array:
+        """Tokens [L, dim] that leave the block; see :meth:`BlockLayers.run_layers`."""
+        return self.run_layers(x, context)
 
 
 def modulate(
@@ -236,6 +256,6 @@ def modulate(
     """
 
     def rows(row: int, part: mx.array) -> mx.array:
-        return mx.fast.layer_norm(part, 1 + shift_scale[row, 1], shift_scale[row, 0], eps).astype(dtype)
+        return layer_norm(part, 1 + shift_scale[row, 1], shift_scale[row, 0], eps, dtype)
 
     return by_timestep(rows, spans, x)

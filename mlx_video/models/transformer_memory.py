@@ -31,6 +31,7 @@ class ForwardSize:
         bits: of the blocks' quantized layers, 4 or 8; None for dense ones.
         image_tokens: that cross-attention reads besides the text.
         num_passes: predictions of a step: 2 with guidance, else 1.
+        windows_at_once: context windows that go through streamed blocks together.
         on_gpu: where it runs.
         limits: of one dispatch there.
     """
@@ -43,6 +44,12 @@ class ForwardSize:
     num_passes: int
     on_gpu: bool
     limits: Limits
+    windows_at_once: int = 1
+
+    @property
+    def num_waiting(self) -> int:
+        """Forwards that go through a streamed block before the next one is read."""
+        return self.num_passes * self.windows_at_once
 
     @property
     def compute_bytes(self) -> int:

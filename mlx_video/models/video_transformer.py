@@ -4,14 +4,32 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_video.config import TransformerConfig
-from mlx_video.models.block_context import CrossAttentionCache, Pass, PromptTokens, Step
+from mlx_video.models.block_context import CrossAttentionCache, Pass, PromptTokens, Step, TimeFeatures
 from mlx_video.models.forward import BlockSource
 from mlx_video.models.token_layout import TokenLayout
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Frames that are predicted as if they were a whole video.
+
+    Attributes:
+        latents: [C, T, H, W], float32.
+        passes: what to predict of them.
+        concat_latents: channels put behind those of `latents`, [C2, T, H, W].
+        layout: of the tokens; None for those of the latents alone, all at the step's timestep.
+    """
+
+    latents: mx.array
+    passes: Sequence[Pass]
+    concat_latents: mx.array | None = None
+    layout: TokenLayout | None = None
 
 
 class VideoTransformer(nn.Module):
@@ -46,6 +64,14 @@ class VideoTransformer(nn.Module):
         """
 
     @abstractmethod
+    def embed_time(self, timestep: float, layout: TokenLayout) -> TimeFeatures:
+        """Features of the timesteps in use; equal ones are computed once.
+
+        Args:
+            timestep: of the step, 0 to 1000.
+            layout: of the tokens; may state others for some of them.
+        """
+
     def predict(
         self,
         latents: mx.array,
@@ -75,4 +101,23 @@ class VideoTransformer(nn.Module):
 
         Raises:
             ValueError: channels or sizes do not fit the model, or the layout does not fit the latents.
+        """
+        part = Part(latents, passes, concat_latents, layout)
+        return self.predict_parts([part], step, block_source=block_source)[0]
+
+    @abstractmethod
+    def predict_parts(
+        self, parts: Sequence[Part], step: Step, *, block_source: BlockSource | None = None
+    ) -> list[list[mx.array]]:
+        """Predict several parts of a video, each as :meth:`predict` would by itself, bit for bit.
+
+        A source that reads blocks from a disk reads them once for all parts.
+
+        Args:
+            parts: of the video.
+            step: the step to take.
+            block_source: None for the blocks of this module.
+
+        Returns:
+            The velocities of each part.
         """

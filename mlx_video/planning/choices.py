@@ -6,6 +6,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 TEXT_ENCODER, IMAGE_ENCODER = "text_encoder", "image_encoder"
+MOTION_CONTROLLER = "motion_controller"
 VAE_ENCODER, VAE_DECODER = "vae_encoder", "vae_decoder"
 NETWORK_TITLES = {
     "model": "transformer",
@@ -13,6 +14,7 @@ NETWORK_TITLES = {
     "low_noise": "low-noise expert",
     TEXT_ENCODER: "text encoder",
     IMAGE_ENCODER: "image encoder",
+    MOTION_CONTROLLER: "motion controller",
     VAE_ENCODER: "VAE encoder",
     VAE_DECODER: "VAE decoder",
 }
@@ -26,6 +28,8 @@ class MemoryChoices:
     Attributes:
         resident_blocks: how many of a transformer's blocks stay in memory, spread evenly; the others
             are read anew for every step, ahead of their turn. None keeps all of them.
+        windows_at_once: how many context windows go through streamed blocks together, each of which is read
+            once for all of them.
         decode_tile, encode_tile: side in latent cells of the tiles in which the VAE works at its higher
             resolutions; None for whole frames.
         kept: networks that stay in memory between their uses: names of the run's own, and whatever stands for
@@ -33,6 +37,7 @@ class MemoryChoices:
     """
 
     resident_blocks: int | None = None
+    windows_at_once: int = 1
     decode_tile: int | None = None
     encode_tile: int | None = None
     kept: frozenset[Hashable] = frozenset()

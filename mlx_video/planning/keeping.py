@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
+from mlx_video.layouts.components import TINY_VAE
 from mlx_video.planning.choices import (
     NETWORK_TITLES,
     TEXT_ENCODER,
@@ -34,11 +35,19 @@ class Candidate:
 
 def used_networks(task: MemoryTask) -> tuple[str, ...]:
     """Names of the networks that a run uses, those first whose keeping saves most."""
+    decoders = (VAE_DECODER,) if task.decoder == "vae" else ()
     if task.only_decodes:
-        return (VAE_DECODER,)
-    parts = (name for name in task.sizes.parts if task.num_images or find_network(name).stage != "image")
+        return decoders
+    # The tiny decoder is read again sooner than its place could be of use.
+    parts = (
+        name
+        for name in task.sizes.parts
+        if name != TINY_VAE.name and (task.num_images or find_network(name).stage != "image")
+    )
     encoders = (VAE_ENCODER,) if task.encodes_frames else ()
-    return (*task.sizes.transformers, TEXT_ENCODER, VAE_DECODER, *encoders, *parts)
+    if not task.takes_steps:
+        return (*decoders, *encoders, *(name for name in parts if find_network(name).stage != "text"))
+    return (*task.sizes.transformers, TEXT_ENCODER, *decoders, *encoders, *parts)
 
 
 def keep_networks(

@@ -5,21 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from typing import Protocol, TypeVar
 
 from mlx_video.geometry import VideoGeometry
+from mlx_video.latents.colours import FIT_SIDE
 from mlx_video.latents.decode import choose_pace
 from mlx_video.latents.tiling import tile_for_mode, tile_sides
-from mlx_video.layouts.components import find_component
+from mlx_video.layouts.components import TINY_VAE, find_component
+from mlx_video.models.block_order import BlockName
 from mlx_video.models.dispatch import Limits
 from mlx_video.models.peak import Peak
 from mlx_video.models.transformer_memory import ForwardSize
 from mlx_video.planning.budget import GB, LEAST_CACHE_BYTES, Budget, Machine
 from mlx_video.planning.choices import KeptNetwork, MemoryChoices
 from mlx_video.planning.model_sizes import Infos, ModelSizes
+from mlx_video.planning.preview_memory import PreviewMaker, preview_peak, tiny_decode_bytes
 from mlx_video.planning.stage_peaks import bytes_read_per_step, denoise_peak, text_peak
+from mlx_video.planning.vae_layers import Frame
 from mlx_video.planning.vae_memory import decode_peak_bytes, encode_peak_bytes, scratch_bytes
 from mlx_video.planning.weight_bytes import WeightBytes, weigh
-from mlx_video.request import StreamMode, TilingMode
+from mlx_video.request import DecoderName, StreamMode, TilingMode
 from mlx_video.weights.component_networks import Workload, find_network
 
 
@@ -43,9 +48,13 @@ class MemoryTask:
         stream: whether blocks are streamed.
         tiling: of the VAE.
         only_decodes: whether the latents are there already.
+        takes_steps: whether anything is denoised; a given video only goes through the VAE otherwise.
         least_frames: pixel frames below which the request makes no sense.
         window_frames: latent frames that a forward sees at once; None for all.
         num_windows: forwards of a step for each of its passes.
+        previews: what makes previews.
+        fits_colours: whether the colours of previews are fitted to the VAE first.
+        decoder: what makes the frames.
     """
 
     sizes: ModelSizes
@@ -63,9 +72,13 @@ class MemoryTask:
     stream: StreamMode = "auto"
     tiling: TilingMode = "auto"
     only_decodes: bool = False
+    takes_steps: bool = True
     least_frames: int = 1
     window_frames: int | None = None
     num_windows: int = 1
+    previews: PreviewMaker = "none"
+    fits_colours: bool = False
+    decoder: DecoderName = "vae"
 
     @property
     def tokens_at_once(self) -> int:
@@ -206,8 +219,26 @@ def fits_at_all(task: MemoryTask, host: Host) -> bool:
     return not _plan(task, host, choose=lambda choices: choices[-1:]).misfits
 
 
-Choice = int | None
-Choose = Callable[[list[Choice]], list[Choice]]
+Choice = TypeVar("Choice")
+
+
+class Choose(Protocol):
+    """Picks some of the choices, which come fastest first."""
+
+    def __call__(self, choices: list[Choice]) -> list[Choice]:
+        """The choices that are tried, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Streaming:
+    """How a transformer is read; see :class:`MemoryChoices`."""
+
+    resident_blocks: int | None
+    windows_at_once: int = 1
+
+    def reads(self, task: MemoryTask) -> int:
+        """How often a step reads the blocks that do not stay."""
+        return -(-task.num_windows // self.windows_at_once)
 
 
 def _plan(task: MemoryTask, host: Host, choose: Choose) -> MemoryPlan:
@@ -215,15 +246,21 @@ def _plan(task: MemoryTask, host: Host, choose: Choose) -> MemoryPlan:
     stages, choices = [], MemoryChoices()
     tiles = choose(list(_tiles(task)))
     if not task.only_decodes:
-        stages.append(plan_text(task, host))
+        if task.takes_steps:
+            stages.append(plan_text(task, host))
         if task.encodes_frames:
             image, tile = _first_that_fits(tiles, partial(_plan_image, task, host), host)
             stages, choices = [*stages, image], replace(choices, encode_tile=tile)
-        resident = choose(list(_resident_choices(task)))
-        denoise, resident_blocks = _first_that_fits(
-            resident, partial(_plan_denoise, task, host, _heaviest(task)), host
+        if task.fits_colours:
+            stages.append(_plan_colours(task, host))
+    if task.takes_steps and not task.only_decodes:
+        weights = _heaviest(task)
+        streaming = choose(list(_streaming_choices(task, weights)))
+        denoise, streamed = _first_that_fits(streaming, partial(_plan_denoise, task, host, weights), host)
+        stages = [*stages, denoise]
+        choices = replace(
+            choices, resident_blocks=streamed.resident_blocks, windows_at_once=streamed.windows_at_once
         )
-        stages, choices = [*stages, denoise], replace(choices, resident_blocks=resident_blocks)
     decode, tile = _first_that_fits(tiles, partial(_plan_decode, task, host), host)
     choices = replace(choices, decode_tile=tile)
     return MemoryPlan(host, choices, (*stages, decode), _scratch_bytes(task, choices))
@@ -271,7 +308,24 @@ def _plan_image(task: MemoryTask, host: Host, tile: int | None) -> StagePlan:
     return _stage(task, "image", f"VAE encoder, {_describe_tile(task, tile)}", Peak(nbytes, nbytes), host)
 
 
+def _plan_colours(task: MemoryTask, host: Host) -> StagePlan:
+    sizes = task.sizes
+    config, side, gpu = sizes.config.vae, FIT_SIDE, _gpu(host)
+    nbytes = sizes.vae_bytes("decoder") + decode_peak_bytes(config, side, side, gpu=gpu)
+    if config.encoder_dim is not None:
+        encoding = sizes.vae_bytes("encoder") + encode_peak_bytes(config, side, side, gpu=gpu)
+        nbytes = max(nbytes, encoding)
+    return _stage(task, "preview", "VAE, one small picture at a time", Peak(nbytes, nbytes), host)
+
+
+def _plan_tiny_decode(task: MemoryTask, host: Host) -> StagePlan:
+    nbytes = tiny_decode_bytes(task.sizes.parts[TINY_VAE.name], Frame(*_latent_size(task), _gpu(host)))
+    return _stage(task, "decode", "tiny decoder, frame by frame", Peak(nbytes, nbytes), host)
+
+
 def _plan_decode(task: MemoryTask, host: Host, tile: int | None) -> StagePlan:
+    if task.decoder == "tiny":
+        return _plan_tiny_decode(task, host)
     sizes = task.sizes
     pace = choose_pace(*_latent_size(task), tile, _gpu(host))
     nbytes = sizes.vae_bytes("decoder") + decode_peak_bytes(
@@ -310,12 +364,11 @@ def _describe_tile(task: MemoryTask, tile: int | None) -> str:
     return "whole frames" if tile is None else f"tiles of {tile * task.sizes.config.vae.stride[1]} pixels"
 
 
-def _plan_denoise(
-    task: MemoryTask, host: Host, weights: WeightBytes, resident_blocks: int | None
-) -> StagePlan:
+def _plan_denoise(task: MemoryTask, host: Host, weights: WeightBytes, streaming: Streaming) -> StagePlan:
+    resident_blocks = streaming.resident_blocks
     together = len(task.sizes.transformers) if task.keeps_both else 1
     peak = denoise_peak(
-        forward_size(task, weights, host),
+        replace(forward_size(task, weights, host), windows_at_once=streaming.windows_at_once),
         weights,
         task.sampled_geometry,
         resident_blocks=resident_blocks,
@@ -325,14 +378,23 @@ def _plan_denoise(
         cache_bytes=task.cache_bytes,
         num_windows=task.num_windows,
     )
-    read = task.num_windows * together * bytes_read_per_step(weights, resident_blocks)
+    read = streaming.reads(task) * together * bytes_read_per_step(weights, resident_blocks)
     blocks = _describe_blocks(len(weights.blocks), resident_blocks if read else None)
-    return _stage(task, "denoise", f"{_describe_transformers(task)}, {blocks}", peak, host, read)
+    if streaming.windows_at_once > 1:
+        blocks += f" for {streaming.windows_at_once} windows at a time"
+    frame, tiny = Frame(*_latent_size(task), _gpu(host)), task.sizes.parts.get(TINY_VAE.name)
+    preview = preview_peak(task.previews, task.sampled_geometry.latent_shape, frame, tiny)
+    # A preview is made between forwards, when what stays is all there is beside it.
+    peak = peak.beside(preview.held)
+    work = peak.held + preview.needed - preview.held
+    holds = f"{_describe_transformers(task)}, {blocks}{', tiny decoder' if task.previews == 'tiny' else ''}"
+    return _stage(task, "denoise", holds, peak.or_before(Peak(work, work)), host, read)
 
 
 def weigh_transformers(task: MemoryTask) -> dict[str, WeightBytes]:
     """Name of each transformer → bytes of its parts."""
-    return {name: _weigh(infos) for name, infos in task.sizes.transformers.items()}
+    order = task.sizes.network.block_order(task.sizes.config.transformer)
+    return {name: _weigh(infos, order) for name, infos in task.sizes.transformers.items()}
 
 
 def _heaviest(task: MemoryTask) -> WeightBytes:
@@ -340,14 +402,27 @@ def _heaviest(task: MemoryTask) -> WeightBytes:
     return max(weigh_transformers(task).values(), key=lambda found: found.total)
 
 
-def _resident_choices(task: MemoryTask) -> Iterator[int | None]:
+def _streaming_choices(task: MemoryTask, weights: WeightBytes) -> Iterator[Streaming]:
+    """Ways to read a transformer, that which reads least in a step first."""
+    if task.stream != "on":
+        yield Streaming(None)
+    streamed = [
+        Streaming(resident, at_once)
+        for resident in _resident_choices(task)
+        for at_once in sorted({-(-task.num_windows // groups) for groups in range(1, task.num_windows + 1)})
+    ]
+    yield from sorted(
+        streamed, key=lambda one: one.reads(task) * bytes_read_per_step(weights, one.resident_blocks)
+    )
+
+
+def _resident_choices(task: MemoryTask) -> Iterator[int]:
     if task.stream == "on":
         yield 0
-        return
-    yield None
     # Both experts are kept to save time; streaming would lose more of it than the relay does.
     if task.stream == "auto" and not task.keeps_both:
-        yield from range(task.sizes.config.transformer.num_layers - 1, -1, -1)
+        order = task.sizes.network.block_order(task.sizes.config.transformer)
+        yield from range(len(order) - 1, -1, -1)
 
 
 def _describe_transformers(task: MemoryTask) -> str:
@@ -364,8 +439,8 @@ def _describe_blocks(num_blocks: int, resident_blocks: int | None) -> str:
 
 # Runs leave nothing to each other here: the same header always weighs the same.
 @lru_cache(maxsize=8)
-def _weigh(infos: Infos) -> WeightBytes:
-    return weigh(infos)
+def _weigh(infos: Infos, order: tuple[BlockName, ...]) -> WeightBytes:
+    return weigh(infos, order)
 
 
 def forward_size(task: MemoryTask, weights: WeightBytes, host: Host) -> ForwardSize:

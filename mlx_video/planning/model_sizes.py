@@ -9,7 +9,7 @@ from typing import Any
 
 from mlx_video.config import ModelConfig, VAEConfig
 from mlx_video.formats.tensor_info import TensorInfo
-from mlx_video.layouts.components import IMAGE_ENCODER
+from mlx_video.layouts.components import IMAGE_ENCODER, TINY_VAE, Component
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.components import list_optional, open_part
 from mlx_video.loading.open_parts import open_text_encoder, open_transformer, open_vae
@@ -69,23 +69,27 @@ def read_model_sizes(model: ModelFolder, config: ModelConfig) -> ModelSizes:
             transformers[name] = tuple(source.infos.values())
     with open_text_encoder(model.text_encoder) as source:
         text_encoder = weigh(source.infos.values())
-    parts = {}
-    for row in list_optional(model, config):
-        if row.name in model.parts:
-            with open_part(model, row) as source:
-                sizes = find_network(row.name).read_converted_sizes(source.infos, label=source.label)
-                parts[row.name] = weigh(source.infos.values()), sizes
+    parts = {
+        row.name: _read_part(model, row) for row in list_optional(model, config) if row.name in model.parts
+    }
     whole = replace(config, vae=_read_vae(model, config))
     return ModelSizes(whole, transformers, text_encoder, parts, find_variant(config).network)
 
 
 def read_vae_sizes(model: ModelFolder, config: ModelConfig) -> ModelSizes:
-    """Read the headers of the VAE's files alone, for a run that only decodes.
+    """Read the headers of the decoders' files alone, for a run that only decodes.
 
     Raises:
         CheckpointError: a file is damaged or holds something else.
     """
-    return ModelSizes(replace(config, vae=_read_vae(model, config)), {}, weigh(()))
+    parts = {TINY_VAE.name: _read_part(model, TINY_VAE)} if TINY_VAE.name in model.parts else {}
+    return ModelSizes(replace(config, vae=_read_vae(model, config)), {}, weigh(()), parts)
+
+
+def _read_part(model: ModelFolder, row: Component) -> tuple[WeightBytes, Any]:
+    with open_part(model, row) as source:
+        sizes = find_network(row.name).read_converted_sizes(source.infos, label=source.label)
+        return weigh(source.infos.values()), sizes
 
 
 def _read_vae(model: ModelFolder, config: ModelConfig) -> VAEConfig:

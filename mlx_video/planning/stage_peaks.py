@@ -55,7 +55,7 @@ def denoise_peak(
     held += num_transformers * num_windows * cache_bytes * size.num_tokens * size.config.dim
     if is_streamed:
         # The passes of a step go through a block together: those that wait hold their tokens.
-        held += (size.num_passes - 1) * size.stream
+        held += (size.num_waiting - 1) * size.stream
     return forward.beside(held)
 
 
@@ -67,7 +67,7 @@ def weight_bytes_in_use(weights: WeightBytes, resident_blocks: int | None) -> in
         resident_blocks: None for all.
     """
     streamed = bytes_read_per_step(weights, resident_blocks)
-    return weights.total - streamed + (SLOTS * weights.largest_block if streamed else 0)
+    return weights.total - streamed + (SLOTS * weights.slot_bytes if streamed else 0)
 
 
 def bytes_read_per_step(weights: WeightBytes, resident_blocks: int | None) -> int:

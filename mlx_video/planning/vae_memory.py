@@ -45,7 +45,8 @@ class Phase:
     working: int
 
 
-def _add_stages(stages: Iterable[Sequence[Need]]) -> Phase:
+def add_stages(stages: Iterable[Sequence[Need]]) -> Phase:
+    """What several rows of layers take, of which each frame passes all before the next one comes."""
     kept = held = working = 0
     for layers in stages:
         # The first layer's input is what the stage before gave, which is held until all of it is taken.
@@ -126,7 +127,7 @@ def decode_peak_bytes(
     grid = cut_tiles(DECODER_STAGES, latent_height, latent_width, min(tile or longest, longest))
     stages_of = partial(_decoder_stages, config, gpu=gpu, first_frames=pace.parts[0])
     tiles = [
-        (_add_stages(stages_of(part)), features + _made(config, _core(part), count)) for part in chain(*grid)
+        (add_stages(stages_of(part)), features + _made(config, _core(part), count)) for part in chain(*grid)
     ]
     if len(tiles) == 1:
         stages, held = tiles[0]
@@ -162,7 +163,7 @@ def encode_peak_bytes(
     whole = _whole_layers(frame, width, causal_conv(frame, width, 2 * config.z_dim), 1)
     side = max(latent_height, latent_width) if tile is None else tile
     grid = cut_tiles(ENCODER_STAGES, latent_height, latent_width, side)
-    tiles = [_add_stages(_encoder_stages(config, part, gpu)) for part in chain(*grid)]
+    tiles = [add_stages(_encoder_stages(config, part, gpu)) for part in chain(*grid)]
     # The chunk; Wan2.2 packs all of it before the first stage takes a frame.
     pixels = _pixels(config, frame, 1) * (2 if _packing(config) > 1 else 1)
     if tile is None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from mlx_video.config import QuantizationConfig
 from mlx_video.errors import ConfigError
 from mlx_video.formats.tensor_info import DTYPES, TensorInfo
+from mlx_video.models.block_order import MAIN, BlockName, find_prefix
 from mlx_video.weights.quantize import ChooseLayer, is_quantized_layer, quantized_infos, read_quantization
 
-_BLOCK = re.compile(r"blocks\.(\d+)\.")
 Infos = Mapping[str, TensorInfo]
 
 
@@ -22,16 +21,18 @@ class WeightBytes:
     """A network of blocks, in bytes.
 
     Attributes:
-        blocks: of each block, in order.
+        blocks: of each block, in the order of the turns.
         others: of everything else.
         number_bytes: of one number of a dense layer.
         bits: of the quantized layers; None for a network without any.
+        slot_bytes: of memory that takes a block of every kind, one at a time.
     """
 
     blocks: tuple[int, ...]
     others: int
     number_bytes: int
     bits: int | None = None
+    slot_bytes: int = 0
 
     @property
     def total(self) -> int:
@@ -44,23 +45,33 @@ class WeightBytes:
         return max(self.blocks, default=0)
 
 
-def weigh(infos: Iterable[TensorInfo]) -> WeightBytes:
+def weigh(infos: Iterable[TensorInfo], order: Sequence[BlockName] = ()) -> WeightBytes:
     """Add up the tensors of a network.
 
     Args:
         infos: of its file.
+        order: its blocks in the order of their turns; without it, those that the main sequence has.
     """
     tensors = {info.name: info for info in infos}
-    blocks: dict[int, int] = {}
+    prefixes = [find_prefix(name) for name in tensors]
+    blocks = dict.fromkeys((name.prefix for name in order or _main_blocks(prefixes)), 0)
     others = 0
-    for name, info in tensors.items():
-        if found := _BLOCK.match(name):
-            blocks[int(found[1])] = blocks.get(int(found[1]), 0) + info.nbytes
+    slot: dict[Hashable, int] = {}
+    for (name, info), prefix in zip(tensors.items(), prefixes, strict=True):
+        if prefix in blocks:
+            blocks[prefix] += info.nbytes
+            slot[name.removeprefix(prefix), info.shape, info.dtype] = info.nbytes
         else:
             others += info.nbytes
     floats = [DTYPES[info.dtype].size for info in tensors.values() if info.dtype in ("BF16", "F16", "F32")]
-    sizes = tuple(blocks[index] for index in sorted(blocks))
-    return WeightBytes(sizes, others, min(floats, default=4), _find_bits(tensors))
+    return WeightBytes(
+        tuple(blocks.values()), others, min(floats, default=4), _find_bits(tensors), sum(slot.values())
+    )
+
+
+def _main_blocks(prefixes: Iterable[str]) -> list[BlockName]:
+    own = {prefix.split(".")[1] for prefix in prefixes if prefix.startswith(f"{MAIN}.")}
+    return [BlockName(MAIN, index) for index in sorted(map(int, own))]
 
 
 def _find_bits(tensors: Infos) -> int | None:

@@ -13,6 +13,7 @@ from mlx_video.request.adapters import (
 from mlx_video.request.choices import (
     MAX_SEED,
     RANDOM_SEED,
+    DecoderName,
     DTypeName,
     ExpertMode,
     InputKind,
@@ -34,6 +35,7 @@ from mlx_video.request.generate import (
     VIDEO_INPUTS,
     GenerateRequest,
     draw_seed,
+    given_inputs,
 )
 from mlx_video.request.kinds import ImageSource
 from mlx_video.request.model import ModelRequest
@@ -51,6 +53,7 @@ __all__ = [
     "VIDEO_INPUTS",
     "ConvertRequest",
     "DTypeName",
+    "DecoderName",
     "ExpertMode",
     "GenerateRequest",
     "ImageSource",
@@ -67,6 +70,7 @@ __all__ = [
     "advise_two_strengths",
     "draw_seed",
     "flag_of",
+    "given_inputs",
     "make_request",
     "option",
     "options_of",

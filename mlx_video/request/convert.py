@@ -16,6 +16,7 @@ from mlx_video.request.shared import (
     component_option,
     revision_option,
     strict_option,
+    tiny_vae_option,
     tokenizer_option,
 )
 
@@ -73,6 +74,8 @@ class ConvertRequest:
     text_encoder: Place | None = _weights_option("UMT5")
     vae: Place | None = _weights_option("the VAE")
     clip: Place | None = _weights_option("the image encoder of Wan2.1 image-to-video models")
+    motion_controller: Place | None = _weights_option("a motion controller, for --motion-bucket-id")
+    tiny_vae: Place | None = tiny_vae_option(_COMPONENTS)
     tokenizer: Place | None = tokenizer_option(
         _COMPONENTS, "the checkpoint's, or that in the text encoder's file"
     )

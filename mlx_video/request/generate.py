@@ -13,6 +13,7 @@ from mlx_video.request.choices import (
     RANDOM_SEED,
     InputKind,
     LoraMode,
+    OutputType,
     StreamMode,
     TilingMode,
 )
@@ -22,21 +23,24 @@ from mlx_video.request.kinds import (
     ADAPTERS,
     Adapters,
     ReadPath,
+    UploadedPath,
     WrittenPath,
 )
 from mlx_video.request.long_runs import LONG_VIDEOS_GROUP, STEP_CACHE_GROUP, LongRunOptions
 from mlx_video.request.option import (
     at_least,
     check_options,
+    is_given,
     option,
     options_of,
     positive,
     settle_paths,
 )
+from mlx_video.request.previews import PREVIEW_GROUP, PreviewOptions
 from mlx_video.request.sampling import GUIDANCE_GROUP, SamplingOptions
 from mlx_video.request.shared import adapters_option, strict_option
 
-SPARINGLY_RECORDED = (GUIDANCE_GROUP, STEP_CACHE_GROUP, VACE_GROUP, LONG_VIDEOS_GROUP)
+SPARINGLY_RECORDED = (GUIDANCE_GROUP, STEP_CACHE_GROUP, VACE_GROUP, LONG_VIDEOS_GROUP, PREVIEW_GROUP)
 """Groups of options that decide nothing, and are not recorded, at their defaults."""
 
 
@@ -47,7 +51,8 @@ def draw_seed() -> int:
 
 @documented
 @dataclass(frozen=True)
-class GenerateRequest(LongRunOptions, SamplingOptions, InputOptions):  # the last one's fields come first
+# The fields of the last one come first.
+class GenerateRequest(PreviewOptions, LongRunOptions, SamplingOptions, InputOptions):
     """One video to make. None stands for the model's own default."""
 
     loras: Adapters = adapters_option("lora", "adapters")
@@ -87,11 +92,21 @@ class GenerateRequest(LongRunOptions, SamplingOptions, InputOptions):  # the las
         affects="run",
         decodes=True,
     )
-    output_path: WrittenPath | None = option(
+    output_path: UploadedPath | None = option(
         None,
-        help="`.mp4`, `.gif` or `.webp` file; for one frame also `.png` or `.jpg`",
+        help="`.mp4`, `.gif` or `.webp` file; for one frame also `.png` or `.jpg`; or an address that fsspec "
+        "knows, such as `s3://bucket/a.mp4`",
         group="output",
         command_default=Path("output.mp4"),
+        affects="run",
+        decodes=True,
+    )
+    output_type: OutputType = option(
+        "video",
+        help="what --output-path becomes: `video`; `latent`: the final latents under this name with "
+        "`.safetensors`, and nothing is decoded; `both` of them; `images`: a folder of lossless PNGs under "
+        "this name without its ending",
+        group="output",
         affects="run",
         decodes=True,
     )
@@ -110,11 +125,27 @@ class GenerateRequest(LongRunOptions, SamplingOptions, InputOptions):  # the las
         metavar="FILE",
         affects="run",
     )
+    profile: WrittenPath | None = option(
+        None,
+        help="file that tells when each stage, step and block worked, for chrome://tracing and Perfetto; "
+        "blocks wait for each other then, so a run takes longer",
+        group="output",
+        metavar="FILE",
+        affects="run",
+        decodes=True,
+    )
     compile: bool = option(
         True,
         help="fuse operations with mx.compile where the device gains from it",
         group="output",
         off_help="do not fuse operations with mx.compile",
+        affects="run",
+    )
+    kernels: bool = option(
+        True,
+        help="use kernels of this package's own where the device check found them right and faster",
+        group="output",
+        off_help="use MLX's kernels alone",
         affects="run",
     )
     device_check: bool = option(
@@ -189,8 +220,38 @@ class GenerateRequest(LongRunOptions, SamplingOptions, InputOptions):  # the las
                 f"{self.denoising_strength:g}: needs --input-video, of which it says how much stays. Add it.",
             )
         self._check_pairs()
+        self._check_one_frame()
         self._check_state_options()
         self._check_guidance()
+
+    @property
+    def takes_steps(self) -> bool:
+        """Whether anything is made anew; a video is returned otherwise."""
+        return self.denoising_strength > 0
+
+    @property
+    def extra_frames(self) -> int:
+        """Latent frames that are sampled beside the result's."""
+        return len(self.vace_reference_image) + len(self.control_image)
+
+    @property
+    def video_path(self) -> Path | None:
+        """The video to write; None for none."""
+        return self.output_path if self.output_type in ("video", "both") else None
+
+    @property
+    def frames_path(self) -> Path | None:
+        """The folder of pictures to write; None for none."""
+        if self.output_type != "images" or self.save_frames or self.output_path is None:
+            return self.save_frames
+        return self.output_path.with_suffix("")
+
+    @property
+    def latents_path(self) -> Path | None:
+        """The file of final latents to write; None for none."""
+        if self.output_type not in ("latent", "both") or self.save_latents or self.output_path is None:
+            return self.save_latents
+        return self.output_path.with_suffix(".safetensors")
 
     def _settle_seed(self) -> None:
         """Make the seed what a run keeps: 0 to 2**64-1, or `RANDOM_SEED` where it comes from a state.
@@ -215,6 +276,28 @@ class GenerateRequest(LongRunOptions, SamplingOptions, InputOptions):  # the las
             given, other = (name for name in pair if name not in absent), f"--{absent[0].replace('_', '-')}"
             raise RequestError(next(given), f"needs {other} beside it. Give both.")
 
+    def _check_one_frame(self) -> None:
+        beside = ("control_image", "control_index")
+        if self.target_index is None:
+            for name in beside:
+                if is_given(getattr(self, name)):
+                    raise RequestError(
+                        name, "needs --target-index, the position of the picture to make. Add it."
+                    )
+            return
+        for name in beside:
+            if not is_given(getattr(self, name)):
+                flags = " and ".join(f"--{other.replace('_', '-')}" for other in beside)
+                raise RequestError("target_index", f"needs {flags} beside it. Give both.")
+        if self.num_frames not in (None, 1):
+            raise RequestError(
+                "num_frames", f"{self.num_frames}: --target-index makes one picture. Leave it out."
+            )
+        if self.continue_from is not None or self.segments > 1:
+            raise RequestError(
+                "target_index", "makes one picture, with which no video goes on. Leave one of the two out."
+            )
+
     def _check_guidance(self) -> None:
         for name, other in (("cfg_skip", "--cfg-ratio"), ("cfg_ratio", "--cfg-skip")):
             if getattr(self, name) is not None and None in (self.cfg_skip, self.cfg_ratio):
@@ -229,9 +312,13 @@ class GenerateRequest(LongRunOptions, SamplingOptions, InputOptions):  # the las
         for name in ("resume", "keep_state"):
             if getattr(self, name) and self.output_path is None:
                 raise RequestError(name, "needs --output-path, beside which a run keeps its state. Add it.")
-        if self.resume and self.segments > 1:
+        if self.output_type == "latent" and self.segments > 1:
             raise RequestError(
-                "resume", "the states of segments are not kept. Go on with --continue-from the joined video."
+                "output_type", "latent: beside --segments every clip is decoded for the next. Ask for both."
+            )
+        if self.output_type == "latent" and self.save_frames is not None:
+            raise RequestError(
+                "save_frames", "beside --output-type latent nothing is decoded. Ask for images."
             )
         for name in ("resume", "save_latents"):
             if getattr(self, name) and self.decode_only is not None:
@@ -249,3 +336,8 @@ FRAME_INPUTS = ("image", "end_image")
 VIDEO_INPUTS = tuple(name for name, kind in INPUTS.items() if kind in ("video", "mask"))
 PICTURE_INPUTS = tuple(name for name, kind in INPUTS.items() if kind == "pictures")
 LORA_FIELDS = tuple(name for name, declared in _OPTIONS.items() if declared.kind is ADAPTERS)
+
+
+def given_inputs(request: GenerateRequest) -> tuple[str, ...]:
+    """Names of the inputs that a request gives, the prompt among them."""
+    return tuple(name for name in INPUTS if is_given(getattr(request, name)))

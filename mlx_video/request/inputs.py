@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from mlx_video.request.choices import (
     CameraDirection,
+    FitMode,
     VACERegion,
 )
 from mlx_video.request.kinds import (
@@ -15,18 +16,20 @@ from mlx_video.request.kinds import (
     Pictures,
     ReadPath,
     VideoSource,
+    WholeNumbers,
 )
 from mlx_video.request.option import (
-    Bounds,
     at_least,
+    between,
     option,
     positive,
 )
 from mlx_video.request.shared import TEXT_GROUP, THE_MODELS
 
 VACE_GROUP = "VACE"
+ONE_FRAME_GROUP = "one picture among others"
 _SIZE_HELP = "pixels, rounded to a multiple of 16, TI2V 5B: 32"
-_SIZE_DEFAULT = "the model's, or the image's shape"
+_SIZE_DEFAULT = "the model's, or the shape of the image or video"
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,8 @@ class InputOptions:
     )
     control_video: VideoSource | None = option(
         None,
-        help="video that a Fun Control model follows: edges, depth, poses; without one only the other inputs "
-        "count",
+        help="video that a Fun Control model, or one with a control LoRA, follows: edges, depth, poses; "
+        "without one only the other inputs count",
         group="control",
         metavar="PATH",
         input="video",
@@ -125,20 +128,28 @@ class InputOptions:
         only_with=("camera_control_direction", "camera_trajectory"),
         input="camera",
     )
+    motion_bucket_id: float | None = option(
+        None,
+        help="how much moves, 0 to 100, in models converted with `--motion-controller`; 0 is slow, 100 fast",
+        group="control",
+        default_text="the model's own way",
+        check=between(0, 100),
+        input="number",
+    )
     input_video: VideoSource | None = option(
         None,
         help="video to begin with, in place of pure noise: a file, a folder of numbered pictures or an "
-        "animation; its first frames are used, cut at the centre to the size",
+        "animation; its first frames are used",
         group="videos",
         metavar="PATH",
         input="video",
     )
     denoising_strength: float = option(
         1.0,
-        help="how much of --input-video is made anew, above 0 to 1; near 0 it stays as it is, at 1 nothing "
-        "of it does",
+        help="how much of --input-video is made anew, 0 to 1; at 0 it only goes through the VAE, at 1 "
+        "nothing of it stays",
         group="videos",
-        check=Bounds(lambda value: 0 < value <= 1, "above 0 and at most 1"),
+        check=between(0, 1),
         only_with=("input_video",),
     )
     video_fps: float | None = option(
@@ -185,6 +196,38 @@ class InputOptions:
         group=VACE_GROUP,
         metavar="SCALES",
     )
+    target_index: int | None = option(
+        None,
+        help="make one picture in place of a video, at this position in time, counted in latent frames; for "
+        "Wan2.1 I2V and FLF2V with an adapter that is trained for it",
+        group=ONE_FRAME_GROUP,
+        default_text="make a video",
+        check=between(0, 1023),
+        input="number",
+    )
+    control_image: Pictures = option(
+        (),
+        help="picture beside the one that is made, at its own position in time",
+        group=ONE_FRAME_GROUP,
+        input="pictures",
+    )
+    control_index: WholeNumbers = option(
+        (),
+        help="position of each control picture, in their order, with commas between them",
+        group=ONE_FRAME_GROUP,
+        metavar="LIST",
+        input="number",
+    )
+    fit: FitMode = option(
+        "cover",
+        help="how images, videos and masks of another shape than the video meet it: `cover`: cut at the "
+        "centre; `letterbox`: whole, between black bars, white ones of a mask; `stretch`: distorted",
+        group="size",
+        only_with=(
+            "image", "end_image", "reference_image", "control_image", "control_video", "inpaint_video",
+            "input_video", "vace_video", "vace_video_mask",
+        ),
+    )  # fmt: skip
     width: int | None = option(
         None, help=_SIZE_HELP, group="size", default_text=_SIZE_DEFAULT, check=at_least(1)
     )

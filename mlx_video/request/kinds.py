@@ -12,12 +12,23 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from mlx_video.addresses import AddressError, expand_home, local_path, local_path_or_page, written_address
+from mlx_video.addresses import (
+    AddressError,
+    expand_home,
+    local_path,
+    local_path_or_page,
+    remote_address,
+    written_address,
+)
 from mlx_video.request.adapters import LoraChoice, parse_adapter, path_or_repository, read_adapter_choices
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
+
+
+TERMINAL = "terminal"
+"""In place of a preview's file: pictures among the lines of the terminal."""
 
 
 def _as_is(value: Any) -> Any:
@@ -90,8 +101,9 @@ def _is_layer_scales(value: object) -> bool:
 def _is_video(value: object) -> bool:
     if isinstance(value, Path) or hasattr(type(value), "__array_interface__"):
         return True
-    # A `Video` of ours, which lies in a higher room, or pictures one by one.
-    return (hasattr(value, "frames") and hasattr(value, "fps")) or isinstance(value, list | tuple)
+    # A `Video` or a `SourceVideo` of ours, which lie in a higher room, or pictures one by one.
+    is_own = hasattr(value, "fps") and (hasattr(value, "frames") or hasattr(value, "read"))
+    return is_own or isinstance(value, list | tuple)
 
 
 def _is_adapters(value: object) -> bool:
@@ -179,6 +191,17 @@ def _read_path(name: str, value: Any) -> Any:
     return Path(value) if isinstance(value, str) else value
 
 
+def _parse_preview(text: str) -> Path | str | None:
+    return {TERMINAL: TERMINAL, "off": None}.get(text, expand_home(text))
+
+
+def _read_preview(value: Any) -> Any:
+    """What stands on the command line, or a truth value."""
+    if isinstance(value, str):
+        value = _parse_preview(value)
+    return None if value is False else value
+
+
 def _read_pictures(name: str, value: Any) -> Any:
     pictures = value if isinstance(value, list | tuple) else (value,)
     return tuple(_read_path(name, picture) for picture in pictures)
@@ -211,6 +234,10 @@ def _settle_result(value: Path) -> Path:
         raise AddressError(told) from error
 
 
+def _settle_uploaded(value: Path) -> Path:
+    return _settle_result(value) if remote_address(value) is None else value
+
+
 def _settle_adapters(choices: tuple[LoraChoice, ...]) -> tuple[LoraChoice, ...]:
     return tuple(replace(choice, path=local_path_or_page(choice.path)) for choice in choices)
 
@@ -239,6 +266,7 @@ SCALES = Kind(
     "one number of at least 0, or two as low,high. The models use 1 to 6",
     float | tuple[float, float],
     parse_guide_scale,
+    read=_read_tuple,
 )
 NUMBERS = Kind(
     _is_tuple_of(Real),
@@ -260,6 +288,8 @@ FILE = _path_kind(local_path)
 """A file that is read, on this machine."""
 RESULT = _path_kind(_settle_result)
 """A file or folder that is written."""
+UPLOADED = _path_kind(_settle_uploaded)
+"""A file that is written, here or to an address that fsspec knows."""
 PATH_OR_REPOSITORY = _path_kind(local_path_or_page, path_or_repository, _read_path_or_repository)
 """A file or folder here, or in a repository on the Hub."""
 IMAGE = Kind(
@@ -298,6 +328,16 @@ VIDEO = Kind(
     read=_read_path,
     settle=_settle_video,
 )
+PREVIEW = Kind(
+    lambda value: value is True or value == TERMINAL or isinstance(value, Path),
+    "a path (pathlib.Path), 'terminal' or True",
+    bool | str | Path,
+    parse=_parse_preview,
+    python_words="a path; `True` for events alone",
+    read=lambda name, value: _read_preview(value),
+    settle=lambda value: _settle_result(value) if isinstance(value, Path) else value,
+)
+"""Where previews are shown."""
 ADAPTERS = Kind(
     _is_adapters,
     "a tuple of LoraChoice(path, strength)",
@@ -313,6 +353,8 @@ BY_TYPE = {str: TEXT, int: WHOLE, float: NUMBER, bool: SWITCH}
 
 ReadPath = Annotated[Path, FILE]
 WrittenPath = Annotated[Path, RESULT]
+Preview = Annotated[Path | str | bool, PREVIEW]
+UploadedPath = Annotated[Path, UPLOADED]
 Place = Annotated[Path, PATH_OR_REPOSITORY]
 GuideScale = Annotated[float | tuple[float, float], SCALES]
 Numbers = Annotated[tuple[float, ...], NUMBERS]

@@ -82,6 +82,14 @@ class LongRunOptions:
         metavar="LIST",
         default_text="published for the model",
     )
+    teacache_speedup: float | None = option(
+        None,
+        help="steps for each one in which the blocks run, such as 2: `teacache` takes the threshold from "
+        "0.01 to 0.6 that comes nearest",
+        group=STEP_CACHE_GROUP,
+        metavar="X",
+        check=at_least(1),
+    )
     context_frames: int | None = option(
         None,
         help="predict the video in windows of so many frames, 4n+1, of which memory depends then; 81 is what "
@@ -107,17 +115,35 @@ class LongRunOptions:
     )
     context_weights: ContextWeights = option(
         "pyramid",
-        help="how windows are joined: `pyramid`: the middle of each counts most; `linear`: ramps over the "
-        "overlap",
+        help="how windows are joined: `pyramid`: the middle of each counts most; `relative`: likewise, and "
+        "the ends almost nothing; `linear`: ramps over the overlap",
         group=LONG_VIDEOS_GROUP,
+        only_with=("context_frames",),
+    )
+    context_stride: int = option(
+        1,
+        help="levels of `uniform` and `looped` windows: 2 adds windows of every second latent frame, 3 also "
+        "of every fourth",
+        group=LONG_VIDEOS_GROUP,
+        metavar="N",
+        check=at_least(1),
         only_with=("context_frames",),
     )
     continue_from: VideoSource | None = option(
         None,
         help="video to go on from, or the state or latents of the run that made it: the clip begins with its "
-        "last frame, takes its colours, and is joined to it; for models that take an image",
+        "last frame, takes its colours, and is joined to it; for models that take an image, and VACE",
         group=LONG_VIDEOS_GROUP,
         metavar="PATH",
+    )
+    continue_frames: int | None = option(
+        None,
+        help="last frames, 4n+1, of the video or segment before that a clip of a VACE model begins with",
+        group=LONG_VIDEOS_GROUP,
+        metavar="N",
+        default_text="17, of short clips half",
+        check=at_least(1),
+        only_with=("continue_from",),
     )
     segments: int = option(
         1,

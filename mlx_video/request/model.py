@@ -12,6 +12,7 @@ from mlx_video.request.shared import (
     THE_MODELS,
     component_option,
     revision_option,
+    tiny_vae_option,
     tokenizer_option,
 )
 
@@ -43,6 +44,7 @@ class ModelRequest:
     revision: str | None = revision_option(TEXT_GROUP)
     text_encoder: Place | None = _weights_option("UMT5")
     vae: Place | None = _weights_option("the VAE")
+    tiny_vae: Place | None = tiny_vae_option(_COMPONENTS)
     tokenizer: Place | None = tokenizer_option(_COMPONENTS, THE_MODELS)
 
     def __post_init__(self) -> None:

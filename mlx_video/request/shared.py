@@ -42,6 +42,16 @@ def component_option(help: str, group: str, default_text: str) -> Any:
     return option(None, help=help, group=group, metavar="FILE", default_text=default_text, affects="run")
 
 
+def tiny_vae_option(group: str) -> Any:
+    """The tiny decoder that a model may have besides its VAE."""
+    return component_option(
+        "tiny decoder of the model's latents, `taew2_1` (16 channels) or `taew2_2` (48) of "
+        "madebyollin/taehv: makes the previews, and with --decoder tiny of generate_wan the video",
+        group,
+        "the model's, if it has one",
+    )
+
+
 def tokenizer_option(group: str, default_text: str) -> Any:
     """The tokenizer in place of that of the checkpoint or model."""
     return option(

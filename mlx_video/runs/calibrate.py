@@ -19,8 +19,11 @@ from mlx_video.runs.sampling.measured_file import read_measured, write_measured
 from mlx_video.runs.stages.denoise import DENOISE
 from mlx_video.runs.stages.encode import IMAGE, TEXT
 from mlx_video.runs.stages.stage import run_stages
+from mlx_video.runs.work import describe_work
 from mlx_video.sampling.step_caches.measured import Measurement, Probes, average
 from mlx_video.sampling.step_caches.step_cache import FEWEST_STEPS, CacheFacts
+
+_STAGES = (TEXT, IMAGE, DENOISE)
 
 
 def calibrate(request: CalibrateRequest, model: ModelFolder, config: ModelConfig) -> Iterator[Event]:
@@ -42,8 +45,9 @@ def calibrate(request: CalibrateRequest, model: ModelFolder, config: ModelConfig
         run = _prepare(request.request_of(prompt, number), model, config, probes)
         if not number:
             yield from run.plan.notices
+        yield describe_work(run, _STAGES, runs_after=len(prompts) - number - 1)
         begin = {"inputs": unit_inputs(run), "conditioning": {}}
-        yield from within_limits(run, run_stages(run, (TEXT, IMAGE, DENOISE), "latents", begin))
+        yield from within_limits(run, run_stages(run, _STAGES, "latents", begin))
         measured.append(probes)
     found = _summarize(run, measured)
     others = [one for one in earlier if one.key != found.key]

@@ -9,7 +9,9 @@ from mlx_video.errors import RequestError
 from mlx_video.geometry import VideoGeometry, measure, pixel_frames
 from mlx_video.latents.latents_file import load_latents
 from mlx_video.latents.run_state import RunState, is_state, load_state
+from mlx_video.layouts.components import TINY_VAE
 from mlx_video.layouts.model_folder import ModelFolder
+from mlx_video.loading.components import check_tiny_decoder
 from mlx_video.loading.vae_halves import check_vae_decoder
 from mlx_video.request import GenerateRequest
 from mlx_video.runs.run import Run
@@ -37,6 +39,30 @@ def prepare_decoding(request: GenerateRequest, path: Path, model: ModelFolder, c
     check_vae_decoder(model, config)
     check_trim(request, geometry.num_frames)
     return Run(model, config, find_variant(config), request, plan_decoding(geometry, config), state=state)
+
+
+def check_decoder(run: Run) -> None:
+    """Make sure that a run has the decoder that it asks for.
+
+    Raises:
+        RequestError: the model has no tiny decoder, or its frames would have another size.
+        CheckpointError: the tiny decoder's file is damaged, or it is of other latents.
+    """
+    if run.request.decoder != "tiny":
+        return
+    if TINY_VAE.name not in run.model.parts:
+        name = {16: "taew2_1", 48: "taew2_2"}[run.config.vae.z_dim]
+        raise RequestError(
+            "decoder", f"tiny: {run.model.path} has no tiny decoder. Give {name} as --tiny-vae FILE."
+        )
+    if run.config.vae.output_scale != 1:
+        width, height = run.plan.geometry.width, run.plan.geometry.height
+        raise RequestError(
+            "decoder",
+            f"tiny: its frames are {width}x{height}, those of the model's VAE {run.config.vae.output_scale} "
+            "times as wide and as high. Give another VAE, or leave this out.",
+        )
+    check_tiny_decoder(run.model, run.config)
 
 
 def load_finished(path: Path) -> RunState:

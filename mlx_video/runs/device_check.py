@@ -103,6 +103,8 @@ def with_safe_limits(run: Run) -> Run:
         raise DeviceError(describe_wrong(report))
     notices = (*run.plan.notices, *report_fallbacks(report), *map(Notice, rate_notices(report)))
     limits = report.safe_limits(usual)
+    if not run.request.kernels:
+        limits = replace(limits, kernels=frozenset())
     return replace(run, plan=replace(run.plan, notices=notices), limits=limits)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,14 +12,14 @@ from mlx_video.conditioning.control.units import camera_poses
 from mlx_video.config import ModelConfig
 from mlx_video.events import FileWritten, MemoryPlanned, Notice, Value, Work
 from mlx_video.layouts.model_folder import ModelFolder
-from mlx_video.loading.adapters import read_all_adapters
+from mlx_video.loading.adapters import read_all_adapters, widen_config
 from mlx_video.loading.components import check_weights
 from mlx_video.loading.residency import release_memory
 from mlx_video.loading.session import Session
 from mlx_video.loading.vae_halves import check_vae_encoder
 from mlx_video.media.open_image import open_image
 from mlx_video.media.sources.pick_frames import check_length
-from mlx_video.media.sources.source_video import open_video
+from mlx_video.media.sources.source_video import SourceVideo, open_video
 from mlx_video.planning.memory_plan import MemoryPlan
 from mlx_video.request import (
     FRAME_INPUTS,
@@ -29,19 +29,29 @@ from mlx_video.request import (
     VIDEO_INPUTS,
     GenerateRequest,
 )
-from mlx_video.runs.continuation import as_continued, check_continuing, open_earlier, report_continuing
-from mlx_video.runs.decode_only import prepare_decoding
+from mlx_video.runs.continuation import (
+    as_continued,
+    check_continuing,
+    count_all_frames,
+    count_shared,
+    open_earlier,
+    report_continuing,
+)
+from mlx_video.runs.decode_only import check_decoder, prepare_decoding
 from mlx_video.runs.device_check import held_to_limits, with_safe_limits
 from mlx_video.runs.files_read import files_read
+from mlx_video.runs.input_checks import check_inputs, check_parts
 from mlx_video.runs.inputs import encodes_frames, find_picking, report_missing_tokenizer, with_tokenizer
 from mlx_video.runs.memory import plan_of, planned_limits, with_memory_plan
-from mlx_video.runs.modes import make_video
+from mlx_video.runs.modes import make_video, mode_of
 from mlx_video.runs.outputs import check_outputs, check_scratch_space
+from mlx_video.runs.profile import Profile, profiled
 from mlx_video.runs.run import Run
 from mlx_video.runs.sampling.measured_file import read_measured
-from mlx_video.runs.settings import ImageSize, check_inputs, plan_run, report_unlike_prompt
+from mlx_video.runs.settings import ShownSize, plan_run, report_unlike_prompt
 from mlx_video.runs.stages.decode import FrameSink
-from mlx_video.runs.state.resume import find_start, forget_state, report_start, resume_hint_noted
+from mlx_video.runs.state.resume import find_start, forget_state, report_start
+from mlx_video.runs.work import describe_work
 from mlx_video.variants.registry import find_variant
 
 
@@ -66,12 +76,15 @@ def prepare_run(
         DeviceError: an operation of the device gives wrong numbers, and there is no other way.
     """
     run = settle(request, model, config, session)
-    takes_steps = run.finished_latents is None
-    if takes_steps:
+    if request.profile:
+        run = replace(run, profile=Profile(request.profile))
+    is_new = run.finished_latents is None
+    if is_new and request.takes_steps:
         run = with_tokenizer(run)
-    check_outputs(request, run.plan.geometry, files_read(request, run.model))
+    num_frames = count_all_frames(request, run.plan.geometry.num_frames, run.earlier, run.shared_frames)
+    check_outputs(request, run.plan.geometry, files_read(request, run.model), num_frames)
     run = fit_run(run)
-    return find_start(run) if takes_steps else run
+    return find_start(run) if is_new else run
 
 
 def fit_run(run: Run) -> Run:
@@ -95,6 +108,7 @@ def settle(
         run = prepare_decoding(request, request.decode_only, model, config)
     else:
         run = settle_run(request, model, config)
+    check_decoder(run)
     return run if session is None else replace(run, session=session)
 
 
@@ -107,17 +121,24 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
     """
     variant = find_variant(config)
     check_continuing(request, variant)
-    earlier = open_earlier(request)
+    shared = count_shared(request, variant, config)
+    earlier = open_earlier(request, shared, config.vae.stride[0])
     if earlier:
-        request = as_continued(request, earlier, config)
+        request = as_continued(request, earlier, config, variant)
+    adapters, adapter_notices = read_all_adapters(request, config)
+    stored, config = config, widen_config(config, adapters)
+    variant = find_variant(config)
     check_inputs(request, variant)  # before any image is opened
+    check_parts(request, model)
     given = {name: image for name in IMAGE_INPUTS if (image := getattr(request, name)) is not None}
     opened = {name: open_image(image) for name, image in given.items()}
     images = {name: image.pixels for name, image in opened.items()}
     first = next((images[name] for name in FRAME_INPUTS if name in images), None)
     measured = read_measured(model.path) if request.step_cache == "magcache" else ()
-    image_size = None if first is None else ImageSize(*first.shape[:2])
-    plan = plan_run(request, config, variant, image_size, measured)
+    given_videos = {name: video for name in VIDEO_INPUTS if (video := getattr(request, name)) is not None}
+    videos = {name: open_video(video) for name, video in given_videos.items()}
+    shown = _first_video_size(videos) if first is None else ShownSize(*first.shape[:2])
+    plan = plan_run(request, config, variant, shown, measured)
     several = {name: [*map(open_image, getattr(request, name))] for name in PICTURE_INPUTS}
     pictures = {name: tuple(each.pixels for each in found) for name, found in several.items() if found}
     all_images = (*opened.values(), *(each for found in several.values() for each in found))
@@ -125,21 +146,28 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
     notices = (*map(Notice, model.notices), *of_images, *plan.notices)
     if earlier:
         notices = (*notices, *report_continuing(earlier, plan.fps))
-    given_videos = {name: video for name in VIDEO_INPUTS if (video := getattr(request, name)) is not None}
-    videos = {name: open_video(video) for name, video in given_videos.items()}
     for name, video in videos.items():
         if not (video.is_still and INPUTS[name] == "mask"):
             notices = (*notices, *check_length(video, find_picking(request, plan, name)))
     if "camera_trajectory" in variant.inputs.all:
         camera_poses({name: getattr(request, name) for name in INPUTS}, plan.geometry.num_frames)
-    check_weights(model, config)
-    adapters, adapter_notices = read_all_adapters(request, config)
+    check_weights(model, stored)
     notices = (*notices, *adapter_notices)
     plan = replace(plan, notices=notices)
-    run = Run(model, config, variant, request, plan, images, videos, pictures, adapters, earlier)
+    run = Run(model, config, variant, request, plan, images, videos, pictures, adapters, earlier, shared)
     if encodes_frames(run):
         check_vae_encoder(model, config)
     return run
+
+
+def _first_video_size(videos: Mapping[str, SourceVideo]) -> ShownSize | None:
+    """The size of the first given video that is no mask."""
+    for name, video in videos.items():
+        if INPUTS[name] == "video":
+            frame, _ = next(video.read())
+            height, width = frame.shape[:2]
+            return ShownSize(height, width, name)
+    return None
 
 
 def plan_generation(
@@ -171,7 +199,7 @@ def generate(run: Run, extra_sinks: Sequence[FrameSink] = ()) -> Work[mx.array]:
         The final latents [C, T, H, W], float32.
 
     Raises:
-        MLXVideoError: something failed; where a state of the run is kept, a note says how to go on.
+        MLXVideoError: something failed; the last `StateSaved` says how to go on.
     """
     yield from run.plan.notices
     yield from report_unlike_prompt(run.request, run.variant)
@@ -179,8 +207,8 @@ def generate(run: Run, extra_sinks: Sequence[FrameSink] = ()) -> Work[mx.array]:
         kept = tuple(network.title for network in run.memory_plan.kept)
         yield MemoryPlanned(run.memory_plan.predicted, run.memory_plan.reused, kept)
     yield from report_start(run)
-    with resume_hint_noted(run):
-        latents = yield from within_limits(run, make_video(run, extra_sinks))
+    yield describe_work(run, mode_of(run))
+    latents = yield from within_limits(run, profiled(run.profile, make_video(run, extra_sinks)))
     yield from forget_state(run)
     yield from map(FileWritten, written_paths(run.request))
     return latents
@@ -214,7 +242,7 @@ def on_device(run: Run, work: Work[Value]) -> Work[Value]:
 
 
 def written_paths(request: GenerateRequest) -> Iterator[Path]:
-    """The finished results of a request; the video comes last."""
-    for path in (request.save_frames, request.output_path):
+    """The finished results of a request; the video comes last. Latents are told of when they are written."""
+    for path in (request.profile, request.frames_path, request.video_path):
         if path:
             yield path

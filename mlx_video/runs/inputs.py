@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -12,8 +12,9 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
+from mlx_video.conditioning.clips import ReadMasks
 from mlx_video.conditioning.control.units import COMMON_UNITS
-from mlx_video.conditioning.disk_cache import open_prompt_cache
+from mlx_video.conditioning.disk_cache import PromptCache, open_prompt_cache
 from mlx_video.conditioning.frames import Encoding, FrameEncoder, cut_images
 from mlx_video.conditioning.image_tokens import encode_images
 from mlx_video.conditioning.text import PromptTokenizer, count_tokens, load_tokenizer, number_prompt
@@ -25,12 +26,19 @@ from mlx_video.latents.encode import encode_chunks
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.open_parts import open_text_encoder
 from mlx_video.loading.streamed_text_encoder import encode_resident, encode_streamed
+from mlx_video.media.control.mask_check import check_masks
 from mlx_video.media.fit import fit_frame, fit_mask
 from mlx_video.media.sources.pick_frames import Picking, pick_frames
 from mlx_video.models.vae.autoencoder import WanVAE
 from mlx_video.planning.choices import TEXT_ENCODER
-from mlx_video.request import FRAME_INPUTS, INPUTS, GenerateRequest, options_of
-from mlx_video.runs.networks import is_kept, use_image_encoder, use_text_encoder, use_vae
+from mlx_video.request import FRAME_INPUTS, INPUTS, GenerateRequest, flag_of, options_of
+from mlx_video.runs.networks import (
+    is_kept,
+    use_image_encoder,
+    use_motion_controller,
+    use_text_encoder,
+    use_vae,
+)
 from mlx_video.runs.run import Run
 from mlx_video.runs.settings import RunPlan
 
@@ -41,10 +49,11 @@ def unit_inputs(run: Run) -> UnitInputs:
     """What a run gives its conditioning units."""
     negative = run.plan.negative_prompt
     images = {name: run.images[name] for name in FRAME_INPUTS if name in run.images}
-    cut = cut_images([*images.values()], run.plan.geometry, to_video=run.plan.crops_images) if images else ()
+    geometry, fit = run.plan.geometry, run.request.fit
+    cut = cut_images([*images.values()], geometry, to_video=run.plan.crops_images, fit=fit) if images else ()
     return UnitInputs(
         (run.request.prompt,) if negative is None else (run.request.prompt, negative),
-        run.plan.geometry,
+        geometry,
         run.config,
         dict(zip(images, cut, strict=True)),
         originals=run.images,
@@ -82,7 +91,7 @@ def _fit_frames(run: Run, name: str) -> Iterator[np.ndarray]:
     """Frames of a given video at the rate and size of the video that is made, uint8 [H, W, 3]."""
     geometry = run.plan.geometry
     for frame in pick_frames(run.videos[name], find_picking(run.request, run.plan, name)):
-        yield fit_frame(frame, geometry.height, geometry.width)
+        yield fit_frame(frame, geometry.height, geometry.width, run.request.fit)
 
 
 def _fit_masks(run: Run, name: str) -> Iterator[np.ndarray]:
@@ -94,7 +103,17 @@ def _fit_masks(run: Run, name: str) -> Iterator[np.ndarray]:
         ((picture, _),) = video.read()
         frames = repeat(picture, geometry.num_frames)
     for frame in frames:
-        yield fit_mask(frame, geometry.height, geometry.width)
+        yield fit_mask(frame, geometry.height, geometry.width, run.request.fit)
+
+
+def check_given_masks(masks: Mapping[str, ReadMasks]) -> Iterator[Event]:
+    """Say which masks are of one colour throughout; each is read up to the first frame that tells.
+
+    Args:
+        masks: name of the input → its frames.
+    """
+    for name, read in masks.items():
+        yield from check_masks(flag_of(name), read())
 
 
 class ModelEncoders:
@@ -106,17 +125,21 @@ class ModelEncoders:
     def encode_texts(self, texts: Sequence[str]) -> Work[list[mx.array]]:
         """Encode texts, or take them from the cache of encoded prompts, to features [n, text_dim]."""
         run = self._run
-        tokenizer = load_tokenizer(require_tokenizer(run.model), run.config.text_encoder.vocab_size)
-        text_len = run.config.transformer.text_len
-        yield from report_cut_texts(run.request, tokenizer, text_len)
-        numbered = [number_prompt(tokenizer, text, text_len) for text in texts]
-        encode = recall_or_encode if run.request.prompt_cache else run_text_encoder
-        return (yield from encode(run, numbered))
+        tokenizer = open_tokenizer(run)
+        yield from report_cut_texts(run.request, tokenizer, run.config.transformer.text_len)
+        return (yield from recall_or_encode(run, number_texts(run, tokenizer, texts), caches_of(run)))
 
     def encode_images(self, images: Sequence[np.ndarray]) -> mx.array:
         """Encode images, float32 [H, W, 3] in [-1, 1], to image tokens [K, image_dim]."""
         with use_image_encoder(self._run) as encoder:
             return encode_images(encoder, images)
+
+    def encode_motion(self, motion_bucket_id: float) -> mx.array:
+        """Encode how much moves to an addition to the modulation, [6, dim], evaluated."""
+        with use_motion_controller(self._run) as controller:
+            added = controller(motion_bucket_id)
+            mx.eval(added)
+        return added
 
     @contextmanager
     def open_vae(self) -> Iterator[FrameEncoder]:
@@ -125,19 +148,47 @@ class ModelEncoders:
             yield partial(encode_clip, vae, self._run.plan.memory.encode_tile)
 
 
-def recall_or_encode(run: Run, texts: Texts) -> Work[list[mx.array]]:
-    """Take texts from the cache of encoded prompts; encode those that are not in it, and keep them there."""
-    cache = open_prompt_cache(run.model.text_encoder, run.config.text_encoder)
-    known = [cache.load(text) for text in texts]
+def open_tokenizer(run: Run) -> PromptTokenizer:
+    """The tokenizer of a run's model; raises as `load_tokenizer`."""
+    return load_tokenizer(require_tokenizer(run.model), run.config.text_encoder.vocab_size)
+
+
+def number_texts(run: Run, tokenizer: PromptTokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """Texts as token numbers, as long as the model reads them."""
+    return [number_prompt(tokenizer, text, run.config.transformer.text_len) for text in texts]
+
+
+def caches_of(run: Run) -> list[PromptCache]:
+    """Where the encoded texts of a run may be found, and are kept."""
+    own = [] if run.texts is None else [run.texts]
+    if not run.request.prompt_cache:
+        return own
+    return [*own, open_prompt_cache(run.model.text_encoder, run.config.text_encoder)]
+
+
+def recall_or_encode(run: Run, texts: Texts, caches: Sequence[PromptCache]) -> Work[list[mx.array]]:
+    """Take texts from the first cache that has them; encode those that none has, and keep them in each."""
+    known = [recall(text, caches) for text in texts]
     missing = [text for text, found in zip(texts, known, strict=True) if found is None]
     fresh = (yield from run_text_encoder(run, missing)) if missing else []
-    try:
-        for text, features in zip(missing, fresh, strict=True):
-            cache.store(text, features)
-    except MediaError as error:
-        yield Notice(f"The encoded prompt is not kept for later runs. {error}")
+    yield from keep_texts(missing, fresh, caches)
     encoded = iter(fresh)
     return [next(encoded) if found is None else found for found in known]
+
+
+def recall(text: Sequence[int], caches: Sequence[PromptCache]) -> mx.array | None:
+    """Features of a text in the first cache that has them; None where none does."""
+    return next((found for cache in caches if (found := cache.load(text)) is not None), None)
+
+
+def keep_texts(texts: Texts, features: Sequence[mx.array], caches: Sequence[PromptCache]) -> Iterator[Notice]:
+    """Keep encoded texts in every cache; one that takes nothing is reported, and ends no run."""
+    for cache in caches:
+        try:
+            for text, encoded in zip(texts, features, strict=True):
+                cache.store(text, encoded)
+        except MediaError as error:
+            yield Notice(f"The encoded prompt is not kept for later runs. {error}")
 
 
 def run_text_encoder(run: Run, texts: Texts) -> Work[list[mx.array]]:

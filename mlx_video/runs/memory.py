@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from mlx_video.conditioning.text import most_tokens
 from mlx_video.conditioning.units import count_read_images
-from mlx_video.config import ModelConfig
 from mlx_video.events import Notice
-from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.models.dispatch import current_limits, use_limits
 from mlx_video.planning.budget import find_budget, find_machine
 from mlx_video.planning.choices import KeptNetwork
@@ -17,9 +16,12 @@ from mlx_video.planning.keeping import keep_networks, used_networks
 from mlx_video.planning.memory_plan import Host, MemoryPlan, MemoryTask
 from mlx_video.planning.mlx_limits import MLXLimits, plan_limits
 from mlx_video.planning.model_sizes import ModelSizes, read_model_sizes, read_vae_sizes
+from mlx_video.planning.preview_memory import PreviewMaker
 from mlx_video.runs.inputs import encodes_frames, needed_units
-from mlx_video.runs.networks import network_key
+from mlx_video.runs.networks import is_called, network_key
 from mlx_video.runs.run import Run
+from mlx_video.runs.sampling.previews import takes_tiny_decoder
+from mlx_video.runs.stages.colours import fits_colours
 from mlx_video.sampling.context_windows import most_windows
 
 ANY_PROMPT = "any prompt of any length " * 100
@@ -99,7 +101,7 @@ def find_task(run: Run) -> MemoryTask:
     texts = [request.prompt, *([] if plan.negative_prompt is None else [plan.negative_prompt])]
     least_frames = 1 if request.end_image is None else LAST_IMAGE_FRAMES
     return MemoryTask(
-        sizes=_read_sizes(run.model, run.config, only_decodes),
+        sizes=_read_sizes(run, only_decodes),
         geometry=plan.geometry,
         text_lengths=tuple(min(run.config.transformer.text_len, most_tokens(text)) for text in texts),
         leading_frames=plan.leading_frames,
@@ -114,12 +116,22 @@ def find_task(run: Run) -> MemoryTask:
         stream=request.stream,
         tiling=request.tiling,
         only_decodes=only_decodes,
+        takes_steps=request.takes_steps,
         least_frames=max(least_frames, request.trim_first_frames + 1),
+        previews=_find_previews(run),
+        fits_colours=not only_decodes and fits_colours(run),
+        decoder=request.decoder,
         **_find_windows(run),
     )
 
 
-def _find_windows(run: Run) -> dict[str, int]:
+def _find_previews(run: Run) -> PreviewMaker:
+    if run.request.preview is None or run.request.decode_only:
+        return "none"
+    return "tiny" if takes_tiny_decoder(run) else "colours"
+
+
+def _find_windows(run: Run) -> dict[str, Any]:
     """Frames that a forward sees, and forwards of a pass of a step; neither for a video as a whole."""
     windows, geometry = run.plan.windows, run.plan.geometry
     if windows is None:
@@ -132,8 +144,13 @@ def _find_windows(run: Run) -> dict[str, int]:
     }
 
 
-def _read_sizes(model: ModelFolder, config: ModelConfig, only_decodes: bool) -> ModelSizes:
-    return read_vae_sizes(model, config) if only_decodes else read_model_sizes(model, config)
+def _read_sizes(run: Run, only_decodes: bool) -> ModelSizes:
+    """Sizes of the networks that work in a run."""
+    if only_decodes:
+        return read_vae_sizes(run.model, run.config)
+    sizes = read_model_sizes(run.model, run.config)
+    parts = {name: part for name, part in sizes.parts.items() if is_called(run.request, name)}
+    return replace(sizes, parts=parts)
 
 
 def planned_limits(run: Run) -> MLXLimits | None:

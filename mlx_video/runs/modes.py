@@ -7,21 +7,36 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_video.conditioning.units import Fields
 from mlx_video.events import Work
 from mlx_video.runs.inputs import unit_inputs
 from mlx_video.runs.run import Run
+from mlx_video.runs.stages.colours import COLOURS, known_colours
 from mlx_video.runs.stages.decode import DECODE, FrameSink
 from mlx_video.runs.stages.denoise import DENOISE
 from mlx_video.runs.stages.encode import IMAGE, TEXT
+from mlx_video.runs.stages.keep import KEEP
 from mlx_video.runs.stages.save_latents import SAVE_LATENTS
 from mlx_video.runs.stages.stage import Stage, run_stages
 
 MODES: dict[str, tuple[Stage, ...]] = {
-    "generate": (TEXT, IMAGE, DENOISE, SAVE_LATENTS, DECODE),
+    "generate": (TEXT, IMAGE, COLOURS, DENOISE, SAVE_LATENTS, DECODE),
+    "denoise": (COLOURS, DENOISE, SAVE_LATENTS, DECODE),
+    "keep": (IMAGE, KEEP, SAVE_LATENTS, DECODE),
     "decode": (SAVE_LATENTS, DECODE),
 }
 """Name of a mode → its stages. "generate" makes a video from what the user gave, with images or without;
-"decode" makes it from latents that are there."""
+"denoise" from conditioning that is there; "keep" makes nothing of it anew; "decode" makes it from latents
+that are there."""
+
+
+def mode_of(run: Run) -> tuple[Stage, ...]:
+    """The stages of a run."""
+    if run.finished_latents is not None:
+        return MODES["decode"]
+    if run.conditioning is not None:
+        return MODES["denoise"]
+    return MODES["generate" if run.request.takes_steps else "keep"]
 
 
 def make_video(run: Run, sinks: Sequence[FrameSink]) -> Work[mx.array]:
@@ -36,7 +51,15 @@ def make_video(run: Run, sinks: Sequence[FrameSink]) -> Work[mx.array]:
     """
     begin: dict[str, Any] = {"sinks": sinks}
     if run.finished_latents is not None:
-        mode, begin["latents"] = "decode", run.finished_latents
+        begin["latents"] = run.finished_latents
     else:
-        mode, begin["inputs"], begin["conditioning"] = "generate", unit_inputs(run), {}
-    return (yield from run_stages(run, MODES[mode], "latents", begin))
+        begin["colours"], begin["conditioning"] = known_colours(run), run.conditioning or {}
+        if run.conditioning is None:
+            begin["inputs"] = unit_inputs(run)
+    return (yield from run_stages(run, mode_of(run), "latents", begin))
+
+
+def make_conditioning(run: Run) -> Work[Fields]:
+    """Take the encoding stages alone: what a run's `conditioning` holds."""
+    begin: dict[str, Any] = {"inputs": unit_inputs(run), "conditioning": {}}
+    return (yield from run_stages(run, (TEXT, IMAGE), "conditioning", begin))

@@ -9,20 +9,37 @@ from pathlib import Path
 
 from mlx_video.config import ModelConfig
 from mlx_video.formats.fingerprint import stamp_files
+from mlx_video.layouts.components import TINY_VAE
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.block_stream import BlockStream
-from mlx_video.loading.components import load_image_encoder, load_text_encoder, load_transformer
+from mlx_video.loading.components import (
+    load_image_encoder,
+    load_motion_controller,
+    load_text_encoder,
+    load_tiny_decoder,
+    load_transformer,
+)
 from mlx_video.loading.residency import Module, count_bytes, resident
 from mlx_video.loading.session import Network, NetworkKey
 from mlx_video.loading.streamed_transformer import open_streamed_transformer
 from mlx_video.loading.vae_halves import Half, load_vae_decoder, load_vae_encoder
+from mlx_video.models.control.motion_controller import MotionController
 from mlx_video.models.encoders.image_encoder import CLIPImageEncoder
 from mlx_video.models.encoders.text_encoder import UMT5Encoder
 from mlx_video.models.vae.autoencoder import WanVAE
+from mlx_video.models.vae.tiny import TinyDecoder
 from mlx_video.models.video_transformer import VideoTransformer
-from mlx_video.planning.choices import IMAGE_ENCODER, TEXT_ENCODER, VAE_DECODER, VAE_ENCODER
-from mlx_video.request import LoraMode
+from mlx_video.planning.choices import (
+    IMAGE_ENCODER,
+    MOTION_CONTROLLER,
+    TEXT_ENCODER,
+    VAE_DECODER,
+    VAE_ENCODER,
+)
+from mlx_video.request import GenerateRequest, LoraMode
+from mlx_video.request.option import is_given
 from mlx_video.runs.run import Run
+from mlx_video.weights.component_networks import find_network
 
 Load = Callable[[ModelFolder, ModelConfig], Module]
 OpenTransformer = tuple[VideoTransformer, BlockStream | None]
@@ -54,6 +71,12 @@ def find_lora_mode(run: Run, name: str) -> LoraMode:
     """How a transformer takes its adapters: beside its layers where their strength changes."""
     adapters = run.adapters.get(name)
     return "side" if adapters and adapters.varies else run.request.lora_mode
+
+
+def is_called(request: GenerateRequest, name: str) -> bool:
+    """Whether a run of a request uses a component that works only where an option calls for it."""
+    option = find_network(name).called_by
+    return not option or is_given(getattr(request, option))
 
 
 def is_kept(run: Run, name: str) -> bool:
@@ -114,11 +137,21 @@ def use_image_encoder(run: Run) -> AbstractContextManager[CLIPImageEncoder]:
     return _use(run, IMAGE_ENCODER, load_image_encoder)
 
 
+def use_motion_controller(run: Run) -> AbstractContextManager[MotionController]:
+    """The motion controller, for the length of a `with` block."""
+    return _use(run, MOTION_CONTROLLER, load_motion_controller)
+
+
 def use_vae(run: Run, half: Half) -> AbstractContextManager[WanVAE]:
     """Half of the VAE, for the length of a `with` block."""
     if half == "encoder":
         return _use(run, VAE_ENCODER, load_vae_encoder)
     return _use(run, VAE_DECODER, load_vae_decoder)
+
+
+def use_tiny_decoder(run: Run) -> AbstractContextManager[TinyDecoder]:
+    """The tiny decoder, for the length of a `with` block."""
+    return _use(run, TINY_VAE.name, load_tiny_decoder)
 
 
 def _use(run: Run, name: str, load: Load[Module]) -> AbstractContextManager[Module]:

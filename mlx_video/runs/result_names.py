@@ -15,10 +15,20 @@ from mlx_video.latents.latents_file import is_latents_file
 from mlx_video.latents.run_state import find_state_path, is_state_file
 from mlx_video.media.earlier_result import FOREIGN, is_replaceable, is_vacant
 from mlx_video.media.image import frame_name, is_frame_name, numbered_frames
+from mlx_video.media.preview_file import SUFFIXES as PREVIEW_SUFFIXES
 from mlx_video.media.video import SUFFIXES
 from mlx_video.request import GenerateRequest, flag_of
+from mlx_video.runs.profile import is_profile
+from mlx_video.runs.state.kept_segments import is_segment_file, segment_path
 
-OUTPUTS = ("output_path", "save_frames", "save_latents")
+OUTPUTS = {
+    "output_path": "video_path",
+    "save_frames": "frames_path",
+    "save_latents": "latents_path",
+    "profile": "profile",
+    "preview": "preview",
+}
+"""Options that name results → the request's attribute that says where each lies."""
 Entry = tuple[object, str]
 
 
@@ -60,25 +70,53 @@ def check_result_names(request: GenerateRequest, num_frames: int, read: Iterable
             raise RequestError(result.option, f"{result.path}: {result.what}{FOREIGN}")
 
 
+def result_entries(request: GenerateRequest) -> Iterator[tuple[Path, Entry]]:
+    """Files and folders that a run writes, with its state; each with what tells its name from others."""
+    named = (getattr(request, attribute) for attribute in OUTPUTS.values())
+    for path in (*named, find_state_path(request)):
+        if isinstance(path, Path):
+            yield path, _entry(path)
+
+
 def _results(request: GenerateRequest, num_frames: int) -> Iterator[_Result]:
+    if request.video_path:
+        yield _Result("output_path", request.video_path, _may_replace_video)
     if request.output_path:
-        yield _Result("output_path", request.output_path, _may_replace_video)
-    if request.save_latents:
-        yield _Result("save_latents", request.save_latents, _may_replace_latents)
+        for number in range(1, 1 if request.decode_only else request.segments):
+            path = segment_path(request.output_path, number)
+            what = "the run keeps a segment here, but this file "
+            yield _Result("output_path", path, _may_replace_segment, what)
+    if request.latents_path:
+        yield _Result(_option_of(request, "save_latents"), request.latents_path, _may_replace_latents)
+    if request.profile:
+        yield _Result("profile", request.profile, _may_replace_profile)
+    if isinstance(request.preview, Path):
+        yield _Result("preview", request.preview, _may_replace_preview)
     if (state := find_state_path(request)) and not request.decode_only:
         # Going on from a state reads it, and tells better what is wrong with it.
         may_replace = _anything if request.resume else _may_replace_state
         yield _Result("output_path", state, may_replace, "the run keeps its state here, but this file ")
-    if request.save_frames:
+    if folder := request.frames_path:
+        option = _option_of(request, "save_frames")
         for index in range(num_frames):
-            yield _Result("save_frames", request.save_frames / frame_name(index), is_replaceable)
-        for index, path in numbered_frames(request.save_frames):
+            yield _Result(option, folder / frame_name(index), is_replaceable)
+        for index, path in numbered_frames(folder):
             if index >= num_frames:  # removed where it is of a longer earlier run, else left alone
-                yield _Result("save_frames", path, _anything)
+                yield _Result(option, path, _anything)
+
+
+def _option_of(request: GenerateRequest, name: str) -> str:
+    """The option that a result's name comes from: its own, or that of the output that it is."""
+    return "output_path" if getattr(request, name) is None else name
 
 
 def _may_replace_video(path: Path) -> bool:
     is_refused_later = path.is_dir() or path.suffix.lower() not in SUFFIXES
+    return is_refused_later or is_replaceable(path)
+
+
+def _may_replace_preview(path: Path) -> bool:
+    is_refused_later = path.is_dir() or path.suffix.lower() not in PREVIEW_SUFFIXES
     return is_refused_later or is_replaceable(path)
 
 
@@ -87,8 +125,17 @@ def _may_replace_latents(path: Path) -> bool:
     return is_refused_later or is_vacant(path) or is_latents_file(path)
 
 
+def _may_replace_profile(path: Path) -> bool:
+    is_refused_later = path.is_dir()
+    return is_refused_later or is_vacant(path) or is_profile(path)
+
+
 def _may_replace_state(path: Path) -> bool:
     return is_vacant(path) or is_state_file(path)
+
+
+def _may_replace_segment(path: Path) -> bool:
+    return is_vacant(path) or is_segment_file(path)
 
 
 def _anything(path: Path) -> bool:
@@ -101,18 +148,19 @@ def _check_different(request: GenerateRequest) -> None:
         owners[_entry(request.decode_only)] = "--decode-only has the same name"
     elif state := find_state_path(request):
         owners[_entry(state)] = "the run keeps its state under this name, beside --output-path"
-    for name in OUTPUTS:
-        path = getattr(request, name)
-        if path is None:
+    for name, attribute in OUTPUTS.items():
+        path = getattr(request, attribute)
+        if not isinstance(path, Path):
             continue
+        option = _option_of(request, name)
         owner = owners.get(_entry(path)) or _describe_frame(request, path)
         if owner:
-            raise RequestError(name, f"{path}: {owner}. Choose another for one of them.")
-        owners[_entry(path)] = f"{flag_of(name)} has the same name"
+            raise RequestError(option, f"{path}: {owner}. Choose another for one of them.")
+        owners[_entry(path)] = f"{flag_of(option)} has the same name"
 
 
 def _describe_frame(request: GenerateRequest, path: Path) -> str:
-    folder = request.save_frames
+    folder = request.frames_path
     is_in_folder = folder is not None and _entry(real_path(path).parent) == _entry(folder)
     return "--save-frames writes pictures of such names" if is_in_folder and is_frame_name(path.name) else ""
 

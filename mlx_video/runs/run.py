@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 
+from mlx_video.conditioning.disk_cache import PromptCache
 from mlx_video.config import ModelConfig
 from mlx_video.files.hub_cache import published_name
 from mlx_video.latents.run_state import RunState
@@ -19,6 +21,7 @@ from mlx_video.models.dispatch import Limits, current_limits
 from mlx_video.planning.memory_plan import MemoryPlan
 from mlx_video.request import GenerateRequest
 from mlx_video.runs.continuation import EarlierVideo
+from mlx_video.runs.profile import Profile
 from mlx_video.runs.record import describe_run
 from mlx_video.runs.settings import RunPlan
 from mlx_video.variants.variant import Variant
@@ -35,11 +38,16 @@ class Run:
         adapters: name of a transformer → what is applied to it when it is loaded; without those that
             take none.
         earlier: the video that this one goes on from; None for none.
+        shared_frames: that a segment has in common with the one before.
         state: of an earlier run, to go on from; None to begin at the first step.
         identity: what decides the latents, to be compared with a state's; empty where no state is kept.
         memory_plan: behind the choices in `plan`; None where memory was not planned.
+        texts: encoded already, to be looked up first; None for none.
+        conditioning: that is made already; None for what the stages make.
         limits: of single dispatches to the device.
         session: opens the networks.
+        profile: notes when the run did what; None where nobody asks.
+        kept_frames: file that the run's own frames are kept in besides; None for none.
     """
 
     model: ModelFolder
@@ -52,11 +60,16 @@ class Run:
     pictures: Mapping[str, tuple[np.ndarray, ...]] = field(default_factory=dict)
     adapters: Mapping[str, AdapterSet] = field(default_factory=dict)
     earlier: EarlierVideo | None = None
+    shared_frames: int = 1
     state: RunState | None = None
     identity: Mapping[str, str] = field(default_factory=dict)
     memory_plan: MemoryPlan | None = None
+    texts: PromptCache | None = None
+    conditioning: Mapping[str, object] | None = None
     limits: Limits = field(default_factory=current_limits)
     session: Session = field(default_factory=Session)
+    profile: Profile | None = None
+    kept_frames: Path | None = None
 
     @property
     def finished_latents(self) -> mx.array | None:
@@ -66,6 +79,7 @@ class Run:
     def settings(self) -> dict[str, str]:
         """Everything that made this video, as text."""
         if self.request.decode_only and self.state:
-            trimmed = str(self.request.trim_first_frames)
-            return {**self.state.settings, "trim_first_frames": trimmed}
+            made = {**self.state.settings, "trim_first_frames": str(self.request.trim_first_frames)}
+            made.pop("decoder", None)  # of the run that made the latents
+            return made if self.request.decoder == "vae" else {**made, "decoder": self.request.decoder}
         return describe_run(self.request, self.plan, self.config.variant or published_name(self.model.path))

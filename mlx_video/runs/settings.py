@@ -7,16 +7,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from mlx_video.conditioning.control.camera_path import POSE_NUMBERS, PRESETS
 from mlx_video.config import ModelConfig
 from mlx_video.errors import RequestError
 from mlx_video.events import Notice
-from mlx_video.geometry import VideoGeometry, check_num_frames, measure, round_size, size_multiple
+from mlx_video.geometry import (
+    VideoGeometry,
+    check_num_frames,
+    measure,
+    round_size,
+    size_for_area,
+    size_multiple,
+)
 from mlx_video.models.dispatch import LARGEST_ARRAY
 from mlx_video.models.rope import MAX_POSITIONS
 from mlx_video.planning.choices import MemoryChoices
-from mlx_video.request import INPUTS, LORA_FIELDS, GenerateRequest, flag_of
-from mlx_video.request.option import is_given
+from mlx_video.request import FRAME_INPUTS, LORA_FIELDS, GenerateRequest
+from mlx_video.runs.input_checks import check_inputs, check_layer_scales
 from mlx_video.runs.sampling.context_choice import check_caches, plan_windows, report_windows
 from mlx_video.runs.sampling.recipe_choice import (
     ChosenRecipe,
@@ -32,16 +38,28 @@ from mlx_video.sampling.recipes.settle import settle_recipe
 from mlx_video.sampling.step_caches.measured import Measurement
 from mlx_video.variants.variant import Variant
 
-COMMON_INPUTS = ("input_video",)
-"""Videos that every model takes."""
+_FITTED = {
+    "cover": "resized and cut at the centre to",
+    "letterbox": "shown whole between black bars in",
+    "stretch": "stretched to",
+}
 
 
 @dataclass(frozen=True, slots=True)
-class ImageSize:
-    """Height and width of the user's first image, in pixels."""
+class ShownSize:
+    """Height and width in pixels of what a video is to show: the user's first image, or else first video.
+
+    `field` is the input.
+    """
 
     height: int
     width: int
+    field: str = "image"
+
+    @property
+    def noun(self) -> str:
+        """What messages call it."""
+        return "image" if self.field in FRAME_INPUTS else "video"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +72,11 @@ class RunPlan:
         guide_scale: (low noise, high noise); both are equal for one transformer.
         boundary: where two experts swap; 0 for one transformer, and where a number of steps splits them.
         negative_prompt: None when guidance makes no negative pass.
-        crops_images: whether images are cut to the size that the user gave; else the size follows the image.
+        crops_images: whether images are fitted to the size that the user gave; else the size follows them.
         notices: what was adjusted or chosen for the user.
         memory: what is resident, streamed and tiled.
         recipe: how noise becomes latents; None where latents are only decoded.
-        leading_frames: latent frames of reference pictures, which are sampled before the video's.
+        leading_frames: latent frames of reference or control pictures, which are sampled beside the result's.
         windows: in which the transformer sees the video; None for the video as a whole.
     """
 
@@ -78,7 +96,7 @@ class RunPlan:
 
     @property
     def sampled_geometry(self) -> VideoGeometry:
-        """Geometry of the latents that are sampled, references before the video."""
+        """Geometry of the latents that are sampled, of the result and of pictures beside it."""
         return self.geometry.with_leading(self.leading_frames)
 
     @property
@@ -101,7 +119,7 @@ def plan_run(
     request: GenerateRequest,
     config: ModelConfig,
     variant: Variant,
-    image_size: ImageSize | None = None,
+    shown: ShownSize | None = None,
     measured: tuple[Measurement, ...] = (),
 ) -> RunPlan:
     """Settle every setting of a run before anything heavy is loaded.
@@ -110,18 +128,19 @@ def plan_run(
         request: what the user asked.
         config: of the model.
         variant: of the model.
-        image_size: of the request's image, where it has one.
+        shown: size of the request's image, or of its video where it has no image.
         measured: ratios of MagCache that lie beside the model.
 
     Raises:
         RequestError: the request does not fit the model.
     """
     check_inputs(request, variant)
-    _check_layer_scales(request, config, variant)
-    size = _plan_size(request, config, variant, image_size)
+    check_layer_scales(request, config, variant)
+    has_image = shown is not None and shown.field in FRAME_INPUTS
+    size = _plan_size(request, config, variant, shown)
     geometry = _plan_geometry(request, config, size)
     windows = plan_windows(request, geometry, config.vae.stride[0])
-    sampled = geometry.with_leading(len(request.vace_reference_image))
+    sampled = geometry.with_leading(request.extra_frames)
     _check_grid(sampled, config.transformer.dim, windows)
     choices = with_measured(read_choices(request, config), measured)
     chosen = choose_recipe(request, choices, config, variant)
@@ -133,7 +152,7 @@ def plan_run(
             is_dual=config.is_dual,
             defaults=replace(chosen.defaults, shift=_default_shift(chosen, variant, size.area)),
             variant=variant.name,
-            has_image=image_size is not None,
+            has_image=has_image,
             pixels=geometry.width * geometry.height,
         ),
     )
@@ -149,10 +168,10 @@ def plan_run(
         boundary=recipe.boundary,
         negative_prompt=negative_prompt if "negative" in recipe.prompts else None,
         recipe=recipe,
-        leading_frames=len(request.vace_reference_image),
+        leading_frames=request.extra_frames,
         windows=windows,
         fps=config.sampling.fps,
-        crops_images=image_size is not None and bool(request.width or request.height),
+        crops_images=has_image and bool(request.width or request.height),
         notices=tuple(_report_plan(request, variant, chosen, recipe, windows, geometry, size)),
     )
 
@@ -197,6 +216,8 @@ def _report_idle_negative_prompt(request: GenerateRequest, recipe: Recipe) -> It
 
 
 def _report_idle_video(request: GenerateRequest) -> Iterator[Notice]:
+    if not request.takes_steps:
+        yield Notice("At --denoising-strength 0 no step is taken: --input-video goes through the VAE alone.")
     if request.input_video is not None and request.denoising_strength == 1:
         yield Notice(
             "At --denoising-strength 1 nothing of --input-video stays; 0.6 to 0.8 keep its composition."
@@ -208,97 +229,38 @@ def _report_absent_control(request: GenerateRequest, variant: Variant) -> Iterat
         yield Notice("Without --control-video the model follows the prompt and the images alone.")
 
 
-def check_inputs(request: GenerateRequest, variant: Variant) -> None:
-    """Refuse a request that lacks what the variant needs, or brings what it cannot take.
-
-    Raises:
-        RequestError: a required input is missing, one is given that the model does not take, or two that
-            do not go together.
-    """
-    given = [name for name in INPUTS if is_given(getattr(request, name))]
-    for name in variant.inputs.required:
-        if name not in given:
-            raise RequestError(name, f"missing: {variant.title} needs it.")
-    alternatives = variant.inputs.alternatives
-    chosen = [name for name in alternatives if getattr(request, name) is not None]
-    if alternatives and len(chosen) != 1:
-        flags = " or ".join(map(flag_of, alternatives))
-        raise RequestError(
-            alternatives[0], f"{'beside others' if chosen else 'missing'}: {variant.title} needs {flags}."
-        )
-    for name in given:
-        if name not in (*variant.inputs.all, *COMMON_INPUTS):
-            raise RequestError(name, f"{variant.title} {_describe_inputs(variant)}. Leave the option out.")
-        if others := [other for other in variant.inputs.shorthands.get(name, ()) if other in given]:
-            raise RequestError(
-                name, f"beside {' and '.join(map(flag_of, others))} it has no place. Put it into the video."
-            )
-    if request.vace_scale != 1 and "vace_video" not in variant.inputs.all:
-        raise RequestError("vace_scale", f"{variant.title} has no VACE blocks. Leave the option out.")
-    _check_camera(request)
-
-
-def _check_camera(request: GenerateRequest) -> None:
-    """Refuse camera options that say nothing beside each other."""
-    origin, trajectory = request.camera_control_origin, request.camera_trajectory
-    if origin is not None and len(origin) != POSE_NUMBERS:
-        raise RequestError(
-            "camera_control_origin", f"{len(origin)} numbers: a pose has {POSE_NUMBERS}. Give all of them."
-        )
-    for name in ("camera_control_speed", "camera_control_origin"):
-        if getattr(request, name) is not None and trajectory and str(trajectory) not in PRESETS:
-            raise RequestError(name, f"{trajectory} is a file of poses, which say all. Leave the option out.")
-
-
-def _describe_inputs(variant: Variant) -> str:
-    """What a variant takes, after its title."""
-    flags = [flag_of(name) for name in variant.inputs.all if name != "prompt"]
-    if not flags:
-        return "makes videos from text alone"
-    if flags == ["--image"]:
-        return "takes a first image alone"
-    return f"takes {', '.join(flags)} and nothing else of that kind"
-
-
-def _check_layer_scales(request: GenerateRequest, config: ModelConfig, variant: Variant) -> None:
-    scales, count = request.vace_scale, len(config.transformer.vace_layers)
-    if isinstance(scales, tuple) and len(scales) not in (1, count):
-        raise RequestError(
-            "vace_scale",
-            f"{','.join(f'{scale:g}' for scale in scales)}: {len(scales)} numbers, but {variant.title} has "
-            f"{count} VACE blocks. Give one number, or {count}.",
-        )
-
-
 def _plan_size(
-    request: GenerateRequest, config: ModelConfig, variant: Variant, image_size: ImageSize | None
+    request: GenerateRequest, config: ModelConfig, variant: Variant, shown: ShownSize | None
 ) -> _Size:
+    """The size that the user gave; what is left open of it follows the image or the video that is given."""
     defaults = config.sampling
-    if image_size is None or variant.choose_size is None:
+    if shown is None:
         return _round_size(request.width or defaults.width, request.height or defaults.height, config)
     if request.width or request.height:
-        return _size_for_crop(request, config, image_size)
+        return _size_for_fit(request, config, shown)
     area = defaults.max_area or defaults.width * defaults.height
-    width, height = variant.choose_size(image_size.height, image_size.width, area)
+    width, height = (variant.choose_size or size_for_area)(shown.height, shown.width, area)
     if min(width, height) < 1:
         raise RequestError(
-            "image",
-            f"{image_size.width}x{image_size.height} pixels: too long and thin for a video of {area} pixels "
-            "a frame. Crop it, or give --width and --height.",
+            shown.field,
+            f"{shown.width}x{shown.height} pixels: too long and thin for a video of {area} pixels a frame. "
+            "Crop it, or give --width and --height.",
         )
-    text = f"Size {width}x{height} follows the image's shape, within {area} pixels."
+    text = f"Size {width}x{height} follows the {shown.noun}'s shape, within {area} pixels."
     return _Size(width, height, area, (Notice(text),))
 
 
-def _size_for_crop(request: GenerateRequest, config: ModelConfig, image_size: ImageSize) -> _Size:
-    """The size that the user gave; a side left open follows the image's shape."""
-    ratio = Fraction(image_size.width, image_size.height)
+def _size_for_fit(request: GenerateRequest, config: ModelConfig, shown: ShownSize) -> _Size:
+    """The size that the user gave; a side left open follows the shape of what is shown."""
+    ratio = Fraction(shown.width, shown.height)
     width = request.width or round((request.height or 0) * ratio) or 1
     height = request.height or round(width / ratio) or 1
     size = _round_size(width, height, config)
+    if (size.width, size.height) == (shown.width, shown.height) and shown.field not in FRAME_INPUTS:
+        return size
     text = (
-        f"The image ({image_size.width}x{image_size.height}) is resized and cut at the centre to "
-        f"{size.width}x{size.height}."
+        f"The {shown.noun} ({shown.width}x{shown.height}) is {_FITTED[request.fit]} {size.width}x"
+        f"{size.height}."
     )
     return _Size(size.width, size.height, size.area, (*size.notices, Notice(text)))
 
@@ -319,7 +281,8 @@ def _round_size(width: int, height: int, config: ModelConfig) -> _Size:
 
 def _plan_geometry(request: GenerateRequest, config: ModelConfig, size: _Size) -> VideoGeometry:
     vae = config.vae
-    num_frames = request.num_frames or config.sampling.num_frames
+    default = config.sampling.num_frames if request.target_index is None else 1
+    num_frames = request.num_frames or default
     check_num_frames(num_frames, vae.stride[0])
     check_trim(request, num_frames)
     return measure(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from types import MappingProxyType
 
 Window = tuple[int, ...]
@@ -21,12 +23,14 @@ class ContextWindows:
         overlap: latent frames that neighbours share, below `size`.
         schedule: name in :data:`SCHEDULES`.
         weighting: name in :data:`WEIGHTINGS`.
+        levels: of windows: those of every frame, of every second one, of every fourth one and so on.
     """
 
     size: int
     overlap: int
     schedule: str = "static"
     weighting: str = "pyramid"
+    levels: int = 1
 
     @property
     def moves(self) -> bool:
@@ -40,60 +44,90 @@ class ContextWindows:
         """
         if count <= self.size:
             return [tuple(range(count))]
-        return SCHEDULES[self.schedule](count, self.size, self.overlap, index)
+        return SCHEDULES[self.schedule](self, index, count)
+
+    def steps_between(self, count: int) -> list[int]:
+        """Steps from a frame of a window to its next, level by level.
+
+        Windows of the last levels that could be would be longer than the video; they are left out.
+        """
+        most = min(self.levels, math.ceil(math.log2(count / self.size)) + 1)
+        return [step for level in range(most) if (self.size - 1) * (step := 2**level) < count]
 
     def weights(self, window: Window, count: int) -> list[float]:
         """How much each frame of a window counts where windows overlap, above 0."""
         return WEIGHTINGS[self.weighting](window, self.overlap, count)
 
 
-def static_windows(count: int, size: int, overlap: int, index: int) -> list[Window]:
+def static_windows(windows: ContextWindows, index: int, count: int) -> list[Window]:
     """The same windows in every step; the last one is moved back to end with the video.
 
     Args:
-        count: latent frames of the video, more than `size`.
-        size, overlap: of the windows.
+        windows: how they are asked for.
         index: of the step, of which nothing depends.
+        count: latent frames of the video, more than a window has.
     """
-    starts = [*range(0, count - size, size - overlap), count - size]
+    size = windows.size
+    starts = [*range(0, count - size, size - windows.overlap), count - size]
     return [tuple(range(start, start + size)) for start in starts]
 
 
-def looped_windows(count: int, size: int, overlap: int, index: int) -> list[Window]:
+def looped_windows(windows: ContextWindows, index: int, count: int) -> list[Window]:
     """Windows that begin elsewhere in each step and go on from the last frame to the first.
 
     Arguments as for :func:`static_windows`; the windows follow from the step.
 
-    Source: comfyanonymous/ComfyUI comfy/context_windows.py, create_windows_uniform_looped, stride 1, closed.
+    Source: comfyanonymous/ComfyUI comfy/context_windows.py, create_windows_uniform_looped, closed.
     """
-    return list(_circling(count, size, overlap, index, overhang=0))
+    return list(_circling(windows, index, count, overhang=0))
 
 
-def uniform_windows(count: int, size: int, overlap: int, index: int) -> list[Window]:
+def uniform_windows(windows: ContextWindows, index: int, count: int) -> list[Window]:
     """Windows that begin elsewhere in each step; those that would go on at the first frame end with the last.
 
-    Arguments as for :func:`looped_windows`.
+    Arguments as for :func:`looped_windows`. Where a window that would have covered the first frames is moved
+    away too, these get one of their own, which as published they lack.
 
-    Source: comfyanonymous/ComfyUI comfy/context_windows.py, create_windows_uniform_standard, stride 1.
+    Source: comfyanonymous/ComfyUI comfy/context_windows.py, create_windows_uniform_standard.
     """
-    windows = list(_circling(count, size, overlap, index, overhang=overlap))
+    circling = list(_circling(windows, index, count, overhang=windows.overlap))
     straight: list[Window] = []
-    for number, window in enumerate(windows):
-        if window[0] <= window[-1]:
+    for number, window in enumerate(circling):
+        again = _goes_on_at(window)
+        if again is None:
             straight.append(window)
             continue
-        straight.append(tuple(range(count - size, count)))
-        following = windows[(number + 1) % len(windows)]
-        if 0 not in following or following[0] > following[-1]:
-            straight.append(tuple(range(size)))
+        straight.append(_moved_to_end(window, count))
+        following = circling[(number + 1) % len(circling)]
+        if again not in following or _goes_on_at(following) is not None:
+            straight.append(tuple(range(again, again + windows.size)))
     return list(dict.fromkeys(straight))
 
 
-def _circling(count: int, size: int, overlap: int, index: int, overhang: int) -> Iterator[Window]:
-    """Windows on the circle of all frames, from a start that depends on the step."""
-    first = round(count * _halve_in_order(index))
-    for start in range(first, count + first - overhang, size - overlap):
-        yield tuple(frame % count for frame in range(start, start + size))
+def _circling(windows: ContextWindows, index: int, count: int, overhang: int) -> Iterator[Window]:
+    """Windows on the circle of all frames, from a start that depends on the step; level after level."""
+    share = _halve_in_order(index)
+    around = round(count * share)
+    for step in windows.steps_between(count):
+        length = windows.size * step
+        for start in range(int(share * step) + around, count + around - overhang, length - windows.overlap):
+            yield tuple(frame % count for frame in range(start, start + length, step))
+
+
+def _goes_on_at(window: Window) -> int | None:
+    """The frame behind which a window has passed the end of the video; None for one that does not."""
+    return next((after for before, after in pairwise(window) if after < before), None)
+
+
+def _moved_to_end(window: Window, count: int) -> Window:
+    """A window of the same steps that ends with the video."""
+    places = _places(window, count)
+    return tuple(count - 1 - places[-1] + place for place in places)
+
+
+def _places(window: Window, count: int) -> list[int]:
+    """How far each frame of a window is from its first, on the circle of all frames."""
+    return [(frame - window[0]) % count for frame in window]
 
 
 def _halve_in_order(index: int) -> float:
@@ -129,12 +163,23 @@ def linear_weights(window: Window, overlap: int, count: int) -> list[float]:
     return weights
 
 
-SCHEDULES: Mapping[str, Callable[[int, int, int, int], list[Window]]] = MappingProxyType(
+def relative_weights(window: Window, overlap: int, count: int) -> list[float]:
+    """1 in the middle, falling straight to almost nothing at both ends; arguments as for
+    :func:`pyramid_weights`.
+
+    Source: comfyanonymous/ComfyUI comfy/context_windows.py, ContextFuseMethods.RELATIVE.
+    """
+    places = _places(window, count)
+    middle, half = places[-1] / 2, (places[-1] + 0.01) / 2
+    return [max(0.01, 1 - abs(place - middle) / half) for place in places]
+
+
+SCHEDULES: Mapping[str, Callable[[ContextWindows, int, int], list[Window]]] = MappingProxyType(
     {"static": static_windows, "uniform": uniform_windows, "looped": looped_windows}
 )
-"""Name → frames of the video, of a window and of the overlap, and the step → windows."""
+"""Name → how windows are asked for, the step, and the frames of the video → windows."""
 WEIGHTINGS: Mapping[str, Callable[[Window, int, int], list[float]]] = MappingProxyType(
-    {"pyramid": pyramid_weights, "linear": linear_weights}
+    {"pyramid": pyramid_weights, "linear": linear_weights, "relative": relative_weights}
 )
 """Name → a window, the overlap and the frames of the video → weights."""
 

@@ -27,6 +27,7 @@ def denoise(
     *,
     start: int = 0,
     constrain: Constrain | None = None,
+    estimates_clean: Callable[[int], bool] = lambda index: False,
 ) -> Generator[StepFinished, None, mx.array]:
     """Walk latents down the noise levels, one step for each event taken.
 
@@ -41,6 +42,8 @@ def denoise(
         start: first step to take.
         constrain: puts back what is known of the latents, such as a given first frame; applied to the noise
             and after every step, of which the solver's own history sees nothing, as in the official code.
+        estimates_clean: whether the event of a step tells what it takes for the clean latents; this changes
+            no number of the run.
 
     Yields:
         One event for each step, its latents float32 and evaluated.
@@ -59,13 +62,16 @@ def denoise(
         step = schedule.step(index)
         # float32: a solver's coefficients times a velocity in half precision would lose its digits.
         prediction = velocity(latents, step).astype(mx.float32)
+        clean = constrain(latents - step.sigma * prediction) if estimates_clean(index) else None
         latents = constrain(solver.step(index, prediction, latents))
         del prediction
         broken = mx.sum(mx.logical_not(mx.isfinite(latents)))
-        mx.eval(latents, broken)  # the solver's state with them: the latents are made from it
+        mx.eval(latents, clean, broken)  # the solver's state with them: the latents are made from it
         if count := cast(int, broken.item()):
             raise NonFiniteError(_describe_failure(schedule, index, count, latents.size))
-        yield StepFinished(index, schedule.steps, step.timestep, time.perf_counter() - started, latents)
+        seconds, peak = time.perf_counter() - started, mx.get_peak_memory()
+        yield StepFinished(index, schedule.steps, step.timestep, seconds, latents, peak, clean)
+        del clean
     return latents
 
 

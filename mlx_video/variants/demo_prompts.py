@@ -18,21 +18,30 @@ PARTS = {
 }
 """What every training prompt has once → how it is written."""
 
-SENTENCE = (
-    f"a {{{', '.join(COLOURS)}}} {{{', '.join(SHAPES)}}} moving {{left, right, up, down}} or standing still "
-    f"on a {{{', '.join(BACKGROUNDS)}}} background"
-)
+_SHAPE = f"a {{{', '.join(COLOURS)}}} {{{', '.join(SHAPES)}}}"
+_BACKGROUND = f"on a {{{', '.join(BACKGROUNDS)}}} background"
+SENTENCE = f"{_SHAPE} moving {{left, right, up, down}} or standing still {_BACKGROUND}"
+GUIDED_SENTENCE = f"{_SHAPE} {_BACKGROUND}"
 
 
 def remark_on_demo_prompt(prompt: str) -> str:
     """What to tell the user of a prompt unlike those the demo models were trained on; "" for nothing."""
+    return _remark(prompt, tuple(PARTS), SENTENCE)
+
+
+def remark_on_guided_prompt(prompt: str) -> str:
+    """The same for the model whose control video says how the shape moves, so that the prompt need not."""
+    return _remark(prompt, ("coloured shape", "background"), GUIDED_SENTENCE)
+
+
+def _remark(prompt: str, parts: tuple[str, ...], sentence: str) -> str:
     text = " ".join(prompt.casefold().split())
     unknown = [f'"{word}"' for word in dict.fromkeys(re.findall(r"\w+", text)) if word not in KNOWN_WORDS]
-    wrong = [name for name, part in PARTS.items() if len(part.findall(text)) != 1]
+    wrong = [name for name in parts if len(PARTS[name].findall(text)) != 1]
     if unknown:
         fault = f"The demo model was not trained on {', '.join(unknown)}"
     elif wrong:
         fault = f"The demo model was trained on prompts with exactly one {', one '.join(wrong)}"
     else:
         return ""
-    return f"{fault}; expect a muddle. It draws: {SENTENCE}."
+    return f"{fault}; expect a muddle. It draws: {sentence}."

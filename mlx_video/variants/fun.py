@@ -10,7 +10,8 @@ from mlx_video.conditioning.units import PROMPTS
 from mlx_video.config import SamplingDefaults
 from mlx_video.geometry import size_for_area
 from mlx_video.models.control.fun import FunTransformer
-from mlx_video.variants.i2v import AREA_480P, CHANNELS, IMAGE_BRANCH
+from mlx_video.variants.demo_prompts import remark_on_guided_prompt
+from mlx_video.variants.i2v import AREA_480P, CHANNELS, DEMO_I2V, IMAGE_BRANCH
 from mlx_video.variants.variant import Inputs, Traits, Variant
 from mlx_video.weights.names.fun_names import FUN_RULES, fun_tensors
 from mlx_video.weights.network import TransformerNetwork
@@ -101,4 +102,14 @@ CONTROL_EXPERT = replace(
     title="Wan2.2 Fun Control with one transformer",
     traits=Traits(MASKED_CONTROL_CHANNELS, (REFERENCE_BRANCH,)),
     sampling=SAMPLING,
+)
+
+DEMO_CONTROL = replace(
+    CONTROL_EXPERT,
+    name="wan2.2-fun-control-demo",
+    title="Demo control (outlines of shapes)",
+    traits=replace(CONTROL_EXPERT.traits, size=DEMO_I2V.traits.size),
+    sampling=DEMO_I2V.sampling,
+    inputs=Inputs(optional=("image", "control_video")),
+    remark_on_prompt=remark_on_guided_prompt,
 )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from mlx_video.conditioning.control.units import ONE_FRAME
 from mlx_video.conditioning.frames import concat_first_and_last_frame, concat_first_frame, concat_given_frames
-from mlx_video.conditioning.units import IMAGE_TOKENS, PROMPTS, frames_unit
+from mlx_video.conditioning.units import IMAGE_TOKENS, PROMPTS, frames_unit, unless
 from mlx_video.config import DEFAULT_NEGATIVE_PROMPT, SamplingDefaults
 from mlx_video.geometry import size_for_area
 from mlx_video.variants.demo_prompts import remark_on_demo_prompt
@@ -23,18 +24,13 @@ IMAGE_BRANCH = "img_emb.proj."
 IMAGE_PLACES = "img_emb.emb_pos"
 
 FIRST_FRAME = (PROMPTS, IMAGE_TOKENS, frames_unit("first frame", ("concat_latents",), concat_first_frame))
-FIRST_AND_LAST_FRAME = (
-    PROMPTS,
-    IMAGE_TOKENS,
-    frames_unit("first and last frame", ("concat_latents",), concat_first_and_last_frame),
-)
+FIRST_AND_LAST_FRAME = frames_unit("first and last frame", ("concat_latents",), concat_first_and_last_frame)
 
 # These models are not trained with a last frame, but follow one.
-FIRST_AND_PERHAPS_LAST_FRAME = (
-    PROMPTS,
-    IMAGE_TOKENS,
-    frames_unit("given frames", ("concat_latents",), concat_given_frames),
-)
+GIVEN_FRAMES = frames_unit("given frames", ("concat_latents",), concat_given_frames)
+
+# Source: kohya-ss/musubi-tuner docs/wan_1f.md.
+PICTURE = ("target_index", "control_image", "control_index")
 
 DEMO_I2V = Variant(
     name="wan2.2-i2v-demo",
@@ -60,8 +56,8 @@ I2V_14B = Variant(
     sampling=SamplingDefaults(
         steps=40, max_area=AREA_480P, negative_prompt=NO_SHAKING + DEFAULT_NEGATIVE_PROMPT
     ),
-    inputs=Inputs(required=("prompt", "image"), optional=("end_image",)),
-    units=FIRST_AND_PERHAPS_LAST_FRAME,
+    inputs=Inputs(required=("prompt", "image"), optional=("end_image",), one_frame=PICTURE),
+    units=(PROMPTS, IMAGE_TOKENS, unless(ONE_FRAME, GIVEN_FRAMES), ONE_FRAME),
     choose_size=size_for_area,
     low_area_shift=LowAreaShift(max_area=AREA_480P, shift=3.0),
     remark=(
@@ -83,8 +79,8 @@ FLF2V_14B = Variant(
         max_area=1280 * 720,
         negative_prompt=NO_CUTS + NO_SHAKING + DEFAULT_NEGATIVE_PROMPT,
     ),
-    inputs=Inputs(required=("prompt", "image", "end_image")),
-    units=FIRST_AND_LAST_FRAME,
+    inputs=Inputs(required=("prompt", "image", "end_image"), one_frame=PICTURE),
+    units=(PROMPTS, IMAGE_TOKENS, unless(ONE_FRAME, FIRST_AND_LAST_FRAME), ONE_FRAME),
     choose_size=size_for_area,
 )
 
@@ -103,7 +99,7 @@ I2V_A14B = Variant(
         max_area=1280 * 720,
     ),
     inputs=Inputs(required=("prompt", "image"), optional=("end_image",)),
-    units=FIRST_AND_PERHAPS_LAST_FRAME,
+    units=(PROMPTS, IMAGE_TOKENS, GIVEN_FRAMES),
     choose_size=size_for_area,
 )
 

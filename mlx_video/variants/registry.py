@@ -11,10 +11,15 @@ from mlx_video.config import ModelConfig, TransformerConfig, find_vae_config
 from mlx_video.errors import CheckpointError, ConfigError, RequestError
 from mlx_video.formats.tensor_info import TensorInfo
 from mlx_video.variants import camera, fun, i2v, t2v, ti2v, vace
+from mlx_video.variants.control_adapter import (
+    fits_with_control_video,
+    takes_control_video,
+    with_control_video,
+)
 from mlx_video.variants.lookalikes import Evidence, name_lookalike
 from mlx_video.variants.other_models import name_other_model
 from mlx_video.variants.variant import CheckpointFacts, Shapes, Variant
-from mlx_video.weights.names.control_sizes import read_control_sizes
+from mlx_video.weights.names.control_sizes import list_statements, read_control_sizes
 from mlx_video.weights.names.fun_names import CAMERA_ANCHOR, REFERENCE_ANCHOR
 from mlx_video.weights.names.transformer_names import IMAGE_ANCHOR, original_shapes, read_image_sizes
 from mlx_video.weights.names.vace_names import VACE_ANCHOR
@@ -25,6 +30,7 @@ from mlx_video.weights.rules import Rule
 VARIANTS: tuple[Variant, ...] = (
     t2v.DEMO,
     i2v.DEMO_I2V,
+    fun.DEMO_CONTROL,
     t2v.T2V_1_3B,
     t2v.T2V_14B,
     i2v.FLF2V_14B,
@@ -66,6 +72,10 @@ _EVIDENCE = {
     "image_positions": "img_emb.emb_pos",
     "patch_size": "patch_embedding.weight",
     "vace_in_dim": VACE_ANCHOR,
+    **dict.fromkeys(("add_ref_conv", "has_ref_conv", "in_dim_ref_conv"), REFERENCE_ANCHOR),
+    **dict.fromkeys(
+        ("add_control_adapter", "in_dim_control_adapter", "downscale_factor_control_adapter"), CAMERA_ANCHOR
+    ),
 }
 HEAD_DIM = 128  # of every published transformer; only used where config.json names no num_heads
 
@@ -86,9 +96,9 @@ def find_variant(config: ModelConfig) -> Variant:
         CheckpointError: neither tells.
     """
     named = find_by_name(config.variant)
-    if named is not None:
-        return named
     network = config.transformer
+    if named is not None:
+        return with_control_video(named) if takes_control_video(named, network) else named
     facts = CheckpointFacts(
         in_dim=network.in_dim,
         out_dim=network.out_dim,
@@ -213,6 +223,9 @@ def _match(facts: CheckpointFacts, shapes: Shapes | None = None, evidence: Evide
     for variant in VARIANTS:
         if variant.traits.fit(facts) and variant.answers_to(evidence.names):
             return variant
+    for variant in VARIANTS:
+        if fits_with_control_video(variant, facts) and variant.answers_to(evidence.names):
+            return with_control_video(variant)
     other = name_other_model(facts, shapes)
     if other is not None:
         raise CheckpointError(
@@ -304,8 +317,7 @@ def _read_transformer_config(
         sizes[key] = _size(shapes, name, axis, label)
     control = read_control_sizes(shapes, source)
     branch = {"image_dim": image_dim, "image_positions": image_positions, "patch_size": list(patch[2:])}
-    branch |= {"vace_in_dim": control["vace_in_dim"]}
-    for key, size in {**sizes, **branch}.items():
+    for key, size in {**sizes, **branch, **list_statements(control)}.items():
         if key in source and source[key] != size and key != "in_dim":
             raise ConfigError(
                 f"config.json says {key} {source[key]}, but {_evidence(key, shapes, label)} says {size}. "

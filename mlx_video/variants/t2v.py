@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from mlx_video.conditioning.control.units import MOTION, SPEED
+from mlx_video.conditioning.units import PROMPTS
 from mlx_video.config import SamplingDefaults
 from mlx_video.variants.demo_prompts import remark_on_demo_prompt
-from mlx_video.variants.variant import Traits, Variant
+from mlx_video.variants.variant import Inputs, Traits, Variant
 
 LATENTS = (16, 16)  # channels in and out
+# With one transformer, beside which a motion controller may lie.
+INPUTS = Inputs(optional=(MOTION,))
+UNITS = (PROMPTS, SPEED)
 
 DEMO = Variant(
     name="wan2.1-t2v-demo",
@@ -14,6 +19,8 @@ DEMO = Variant(
     model_version="2.1",
     model_type="t2v",
     traits=Traits(LATENTS, size=(192, 6)),
+    inputs=INPUTS,
+    units=UNITS,
     sampling=SamplingDefaults(
         steps=30, shift=5.0, guide_scale=(4.0, 4.0), num_frames=17, width=64, height=64
     ),
@@ -26,6 +33,8 @@ T2V_1_3B = Variant(
     model_version="2.1",
     model_type="t2v",
     traits=Traits(LATENTS, size=(1536, 30)),
+    inputs=INPUTS,
+    units=UNITS,
 )
 
 T2V_14B = Variant(
@@ -34,6 +43,8 @@ T2V_14B = Variant(
     model_version="2.1",
     model_type="t2v",
     traits=Traits(LATENTS, size=(5120, 40)),
+    inputs=INPUTS,
+    units=UNITS,
     sampling=SamplingDefaults(width=1280, height=720),
 )
 
@@ -43,6 +54,8 @@ T2V_OTHER = Variant(
     model_version="2.1",
     model_type="t2v",
     traits=Traits(LATENTS),
+    inputs=INPUTS,
+    units=UNITS,
 )
 
 T2V_A14B = Variant(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from mlx_video.conditioning.control.units import MOTION, SPEED
 from mlx_video.conditioning.control.units import VACE as VACE_CONTEXT
 from mlx_video.conditioning.units import PROMPTS
 from mlx_video.config import SamplingDefaults
 from mlx_video.geometry import size_for_area
 from mlx_video.models.control.control_memory import vace_peak
-from mlx_video.models.control.vace import VACETransformer
+from mlx_video.models.control.vace import VACETransformer, order_vace_blocks
 from mlx_video.variants.variant import Inputs, Traits, Variant
 from mlx_video.weights.names.vace_names import VACE_RULES, vace_tensors
 from mlx_video.weights.network import TransformerNetwork
@@ -17,8 +18,15 @@ from mlx_video.weights.network import TransformerNetwork
 LATENTS = (16, 16)  # channels in and out
 PARTS = ("vace_patch_embedding.", "vace_blocks.")
 
+VACE_INPUTS = ("vace_video", "vace_video_mask", "vace_reference_image")
+SHORTHANDS = dict.fromkeys(("image", "end_image"), ("vace_video", "vace_video_mask"))
+
 NETWORK = TransformerNetwork(
-    build=VACETransformer, extra_tensors=vace_tensors, extra_rules=VACE_RULES, peak=vace_peak
+    build=VACETransformer,
+    extra_tensors=vace_tensors,
+    extra_rules=VACE_RULES,
+    peak=vace_peak,
+    further_blocks=order_vace_blocks,
 )
 
 # Source: Wan2.1 generate.py, the defaults of its vace tasks.
@@ -30,11 +38,8 @@ VACE_1_3B = Variant(
     traits=Traits(LATENTS, PARTS, size=(1536, 30)),
     network=NETWORK,
     sampling=SamplingDefaults(shift=16.0, max_area=832 * 480),
-    inputs=Inputs(
-        optional=("vace_video", "vace_video_mask", "vace_reference_image"),
-        shorthands=dict.fromkeys(("image", "end_image"), ("vace_video", "vace_video_mask")),
-    ),
-    units=(PROMPTS, VACE_CONTEXT),
+    inputs=Inputs(optional=(*VACE_INPUTS, MOTION), shorthands=SHORTHANDS),
+    units=(PROMPTS, SPEED, VACE_CONTEXT),
     choose_size=size_for_area,
 )
 
@@ -61,4 +66,6 @@ VACE_FUN_A14B = replace(
     model_version="2.2",
     traits=Traits(LATENTS, PARTS, is_dual=True),
     sampling=SamplingDefaults(shift=12.0, boundary=0.875, max_area=832 * 480),
+    inputs=Inputs(optional=VACE_INPUTS, shorthands=SHORTHANDS),
+    units=(PROMPTS, VACE_CONTEXT),
 )

@@ -78,23 +78,26 @@ class Inputs:
         required: all are needed.
         optional: each may be given.
         alternatives: just one of them is needed.
+        one_frame: optional too, all of them or none: they make one picture of what is required, in place of a
+            video.
         shorthands: optional too, each with the inputs that it stands for, beside which it is not given.
     """
 
     required: tuple[str, ...] = ("prompt",)
     optional: tuple[str, ...] = ()
     alternatives: tuple[str, ...] = ()
+    one_frame: tuple[str, ...] = ()
     shorthands: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def together(self) -> tuple[str, ...]:
-        """The inputs that go with each other: all but shorthands, and of alternatives the first."""
+        """The inputs of a video that go with each other: no shorthands, and of alternatives the first."""
         return (*self.required, *self.optional, *self.alternatives[:1])
 
     @property
     def all(self) -> tuple[str, ...]:
         """Every input that the variant takes."""
-        return (*self.required, *self.optional, *self.alternatives, *self.shorthands)
+        return (*self.required, *self.optional, *self.alternatives, *self.one_frame, *self.shorthands)
 
 
 ChooseSize = Callable[[int, int, int], tuple[int, int]]

@@ -79,6 +79,8 @@ def find_components(infos: Mapping[str, TensorInfo]) -> tuple[ComponentKind, ...
         return (ComponentKind("adapter"),)
     found: dict[str, ComponentKind] = {}
     for row, marks in ((one, marks) for one in list_components() for marks in one.marks):
+        if marks.is_all and len(marks.names) != len(names):
+            continue
         for prefix in _find_prefixes(names, marks.names):
             if not marks.kernel or _is_channels_last(infos.get(prefix + marks.kernel)):
                 found.setdefault(row.name, _describe(row, marks, prefix, names))

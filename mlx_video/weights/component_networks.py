@@ -17,13 +17,21 @@ from mlx_video.errors import CheckpointError
 from mlx_video.formats.tensor_info import TensorInfo
 from mlx_video.formats.tensor_source import TensorSource
 from mlx_video.layouts.components import Component
+from mlx_video.models.control.motion_controller import MotionController, motion_peak
 from mlx_video.models.encoders.image_encoder import CLIPImageEncoder
 from mlx_video.models.encoders.image_encoder_memory import image_encoder_peak
 from mlx_video.models.encoders.text_encoder import UMT5Encoder
 from mlx_video.models.peak import Peak
 from mlx_video.models.vae.autoencoder import WanVAE
+from mlx_video.models.vae.tiny import TinyDecoder
 from mlx_video.weights import other_parts, spellings
-from mlx_video.weights.names import image_encoder_names, text_encoder_names, vae_names
+from mlx_video.weights.names import (
+    image_encoder_names,
+    motion_names,
+    text_encoder_names,
+    tiny_vae_names,
+    vae_names,
+)
 from mlx_video.weights.rules import Move, Rule, Shape, plan_moves, target_shapes
 from mlx_video.weights.spellings import Spelling
 from mlx_video.weights.stored.empty_weights import check_token_table
@@ -70,12 +78,14 @@ class ComponentNetwork:
         build: sizes → the module without weights.
         describe: sizes → what an inspection calls it.
         describe_other: shows that it is another model's; "" for one that Wan may use.
+        misfit: sizes, the model → why it serves another model; "" for one that serves this one.
         check: refuses tensors by more than names and shapes.
         store_as: the type asked for, in safetensors spelling → the one of the converted file.
         width: sizes → channels of its features.
         taken_width: the model → channels of the features that its transformer takes, None where it reads
             none. Without this function the component serves every model.
         stage: of a run, in which it works.
+        called_by: the option of a run without which it is idle; "" where its stage alone decides.
         placement: whether it is released before the others of the stage begin, or stays beside them.
         peak: sizes → memory at work, beside its weights.
     """
@@ -88,11 +98,13 @@ class ComponentNetwork:
     build: Callable[[Any], nn.Module]
     describe: Callable[[Any], str]
     describe_other: Callable[[Infos], str] = lambda infos: ""
+    misfit: Callable[[Any, ModelConfig], str] = lambda sizes, config: ""
     check: Callable[[TensorSource], None] = lambda source: None
     store_as: Callable[[str], str] = lambda asked: asked
     width: Callable[[Any], int] | None = None
     taken_width: Callable[[ModelConfig], int | None] | None = None
     stage: str = ""
+    called_by: str = ""
     placement: Literal["before", "beside"] = "beside"
     peak: Callable[[Any, Workload], Peak] = lambda sizes, work: Peak(0, 0)
 
@@ -122,8 +134,13 @@ def find_network(name: str) -> ComponentNetwork:
     return NETWORKS[name]
 
 
+def is_missed(row: Component, config: ModelConfig) -> bool:
+    """Whether a model's transformer cannot work without a component that others lack."""
+    return not row.is_extra and find_network(row.name).feeds(config)
+
+
 def check_width(row: Component, sizes: Any, config: ModelConfig, label: str, cure: str) -> None:
-    """Refuse a component whose features have other channels than the transformer takes.
+    """Refuse a component of another model: its features have other channels than the transformer takes, say.
 
     Args:
         row: of the component.
@@ -133,6 +150,8 @@ def check_width(row: Component, sizes: Any, config: ModelConfig, label: str, cur
         cure: what to do.
     """
     network = find_network(row.name)
+    if misfit := network.misfit(sizes, config):
+        raise CheckpointError(f"{label}: {misfit}")
     if network.width is None or network.taken_width is None or row.width is None:
         return
     found, taken = network.width(sizes), network.taken_width(config)
@@ -175,6 +194,31 @@ _IMAGE_ENCODER = ComponentNetwork(
     peak=lambda sizes, work: image_encoder_peak(sizes, work.num_images, number_bytes=work.number_bytes),
 )
 
+
+def _width_for_motion(config: ModelConfig) -> int | None:
+    """Channels of a transformer that a motion controller may serve; None for other models."""
+    is_served = config.transformer.model_type in ("t2v", "vace") and not config.is_dual
+    return config.transformer.dim if is_served else None
+
+
+_MOTION_CONTROLLER = ComponentNetwork(
+    spellings=spellings.MOTION_CONTROLLER,
+    read_sizes=motion_names.read_motion_controller_config,
+    read_converted_sizes=motion_names.read_motion_controller_config,
+    tensors=motion_names.motion_controller_tensors,
+    rules=lambda sizes: spellings.KEEP,
+    build=MotionController,
+    describe=lambda sizes: f"motion controller for transformers of width {sizes.dim}",
+    # Whatever is asked for: it is small, and its sinusoid reaches as far as that of timesteps.
+    store_as=lambda asked: "F32",
+    width=lambda sizes: sizes.dim,
+    taken_width=_width_for_motion,
+    stage="text",
+    called_by="motion_bucket_id",
+    placement="before",
+    peak=lambda sizes, work: motion_peak(sizes),
+)
+
 _VAE = ComponentNetwork(
     spellings=spellings.VAE,
     read_sizes=vae_names.read_vae_config,
@@ -188,10 +232,25 @@ _VAE = ComponentNetwork(
     store_as=lambda asked: "F32",
 )
 
+_TINY_VAE = ComponentNetwork(
+    spellings=spellings.TINY_VAE,
+    read_sizes=tiny_vae_names.read_tiny_vae_config,
+    read_converted_sizes=tiny_vae_names.read_converted_tiny_vae_config,
+    tensors=tiny_vae_names.tiny_vae_tensors,
+    rules=lambda sizes: tiny_vae_names.WAN_RULES,
+    build=TinyDecoder,
+    describe=lambda sizes: f"tiny decoder of {sizes.z_dim} latent channels",
+    # As it is published; it is float32 in memory.
+    store_as=lambda asked: "F32" if asked == "F32" else "F16",
+    misfit=tiny_vae_names.describe_misfit,
+)
+
 NETWORKS: Mapping[str, ComponentNetwork] = {
     "text_encoder": _TEXT_ENCODER,
     "image_encoder": _IMAGE_ENCODER,
+    "motion_controller": _MOTION_CONTROLLER,
     "vae": _VAE,
+    "tiny_vae": _TINY_VAE,
 }
 
 

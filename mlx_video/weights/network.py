@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Protocol
 
 from mlx_video.config import TransformerConfig
+from mlx_video.models.block_order import BlockName, FurtherBlocks, order_blocks
 from mlx_video.models.peak import Peak
 from mlx_video.models.transformer import WanTransformer
 from mlx_video.models.transformer_memory import ForwardSize, forward_peak
@@ -27,6 +29,10 @@ def _no_tensors(config: TransformerConfig) -> Mapping[str, Shape]:
     return {}
 
 
+def _no_blocks(config: TransformerConfig) -> FurtherBlocks:
+    return {}
+
+
 @dataclass(frozen=True, slots=True)
 class TransformerNetwork:
     """A transformer of the family; the default is the plain one of text-to-video and image-to-video.
@@ -39,6 +45,7 @@ class TransformerNetwork:
         extra_diffusers_rules: what Diffusers calls them → official name.
         is_quantized: whether the layer of a path, in converted names, is changed when a model is quantized.
         peak: memory of one forward beside the weights.
+        further_blocks: the blocks besides the main ones that are streamed like these.
     """
 
     build: Callable[[TransformerConfig], VideoTransformer] = WanTransformer
@@ -47,6 +54,7 @@ class TransformerNetwork:
     extra_diffusers_rules: tuple[Rule, ...] = ()
     is_quantized: ChooseLayer = is_quantized_layer
     peak: ForwardPeak = forward_peak
+    further_blocks: Callable[[TransformerConfig], FurtherBlocks] = _no_blocks
 
     @property
     def rules(self) -> tuple[Rule, ...]:
@@ -61,6 +69,10 @@ class TransformerNetwork:
     def tensors(self, config: TransformerConfig) -> dict[str, Shape]:
         """Name and shape of every tensor, as the official code spells them."""
         return {**transformer_tensors(config), **self.extra_tensors(config)}
+
+    def block_order(self, config: TransformerConfig) -> tuple[BlockName, ...]:
+        """Every block in the order of the turns."""
+        return tuple(chain.from_iterable(order_blocks(config.num_layers, [self.further_blocks(config)])))
 
     def parameters(self, config: TransformerConfig) -> dict[str, Shape]:
         """Name and dense shape of every parameter of the module."""

@@ -10,7 +10,14 @@ import mlx.core as mx
 
 from mlx_video.errors import CheckpointError
 from mlx_video.formats.tensor_source import TensorSource
-from mlx_video.weights.names import image_encoder_names, text_encoder_names, transformer_names, vae_names
+from mlx_video.weights.names import (
+    image_encoder_names,
+    motion_names,
+    text_encoder_names,
+    tiny_vae_names,
+    transformer_names,
+    vae_names,
+)
 from mlx_video.weights.renamed import RenamedTensors
 from mlx_video.weights.rules import Rule, drop, find_prefix
 from mlx_video.weights.stored.empty_weights import looks_empty, sample_rows
@@ -186,9 +193,11 @@ IMAGE_ENCODER = (
     Spelling(image_encoder_names.HF_ANCHORS, lambda _: image_encoder_names.HF_RULES, _stack_projections),
     _keep(image_encoder_names.ANCHOR),
 )
+MOTION_CONTROLLER = (_keep(motion_names.ANCHOR),)
 VAE = (
     Spelling(
         vae_names.DIFFUSERS_ANCHORS, lambda source: vae_names.diffusers_rules(source.infos), _unfold_vae
     ),
     _keep(vae_names.ANCHOR, rebuild=_unfold_vae),
 )
+TINY_VAE = (_keep(*tiny_vae_names.ANCHORS),)

@@ -14,15 +14,13 @@ import mlx.core as mx
 import pytest
 from tqdm import tqdm
 
-from mlx_video.cli.console import Console, run_command
+from mlx_video.cli.arguments import CommonOptions, build_parser
+from mlx_video.cli.console import run_command
 from mlx_video.errors import CheckpointError, RequestError
 from mlx_video.events import (
-    BlocksRead,
-    BytesWritten,
     FileWritten,
-    FramesDecoded,
-    FramesEncoded,
     Notice,
+    ResumeHint,
     StageFinished,
     StageStarted,
     StateSaved,
@@ -31,13 +29,10 @@ from mlx_video.events import (
 from mlx_video.request.kinds import parse_guide_scale
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
 def run(build_events, **options) -> int:
-    return run_command(build_events, argparse.Namespace(**({"debug": False, "quiet": False} | options)))
+    parser = build_parser("test", None, (CommonOptions,))
+    args = parser.parse_args([])
+    return run_command(build_events, argparse.Namespace(**(vars(args) | options)))
 
 
 def failing(error: BaseException):
@@ -91,8 +86,8 @@ def test_a_run_of_which_a_state_is_kept_ends_with_how_to_go_on(
     capsys, tmp_path, error: BaseException, code: int, quiet: bool
 ):
     def build_events(_):
-        yield StateSaved(tmp_path, 1, 3, "1 of 3 steps")
-        yield StateSaved(tmp_path, 2, 3, "2 of 3 steps are kept")
+        yield StateSaved(tmp_path, 1, 3, ResumeHint("1 of 3 steps", ""))
+        yield StateSaved(tmp_path, 2, 3, ResumeHint("2 of 3 steps are kept", ""))
         raise error
 
     assert run(build_events, quiet=quiet) == code
@@ -126,31 +121,10 @@ def test_quiet_shows_errors_only(capsys):
     assert capsys.readouterr().err == "error: broken\n"
 
 
-def test_a_terminal_gets_a_bar_for_steps_frames_and_bytes():
-    stream = Terminal()
-    with Console(stream) as console:
-        for event in (
-            StepFinished(4, 10, 500.0, 0.1, mx.zeros(1)),
-            BlocksRead(3, 24),
-            FramesEncoded(1, 13),
-            StageStarted("decode"),
-            FramesDecoded(9, 17),
-            BytesWritten("vae", 1_000_000, 2_000_000),
-        ):
-            console.show(event)
-    shown = stream.getvalue()
-    assert "steps:" in shown
-    assert "5/10" in shown
-    assert "blocks:" in shown
-    assert "3/24" in shown
-    assert "frames:" in shown
-    assert "1/13" in shown
-    assert "9/17" in shown
-    assert "vae:" in shown
-    assert "1.00M/2.00M" in shown
+class ClosedTerminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
-
-class ClosedTerminal(Terminal):
     def write(self, _: str) -> int:
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
@@ -186,12 +160,14 @@ def test_work_goes_on_without_any_stderr(capsys, monkeypatch, tmp_path):
 
 
 REPORT = """
-import argparse, os, sys
+import os, sys
 from pathlib import Path
+from mlx_video.cli.arguments import CommonOptions, build_parser
 from mlx_video.cli.console import run_command
 from mlx_video.events import FileWritten
 path = Path(os.fsdecode(bytes.fromhex(sys.argv[1])))
-sys.exit(run_command(lambda _: iter([FileWritten(path)]), argparse.Namespace(debug=False, quiet=False)))
+args = build_parser("test", None, (CommonOptions,)).parse_args([])
+sys.exit(run_command(lambda _: iter([FileWritten(path)]), args))
 """
 
 

@@ -23,6 +23,7 @@ from mlx_video.conditioning.frames import (
 )
 from mlx_video.events import FramesEncoded
 from mlx_video.geometry import VideoGeometry, measure
+from mlx_video.media.fit import fit_frame as fit_picture
 from mlx_video.media.resize import cover_lanczos, resize_bicubic, to_unit_range
 from tests.fixtures.generators import finish
 
@@ -167,6 +168,18 @@ def test_a_size_that_the_user_chose_cuts_every_image_to_its_shape():
     cut = cut_images(images, geometry_of(32, 32, 5), to_video=True)
     assert [image.shape for image in cut] == [(62, 62, 3), (40, 40, 3)]
     np.testing.assert_array_equal(cut[0], images[0][:, 19:81])
+
+
+@pytest.mark.parametrize("fit", ["letterbox", "stretch"])
+def test_images_are_fitted_to_the_video_or_to_the_first_of_them(fit):
+    first, last = (picture(30, 40, seed) for seed in (1, 2))
+    geometry, last = geometry_of(32, 16, 5), last[:10]
+    fitted = cut_images([first, last], geometry, to_video=True, fit=fit)
+    for found, image in zip(fitted, (first, last), strict=True):
+        np.testing.assert_array_equal(found, fit_picture(image, 16, 32, fit))
+    whole, like_it = cut_images([first, last], geometry, to_video=False, fit=fit)
+    np.testing.assert_array_equal(whole, first)
+    np.testing.assert_array_equal(like_it, fit_picture(last, 30, 40, fit))
 
 
 def test_the_first_frame_replaces_that_of_the_latents_only():

@@ -19,7 +19,9 @@ from mlx_video.device.trials import Trial, sample_rows
 from mlx_video.models import matmul
 from mlx_video.models.dispatch import WINOGRAD_SWITCH, Limits, current_limits, use_limits
 from mlx_video.models.elementwise import enable_compile
+from mlx_video.models.kernels.metal_kernel import MetalKernel
 from mlx_video.models.vae import convolutions as vae_convolutions
+from tests.models.kernels.metal_in_cpp import COMPILER, run_in_cpp
 from tests.models.networks import run_gpu_code
 
 pytestmark = pytest.mark.slow
@@ -256,10 +258,12 @@ def test_a_cpu_keeps_to_its_way(monkeypatch, take):
     assert take(0.1) == {}
 
 
+@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
 @pytest.mark.usefixtures("gpu")
 @pytest.mark.parametrize("name", [one.name for one in OPERATIONS if one.alternatives])
 def test_alternatives_give_what_the_usual_way_gives(monkeypatch, name):
     monkeypatch.setattr(matmul, "UNPACKED_ROWS", 1)
+    monkeypatch.setattr(MetalKernel, "run", run_in_cpp)
     operation = find(name)
     trial = operation.build(*operation.small)
     usual = trial.run()
@@ -269,6 +273,16 @@ def test_alternatives_give_what_the_usual_way_gives(monkeypatch, name):
             assert check_operation(operation, "small").verdict == "right"
         if trial.dtype == mx.float32:
             assert (mx.abs(found - usual).max() / mx.abs(usual).max()).item() <= 1e-5
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_kernel_that_does_not_compile_is_not_taken(monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("[metal::Device] Unable to build metal library from source")
+
+    monkeypatch.setattr(MetalKernel, "run", refuse)
+    result = check_operation(find("layer norm, rounded"), "small")
+    assert (result.verdict, result.changes) == ("right", {})
 
 
 @pytest.mark.parametrize("name", FUSED)
@@ -290,10 +304,10 @@ def test_fusing_that_fails_leads_to_work_that_is_not_fused(monkeypatch, name):
 
 def fused_functions():
     from mlx_video.models import elementwise, rope
-    from mlx_video.models.vae import layers as vae_layers
+    from mlx_video.models.kernels import channel_norm
 
     yield from (elementwise.add_residual, elementwise.add_gated, elementwise.gelu_erf)
-    yield from (elementwise._gelu_by_tanh, elementwise._gelu_by_power, rope._rotate_pairs, vae_layers.silu)
+    yield from (elementwise._gelu_by_tanh, elementwise._gelu_by_power, rope._rotate_pairs, channel_norm.silu)
 
 
 @pytest.mark.parametrize("name", ["product, bfloat16", "layer norm", "softmax"])

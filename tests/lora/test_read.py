@@ -199,12 +199,12 @@ def test_an_adapter_of_another_width_is_told_by_its_width_first(tmp_path):
 
 @pytest.mark.parametrize("kernel", [True, False])
 def test_an_adapter_with_more_input_channels_is_refused(tmp_path, kernel):
-    down = np.ones((4, 32, 1, 2, 2), np.float32)
+    down = np.ones((4, 36, 1, 2, 2), np.float32)
     arrays = FITTING | {
         "patch_embedding.lora_A.weight": down if kernel else down.reshape(4, -1),
         "patch_embedding.lora_B.weight": np.ones((64, 4), np.float32),
     }
-    text = "patch_embedding_proj: the adapter enlarges it from 16 to 32 channels, as for an image-to-video"
+    text = "patch_embedding_proj: the adapter enlarges it from 16 to 36 channels, as for an image-to-video"
     refuse_arrays(tmp_path, arrays, text)
 
 
@@ -238,7 +238,7 @@ MALFORMED = {
     "alpha NaN": (FITTING | {f"{Q}.alpha": ONE * np.nan}, f"{Q}.alpha holds nan instead of one"),
     "Tucker": (FITTING | {f"{Q}.lora_mid.weight": ONE}, f"{Q}: {Q}.lora_mid.weight is a Tucker core, which"),
     "LoHa Tucker": (FITTING | {f"{Q}.hada_t1": ONE}, f"{Q}.hada_t1 is a Tucker core"),
-    "enlarged": (FITTING | {f"{Q}.reshape_weight": ONE}, f"{Q}.reshape_weight is an enlargement"),
+    "enlarged": (FITTING | {f"{Q}.reshape_weight": ONE}, f"{Q}.reshape_weight enlarges it to [1], the"),
     "integers": (
         FITTING | {A: np.ones((4, 64), np.int8)}, f"{Q}: {A} is I8; adapters must be F32, F16 or BF16",
     ),

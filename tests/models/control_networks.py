@@ -8,12 +8,13 @@ from dataclasses import replace
 import mlx.core as mx
 import numpy as np
 
-from mlx_video.config import TransformerConfig
+from mlx_video.config import MotionControllerConfig, TransformerConfig
 from mlx_video.models.control.fun import FunTransformer
 from mlx_video.models.control.motion_controller import MotionController
 from mlx_video.models.control.vace import VACETransformer
 from mlx_video.models.transformer import WanTransformer
-from mlx_video.weights.names.fun_names import FUN_RULES, fun_tensors, motion_controller_tensors
+from mlx_video.weights.names.fun_names import FUN_RULES, fun_tensors
+from mlx_video.weights.names.motion_names import motion_controller_tensors
 from mlx_video.weights.names.transformer_names import WAN_RULES, transformer_tensors
 from mlx_video.weights.names.vace_names import VACE_RULES, vace_tensors
 from tests.models.networks import Arrays, load
@@ -82,5 +83,6 @@ def build_fun(config: TransformerConfig) -> FunTransformer:
 
 def build_motion_controller() -> MotionController:
     """A motion controller for the plain transformer."""
-    arrays = sine_weights(motion_controller_tensors(PLAIN.dim, PLAIN.freq_dim))
-    return load(MotionController(PLAIN.dim, PLAIN.freq_dim), arrays, WAN_RULES, mx.float32)
+    sizes = MotionControllerConfig(PLAIN.dim, PLAIN.freq_dim)
+    arrays = sine_weights(motion_controller_tensors(sizes))
+    return load(MotionController(sizes), arrays, WAN_RULES, mx.float32)

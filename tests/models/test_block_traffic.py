@@ -24,6 +24,17 @@ def test_turned_queries_and_keys_are_joined_in_the_type_of_products(moved):
     assert moved["rotation"] == pytest.approx(2 * (2 + 2 + 4 / 12))
 
 
+def test_kernels_of_our_own_read_and_write_once():
+    kernels = frozenset({"layer_norm", "rotary_norm"})
+    moved = {
+        name: nbytes / ELEMENTS for name, nbytes in count_block(CONFIG, GRID, mx.bfloat16, kernels).items()
+    }
+    assert moved["layer norm"] == 3 * (4 + 2)
+    # And a cosine and a sine for all twelve heads.
+    assert moved["rotary norm"] == pytest.approx(2 * (2 + 2 + 4 / 12))
+    assert not {"join", "rotation", "cast"} & moved.keys()
+
+
 def test_norms_are_rounded_once_for_all_layers_that_read_them(moved):
     # Before self-attention, cross-attention and the feed-forward: float32 in, bfloat16 out.
     assert moved["cast"] == 3 * (4 + 2)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
+from mlx_video.config import MotionControllerConfig
 from mlx_video.errors import ConfigError
 from mlx_video.models.block_context import Pass
 from mlx_video.models.control.camera_adapter import CameraHook
@@ -16,7 +17,8 @@ from mlx_video.models.control.fun import FunTransformer, ReferenceHook
 from mlx_video.models.control.motion_controller import MotionController
 from mlx_video.models.control.vace import VACEHook, VACETransformer
 from mlx_video.models.token_layout import frames_layout, video_layout
-from mlx_video.weights.names.fun_names import FUN_RULES, fun_tensors, motion_controller_tensors
+from mlx_video.weights.names.fun_names import FUN_RULES, fun_tensors
+from mlx_video.weights.names.motion_names import motion_controller_tensors
 from mlx_video.weights.names.transformer_names import WAN_RULES, transformer_tensors
 from mlx_video.weights.names.vace_names import VACE_RULES, count_vace_blocks, vace_tensors
 from mlx_video.weights.rules import target_shapes
@@ -65,8 +67,9 @@ def test_parameters_carry_the_names_and_shapes_of_a_converted_file(network, conf
 
 
 def test_a_motion_controller_carries_the_names_of_its_file():
-    found = {name: array.shape for name, array in tree_flatten(MotionController(48, 32).parameters())}
-    assert found == motion_controller_tensors(48, 32)
+    sizes = MotionControllerConfig(48, 32)
+    found = {name: array.shape for name, array in tree_flatten(MotionController(sizes).parameters())}
+    assert found == motion_controller_tensors(sizes)
 
 
 def test_vace_blocks_are_counted():

@@ -292,17 +292,17 @@ def test_fused_forward_equals_plain_forward(transformer, velocity):
 
 
 class Reordered:
-    """A block source that yields wrapped blocks, and records their turn."""
+    """A block source that yields wrapped blocks, and records their turns."""
 
     def __init__(self, blocks, shares_blocks=True):
         self.stored = blocks
         self.shares_blocks = shares_blocks
         self.turns = []
 
-    def blocks(self):
-        for index, block in enumerate(self.stored):
-            self.turns.append(index)
-            yield index, Wrapped(block)
+    def blocks(self, names):
+        for name in names[: len(self.stored)]:
+            self.turns.append(name.index)
+            yield Wrapped(self.stored[name.index])
 
 
 class Wrapped:

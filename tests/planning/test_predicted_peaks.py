@@ -23,6 +23,7 @@ from mlx_video.geometry import VideoGeometry
 from mlx_video.loading.block_stream import load_streamed
 from mlx_video.loading.streamed_text_encoder import encode_streamed
 from mlx_video.models.block_context import Pass, PromptTokens
+from mlx_video.models.control.vace import VACEHook, VACETransformer
 from mlx_video.models.dispatch import CPU_LIMITS, Limits, use_limits
 from mlx_video.models.encoders.image_encoder import CLIPImageEncoder
 from mlx_video.models.encoders.image_encoder_memory import image_encoder_peak
@@ -30,9 +31,12 @@ from mlx_video.models.encoders.text_encoder import UMT5Encoder
 from mlx_video.models.forward import BlockSource
 from mlx_video.models.transformer import WanTransformer
 from mlx_video.models.transformer_memory import ForwardSize, forward_peak
+from mlx_video.models.video_transformer import Part
 from mlx_video.planning.stage_peaks import denoise_peak, text_peak, weight_bytes_in_use
 from mlx_video.planning.weight_bytes import WeightBytes, weigh
+from mlx_video.variants.vace import NETWORK as VACE_NETWORK
 from mlx_video.weights.load import load_module
+from mlx_video.weights.network import PLAIN, TransformerNetwork
 from mlx_video.weights.quantize import is_quantized_layer
 from tests.fixtures.generators import finish
 from tests.fixtures.measured_peak import measured
@@ -48,6 +52,7 @@ NARROW = TransformerConfig(
     256, 1024, 2, num_layers=3, in_dim=4, out_dim=4, text_dim=64, text_len=64, freq_dim=64
 )
 WITH_IMAGE = replace(NARROW, image_dim=64)
+WITH_VACE = replace(NARROW, vace_layers=(0, 2), vace_in_dim=8)
 IMAGE_TOKENS = 257
 # Cuts attention and feed-forward of so few tokens as the limits of a CPU cut those of a whole video.
 CUTTING = replace(CPU_LIMITS, chunk_elements=2**18)
@@ -67,6 +72,11 @@ class Case:
     num_passes: int = 2
     streams: bool = False
     limits: Limits = CPU_LIMITS
+    windows_at_once: int = 1
+
+    @property
+    def network(self) -> TransformerNetwork:
+        return VACE_NETWORK if self.config.vace_layers else PLAIN
 
 
 CASES = {
@@ -74,6 +84,7 @@ CASES = {
     "guided": Case(),
     "streamed": Case(streams=True),
     "streamed, one pass": Case(streams=True, num_passes=1),
+    "streamed, three windows": Case(streams=True, windows_at_once=3),
     "4 bits": Case(bits=4),
     "4 bits, streamed": Case(bits=4, streams=True),
     "8 bits": Case(bits=8, num_passes=1),
@@ -81,6 +92,11 @@ CASES = {
     "bfloat16, 4 bits": Case(dtype=mx.bfloat16, bits=4, num_passes=1),
     "image": Case(WITH_IMAGE),
     "image, streamed": Case(WITH_IMAGE, streams=True),
+    "VACE": Case(WITH_VACE),
+    "VACE, streamed": Case(WITH_VACE, streams=True),
+    "VACE, streamed, one pass": Case(WITH_VACE, streams=True, num_passes=1),
+    "VACE, 4 bits, streamed": Case(WITH_VACE, bits=4, streams=True),
+    "VACE, bfloat16": Case(WITH_VACE, dtype=mx.bfloat16, num_passes=1),
     "in chunks": Case(limits=CUTTING),
     "in chunks, 4 bits, streamed": Case(bits=4, streams=True, limits=CUTTING),
     "wide feed-forward": Case(replace(NARROW, ffn_dim=2048, num_heads=1), num_passes=1),
@@ -108,9 +124,11 @@ def random_weights(network: nn.Module, path: Path, dtype: mx.Dtype, bits: int | 
 @contextmanager
 def opened(case: Case, source: SafetensorsFile) -> Iterator[tuple[WanTransformer, BlockSource | None]]:
     """A transformer in memory, or one that reads its blocks."""
-    transformer = WanTransformer(case.config)
+    transformer = case.network.build(case.config)
+    assert isinstance(transformer, WanTransformer)
+    order = case.network.block_order(case.config)
     if case.streams:
-        with load_streamed(transformer, source, resident_blocks=0) as blocks:
+        with load_streamed(transformer, source, order, resident_blocks=0) as blocks:
             yield transformer, blocks
     else:
         load_module(transformer, source)
@@ -125,9 +143,14 @@ def take_steps(case: Case, transformer: WanTransformer, blocks: BlockSource | No
     for _ in range(case.num_passes):
         shared = prompts[0].image if prompts else image
         prompts.append(transformer.project_text(mx.zeros((20, config.text_dim)), shared))
-    latents = mx.zeros(LATENT_SHAPE)
+    hooks = [()] * case.num_passes
+    if isinstance(transformer, VACETransformer):
+        context, scales = mx.zeros((config.vace_in_dim, *LATENT_SHAPE[1:])), (1.0,) * len(config.vace_layers)
+        hooks = [(VACEHook(transformer, context, scales),) for _ in prompts]
+    passes = [Pass(prompt, own) for prompt, own in zip(prompts, hooks, strict=True)]
+    part = Part(mx.zeros(LATENT_SHAPE), passes)
     for _ in range(STEPS):
-        mx.eval(transformer.predict(latents, at(500.0), list(map(Pass, prompts)), block_source=blocks))
+        mx.eval(transformer.predict_parts([part] * case.windows_at_once, at(500.0), block_source=blocks))
 
 
 def predicted_bytes(case: Case, weights: WeightBytes) -> int:
@@ -141,20 +164,22 @@ def predicted_bytes(case: Case, weights: WeightBytes) -> int:
         case.num_passes,
         on_gpu=False,
         limits=case.limits,
+        windows_at_once=case.windows_at_once,
     )
     geometry = VideoGeometry(8 * LATENT_SHAPE[3], 8 * LATENT_SHAPE[2], 1, LATENT_SHAPE, GRID)
     resident = 0 if case.streams else None
-    peak = denoise_peak(size, weights, geometry, resident_blocks=resident)
+    peak = denoise_peak(size, weights, geometry, resident_blocks=resident, network=case.network)
     return peak.usual - weight_bytes_in_use(weights, resident)
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_prediction_of_a_forward_is_within_fifteen_percent(case: Case, tmp_path: Path):
     path = tmp_path / "model.safetensors"
-    random_weights(WanTransformer(case.config), path, case.dtype, case.bits)
+    random_weights(case.network.build(case.config), path, case.dtype, case.bits)
     with SafetensorsFile(path) as source, use_limits(case.limits), opened(case, source) as network:
         found = measured(lambda: take_steps(case, *network))
-        predicted = predicted_bytes(case, weigh(source.infos.values()))
+        order = case.network.block_order(case.config)
+        predicted = predicted_bytes(case, weigh(source.infos.values(), order))
     assert predicted == pytest.approx(found, rel=WITHIN)
 
 

@@ -344,8 +344,15 @@ LISTS: Mapping[str, tuple[str, Maker]] = {
         "wan2.1_vace_14B_fp16.safetensors",
         lambda: in_16_bits(official_transformer("wan2.1-vace-14b")),
     ),
-    "gguf-wan2.1-vace-14b": (
-        "Wan2.1_14B_VACE-F16.gguf, as ComfyUI-GGUF's converter makes it",
+    "comfy-wan2.1-vace-1.3b": (
+        "wan2.1_vace_1.3B_fp16.safetensors",
+        lambda: in_16_bits(official_transformer("wan2.1-vace-1.3b")),
+    ),
+    "gguf-wan2.1-vace-1.3b": (
+        "Wan2.1 VACE 1.3B in 16 bits, as ComfyUI-GGUF's converter makes it",
+        lambda: gguf_transformer("wan2.1-vace-1.3b"),
+    ),
+    "gguf-wan2.1-vace-14b": (        "Wan2.1_14B_VACE-F16.gguf, as ComfyUI-GGUF's converter makes it",
         lambda: gguf_transformer("wan2.1-vace-14b"),
     ),
     "umt5": ("models_t5_umt5-xxl-enc-bf16.pth", umt5),

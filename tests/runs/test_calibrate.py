@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from pathlib import Path
 
@@ -72,6 +73,16 @@ def test_measuring_changes_nothing_of_a_run_and_keeps_other_measurements(
     assert measure(pipeline, tmp_path, "--steps", "12") == 0
     assert [one.steps for one in read_measured(pipeline.folder.path)] == [10, 12]
     assert [one.prompts for one in read_measured(pipeline.folder.path)] == [2, 2]
+
+
+def test_a_measurement_tells_its_work_prompt_by_prompt(pipeline: WanPipeline, tmp_path: Path, capsys):
+    assert measure(pipeline, tmp_path, "--json-events") == 0
+    told = map(json.loads, capsys.readouterr().err.splitlines())
+    first, second = (each for each in told if each["event"] == "WorkPlanned")
+    assert (first["runs_after"], second["runs_after"]) == (1, 0)
+    assert first["stages"] == ["text", "image", "denoise"]
+    assert first["step_weights"] == [2.0] * STEPS
+    assert first["weights_are_certain"]
 
 
 def test_experts_are_measured_each(tmp_path: Path):

@@ -15,8 +15,11 @@ from mlx_video.conditioning.control.fun import ReferenceAddOn
 from mlx_video.conditioning.control.vace import VACEAddOn
 from mlx_video.conditioning.latent_frames import LatentFrames
 from mlx_video.conditioning.types import Conditioning
+from mlx_video.formats.safetensors import SafetensorsFile
 from mlx_video.models.token_layout import video_layout
 from mlx_video.models.transformer import WanTransformer
+from mlx_video.planning import memory_plan
+from mlx_video.planning.memory_plan import Streaming
 from mlx_video.runs.sampling.guided_transformer import predict_in_windows
 from mlx_video.sampling.context_windows import ContextWindows
 from mlx_video.sampling.guidance import POSITIVE
@@ -24,6 +27,7 @@ from mlx_video.sampling.sampler_state import SamplerState
 from mlx_video.sampling.schedule import build_schedule
 from mlx_video.sampling.step_caches.magcache import MagCache
 from mlx_video.sampling.step_caches.tables import MAGNITUDES
+from mlx_video.sampling.windowed_predictions import predict_one_by_one
 from tests.fixtures.sampling_runs import (
     SMALL,
     assert_differs,
@@ -48,16 +52,16 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> WanPipeline:
 
 def seen_frames(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, list[float | None]]]:
     """Of each prediction: latent frames, and the timestep of each segment."""
-    seen, predict = [], WanTransformer.predict
+    seen, predict = [], WanTransformer.predict_parts
 
-    def noted(self, latents, step, passes, **given):
-        segments = given["layout"].segments
-        seen.append((latents.shape[1], [segment.timestep for segment in segments]))
-        if given["concat_latents"] is not None:
-            assert given["concat_latents"].shape[1] == latents.shape[1]
-        return predict(self, latents, step, passes, **given)
+    def noted(self, parts, step, **given):
+        for part in parts:
+            seen.append((part.latents.shape[1], [segment.timestep for segment in part.layout.segments]))
+            if part.concat_latents is not None:
+                assert part.concat_latents.shape[1] == part.latents.shape[1]
+        return predict(self, parts, step, **given)
 
-    monkeypatch.setattr(WanTransformer, "predict", noted)
+    monkeypatch.setattr(WanTransformer, "predict_parts", noted)
     return seen
 
 
@@ -71,13 +75,13 @@ def join(windows: ContextWindows, conditioning: Conditioning, frames: int, predi
     def predictions(own, own_layout, memory):
         return lambda latents, step, branches: [predict(latents, own, own_layout)]
 
-    join = predict_in_windows(windows, conditioning, layout, SamplerState(), predictions)
+    join = predict_in_windows(windows, conditioning, layout, SamplerState(), predictions, predict_one_by_one)
     latents = mx.arange(frames, dtype=mx.float32).reshape(1, frames, 1, 1)
     return join(latents, STEP, [POSITIVE])[0]
 
 
 @pytest.mark.parametrize("schedule", ["static", "uniform", "looped"])
-@pytest.mark.parametrize("weights", ["pyramid", "linear"])
+@pytest.mark.parametrize("weights", ["pyramid", "linear", "relative"])
 def test_what_does_not_depend_on_the_window_is_left_as_it_is(schedule: str, weights: str):
     windows = ContextWindows(5, 2, schedule, weights)
     found = join(windows, Conditioning(mx.zeros((1, 1))), 13, lambda latents, *_: 3 * latents)
@@ -185,6 +189,44 @@ def test_streamed_windows_are_resident_windows(pipeline: WanPipeline, schedule: 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("schedule", ["static", "uniform"])
+def test_streamed_blocks_are_read_once_for_all_windows(
+    pipeline: WanPipeline, monkeypatch: pytest.MonkeyPatch, schedule: str
+):
+    """Three windows under two prompts: a third of the bytes of windows that are predicted one by one."""
+    read_bytes, read_into = [], SafetensorsFile.read_into
+
+    def counted(self, name, memory):
+        if name.startswith("blocks."):
+            read_bytes.append(self.infos[name].nbytes)
+        read_into(self, name, memory)
+
+    monkeypatch.setattr(SafetensorsFile, "read_into", counted)
+    options = SMALL | WINDOWS | {"stream": "on", "context_schedule": schedule}
+    together = pipeline("a cat", **options).latents
+    once = sum(read_bytes)
+    read_bytes.clear()
+    monkeypatch.setattr(memory_plan, "_streaming_choices", lambda *_: [Streaming(0, 1)])
+    assert mx.array_equal(pipeline("a cat", **options).latents, together)
+    block_bytes = sum(read_bytes) / (SMALL["steps"] * 3)
+    # The reader is ahead by a block or two when it is stopped.
+    assert once / block_bytes == pytest.approx(SMALL["steps"], abs=0.6)
+    assert sum(read_bytes) / once > 2.5
+
+
+@pytest.mark.slow
+def test_stride_and_weights_change_what_is_made(pipeline: WanPipeline):
+    options = SMALL | WINDOWS | {"steps": 2, "context_schedule": "looped"}
+    plain = pipeline("a cat", **options).latents
+    strided = pipeline("a cat", **options, context_stride=2)
+    assert_differs(strided.latents, plain)
+    assert strided.settings["context_stride"] == "2"
+    found = [pipeline("a cat", **options, context_weights=name).latents for name in ("relative", "linear")]
+    assert_differs(found[0], plain)
+    assert_differs(found[0], found[1])
+
+
+@pytest.mark.slow
 def test_each_window_has_a_step_cache_of_its_own(
     pipeline: WanPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -236,6 +278,10 @@ def test_windows_of_models_with_images_see_the_first_frame(
         ({"context_frames": 10}, r"context_frames: 10: must be 4n\+1, .* Nearest: 9 or 13"),
         ({"context_frames": 9, "context_overlap": 6}, "context_overlap: 6: must be a multiple of 4"),
         ({"context_frames": 9, "context_overlap": 12}, "context_overlap: 12: .* Give at most 8"),
+        (
+            {"context_frames": 9, "context_overlap": 4, "context_stride": 2},
+            "context_stride: 2: static windows",
+        ),
     ],
 )
 def test_windows_that_cannot_be_are_refused(pipeline: WanPipeline, options: dict, text: str):

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from mlx_video import convert_checkpoint
+from mlx_video.device.check import Result
 from mlx_video.device.operations import Fallback, Operation
-from mlx_video.device.report import Memory
+from mlx_video.device.report import Memory, Report
 from mlx_video.device.trials import Trial
 from mlx_video.errors import DeviceError, MemoryBudgetError
 from mlx_video.events import FileWritten, Notice, OperationsChecked, TextResult
@@ -155,6 +156,14 @@ def test_the_check_can_be_left_out(folder: Path, table: Table):
     table.put(is_faulty=True)
     assert prepare(folder, device_check=False).limits == current_limits()
     assert table.trials == 0
+
+
+def test_kernels_that_the_check_chose_can_be_left_out(folder: Path, monkeypatch):
+    machine = device_check.this_machine()
+    result = Result("attention", "", 0.0, 1e-4, 0.1, "right", changes={"kernels": "layer_norm"})
+    monkeypatch.setattr(device_check, "recall_or_check", lambda: Report(machine, (result,)))
+    assert prepare(folder).limits.kernels == {"layer_norm"}
+    assert prepare(folder, kernels=False).limits == current_limits()
 
 
 def test_a_cache_that_takes_no_files_costs_a_check_and_no_more(folder: Path, table: Table, cache: Path):

@@ -12,8 +12,9 @@ from PIL import Image
 from mlx_video import RequestError, WanPipeline, convert_checkpoint
 from mlx_video.cli import generate
 from mlx_video.errors import MediaError
-from mlx_video.events import Notice, StepFinished
+from mlx_video.events import Event, Notice, StageStarted, StepFinished
 from mlx_video.latents.encode import encode_video
+from mlx_video.latents.latents_file import load_latents
 from mlx_video.loading.vae_halves import load_vae_encoder
 from mlx_video.media.clip import Video
 from mlx_video.media.fit import fit_frame
@@ -56,6 +57,64 @@ def test_near_strength_zero_the_video_stays_and_at_one_nothing_of_it(pipeline, e
     assert distances == sorted(distances)
     without = pipeline("a cat", **SMALL).latents
     assert mx.array_equal(found[1.0], without)
+
+
+def test_at_strength_zero_the_video_goes_through_the_vae_alone(pipeline, encoded, tmp_path: Path):
+    events: list[Event] = []
+    found = pipeline(
+        "a cat",
+        input_video=FRAMES,
+        denoising_strength=0,
+        save_latents=tmp_path / "a.safetensors",
+        on_event=events.append,
+        **SMALL,
+    )
+    assert mx.array_equal(found.latents, encoded)
+    assert mx.array_equal(load_latents(tmp_path / "a.safetensors")[0], encoded)
+    decoded = pipeline.decode(tmp_path / "a.safetensors")
+    np.testing.assert_array_equal(found.frames, decoded.frames)
+    stages = [event.stage for event in events if isinstance(event, StageStarted)]
+    assert stages == ["image", "decode"]
+    assert [
+        stage.name
+        for stage in pipeline.plan("a cat", input_video=FRAMES, denoising_strength=0, **SMALL).stages
+    ] == stages
+    assert any(isinstance(event, Notice) and "no step is taken" in event.text for event in events)
+
+
+def test_at_strength_zero_references_are_left_out_and_no_expert_is_opened(tmp_path: Path):
+    write_tiny_variant(tmp_path / "original", "wan2.2-vace-fun-a14b")
+    pipeline = WanPipeline.from_pretrained(
+        convert_checkpoint(tmp_path / "original", tmp_path / "m", dtype="float32")
+    )
+    options = SMALL | {"input_video": FRAMES, "denoising_strength": 0}
+    found = pipeline("a cat", vace_reference_image=[FRAMES[0]], **options).latents
+    assert mx.array_equal(found, pipeline("a cat", **options).latents)
+
+
+def test_the_size_follows_the_video_where_none_is_given(pipeline):
+    sizes = {name: SMALL[name] for name in ("num_frames", "steps", "seed")}
+    plans = {
+        shape: str(pipeline.plan("a cat", input_video=np.zeros((5, *shape, 3), np.uint8), **sizes))
+        for shape in ((90, 160), (160, 90))
+    }
+    assert "Size 832x464 follows the video's shape" in plans[90, 160]
+    assert "Size 464x832 follows the video's shape" in plans[160, 90]
+    half = pipeline.plan("a cat", input_video=FRAMES, height=48, **sizes)
+    assert "The video (32x24) is resized and cut at the centre to 64x48." in str(half)
+    with pytest.raises(RequestError, match="input_video: 4000x2 pixels: too long and thin"):
+        pipeline.plan("a cat", input_video=np.zeros((5, 2, 4000, 3), np.uint8), **sizes)
+
+
+def test_the_video_meets_the_size_as_the_user_says(pipeline):
+    options = SMALL | {"denoising_strength": 0}
+    encoder = load_vae_encoder(pipeline.folder, pipeline.config)
+    for fit in ("cover", "letterbox", "stretch"):
+        frames = np.stack([to_unit_range(fit_frame(frame, 16, 32, fit)) for frame in FRAMES[:5]])
+        found = pipeline("a cat", input_video=FRAMES, fit=fit, **options)
+        assert mx.array_equal(found.latents, encode_video(encoder, mx.array(frames))), fit
+        assert found.settings["fit"] == fit
+    assert "fit" not in pipeline("a cat", **SMALL).settings
 
 
 def test_another_video_makes_another_result(pipeline):
@@ -160,8 +219,9 @@ def test_rate_and_length_and_an_idle_video_are_told(pipeline):
 def test_what_cannot_be_is_refused_before_anything_is_loaded(pipeline, tmp_path: Path):
     cases = [
         ({"denoising_strength": 0.5}, "denoising_strength: 0.5: needs --input-video"),
-        ({"input_video": FRAMES, "denoising_strength": 0.0}, "must be above 0 and at most 1"),
-        ({"input_video": FRAMES, "denoising_strength": 1.5}, "must be above 0 and at most 1"),
+        ({"denoising_strength": 0.0}, "denoising_strength: 0: needs --input-video"),
+        ({"input_video": FRAMES, "denoising_strength": -0.1}, "must be between 0 and 1"),
+        ({"input_video": FRAMES, "denoising_strength": 1.5}, "must be between 0 and 1"),
         ({"input_video": FRAMES[:3], "denoising_strength": 0.5}, "has 3 frames, 5 are needed for 5 at 16"),
         ({"input_video": FRAMES, "video_fps": 0}, "video_fps: 0: must be a positive number"),
         ({"input_video": 7}, "input_video: 7: must be a path"),

@@ -18,10 +18,10 @@ GEOMETRY = measure(832, 480, 81, z_dim=16, stride=(4, 8, 8), patch_size=(1, 2, 2
 LATENTS = 4 * 16 * 21 * 60 * 104
 
 
-def check(free: int = 10**12, **options) -> None:
+def check(free: int = 10**12, num_frames: int | None = None, **options) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(outputs.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
-        check_outputs(GenerateRequest("a cat", **options), GEOMETRY)
+        check_outputs(GenerateRequest("a cat", **options), GEOMETRY, num_frames=num_frames)
 
 
 def test_results_that_fit_are_accepted_and_their_folders_made(tmp_path: Path):
@@ -40,6 +40,17 @@ def test_results_that_fit_are_accepted_and_their_folders_made(tmp_path: Path):
         ({"save_frames": "frames"}, 81 * 832 * 480 * 5 // 2),
         ({"save_frames": "frames", "trim_first_frames": 80}, 832 * 480 * 5 // 2),
         ({"save_frames": "frames", "save_latents": "latents"}, 81 * 832 * 480 * 5 // 2 + LATENTS),
+        # A clip that goes on: the joined video, without the frame that both share.
+        ({"output_path": "a.mp4", "num_frames": 180}, 180 * 832 * 480 // 2 + 8 * LATENTS),
+        # Five segments: the joined video beside that of four, and four that wait at three bytes a pixel.
+        (
+            {"output_path": "a.mp4", "segments": 5, "num_frames": 401},
+            (401 + 321) * 832 * 480 // 2 + 8 * LATENTS + 3 * 4 * 81 * 832 * 480,
+        ),
+        (
+            {"save_frames": "frames", "segments": 2, "num_frames": 161},
+            161 * 832 * 480 * 5 // 2 + 3 * 81 * 832 * 480,
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
 )

@@ -122,6 +122,8 @@ def test_an_adapters_metadata_may_name_the_recipe(pipeline: WanPipeline, tmp_pat
     lora = adapter(tmp_path, "plain", metadata)
     texts = notices_of(pipeline, loras=[lora], **OPEN)
     assert any(text.startswith(f"Recipe {recipe}:") for text in texts) == (recipe is not None)
+    by_metadata = f"plain.safetensors: its metadata names how it was distilled; recipe {recipe} is taken."
+    assert (by_metadata in texts) == (metadata.get("recipe") == recipe)
 
 
 def test_what_contradicts_a_distilled_adapter_is_said(pipeline: WanPipeline, tmp_path: Path):

@@ -56,6 +56,7 @@ WORDS = [
         ["--step-cache", "teacache", "--teacache-mode", "ret", "--teacache-coefficients", "2,1"],
         {"step_cache": TeaCache(mode="ret", coefficients=(2.0, 1.0))},
     ),
+    (["--step-cache", "teacache", "--teacache-speedup", "2"], {"step_cache": TeaCache(speedup=2.0)}),
     (["--step-cache", "easycache", "--step-cache-start", "3"], {"step_cache": EasyCache(first_steps=3)}),
     (["--step-cache", "first-block"], {"step_cache": FirstBlockCache()}),
     (["--cfg-skip", "late", "--cfg-ratio", "0.6"], {"guidance_forms": (SkippedGuidance("late", 0.6),)}),

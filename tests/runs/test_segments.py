@@ -8,8 +8,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_video import RequestError, Video, WanPipeline, convert_checkpoint
-from mlx_video.events import Notice
+from mlx_video import MediaError, RequestError, Video, WanPipeline, convert_checkpoint
+from mlx_video.events import FileWritten, Notice, StageStarted, StateSaved, StepFinished
 from mlx_video.media.colour_match import ColourMatch
 from mlx_video.media.video import read_frames
 from tests.fixtures.sampling_runs import open_deep_model
@@ -87,6 +87,133 @@ def test_segments_are_clips_one_after_the_other(pipeline: WanPipeline, tmp_path:
     assert told == ["Segment 1 of 3.", "Segment 2 of 3.", "Segment 3 of 3."]
 
 
+class Interrupted(Exception):
+    """Stands for whatever ends a run."""
+
+
+def interrupted(pipeline: WanPipeline, segment: int, step: int, **options) -> list[str]:
+    """Break a run off behind a step of a segment, 0 for its begin; returns what is told of going on."""
+    where, hints = [""], []
+
+    def watch(event: object) -> None:
+        if isinstance(event, StateSaved):
+            hints.append(event.resume_hint)
+        if isinstance(event, Notice) and event.text.startswith("Segment "):
+            where[0] = event.text
+        in_it = where[0] == f"Segment {segment} of {options['segments']}."
+        begins = isinstance(event, StageStarted) and step == 0
+        if in_it and (begins or (isinstance(event, StepFinished) and event.index + 1 == step)):
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        pipeline("a cat", on_event=watch, **options)
+    return hints
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+FIVE = {**SIZE, **SHORT, "image": IMAGE, "segments": 5}
+
+
+@pytest.mark.slow
+def test_segments_are_resumed_bit_for_bit_wherever_they_are_broken_off(pipeline: WanPipeline, tmp_path: Path):
+    path = tmp_path / "a.webp"
+    whole = pipeline("a cat", **FIVE, output_path=tmp_path / "whole" / "a.webp")
+    hints = interrupted(pipeline, 3, 1, **FIVE, output_path=path)
+    assert hints[-1].startswith("Segment 3 of 5: 1 of 2 steps are kept in")
+    assert names_in(tmp_path) == [
+        "a.webp",
+        "a.webp.segment-1.safetensors",
+        "a.webp.segment-2.safetensors",
+        "a.webp.state.safetensors",
+        "whole",
+    ]
+    assert len(read_frames(path)) == 9  # both finished segments can be watched
+    # Again, before the first step of the fourth and in the last one.
+    hints = interrupted(pipeline, 4, 0, **FIVE, output_path=path, resume=True)
+    assert hints[-1].startswith("3 of 5 segments are kept beside")
+    interrupted(pipeline, 5, 1, **FIVE, output_path=path, resume=True)
+    events: list[object] = []
+    resumed = pipeline("a cat", **FIVE, output_path=path, resume=True, on_event=events.append)
+    assert np.array_equal(resumed.frames, whole.frames)
+    assert mx.array_equal(resumed.latents, whole.latents)
+    assert sum(isinstance(event, StepFinished) for event in events) == 1
+    assert np.array_equal(read_frames(path), read_frames(tmp_path / "whole" / "a.webp"))
+    assert names_in(tmp_path) == ["a.webp", "whole"]
+    assert [event.path for event in events if isinstance(event, FileWritten)] == [path]
+
+
+@pytest.mark.slow
+def test_segments_of_a_random_seed_and_behind_a_video_are_resumed(pipeline: WanPipeline, tmp_path: Path):
+    options = {**SHORT, "seed": -1, "continue_from": Video(EARLIER, 16), "segments": 3}
+    interrupted(pipeline, 2, 1, **options, output_path=tmp_path / "a.webp")
+    resumed = pipeline("a cat", **options, output_path=tmp_path / "a.webp", resume=True)
+    seed = int(resumed.settings["seed"]) - 2
+    whole = pipeline("a cat", **options | {"seed": seed})
+    assert np.array_equal(resumed.frames, whole.frames)
+    assert np.array_equal(whole.frames[:3], EARLIER)
+
+
+@pytest.mark.slow
+def test_a_kept_state_lets_a_video_grow(pipeline: WanPipeline, tmp_path: Path):
+    path = tmp_path / "a.webp"
+    pipeline("a cat", **FIVE | {"segments": 2}, output_path=path, keep_state=True)
+    assert names_in(tmp_path) == ["a.webp", "a.webp.segment-1.safetensors", "a.webp.state.safetensors"]
+    events: list[object] = []
+    three = FIVE | {"segments": 3}
+    grown = pipeline("a cat", **three, output_path=path, resume=True, on_event=events.append)
+    assert np.array_equal(grown.frames, pipeline("a cat", **three).frames)
+    assert sum(isinstance(event, StepFinished) for event in events) == 2  # those of the third alone
+
+
+@pytest.mark.slow
+def test_a_state_whose_frames_are_kept_already_is_not_in_the_way(pipeline: WanPipeline, tmp_path: Path):
+    path, state = tmp_path / "a.webp", tmp_path / "a.webp.state.safetensors"
+    pipeline("a cat", **FIVE | {"segments": 1}, output_path=path, keep_state=True)
+    of_first = state.read_bytes()
+    interrupted(pipeline, 2, 0, **FIVE, output_path=path)
+    state.write_bytes(of_first)  # as where a run is killed before it removes it
+    resumed = pipeline("a cat", **FIVE | {"segments": 2}, output_path=path, resume=True)
+    assert np.array_equal(resumed.frames, pipeline("a cat", **FIVE | {"segments": 2}).frames)
+
+
+@pytest.mark.slow
+def test_segments_of_another_run_are_refused_and_replaced(pipeline: WanPipeline, tmp_path: Path):
+    path = tmp_path / "a.webp"
+    interrupted(pipeline, 3, 1, **FIVE, output_path=path)
+    for changed in ({"image": IMAGE[::-1]}, {"seed": 5}):
+        with pytest.raises(RequestError, match=r"resume: .*segment-1.* is of another run: --(image|seed) is"):
+            pipeline("a cat", **FIVE | changed, output_path=path, resume=True)
+    # Begun anew, it leaves all as it is until there is something of its own.
+    interrupted(pipeline, 1, 0, **FIVE | {"seed": 5}, output_path=path)
+    assert "a.webp.segment-2.safetensors" in names_in(tmp_path)
+    interrupted(pipeline, 1, 1, **FIVE | {"seed": 5}, output_path=path)
+    assert names_in(tmp_path) == ["a.webp", "a.webp.state.safetensors"]
+
+
+@pytest.mark.slow
+def test_files_of_others_with_the_names_of_segments_stay(pipeline: WanPipeline, tmp_path: Path):
+    other = tmp_path / "a.webp.segment-1.safetensors"
+    mx.save_safetensors(str(other), {"weights": mx.zeros(3)})
+    with pytest.raises(RequestError, match="output_path: .*segment-1.* was not made by mlx-video"):
+        pipeline("a cat", **FIVE, output_path=tmp_path / "a.webp")
+    with pytest.raises(MediaError, match=r"segment-1.*holds no frames"):
+        pipeline("a cat", **FIVE, output_path=tmp_path / "a.webp", resume=True)
+    assert other.exists()
+
+
+@pytest.mark.slow
+def test_a_cut_off_segment_is_told_of(pipeline: WanPipeline, tmp_path: Path):
+    path = tmp_path / "a.webp"
+    interrupted(pipeline, 2, 1, **FIVE, output_path=path)
+    kept = tmp_path / "a.webp.segment-1.safetensors"
+    kept.write_bytes(kept.read_bytes()[:-10])
+    with pytest.raises(MediaError, match=r"segment-1.safetensors: cut short, .*without --resume"):
+        pipeline("a cat", **FIVE, output_path=path, resume=True)
+
+
 @pytest.mark.slow
 def test_a_clip_that_goes_on_is_resumed_bit_for_bit(pipeline: WanPipeline, tmp_path: Path):
     options = {**SHORT, "continue_from": Video(EARLIER, 16), "output_path": tmp_path / "a.webp"}
@@ -106,10 +233,72 @@ def test_a_clip_that_goes_on_is_resumed_bit_for_bit(pipeline: WanPipeline, tmp_p
         pipeline("a cat", resume=True, **options | {"continue_from": Video(EARLIER[::-1], 16)})
 
 
+# Models that take several frames
+
+NINE = {**SHORT, "num_frames": 9, "steps": 1}
+BEFORE = np.random.default_rng(3).integers(60, 196, (7, 32, 64, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def vace(tmp_path_factory: pytest.TempPathFactory) -> WanPipeline:
+    root = tmp_path_factory.mktemp("vace")
+    write_tiny_variant(root / "original", "wan2.1-vace-1.3b")
+    return WanPipeline.from_pretrained(convert_checkpoint(root / "original", root / "m", dtype="float32"))
+
+
+@pytest.mark.slow
+def test_vace_goes_on_from_several_frames(vace: WanPipeline):
+    joined = vace("a cat", continue_from=Video(BEFORE, 16), **NINE)
+    given = np.concatenate([BEFORE[-5:], np.full_like(BEFORE[:4], 128)])
+    mask = np.concatenate([np.zeros_like(BEFORE[:5]), np.full_like(BEFORE[:4], 255)])
+    own = vace("a cat", vace_video=given, vace_video_mask=mask, **SIZE, **NINE)
+    assert mx.array_equal(joined.latents, own.latents)
+    # Half of a clip of nine is shown again, and stands in the result once.
+    assert len(joined.frames) == 7 + 9 - 5
+    assert np.array_equal(joined.frames[:7], BEFORE)
+    match = ColourMatch.between(own.frames[4], BEFORE[-1])
+    assert np.array_equal(joined.frames[7:], match(own.frames[5:]))
+    # Frames before the last one count, others do not, and the user says how many.
+    for number, counts in ((-5, True), (-6, False)):
+        changed = BEFORE.copy()
+        changed[number] = 255 - changed[number]
+        found = vace("a cat", continue_from=Video(changed, 16), **NINE).latents
+        assert mx.array_equal(found, joined.latents).item() != counts
+    single = vace("a cat", continue_from=Video(BEFORE, 16), continue_frames=1, **NINE)
+    assert len(single.frames) == 7 + 9 - 1
+    assert single.settings["continue_frames"] == "1"
+
+
+@pytest.mark.slow
+def test_segments_of_vace_are_resumed(vace: WanPipeline, tmp_path: Path):
+    options = {**NINE, **SIZE, "image": IMAGE, "segments": 3}
+    whole = vace("a cat", **options)
+    assert len(whole.frames) == 9 + 4 + 4
+    interrupted(vace, 3, 0, **options, output_path=tmp_path / "a.webp")
+    resumed = vace("a cat", **options, output_path=tmp_path / "a.webp", resume=True)
+    assert np.array_equal(resumed.frames, whole.frames)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "text"),
     [
+        ({"continue_frames": 4}, r"continue_frames: 4: must be 4n\+1"),
+        ({"continue_frames": 9}, "continue_frames: 9: must be .* less than the clip's 9"),
+        ({"continue_frames": 9, "num_frames": 13}, "continue_frames: 9: video of 7 frames has 7 frames"),
+        ({"vace_video": BEFORE}, "vace_video: beside --continue-from"),
+    ],
+)
+def test_what_vace_cannot_begin_with_is_refused(vace: WanPipeline, options: dict, text: str):
+    with pytest.raises(RequestError, match=text):
+        vace("a cat", continue_from=Video(BEFORE, 16), **NINE | options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"continue_frames": 5}, "continue_frames: 5: clips of Wan2.2 I2V A14B begin with one frame"),
         ({"image": IMAGE}, "image: beside --continue-from"),
         ({"num_frames": 1}, "num_frames: 1: --continue-from adds frames"),
         ({"trim_first_frames": 1}, "trim_first_frames: beside --continue-from"),
@@ -118,11 +307,6 @@ def test_a_clip_that_goes_on_is_resumed_bit_for_bit(pipeline: WanPipeline, tmp_p
 def test_what_contradicts_going_on_is_refused(pipeline: WanPipeline, options: dict, text: str):
     with pytest.raises(RequestError, match=text):
         pipeline("a cat", **({"continue_from": Video(EARLIER, 16)} | SHORT | options))
-
-
-def test_states_of_segments_are_not_gone_on_with(pipeline: WanPipeline, tmp_path: Path):
-    with pytest.raises(RequestError, match="resume: the states of segments are not kept"):
-        pipeline("a cat", image=IMAGE, segments=2, resume=True, output_path=tmp_path / "a.webp")
 
 
 @pytest.mark.slow

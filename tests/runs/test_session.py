@@ -14,14 +14,15 @@ import pytest
 
 from mlx_video import CheckpointError, NonFiniteError, WanPipeline, convert_checkpoint
 from mlx_video.api import FrameCollector, build_request
-from mlx_video.cli.console import Console
 from mlx_video.events import MemoryPlanned, StageFinished, StepFinished, Work
 from mlx_video.formats.tensor_file import TensorFile
 from mlx_video.generate_wan import main
 from mlx_video.loading.residency import release_memory
 from mlx_video.media.clip import Video
+from mlx_video.models.block_order import MAIN, BlockName
 from mlx_video.models.transformer import WanTransformer
 from mlx_video.planning.budget import GB, Machine
+from mlx_video.progress.lines import Lines
 from mlx_video.runs import memory as run_memory
 from mlx_video.runs.generate import generate, prepare_run
 from tests.fixtures.adapter_files import write_adapter
@@ -184,7 +185,7 @@ def test_a_user_is_told_what_is_kept_and_what_is_used_again(pipeline: WanPipelin
     pipeline("a cat", on_event=second.append, **SMALL)
     assert (planned(first).reused, planned(first).kept) == ((), EVERYTHING)
     assert (planned(second).reused, planned(second).kept) == (EVERYTHING, EVERYTHING)
-    Console().show(planned(second))
+    Lines().show(planned(second))
     shown = capsys.readouterr().err
     assert "in memory from an earlier run: transformer, text encoder, VAE decoder\n" in shown
     assert "kept in memory for the next run: transformer, text encoder, VAE decoder\n" in shown
@@ -515,7 +516,7 @@ def test_an_interrupted_step_leaves_a_stream_in_order(
     folder: Path, pipeline: WanPipeline, monkeypatch: pytest.MonkeyPatch
 ):
     def interrupted(*rest, **options):
-        next(options["block_source"].blocks())
+        next(options["block_source"].blocks([BlockName(MAIN, 0)]))
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

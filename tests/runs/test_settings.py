@@ -11,7 +11,7 @@ from mlx_video.config import DEFAULT_NEGATIVE_PROMPT, ModelConfig, SamplingDefau
 from mlx_video.errors import RequestError
 from mlx_video.request import GenerateRequest, LoraChoice
 from mlx_video.runs.record import describe_run
-from mlx_video.runs.settings import ImageSize, plan_run, report_unlike_prompt
+from mlx_video.runs.settings import ShownSize, plan_run, report_unlike_prompt
 from mlx_video.variants.registry import find_variant
 
 CONFIG = ModelConfig(
@@ -170,7 +170,7 @@ I2V = replace(
 
 def plan_image(image_height: int, image_width: int, **options):
     request = GenerateRequest("a cat", image=Path("first.png"), **options)
-    return plan_run(request, I2V, find_variant(I2V), ImageSize(image_height, image_width))
+    return plan_run(request, I2V, find_variant(I2V), ShownSize(image_height, image_width))
 
 
 @pytest.mark.parametrize(

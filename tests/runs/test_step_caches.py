@@ -8,6 +8,7 @@ import mlx.core as mx
 import pytest
 
 from mlx_video import RequestError, WanPipeline
+from mlx_video.events import WorkPlanned
 from mlx_video.formats.safetensors import SafetensorsFile
 from mlx_video.models.transformer_block import TransformerBlock
 from mlx_video.sampling.step_caches.easycache import EasyCache
@@ -104,6 +105,25 @@ def test_a_skipped_step_reads_no_block(pipeline: WanPipeline, monkeypatch: pytes
     assert reads.count(f"blocks.{LAYERS - 1}.ffn.fc1.weight") == len(set(steps)) < STEPS
 
 
+@pytest.mark.parametrize("kind", ["pipeline", "experts"])
+def test_a_speed_that_is_asked_of_teacache_is_the_runs(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, kind: str
+):
+    model = request.getfixturevalue(kind)
+    computed = []
+    for speedup in (1.0, 1.5, 2.0):
+        # The tiny model's features change by more than any threshold in each of a few steps.
+        choose(monkeypatch, step_cache=TeaCache(coefficients=(0.1, 0.0), speedup=speedup))
+        with monkeypatch.context() as patched:
+            steps = count_blocks(patched, 0)
+            video = model("a cat", **(SMALL | LONG))
+        computed.append(len(steps) / 2)
+        assert f"teacache, speed-up {speedup:g}, non-ret" in video.settings["step_cache"]
+    # Of the five steps of an expert, two or three come about as near to a half.
+    tolerance = 0.15 if kind == "pipeline" else 0.2
+    assert [STEPS / count for count in computed] == pytest.approx([1.0, 1.5, 2.0], rel=tolerance)
+
+
 def test_the_plan_of_magcache_is_what_happens_and_is_told_before(
     pipeline: WanPipeline, monkeypatch: pytest.MonkeyPatch
 ):
@@ -113,6 +133,18 @@ def test_the_plan_of_magcache_is_what_happens_and_is_told_before(
     plan = "".join("C" if index in steps else "s" for index in range(STEPS))
     assert plan in text
     assert f"{len(steps)} of {2 * STEPS} forwards run" in text
+
+
+def test_the_steps_of_magcache_weigh_the_forwards_that_run(
+    pipeline: WanPipeline, monkeypatch: pytest.MonkeyPatch
+):
+    choose(monkeypatch, step_cache=CACHES["magcache"])
+    steps, events = count_blocks(monkeypatch, LAYERS - 1), []
+    pipeline("a cat", on_event=events.append, **(SMALL | LONG))
+    (work,) = (event for event in events if isinstance(event, WorkPlanned))
+    assert work.step_weights == tuple(float(steps.count(index)) for index in range(STEPS))
+    assert 0.0 in work.step_weights
+    assert work.weights_are_certain
 
 
 @pytest.mark.parametrize("name", ["magcache", "easycache", "first-block"])

@@ -19,6 +19,7 @@ from mlx_video.formats.safetensors import SafetensorsFile
 from mlx_video.loading.components import open_model
 from mlx_video.loading.residency import release_memory
 from mlx_video.loading.stream_plan import SLOTS, plan_stream
+from mlx_video.models.block_order import MAIN, BlockName
 from mlx_video.runs.generate import prepare_run
 from mlx_video.runs.run import Run
 from mlx_video.runs.sampling.sample import sample_latents
@@ -30,6 +31,7 @@ from tests.fixtures.tiny_variants import TINY_VARIANTS, write_tiny_variant
 pytestmark = pytest.mark.slow
 
 LAYERS = 4
+ORDER = tuple(BlockName(MAIN, index) for index in range(LAYERS))
 SMALL = {"width": 32, "height": 32, "num_frames": 5, "steps": 2, "seed": 1, "guide_scale": 3.0}
 FOUR_BITS = {"quantize": True, "bits": 4, "group_size": 32}
 IMAGE = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
@@ -172,7 +174,7 @@ def test_the_memory_of_a_run_is_back_at_its_end_and_small_on_the_way(root: Path)
         return found
 
     with SafetensorsFile(folder / "model.safetensors") as source:
-        plan = plan_stream(source.infos, LAYERS, 0)
+        plan = plan_stream(source.infos, ORDER, 0)
     # All blocks against two; a tenth is left for activations.
     spared = (LAYERS - SLOTS) / LAYERS * plan.bytes_per_step
     assert peak(0) <= peak(None) - 0.9 * spared
@@ -191,7 +193,7 @@ def test_a_failing_read_ends_the_run_and_its_reading(root: Path, tmp_path: Path)
     next(event for event in work if isinstance(event, StepFinished))
     os.truncate(copy / "model.safetensors", 100_000)
     with pytest.raises(
-        CheckpointError, match=r"block \d of the transformer: .*model.safetensors: ends at byte"
+        CheckpointError, match=r"blocks\.\d of the transformer: .*model.safetensors: ends at byte"
     ):
         list(work)
     assert count_busy_readers() == 0

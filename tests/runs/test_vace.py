@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,11 +14,14 @@ from PIL import Image
 from mlx_video import RequestError, WanPipeline, convert_checkpoint
 from mlx_video.cli import generate
 from mlx_video.conditioning.control.camera_path import DEFAULT_ORIGIN
+from mlx_video.events import Event, Notice
 from mlx_video.media.video import read_video_metadata
 from mlx_video.request import INPUTS, GenerateRequest, flag_of, make_request
-from mlx_video.runs.settings import COMMON_INPUTS, check_inputs
+from mlx_video.runs.input_checks import COMMON_INPUTS, check_inputs
+from mlx_video.runs.inputs import check_given_masks
 from mlx_video.variants.registry import VARIANTS, find_by_name
 from mlx_video.variants.variant import Variant
+from tests.fixtures.adapter_files import write_adapter
 from tests.fixtures.tiny_variants import write_tiny_variant
 
 pytestmark = pytest.mark.slow
@@ -39,8 +43,13 @@ def convert(root: Path, name: str) -> WanPipeline:
 
 
 @pytest.fixture(scope="module")
-def pipeline(tmp_path_factory: pytest.TempPathFactory) -> WanPipeline:
-    return convert(tmp_path_factory.mktemp("vace"), "wan2.1-vace")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("vace")
+
+
+@pytest.fixture(scope="module")
+def pipeline(root: Path) -> WanPipeline:
+    return convert(root, "wan2.1-vace")
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +102,49 @@ def test_one_picture_is_the_mask_of_all_frames(pipeline: WanPipeline):
     assert mx.array_equal(one, all_frames)
 
 
+@pytest.mark.parametrize(
+    ("colours", "said"),
+    [
+        (
+            [0] * FRAMES,
+            "--vace-video-mask is all black: nothing is made anew. White is what a model fills in.",
+        ),
+        (
+            [255] * FRAMES,
+            "--vace-video-mask is all white: everything is made anew, and nothing of the video stays.",
+        ),
+        ([0, 0, 255, 255, 255], None),
+        ([255, 0, 0, 0, 0], None),
+    ],
+    ids=str,
+)
+def test_a_mask_of_one_colour_is_said(pipeline: WanPipeline, colours: list[int], said: str | None):
+    notices: list[str] = []
+
+    def note(event: Event) -> None:
+        if isinstance(event, Notice) and "mask" in event.text:
+            notices.append(event.text)
+
+    mask = [np.full_like(LEFT, colour) for colour in colours]
+    latents_of(pipeline, vace_video=VIDEO, vace_video_mask=mask, steps=1, on_event=note)
+    assert notices == ([said] if said else [])
+
+
+def test_a_mask_is_read_no_further_than_to_the_frame_that_tells():
+    read = []
+
+    def frames(colours: list[bool]) -> Iterator[np.ndarray]:
+        for colour in colours:
+            read.append(colour)
+            yield np.full((2, 2), colour)
+
+    assert list(check_given_masks({"inpaint_video_mask": lambda: frames([True, False, True, True])})) == []
+    assert read == [True, False]
+    (notice,) = check_given_masks({"inpaint_video_mask": lambda: frames([False] * 3)})
+    assert isinstance(notice, Notice)
+    assert notice.text.startswith("--inpaint-video-mask is all black")
+
+
 @pytest.mark.parametrize("has_end", [False, True])
 def test_first_and_last_image_are_a_video_and_a_mask(pipeline: WanPipeline, has_end: bool):
     given = {0: VIDEO[0]} | ({FRAMES - 1: VIDEO[3]} if has_end else {})
@@ -124,6 +176,31 @@ def test_references_beside_a_video_that_is_begun_with(pipeline: WanPipeline):
     near, far = (latents_of(pipeline, denoising_strength=strength, **options) for strength in (1e-3, 0.8))
     start = latents_of(pipeline, input_video=VIDEO, denoising_strength=1e-3)
     assert mx.abs(near - start).max() < 0.1 * mx.abs(far - start).max()
+
+
+@pytest.mark.parametrize("bits", [None, 4])
+def test_streamed_vace_blocks_get_the_adapters_of_resident_ones(root: Path, bits: int | None):
+    quantization = {"quantize": True, "bits": bits, "group_size": 32} if bits else {}
+    folder = convert_checkpoint(root / "original", root / f"streamed-{bits}", dtype="float32", **quantization)
+    own = WanPipeline.from_pretrained(folder)
+    layers = [
+        *(
+            f"vace_blocks.{number}.{name}"
+            for number in (0, 1)
+            for name in ("self_attn.q", "ffn.0", "after_proj")
+        ),
+        *("vace_blocks.0.before_proj", "blocks.1.cross_attn.k"),
+    ]
+    write_adapter(root / "adapter.safetensors", own.config.transformer, layers)
+    options: dict[str, object] = {"vace_video": VIDEO, "loras": [root / "adapter.safetensors"]}
+    resident = latents_of(own, stream="off", **options)
+    assert mx.array_equal(latents_of(own, stream="on", **options), resident)
+    write_adapter(root / "less.safetensors", own.config.transformer, layers[:-2])
+    less = latents_of(own, stream="on", **options | {"loras": [root / "less.safetensors"]})
+    assert not mx.array_equal(less, resident)
+    assert not mx.array_equal(latents_of(own, stream="on", vace_video=VIDEO), less), (
+        "VACE blocks alone change it"
+    )
 
 
 def test_memory_is_planned_for_the_frames_of_references(pipeline: WanPipeline):
@@ -160,8 +237,10 @@ def test_a_run_from_the_command_line_records_its_inputs(pipeline: WanPipeline, t
 SAMPLES = {
     "text": "a cat", "image": "a.png", "video": "a.mp4", "mask": "a.mp4", "pictures": ["a.png"],
 }  # fmt: skip
-CAMERA = {
-    "camera_control_direction": "Left", "camera_trajectory": "Zoom_In", "camera_control_speed": 0.5,
+ONE_FRAME = {"target_index": 1, "control_image": ["a.png"], "control_index": [0]}
+BY_NAME = {
+    **ONE_FRAME, "motion_bucket_id": 50, "camera_control_direction": "Left",
+    "camera_trajectory": "Zoom_In", "camera_control_speed": 0.5,
     "camera_control_origin": DEFAULT_ORIGIN,
 }  # fmt: skip
 
@@ -169,12 +248,13 @@ COMPANIONS = {
     "end_image": {"image": "a.png"},
     "inpaint_video": {"inpaint_video_mask": "a.mp4"},
     "inpaint_video_mask": {"inpaint_video": "a.mp4"},
+    **dict.fromkeys(ONE_FRAME, ONE_FRAME),
 }
 """What an input needs beside it."""
 
 
 def sample_of(name: str) -> object:
-    return CAMERA.get(name) or SAMPLES[INPUTS[name]]
+    return BY_NAME.get(name) or SAMPLES[INPUTS[name]]
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)

@@ -184,3 +184,30 @@ def test_a_constrained_run_that_starts_late_ends_the_same():
     *_, resumed = denoise(pause.latents, schedule, second_solver, velocity, start=3, constrain=hold_first)
     *_, straight = start_run(constrain=hold_first)
     assert np.array_equal(np.array(resumed.latents), np.array(straight.latents))
+
+
+@pytest.mark.parametrize("name", ["unipc", "dpm++", "euler"])
+def test_the_clean_latents_of_a_step_are_those_that_its_velocity_leads_to(name):
+    clean = mx.random.normal(NOISE.shape, key=mx.random.key(1))
+
+    def straight(latents, step):
+        return (latents - clean) / step.sigma
+
+    events = list(start_run(straight, name=name, estimates_clean=lambda index: True))
+    assert all(np.allclose(event.clean, clean, atol=1e-5) for event in events)
+
+
+def test_clean_latents_are_estimated_where_asked_and_change_nothing():
+    plain, asked = list(start_run()), list(start_run(estimates_clean=lambda index: index % 2 == 1))
+    assert [event.clean is not None for event in asked] == [False, True, False, True, False]
+    assert all(event.clean is None for event in plain)
+    assert all(np.array_equal(a.latents, b.latents) for a, b in zip(plain, asked, strict=True))
+
+
+def test_what_is_known_of_the_latents_stands_in_the_clean_ones():
+    def constrain(latents):
+        return mx.concatenate([mx.ones_like(latents[:, :1]), latents[:, 1:]], axis=1)
+
+    events = list(start_run(constrain=constrain, estimates_clean=lambda index: True))
+    assert all(np.all(np.array(event.clean)[:, 0] == 1) for event in events)
+    assert not np.any(np.array(events[0].clean)[:, 1:] == 1)

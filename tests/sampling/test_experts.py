@@ -56,6 +56,20 @@ def test_high_noise_steps_are_counted():
         assert count_high_noise_steps(schedule, split_at_boundary(boundary)) == steps
 
 
+@pytest.mark.parametrize(
+    ("shift", "boundary", "counts"),
+    [
+        (12.0, 0.875, {20: 13, 25: 16, 30: 19, 40: 26, 50: 32}),
+        (5.0, 0.9, {20: 8, 25: 9, 30: 11, 40: 15, 50: 18}),
+    ],
+    ids=["T2V", "I2V"],
+)
+def test_high_noise_steps_of_the_official_settings_are_the_published_ones(shift, boundary, counts):
+    split = split_at_boundary(boundary)
+    found = {steps: count_high_noise_steps(build_schedule("unipc", steps, shift), split) for steps in counts}
+    assert found == counts
+
+
 def test_experts_may_be_split_by_number():
     schedule = build_schedule("euler", 4, 5.0)
     split = split_at_step(2)

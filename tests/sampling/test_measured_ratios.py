@@ -74,7 +74,7 @@ def test_ratios_are_means_over_prompts():
     runs = [Probes(), Probes()]
     for scale, run in zip((0.5, 0.75), runs, strict=True):
         for branch in (POSITIVE, NEGATIVE):
-            probe = run.plan(facts()).new_cache("model", branch)
+            probe = run.plan(facts()).new_cache("model", branch, None)
             feed(probe, np.stack([np.ones((2, 3)), scale * np.ones((2, 3))]).astype(np.float32))
     found = average(runs)
     assert [*found] == ["model"]

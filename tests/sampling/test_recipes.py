@@ -92,6 +92,30 @@ def test_the_official_recipe_is_the_models_defaults():
 # The user's choices
 
 
+def test_guidance_on_a_distilled_model_is_said():
+    for name in RECIPES.keys() - {"official"}:
+        (text,) = (text for text in settle(name, guide_scale=(5.0, 5.0)).notices if "distilled" in text)
+        assert text == (
+            "Guide scale 5 on a distilled model: it learned to do without, so the video blurs and each step "
+            "takes twice as long. Leave --guide-scale out."
+        )
+    assert not any("distilled" in text for text in settle("official", guide_scale=(5.0, 5.0)).notices)
+
+
+@pytest.mark.parametrize("name", ["lightning", "lightx2v"])
+@pytest.mark.parametrize(("strength", "high"), [(1.0, 2), (0.75, 2), (0.6, 1), (0.5, 0)])
+def test_a_strength_at_which_an_expert_never_serves_is_said(name: str, strength: float, high: int):
+    """All four steps lie below the level that the video is begun with; the experts' share stays."""
+    recipe = settle(name, EXPERTS, strength=strength)
+    assert recipe.schedule.steps == 4
+    assert count_high_noise_steps(recipe.schedule, recipe.expert_split) == high
+    told = [text for text in recipe.notices if "expert" in text]
+    assert told == [
+        "The high-noise expert serves no step, so neither it nor its adapters count. Choose a "
+        f"--denoising-strength above {strength:g}, or another --expert-steps or --boundary."
+    ] * (high == 0)
+
+
 def test_choices_win_over_the_recipe_and_are_said():
     recipe = settle("lightning", EXPERTS, steps=6, solver="unipc", guide_scale=(2.0, 1.0))
     assert recipe.steps == 6

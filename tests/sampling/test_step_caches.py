@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import mlx.core as mx
@@ -22,8 +24,8 @@ from mlx_video.sampling.step_caches.magcache import MagCache, MagLimits, plan_sk
 from mlx_video.sampling.step_caches.residual import ResidualCache
 from mlx_video.sampling.step_caches.step_cache import CacheFacts
 from mlx_video.sampling.step_caches.table import STEP_CACHES
-from mlx_video.sampling.step_caches.tables import MAGNITUDES
-from mlx_video.sampling.step_caches.teacache import NUMBERS, TeaCache, TeaDecision
+from mlx_video.sampling.step_caches.tables import EXPERT_RATIOS, MAGNITUDES
+from mlx_video.sampling.step_caches.teacache import NUMBERS, TeaCache, TeaDecision, TeaRule, find_threshold
 
 GUIDED = {"model": ClassifierFreeGuidance(5.0)}
 EXPERTS = {"high_noise": ClassifierFreeGuidance(4.0), "low_noise": ClassifierFreeGuidance(3.0)}
@@ -67,6 +69,32 @@ def test_tables_begin_with_one_and_show_the_swap_of_the_experts():
     assert (len(MAGNITUDES["t2v-14b"].positive), len(MAGNITUDES["i2v-14b-480p"].negative)) == (50, 40)
 
 
+# Name → steps, and the beginnings of the digests of both lists as published, numbers with blanks between.
+DIGESTS = {
+    "t2v-1.3b": (50, "b283937c0ec2f98b", "0b6eec3d9981e77d"),
+    "t2v-14b": (50, "bbf01e6010d300c4", "eee5c4bfa1a6a61c"),
+    "i2v-14b-480p": (40, "03252d02f7f06feb", "1230cc6cf12ce0fb"),
+    "i2v-14b-720p": (40, "5d75dd7fe67f694f", "78fae0ee235b4b85"),
+    "t2v-a14b": (40, "de50f1cf8ef2d693", "1109b60f704ab0f7"),
+    "i2v-a14b": (40, "3aa0ba3e0e89e9ee", "fcb751700fa41b00"),
+    "ti2v-5b": (50, "6370eb0190acab68", "3a99feac9f48e504"),
+    "ti2v-5b-image": (50, "32f58d5fa40c0765", "603bdb14dc32a853"),
+}
+
+
+def digest(ratios: Sequence[float]) -> str:
+    return hashlib.sha256(" ".join(map(repr, ratios)).encode()).hexdigest()[:16]
+
+
+def test_every_published_table_is_there_to_the_last_digit():
+    found = {
+        name: (len(table.positive), digest(table.positive), digest(table.negative))
+        for name, table in MAGNITUDES.items()
+    }
+    assert found == DIGESTS
+    assert all(len(table.positive) == len(table.negative) for table in MAGNITUDES.values())
+
+
 def test_the_last_step_is_kept_on_demand():
     ratios, limits = resample(MAGNITUDES["ti2v-5b"].positive, 50), MagLimits(0.06, 2, 0.2)
     kept = plan_skips(ratios, limits, [True] * 50, keeps_last=True)
@@ -98,10 +126,46 @@ def test_each_expert_begins_with_a_step_that_runs():
     (text,) = MagCache().settle(facts).notices
     assert "CCCCCCCCCCCCCCCCssCssCssCsCssCssCsCsCCCC" in text
     assert "54 of 80 forwards run, 1.48 times fewer" in text
-    # Elsewhere the swap falls into a row of skips, and breaks it.
-    facts = replace(facts, expert_split=split_at_step(17))
+    # A step earlier the swap falls into a row of skips, and breaks it.
+    facts = replace(facts, expert_split=split_at_step(25))
     (text,) = MagCache().settle(facts).notices
-    assert "CCCCCCCCCCCCCCCCsCssCss" in text
+    assert "CCCCCCCCCCCCCCCCssCssCssCCCssCssCsCsCCCC" in text
+
+
+def test_experts_that_swap_elsewhere_have_ratios_of_their_own():
+    schedule = build_schedule("unipc", 40, 12.0)
+    facts = CacheFacts("wan2.2-t2v-a14b", schedule, EXPERTS, split_at_step(17))
+    told, plan = MagCache().settle(facts).notices
+    assert "the experts swap elsewhere than in the published run" in told
+    # Two fifths of each expert's own steps run: 6 of 17 and 9 of 23.
+    assert plan.split(": ")[1].startswith("CCCCCCssCssCssCssCCCCCCCCCssCsCsCsCsCCCC ")
+    own, limits = EXPERT_RATIOS["t2v-a14b"], MagLimits(0.06, 2, 0.4)
+    high, low = (
+        plan_skips(resample(ratios, steps), limits, [True] * steps)
+        for ratios, steps in ((own.high_noise, 17), (own.low_noise, 23))
+    )
+    assert f": {high}{low} " in plan
+    # At the published boundaries the numbers over the whole run are taken, whatever the number of steps.
+    for variant, shift, boundary in (("t2v", 12.0, 0.875), ("i2v", 5.0, 0.9)):
+        for steps in (20, 25, 30, 40, 50):
+            usual = CacheFacts(
+                f"wan2.2-{variant}-a14b",
+                build_schedule("unipc", steps, shift),
+                EXPERTS,
+                split_at_boundary(boundary),
+            )
+            assert len(MagCache().settle(usual).notices) == 1
+
+
+def test_ratios_of_single_experts_are_there_to_the_last_digit():
+    found = {
+        name: [(len(one), digest(one)) for one in (own.high_noise, own.low_noise)]
+        for name, own in EXPERT_RATIOS.items()
+    }
+    assert found == {
+        "t2v-a14b": [(32, "c029c0ab91dc27ce"), (18, "07ef2ad0821d302f")],
+        "i2v-a14b": [(18, "ade59dac83ea00cc"), (32, "7daf944f8c3a9d0b")],
+    }
 
 
 def test_numbers_are_chosen_by_image_and_size():
@@ -137,7 +201,10 @@ def test_teacache_is_refused_for_two_experts_unless_coefficients_are_given():
         TeaCache().settle(facts)
     with pytest.raises(RequestError, match="step_cache_threshold: missing"):
         TeaCache(coefficients=(1.0, 0.0)).settle(facts)
-    assert TeaCache(coefficients=(1.0, 0.0), threshold=0.1).settle(facts).new_cache
+    for given in ({"threshold": 0.1}, {"speedup": 2.0}):
+        assert TeaCache(coefficients=(1.0, 0.0), **given).settle(facts).new_cache
+    with pytest.raises(RequestError, match="teacache_speedup: beside --step-cache-threshold"):
+        TeaCache(coefficients=(1.0, 0.0), threshold=0.1, speedup=2.0).settle(facts)
 
 
 def test_models_without_published_numbers_are_refused():
@@ -152,8 +219,9 @@ def test_a_branch_of_left_out_layers_is_never_cached():
     shallow = Branch("shallow", "negative", frozenset({1}))
     for name in ("magcache", "teacache", "first-block"):
         plan = STEP_CACHES[name]().settle(facts_of("wan2.1-t2v-1.3b"))
-        assert plan.new_cache("model", shallow) is None
-        assert plan.new_cache("model", POSITIVE) is not plan.new_cache("model", NEGATIVE)
+        assert plan.new_cache("model", shallow, time_path) is None
+        one, other = (plan.new_cache("model", branch, time_path) for branch in (POSITIVE, NEGATIVE))
+        assert one is not other
 
 
 # TeaCache
@@ -161,6 +229,11 @@ def test_a_branch_of_left_out_layers_is_never_cached():
 
 def step_at(index: int, count: int) -> Step:
     return Step(index, count, 1000.0 * (1 - index / count), 1 - index / count, 1 - (index + 1) / count)
+
+
+def time_path(timestep: float) -> TimeFeatures:
+    """The features of a timestep, for caches that look ahead."""
+    return features(round(1000 - timestep))
 
 
 def context_of(step: Step, time: TimeFeatures) -> BlockContext:
@@ -210,7 +283,9 @@ def test_teacache_decides_by_the_published_rule(model, mode):
     plans = set()
     for threshold, growth in itertools.product((0.02, 0.1, 0.5, 5.0), (0.06, 0.2)):
         expected = render_teacache(mode, coefficients, threshold, 20, growth)
-        assert run_decision(TeaDecision(mode, coefficients, threshold), 20, growth=growth) == expected
+        assert (
+            run_decision(TeaDecision(TeaRule(mode, coefficients), threshold), 20, growth=growth) == expected
+        )
         plans.add(expected)
     assert len(plans) > 1
 
@@ -221,7 +296,7 @@ def test_coefficients_and_what_they_are_of_belong_together():
     assert NUMBERS["t2v-1.3b"].coefficients["non-ret"][0] == 2.39676752e03
     constant = TimeFeatures(mx.ones((1, 8)), features(3).modulation, (TokenSpan(0, 4, 0),))
     for mode, plan in (("ret", "CCCCCCCCC"), ("non-ret", "CsssssssC")):
-        decision, letters = TeaDecision(mode, (1.0, 0.0), 1e-4), ""
+        decision, letters = TeaDecision(TeaRule(mode, (1.0, 0.0)), 1e-4), ""
         for index in range(9):
             time = replace(constant, modulation=features(index).modulation)
             context = context_of(step_at(index, 9), time)
@@ -231,13 +306,13 @@ def test_coefficients_and_what_they_are_of_belong_together():
 
 def test_a_run_of_teacache_goes_on_with_what_had_added_up():
     coefficients = (1.0, 0.0)
-    whole = run_decision(TeaDecision("ret", coefficients, 0.05), 20)
+    whole = run_decision(TeaDecision(TeaRule("ret", coefficients), 0.05), 20)
     assert "ssC" in whole
     for pause in range(1, 20):
-        early, late = (TeaDecision("ret", coefficients, 0.05) for _ in range(2))
+        early, late = (TeaDecision(TeaRule("ret", coefficients), 0.05) for _ in range(2))
         run_decision(early, pause)
         # The early part is of a run of 20 steps, too.
-        early = TeaDecision("ret", coefficients, 0.05)
+        early = TeaDecision(TeaRule("ret", coefficients), 0.05)
         for index in range(pause):
             context = context_of(step_at(index, 20), features(index))
             early.skips(mx.zeros(1), mx.zeros(1), context, is_forced=False)
@@ -245,8 +320,22 @@ def test_a_run_of_teacache_goes_on_with_what_had_added_up():
         assert run_decision(late, 20, pause) == whole[pause:]
 
 
+@pytest.mark.parametrize("mode", ["ret", "non-ret"])
+@pytest.mark.parametrize("speedup", [1.0, 1.5, 2.0, 3.0])
+def test_the_threshold_of_a_speed_is_the_one_that_comes_nearest(mode, speedup):
+    rule, steps = TeaRule(mode, (1.0, 0.0)), [step_at(index, 40) for index in range(40)]
+    found = find_threshold(rule, steps, lambda timestep: features(round(40 - timestep / 25)), speedup)
+
+    def distance(threshold: float) -> float:
+        return abs(40 / run_decision(TeaDecision(rule, threshold), 40).count("C") - speedup)
+
+    tried = [hundredths / 100 for hundredths in range(1, 61)]
+    assert found in tried
+    assert distance(found) == min(map(distance, tried))
+
+
 def test_features_of_several_timesteps_count_by_their_tokens():
-    decision = TeaDecision("non-ret", (1.0, 0.0), 0.26)
+    decision = TeaDecision(TeaRule("non-ret", (1.0, 0.0)), 0.26)
     spans = (TokenSpan(0, 1, 0), TokenSpan(1, 4, 1))
     letters = ""
     for value in (1.0, 1.0, 1.5, 1.5):  # the three tokens of the second row change by half: 3/8 of all

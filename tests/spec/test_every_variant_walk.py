@@ -18,6 +18,7 @@ import pytest
 
 from mlx_video import Video, WanPipeline, convert_checkpoint
 from mlx_video.conditioning.control.camera_path import DEFAULT_ORIGIN
+from mlx_video.conditioning.control.units import MOTION
 from mlx_video.config import config_from_json, config_to_json
 from mlx_video.events import (
     Event,
@@ -32,6 +33,7 @@ from mlx_video.events import (
 from mlx_video.geometry import size_multiple
 from mlx_video.inspect.path import inspect_path
 from mlx_video.latents.latents_file import load_latents
+from mlx_video.layouts.components import MOTION_CONTROLLER
 from mlx_video.media.video import read_frames
 from mlx_video.planning.memory_plan import MemoryPlan
 from mlx_video.request import INPUTS
@@ -43,6 +45,7 @@ from tests.fixtures.tiny_variants import (
     TINY_VARIANTS,
     UNPUBLISHED_VARIANTS,
     tiny_variant,
+    write_motion_controller,
     write_tiny_variant,
 )
 
@@ -77,6 +80,7 @@ CAMERA: Mapping[str, tuple[object, object]] = {
 EXAMPLES: Mapping[str, Callable[[str, int], object]] = {
     "text": lambda name, seed: ("a cat", "two dogs in the rain")[seed],
     "image": draw_picture,
+    "number": lambda name, seed: (20.0, 90.0)[seed],
     "camera": lambda name, seed: CAMERA[name][seed],
     "video": lambda name, seed: [draw_picture(name, 2 * frame + seed) for frame in range(NUM_FRAMES)],
     "mask": lambda name, seed: [HALVES[seed]] * NUM_FRAMES,
@@ -159,7 +163,9 @@ class Walk:
     @cached_property
     def original(self) -> Path:
         path = self.root / tiny_variant(self.variant.name).called
-        write_tiny_variant(path, self.variant.name, num_layers=LAYERS)
+        sizes = write_tiny_variant(path, self.variant.name, num_layers=LAYERS).sizes
+        if MOTION in self.variant.inputs.all:
+            write_motion_controller(path / MOTION_CONTROLLER.file_name, sizes.transformer.dim)
         return path
 
     @cached_property

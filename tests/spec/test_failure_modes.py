@@ -372,11 +372,15 @@ def test_f15_layers_that_this_model_lacks(own: TinyCheckpoint):
 
 
 def test_f15_an_adapter_that_enlarges_the_input(own: TinyCheckpoint):
+    delta = {"patch_embedding.diff": np.ones((128, 36, 1, 2, 2), np.float32)}
+    text = refusal(own.path, loras=adapter(own.path / "image.safetensors", delta))
+    assert_says(text, "image.safetensors", "patch_embedding", "enlarges it from 16 to 36 channels")
+
+
+def test_f15_a_control_adapter(own: TinyCheckpoint):
     delta = {"patch_embedding.diff": np.ones((128, 32, 1, 2, 2), np.float32)}
-    text = refusal(own.path, loras=adapter(own.path / "control.safetensors", delta))
-    assert_says(
-        text, "control.safetensors", "patch_embedding", "enlarges it from 16 to 32 channels", "supported"
-    )
+    text = notices(own.path, loras=adapter(own.path / "control.safetensors", delta))
+    assert_says(text, "control.safetensors", "from 16 to 32 channels", "--control-video")
 
 
 def test_f16_a_scale_that_nothing_states(own: TinyCheckpoint):

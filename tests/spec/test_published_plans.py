@@ -91,8 +91,29 @@ TREES = {
         "text_encoders/umt5_xxl_fp16.safetensors": "umt5-comfy",
         "vae/wan_2.1_vae.safetensors": "vae-2.1-comfy",
     },
+    "wan2.1-vace-1.3b": {
+        "diffusion_models/wan2.1_vace_1.3B_fp16.safetensors": "comfy-wan2.1-vace-1.3b",
+        "text_encoders/umt5_xxl_bf16.safetensors": "umt5-diffusers",
+        "vae/wan_2.1_vae.safetensors": "vae-2.1-comfy",
+    },
+    "wan2.1-vace-1.3b, GGUF": {
+        "unet/Wan2.1-VACE-1.3B-F16.gguf": "gguf-wan2.1-vace-1.3b",
+        "text_encoders/umt5-xxl-encoder-F16.gguf": "umt5-gguf",
+        "vae/wan_2.1_vae.safetensors": "vae-2.1-comfy",
+    },
     "wan2.1-vace-14b": {
         "unet/Wan2.1_14B_VACE-F16.gguf": "gguf-wan2.1-vace-14b",
+        "text_encoders/umt5-xxl-encoder-F16.gguf": "umt5-gguf",
+        "vae/wan_2.1_vae.safetensors": "vae-2.1-comfy",
+    },
+    "wan2.1-vace-14b, ComfyUI": {
+        "diffusion_models/wan2.1_vace_14B_fp16.safetensors": "comfy-wan2.1-vace-14b",
+        "text_encoders/umt5_xxl_bf16.safetensors": "umt5-diffusers",
+        "vae/wan_2.1_vae.safetensors": "vae-2.1-comfy",
+    },
+    "wan2.2-vace-fun-a14b, GGUF": {
+        "unet/Wan2.2-VACE-Fun-A14B-high-noise-F16.gguf": "gguf-wan2.1-vace-14b",
+        "unet/Wan2.2-VACE-Fun-A14B-low-noise-F16.gguf": "gguf-wan2.1-vace-14b",
         "text_encoders/umt5-xxl-encoder-F16.gguf": "umt5-gguf",
         "vae/wan_2.1_vae.safetensors": "vae-2.1-comfy",
     },
@@ -181,6 +202,7 @@ def test_a_published_model_without_its_numbers_gets_its_plan(
     brief_path: Path, write: Callable[[Path, str], Path], name: str
 ):
     folder = write(brief_path / "Wan", name)
+    name = name.partition(",")[0]
     made = plan(folder)
     is_dual, reads_images = "a14b" in name, ALL_TRANSFORMERS[name].image_dim is not None
     transformers = ["low_noise_model", "high_noise_model"] if is_dual else ["model"]

@@ -6,10 +6,11 @@ import re
 from dataclasses import fields, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mlx_video.conditioning.types import Conditioning
-from mlx_video.conditioning.units import ADD_ON
+from mlx_video.conditioning.units import ADD_ON, UnitInputs
 from mlx_video.config import (
     ModelConfig,
     TransformerConfig,
@@ -20,7 +21,7 @@ from mlx_video.config import (
 from mlx_video.errors import RequestError
 from mlx_video.geometry import check_num_frames, measure, size_multiple
 from mlx_video.request import GenerateRequest
-from mlx_video.runs.settings import ImageSize, plan_run
+from mlx_video.runs.settings import ShownSize, plan_run
 from mlx_video.variants.registry import VARIANTS, find_variant
 from mlx_video.variants.variant import Variant
 
@@ -47,6 +48,7 @@ KINDS = {
     "wan2.2-fun-a14b-control-camera": (36, 16, True, {"camera_dim": 24}),
     "wan2.2-fun-control-camera": (36, 16, False, {"camera_dim": 24}),
     "wan2.2-fun-control": (52, 16, False, {"reference_dim": 16}),
+    "wan2.2-fun-control-demo": (52, 16, False, {"reference_dim": 16}),
     "wan2.2-fun-a14b-control": (52, 16, True, {"reference_dim": 16}),
     "wan2.1-vace": (16, 16, False, VACE),
     "wan2.1-vace-1.3b": (16, 16, False, VACE),
@@ -54,7 +56,8 @@ KINDS = {
     "wan2.2-vace-fun-a14b": (16, 16, True, VACE),
 }
 SIZES = {
-    "wan2.1-t2v-demo": (192, 6), "wan2.2-i2v-demo": (192, 6), "wan2.1-t2v-1.3b": (1536, 30),
+    "wan2.1-t2v-demo": (192, 6), "wan2.2-i2v-demo": (192, 6), "wan2.2-fun-control-demo": (192, 6),
+    "wan2.1-t2v-1.3b": (1536, 30),
     "wan2.1-t2v-14b": (5120, 40), "wan2.1-fun-1.3b-inp": (1536, 30),
     "wan2.1-vace-1.3b": (1536, 30), "wan2.1-vace-14b": (5120, 40),
 }  # fmt: skip
@@ -173,13 +176,13 @@ def test_the_size_follows_the_image(variant: Variant):
         pytest.skip("takes no image")
     config = config_of(variant)
     request = replace(request_for(variant), image=Path("first.png"))
-    plan = plan_run(request, config, variant, ImageSize(height=1000, width=1000))
+    plan = plan_run(request, config, variant, ShownSize(height=1000, width=1000))
     step_w, step_h = size_multiple(config.vae.stride, config.transformer.patch_size)
     area = plan.geometry.width * plan.geometry.height
     assert plan.geometry.width % step_w == plan.geometry.height % step_h == 0
     assert 0.85 * variant.sampling.max_area < area <= variant.sampling.max_area
     assert not plan.crops_images
-    exact = plan_run(replace(request, width=64, height=96), config, variant, ImageSize(1000, 1000))
+    exact = plan_run(replace(request, width=64, height=96), config, variant, ShownSize(1000, 1000))
     assert (exact.geometry.width, exact.geometry.height) == (64, 96)
     assert exact.crops_images
     assert "cut at the centre to 64x96" in exact.notices[-1].text
@@ -193,8 +196,13 @@ def test_its_inputs_are_fields_of_the_request(variant: Variant):
 
 @every_variant
 def test_each_conditioning_field_has_one_owner(variant: Variant):
+    config, images = config_of(variant), {"image": np.zeros((16, 16, 3), np.uint8)}
+    geometry = measure(16, 16, 5, z_dim=16, stride=(4, 8, 8), patch_size=(1, 2, 2))
+    for target in (None, 1):
+        inputs = UnitInputs(("a cat",), geometry, config, images, options={"target_index": target})
+        owned = [name for unit in variant.units if unit.is_needed(inputs) for name in unit.owns]
+        assert len(owned) == len(set(owned))
     owned = [name for unit in variant.units for name in unit.owns]
-    assert len(owned) == len(set(owned))
     assert {name for name in owned if not name.endswith(ADD_ON)} <= {f.name for f in fields(Conditioning)}
     stages = [unit.stage for unit in variant.units]
     assert stages == sorted(stages, key=stages.index), "units of a stage stand side by side"
@@ -258,7 +266,7 @@ def test_the_official_defaults_of_the_other_models(name: str):
 
 def test_wan21_image_to_video_shifts_less_at_480p():
     variant = next(variant for variant in VARIANTS if variant.name == "wan2.1-i2v-14b")
-    config, image = config_of(variant), ImageSize(height=720, width=1280)
+    config, image = config_of(variant), ShownSize(height=720, width=1280)
     assert plan_run(request_for(variant), config, variant, image).shift == 3.0
     assert plan_run(request_for(variant, width=1280, height=720), config, variant, image).shift == 5.0
     assert plan_run(request_for(variant, shift=7.0), config, variant, image).shift == 7.0

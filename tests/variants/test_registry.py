@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,9 @@ import pytest
 from mlx_video.config import ModelConfig, TransformerConfig
 from mlx_video.errors import CheckpointError, ConfigError, RequestError
 from mlx_video.variants.registry import VARIANTS, find_variant, recognise_checkpoint
+from mlx_video.weights.names.fun_names import fun_tensors
 from mlx_video.weights.names.transformer_names import transformer_tensors
+from mlx_video.weights.names.vace_names import vace_tensors
 
 SMALL = TransformerConfig(dim=64, ffn_dim=96, num_heads=2, num_layers=2, text_dim=32)
 OFFICIAL = {
@@ -161,3 +164,53 @@ def test_a_folder_of_another_tool_is_found_by_its_sizes():
 def test_names_and_titles_are_unique():
     assert len({variant.name for variant in VARIANTS}) == len(VARIANTS)
     assert len({variant.title for variant in VARIANTS}) == len(VARIANTS)
+
+
+def control_shapes(kind: str) -> dict[str, tuple[int, ...]]:
+    config = CONTROL_CONFIGS[kind]
+    own = vace_tensors(config) if config.vace_layers else fun_tensors(config)
+    return shapes_of(config) | own
+
+
+CONTROL_CONFIGS = {
+    "plain": SMALL,
+    "VACE": replace(SMALL, vace_layers=(0, 1), vace_in_dim=96),
+    "reference": replace(SMALL, in_dim=48, image_dim=32, reference_dim=16),
+    "camera": replace(SMALL, in_dim=32, image_dim=32, camera_dim=24),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "stated", "text"),
+    [
+        ("VACE", "vace_in_dim", 32, r"but vace_patch_embedding.weight \[64, 96, 1, 2, 2\] in .* says 96"),
+        ("VACE", "vace_layers", [0], r"but the transformer has 2 VACE blocks"),
+        ("plain", "vace_in_dim", 96, r"but .*, without vace_patch_embedding.weight, says 0"),
+        ("plain", "vace_layers", [0, 1], r"but the transformer has 0 VACE blocks"),
+        ("reference", "add_ref_conv", False, r"but ref_conv.weight \[64, 16, 2, 2\] in .* says True"),
+        ("reference", "has_ref_conv", False, r"but ref_conv.weight \[64, 16, 2, 2\] in .* says True"),
+        ("reference", "in_dim_ref_conv", 32, r"but ref_conv.weight .* says 16"),
+        ("plain", "add_ref_conv", True, r"but .*, without ref_conv.weight, says False"),
+        ("camera", "add_control_adapter", False, r"but control_adapter.conv.weight .* says True"),
+        ("camera", "in_dim_control_adapter", 6, r"but control_adapter.conv.weight .* says 24"),
+        ("camera", "downscale_factor_control_adapter", 16, r"but control_adapter.conv.weight .* says 8"),
+        ("plain", "add_control_adapter", True, r"but .*, without control_adapter.conv.weight, says False"),
+    ],
+)
+def test_a_config_of_other_control_networks_is_refused_with_both_sizes(kind, key, stated, text):
+    said = re.escape(f"config.json says {key} {stated}, ")
+    with pytest.raises(ConfigError, match=f"{said}{text}.*fetch both from the same place"):
+        recognise_checkpoint(control_shapes(kind), {key: stated})
+
+
+@pytest.mark.parametrize("kind", CONTROL_CONFIGS)
+def test_a_config_may_state_the_sizes_of_control_networks(kind: str):
+    stated = {
+        "add_ref_conv": kind == "reference", "add_control_adapter": kind == "camera", "in_dim_ref_conv": 16,
+        "in_dim_control_adapter": 24, "downscale_factor_control_adapter": 8,
+        **({"vace_layers": [0, 1], "vace_in_dim": 96} if kind == "VACE" else {}),
+    }  # fmt: skip
+    found = recognise_checkpoint(control_shapes(kind), stated | {"num_heads": 2}).config.transformer
+    expected = CONTROL_CONFIGS[kind]
+    assert (found.vace_layers, found.vace_in_dim) == (expected.vace_layers, expected.vace_in_dim)
+    assert (found.reference_dim, found.camera_dim) == (expected.reference_dim, expected.camera_dim)

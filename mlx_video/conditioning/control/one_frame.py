@@ -13,6 +13,8 @@ from mlx_video.conditioning.frames import MASK_CHANNELS, Encoding, FrameEncoder
 from mlx_video.errors import RequestError
 from mlx_video.models.rope import MAX_POSITIONS
 
+MOST_CONTROLS = 2
+
 
 @dataclass(frozen=True, slots=True)
 class OneFrame:
@@ -38,6 +40,21 @@ class OneFrame:
                 "control_index",
                 f"{', '.join(map(str, self.control_indices))} with --target-index {self.target_index}: every "
                 "picture needs a time of its own. Choose different numbers.",
+            )
+
+    def check_pictures(self, count: int) -> None:
+        """Refuse another number of control pictures.
+
+        Raises:
+            RequestError: there are more or fewer than indices, or more than the models take.
+        """
+        if count > MOST_CONTROLS:
+            raise RequestError("control_image", f"{count} pictures: the models take one or two. Give fewer.")
+        if count != len(self.control_indices):
+            raise RequestError(
+                "control_image",
+                f"{count} pictures for {len(self.control_indices)} numbers of --control-index. Give one for "
+                "each.",
             )
 
     @property
@@ -69,12 +86,7 @@ def encode_one_frame(
 
     Source: kohya-ss/musubi-tuner wan_generate_video.py, prepare_one_frame_inference.
     """
-    if len(controls) != len(one.control_indices):
-        raise RequestError(
-            "control_image",
-            f"{len(controls)} pictures for {len(one.control_indices)} numbers of --control-index. Give one "
-            "for each.",
-        )
+    one.check_pictures(len(controls))
     pictures = dict(zip(one.control_indices, controls, strict=True))
     grey = np.zeros_like(controls[0])
     frames = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -19,6 +20,7 @@ from mlx_video.conditioning.control.camera_path import PRESETS, path_in_directio
 from mlx_video.conditioning.control.camera_rays import CameraAddOn, CameraRays
 from mlx_video.conditioning.control.fun import FunSource, ReferenceAddOn, encode_slots
 from mlx_video.conditioning.control.one_frame import OneFrame, encode_one_frame
+from mlx_video.conditioning.control.speed import SpeedAddOn
 from mlx_video.conditioning.control.vace import VACEAddOn, VACESource, encode_vace_context
 from mlx_video.conditioning.latent_frames import LatentFrames
 from mlx_video.conditioning.units import ConditioningUnit, Encoders, Fields, UnitInputs, Work
@@ -27,7 +29,9 @@ from mlx_video.media.fit import fit_frame, letterbox_reference
 from mlx_video.media.resize import to_unit_range
 
 REPAINT = "repaint"
+MOTION = "motion_bucket_id"
 VACE_REFERENCES = "vace_reference_image"
+CONTROL_IMAGES = "control_image"
 
 
 def _fitted(inputs: UnitInputs, name: str) -> np.ndarray | None:
@@ -105,6 +109,20 @@ def _make_fun_channels(inputs: UnitInputs, encoders: Encoders) -> Work[Fields]:
 
 FUN_CHANNELS = ConditioningUnit("fun channels", "image", ("concat_latents",), _make_fun_channels)
 """Channels beside the noise; zeros for what is not given."""
+
+
+def _make_control_channels(inputs: UnitInputs, encoders: Encoders) -> Work[Fields]:
+    geometry, read = inputs.geometry, inputs.videos.get("control_video")
+    if read is None:
+        return {"concat_latents": mx.zeros(geometry.latent_shape)}
+    with encoders.open_vae() as encode:
+        concat_latents = yield from encode_frames(encode, read_clip(read, geometry), geometry)
+        mx.eval(concat_latents)
+    return {"concat_latents": concat_latents}
+
+
+CONTROL_CHANNELS = ConditioningUnit("control channels", "image", ("concat_latents",), _make_control_channels)
+"""A control video beside the noise, and nothing else; zeros where there is none."""
 
 
 def image_tokens_unit(*names: str, is_fitted: bool) -> ConditioningUnit:
@@ -192,6 +210,19 @@ CAMERA = ConditioningUnit(
 """Rays of a camera path."""
 
 
+# Speed
+
+
+def _make_speed(inputs: UnitInputs, encoders: Encoders) -> Work[Fields]:
+    yield from ()  # the motion controller reports nothing
+    return {"speed_add_on": SpeedAddOn(encoders.encode_motion(inputs.options[MOTION]))}
+
+
+SPEED = ConditioningUnit(
+    "speed", "text", ("speed_add_on",), _make_speed, lambda inputs: inputs.options.get(MOTION) is not None
+)
+"""How much moves, in models beside which a motion controller lies."""
+
 # Video to video, and one frame
 
 
@@ -219,12 +250,27 @@ COMMON_UNITS = (START,)
 """Units that work for every model, behind its own."""
 
 
+def read_one_frame(options: Mapping[str, Any], num_pictures: int) -> OneFrame | None:
+    """Where a picture and its controls lie in time; None for a video.
+
+    Raises:
+        RequestError: indices do not go with each other, or with the control pictures.
+    """
+    target = options.get("target_index")
+    if target is None:
+        return None
+    one = OneFrame(target, tuple(options["control_index"]))
+    one.check_pictures(num_pictures)
+    return one
+
+
 def _make_one_frame(inputs: UnitInputs, encoders: Encoders) -> Work[Fields]:
-    one = OneFrame(inputs.options["target_index"], tuple(inputs.options.get("control_index") or ()))
-    geometry = inputs.geometry
+    pictures = inputs.pictures[CONTROL_IMAGES]
+    one = read_one_frame(inputs.options, len(pictures))
+    assert one is not None
+    geometry, fit = inputs.geometry, inputs.options.get("fit", "cover")
     controls = [
-        to_unit_range(fit_frame(picture, geometry.height, geometry.width))
-        for picture in inputs.pictures.get("control_image", ())
+        to_unit_range(fit_frame(picture, geometry.height, geometry.width, fit)) for picture in pictures
     ]
     with encoders.open_vae() as encode:
         concat_latents = yield from encode_one_frame(encode, one, controls)

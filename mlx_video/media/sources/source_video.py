@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
     ImageSource = str | Path | Image.Image | np.ndarray
-    VideoSource = str | Path | Video | np.ndarray | Sequence[ImageSource]
 
 TimedFrame = tuple[np.ndarray, float]
 """A frame, uint8 RGB [H, W, 3], and how long it is shown, in frames at the video's rate."""
@@ -52,10 +51,16 @@ class SourceVideo:
     notices: tuple[Notice, ...] = ()
 
 
+if TYPE_CHECKING:
+    VideoSource = str | Path | Video | SourceVideo | np.ndarray | Sequence[ImageSource]
+
+
 def name_video(source: VideoSource) -> str:
     """What messages and the record of a run call a video: its path, or what it is."""
     if isinstance(source, str | Path):
         return str(source)
+    if isinstance(source, SourceVideo):
+        return source.name
     if isinstance(source, Video):
         return f"video of {len(source.frames)} frames"
     return name_image(source) if _is_picture(source) else f"{len(source)} pictures"
@@ -72,11 +77,14 @@ def open_video(source: VideoSource) -> SourceVideo:
     Args:
         source: a video file, an animated GIF, WebP, PNG or AVIF, a folder of pictures in the order of their
             names (numbers by value), or the address of one of these; or a `Video`; or an array
-            [F, H, W, 3]; or pictures one by one. Arrays are uint8, uint16, or floating in [0, 1].
+            [F, H, W, 3]; or pictures one by one. Arrays are uint8, uint16, or floating in [0, 1]. One that
+            is open already is given back.
 
     Raises:
         MediaError: there is no such file, or it holds no video.
     """
+    if isinstance(source, SourceVideo):
+        return source
     name = name_video(source)
     if isinstance(source, Video):
         return _from_pictures(source.frames, name, source.fps)

@@ -15,7 +15,7 @@ def vace_peak(size: ForwardSize, *, waits_for_blocks: bool = False) -> Peak:
     result is that of a moment.
     """
     config = size.config
-    streams = size.num_passes if waits_for_blocks else 1
+    streams = size.num_waiting if waits_for_blocks else 1
     longer = replace(config, num_layers=config.num_layers + len(config.vace_layers))
     texts = kept_text_bytes(replace(size, config=longer)) - kept_text_bytes(size)
     plain = forward_peak(size, waits_for_blocks=waits_for_blocks)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from types import MappingProxyType
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_video.config import TransformerConfig
-from mlx_video.models.block_context import BlockContext, BlockHook
+from mlx_video.models.block_context import Block, BlockContext, BlockHook
+from mlx_video.models.block_order import BlockName, FurtherBlocks
 from mlx_video.models.elementwise import add_gated, add_residual
 from mlx_video.models.matmul import project
 from mlx_video.models.transformer import WanTransformer, patchify
-from mlx_video.models.transformer_block import TransformerBlock
+from mlx_video.models.transformer_block import BlockLayers
 
 
-class VACEBlock(TransformerBlock):
+class VACEBlock(BlockLayers):
     """Transformer block of the VACE stream, and the layer that makes a hint of what leaves it.
 
     Source: Wan2.1 wan/modules/vace_model.py, VaceWanAttentionBlock.
@@ -26,16 +28,24 @@ class VACEBlock(TransformerBlock):
         super().__init__(config)
         self.after_proj = nn.Linear(config.dim, config.dim)
 
-    def make_hint(self, x: mx.array) -> mx.array:
-        """Hint for the main stream.
+    def __call__(self, x: mx.array, context: BlockContext) -> tuple[mx.array, mx.array]:
+        """Run the block.
 
         Args:
-            x: VACE stream [L, dim], as it left this block; it goes on unchanged.
+            x: VACE stream [L, dim], float32.
+            context: of this block.
 
         Returns:
-            [L, dim] in the weights' type.
+            The stream as it goes on, [L, dim], float32; and the hint for the main stream, which is made of
+            it, [L, dim] in the weights' type.
         """
-        return project(self.after_proj, x)
+        stream = self.run_layers(x, context)
+        return stream, project(self.after_proj, stream)
+
+
+def order_vace_blocks(config: TransformerConfig) -> FurtherBlocks:
+    """Which VACE block has its turn behind which main block."""
+    return {layer: BlockName("vace_blocks", number) for number, layer in enumerate(config.vace_layers)}
 
 
 class VACETransformer(WanTransformer):
@@ -100,7 +110,8 @@ class VACEHook(BlockHook):
         # Nothing reads what comes behind the last hint that counts.
         count = max((number for number, scale in enumerate(scales, 1) if scale), default=0)
         self._scales = scales[:count]
-        self._numbers = {layer: number for number, layer in enumerate(layers[:count])}
+        turns = order_vace_blocks(transformer.config)
+        self.further_blocks = MappingProxyType({layer: turns[layer] for layer in layers[:count]})
         self._stream: mx.array | None = None
 
     def before_blocks(self, tokens: mx.array, context: BlockContext) -> mx.array:
@@ -109,13 +120,15 @@ class VACEHook(BlockHook):
             self._stream = self._transformer.begin_vace(self._vace_context, tokens)
         return tokens
 
-    def after_block(self, tokens: mx.array, context: BlockContext) -> mx.array:
-        """See :meth:`BlockHook.after_block`."""
-        number = self._numbers.get(context.index)
-        if number is None or self._stream is None:
-            return tokens
-        block, scale = self._transformer.vace_blocks[number], self._scales[number]
+    def run_block(self, tokens: mx.array, context: BlockContext, block: Block) -> mx.array:
+        """See :meth:`BlockHook.run_block`."""
+        assert self._stream is not None
+        number = self.further_blocks[context.index].index
+        scale = self._scales[number]
         # Its cross-attention is one of its own, numbered behind those of the main stream.
-        stream = block(self._stream, context.at(self._transformer.config.num_layers + number))
+        own = context.at(self._transformer.config.num_layers + number)
+        # Behind the main block, though it does not depend on it: both at once would take twice the memory.
+        (entering,) = mx.depends([self._stream], [tokens])
+        stream, hint = block(entering, own)
         self._stream = stream if number + 1 < len(self._scales) else None
-        return add_gated(tokens, block.make_hint(stream), mx.array(scale)) if scale else tokens
+        return add_gated(tokens, hint, mx.array(scale)) if scale else tokens

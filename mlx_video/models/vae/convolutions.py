@@ -74,7 +74,7 @@ def _by_planes(taps: Sequence[mx.array], weight: mx.array, bias: mx.array) -> mx
         return (convolve_joined(planes, weight) + bias).reshape(*taps[-1].shape[:-1], -1)
     total, waiting = bias, []
     for frames, kernel in zip(planes, weight.swapaxes(0, 1), strict=True):
-        convolved = _convolve_frames(frames, kernel, padding=1)
+        convolved = convolve_frames(frames, kernel, padding=1)
         if current_limits().fuses_taps:
             waiting.append(convolved)
         else:
@@ -98,7 +98,7 @@ def _add_taps(bias: mx.array, *taps: mx.array) -> mx.array:
     return bias
 
 
-def _convolve_frames(frames: mx.array, weight: mx.array, padding: int = 0, stride: int = 1) -> mx.array:
+def convolve_frames(frames: mx.array, weight: mx.array, padding: int = 0, stride: int = 1) -> mx.array:
     """2-D convolution of [n, H, W, C], a few frames at a time where all would take a GPU too long."""
     flops = 2 * math.prod(frames.shape[1:3]) * weight.size // stride**2
     return in_chunks(
@@ -193,7 +193,7 @@ def _convolve_phases(frame: mx.array, kernels: mx.array, bias: mx.array) -> mx.a
     """[B, 1, H, W, C] → [B, 1, 2H, 2W, O]."""
     batch, _, height, width, _ = frame.shape
     padded = mx.pad(frame.squeeze(1), [(0, 0), (1, 1), (1, 1), (0, 0)])
-    phases = _convolve_frames(padded, kernels) + mx.tile(bias, 4)
+    phases = convolve_frames(padded, kernels) + mx.tile(bias, 4)
     top, bottom = (
         mx.stack([_phase(phases, row, column, height, width) for column in range(2)], axis=3)
         for row in range(2)
@@ -235,5 +235,5 @@ def convolve_halved(x: mx.array, weight: mx.array, bias: mx.array) -> mx.array:
     Source: Wan2.1 wan/modules/vae.py, Resample (downsample2d).
     """
     padded = mx.pad(x.flatten(0, 1), [(0, 0), (0, 1), (0, 1), (0, 0)])
-    halved = _convolve_frames(padded, weight, stride=2) + bias
+    halved = convolve_frames(padded, weight, stride=2) + bias
     return halved.reshape(*x.shape[:2], *halved.shape[1:])

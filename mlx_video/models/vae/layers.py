@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_video.models.elementwise import fused, on_gpu
+from mlx_video.models.kernels.channel_norm import normalize_and_activate, normalize_channels
 from mlx_video.models.matmul import in_chunks
 from mlx_video.models.vae.convolutions import (
     causal_taps,
@@ -22,16 +21,6 @@ from mlx_video.models.vae.stream import StreamState
 
 # Rows of attention scores held at a time: 59 MB at 720×1280, where all of them would be 829 MB.
 QUERIES_AT_A_TIME = 1024
-_MINUS_LOG2_E = -1 / math.log(2)
-
-
-@fused
-def silu(x: mx.array) -> mx.array:
-    """x · sigmoid(x), any shape."""
-    if on_gpu():
-        return x * mx.sigmoid(x)
-    # MLX's CPU sigmoid takes twice as long as this power of two, and more than the norm before it.
-    return x / (1 + mx.power(2.0, x * _MINUS_LOG2_E))
 
 
 class RMSNorm(nn.Module):
@@ -46,8 +35,11 @@ class RMSNorm(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         """[..., C] → [..., C]."""
-        # The floor of the norm, 1e-12, under the root of a mean of squares.
-        return mx.fast.rms_norm(x, self.gamma, 1e-24 / x.shape[-1])
+        return normalize_channels(x, self.gamma)
+
+    def and_silu(self, x: mx.array) -> mx.array:
+        """SiLU of what the norm gives, [..., C] → [..., C]."""
+        return normalize_and_activate(x, self.gamma)
 
 
 class CausalConv3d(nn.Module):
@@ -130,8 +122,8 @@ class ResidualBlock(nn.Module):
     def __call__(self, x: mx.array, state: StreamState) -> mx.array:
         """[B, T, H, W, C] → [B, T, H, W, O]."""
         norm_in, _, conv_in, norm_out, _, _, conv_out = self.residual
-        hidden = conv_in(silu(norm_in(x)), state)
-        hidden = conv_out(silu(norm_out(hidden)), state)
+        hidden = conv_in(norm_in.and_silu(x), state)
+        hidden = conv_out(norm_out.and_silu(hidden), state)
         return hidden + (self.shortcut(x) if "shortcut" in self else x)
 
 
@@ -256,7 +248,7 @@ def head_layers(channels: int, out_channels: int) -> list[nn.Module]:
 def apply_head(head: Sequence[nn.Module], x: mx.array, state: StreamState) -> mx.array:
     """[B, T, H, W, C] → [B, T, H, W, O]."""
     norm, _, conv = head
-    return conv(silu(norm(x)), state)
+    return conv(norm.and_silu(x), state)
 
 
 def _next_taps(layer: nn.Module, x: mx.array, state: StreamState) -> list[mx.array]:

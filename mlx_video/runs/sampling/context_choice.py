@@ -48,7 +48,19 @@ def plan_windows(request: GenerateRequest, geometry: VideoGeometry, stride: int)
             f"{overlap}: windows of {asked} frames have {size} latent frames, of which they cannot share "
             f"{shared}. Give at most {(size - 1) * stride}.",
         )
-    return ContextWindows(size, shared, request.context_schedule, request.context_weights)
+    _check_levels(request)
+    return ContextWindows(
+        size, shared, request.context_schedule, request.context_weights, request.context_stride
+    )
+
+
+def _check_levels(request: GenerateRequest) -> None:
+    if request.context_stride > 1 and request.context_schedule == "static":
+        raise RequestError(
+            "context_stride",
+            f"{request.context_stride}: static windows have every frame. Choose --context-schedule uniform "
+            "or looped, or leave the option out.",
+        )
 
 
 def check_caches(windows: ContextWindows, recipe: Recipe) -> None:

@@ -15,16 +15,23 @@ from mlx_video.models.block_context import (
     PromptTokens,
     Step,
     StepCache,
+    TimePath,
     attend_plainly,
 )
 from mlx_video.models.forward import BlockSource
 from mlx_video.models.token_layout import TokenLayout, layout_around_given
-from mlx_video.models.video_transformer import VideoTransformer
+from mlx_video.models.video_transformer import Part, VideoTransformer
 from mlx_video.sampling.context_windows import ContextWindows, Window
 from mlx_video.sampling.guidance import Branch, Guidance, PromptName
 from mlx_video.sampling.sampler_state import KeptArrays, SamplerState
 from mlx_video.sampling.step_caches.step_cache import CachePlan, PredictionCache
-from mlx_video.sampling.windowed_predictions import Predict, SeenFrames, WindowedPredictions
+from mlx_video.sampling.windowed_predictions import (
+    Own,
+    Predict,
+    PredictTogether,
+    SeenFrames,
+    WindowedPredictions,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +41,9 @@ class CachesOf:
     plan: CachePlan
     transformer: str
 
-    def new_cache(self, branch: Branch) -> StepCache | None:
+    def new_cache(self, branch: Branch, time_path: TimePath) -> StepCache | None:
         """The cache of a branch's forwards; None for none."""
-        return self.plan.new_cache and self.plan.new_cache(self.transformer, branch)
+        return self.plan.new_cache and self.plan.new_cache(self.transformer, branch, time_path)
 
     def new_prediction_cache(self) -> PredictionCache | None:
         """The cache of predictions; None for none."""
@@ -86,6 +93,11 @@ class FramePredictions:
             block_source=self._blocks,
         )
 
+    def part(self, latents: mx.array, branches: Sequence[Branch]) -> Part:
+        """What the transformer is asked to predict of latents [C, T, H, W] under some branches."""
+        passes = [self._pass_of(branch) for branch in branches]
+        return Part(latents, passes, self._conditioning.concat_latents, self._layout)
+
     def _pass_of(self, branch: Branch) -> Pass:
         """The pass of a branch, the same in every step: its hooks and its cache remember."""
         if branch.name not in self._passes:
@@ -93,7 +105,8 @@ class FramePredictions:
         return self._passes[branch.name]
 
     def _build_pass(self, branch: Branch) -> Pass:
-        cache = self._caches.new_cache(branch) if self._caches else None
+        time_path = partial(self._transformer.embed_time, layout=self._layout)
+        cache = self._caches.new_cache(branch, time_path) if self._caches else None
         if cache:
             self._memory.add(f"cache.{branch.name}", cache)
         one = Pass(
@@ -119,6 +132,7 @@ class GuidedTransformer:
         caches: the step caches of this transformer; None for none.
         blocks: where its blocks are read from; None where all are in memory.
         windows: in which it sees the video; None for the video as a whole.
+        windows_at_once: how many of them go through the blocks together.
     """
 
     def __init__(
@@ -132,6 +146,7 @@ class GuidedTransformer:
         caches: CachesOf | None = None,
         blocks: BlockSource | None = None,
         windows: ContextWindows | None = None,
+        windows_at_once: int = 1,
     ) -> None:
         self._guidance = guidance
         memory = memory or SamplerState()
@@ -139,12 +154,15 @@ class GuidedTransformer:
         def open_predictions() -> Predict:
             prompts = project_prompts(transformer, conditioning, guidance.prompts)
 
-            def predictions(own: Conditioning, layout: TokenLayout, memory: SamplerState) -> Predict:
+            def predictions(own: Conditioning, layout: TokenLayout, memory: SamplerState) -> FramePredictions:
                 return FramePredictions(transformer, own, layout, prompts, memory, caches, blocks)
 
             if windows is None:
                 return predictions(conditioning, layout, memory)
-            return predict_in_windows(windows, conditioning, layout, memory, predictions)
+            together = partial(predict_together, transformer, blocks)
+            return predict_in_windows(
+                windows, conditioning, layout, memory, predictions, together, windows_at_once
+            )
 
         self._open_predictions = open_predictions
         self._predict = open_predictions()
@@ -167,13 +185,27 @@ class GuidedTransformer:
         return self._guidance.combine(step, latents, velocities, self._kept)
 
 
+def predict_together(
+    transformer: VideoTransformer,
+    blocks: BlockSource | None,
+    windows: Sequence[tuple[FramePredictions, mx.array]],
+    step: Step,
+    branches: Sequence[Branch],
+) -> list[list[mx.array]]:
+    """Predict windows, each with its latents, of which streamed blocks are read once for all."""
+    parts = [own.part(latents, branches) for own, latents in windows]
+    return transformer.predict_parts(parts, step, block_source=blocks)
+
+
 def predict_in_windows(
     windows: ContextWindows,
     conditioning: Conditioning,
     layout: TokenLayout,
     memory: SamplerState,
-    predictions: Callable[[Conditioning, TokenLayout, SamplerState], Predict],
-) -> WindowedPredictions:
+    predictions: Callable[[Conditioning, TokenLayout, SamplerState], Own],
+    predict: PredictTogether[Own],
+    at_once: int = 1,
+) -> WindowedPredictions[Own]:
     """Predictions of all sampled frames, window by window.
 
     A window that lacks the first frame of a video of which some frames are given sees that frame, with what
@@ -185,6 +217,7 @@ def predict_in_windows(
         layout: of all tokens.
         memory: has a folder for each window.
         predictions: of some frames, from what is told of them, their layout and their memory.
+        predict, at_once: as for :class:`WindowedPredictions`.
     """
     frames, rows, columns = conditioning.frames, len(layout.segments[0].rows), len(layout.segments[0].columns)
     count = layout.num_tokens // (rows * columns) - frames.leading
@@ -196,14 +229,14 @@ def predict_in_windows(
         front = [float(number < frames.leading) for number in numbers[:before]]
         return SeenFrames(numbers, (*front, *weights))
 
-    def open_window(seen: SeenFrames) -> Predict:
+    def open_window(seen: SeenFrames) -> Own:
         own = conditioning.take_frames(seen.numbers)
         is_given = conditioning.first_frame is not None
         given = [place for place, number in enumerate(seen.numbers) if is_given and number == 0]
         around = layout_around_given((len(seen.numbers), rows, columns), given)
         return predictions(own, around, memory.within(f"window to {seen.numbers[-1]}"))
 
-    return WindowedPredictions(windows, count, see, open_window)
+    return WindowedPredictions(windows, count, see, open_window, predict, at_once)
 
 
 def project_prompts(

@@ -41,6 +41,7 @@ STEP_CACHE_OPTIONS: Mapping[str, Mapping[str, str]] = {
         "step_cache_threshold": "threshold",
         "teacache_mode": "mode",
         "teacache_coefficients": "coefficients",
+        "teacache_speedup": "speedup",
     },
     "easycache": {"step_cache_threshold": "threshold", "step_cache_start": "first_steps"},
     "first-block": {"step_cache_threshold": "threshold"},
@@ -87,7 +88,7 @@ def read_choices(request: GenerateRequest, config: ModelConfig) -> SamplingChoic
         warps=None if request.dmd_warp is None else request.dmd_warp == "on",
         step_cache=_read_step_cache(request),
         guidance_forms=tuple(_read_guidance_forms(request, config)),
-        strength=request.denoising_strength,
+        strength=request.denoising_strength or 1.0,  # at 0 no step is taken
     )
 
 
@@ -200,29 +201,27 @@ def choose_recipe(
 def _recognise_adapters(request: GenerateRequest, config: ModelConfig) -> tuple[Preset, tuple[str, ...]]:
     """The recipe that distilled adapters need, where every transformer has one of the same."""
     fields = [("loras", "loras_high"), ("loras", "loras_low")] if config.is_dual else [("loras",)]
-    found: list[tuple[Preset, LoraChoice]] = []
+    found: list[tuple[Preset, str]] = []
     for names in fields:
         choices = [choice for name in names for choice in getattr(request, name) if choice.strength]
-        known = ((_recognise_adapter(choice), choice) for choice in choices)
-        own = next(((preset, choice) for preset, choice in known if preset), None)
+        own = next(filter(None, map(_recognise_adapter, choices)), None)
         if own is None:
             return OFFICIAL, ()
         found.append(own)
-    presets = {preset.name for preset, _ in found}
-    if len(presets) > 1:
+    if len({preset.name for preset, _ in found}) > 1:
         return OFFICIAL, ()
-    preset, choice = found[0]
-    label = Path(choice.named).name
-    return preset, (f"{label}: the name suggests a distilled adapter; recipe {preset.name} is taken.",)
+    preset, sign = found[0]
+    return preset, (f"{sign}; recipe {preset.name} is taken.",)
 
 
-def _recognise_adapter(choice: LoraChoice) -> Preset | None:
-    """The recipe of one adapter, by its name and metadata."""
-    metadata = AdapterFile(choice.path).metadata
+def _recognise_adapter(choice: LoraChoice) -> tuple[Preset, str] | None:
+    """The recipe of one adapter, and what tells it: its metadata or a name."""
+    metadata, label = AdapterFile(choice.path).metadata, Path(choice.named).name
     if preset := RECIPES.get(metadata.get(RECIPE_KEY, "")):
-        return preset
+        return preset, f"{label}: its metadata names how it was distilled"
     stated = [metadata[key] for key in _NAME_KEYS if key in metadata]
-    return recognise_recipe([*_names(choice), *stated])
+    preset = recognise_recipe([*_names(choice), *stated])
+    return None if preset is None else (preset, f"{label}: the name suggests a distilled adapter")
 
 
 def _names(choice: LoraChoice) -> list[str]:

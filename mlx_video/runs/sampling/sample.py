@@ -13,11 +13,14 @@ from mlx_video.conditioning.frames import impose_first_frame
 from mlx_video.conditioning.latent_frames import VIDEO_ALONE, LatentFrames
 from mlx_video.conditioning.types import Conditioning
 from mlx_video.events import Event, Notice, StepFinished, Work, with_events
+from mlx_video.latents.colours import LatentColours
 from mlx_video.lora.adapter_set import AdapterSet
 from mlx_video.models.block_context import Step
+from mlx_video.models.forward import BlockSource, ResidentBlocks
 from mlx_video.runs.networks import use_transformer
 from mlx_video.runs.run import Run
 from mlx_video.runs.sampling.guided_transformer import CachesOf, GuidedTransformer
+from mlx_video.runs.sampling.previews import Previews, open_previews
 from mlx_video.runs.state.resume import keep_step
 from mlx_video.sampling.denoise import Constrain, denoise
 from mlx_video.sampling.experts import ExpertRelay, count_high_noise_steps
@@ -29,8 +32,16 @@ from mlx_video.sampling.solvers.table import build_solver
 from mlx_video.sampling.start import add_start_noise
 
 
-def sample_latents(run: Run, conditioning: Conditioning) -> Work[mx.array]:
-    """Walk the noise down to latents [C, T, H, W]."""
+def sample_latents(
+    run: Run, conditioning: Conditioning, colours: LatentColours | None = None
+) -> Work[mx.array]:
+    """Walk the noise down to latents [C, T, H, W].
+
+    Args:
+        run: what is being made.
+        conditioning: of the transformer.
+        colours: of the latents, for previews; None where there are none, or a decoder makes them.
+    """
     request, recipe, shape = run.request, run.plan.recipe, run.plan.geometry.latent_shape
     assert recipe is not None  # only a run that decodes has none
     yield from describe_experts(run, recipe)
@@ -48,7 +59,10 @@ def sample_latents(run: Run, conditioning: Conditioning) -> Work[mx.array]:
     memory = SamplerState(run.state.sampler if run.state else None)
     memory.add("solver", solver)
     memory.add("noise", noise)
-    with open_velocity(run, recipe, conditioning, memory) as velocity:
+    with (
+        open_previews(run, colours) as previews,
+        open_velocity(run, recipe, conditioning, memory) as velocity,
+    ):
         steps = denoise(
             latents,
             recipe.schedule,
@@ -56,9 +70,10 @@ def sample_latents(run: Run, conditioning: Conditioning) -> Work[mx.array]:
             velocity,
             start=first_step,
             constrain=keep_first_frame(conditioning),
+            estimates_clean=previews.is_due,
         )
         del latents
-        result = yield from with_events(steps, partial(report_step, run, memory, frames))
+        result = yield from with_events(steps, partial(report_step, run, memory, frames, previews))
     return frames.select_result(result)
 
 
@@ -75,9 +90,13 @@ def with_strengths(velocity: GuidedTransformer, adapters: AdapterSet | None) -> 
     return predict
 
 
-def report_step(run: Run, memory: SamplerState, frames: LatentFrames, event: StepFinished) -> Iterator[Event]:
+def report_step(
+    run: Run, memory: SamplerState, frames: LatentFrames, previews: Previews, event: StepFinished
+) -> Iterator[Event]:
     """A step just taken, and what is kept and told of it; only the frames of the result are shown."""
     yield from keep_step(run, event, memory, frames)
+    clean = event.clean
+    event = replace(event, clean=None)
     if frames != VIDEO_ALONE:
         result = frames.select_result(event.latents)
         mx.eval(result)
@@ -85,6 +104,8 @@ def report_step(run: Run, memory: SamplerState, frames: LatentFrames, event: Ste
     yield event
     if run.request.debug_latents:
         yield describe_latents(event)
+    if clean is not None:
+        yield from previews.report(event.index, frames.select_result(clean))
 
 
 def describe_experts(run: Run, recipe: Recipe) -> Iterator[Notice]:
@@ -129,7 +150,10 @@ def open_guided_transformer(
     layout = conditioning.frames.layout(run.plan.geometry.grid, given_frames)
     own_memory = memory.within(name)
     try:
-        with use_transformer(run, name) as (transformer, blocks):
+        with use_transformer(run, name) as (transformer, streamed):
+            blocks: BlockSource | None = streamed
+            if run.profile:
+                blocks = run.profile.watch(blocks or ResidentBlocks(transformer))
             velocity = GuidedTransformer(
                 transformer,
                 recipe.guidance[name],
@@ -139,6 +163,7 @@ def open_guided_transformer(
                 caches=CachesOf(recipe.step_cache, name) if recipe.step_cache else None,
                 blocks=blocks,
                 windows=run.plan.windows,
+                windows_at_once=run.plan.memory.windows_at_once,
             )
             yield with_strengths(velocity, run.adapters.get(name))
     finally:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Protocol
 
 import mlx.core as mx
@@ -11,14 +12,17 @@ import numpy as np
 
 from mlx_video.events import FramesDecoded, TilesDecoded, Work
 from mlx_video.latents.decode import choose_pace, decode_chunks, to_uint8, to_uint8_rounded
+from mlx_video.latents.tiny_decode import decode_tiny
 from mlx_video.media.frame_writer import FrameWriter
 from mlx_video.media.image import FrameFolderWriter
 from mlx_video.media.video import open_video_writer
 from mlx_video.models.elementwise import on_gpu
+from mlx_video.models.vae.autoencoder import WanVAE
 from mlx_video.runs.continuation import JoinedFrames
-from mlx_video.runs.networks import use_vae
+from mlx_video.runs.networks import use_tiny_decoder, use_vae
 from mlx_video.runs.run import Run
 from mlx_video.runs.stages.stage import Stage
+from mlx_video.runs.state.kept_segments import open_kept
 
 
 class FrameSink(Protocol):
@@ -31,16 +35,29 @@ class FrameSink(Protocol):
 def decode_video(run: Run, latents: mx.array, sinks: Sequence[FrameSink]) -> Work[None]:
     """Decode latents [C, T, H, W] into these sinks and the files that the request names."""
     with ExitStack() as stack:
-        sinks = [*sinks, *(stack.enter_context(sink) for sink in open_sinks(run))]
-        vae = stack.enter_context(use_vae(run, "decoder"))
-        tile = run.plan.memory.decode_tile
-        _, _, height, width = latents.shape
-        pace = choose_pace(height, width, tile, run.limits if on_gpu() else None)
-        chunks = decode_chunks(
-            vae, latents, tile=tile, latents_per_push=pace.latents_per_push, parts=pace.parts
-        )
-        pass_earlier(sinks, run)
-        yield from pass_frames(chunks, sinks, run)
+        joined = [*sinks, *(stack.enter_context(sink) for sink in open_sinks(run))]
+        own = [stack.enter_context(open_kept(run, run.kept_frames))] if run.kept_frames else []
+        chunks = stack.enter_context(open_decoder(run))(latents)
+        pass_earlier(joined, run)
+        yield from pass_frames(chunks, [*joined, *own], run)
+
+
+@contextmanager
+def open_decoder(run: Run) -> Iterator[Callable[[mx.array], Iterable[mx.array | TilesDecoded]]]:
+    """What turns latents [C, T, H, W] into chunks of frames: the VAE, or the tiny decoder."""
+    if run.request.decoder == "tiny":
+        with use_tiny_decoder(run) as tiny:
+            yield partial(decode_tiny, tiny)
+    else:
+        with use_vae(run, "decoder") as vae:
+            yield partial(_decode_whole_or_tiled, run, vae)
+
+
+def _decode_whole_or_tiled(run: Run, vae: WanVAE, latents: mx.array) -> Iterator[mx.array | TilesDecoded]:
+    tile = run.plan.memory.decode_tile
+    _, _, height, width = latents.shape
+    pace = choose_pace(height, width, tile, run.limits if on_gpu() else None)
+    return decode_chunks(vae, latents, tile=tile, latents_per_push=pace.latents_per_push, parts=pace.parts)
 
 
 def pass_earlier(sinks: Sequence[FrameSink], run: Run) -> None:
@@ -74,10 +91,15 @@ def open_sinks(run: Run) -> Iterator[FrameWriter]:
     """The files that the request names, opened for writing."""
     request, settings = run.request, run.settings()
     width, height = run.plan.geometry.output_size
-    if request.output_path:
-        yield open_video_writer(request.output_path, width, height, run.plan.fps, settings)
-    if request.save_frames:
-        yield FrameFolderWriter(request.save_frames, width, height, settings)
+    if request.video_path:
+        yield open_video_writer(request.video_path, width, height, run.plan.fps, settings)
+    if request.frames_path:
+        yield FrameFolderWriter(request.frames_path, width, height, settings)
 
 
-DECODE = Stage("decode", decode_video, takes=("latents", "sinks"))
+DECODE = Stage(
+    "decode",
+    decode_video,
+    takes=("latents", "sinks"),
+    is_needed=lambda run, latents, sinks: run.request.output_type != "latent",
+)

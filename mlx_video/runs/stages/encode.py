@@ -5,7 +5,7 @@ from __future__ import annotations
 from mlx_video.conditioning.control.units import COMMON_UNITS
 from mlx_video.conditioning.units import ConditioningUnit, Fields, UnitInputs, fill_conditioning
 from mlx_video.events import Work
-from mlx_video.runs.inputs import ModelEncoders
+from mlx_video.runs.inputs import ModelEncoders, check_given_masks
 from mlx_video.runs.run import Run
 from mlx_video.runs.stages.stage import Stage
 
@@ -23,6 +23,8 @@ def encoding_stage(name: str) -> Stage:
 
     def fill(run: Run, inputs: UnitInputs, conditioning: Fields) -> Work[Fields]:
         units = needed_units(run, inputs)
+        if name == "image":
+            yield from check_given_masks(inputs.masks)
         return {**conditioning, **(yield from fill_conditioning(units, inputs, ModelEncoders(run)))}
 
     return Stage(

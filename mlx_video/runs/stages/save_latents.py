@@ -12,7 +12,7 @@ from mlx_video.runs.stages.stage import Stage
 
 def write_latents(run: Run, latents: mx.array) -> Work[None]:
     """Write latents [C, T, H, W] with the settings that made them."""
-    path = run.request.save_latents
+    path = run.request.latents_path
     assert path is not None  # the stage is left out without
     save_latents(path, latents, run.settings())
     yield FileWritten(path)
@@ -22,6 +22,6 @@ SAVE_LATENTS = Stage(
     "save latents",
     write_latents,
     takes=("latents",),
-    is_needed=lambda run, latents: run.request.save_latents is not None,
+    is_needed=lambda run, latents: run.request.latents_path is not None,
     is_reported=False,
 )

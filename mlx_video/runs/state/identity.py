@@ -11,13 +11,13 @@ import numpy as np
 
 from mlx_video.errors import RequestError
 from mlx_video.formats.fingerprint import fingerprint_weights
-from mlx_video.latents.run_state import RunState
-from mlx_video.layouts.components import VAE
+from mlx_video.layouts.components import TINY_VAE, VAE
 from mlx_video.layouts.folder_layout import TOKENIZER_FILES
 from mlx_video.media.sources.source_video import SourceVideo
 from mlx_video.request import LORA_FIELDS, flag_of, options_of
 from mlx_video.request.kinds import ADAPTERS, IMAGE, PICTURES, VIDEO
 from mlx_video.runs.inputs import encodes_frames
+from mlx_video.runs.networks import is_called
 from mlx_video.runs.run import Run
 from mlx_video.weights.component_networks import find_network
 
@@ -60,13 +60,19 @@ def _model_files(run: Run) -> Iterator[Path]:
     model, encodes = run.model, encodes_frames(run)
     yield from model.transformers.values()
     for name, path in model.parts.items():
+        if name == TINY_VAE.name:
+            continue  # it makes frames of latents, and nothing else
         is_used = run.images or (name == VAE.name and encodes)
-        if is_used or not (name == VAE.name or find_network(name).stage == "image"):
+        if is_used or (is_called(run.request, name) and not _reads_images(name)):
             yield path
     if model.tokenizer is not None:
         yield from (path for name in TOKENIZER_FILES if (path := model.tokenizer / name).is_file())
     if run.images or encodes:
         yield from model.second_files.values()
+
+
+def _reads_images(name: str) -> bool:
+    return name == VAE.name or find_network(name).stage == "image"
 
 
 def _fingerprint_pixels(image: np.ndarray) -> str:
@@ -84,23 +90,21 @@ def _fingerprint_video(source: object, video: SourceVideo) -> str:
     return f"{video.name}, {video.fps} fps, {digest.hexdigest()[:16]}"
 
 
-def refuse_other_run(path: Path, state: RunState, identity: Mapping[str, str]) -> None:
+def refuse_other_run(path: Path, there: Mapping[str, str], identity: Mapping[str, str]) -> None:
     """Make sure that a state is of this run.
 
     Args:
         path: of the state, for the message.
-        state: found there.
+        there: the identity that was found in it.
         identity: of this run, from :func:`identify_run`.
 
     Raises:
         RequestError: it is of another; the message names every difference.
     """
-    names = [
-        name for name in {**state.identity, **identity} if state.identity.get(name) != identity.get(name)
-    ]
+    names = [name for name in {**there, **identity} if there.get(name) != identity.get(name)]
     if names:
         differences = "; ".join(
-            _describe_difference(name, state.identity.get(name), identity.get(name)) for name in names
+            _describe_difference(name, there.get(name), identity.get(name)) for name in names
         )
         raise RequestError(
             "resume",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ import mlx.core as mx
 
 from mlx_video.conditioning.latent_frames import VIDEO_ALONE, LatentFrames
 from mlx_video.errors import MediaError
-from mlx_video.events import FileWritten, Notice, StateSaved, StepFinished
+from mlx_video.events import FileWritten, Notice, ResumeHint, StateSaved, StepFinished
 from mlx_video.files.unusable_paths import real_path
 from mlx_video.latents.run_state import (
     RunState,
@@ -22,7 +22,9 @@ from mlx_video.latents.run_state import (
     load_state,
     save_state,
 )
+from mlx_video.layouts.components import TINY_VAE, VAE
 from mlx_video.request import RANDOM_SEED, GenerateRequest, draw_seed, options_of
+from mlx_video.request.option import Option
 from mlx_video.runs.run import Run
 from mlx_video.runs.state.identity import identify_run, refuse_other_run
 from mlx_video.sampling.noise import open_noise
@@ -53,7 +55,7 @@ def find_start(run: Run) -> Run:
         return _with_notices(_identified(run), f"No state in {path}: beginning at the first step.")
     state = load_state(path)
     run = _identified(replace(run, request=_with_seed(run.request, int(state.settings["seed"]))))
-    refuse_other_run(path, state, run.identity)
+    refuse_other_run(path, state.identity, run.identity)
     _check_fits(path, state, run)
     texts = [f"Going on after {state.progress}, from {path}."]
     if state.versions != current_versions():
@@ -154,34 +156,47 @@ def report_start(run: Run) -> Iterator[StateSaved]:
         )
 
 
-@contextmanager
-def resume_hint_noted(run: Run) -> Iterator[None]:
-    """Add to whatever error is raised how to go on, if a state of this run is there."""
-    try:
-        yield
-    except Exception as error:
-        path = find_state_path(run.request)
-        with suppress(MediaError):
-            if path and path.exists() and not run.request.decode_only:
-                state = load_state(path)
-                if state.identity == run.identity:
-                    error.add_note(describe_resume_hint(run, state, path))
-        raise
+def describe_resume_hint(run: Run, state: RunState, path: Path) -> ResumeHint:
+    """What is kept of an unfinished run, and how to go on with it.
+
+    The latents of a clip that is joined to others are not decoded by themselves.
+    """
+    if state.is_finished and not (run.earlier or run.kept_frames):
+        kept = f"The finished latents are kept in {path}. Make the video from them with: "
+        return ResumeHint(kept + _decode_command(run, path), kept + _decode_call(run, path))
+    return go_on_hint(f"{state.progress} are kept in {path}")
 
 
-def describe_resume_hint(run: Run, state: RunState, path: Path) -> str:
-    """What is kept of an unfinished run, and how to go on with it."""
-    if not state.is_finished:
-        return f"{state.progress} are kept in {path}: the same command with --resume goes on from there."
-    command = _decode_command(run, path)
-    return f"The finished latents are kept in {path}. Make the video from them with: {command}"
+def go_on_hint(kept: str) -> ResumeHint:
+    """How to go on from what is kept, which a sentence begins with."""
+    return ResumeHint(
+        f"{kept}: the same command with --resume goes on from there.",
+        f"{kept}: the same call with resume=True goes on from there.",
+    )
 
 
 def _decode_command(run: Run, path: Path) -> str:
-    request = run.request
     command: list[object] = ["python", "-m", "mlx_video.generate_wan", "--model-dir", run.model.path]
     command += ["--decode-only", path]
-    for name, declared in options_of(type(request)).items():
-        if declared.decodes:
-            command += declared.words(getattr(request, name))
+    for row in (VAE, TINY_VAE):
+        part = run.model.parts.get(row.name)
+        if part and not part.is_relative_to(run.model.path):
+            command += [row.flag, part]
+    for declared in _decoding_options():
+        command += declared.words(getattr(run.request, declared.name))
     return shlex.join(map(str, command))
+
+
+def _decode_call(run: Run, path: Path) -> str:
+    values = ((declared, getattr(run.request, declared.name)) for declared in _decoding_options())
+    given = [f", {each.name}={_spell(value)}" for each, value in values if value != each.default]
+    return f"pipe.decode({_spell(path)}{''.join(given)})"
+
+
+def _spell(value: object) -> str:
+    """A value as Python reads it."""
+    return repr(str(value) if isinstance(value, Path) else value)
+
+
+def _decoding_options() -> Iterator[Option]:
+    return (declared for declared in options_of(GenerateRequest).values() if declared.decodes)

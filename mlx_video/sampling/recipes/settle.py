@@ -243,9 +243,12 @@ def _report(preset: Preset, choices: SamplingChoices, recipe: Recipe) -> Iterato
         high = count_high_noise_steps(recipe.schedule, recipe.expert_split)
         if high in (0, recipe.schedule.steps):
             idle = "low" if high else "high"
+            cure = "another --expert-steps or --boundary"
+            if choices.strength != 1:
+                cure = f"a --denoising-strength above {choices.strength:g}, or {cure}"
             yield (
-                f"The {idle}-noise expert serves no step, so neither it nor its adapters count. Choose "
-                "another --expert-steps or --boundary."
+                f"The {idle}-noise expert serves no step, so neither it nor its adapters count. "
+                f"Choose {cure}."
             )
 
 

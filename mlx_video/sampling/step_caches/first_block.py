@@ -43,7 +43,7 @@ class FirstBlockCache:
         threshold = THRESHOLD if self.threshold is None else self.threshold
         return CachePlan(
             setting=f"first-block, threshold {threshold:g}",
-            new_cache=lambda _, branch: (
+            new_cache=lambda _, branch, __: (
                 ResidualCache(FirstBlockDecision(threshold), decides_after=1) if is_cached(branch) else None
             ),
             stream_bytes=2 * KEPT_BYTES * num_cached_passes(facts) + 2 * BYTES_UNDER_WAY,

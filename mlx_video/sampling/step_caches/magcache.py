@@ -28,14 +28,17 @@ from mlx_video.sampling.step_caches.step_cache import (
     refuse_two_velocities,
 )
 from mlx_video.sampling.step_caches.tables import (
+    EXPERT_RATIOS,
     MAGNITUDES,
     USUAL_LIMITS,
-    MagRatios,
+    ExpertRatios,
     MagTable,
     model_key,
 )
 
 RUNS, SKIPS, ABSENT = "C", "s", "-"
+MOST_STEPS_OFF = 1.5
+"""Steps of a table over two experts by which these may swap elsewhere, rounding and resampling included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,26 +94,33 @@ class MagCache:
             usual[1] if self.skips is None else self.skips,
             usual[2] if self.retention is None else self.retention,
         )
-        plans = self._plan_branches(facts, measurement or table, limits)
-        told = (
-            (f"Step cache magcache: ratios measured on this model ({measurement.describe()}).",)
-            if measurement
-            else ()
-        )
+        apart = None if measurement or self.table else _ratios_apart(facts)
+        plans = self._plan_branches(facts, apart or measurement or table, limits)
+        told: tuple[str, ...] = ()
+        if measurement:
+            told = (f"Step cache magcache: ratios measured on this model ({measurement.describe()}).",)
+        elif apart:
+            told = (
+                "Step cache magcache: the experts swap elsewhere than in the published run, so each has the "
+                "ratios that were measured on it alone.",
+            )
         return CachePlan(
             setting=(
                 f"magcache, error {limits.error:g}, skips {limits.skips}, retention {limits.retention:g}, "
                 f"plan {' '.join(dict.fromkeys(plans.values()))}"
             ),
-            new_cache=lambda transformer, branch: (
+            new_cache=lambda transformer, branch, _: (
                 ResidualCache(PlannedDecision(plans[transformer, branch.name])) if is_cached(branch) else None
             ),
             notices=(*told, describe_plans(plans, facts)),
             stream_bytes=KEPT_BYTES * num_cached_passes(facts) + BYTES_UNDER_WAY,
+            leaves_out=lambda transformer, branch, index: (
+                is_cached(branch) and plans[transformer, branch.name][index] == SKIPS
+            ),
         )
 
     def _plan_branches(
-        self, facts: CacheFacts, source: MagTable | Measurement | None, limits: MagLimits
+        self, facts: CacheFacts, source: MagTable | ExpertRatios | Measurement | None, limits: MagLimits
     ) -> dict[tuple[str, str], str]:
         """Transformer and branch → its plan, a letter for each step of the run."""
         plans = {}
@@ -120,11 +130,44 @@ class MagCache:
                     facts.serves(transformer, step) and branch.name in _names(guidance.branches(step))
                     for step in facts.steps
                 ]
-                ratios = _ratios_of(source, transformer, branch, facts)
-                plans[transformer, branch.name] = plan_skips(
-                    ratios, limits, active, keeps_last=self.keeps_last
-                )
+                if isinstance(source, ExpertRatios):
+                    own = source.of(transformer)
+                    plan = _plan_expert(own, facts, transformer, limits, active, self.keeps_last)
+                else:
+                    ratios = _ratios_of(source, transformer, branch, facts)
+                    plan = plan_skips(ratios, limits, active, keeps_last=self.keeps_last)
+                plans[transformer, branch.name] = plan
         return plans
+
+
+def _ratios_apart(facts: CacheFacts) -> ExpertRatios | None:
+    """Ratios of each expert, for a run whose experts swap elsewhere than those of the table over both."""
+    apart, count = EXPERT_RATIOS.get(model_key(facts)), facts.schedule.steps
+    if apart is None or facts.expert_split is None:
+        return None
+    served = sum(facts.serves("high_noise", step) for step in facts.steps)
+    swap = served * (len(MAGNITUDES[model_key(facts)].positive) - 1) / (count - 1)
+    return None if abs(swap - apart.swap) <= MOST_STEPS_OFF else apart
+
+
+def _plan_expert(
+    ratios: Sequence[float],
+    facts: CacheFacts,
+    transformer: str,
+    limits: MagLimits,
+    active: Sequence[bool],
+    keeps_last: bool,
+) -> str:
+    """The plan of one expert, in which its own steps are a run of their own."""
+    served = [step.index for step in facts.steps if facts.serves(transformer, step)]
+    keeps_last = keeps_last and served[-1:] == [facts.schedule.steps - 1]
+    own = plan_skips(
+        resample(ratios, len(served)), limits, [active[index] for index in served], keeps_last=keeps_last
+    )
+    plan = [ABSENT] * facts.schedule.steps
+    for index, letter in zip(served, own, strict=True):
+        plan[index] = letter
+    return "".join(plan)
 
 
 def _names(branches: Sequence[Branch]) -> set[str]:
@@ -147,7 +190,7 @@ def _ratios_of(
     return resample(published, facts.schedule.steps)
 
 
-def resample(ratios: MagRatios, steps: int) -> list[float]:
+def resample(ratios: Sequence[float], steps: int) -> list[float]:
     """Ratios for another number of steps, each the nearest one."""
     if steps < 2:
         return [*ratios[:steps]]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 import numpy as np
 
-from mlx_video.models.block_context import BlockContext, StepCache
+from mlx_video.models.block_context import BlockContext, StepCache, TimePath
 from mlx_video.sampling.guidance import Branch
 from mlx_video.sampling.step_caches.residual import read_number
 from mlx_video.sampling.step_caches.step_cache import CacheFacts, CachePlan, is_cached, num_cached_passes
@@ -144,9 +144,14 @@ class Probes:
     def plan(self, facts: CacheFacts) -> CachePlan:
         """A step cache that only measures."""
         bytes_kept = _BYTES * num_cached_passes(facts)
-        return CachePlan("measured", new_cache=self._new_probe, stream_bytes=bytes_kept)
+        return CachePlan(
+            "measured",
+            new_cache=self._new_probe,
+            stream_bytes=bytes_kept,
+            leaves_out=lambda transformer, branch, index: False,
+        )
 
-    def _new_probe(self, transformer: str, branch: Branch) -> StepCache | None:
+    def _new_probe(self, transformer: str, branch: Branch, _: TimePath) -> StepCache | None:
         if not is_cached(branch):
             return None
         return self.made.setdefault((transformer, branch.prompt), RatioProbe())

@@ -9,7 +9,7 @@ from typing import Protocol
 import mlx.core as mx
 
 from mlx_video.errors import RequestError
-from mlx_video.models.block_context import Step, StepCache
+from mlx_video.models.block_context import Step, StepCache, TimePath
 from mlx_video.sampling.experts import ExpertSplit
 from mlx_video.sampling.guidance import Branch, Guidance
 from mlx_video.sampling.schedule import Schedule
@@ -88,17 +88,21 @@ class CachePlan:
 
     Attributes:
         setting: the cache and its numbers, as text, for the run's record.
-        new_cache: name of a transformer and a branch → the cache of its forwards; None for none.
+        new_cache: name of a transformer, a branch and the transformer's time path → the cache of its
+            forwards; None for none.
         new_prediction_cache: name of a transformer → the cache of its predictions; None for none.
         notices: what to tell the user.
         stream_bytes: kept by one transformer for each number of the residual stream.
+        leaves_out: transformer, branch and index of a step → whether the blocks are left out there; None
+            where that is decided on the way.
     """
 
     setting: str
-    new_cache: Callable[[str, Branch], StepCache | None] | None = None
+    new_cache: Callable[[str, Branch, TimePath], StepCache | None] | None = None
     new_prediction_cache: Callable[[str], PredictionCache] | None = None
     notices: tuple[str, ...] = ()
     stream_bytes: int = 0
+    leaves_out: Callable[[str, Branch, int], bool] | None = None
 
 
 class CacheMethod(Protocol):

@@ -214,3 +214,61 @@ MAGNITUDES: Mapping[str, MagTable] = MappingProxyType(
         ),
     }
 )
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertRatios:
+    """Ratios of two experts apart, each over the steps that it serves; of both prompts together.
+
+    Attributes:
+        high_noise, low_noise: of each expert; the first is 1.
+        swap: index in the model's :class:`MagTable` at which the low-noise expert begins.
+    """
+
+    high_noise: MagRatios
+    low_noise: MagRatios
+    swap: int
+
+    def of(self, transformer: str) -> MagRatios:
+        """Those of one expert, by its name."""
+        return self.high_noise if transformer == "high_noise" else self.low_noise
+
+
+# Source: dmunch/mlx-video, averages of both branches over 50 steps.
+EXPERT_RATIOS: Mapping[str, ExpertRatios] = MappingProxyType(
+    {
+        "t2v-a14b": ExpertRatios(
+            _read(
+                """
+                1.0 1.00079 0.99962 0.9961 0.99903 0.99734 0.99667 0.99636 0.99712 0.99646 0.99734
+                0.99702 0.99895 0.99459 0.99779 0.99802 0.99537 0.99713 0.99621 0.99567 0.99604
+                0.99644 0.9954 0.9947 0.99561 0.99611 0.99398 0.99604 0.99306 0.99383 0.99191 0.99312
+                """
+            ),
+            _read(
+                """
+                1.0 0.99188 0.99132 0.99179 0.99 0.98858 0.98613 0.98525 0.98467 0.979 0.97701 0.97194
+                0.96432 0.95333 0.94049 0.91857 0.87633 0.79284
+                """
+            ),
+            swap=26,
+        ),
+        "i2v-a14b": ExpertRatios(
+            _read(
+                """
+                1.0 0.99641 0.99614 0.99416 0.99602 0.99501 0.99593 0.99467 0.99482 0.99571 0.9951
+                0.99537 0.99402 0.99584 0.99358 0.99452 0.99497 0.99401
+                """
+            ),
+            _read(
+                """
+                1.0 0.99574 0.99146 0.99168 0.99155 0.99015 0.99142 0.98965 0.99221 0.98856 0.98868
+                0.98938 0.98671 0.98741 0.98608 0.98219 0.98337 0.98071 0.97811 0.97785 0.97481
+                0.97145 0.9663 0.96392 0.95929 0.94928 0.94187 0.92944 0.91126 0.88665 0.85097 0.79769
+                """
+            ),
+            swap=15,
+        ),
+    }
+)
+"""Name of a model → ratios for runs in which its experts swap elsewhere than in :data:`MAGNITUDES`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -11,7 +11,8 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_video.errors import RequestError
-from mlx_video.models.block_context import BlockContext, TimeFeatures
+from mlx_video.models.block_context import BlockContext, Step, StepCache, TimeFeatures, TimePath
+from mlx_video.sampling.guidance import Branch
 from mlx_video.sampling.step_caches.residual import BYTES_UNDER_WAY, KEPT_BYTES, ResidualCache, read_number
 from mlx_video.sampling.step_caches.step_cache import (
     CacheFacts,
@@ -28,6 +29,8 @@ Coefficients = tuple[float, ...]
 """Of a polynomial, the highest degree first: change of the features → change of the result."""
 
 RETAINED_STEPS = 5
+# Source: deepbeepmeep/Wan2GP, which tries these for the speed that its user asks for.
+TRIED_THRESHOLDS = tuple(hundredths / 100 for hundredths in range(1, 61))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,7 @@ class TeaCache:
         mode: "ret" runs the first five steps and watches the modulation, "non-ret" the first and the last and
             watches the embedding; None for the one that the authors rate higher.
         coefficients: in place of the published ones.
+        speedup: steps for each one in which the blocks run; the threshold that comes nearest is taken.
 
     Source: ali-vilab/TeaCache TeaCache4Wan2.1/teacache_generate.py; arXiv:2411.19108.
     """
@@ -115,33 +119,48 @@ class TeaCache:
     threshold: float | None = None
     mode: TeaMode | None = None
     coefficients: Coefficients | None = None
+    speedup: float | None = None
 
     def settle(self, facts: CacheFacts) -> CachePlan:
         """See `step_cache.CacheMethod`."""
         refuse_few_steps(facts)
         refuse_two_velocities(facts, "teacache")
-        mode, coefficients, threshold = self._find_numbers(facts)
+        rule, published = self._find_rule(facts)
+        if self.speedup is not None and self.threshold is not None:
+            raise RequestError(
+                "teacache_speedup", "beside --step-cache-threshold: both say how much is skipped. Give one."
+            )
+        threshold = published if self.threshold is None else self.threshold
+        if threshold is None and self.speedup is None:
+            raise RequestError(
+                "step_cache_threshold", "missing: teacache needs one beside coefficients of your own."
+            )
+        chosen = f"threshold {threshold:g}" if self.speedup is None else f"speed-up {self.speedup:g}"
+
+        def new_cache(transformer: str, branch: Branch, time_path: TimePath) -> StepCache | None:
+            if not is_cached(branch):
+                return None
+            if self.speedup is None:
+                assert threshold is not None
+                return ResidualCache(TeaDecision(rule, threshold))
+            served = [step for step in facts.steps if facts.serves(transformer, step)]
+            return ResidualCache(TeaDecision(rule, find_threshold(rule, served, time_path, self.speedup)))
+
         return CachePlan(
-            setting=f"teacache, threshold {threshold:g}, {mode}, {','.join(map(str, coefficients))}",
-            new_cache=lambda _, branch: (
-                ResidualCache(TeaDecision(mode, coefficients, threshold)) if is_cached(branch) else None
-            ),
+            setting=f"teacache, {chosen}, {rule.mode}, {','.join(map(str, rule.coefficients))}",
+            new_cache=new_cache,
             stream_bytes=KEPT_BYTES * num_cached_passes(facts) + BYTES_UNDER_WAY,
         )
 
-    def _find_numbers(self, facts: CacheFacts) -> tuple[TeaMode, Coefficients, float]:
+    def _find_rule(self, facts: CacheFacts) -> tuple[TeaRule, float | None]:
+        """The rule, and the threshold that is published for it."""
         known = NUMBERS.get(model_key(facts).removesuffix("-image"))
         mode = self.mode or (known.mode if known else "non-ret")
         coefficients = self.coefficients or (known.coefficients.get(mode) if known else None)
         if coefficients is None:
             raise RequestError("step_cache", _describe_lack(facts, known))
-        if self.threshold is not None:
-            return mode, coefficients, self.threshold
-        if known is None or self.coefficients:
-            raise RequestError(
-                "step_cache_threshold", "missing: teacache needs one beside coefficients of your own."
-            )
-        return mode, coefficients, known.threshold
+        published = known.threshold if known and not self.coefficients else None
+        return TeaRule(mode, coefficients), published
 
 
 def _describe_lack(facts: CacheFacts, known: TeaNumbers | None) -> str:
@@ -158,32 +177,95 @@ def _describe_lack(facts: CacheFacts, known: TeaNumbers | None) -> str:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class TeaRule:
+    """Estimates from the features of the timestep how far the result of a step is from the last one's.
+
+    Attributes:
+        mode: see :class:`TeaCache`.
+        coefficients: of the mode.
+    """
+
+    mode: TeaMode
+    coefficients: Coefficients
+
+    def driver(self, time: TimeFeatures) -> mx.array:
+        """The features that are watched, [U, ...]."""
+        return time.modulation if self.mode == "ret" else time.embedding
+
+    def may_skip(self, step: Step) -> bool:
+        """Whether a step is none of those that always run."""
+        first, last = (RETAINED_STEPS, step.count) if self.mode == "ret" else (1, step.count - 1)
+        return first <= step.index < last
+
+    def estimate(self, now: mx.array, before: mx.array, time: TimeFeatures) -> float:
+        """Change of the result, from the features of a step and of the one before."""
+        return float(np.polyval(self.coefficients, driver_change(now, before, time)))
+
+
+def add_up(sum_before: np.float32, change: float, threshold: float) -> tuple[np.float32, bool]:
+    """Add the change of a step.
+
+    Returns:
+        What has added up then, and whether it is small enough to skip the blocks.
+    """
+    added = np.float32(sum_before + change)
+    return (added, True) if added < threshold else (np.float32(0), False)
+
+
+def find_threshold(rule: TeaRule, steps: Sequence[Step], time_path: TimePath, speedup: float) -> float:
+    """The threshold under which a transformer's steps come nearest to a speed; no block runs for it.
+
+    Args:
+        rule: estimates the changes.
+        steps: that the transformer serves.
+        time_path: features of a timestep.
+        speedup: steps for each one in which the blocks run.
+    """
+    times = [time_path(step.timestep) for step in steps]
+    drivers = [rule.driver(time) for time in times]
+    changes = [
+        rule.estimate(drivers[place], drivers[place - 1], times[place])
+        if place and rule.may_skip(step)
+        else None
+        for place, step in enumerate(steps)
+    ]
+
+    def distance(threshold: float) -> float:
+        return abs(len(steps) / max(1, _count_computed(changes, threshold)) - speedup)
+
+    return min(TRIED_THRESHOLDS, key=distance)
+
+
+def _count_computed(changes: Sequence[float | None], threshold: float) -> int:
+    """Steps in which the blocks run, where None stands for a step that always does."""
+    count, added = 0, np.float32(0)
+    for change in changes:
+        added, is_skipped = (np.float32(0), False) if change is None else add_up(added, change, threshold)
+        count += not is_skipped
+    return count
+
+
 class TeaDecision:
     """Adds up the estimated change of the result since the blocks ran last."""
 
-    def __init__(self, mode: TeaMode, coefficients: Coefficients, threshold: float) -> None:
-        self._mode = mode
-        self._coefficients = coefficients
+    def __init__(self, rule: TeaRule, threshold: float) -> None:
+        self._rule = rule
         self._threshold = threshold
         self._driver: mx.array | None = None
         self._change = np.float32(0)
 
     def skips(self, entering: mx.array, tokens: mx.array, context: BlockContext, *, is_forced: bool) -> bool:
         """See `residual.Decision`."""
-        step, before = context.step, self._driver
-        driver = context.time.modulation if self._mode == "ret" else context.time.embedding
+        before, driver = self._driver, self._rule.driver(context.time)
         self._driver = driver
-        first, last = (RETAINED_STEPS, step.count) if self._mode == "ret" else (1, step.count - 1)
         is_comparable = before is not None and before.shape == driver.shape
-        if is_forced or before is None or not is_comparable or not first <= step.index < last:
+        if is_forced or before is None or not is_comparable or not self._rule.may_skip(context.step):
             self._change = np.float32(0)
             return False
-        change = np.polyval(self._coefficients, driver_change(driver, before, context.time))
-        self._change = np.float32(self._change + change)
-        if self._change < self._threshold:
-            return True
-        self._change = np.float32(0)
-        return False
+        change = self._rule.estimate(driver, before, context.time)
+        self._change, is_skipped = add_up(self._change, change, self._threshold)
+        return is_skipped
 
     def state(self) -> dict[str, mx.array]:
         """See `residual.Decision`."""

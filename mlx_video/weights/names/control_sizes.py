@@ -42,6 +42,28 @@ def read_control_sizes(shapes: Mapping[str, Shape], source_config: Mapping[str, 
     )
 
 
+def list_statements(sizes: ControlSizes) -> dict[str, object]:
+    """What a checkpoint's config.json says of its control networks, where it says anything.
+
+    Sizes of a network that is not there stand in published files all the same.
+
+    Source: aigc-apps/VideoX-Fun videox_fun/models/wan_transformer3d.py, WanTransformer3DModel; for
+    has_ref_conv modelscope/DiffSynth-Studio diffsynth/models/wan_video_dit.py, WanModel.
+    """
+    reference, camera = sizes["reference_dim"], sizes["camera_dim"]
+    statements: dict[str, object] = {
+        "vace_in_dim": sizes["vace_in_dim"],
+        "add_ref_conv": reference is not None,
+        "has_ref_conv": reference is not None,
+        "add_control_adapter": camera is not None,
+    }
+    if reference is not None:
+        statements["in_dim_ref_conv"] = reference
+    if camera is not None:
+        statements |= {"in_dim_control_adapter": camera, "downscale_factor_control_adapter": UNSHUFFLE}
+    return statements
+
+
 def _input_channels(shapes: Mapping[str, Shape], name: str) -> int | None:
     """Input channels of a convolution whose kernel is a patch; None without it."""
     shape = shapes.get(name, ())

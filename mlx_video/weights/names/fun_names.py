@@ -1,10 +1,9 @@
-"""Tensors of the Fun family beside those of the transformer, and the motion controller's."""
+"""Tensors of the Fun family beside those of the transformer."""
 
 from __future__ import annotations
 
 from mlx_video.config import TransformerConfig
 from mlx_video.models.control.camera_adapter import UNSHUFFLE
-from mlx_video.weights.names.transformer_names import linear_tensors
 from mlx_video.weights.rules import CHANNELS_LAST, FLATTEN_KERNEL, Rule, Shape
 
 REFERENCE_ANCHOR = "ref_conv.weight"
@@ -41,16 +40,3 @@ def fun_tensors(config: TransformerConfig) -> dict[str, Shape]:
                     f"{path}.conv{number}.bias": (dim,),
                 }
     return tensors
-
-
-def motion_controller_tensors(dim: int, freq_dim: int = 256) -> dict[str, Shape]:
-    """Name and shape of every tensor of a motion controller; there are no others in its file.
-
-    Source: modelscope/DiffSynth-Studio diffsynth/models/wan_video_motion_controller.py,
-    WanMotionControllerModel.
-    """
-    return {
-        **linear_tensors("linear.0", dim, freq_dim),
-        **linear_tensors("linear.2", dim, dim),
-        **linear_tensors("linear.4", 6 * dim, dim),
-    }

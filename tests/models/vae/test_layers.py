@@ -5,8 +5,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlx_video.models.kernels.channel_norm import silu
 from mlx_video.models.vae import layers as vae_layers
-from mlx_video.models.vae.layers import Downsample, FrameAttention, ResidualBlock, RMSNorm, Upsample, silu
+from mlx_video.models.vae.layers import Downsample, FrameAttention, ResidualBlock, RMSNorm, Upsample
 from mlx_video.models.vae.stream import StreamState
 from tests.models.vae.tiny_vae import ROUNDING, draw, largest_difference, push_in_parts, push_whole, randomise
 

@@ -458,7 +458,7 @@ def test_latents_that_stop_being_finite_leave_the_last_good_state(
     assert f"mlx {mx.__version__} on {mx.device_info()['device_name']}" in text
     assert "add --no-compile, and go on with --resume" in text
     assert caught.value.__notes__ == [
-        f"2 of 4 steps are kept in {state_of(output)}: the same command with --resume goes on from there."
+        f"2 of 4 steps are kept in {state_of(output)}: the same call with resume=True goes on from there."
     ]
     monkeypatch.undo()  # the fault is repaired
     video = pipeline("a cat", **SMALL, output_path=output, resume=True, compile=False)
@@ -513,7 +513,7 @@ def test_frames_that_the_gpu_did_not_make_leave_the_latents_and_no_video(
     with pytest.raises(error, match="decoding: ") as caught:
         pipeline("a cat", **SMALL, output_path=output)
     assert not output.exists()
-    assert "--decode-only" in caught.value.__notes__[0]
+    assert "pipe.decode(" in caught.value.__notes__[0]
     kept = load_state(state_of(output))
     assert kept.is_finished
     assert mx.array_equal(kept.latents, uninterrupted["unipc"].latents)
@@ -545,7 +545,7 @@ def test_memory_that_runs_out_while_decoding_leaves_the_latents_and_names_the_cu
     monkeypatch.setattr(stages, "decode_chunks", run_out)
     with pytest.raises(MemoryBudgetError, match="--memory-limit.*--tiling aggressive") as caught:
         pipeline("a cat", **SMALL, output_path=output)
-    assert "--decode-only" in caught.value.__notes__[0]
+    assert "pipe.decode(" in caught.value.__notes__[0]
     assert load_state(state_of(output)).is_finished
 
 
@@ -555,7 +555,10 @@ def test_resuming_a_finished_state_goes_straight_to_decoding(
     break_decoding(monkeypatch)
     with pytest.raises(RuntimeError) as caught:
         pipeline("a cat", **SMALL, output_path=output)
-    assert "Make the video from them with: python -m mlx_video" in caught.value.__notes__[0]
+    assert (
+        f"Make the video from them with: pipe.decode({str(state_of(output))!r}, output_path="
+        in caught.value.__notes__[0]
+    )
     monkeypatch.undo()
     events = []
     video = pipeline("a cat", **SMALL, output_path=output, resume=True, on_event=events.append)

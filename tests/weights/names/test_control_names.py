@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from mlx_video.config import TransformerConfig
+from mlx_video.config import MotionControllerConfig, TransformerConfig
 from mlx_video.errors import ConfigError
 from mlx_video.variants.other_models import digest_shapes
 from mlx_video.weights.names.control_sizes import read_control_sizes
-from mlx_video.weights.names.fun_names import fun_tensors, motion_controller_tensors
+from mlx_video.weights.names.fun_names import fun_tensors
+from mlx_video.weights.names.motion_names import motion_controller_tensors
 from mlx_video.weights.names.transformer_names import DIFFUSERS_RULES, WAN_RULES, transformer_tensors
 from mlx_video.weights.names.vace_names import (
     VACE_RULES,
@@ -78,7 +79,10 @@ def test_vace_has_the_tensors_of_its_file(sizes, blocks, count, digest):
 
 
 def test_a_motion_controller_has_the_tensors_of_its_file():
-    assert digest_shapes(motion_controller_tensors(1536)) == "dbd5ec76bbf977983f972c151d545389"
+    assert (
+        digest_shapes(motion_controller_tensors(MotionControllerConfig()))
+        == "dbd5ec76bbf977983f972c151d545389"
+    )
 
 
 @pytest.mark.parametrize(("sizes", "changes"), [entry[:2] for entry in FUN.values()], ids=FUN)

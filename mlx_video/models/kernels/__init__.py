@@ -1,0 +1,1 @@
+"""Metal kernels, each beside the operations of MLX that it stands for; none is used before it was tried."""

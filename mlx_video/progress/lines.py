@@ -1,0 +1,38 @@
+"""Progress as plain lines, for files, pipes and logs."""
+
+from __future__ import annotations
+
+import time
+from typing import TextIO
+
+from mlx_video.events import Event, StepFinished
+from mlx_video.progress.display import TextDisplay
+from mlx_video.progress.time_left import Clock
+from mlx_video.progress.wording import Count, describe_count, describe_timing, in_gb
+
+SECONDS_BETWEEN_LINES = 60.0
+
+
+class Lines(TextDisplay):
+    """A line for every step, and for what is faster than steps at most one a minute."""
+
+    def __init__(self, stream: TextIO | None = None, *, clock: Clock = time.monotonic) -> None:
+        super().__init__(stream, clock=clock)
+        self._last_line = clock()
+
+    def show_count(self, count: Count, event: Event) -> None:
+        """Show how far something is, with the times, and behind a step the memory it took."""
+        if isinstance(event, StepFinished):
+            memory = f", peak memory {in_gb(event.peak_bytes)} GB"
+        elif self.tally.clock() - self._last_line >= SECONDS_BETWEEN_LINES:
+            memory = ""
+        else:
+            return
+        self.write_line(
+            f"{describe_count(count)}: {describe_timing(self.tally.timing(), count.unit)}{memory}"
+        )
+
+    def write_line(self, text: str) -> None:
+        """Print a line, and note when."""
+        super().write_line(text)
+        self._last_line = self.tally.clock()
