@@ -54,6 +54,7 @@ _SIZES = {
     "vocab_size": (1, 2**24),
     "text_len": (1, 2**16),
     "image_size": (1, 2**14),
+    "patch_size": (1, 64),
     "image_positions": (0, 2**16),
     "vace_in_dim": (0, WIDEST),
     "eps": (1e-20, 0.1),
@@ -70,11 +71,12 @@ def _check_sizes(owner: str, sizes: Any) -> None:
     for field_of in fields(sizes):
         name, value = field_of.name, getattr(sizes, field_of.name)
         least, most = _SIZES.get(name, (1, WIDEST))
-        if isinstance(value, int | float) and not least <= value <= most:
-            raise ConfigError(
-                f"{owner}: {name} is {value:g}, networks have {least:g} to {most:,}. "
-                "Check config.json against the model's page."
-            )
+        for number in value if name == "patch_size" else (value,):
+            if isinstance(number, int | float) and not least <= number <= most:
+                raise ConfigError(
+                    f"{owner}: {name} is {number:g}, networks have {least:g} to {most:,}. "
+                    "Check config.json against the model's page."
+                )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from mlx_video.quoting import printable
+from mlx_video.quoting import escaped, printable
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -259,9 +259,12 @@ class VideoFailed:
 
 @dataclass(frozen=True, slots=True)
 class TextResult:
-    """Text that the user asked for, such as a table."""
+    """Text that the user asked for, such as a table; control codes in what it quotes are written out."""
 
     text: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", escaped(self.text))
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,12 +22,12 @@ def printable(text: str) -> str:
     Returns:
         The text with control codes written out, and the middle of what is too long left out.
     """
-    escaped = "".join(map(_escape, text)) if _needs_escapes(text) else text
-    return _shorten(_WORD.sub(lambda word: _shorten(word[0], LONGEST_WORD), escaped), LONGEST_MESSAGE)
+    return _shorten(_WORD.sub(lambda word: _shorten(word[0], LONGEST_WORD), escaped(text)), LONGEST_MESSAGE)
 
 
-def _needs_escapes(text: str) -> bool:
-    return not text.isprintable()
+def escaped(text: str) -> str:
+    """A text with control codes written out, of whatever length."""
+    return text if text.isprintable() else "".join(map(_escape, text))
 
 
 def _escape(character: str) -> str:

@@ -17,6 +17,7 @@ from mlx_video.errors import MLXVideoError, RequestError
 from mlx_video.events import Event, FileUploaded, FileWritten, TextResult, VideoFailed
 from mlx_video.progress.display import Display, Ending
 from mlx_video.progress.surroundings import choose_display
+from mlx_video.quoting import printable
 from mlx_video.request import flag_of
 
 EXIT_DONE, EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -130,7 +131,11 @@ def _comes_of_interrupt(error: BaseException) -> bool:
 
 
 def describe_error(error: Exception) -> str:
-    """The text a user sees; options appear as flags."""
+    """The text a user sees; options appear as flags, and what a library quotes is made fit for a terminal."""
+    return printable(_describe_error(error))
+
+
+def _describe_error(error: Exception) -> str:
     if isinstance(error, RequestError):
         return f"{flag_of(error.field)} {error.message}"
     if isinstance(error, MLXVideoError):

@@ -5,11 +5,14 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_video.errors import CheckpointError
+from mlx_video.files.file_bytes import read_text_file
+from mlx_video.formats.tokenizer_json import check_tokenizer_json
 
 END_TOKEN = "</s>"
 
@@ -159,10 +162,10 @@ def number_prompt(tokenizer: PromptTokenizer, text: str, max_tokens: int) -> lis
 def _read_tokenizer_json(path: Path) -> PromptTokenizer:
     from tokenizers import Tokenizer
 
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing narrower
-        raise _damaged(path, error) from error
+    text = read_text_file(path)
+    check_tokenizer_json(path, text)
+    with _panics_told(path):
+        tokenizer = Tokenizer.from_str(text.decode("utf-8"))
     # Both may be stored in the file, and both are done by `encode`.
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -172,9 +175,27 @@ def _read_tokenizer_json(path: Path) -> PromptTokenizer:
             f"{path}: has no token {END_TOKEN}, so it is no T5 tokenizer. Use the checkpoint's own."
         )
     numbers = tokenizer.get_vocab(with_added_tokens=True).values()
-    return PromptTokenizer(
-        lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids), end_id, max(numbers) + 1
-    )
+
+    def split(text: str) -> list[int]:
+        with _panics_told(path):
+            return list(tokenizer.encode(text, add_special_tokens=False).ids)
+
+    return PromptTokenizer(split, end_id, max(numbers) + 1)
+
+
+@contextmanager
+def _panics_told(path: Path) -> Iterator[None]:
+    """Turn whatever the library raises into an error of ours: its panics are no `Exception`.
+
+    Raises:
+        CheckpointError: the file is damaged, or cannot be used for this text.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
+        raise
+    except BaseException as error:
+        raise _damaged(path, error) from error
 
 
 def _read_sentencepiece(path: Path, model: bytes | None = None) -> PromptTokenizer:
@@ -203,5 +224,5 @@ def _check_fits(folder: Path, tokenizer: PromptTokenizer, vocab_size: int) -> No
         )
 
 
-def _damaged(path: Path, error: Exception, cure: str = _COPY_AGAIN) -> CheckpointError:
+def _damaged(path: Path, error: BaseException, cure: str = _COPY_AGAIN) -> CheckpointError:
     return CheckpointError(f"{path}: cannot be read ({error}). {cure}")

@@ -14,6 +14,8 @@ from mlx_video.layouts.components import Expert
 from mlx_video.lora.adapter_file import AdapterFile
 from mlx_video.lora.dialects import FIRST_TRANSFORMER
 
+MOST_REPETITIONS = 4
+"""Of parts of a pattern of layers' names."""
 PEFT_KEY = "lora_adapter_metadata"
 KOHYA_KEY = "ss_network_alpha"
 # Before the settings of one transformer, as before its tensors.
@@ -107,14 +109,42 @@ def _without_prefixes(settings: Mapping[str, Any], expert: Expert | None) -> Map
 
 def _from_peft(settings: Mapping[str, Any], file: AdapterFile) -> Scaling:
     patterns = settings.get("alpha_pattern") or {}
-    alphas = {key: _as_number(value) for key, value in patterns.items()} if isinstance(patterns, dict) else {}
+    if not isinstance(patterns, dict):
+        raise AdapterError(
+            f"{file.label}: alpha_pattern is no object. The file is damaged; download it again."
+        )
+    for pattern in filter(_takes_for_ever, patterns):
+        raise AdapterError(
+            f"{file.label}: alpha_pattern {pattern!r} repeats a group, or repeats often: to look for it can "
+            "take for ever. Write the layers' names in its place."
+        )
+    alpha = settings.get("lora_alpha")
     return Scaling(
-        alpha=_as_number(settings.get("lora_alpha")),
-        patterns={key: alpha for key, alpha in alphas.items() if alpha is not None},
+        alpha=None if alpha is None else _read_alpha(file, "lora_alpha", alpha),
+        patterns={key: _read_alpha(file, f"alpha_pattern {key}", value) for key, value in patterns.items()},
         by_root=settings.get("use_rslora") is True,
         is_dora=settings.get("use_dora") is True,
         source=file.config_path.name if PEFT_KEY not in file.metadata and file.config_path else PEFT_KEY,
     )
+
+
+def _takes_for_ever(pattern: str) -> bool:
+    """Whether a pattern may be looked for in more ways than there is time for."""
+    return bool(re.search(r"\)[*+?{]", pattern)) or len(re.findall(r"[*+{]", pattern)) > MOST_REPETITIONS
+
+
+def _read_alpha(file: AdapterFile, name: str, value: object) -> float:
+    """An alpha of the metadata.
+
+    Raises:
+        AdapterError: it is no finite number.
+    """
+    number = _as_number(value)
+    if number is None:
+        raise AdapterError(
+            f"{file.label}: {name} is {value!r}, which is no finite number. Download it again."
+        )
+    return number
 
 
 def _as_number(value: object) -> float | None:
