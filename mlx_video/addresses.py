@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import SplitResult, unquote, urlsplit
 
-REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+# The Hub takes no name with two dots or two hyphens in a row. Source: huggingface_hub
+# src/huggingface_hub/utils/_validators.py, validate_repo_id.
+REPOSITORY = re.compile(r"(?![^/]*/[^/]*(?:\.\.|--))[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 # A Path has made one slash of two.
 _ADDRESS = re.compile(

@@ -25,6 +25,10 @@ class UnknownFormatError(CheckpointError):
     """A file is in a form in which no weights of these models come; others keep such files."""
 
 
+class BusyFolderError(CheckpointError):
+    """Another run is writing the folder; when it is done, or has died, the folder can be used."""
+
+
 class MissingPartError(CheckpointError):
     """A checkpoint or a model folder lacks a part; what is there may be sound."""
 

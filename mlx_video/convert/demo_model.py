@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import mlx.core as mx
 
 from mlx_video import __version__
 from mlx_video.convert.convert import convert
+from mlx_video.errors import BusyFolderError
 from mlx_video.events import Event, FileWritten, Notice
 from mlx_video.files.cache_folder import cache_folder
 from mlx_video.request import ConvertRequest
@@ -23,6 +25,7 @@ from mlx_video.variants.t2v import DEMO
 from mlx_video.variants.variant import Variant
 
 DEMO_CHECKPOINT = Path(__file__).parent.parent / "demo_model"
+SECONDS_BETWEEN_LOOKS = 0.1
 DEMO_PROMPT = "a red circle moving right on a white background"
 
 
@@ -110,13 +113,22 @@ def _lay_over(file: Path, place: Path) -> None:
 
 
 def convert_demo_model(model: DemoModel = TEXT_DEMO) -> Iterator[Event]:
-    """Convert a demo model unless an earlier run did; float32, since it is tiny and runs on CPUs too."""
-    path = model.path()
+    """Convert a demo model unless an earlier run did; float32, since it is tiny and runs on CPUs too.
+
+    Where another run converts it just now, its result is waited for.
+    """
+    path, is_told = model.path(), False
     yield model.report()
-    if not (path / "config.json").exists():
-        with demo_checkpoint(model) as checkpoint:
-            events = convert(ConvertRequest(checkpoint, path, dtype="float32"))
-            yield from (event for event in events if not isinstance(event, FileWritten))
+    while not (path / "config.json").exists():
+        try:
+            with demo_checkpoint(model) as checkpoint:
+                events = convert(ConvertRequest(checkpoint, path, dtype="float32"))
+                yield from (event for event in events if not isinstance(event, FileWritten))
+        except BusyFolderError:
+            if not is_told:
+                yield Notice("Another run converts it just now; waiting for that.")
+            is_told = True
+            time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 @contextmanager

@@ -88,7 +88,7 @@ def _explain(path: Path, error: Exception) -> str:
         return f": damaged header, {damage.what}. Copy it again, or make it anew."
     except CheckpointError:
         pass  # it would advise to download what was never published
-    return f" ({error}). Copy it again, or make it anew."
+    return ": its header cannot be read. Copy it again, or make it anew."
 
 
 def _valid_utf8(texts: Mapping[str, str]) -> dict[str, str]:

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -154,10 +155,10 @@ def split_files(folder: Path) -> tuple[Path, ...]:
         return ()
     found = ((SPLIT_BLOCK.fullmatch(path.name), path) for path in folder.iterdir())
     blocks = {int(match[1]): path for match, path in found if match}
-    absent = sorted(set(range(max(blocks, default=0) + 1)) - blocks.keys())
-    if absent:
+    absent = next(number for number in count() if number not in blocks)
+    if absent <= max(blocks, default=0):
         raise CheckpointError(
-            f"{folder}: block_{absent[0]}.safetensors is absent ({len(blocks)} of "
+            f"{folder}: block_{absent}.safetensors is absent ({len(blocks)} of "
             f"{max(blocks, default=0) + 1} blocks found). Fetch it again."
         )
     return (rest, *(blocks[number] for number in sorted(blocks)))

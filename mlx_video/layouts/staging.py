@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mlx_video.errors import CheckpointError
+from mlx_video.errors import BusyFolderError, CheckpointError
 from mlx_video.files.file_bytes import describe_two_sizes
 from mlx_video.files.unusable_paths import real_path
 from mlx_video.layouts.components import list_parts
@@ -192,7 +192,7 @@ def _hold(stage: Path, output: Path) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(descriptor)
-        raise CheckpointError(
+        raise BusyFolderError(
             f"{output}: another run is writing this folder ({stage.name}). "
             "Wait for it, or choose another folder."
         ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 # Some publishers write the precision behind the number: model-00001-of-00003-bf16.safetensors.
 _BEHIND = r"[-._][A-Za-z][\w-]*"
@@ -86,9 +87,10 @@ def find_absent_shard(names: Sequence[str]) -> str:
     """
     for name, (_, total) in _numbers(names).items():
         present = {number for number, other in _numbers(names).values() if other == total}
-        absent = sorted(set(range(1, total + 1)) - present)
-        if absent:
-            return with_number(name, absent[0])
+        # A name can state any total: what counts is how many files there are.
+        absent = next(number for number in count(1) if number not in present)
+        if absent <= total:
+            return with_number(name, absent)
     return ""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from mlx_video.errors import AdapterError
 from mlx_video.layouts.components import Expert, find_role
 from mlx_video.lora.changes import Change, Full, Hadamard, Kronecker
 from mlx_video.lora.dialects import AdapterKey
@@ -16,6 +17,8 @@ from mlx_video.weights.quantize import ChooseLayer
 
 # Scales beyond these are rare enough to be a mistake.
 SMALLEST_SCALE, LARGEST_SCALE = 1 / 64, 4.0
+HIGHEST_SCALE = 1e6
+"""Beyond it nothing is left of the weights: the alpha is damaged."""
 _SHOWN = 3
 
 
@@ -99,7 +102,11 @@ def describe_unmatched(part: Part, unmatched: Sequence[tuple[AdapterKey, str]]) 
 
 
 def warn_of_scale(label: str, layers: Iterable[LayerChanges], strength: float) -> list[str]:
-    """Notices about scales that are probably not what the user wants."""
+    """Notices about scales that are probably not what the user wants.
+
+    Raises:
+        AdapterError: a scale leaves nothing of the weights.
+    """
     layers = list(layers)
     scales = [
         abs(strength * change.delta.scale)
@@ -108,6 +115,11 @@ def warn_of_scale(label: str, layers: Iterable[LayerChanges], strength: float) -
         for change in of_name
         if change.delta.rank is not None
     ]
+    if scales and max(scales) > HIGHEST_SCALE:
+        raise AdapterError(
+            f"{label}: its changes count {_range(scales)} times, at most {HIGHEST_SCALE:g} is applied. Is "
+            "its alpha damaged? Download it again, or choose another strength."
+        )
     notices = []
     if scales and (min(scales) < SMALLEST_SCALE or max(scales) > LARGEST_SCALE):
         notices.append(

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlx_video.errors import MediaError
+from mlx_video.limits import MOST_PIXELS
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -39,17 +42,28 @@ _PICTURE_STARTS = (
 _START_BYTES = 4096
 
 
+_TOO_LARGE = f"more than {MOST_PIXELS:,} pixels"
+
+
 def open_picture(path: Path) -> Image.Image:
     """Open a picture file of one of the kinds in `PICTURE_FORMATS`; no other program is started.
 
     Raises:
         PIL.UnidentifiedImageError: it is of another kind, or its beginning is damaged.
         OSError: it cannot be read.
+        MediaError: it has more pixels than are read.
     """
     from PIL import Image
 
     Image.init()  # a Pillow without one of these kinds does not know its name
-    return Image.open(path, formats=[name for name in PICTURE_FORMATS if name in Image.OPEN])
+    try:
+        picture = Image.open(path, formats=[name for name in PICTURE_FORMATS if name in Image.OPEN])
+    except Image.DecompressionBombError as error:
+        raise MediaError(f"{path}: {_TOO_LARGE} ({error}). Shrink it first.") from error
+    if picture.width * picture.height > MOST_PIXELS:
+        picture.close()
+        raise MediaError(f"{path}: {picture.width}x{picture.height}, {_TOO_LARGE}. Shrink it first.")
+    return picture
 
 
 def describe_unreadable(path: Path) -> str:

@@ -62,6 +62,7 @@ def latents(world: World) -> Iterator[Case]:
             f"{kind} as an adapter",
             lambda folder, one=kind: _adapter_special(world, folder, one),
         )
+    for kind in ("pipe", "zero", "folder"):
         yield _generate(
             "special files",
             f"{kind} as the state",
@@ -117,7 +118,7 @@ def _adapter_special(world: World, folder: Path, kind: str) -> list[str | Path]:
 
 
 def _state_special(world: World, folder: Path, kind: str) -> list[str | Path]:
-    make_special(folder / "out.state.safetensors", kind)
+    make_special(folder / "out.png.state.safetensors", kind)
     return world.generate("--resume")
 
 
@@ -181,14 +182,11 @@ def adapters(world: World) -> Iterator[Case]:
         "alpha_pattern": {"(x+x+)+y": 4.0, "([a-z.]+)+!": 8},
         "rank_pattern": {"(x+x+)+y": 2},
     }
-    yield _generate(
-        "adapter", "a catastrophic alpha_pattern", lambda folder: _peft(world, folder, config), is_sound=True
-    )
+    yield _generate("adapter", "a catastrophic alpha_pattern", lambda folder: _peft(world, folder, config))
     for name, content in {
         "no JSON": b"{",
         "a list": b"[]",
         "nested": b"[" * 100_000,
-        "r 0": b'{"r": 0}',
         "alpha text": b'{"r": 4, "lora_alpha": "x"}',
         "alpha 1e400": b'{"r": 4, "lora_alpha": 1e400}',
     }.items():
@@ -272,6 +270,7 @@ def pictures(world: World) -> Iterator[Case]:
                 f"{name} as {suffix}",
                 lambda folder, one=content, end=suffix: _prepared(folder, one, end),
                 "prepare",
+                is_sound=name == "a bomb of data",  # what is behind the pixels is not unpacked
             )
     for kind in ("pipe", "zero", "folder", "loop", "nowhere"):
         yield Case(
@@ -300,13 +299,12 @@ def _special_video(folder: Path, kind: str) -> list[str | Path]:
 def outputs(world: World) -> Iterator[Case]:
     """Places that take no result."""
     for name, place in {
-        "/dev/full.png": "/dev/full.png",
         "/dev/null": "/dev/null",
         "an empty name": "",
         "a name of 300 letters": "a" * 300 + ".png",
         "a null byte": "a\x00.png",
         "control codes": "\x1b[31mevil\x07.unknown",
-        "a folder through a file": "log/out.png",
+        "a folder through a file": "/etc/passwd/out.png",
         "no ending": "out",
         "/proc": "/proc/out.png",
     }.items():
@@ -317,7 +315,7 @@ def outputs(world: World) -> Iterator[Case]:
 
 
 def _state_folder(world: World, folder: Path) -> list[str | Path]:
-    (folder / "out.state.safetensors").mkdir()
+    (folder / "out.png.state.safetensors").mkdir()
     return world.generate()
 
 
@@ -346,7 +344,7 @@ def options(world: World) -> Iterator[Case]:
         "--boundary": ["2", "nan"],
         "--trim-first-frames": ["1", "-1", "1000000000000"],
         "--sigmas": ["1,1,1", "nan", "2,1", ",".join(["0.5"] * 100_000)],
-        "--context-frames": ["1", "1000000000"],
+        "--context-frames": ["0", "1000000000"],
         "--save-latents": ["", "/dev/full/x.safetensors"],
         "--lora": ["/nowhere.safetensors", "evil/a..b", "x" * 5000],
         "--model-dir": ["/nowhere", "evil/a..b", "a/b/c/d", "\x1b[31m", "", "~nobody-here/x"],

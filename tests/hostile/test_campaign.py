@@ -1,0 +1,49 @@
+"""A part of the campaign, and runs that meet each other; `python -m tests.hostile` runs all of it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+EVERY = 10
+"""One of so many cases runs here; which, follows from their number alone."""
+
+
+def environment(cache: Path) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "MLX_VIDEO_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
+
+
+def test_hostile_inputs_end_in_one_clean_message(tmp_path):
+    # In a process of its own: it forks, and MLX has been at work in this one.
+    command = [sys.executable, "-m", "tests.hostile", "--every", str(EVERY)]
+    result = subprocess.run(
+        command, cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-2000:]
+    *_, last = result.stdout.splitlines()
+    assert int(last.split()[0]) >= 40
+    assert " 0 not as they must be" in last
+
+
+def test_first_runs_at_once_wait_for_each_other(tmp_path):
+    options = ("--steps", "1", "--num-frames", "1", "--no-device-check", "--quiet")
+    runs = [
+        subprocess.Popen(
+            [
+                sys.executable, "-m", "mlx_video.generate_wan", *options,
+                "--output-path", str(tmp_path / f"{number}.png"),
+            ],
+            cwd=ROOT, env=environment(tmp_path / "cache"), stderr=subprocess.PIPE, text=True,
+        )
+        for number in range(3)
+    ]  # fmt: skip
+    errors = [run.communicate(timeout=120)[1] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0, 0], errors
+    assert len(list(tmp_path.glob("*.png"))) == 3
