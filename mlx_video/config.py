@@ -71,7 +71,7 @@ def _check_sizes(owner: str, sizes: Any) -> None:
     for field_of in fields(sizes):
         name, value = field_of.name, getattr(sizes, field_of.name)
         least, most = _SIZES.get(name, (1, WIDEST))
-        for number in value if name == "patch_size" else (value,):
+        for number in value if name == "patch_size" and isinstance(value, tuple) else (value,):
             if isinstance(number, int | float) and not least <= number <= most:
                 raise ConfigError(
                     f"{owner}: {name} is {number:g}, networks have {least:g} to {most:,}. "

@@ -27,9 +27,9 @@ def check_tokenizer_json(path: Path, text: bytes) -> None:
     try:
         content = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise _damaged(path, f"is no valid JSON ({error})") from error
+        raise _damaged(path, f"it is no valid JSON ({error})") from error
     if not isinstance(content, dict):
-        raise _damaged(path, f"holds a JSON {type(content).__name__}, an object is expected")
+        raise _damaged(path, f"it holds a JSON {type(content).__name__}, an object is expected")
     for charsmap in _charsmaps(content.get("normalizer")):
         _check_charsmap(path, charsmap)
 
@@ -61,4 +61,4 @@ def _check_charsmap(path: Path, charsmap: Any) -> None:
 
 
 def _damaged(path: Path, what: str) -> CheckpointError:
-    return CheckpointError(f"{path}: {what}. Copy it again from the original checkpoint.")
+    return CheckpointError(f"{path}: cannot be read, {what}. Copy it again from the checkpoint.")

@@ -42,7 +42,7 @@ _PICTURE_STARTS = (
 _START_BYTES = 4096
 
 
-_TOO_LARGE = f"more than {MOST_PIXELS:,} pixels"
+_TOO_LARGE = f"too large to open, more than {MOST_PIXELS:,} pixels"
 
 
 def open_picture(path: Path) -> Image.Image:
@@ -59,10 +59,11 @@ def open_picture(path: Path) -> Image.Image:
     try:
         picture = Image.open(path, formats=[name for name in PICTURE_FORMATS if name in Image.OPEN])
     except Image.DecompressionBombError as error:
-        raise MediaError(f"{path}: {_TOO_LARGE} ({error}). Shrink it first.") from error
+        raise MediaError(f"{path}: {_TOO_LARGE} ({error}). Shrink the picture first.") from error
     if picture.width * picture.height > MOST_PIXELS:
         picture.close()
-        raise MediaError(f"{path}: {picture.width}x{picture.height}, {_TOO_LARGE}. Shrink it first.")
+        size = f"{picture.width}x{picture.height}"
+        raise MediaError(f"{path}: {_TOO_LARGE} ({size}). Shrink the picture first.")
     return picture
 
 

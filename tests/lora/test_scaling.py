@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -108,8 +109,24 @@ def test_a_description_beside_the_file_that_cannot_be_read_is_refused(tmp_path, 
         read(tmp_path / "style")
 
 
-def test_numbers_and_patterns_beyond_reason_do_not_count(tmp_path):
-    """Pattern and alpha come from the file's author; neither may end a run with a traceback."""
-    patterns = {"a{99999999999}": 1, "to_q": 10**400}
+def test_a_pattern_beyond_reason_does_not_count(tmp_path):
+    patterns = {"a{99999999999}": 1}
     path = write_diffusers(tmp_path / "a.safetensors", {"lora_alpha": 8, "alpha_pattern": patterns})
     assert scales(path) == {Q: 8 / RANK}
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"lora_alpha": 10**400}, "lora_alpha is 1000"),
+        ({"lora_alpha": "x"}, "lora_alpha is 'x', which is no finite number"),
+        ({"alpha_pattern": {"to_q": 10**400}}, "alpha_pattern to_q is 1000"),
+        ({"alpha_pattern": {"(x+x+)+y": 1}}, "repeats a group"),
+        ({"alpha_pattern": {"a*b*c*d*e*": 1}}, "repeats often"),
+        ({"alpha_pattern": [1]}, "alpha_pattern is no object"),
+    ],
+)
+def test_metadata_that_no_tool_writes_are_refused(tmp_path, settings, text):
+    path = write_diffusers(tmp_path / "a.safetensors", {"lora_alpha": 8, **settings})
+    with pytest.raises(AdapterError, match=re.escape(text)):
+        scales(path)

@@ -382,7 +382,7 @@ def test_pictures_of_every_named_kind_are_read(tmp_path: Path):
 def test_an_absurdly_large_picture_is_refused_before_it_fills_the_memory(tmp_path: Path, monkeypatch):
     path = save(tmp_path / "a.png", RGB)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
-    with pytest.raises(MediaError, match=r"a\.png: too large to open .* Shrink the picture first"):
+    with pytest.raises(MediaError, match=r"a\.png: too large to open, .* Shrink the picture first"):
         open_image(path)
 
 

@@ -31,6 +31,8 @@ SAMPLES = {
     bool: True,
     Path: Path("a.mp4"),
     mx.array: mx.zeros((2, 3)),
+    np.ndarray: np.zeros((2, 3)),
+    Exception: ValueError("a"),
     NoneType: None,
 }
 
@@ -40,7 +42,7 @@ def sample(type_: Any) -> Any:
     if type_ in SAMPLES:
         return SAMPLES[type_]
     if is_dataclass(type_):
-        hints = get_type_hints(type_, localns={"mx": mx})
+        hints = get_type_hints(type_, localns={"mx": mx, "np": np})
         return type_(**{each.name: sample(hints[each.name]) for each in fields(type_)})
     origin, inner = get_origin(type_), get_args(type_)
     if origin is tuple:
@@ -121,7 +123,7 @@ def test_a_line_tells_the_time_so_far_and_the_time_left():
 
 def test_a_line_stays_one_line_whatever_a_text_holds():
     (line,) = lines_of(Notice("two\nlines \u2028 and a name \udcff"))
-    assert line["text"] == "two\nlines \u2028 and a name \udcff"
+    assert line["text"] == "two\nlines \u2028 and a name \\udcff"  # written out, as for a terminal
 
 
 def test_a_program_learns_how_to_go_on(tmp_path: Path):
