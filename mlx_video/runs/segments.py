@@ -36,6 +36,8 @@ from mlx_video.runs.state.resume import go_on_hint
 Prepare = Callable[[GenerateRequest], Run]
 
 LATENTS_SUFFIX = ".safetensors"
+_DECIDE_DECODING = ("decoder", "tiling", "memory_limit", "compile", "kernels", "device_check")
+"""Options that hold for the latents that a run goes on from, too."""
 
 
 class FrameCollector:
@@ -223,9 +225,8 @@ def _with_decoded(request: GenerateRequest, prepare: Prepare) -> Work[GenerateRe
         return request
     yield Notice(f"{place}: the video to go on from is decoded first.")
     collector = FrameCollector()
-    decoding = GenerateRequest(
-        "", decode_only=place, tiling=request.tiling, memory_limit=request.memory_limit
-    )
+    asked = {name: getattr(request, name) for name in _DECIDE_DECODING}
+    decoding = GenerateRequest("", decode_only=place, **asked)
     run = prepare(decoding)
     yield from generate(run, [collector])
     return replace(request, continue_from=Video(collector.frames(), run.plan.fps))

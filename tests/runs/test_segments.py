@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 
 from mlx_video import MediaError, RequestError, Video, WanPipeline, convert_checkpoint
-from mlx_video.events import FileWritten, Notice, StageStarted, StateSaved, StepFinished
+from mlx_video.events import FileWritten, Notice, StageStarted, StateSaved, StepFinished, finish
 from mlx_video.media.colour_match import ColourMatch
 from mlx_video.media.video import read_frames
+from mlx_video.request import GenerateRequest
 from mlx_video.runs.batch.finished import read_settings
+from mlx_video.runs.run import Run
+from mlx_video.runs.segments import generate_segments
 from tests.fixtures.sampling_runs import open_deep_model
 from tests.fixtures.tiny_variants import write_tiny_variant
 
@@ -341,3 +344,20 @@ def test_one_profile_tells_of_all_segments(pipeline: WanPipeline, tmp_path: Path
     pipeline("a cat", **SIZE, **SHORT, image=IMAGE, segments=2, profile=path)
     entries = json.loads(path.read_text())["traceEvents"]
     assert [one["name"] for one in entries if one.get("cat") == "steps"] == ["step 1", "step 2"] * 2
+
+
+def test_what_is_gone_on_from_is_decoded_as_the_run_asks_for():
+    asked: list[GenerateRequest] = []
+
+    def prepare(request: GenerateRequest) -> Run:
+        asked.append(request)
+        raise Interrupted
+
+    options = {"decoder": "tiny", "tiling": "temporal", "memory_limit": 3.0}
+    options |= {"compile": False, "kernels": False, "device_check": False}
+    request = GenerateRequest("a cat", continue_from=Path("a.safetensors"), **options)
+    with pytest.raises(Interrupted):
+        finish(generate_segments(request, prepare), lambda event: None)
+    (decoding,) = asked
+    assert decoding.decode_only == Path("a.safetensors")
+    assert {name: getattr(decoding, name) for name in options} == options
