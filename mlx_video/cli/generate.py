@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlx_video.cli import arguments
+from mlx_video.cli.checks import any_takes_an_image, check_terminal, takes_an_image
 from mlx_video.cli.console import run_command
 from mlx_video.cli.interactive import run_interactive
 from mlx_video.cli.many import list_items, make_list, open_maker, print_settings, read_many, shared_options
 from mlx_video.cli.named_model import open_model_of, parts_of
-from mlx_video.errors import RequestError
 from mlx_video.events import TextResult
-from mlx_video.progress.terminal_pictures import find_protocol
 from mlx_video.request import GenerateRequest, ModelRequest, option
-from mlx_video.request.kinds import TERMINAL
 from mlx_video.request.many import ManyOptions
 
 if TYPE_CHECKING:
     from mlx_video.events import Event
-    from mlx_video.runs.batch.item import BatchItem
 
 
 @dataclass
@@ -70,29 +65,6 @@ def with_usual_prompt(args: argparse.Namespace, shared: Mapping[str, Any]) -> di
     return {**usual, **shared}
 
 
-def check_terminal(request: GenerateRequest, *, is_shown: bool) -> None:
-    """Refuse previews among the lines of a terminal that shows none.
-
-    Raises:
-        RequestError: the terminal is not known to show pictures, or there is none.
-    """
-    if request.preview != TERMINAL or not is_shown:
-        return
-    if not (sys.stderr and sys.stderr.isatty()):
-        raise RequestError("preview", "terminal: stderr is no terminal. Give a file, such as preview.webp.")
-    if find_protocol(os.environ) is None:
-        raise RequestError(
-            "preview",
-            f"terminal: {os.environ.get('TERM') or 'this terminal'} is not known to show pictures; Kitty, "
-            "Ghostty, WezTerm, iTerm2 and Konsole do, without tmux. Give a file, such as preview.webp.",
-        )
-
-
-def takes_an_image(request: GenerateRequest) -> bool:
-    """Whether a video is to begin with a picture, which decides between the demo models."""
-    return request.image is not None or request.continue_from is not None
-
-
 def run_events(args: argparse.Namespace) -> Iterator[Event]:
     """Open the model, then make the videos; or show what would be made."""
     many = read_many(args)
@@ -107,14 +79,10 @@ def run_events(args: argparse.Namespace) -> Iterator[Event]:
     if args.plan:
         yield from plan_events(args, [item.request for item in items])
     elif len(items) > 1:
-        yield from make_list((yield from open_maker(args, takes_image=any_takes_an_image(items))), items)
+        takes_image = any_takes_an_image(item.request for item in items)
+        yield from make_list((yield from open_maker(args, takes_image=takes_image)), items)
     else:
         yield from make_one(args, items[0].request)
-
-
-def any_takes_an_image(items: Sequence[BatchItem]) -> bool:
-    """Whether a video of a list is to begin with a picture."""
-    return any(takes_an_image(item.request) for item in items)
 
 
 def make_one(args: argparse.Namespace, request: GenerateRequest) -> Iterator[Event]:
@@ -137,7 +105,7 @@ def plan_events(args: argparse.Namespace, requests: Sequence[GenerateRequest]) -
     from mlx_video.loading.components import open_named_model
     from mlx_video.runs.generate import plan_generation
 
-    takes_image = any(map(takes_an_image, requests))
+    takes_image = any_takes_an_image(requests)
     events: list[Event] = []
     with ExitStack() as stack:
         stack.enter_context(nothing_downloaded())

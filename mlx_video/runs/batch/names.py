@@ -76,7 +76,7 @@ def find_seed(path: Path, *, number: int, prompt: str) -> int | None:
 
 
 def refuse_equal_names(requests: Iterable[GenerateRequest]) -> None:
-    """Make sure that no video of a list takes a name of another; previews may share a file, one after another.
+    """Make sure that no video of a list takes a name of another; previews may share a file in turn.
 
     Raises:
         RequestError: two have the same name.

@@ -1,0 +1,43 @@
+"""What options say of the model and the terminal, before anything is opened."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+
+from mlx_video.errors import RequestError
+from mlx_video.progress.terminal_pictures import find_protocol
+from mlx_video.request import GenerateRequest
+from mlx_video.request.kinds import TERMINAL
+
+BEGINNINGS = ("image", "continue_from")
+"""Options that give a video a picture to begin with."""
+
+
+def check_terminal(request: GenerateRequest, *, is_shown: bool) -> None:
+    """Refuse previews among the lines of a terminal that shows none.
+
+    Raises:
+        RequestError: the terminal is not known to show pictures, or there is none.
+    """
+    if request.preview != TERMINAL or not is_shown:
+        return
+    if not (sys.stderr and sys.stderr.isatty()):
+        raise RequestError("preview", "terminal: stderr is no terminal. Give a file, such as preview.webp.")
+    if find_protocol(os.environ) is None:
+        raise RequestError(
+            "preview",
+            f"terminal: {os.environ.get('TERM') or 'this terminal'} is not known to show pictures; Kitty, "
+            "Ghostty, WezTerm, iTerm2 and Konsole do, without tmux. Give a file, such as preview.webp.",
+        )
+
+
+def takes_an_image(request: GenerateRequest) -> bool:
+    """Whether a video is to begin with a picture, which decides between the demo models."""
+    return any(getattr(request, name) is not None for name in BEGINNINGS)
+
+
+def any_takes_an_image(requests: Iterable[GenerateRequest]) -> bool:
+    """Whether a video of a list is to begin with a picture."""
+    return any(map(takes_an_image, requests))
