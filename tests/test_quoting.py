@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
-
 from mlx_video.errors import CheckpointError, RequestError
 from mlx_video.events import Notice, TextResult
 from mlx_video.limits import LONGEST_MESSAGE, LONGEST_WORD
 from mlx_video.quoting import escaped, printable
-
-pytestmark = pytest.mark.quick
 
 
 def test_control_codes_are_written_out():

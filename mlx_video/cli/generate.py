@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlx_video.cli import arguments
+from mlx_video.cli.checks import check_terminal
 from mlx_video.cli.console import run_command
 from mlx_video.cli.interactive import run_interactive
 from mlx_video.cli.many import list_items, make_list, open_maker, print_settings, read_many, shared_options
 from mlx_video.cli.named_model import inputs_of, open_model_of, parts_of
-from mlx_video.errors import RequestError
 from mlx_video.events import TextResult
-from mlx_video.progress.terminal_pictures import find_protocol
 from mlx_video.request import GenerateRequest, ModelRequest, option
-from mlx_video.request.kinds import TERMINAL
 from mlx_video.request.many import ManyOptions
 
 if TYPE_CHECKING:
@@ -67,24 +63,6 @@ def with_usual_prompt(args: argparse.Namespace, shared: Mapping[str, Any]) -> di
 
         usual["prompt"] = ANY_PROMPT
     return {**usual, **shared}
-
-
-def check_terminal(request: GenerateRequest, *, is_shown: bool) -> None:
-    """Refuse previews among the lines of a terminal that shows none.
-
-    Raises:
-        RequestError: the terminal is not known to show pictures, or there is none.
-    """
-    if request.preview != TERMINAL or not is_shown:
-        return
-    if not (sys.stderr and sys.stderr.isatty()):
-        raise RequestError("preview", "terminal: stderr is no terminal. Give a file, such as preview.webp.")
-    if find_protocol(os.environ) is None:
-        raise RequestError(
-            "preview",
-            f"terminal: {os.environ.get('TERM') or 'this terminal'} is not known to show pictures; Kitty, "
-            "Ghostty, WezTerm, iTerm2 and Konsole do, without tmux. Give a file, such as preview.webp.",
-        )
 
 
 def run_events(args: argparse.Namespace) -> Iterator[Event]:

@@ -9,14 +9,16 @@ from contextlib import closing, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from mlx_video.cli.checks import check_terminal
 from mlx_video.cli.console import EXIT_DONE, perform
 from mlx_video.cli.many import open_maker, read_many, shared_options
+from mlx_video.cli.named_model import inputs_among
+from mlx_video.cli.when_done import tell_user
 from mlx_video.events import Event, Notice
 from mlx_video.progress.display import Ending
 from mlx_video.progress.surroundings import choose_display
-from mlx_video.request import INPUTS, flag_of, options_of
+from mlx_video.request import flag_of, options_of
 from mlx_video.request.generate import GenerateRequest
-from mlx_video.request.option import is_given
 from mlx_video.request.prompt_lines import SHORT_NAMES, PromptLine, read_line
 
 if TYPE_CHECKING:
@@ -54,21 +56,26 @@ def run_interactive(args: argparse.Namespace, read: Callable[[str], str] | None 
         shared, notices = shared_options(args)
         shared.pop("prompt", None)
         yield from notices
-        inputs = [name for name in INPUTS if is_given(shared[name])]
-        opened.append(((yield from open_maker(args, inputs)), shared))
+        opened.append(((yield from open_maker(args, inputs_among(shared))), shared))
 
     perform_alone: Perform = partial(_perform, args)
     ending = perform_alone(opening)
     if not opened:
         return ending.exit_code
-    _Dialogue(perform_alone, *opened[0], read or _open_keyboard()).go_on()
+    _Dialogue(perform_alone, *opened[0], read or _open_keyboard(), is_quiet=args.quiet).go_on()
     return EXIT_DONE
 
 
 def _perform(args: argparse.Namespace, build_events: Callable[[], Iterator[Event]]) -> Ending:
-    """Run a pipeline with a display of its own: each has its own times, and notices that are told once."""
+    """Run a pipeline with a display of its own: each has its own times, and notices that are told once.
+
+    The user is told of what is made, and of what fails; an answer to a question is there at once.
+    """
     with choose_display(is_quiet=args.quiet, as_json=args.json_events) as display:
-        return perform(build_events, display, with_traceback=args.debug)
+        ending = perform(build_events, display, with_traceback=args.debug)
+        if ending.outputs or ending.status != "success":
+            tell_user(ending, display, command=args.notify, rings=args.bell)
+    return ending
 
 
 class _Dialogue:
@@ -79,15 +86,23 @@ class _Dialogue:
         maker: makes the videos.
         shared: options of all prompts, which lines of options change.
         read: asks for a line.
+        is_quiet: whether nothing is shown of a video that is being made.
     """
 
     def __init__(
-        self, perform: Perform, maker: VideoMaker, shared: dict[str, Any], read: Callable[[str], str]
+        self,
+        perform: Perform,
+        maker: VideoMaker,
+        shared: dict[str, Any],
+        read: Callable[[str], str],
+        *,
+        is_quiet: bool = False,
     ) -> None:
         self._perform = perform
         self._maker = maker
         self._shared = shared
         self._read = read
+        self._is_quiet = is_quiet
         self._count = 0
 
     def go_on(self) -> None:
@@ -132,6 +147,7 @@ class _Dialogue:
         goes_on = bool(line.options.get("resume")) and self._count > 0
         self._count += not goes_on
         (item,) = list_videos(self._shared, [line], first_number=self._count, is_several=True)
+        check_terminal(item.request, is_shown=not self._is_quiet)
         with closing(self._maker.make(item)) as making:
             yield from (told for told in making if not isinstance(told, BatchResult))
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
-from mlx_video.request import given_inputs
+from mlx_video.request import INPUTS, given_inputs
+from mlx_video.request.option import is_given
 
 if TYPE_CHECKING:
     from mlx_video.config import ModelConfig
@@ -14,6 +15,12 @@ if TYPE_CHECKING:
     from mlx_video.layouts.model_folder import ModelFolder
     from mlx_video.loading.model_parts import ModelParts
     from mlx_video.request import GenerateRequest
+
+
+def inputs_among(options: Mapping[str, Any]) -> set[str]:
+    """Names of the inputs among the values of options; a video that goes on begins with a picture."""
+    begins = ("image",) if options["continue_from"] is not None else ()
+    return {*begins, *(name for name in INPUTS if name in options and is_given(options[name]))}
 
 
 def inputs_of(requests: Iterable[GenerateRequest]) -> set[str]:

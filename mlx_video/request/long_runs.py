@@ -151,5 +151,5 @@ class LongRunOptions:
         group=LONG_VIDEOS_GROUP,
         metavar="N",
         check=at_least(1),
-        affects="run",
+        affects="video",
     )

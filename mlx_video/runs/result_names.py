@@ -70,12 +70,15 @@ def check_result_names(request: GenerateRequest, num_frames: int, read: Iterable
             raise RequestError(result.option, f"{result.path}: {result.what}{FOREIGN}")
 
 
-def result_entries(request: GenerateRequest) -> Iterator[tuple[Path, Entry]]:
-    """Files and folders that a run writes, with its state; each with what tells its name from others."""
-    named = (getattr(request, attribute) for attribute in OUTPUTS.values())
-    for path in (*named, find_state_path(request)):
+def result_entries(request: GenerateRequest) -> Iterator[tuple[str, Path, Entry]]:
+    """Files and folders that a run writes, with its state.
+
+    Each comes behind the option that names it, and before what tells its name from others.
+    """
+    named = [(_option_of(request, name), getattr(request, attribute)) for name, attribute in OUTPUTS.items()]
+    for option, path in (*named, ("output_path", find_state_path(request))):
         if isinstance(path, Path):
-            yield path, _entry(path)
+            yield option, path, _entry(path)
 
 
 def _results(request: GenerateRequest, num_frames: int) -> Iterator[_Result]:

@@ -48,6 +48,7 @@ class Run:
         session: opens the networks.
         profile: notes when the run did what; None where nobody asks.
         kept_frames: file that the run's own frames are kept in besides; None for none.
+        whole_video: settings of the video of which this run makes a segment; None where it makes all of it.
     """
 
     model: ModelFolder
@@ -70,6 +71,7 @@ class Run:
     session: Session = field(default_factory=Session)
     profile: Profile | None = None
     kept_frames: Path | None = None
+    whole_video: Mapping[str, str] | None = None
 
     @property
     def finished_latents(self) -> mx.array | None:
@@ -77,7 +79,11 @@ class Run:
         return self.state.latents if self.state and self.state.is_finished else None
 
     def settings(self) -> dict[str, str]:
-        """Everything that made this video, as text."""
+        """Everything that made this video, as text; of a video in segments what the user asked for."""
+        return dict(self.whole_video) if self.whole_video is not None else self.own_settings()
+
+    def own_settings(self) -> dict[str, str]:
+        """Everything that this run makes its latents and frames with, as text."""
         if self.request.decode_only and self.state:
             made = {**self.state.settings, "trim_first_frames": str(self.request.trim_first_frames)}
             made.pop("decoder", None)  # of the run that made the latents

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -26,6 +26,7 @@ from mlx_video.media.clip import Video
 from mlx_video.media.sources.source_video import open_video
 from mlx_video.request import MAX_SEED, RANDOM_SEED, GenerateRequest
 from mlx_video.runs.generate import generate
+from mlx_video.runs.profile import Profile
 from mlx_video.runs.run import Run
 from mlx_video.runs.stages.decode import FrameSink
 from mlx_video.runs.state.identity import refuse_other_run
@@ -35,6 +36,8 @@ from mlx_video.runs.state.resume import go_on_hint
 Prepare = Callable[[GenerateRequest], Run]
 
 LATENTS_SUFFIX = ".safetensors"
+_DECIDE_DECODING = ("decoder", "tiling", "memory_limit", "compile", "kernels", "device_check")
+"""Options that hold for the latents that a run goes on from, too."""
 
 
 class FrameCollector:
@@ -96,6 +99,7 @@ def _make_all(
 ) -> Work[tuple[Run, mx.array]]:
     """Make all segments that are not kept yet, and let go those that are once the last one is made."""
     total, keeps_all = request.segments, request.keep_state
+    prepare = _as_one_video(prepare)
     if request.resume:
         request = yield from _behind_kept(request, prepare, kept)
     else:
@@ -118,6 +122,20 @@ def _make_all(
     else:
         kept.forget(1)
     return run, latents
+
+
+def _as_one_video(prepare: Prepare) -> Prepare:
+    """Prepares segments that share a profile, and whose results tell of the video as the first settles it."""
+    found: list[tuple[Mapping[str, str], Profile | None]] = []
+
+    def prepare_segment(request: GenerateRequest) -> Run:
+        run = prepare(request)
+        if not found:
+            found.append((run.own_settings(), run.profile))
+        settings, profile = found[0]
+        return replace(run, whole_video=settings, profile=profile)
+
+    return prepare_segment
 
 
 def _following(request: GenerateRequest, kept: KeptSegments, seed: int, made: int) -> GenerateRequest:
@@ -207,9 +225,8 @@ def _with_decoded(request: GenerateRequest, prepare: Prepare) -> Work[GenerateRe
         return request
     yield Notice(f"{place}: the video to go on from is decoded first.")
     collector = FrameCollector()
-    decoding = GenerateRequest(
-        "", decode_only=place, tiling=request.tiling, memory_limit=request.memory_limit
-    )
+    asked = {name: getattr(request, name) for name in _DECIDE_DECODING}
+    decoding = GenerateRequest("", decode_only=place, **asked)
     run = prepare(decoding)
     yield from generate(run, [collector])
     return replace(request, continue_from=Video(collector.frames(), run.plan.fps))

@@ -95,6 +95,8 @@ def _speed_key(run: Run) -> str:
         memory.encode_tile,
         sorted((*run.images, *run.videos, *run.pictures)),
         request.compile,
+        request.kernels,
+        request.profile is not None,  # its blocks wait for each other
         request.lora_mode if any(getattr(request, name) for name in LORA_FIELDS) else "",
         "" if _is_planned(recipe) or recipe is None else recipe.settings,
         *_machine(),
@@ -103,6 +105,8 @@ def _speed_key(run: Run) -> str:
 
 
 def _decoding_facts(run: Run) -> list[object]:
+    if run.request.decoder == "tiny":
+        return ["tiny", run.config.vae.z_dim, *_machine()]
     return [run.config.vae, _size(run.model.vae), run.plan.memory.decode_tile, *_machine()]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -15,10 +16,13 @@ from pathlib import Path
 import pytest
 
 from mlx_video import convert_checkpoint, generate_wan
+from mlx_video.cli import interactive
 from mlx_video.cli.interactive import run_interactive
+from mlx_video.errors import MLXVideoError
 from mlx_video.events import StepFinished
 from mlx_video.latents.latents_file import load_latents
 from mlx_video.media.video import read_frames, read_video_metadata
+from mlx_video.progress.lines import Lines
 from tests.fixtures.tiny_checkpoint import write_tiny_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -233,9 +237,7 @@ def test_what_is_wrong_with_a_line_ends_no_session(folder: Path, capsys):
 def test_ctrl_c_ends_the_video_and_the_same_line_goes_on_with_it(
     folder: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ):
-    from mlx_video.cli.console import Console
-
-    show, interrupted = Console.show, []
+    show, interrupted = Lines.show, []
 
     def show_and_interrupt(self, event):
         show(self, event)
@@ -243,14 +245,50 @@ def test_ctrl_c_ends_the_video_and_the_same_line_goes_on_with_it(
             interrupted.append(event)
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Console, "show", show_and_interrupt)
+    monkeypatch.setattr(Lines, "show", show_and_interrupt)
     assert talk(folder, ["a cat --s 4", "a cat --s 4 --resume"]) == 0
     captured = capsys.readouterr()
-    assert "interrupted; type another prompt" in captured.err
+    assert "Type another prompt, or Ctrl-D to end." in captured.err
     assert "2 of 4 steps are kept in v_" in captured.err
     assert "Going on after 2 of 4 steps" in captured.err
     (made,) = captured.out.split()
     assert made.endswith("_1.png")
+
+
+def test_a_session_tells_the_user_of_each_video_and_of_nothing_else(folder: Path):
+    lines = ["help", "a cat --d 1", "--steps 1", "a dog --w x", "a dog --d 2"]
+    assert talk(folder, lines, "--notify", 'echo "$MLX_VIDEO_STATUS $MLX_VIDEO_OUTPUT" >> told.txt') == 0
+    told = [line.split(" ") for line in Path("told.txt").read_text().splitlines()]
+    assert [(status, Path(output).name) for status, output in told] == [
+        ("success", "v_1_1.png"),
+        ("error", ""),
+        ("success", "v_2_2.png"),
+    ]
+
+
+def test_a_session_refuses_previews_among_lines_that_are_no_terminal(folder: Path, capsys):
+    assert talk(folder, ["a cat --d 1"], "--preview", "terminal") == 0
+    captured = capsys.readouterr()
+    assert "error: --preview terminal: stderr is no terminal" in captured.err
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize("option", ["image", "continue_from"])
+def test_a_session_that_begins_with_a_picture_opens_a_model_for_it(option: str, monkeypatch):
+    asked: list[bool] = []
+
+    def open_nothing(args, *, takes_image: bool):
+        asked.append(takes_image)
+        raise MLXVideoError("none")
+        yield
+
+    monkeypatch.setattr(interactive, "open_maker", open_nothing)
+    flag = f"--{option.replace('_', '-')}"
+    Path("a.png").touch()
+    parser = generate_wan.build_parser()
+    for options in ([], [flag, "a.png"]):
+        assert run_interactive(parser.parse_args(["--interactive", *options]), input) == 1
+    assert asked == [False, True]
 
 
 def test_a_model_that_is_not_there_ends_the_session_at_once(tmp_path: Path, capsys):
@@ -281,9 +319,9 @@ def test_a_session_on_a_terminal_survives_ctrl_c_and_ends_with_ctrl_d(folder: Pa
 
     def wait_for(text: bytes) -> None:
         nonlocal said
-        end = time.monotonic() + 60
+        end = time.monotonic() + 30
         while text not in said:
-            assert time.monotonic() < end, said
+            assert select.select([ours], [], [], max(0.0, end - time.monotonic()))[0], said
             said += os.read(ours, 4096)
         said = said.partition(text)[2]
 
@@ -292,7 +330,7 @@ def test_a_session_on_a_terminal_survives_ctrl_c_and_ends_with_ctrl_d(folder: Pa
     wait_for(b"denoise")
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
-    wait_for(b"interrupted; type another prompt")
+    wait_for(b"Type another prompt, or Ctrl-D to end.")
     wait_for(b"prompt> ")
     os.write(ours, b"a dog\n")
     wait_for(b"_2.png")

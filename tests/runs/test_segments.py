@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import mlx.core as mx
@@ -9,9 +10,13 @@ import numpy as np
 import pytest
 
 from mlx_video import MediaError, RequestError, Video, WanPipeline, convert_checkpoint
-from mlx_video.events import FileWritten, Notice, StageStarted, StateSaved, StepFinished
+from mlx_video.events import FileWritten, Notice, StageStarted, StateSaved, StepFinished, finish
 from mlx_video.media.colour_match import ColourMatch
 from mlx_video.media.video import read_frames
+from mlx_video.request import GenerateRequest
+from mlx_video.runs.batch.finished import read_settings
+from mlx_video.runs.run import Run
+from mlx_video.runs.segments import generate_segments
 from tests.fixtures.sampling_runs import open_deep_model
 from tests.fixtures.tiny_variants import write_tiny_variant
 
@@ -97,7 +102,7 @@ def interrupted(pipeline: WanPipeline, segment: int, step: int, **options) -> li
 
     def watch(event: object) -> None:
         if isinstance(event, StateSaved):
-            hints.append(event.resume_hint)
+            hints.append(event.resume_hint.command)
         if isinstance(event, Notice) and event.text.startswith("Segment "):
             where[0] = event.text
         in_it = where[0] == f"Segment {segment} of {options['segments']}."
@@ -150,7 +155,7 @@ def test_segments_of_a_random_seed_and_behind_a_video_are_resumed(pipeline: WanP
     options = {**SHORT, "seed": -1, "continue_from": Video(EARLIER, 16), "segments": 3}
     interrupted(pipeline, 2, 1, **options, output_path=tmp_path / "a.webp")
     resumed = pipeline("a cat", **options, output_path=tmp_path / "a.webp", resume=True)
-    seed = int(resumed.settings["seed"]) - 2
+    seed = int(resumed.settings["seed"])
     whole = pipeline("a cat", **options | {"seed": seed})
     assert np.array_equal(resumed.frames, whole.frames)
     assert np.array_equal(whole.frames[:3], EARLIER)
@@ -316,3 +321,43 @@ def test_a_model_that_takes_no_image_does_not_go_on(tmp_path: Path):
         (name,) = options
         with pytest.raises(RequestError, match=f"{name}: .* takes no image"):
             text_only("a cat", **options)
+
+
+@pytest.mark.slow
+def test_a_video_of_segments_tells_of_itself_as_it_was_asked_for(pipeline: WanPipeline, tmp_path: Path):
+    paths = {"output_path": tmp_path / "a.webp", "save_latents": tmp_path / "a.latents.safetensors"}
+    options = {**SIZE, **SHORT, "image": IMAGE, "segments": 3}
+    alone = pipeline("a cat", **options | {"segments": 1})
+    long = pipeline("a cat", **options, **paths, keep_state=True)
+    (state,) = tmp_path.glob("*.state.safetensors")
+    expected = {**alone.settings, "segments": "3"}
+    assert long.settings == expected
+    assert [read_settings(path) for path in (*paths.values(), state)] == [expected] * 3
+    interrupted(pipeline, 3, 1, **options, output_path=tmp_path / "b.webp")
+    resumed = pipeline("a cat", **options, output_path=tmp_path / "b.webp", resume=True)
+    assert resumed.settings == expected
+
+
+@pytest.mark.slow
+def test_one_profile_tells_of_all_segments(pipeline: WanPipeline, tmp_path: Path):
+    path = tmp_path / "trace.json"
+    pipeline("a cat", **SIZE, **SHORT, image=IMAGE, segments=2, profile=path)
+    entries = json.loads(path.read_text())["traceEvents"]
+    assert [one["name"] for one in entries if one.get("cat") == "steps"] == ["step 1", "step 2"] * 2
+
+
+def test_what_is_gone_on_from_is_decoded_as_the_run_asks_for():
+    asked: list[GenerateRequest] = []
+
+    def prepare(request: GenerateRequest) -> Run:
+        asked.append(request)
+        raise Interrupted
+
+    options = {"decoder": "tiny", "tiling": "temporal", "memory_limit": 3.0}
+    options |= {"compile": False, "kernels": False, "device_check": False}
+    request = GenerateRequest("a cat", continue_from=Path("a.safetensors"), **options)
+    with pytest.raises(Interrupted):
+        finish(generate_segments(request, prepare), lambda event: None)
+    (decoding,) = asked
+    assert decoding.decode_only == Path("a.safetensors")
+    assert {name: getattr(decoding, name) for name in options} == options

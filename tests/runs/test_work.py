@@ -79,6 +79,8 @@ def test_what_decides_the_speed_decides_the_key(pipeline: WanPipeline, experts: 
         {"num_frames": 9},
         {"stream": "on"},
         {"compile": False},
+        {"kernels": False},
+        {"profile": Path("trace.json")},
         {"step_cache": "easycache", "steps": 9},
         {"num_frames": 33, "context_frames": 17, "context_overlap": 4},
     ):
@@ -88,6 +90,13 @@ def test_what_decides_the_speed_decides_the_key(pipeline: WanPipeline, experts: 
         assert work_of(pipeline, **same).speed_key == usual.speed_key, same
     assert work_of(pipeline, width=32, stream="on").decode_key == usual.decode_key
     assert usual.decoded_pixels == 16 * 16 * 5
+
+
+def test_the_decoder_decides_the_key_of_decoding(pipeline: WanPipeline):
+    run = prepare_run(build_request("a cat", dict(SMALL)), pipeline.folder, pipeline.config)
+    tiny = replace(run, request=replace(run.request, decoder="tiny"))
+    assert plan_work(tiny).decode_key != plan_work(run).decode_key
+    assert plan_work(tiny).speed_key == plan_work(run).speed_key
 
 
 def test_the_precision_of_the_files_decides_the_key(pipeline: WanPipeline):

@@ -11,6 +11,7 @@ from mlx_video.latents.run_state import is_state, load_state
 from mlx_video.media.image import frame_name, numbered_frames
 from mlx_video.media.video import read_video_metadata
 from mlx_video.request import GenerateRequest
+from mlx_video.runs.continuation import count_all_frames
 from mlx_video.runs.generate import written_paths
 from mlx_video.runs.run import Run
 
@@ -21,7 +22,8 @@ def is_finished(run: Run) -> bool:
     paths = result_paths(request)
     if not paths or any(read_settings(path) != settings for path in paths):
         return False
-    folder, num_frames = request.frames_path, run.plan.geometry.num_frames - request.trim_first_frames
+    folder = request.frames_path
+    num_frames = count_all_frames(request, run.plan.geometry.num_frames, run.earlier, run.shared_frames)
     return folder is None or [index for index, _ in numbered_frames(folder)] == [*range(num_frames)]
 
 

@@ -13,6 +13,7 @@ from mlx_video.request.choices import MAX_SEED
 from mlx_video.request.prompt_lines import PromptLine
 from mlx_video.runs.batch.item import BatchItem
 from mlx_video.runs.batch.names import fill_pattern, find_seed, is_pattern, with_default_pattern
+from mlx_video.runs.result_names import OUTPUTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ def list_videos(
         try:
             for options in _with_seeds({**shared, **line.options}, seeds):
                 number = first_number + len(items)
-                request = _request_of(options, number, is_several=shares_name)
+                request = _request_of(options, number, is_several=shares_name, is_listed=total > 1)
                 items.append(BatchItem(len(items), total, request))
         except RequestError as error:
             raise line.told(error) from error
@@ -88,16 +89,32 @@ def _with_seeds(options: Mapping[str, Any], seeds: Seeds) -> Iterator[Mapping[st
             yield {**options, "seed": (int(seed) + index) % (MAX_SEED + 1) if index else seed}
 
 
-def _request_of(options: Mapping[str, Any], number: int, *, is_several: bool) -> GenerateRequest:
+def _request_of(
+    options: Mapping[str, Any], number: int, *, is_several: bool, is_listed: bool
+) -> GenerateRequest:
     if "prompt" not in options and options.get("decode_only") is None:
         raise RequestError("prompt", 'missing: say what the video should show, or give "" for no prompt.')
-    prompt, path = options.get("prompt") or "", options.get("output_path")
-    if path is None:
-        return GenerateRequest(**{**options, "prompt": prompt})
-    pattern = with_default_pattern(Path(path)) if is_several else Path(path)
-    seed = options["seed"]
-    if seed == RANDOM_SEED and is_pattern(pattern):
-        known = find_seed(pattern, number=number, prompt=prompt) if options.get("resume") else None
-        seed = draw_seed() if known is None else known
-    filled = fill_pattern(pattern, seed=seed % 2**64, number=number, prompt=prompt)
-    return GenerateRequest(**{**options, "prompt": prompt, "seed": seed, "output_path": filled})
+    options = {**options, "prompt": options.get("prompt") or ""}
+    named = {name: Path(path) for name in OUTPUTS if isinstance(path := options.get(name), str | Path)}
+    if is_several and "output_path" in named:
+        named["output_path"] = with_default_pattern(named["output_path"])
+    patterns = {name: path for name, path in named.items() if name == "output_path" or is_pattern(path)}
+    if not patterns:
+        return GenerateRequest(**options)
+    seed = _settle_seed(options, patterns, number, is_listed=is_listed)
+    values = {"seed": seed % 2**64, "number": number, "prompt": options["prompt"]}
+    filled = {name: fill_pattern(path, **values) for name, path in patterns.items()}
+    return GenerateRequest(**{**options, "seed": seed, **filled})
+
+
+def _settle_seed(
+    options: Mapping[str, Any], patterns: Mapping[str, Path], number: int, *, is_listed: bool
+) -> int:
+    """The seed of a video, drawn where names hold it; a list that goes on takes those that it drew."""
+    seed: int = options["seed"]
+    path, goes_on = patterns.get("output_path"), bool(options.get("resume"))
+    is_needed = any(map(is_pattern, patterns.values())) or (is_listed and goes_on)
+    if seed != RANDOM_SEED or not is_needed:
+        return seed
+    known = find_seed(path, number=number, prompt=options["prompt"]) if path and goes_on else None
+    return draw_seed() if known is None else known

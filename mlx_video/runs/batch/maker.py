@@ -104,7 +104,8 @@ class VideoMaker:
         if reads & looked.written:
             looked.whole.append(item)  # it begins with what an earlier video of the list becomes
         else:
-            run = self.prepare(local)
+            # Segments find out by themselves where they go on: the state may be of any of them.
+            run = self.prepare(local if local.segments == 1 else replace(local, resume=False))
             if local.resume and upload is None and is_finished(run):
                 yield Notice(f"{item.name} is made already.")
                 yield from map(FileWritten, result_paths(local))

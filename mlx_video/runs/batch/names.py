@@ -76,18 +76,18 @@ def find_seed(path: Path, *, number: int, prompt: str) -> int | None:
 
 
 def refuse_equal_names(requests: Iterable[GenerateRequest]) -> None:
-    """Make sure that no video of a list takes a name of another.
+    """Make sure that no video of a list takes a name of another; previews may share a file in turn.
 
     Raises:
         RequestError: two have the same name.
     """
-    owners: dict[object, int] = {}
+    owners: dict[object, tuple[int, str]] = {}
     for number, request in enumerate(requests, start=1):
-        for path, entry in result_entries(request):
-            owner = owners.setdefault(entry, number)
-            if owner != number:
+        for option, path, entry in result_entries(request):
+            owner, first = owners.setdefault(entry, (number, option))
+            if owner != number and not option == first == "preview":
                 raise RequestError(
-                    "output_path",
+                    option,
                     f"{path}: videos {owner} and {number} of the list both have this name. Put {{i}} or "
                     "{seed} into it, or give each a name of its own.",
                 )

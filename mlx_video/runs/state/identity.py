@@ -31,7 +31,7 @@ def identify_run(run: Run) -> dict[str, str]:
     Returns:
         Flags with their settled values, and files of the model, images and adapters with fingerprints.
     """
-    settings = run.settings()
+    settings = run.own_settings()
     identity = {
         declared.flag: settings[name]
         for name, declared in options_of(type(run.request)).items()

@@ -23,6 +23,7 @@ def names(shared: dict, lines: list[dict], seeds: Seeds | None = None) -> list[t
 
 
 CAT, DOG = {"prompt": "a cat"}, {"prompt": "Two dogs!"}
+LINES = [PromptLine("", CAT), PromptLine("", DOG)]
 OUT = {"output_path": Path("out/v.mp4")}
 
 
@@ -119,3 +120,36 @@ def test_a_list_that_goes_on_finds_the_seeds_that_it_drew(tmp_path: Path):
     assert (first, seed) == ("v_11_1.webp", 11)
     assert other != 22
     assert names({**shared, "resume": False}, [CAT, DOG])[0][1] != 11
+
+
+def test_previews_of_a_list_share_a_file_and_other_results_do_not(tmp_path: Path):
+    shared = {"output_path": tmp_path / "v_{i}.mp4", "preview": tmp_path / "p.webp"}
+    refuse_equal_names(item.request for item in list_videos(shared, LINES))
+    for option in ("profile", "save_latents", "save_frames"):
+        alike = list_videos({**shared, option: tmp_path / "one"}, LINES)
+        with pytest.raises(RequestError, match=f"{option}: .*one: videos 1 and 2 of the list both"):
+            refuse_equal_names(item.request for item in alike)
+    other = [LINES[0], PromptLine("", {**DOG, "preview": tmp_path / "v_1.mp4"})]
+    with pytest.raises(RequestError, match="preview"):
+        refuse_equal_names(item.request for item in list_videos(shared, other))
+
+
+@pytest.mark.parametrize("option", ["profile", "save_latents", "save_frames", "preview"])
+def test_every_result_takes_a_pattern(tmp_path: Path, option: str):
+    shared = {"output_path": tmp_path / "v.mp4", option: tmp_path / "{prompt}_{seed}_{i}.webp"}
+    for number, item in enumerate(list_videos(shared, LINES), 1):
+        request = item.request
+        expected = f"{slug_of(request.prompt)}_{request.seed}_{number}.webp"
+        assert getattr(request, option) == tmp_path / expected
+    assert list_videos({"preview": "terminal"}, LINES[:1])[0].request.preview == "terminal"
+
+
+def test_a_line_with_a_name_of_its_own_finds_its_seed_again(tmp_path: Path):
+    lines = [
+        PromptLine("", {**each, "output_path": tmp_path / f"{index}.webp"})
+        for index, each in enumerate((CAT, DOG))
+    ]
+    with open_video_writer(tmp_path / "0.webp", 16, 16, 16, {"prompt": "a cat", "seed": "11"}) as writer:
+        writer.write(np.zeros((1, 16, 16, 3), np.uint8))
+    assert list_videos({"resume": True}, lines)[0].request.seed == 11
+    assert list_videos({"resume": False}, lines)[0].request.seed != 11

@@ -12,7 +12,7 @@ import pytest
 from mlx_video import RequestError, WanPipeline, convert_checkpoint
 from mlx_video.api import build_request
 from mlx_video.errors import MLXVideoError
-from mlx_video.events import BlocksRead, FileWritten, StageStarted, VideoFailed, VideoStarted
+from mlx_video.events import BlocksRead, FileWritten, StageStarted, StateSaved, VideoFailed, VideoStarted
 from mlx_video.formats.tensor_file import TensorFile
 from mlx_video.loading.components import open_model
 from mlx_video.loading.session import Session
@@ -316,3 +316,22 @@ def test_nothing_of_the_texts_stays_on_disk_after_a_list(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     make(open_maker(folder), items_of({}, {"prompt": "two dogs"}))
     assert not list(tmp_path.iterdir())
+
+
+def test_segments_of_a_list_go_on_where_it_was_broken_off(experts: Path, tmp_path: Path):
+    def items(resume: bool) -> list[BatchItem]:
+        shared = {"width": 64, "height": 64, "image": IMAGE, "num_frames": 5, "segments": 2}
+        shared |= {"output_type": "images", "resume": resume}
+        return items_of(*({**shared, "output_path": tmp_path / f"{name}.mp4"} for name in "ab"))
+
+    model = experts / "wan2.2-i2v-a14b"
+    making = open_maker(model, collects=False).make_all(items(resume=False))
+    for told in making:
+        is_state = isinstance(told, StateSaved) and told.path.name == "a.mp4.state.safetensors"
+        if is_state and list(tmp_path.glob("*.segment-1.*")):
+            break
+    making.close()
+    results, _ = make(open_maker(model, collects=False), items(resume=True))
+    assert [one.error for one in results.values()] == [None, None]
+    again, _ = make(open_maker(model, collects=False), items(resume=True))
+    assert [one.was_made_before for one in again.values()] == [True, True]
