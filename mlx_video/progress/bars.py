@@ -8,7 +8,6 @@ from functools import cache
 from typing import TYPE_CHECKING, TextIO
 
 from mlx_video.events import Event, PreviewMade, StageFinished, StageStarted
-from mlx_video.media.preview_file import make_strip
 from mlx_video.progress.display import TextDisplay
 from mlx_video.progress.terminal_pictures import find_protocol, picture_text
 from mlx_video.progress.wording import Count, describe_timing
@@ -34,6 +33,8 @@ class Bars(TextDisplay):
     def _show_picture(self, preview: PreviewMade) -> None:
         """Print the frames side by side, where the terminal shows pictures."""
         if protocol := find_protocol(os.environ):
+            from mlx_video.media.preview_file import make_strip  # NumPy, which --help does without
+
             self.write_line(picture_text(make_strip(preview.frames), protocol))
 
     def write_line(self, text: str) -> None:

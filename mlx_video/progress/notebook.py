@@ -9,7 +9,6 @@ from html import escape
 from typing import Any
 
 from mlx_video.events import Event, FileWritten, PreviewMade, StageFinished, StageStarted
-from mlx_video.media.preview_file import encode_png, make_strip
 from mlx_video.progress.display import Display, Ending, new_messages
 from mlx_video.progress.time_left import Clock
 from mlx_video.progress.wording import (
@@ -78,6 +77,9 @@ class NotebookArea(Display):
             case StageStarted():
                 self._count = None
             case PreviewMade(frames=frames):
+                # NumPy, which --help does without.
+                from mlx_video.media.preview_file import encode_png, make_strip
+
                 self._picture = encode_png(make_strip(frames))
             case StageFinished():
                 self._lines = [

@@ -9,8 +9,6 @@ import base64
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Literal
 
-from mlx_video.media.preview_file import encode_png
-
 if TYPE_CHECKING:
     import numpy as np
 
@@ -47,6 +45,8 @@ def picture_text(picture: np.ndarray, protocol: Protocol) -> str:
         picture: uint8 [H, W, 3].
         protocol: of the terminal.
     """
+    from mlx_video.media.preview_file import encode_png  # NumPy and Pillow, which --help does without
+
     png = encode_png(picture)
     data = base64.standard_b64encode(png).decode("ascii")
     if protocol == "iterm2":
