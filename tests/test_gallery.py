@@ -34,7 +34,11 @@ def test_the_page_is_what_the_script_writes(make_gallery):
 def test_every_command_parses_and_names_adapters_that_are_there(make_gallery):
     for entry in make_gallery.ENTRIES:
         for line in entry.commands:
-            start, arguments = shlex.split(line)[:3], shlex.split(line)[3:]
+            words = shlex.split(line)
+            if words[1] == "examples/demo_model/draw_outline.py":
+                assert (ROOT / words[1]).is_file()
+                continue
+            start, arguments = words[:3], words[3:]
             assert start == ["python", "-m", "mlx_video.generate_wan"]
             args = generate_wan.build_parser().parse_args(arguments)
             assert all((ROOT / choice.path).exists() for choice in args.loras)

@@ -310,9 +310,8 @@ class GenerateRequest(PreviewOptions, LongRunOptions, SamplingOptions, InputOpti
 
     def _check_state_options(self) -> None:
         for name in ("output_path", "save_latents", "profile"):
-            path = getattr(self, name)
-            if path is not None and not path.name:
-                raise RequestError(name, f"{str(path)!r}: names no file. Give a name, such as cat.mp4.")
+            if getattr(self, name) == Path():
+                raise RequestError(name, "is empty, or this folder. Give the name of a file.")
         for name in ("resume", "keep_state"):
             if getattr(self, name) and self.output_path is None:
                 raise RequestError(name, "needs --output-path, beside which a run keeps its state. Add it.")

@@ -162,7 +162,7 @@ def test_it_decides_nothing_of_a_resumed_run(pipeline: WanPipeline, plain: WanPi
     video = pipeline("a cat", output_path=output, decoder="tiny", resume=True, on_event=note, **OPTIONS)
     assert [event.done for event in saved] == [1, 2]
     assert mx.array_equal(video.latents, plain("a cat", **OPTIONS).latents)
-    command = saved[-1].resume_hint.partition("mlx_video.generate_wan ")[2]
+    command = saved[-1].resume_hint.command.partition("mlx_video.generate_wan ")[2]
     assert re.search(r" --tiny-vae \S+/taew2_1\.\w+", command)
     assert " --decoder tiny" in command
 

@@ -53,6 +53,7 @@ ROWS = {
     "wan2.1-fun-v1.1-control": "o - o o - - - - - - -",
     "wan2.2-fun-a14b-control": ENDED_CONTROL,
     "wan2.2-fun-control": ENDED_CONTROL,
+    "wan2.2-fun-control-demo": "o - o - - - - - - - -",
     "wan2.1-fun-v1.1-control-camera": "R - - - - - - - R - -",
     "wan2.2-fun-a14b-control-camera": "R o - - - - - - R - -",
     "wan2.2-fun-control-camera": "R o - - - - - - R - -",
