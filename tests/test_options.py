@@ -62,6 +62,7 @@ REQUESTS = (GenerateRequest, ConvertRequest, ModelRequest, ManyOptions)
 FUNCTIONS = [
     (WanPipeline.__call__, GenerateRequest),
     (WanPipeline.plan, GenerateRequest),
+    (WanPipeline.stream, GenerateRequest),
     (WanPipeline.from_pretrained, ModelRequest),
     (convert_checkpoint, ConvertRequest),
 ]
