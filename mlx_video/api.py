@@ -17,6 +17,7 @@ from mlx_video.convert.local_files import with_local_adapters
 from mlx_video.errors import RequestError
 from mlx_video.events import Event, FileWritten, Work, finish, with_events
 from mlx_video.files.hub_cache import nothing_downloaded
+from mlx_video.inspect.opened_model import OpenedModel, describe_opened
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.components import open_named_model
 from mlx_video.loading.model_parts import parts_named
@@ -103,6 +104,23 @@ class WanPipeline:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def __repr__(self) -> str:
+        if self._is_closed:
+            return f"WanPipeline({self.folder.path}, closed)"
+        return f"WanPipeline({self._opened().summary()})"
+
+    def __str__(self) -> str:
+        """A table of what the model is, for `print`."""
+        return str(self._opened())
+
+    def _repr_html_(self) -> str:
+        return self._opened()._repr_html_()
+
+    def _opened(self) -> OpenedModel:
+        networks = self._session.idle() | self._session.lent()
+        held = {key.name: nbytes for key, nbytes in networks.items()}
+        return describe_opened(self.folder, self.config, held)
 
     def release(self) -> None:
         """Give back the memory of all networks; the next video loads them anew."""
