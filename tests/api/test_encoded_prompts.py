@@ -100,6 +100,15 @@ def test_a_copy_of_the_model_takes_it(pipe, tmp_path: Path):
     assert mx.array_equal(video.latents, pipe("a cat", **SMALL).latents)
 
 
+def test_a_quantized_conversion_of_the_checkpoint_takes_it(tmp_path: Path):
+    checkpoint = write_tiny_checkpoint(tmp_path / "original").path
+    dense = convert_checkpoint(checkpoint, tmp_path / "dense", progress=False)
+    quantized = convert_checkpoint(checkpoint, tmp_path / "quantized", quantize=True, progress=False)
+    encoded = encode(WanPipeline.from_pretrained(dense))
+    pipe = WanPipeline.from_pretrained(quantized, keep_networks=False)
+    assert_same(pipe(encoded, **SMALL), pipe("a cat", **SMALL))
+
+
 def test_another_tokenizer_refuses_it_by_name(pipe, tmp_path: Path):
     copy = shutil.copytree(pipe.folder.path, tmp_path / "copy")
     path = copy / "tokenizer" / "tokenizer.json"
