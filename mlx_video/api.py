@@ -225,9 +225,9 @@ class WanPipeline:
 
     def _make(self, prompt: str | EncodedPrompt, options: Mapping[str, Any]) -> Work[Video]:
         """Work of which nothing is done yet, but that the options are checked."""
+        request = build_request(prompt, options)
         encoded = prompt if isinstance(prompt, EncodedPrompt) else None
-        maker = VideoMaker(self.folder, self.config, self._open_session(), encoded=encoded)
-        return maker.generate(build_request(prompt, options))
+        return VideoMaker(self.folder, self.config, self._open_session(), encoded=encoded).generate(request)
 
     @takes_options(GenerateRequest, _SHARED)
     def batch(
