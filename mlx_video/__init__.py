@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from mlx_video.errors import (
     AdapterError,
     BatchError,
+    Cancelled,
     CheckpointError,
     ConfigError,
     DeviceError,
@@ -26,7 +27,8 @@ from mlx_video.errors import (
 
 if TYPE_CHECKING:
     from mlx_video.api import WanPipeline, convert_checkpoint
-    from mlx_video.media.clip import Video
+    from mlx_video.conditioning.encoded_prompt import EncodedPrompt
+    from mlx_video.media.clip import Video, VideoMade
     from mlx_video.runs.batch.item import BatchResult
 
 # MLX reads it once, at its first product. Otherwise float32 products keep ten bits of mantissa on GPUs with
@@ -39,15 +41,18 @@ __all__ = [
     "AdapterError",
     "BatchError",
     "BatchResult",
+    "Cancelled",
     "CheckpointError",
     "ConfigError",
     "DeviceError",
+    "EncodedPrompt",
     "MLXVideoError",
     "MediaError",
     "MemoryBudgetError",
     "NonFiniteError",
     "RequestError",
     "Video",
+    "VideoMade",
     "WanPipeline",
     "convert_checkpoint",
 ]
@@ -55,7 +60,9 @@ __all__ = [
 # Looked up on first use, so that importing the package does not load MLX.
 _LAZY = {
     "BatchResult": "mlx_video.runs.batch.item",
+    "EncodedPrompt": "mlx_video.conditioning.encoded_prompt",
     "Video": "mlx_video.media.clip",
+    "VideoMade": "mlx_video.media.clip",
     "WanPipeline": "mlx_video.api",
     "convert_checkpoint": "mlx_video.api",
 }

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from mlx_video.conditioning.encoded_prompt import EncodedPrompt
 from mlx_video.config import ModelConfig
 from mlx_video.convert.convert import convert
 from mlx_video.convert.demo_model import demo_model_folder
 from mlx_video.convert.local_files import with_local_adapters
 from mlx_video.errors import RequestError
-from mlx_video.events import FileWritten, finish
+from mlx_video.events import Event, FileWritten, Work, finish, with_events
 from mlx_video.files.hub_cache import nothing_downloaded
+from mlx_video.inspect.opened_model import OpenedModel, describe_opened
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.components import open_named_model
 from mlx_video.loading.model_parts import parts_named
 from mlx_video.loading.session import Session
-from mlx_video.media.clip import Video
+from mlx_video.media.clip import Video, VideoMade
 from mlx_video.planning.memory_plan import MemoryPlan
-from mlx_video.progress.python_call import EventHandler, events_shown
+from mlx_video.progress.python_call import Cancel, EventHandler, events_shown
 from mlx_video.request import ConvertRequest, GenerateRequest, ModelRequest, make_request, options_of
 from mlx_video.request.describe import takes_options
 from mlx_video.request.prompt_lines import PromptLine, read_values
@@ -30,13 +32,15 @@ from mlx_video.runs.batch.item import BatchItem, BatchResult
 from mlx_video.runs.batch.lists import Seeds, list_videos
 from mlx_video.runs.batch.maker import VideoMaker
 from mlx_video.runs.batch.names import refuse_equal_names
-from mlx_video.runs.generate import plan_generation, prepare_run
+from mlx_video.runs.encode_prompt import encode_prompt, prepare_encoding
+from mlx_video.runs.generate import plan_generation
 from mlx_video.runs.memory import ANY_PROMPT
-from mlx_video.runs.run import Run
-from mlx_video.runs.segments import FrameCollector
-from mlx_video.runs.uploads import make_anywhere
 
 _DECODING = tuple(name for name, declared in options_of(GenerateRequest).items() if declared.decodes)
+
+_ENCODING = (
+    "prompt", "negative_prompt", "memory_limit", "compile", "kernels", "device_check", "prompt_cache"
+)  # fmt: skip
 
 _SHARED = tuple(name for name in options_of(GenerateRequest) if name != "prompt")
 
@@ -101,6 +105,23 @@ class WanPipeline:
     ) -> None:
         self.close()
 
+    def __repr__(self) -> str:
+        if self._is_closed:
+            return f"WanPipeline({self.folder.path}, closed)"
+        return f"WanPipeline({self._opened().summary()})"
+
+    def __str__(self) -> str:
+        """A table of what the model is, for `print`."""
+        return str(self._opened())
+
+    def _repr_html_(self) -> str:
+        return self._opened()._repr_html_()
+
+    def _opened(self) -> OpenedModel:
+        networks = self._session.idle() | self._session.lent()
+        held = {key.name: nbytes for key, nbytes in networks.items()}
+        return describe_opened(self.folder, self.config, held)
+
     def release(self) -> None:
         """Give back the memory of all networks; the next video loads them anew."""
         self._session.release()
@@ -118,10 +139,11 @@ class WanPipeline:
     @takes_options(GenerateRequest)
     def __call__(
         self,
-        prompt: str,
+        prompt: str | EncodedPrompt,
         *,
         on_event: EventHandler | None = None,
         progress: bool | None = None,
+        cancel: Cancel | None = None,
         **options: Any,
     ) -> Video:
         """Make a video.
@@ -130,6 +152,8 @@ class WanPipeline:
             **options: listed here in its place.
             on_event: called with every event of the run (see `mlx_video.events`).
             progress: whether to show what happens; None for yes, unless `on_event` takes the events.
+            cancel: a `threading.Event`, or what has its `is_set`: once it is set, from any thread, the call
+                ends at its next event with `Cancelled`, whose message says how to go on.
 
         Returns:
             The video: `frames` uint8 [F, H, W, 3], `latents` float32 [C, T, H, W].
@@ -138,17 +162,72 @@ class WanPipeline:
             RequestError: an option is unknown or does not fit the model.
             AdapterError: an adapter is damaged or does not fit the model.
             MemoryBudgetError: a stage needs more memory than there is, whatever stays in it.
+            Cancelled: `cancel` was set.
+        """
+        work = self._make(prompt, options)
+        with events_shown(on_event, progress, cancel) as handle:
+            return finish(work, handle)
+
+    @takes_options(GenerateRequest)
+    def stream(
+        self, prompt: str | EncodedPrompt, *, cancel: Cancel | None = None, **options: Any
+    ) -> Generator[Event | VideoMade, None, None]:
+        """Make a video as a generator of its events, for programs that do other work between them.
+
+        Nothing is computed but while the next event is awaited, and nothing is shown. `close()` between two
+        events ends the run; with `output_path` its state is kept, and `resume=True` goes on from it.
+
+        Args:
+            **options: listed here in its place.
+            cancel: a `threading.Event`, or what has its `is_set`: once it is set, from any thread, the next
+                event is `Cancelled`, an error whose message says how to go on.
+
+        Returns:
+            A generator of every event of the run (see `mlx_video.events`); the last one is `VideoMade`, which
+            holds the `video`.
+
+        Raises:
+            RequestError: at once: an option is unknown or has a wrong value. All other errors of a call come
+                with the event at which they occur.
+        """
+        return _streamed(self._make(prompt, options), cancel)
+
+    @takes_options(GenerateRequest, _ENCODING)
+    def encode(
+        self,
+        prompt: str,
+        *,
+        on_event: EventHandler | None = None,
+        progress: bool | None = None,
+        cancel: Cancel | None = None,
+        **options: Any,
+    ) -> EncodedPrompt:
+        """Encode a prompt and its negative prompt once for any number of calls, which take it as `prompt`.
+
+        The calls make the videos that they make of the text, bit for bit, and load no text encoder. Models
+        with the same text encoder and tokenizer may share it; any other refuses it.
+
+        Args:
+            **options: listed here in its place.
+            on_event: called with every event.
+            progress: whether to show what happens; None for yes, unless `on_event` takes the events.
+            cancel: a `threading.Event`, or what has its `is_set`: once it is set, from any thread, the call
+                ends at its next event with `Cancelled`, whose message says how to go on.
+
+        Raises:
+            RequestError: an option is unknown or has a wrong value.
+            MemoryBudgetError: the text encoder needs more than there is, one block at a time.
+            Cancelled: `cancel` was set.
         """
         request, session = build_request(prompt, options), self._open_session()
+        with events_shown(on_event, progress, cancel) as handle:
+            return finish(encode_prompt(prepare_encoding(request, self.folder, self.config, session)), handle)
 
-        def prepare(request: GenerateRequest) -> Run:
-            return prepare_run(request, self.folder, self.config, session)
-
-        collector = FrameCollector()
-        with events_shown(on_event, progress) as handle:
-            request = finish(with_local_adapters(request), handle)
-            run, latents = finish(make_anywhere(request, prepare, [collector]), handle)
-        return collector.video(run, latents)
+    def _make(self, prompt: str | EncodedPrompt, options: Mapping[str, Any]) -> Work[Video]:
+        """Work of which nothing is done yet, but that the options are checked."""
+        request = build_request(prompt, options)
+        encoded = prompt if isinstance(prompt, EncodedPrompt) else None
+        return VideoMaker(self.folder, self.config, self._open_session(), encoded=encoded).generate(request)
 
     @takes_options(GenerateRequest, _SHARED)
     def batch(
@@ -159,6 +238,7 @@ class WanPipeline:
         seeds: Sequence[int] | None = None,
         on_event: EventHandler | None = None,
         progress: bool | None = None,
+        cancel: Cancel | None = None,
         **options: Any,
     ) -> Iterator[BatchResult]:
         """Make several videos with the least loading: texts first, experts in turn, networks kept that fit.
@@ -173,6 +253,8 @@ class WanPipeline:
             **options: listed here in its place.
             on_event: called with every event.
             progress: whether to show what happens; None for yes, unless `on_event` takes the events.
+            cancel: a `threading.Event`, or what has its `is_set`: once it is set, from any thread, the list
+                ends at its next event with `Cancelled`, whose message says how to go on.
 
         Returns:
             A result for each video as soon as it is known, in the order in which they are done; `index` is
@@ -190,10 +272,10 @@ class WanPipeline:
         items = list_videos(shared, lines, Seeds(count, tuple(seeds or ())))
         refuse_equal_names(item.request for item in items)
         maker = VideoMaker(self.folder, self.config, self._open_session(), collects=True)
-        return _results(maker, items, on_event, progress)
+        return _results(maker, items, events_shown(on_event, progress, cancel))
 
     @takes_options(GenerateRequest)
-    def plan(self, prompt: str | None = None, **options: Any) -> MemoryPlan:
+    def plan(self, prompt: str | EncodedPrompt | None = None, **options: Any) -> MemoryPlan:
         """What a video would keep in memory; no weight is read, and nothing is downloaded or written.
 
         Without a prompt it is planned for the longest that the model reads.
@@ -221,6 +303,7 @@ class WanPipeline:
         *,
         on_event: EventHandler | None = None,
         progress: bool | None = None,
+        cancel: Cancel | None = None,
         **options: Any,
     ) -> Video:
         """Make the video from latents that an earlier run kept; only the VAE is loaded.
@@ -230,6 +313,8 @@ class WanPipeline:
             **options: listed here in its place.
             on_event: called with every event.
             progress: whether to show what happens; None for yes, unless `on_event` takes the events.
+            cancel: a `threading.Event`, or what has its `is_set`: once it is set, from any thread, the call
+                ends at its next event with `Cancelled`, whose message says how to go on.
 
         Raises:
             RequestError: `file` is no path, the run has steps left, or the latents are of another VAE.
@@ -237,11 +322,15 @@ class WanPipeline:
         """
         if file is None:
             raise RequestError("decode_only", "None: must be a path.")
-        return self("", on_event=on_event, progress=progress, decode_only=file, **options)
+        return self("", on_event=on_event, progress=progress, cancel=cancel, decode_only=file, **options)
 
 
 def _line_of(number: int, given: str | Mapping[str, Any]) -> PromptLine:
     place = f"video {number} of the list"
+    if isinstance(given, EncodedPrompt):
+        raise RequestError(
+            "prompts", f"{place} is an encoded prompt: a list encodes its texts together. Give the text."
+        )
     if isinstance(given, str):
         return PromptLine(place, {"prompt": given})
     try:
@@ -251,10 +340,10 @@ def _line_of(number: int, given: str | Mapping[str, Any]) -> PromptLine:
 
 
 def _results(
-    maker: VideoMaker, items: Sequence[BatchItem], on_event: EventHandler | None, progress: bool | None
+    maker: VideoMaker, items: Sequence[BatchItem], shown: AbstractContextManager[EventHandler]
 ) -> Iterator[BatchResult]:
     """What becomes of each video of a list; its events are shown, or go to the handler."""
-    with events_shown(on_event, progress) as handle, closing(maker.make_all(items)) as making:
+    with shown as handle, closing(maker.make_all(items)) as making:
         for told in making:
             if isinstance(told, BatchResult):
                 yield told
@@ -262,12 +351,28 @@ def _results(
                 handle(told)
 
 
-def build_request(prompt: str, options: Mapping[str, Any]) -> GenerateRequest:
+def _streamed(work: Work[Video], cancel: Cancel | None) -> Generator[Event | VideoMade, None, None]:
+    with events_shown(None, False, cancel) as handle:
+
+        def pass_on(event: Event) -> tuple[Event]:
+            handle(event)
+            return (event,)
+
+        video = yield from with_events(work, pass_on)
+    yield VideoMade(video)
+
+
+def build_request(prompt: str | EncodedPrompt, options: Mapping[str, Any]) -> GenerateRequest:
     """A request from keyword arguments; texts become paths where a path is meant.
+
+    Of an encoded prompt it has the texts; the negative one unless another is given.
 
     Raises:
         RequestError: an option is unknown or has a wrong value.
     """
+    if isinstance(prompt, EncodedPrompt):
+        texts = {"prompt": prompt.prompt, "negative_prompt": prompt.negative_prompt}
+        return make_request(GenerateRequest, {**texts, **options})
     return make_request(GenerateRequest, {"prompt": prompt, **options})
 
 
@@ -278,6 +383,7 @@ def convert_checkpoint(
     *,
     on_event: EventHandler | None = None,
     progress: bool | None = None,
+    cancel: Cancel | None = None,
     **options: Any,
 ) -> Path:
     """Convert a PyTorch checkpoint into a model folder for this package.
@@ -286,6 +392,8 @@ def convert_checkpoint(
         **options: listed here in its place.
         on_event: called with every event of the conversion.
         progress: whether to show what happens; None for yes, unless `on_event` takes the events.
+        cancel: a `threading.Event`, or what has its `is_set`: once it is set, from any thread, the conversion
+            ends at its next event with `Cancelled`.
 
     Returns:
         The converted folder.
@@ -299,8 +407,8 @@ def convert_checkpoint(
     places = {"checkpoint_dir": checkpoint_dir, "output_dir": output_dir}
     request = make_request(ConvertRequest, places | options)
     written = request.output_dir
-    with events_shown(on_event, progress) as handle:
-        for event in convert(request):
+    with events_shown(on_event, progress, cancel) as handle, closing(convert(request)) as work:
+        for event in work:
             if isinstance(event, FileWritten):
                 written = event.path
             handle(event)

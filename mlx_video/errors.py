@@ -67,6 +67,10 @@ class MediaError(MLXVideoError):
     """An image, video or sound file cannot be read or written."""
 
 
+class Cancelled(MLXVideoError):
+    """A call was ended from outside, as its caller asked; the message says how to go on."""
+
+
 class DeviceError(MLXVideoError):
     """The GPU gives wrong numbers, or gave up on its work."""
 

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 
-from mlx_video import calibrate, check_device, convert_wan, generate_wan, prepare_control
+from mlx_video import (
+    WanPipeline,
+    calibrate,
+    check_device,
+    convert_checkpoint,
+    convert_wan,
+    generate_wan,
+    prepare_control,
+)
 
 START = "python -m mlx_video."
 ROOT = Path(__file__).parent.parent
@@ -37,6 +47,41 @@ def commands_of(page: Path) -> list[list[str]]:
 def test_the_commands_of_a_page_parse(page: Path):
     for name, *arguments in commands_of(page):
         COMMANDS[name].build_parser().parse_args(arguments)
+
+
+def python_blocks(page: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", read(page), re.MULTILINE | re.DOTALL)
+
+
+CALLS = {
+    "pipe": WanPipeline.__call__,
+    "convert_checkpoint": convert_checkpoint,
+    **{
+        f"pipe.{name}": getattr(WanPipeline, name) for name in ("batch", "decode", "encode", "plan", "stream")
+    },
+    "WanPipeline.from_pretrained": WanPipeline.from_pretrained,
+}
+
+
+def calls_of(page: Path) -> list[ast.Call]:
+    """Calls of this package's interface in a page's Python."""
+    trees = map(ast.parse, python_blocks(page))
+    nodes = (node for tree in trees for node in ast.walk(tree))
+    return [node for node in nodes if isinstance(node, ast.Call) and ast.unparse(node.func) in CALLS]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_calls_of_a_page_take_what_they_are_given(page: Path):
+    for call in calls_of(page):
+        function = CALLS[ast.unparse(call.func)]
+        given = {keyword.arg: None for keyword in call.keywords if keyword.arg}
+        own = [None] if "self" in inspect.signature(function).parameters else []
+        inspect.signature(function).bind_partial(*own, *call.args, **given)
+
+
+def test_there_are_calls_to_look_at():
+    called = {ast.unparse(call.func) for call in calls_of(ROOT / "docs" / "python.md")}
+    assert called >= {"pipe", "pipe.encode", "pipe.stream", "convert_checkpoint"}
 
 
 def test_there_are_commands_to_parse():

@@ -41,7 +41,7 @@ from mlx_video.request.choices import (
     SchedulerName,
     StepCacheName,
 )
-from mlx_video.request.describe import documented, python_help, takes_options
+from mlx_video.request.describe import documented, name_fields, python_help, takes_options
 from mlx_video.request.many import ManyOptions
 from mlx_video.request.option import between
 from mlx_video.request.table import option_table
@@ -62,6 +62,7 @@ REQUESTS = (GenerateRequest, ConvertRequest, ModelRequest, ManyOptions)
 FUNCTIONS = [
     (WanPipeline.__call__, GenerateRequest),
     (WanPipeline.plan, GenerateRequest),
+    (WanPipeline.stream, GenerateRequest),
     (WanPipeline.from_pretrained, ModelRequest),
     (convert_checkpoint, ConvertRequest),
 ]
@@ -313,8 +314,8 @@ def test_a_new_option_reaches_the_command_line(capsys: pytest.CaptureFixture[str
 def test_a_new_option_reaches_python():
     parameter = inspect.signature(make_grainy).parameters["grain"]
     assert (parameter.default, parameter.annotation) == (0.0, float)
-    assert "    grain: strength of `film` grain, beside `steps`.\n" in make_grainy.__doc__
-    assert "grain: strength of `film` grain, beside `steps`." in GrainRequest.__doc__
+    assert "    grain: strength of `film` grain, beside `steps`; default 0.0.\n" in make_grainy.__doc__
+    assert "grain: strength of `film` grain, beside `steps`; default 0.0." in GrainRequest.__doc__
     assert make_grainy("a cat", grain=0.25, grain_file="~/a.png").grain_file == Path.home() / "a.png"
 
 
@@ -416,3 +417,18 @@ def test_what_stands_on_the_command_line_is_told_from_defaults():
     assert args.given == {"scheduler", "loras", "prompt_cache", "prompt"}
     assert [choice.strength for choice in args.loras] == [1.0, 0.5]
     assert (args.prompt_cache, args.compile, args.steps) == (False, True, None)
+
+
+@pytest.mark.parametrize(("function", "request_type"), FUNCTIONS)
+def test_help_says_what_counts_where_an_option_is_left_out(function: Callable, request_type: type):
+    shown = unwrapped(function)
+    for name, declared in options_of(request_type).items():
+        if declared.default is None:
+            assert python_help(declared).endswith(
+                ("default None.", f"None for {name_fields(declared.default_text)}.")
+            )
+        elif not declared.is_required and declared.default != ():
+            default = declared.default
+            words = repr(str(default) if isinstance(default, Path) else default)
+            assert python_help(declared).endswith(f"; default {words}.")
+            assert f"default {words}." in shown, name

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 import mlx.core as mx
 import numpy as np
@@ -30,6 +31,16 @@ DIGEST_NAME = "sha256"
 MAX_BYTES = 512 * 10**6
 _SUFFIX = ".safetensors"
 _ABANDONED_SECONDS = 3600
+
+
+class TextStore(Protocol):
+    """Where encoded texts may be found, and are kept."""
+
+    def load(self, numbers: Sequence[int]) -> mx.array | None:
+        """Features [n, dim] of a text given as its token numbers; None where they are not here."""
+
+    def store(self, numbers: Sequence[int], features: mx.array) -> None:
+        """Keep the features of a text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +136,15 @@ def open_prompt_cache(weights: Path, config: TextEncoderConfig) -> PromptCache:
         CheckpointError: the file is missing or damaged.
     """
     return PromptCache(cache_folder() / "prompts", describe_encoder(weights, config), config.dim)
+
+
+def identify_encoder(weights: Path, config: TextEncoderConfig) -> str:
+    """The text encoder itself, wherever its file lies: samples of every tensor, and its sizes.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    return json.dumps([fingerprint_weights(weights), asdict(config)], sort_keys=True)
 
 
 def describe_encoder(weights: Path, config: TextEncoderConfig) -> str:

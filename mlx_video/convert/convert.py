@@ -32,7 +32,7 @@ CACHE_BYTES = 8 * CHUNK_BYTES
 SMALLEST = QuantizationConfig(bits=4, group_size=64)
 
 
-def convert(request: ConvertRequest) -> Iterator[Event]:
+def convert(request: ConvertRequest) -> Generator[Event, None, None]:
     """Convert a checkpoint; the output folder appears when all of it is written.
 
     All headers are checked before any weight is read. Weights pass through in chunks of a few megabytes,

@@ -77,6 +77,8 @@ class Video:
         return f"Video({count} frames of {width}x{height}, {self.fps:g} fps, {count / self.fps:.2f} s{about})"
 
     def _repr_html_(self) -> str:
+        if not len(self.frames):  # latents alone were asked for
+            return f"<div>{escape(repr(self))}</div>"
         with tempfile.TemporaryDirectory() as folder:
             content = self.save(Path(folder) / "video.mp4").read_bytes()
         low, high = _NOTEBOOK_WIDTH
@@ -86,3 +88,14 @@ class Video:
             f'<video width="{width}" title="{escape(self.settings.get("prompt", ""))}" '
             f'autoplay loop muted controls playsinline src="{source}"></video>'
         )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VideoMade:
+    """The last of what a stream of events yields.
+
+    Attributes:
+        video: that was made.
+    """
+
+    video: Video

@@ -25,7 +25,10 @@ from mlx_video.planning.vae_layers import Frame
 from mlx_video.planning.vae_memory import decode_peak_bytes, encode_peak_bytes, scratch_bytes
 from mlx_video.planning.weight_bytes import WeightBytes, weigh
 from mlx_video.request import DecoderName, StreamMode, TilingMode
+from mlx_video.tables import html_lines, html_table
 from mlx_video.weights.component_networks import Workload, find_network
+
+_PLAN_HEAD = ("stage", "peak", "in memory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,27 +177,37 @@ class MemoryPlan:
         """The stages that need more than the budget."""
         return tuple(stage for stage in self.stages if not stage.fits(self.host.budget))
 
+    def __repr__(self) -> str:
+        peaks = ", ".join(f"{name} {peak}" for name, peak, _ in self._rows())
+        return f"MemoryPlan({peaks}; budget {self.host.budget.nbytes / GB:.2f} GB)"
+
     def __str__(self) -> str:
         """A table for people."""
+        rows = [_PLAN_HEAD, *self._rows()]
+        table = (f"{name:8} {peak:>10}  {holds}" for name, peak, holds in rows)
+        return "\n".join([*self._lines_above(), *table, *self._lines_below()])
+
+    def _repr_html_(self) -> str:
+        above, below = html_lines(self._lines_above()), html_lines(self._lines_below())
+        return f"{above}{html_table(self._rows(), _PLAN_HEAD)}{below}"
+
+    def _rows(self) -> list[tuple[str, str, str]]:
+        return [(stage.name, f"{stage.predicted_bytes / GB:.2f} GB", stage.holds) for stage in self.stages]
+
+    def _lines_above(self) -> Iterator[str]:
         machine, budget = self.host.machine, self.host.budget
-        rows = [(stage.name, f"{stage.predicted_bytes / GB:.2f} GB", stage.holds) for stage in self.stages]
-        lines = [
-            *self.notices,
-            f"machine: {machine.name}, {machine.memory_bytes / GB:.1f} GB",
-            f"budget: {budget.nbytes / GB:.2f} GB ({budget.reason})",
-            *(
-                f"{name:8} {peak:>10}  {holds}"
-                for name, peak, holds in [("stage", "peak", "in memory"), *rows]
-            ),
-        ]
+        yield from self.notices
+        yield f"machine: {machine.name}, {machine.memory_bytes / GB:.1f} GB"
+        yield f"budget: {budget.nbytes / GB:.2f} GB ({budget.reason})"
+
+    def _lines_below(self) -> Iterator[str]:
         read = sum(stage.read_bytes for stage in self.stages)
-        lines.append(f"read from disk in every step: {read / GB:.2f} GB")
+        yield f"read from disk in every step: {read / GB:.2f} GB"
         if self.kept:
             titles, nbytes = ", ".join(one.title for one in self.kept), sum(one.nbytes for one in self.kept)
-            lines.append(f"kept for the next run: {titles} ({nbytes / GB:.2f} GB)")
+            yield f"kept for the next run: {titles} ({nbytes / GB:.2f} GB)"
         if self.scratch_bytes:
-            lines.append(f"temporary file of tiles: {self.scratch_bytes / GB:.2f} GB")
-        return "\n".join(lines)
+            yield f"temporary file of tiles: {self.scratch_bytes / GB:.2f} GB"
 
 
 def plan_memory(task: MemoryTask, host: Host) -> MemoryPlan:

@@ -7,6 +7,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from inspect import Parameter
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from mlx_video.request.option import Option, options_of
@@ -61,10 +62,18 @@ def annotation(declared: Option) -> Any:
 
 def python_help(declared: Option) -> str:
     """What an option is for, in the words of Python."""
-    parts = [name_fields(declared.help), declared.kind.python_words]
-    if declared.default is None and declared.default_text:
-        parts.append(f"None for {name_fields(declared.default_text)}")
+    parts = [name_fields(declared.help), declared.kind.python_words, _default_words(declared)]
     return "; ".join(filter(None, parts)) + "."
+
+
+def _default_words(declared: Option) -> str:
+    """What counts where the option is left out; "" where its help says it, or a value must be given."""
+    if declared.is_required or declared.default == ():
+        return ""
+    if declared.default is None:
+        return f"None for {name_fields(declared.default_text)}" if declared.default_text else "default None"
+    value = str(declared.default) if isinstance(declared.default, Path) else declared.default
+    return f"default {value!r}"
 
 
 def name_fields(text: str) -> str:

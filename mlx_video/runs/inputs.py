@@ -14,7 +14,7 @@ import numpy as np
 
 from mlx_video.conditioning.clips import ReadMasks
 from mlx_video.conditioning.control.units import COMMON_UNITS
-from mlx_video.conditioning.disk_cache import PromptCache, open_prompt_cache
+from mlx_video.conditioning.disk_cache import TextStore, open_prompt_cache
 from mlx_video.conditioning.frames import Encoding, FrameEncoder, cut_images
 from mlx_video.conditioning.image_tokens import encode_images
 from mlx_video.conditioning.text import PromptTokenizer, count_tokens, load_tokenizer, number_prompt
@@ -158,15 +158,15 @@ def number_texts(run: Run, tokenizer: PromptTokenizer, texts: Sequence[str]) -> 
     return [number_prompt(tokenizer, text, run.config.transformer.text_len) for text in texts]
 
 
-def caches_of(run: Run) -> list[PromptCache]:
+def caches_of(run: Run) -> list[TextStore]:
     """Where the encoded texts of a run may be found, and are kept."""
-    own = [] if run.texts is None else [run.texts]
+    own: list[TextStore] = [] if run.texts is None else [run.texts]
     if not run.request.prompt_cache:
         return own
     return [*own, open_prompt_cache(run.model.text_encoder, run.config.text_encoder)]
 
 
-def recall_or_encode(run: Run, texts: Texts, caches: Sequence[PromptCache]) -> Work[list[mx.array]]:
+def recall_or_encode(run: Run, texts: Texts, caches: Sequence[TextStore]) -> Work[list[mx.array]]:
     """Take texts from the first cache that has them; encode those that none has, and keep them in each."""
     known = [recall(text, caches) for text in texts]
     missing = [text for text, found in zip(texts, known, strict=True) if found is None]
@@ -176,12 +176,12 @@ def recall_or_encode(run: Run, texts: Texts, caches: Sequence[PromptCache]) -> W
     return [next(encoded) if found is None else found for found in known]
 
 
-def recall(text: Sequence[int], caches: Sequence[PromptCache]) -> mx.array | None:
+def recall(text: Sequence[int], caches: Sequence[TextStore]) -> mx.array | None:
     """Features of a text in the first cache that has them; None where none does."""
     return next((found for cache in caches if (found := cache.load(text)) is not None), None)
 
 
-def keep_texts(texts: Texts, features: Sequence[mx.array], caches: Sequence[PromptCache]) -> Iterator[Notice]:
+def keep_texts(texts: Texts, features: Sequence[mx.array], caches: Sequence[TextStore]) -> Iterator[Notice]:
     """Keep encoded texts in every cache; one that takes nothing is reported, and ends no run."""
     for cache in caches:
         try:

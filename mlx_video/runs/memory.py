@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import replace
 from typing import Any
 
 from mlx_video.conditioning.text import most_tokens
 from mlx_video.conditioning.units import count_read_images
+from mlx_video.errors import MemoryBudgetError
 from mlx_video.events import Notice
 from mlx_video.models.dispatch import current_limits, use_limits
-from mlx_video.planning.budget import find_budget, find_machine
-from mlx_video.planning.choices import KeptNetwork
+from mlx_video.planning.budget import GB, find_budget, find_machine
+from mlx_video.planning.choices import TEXT_ENCODER, KeptNetwork, MemoryChoices
 from mlx_video.planning.fitting import fit_memory
 from mlx_video.planning.keeping import keep_networks, used_networks
-from mlx_video.planning.memory_plan import Host, MemoryPlan, MemoryTask
+from mlx_video.planning.memory_plan import Host, MemoryPlan, MemoryTask, plan_text
 from mlx_video.planning.mlx_limits import MLXLimits, plan_limits
 from mlx_video.planning.model_sizes import ModelSizes, read_model_sizes, read_vae_sizes
 from mlx_video.planning.preview_memory import PreviewMaker
@@ -52,6 +54,32 @@ def plan_of(run: Run) -> MemoryPlan:
     # A limit of the user's makes good what the system does not tell.
     untold = host.machine.notices if run.request.memory_limit is None else ()
     return replace(plan, notices=(*(notice.text for notice in run.plan.notices), *untold))
+
+
+def with_text_plan(run: Run) -> Run:
+    """A run of which only texts are encoded; what is in memory already stays where it fits beside that.
+
+    Raises:
+        MemoryBudgetError: the text encoder needs more than there is, one block at a time.
+        CheckpointError: a file is damaged.
+    """
+    host = replace(_with_kept_free(find_host(run.request.memory_limit), run), limits=run.limits)
+    with use_limits(run.limits):
+        stage = plan_text(find_task(run), host)
+    needed, budget = stage.peak.needed, host.budget
+    if not stage.fits(budget):
+        raise MemoryBudgetError(
+            f"{stage.name} needs {needed / GB:.3g} GB ({stage.holds}), the budget is "
+            f"{budget.nbytes / GB:.3g} GB ({budget.reason}). Allow more with --memory-limit, or give a "
+            "shorter prompt."
+        )
+    idle = run.session.idle()
+    stays = needed + sum(idle.values()) <= budget.nbytes
+    kept: frozenset[Hashable] = frozenset(idle) if stays else frozenset()
+    if network_key(run, TEXT_ENCODER) in kept:
+        kept |= {TEXT_ENCODER}
+    plan = MemoryPlan(host, MemoryChoices(kept=kept), (stage,))
+    return replace(run, plan=replace(run.plan, memory=plan.choices), memory_plan=plan)
 
 
 def _with_kept_free(host: Host, run: Run) -> Host:

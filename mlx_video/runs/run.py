@@ -9,7 +9,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from mlx_video.conditioning.disk_cache import PromptCache
+from mlx_video.conditioning.disk_cache import TextStore
 from mlx_video.config import ModelConfig
 from mlx_video.files.hub_cache import published_name
 from mlx_video.latents.run_state import RunState
@@ -65,7 +65,7 @@ class Run:
     state: RunState | None = None
     identity: Mapping[str, str] = field(default_factory=dict)
     memory_plan: MemoryPlan | None = None
-    texts: PromptCache | None = None
+    texts: TextStore | None = None
     conditioning: Mapping[str, object] | None = None
     limits: Limits = field(default_factory=current_limits)
     session: Session = field(default_factory=Session)

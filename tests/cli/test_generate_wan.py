@@ -14,12 +14,12 @@ import pytest
 from PIL import Image
 
 from mlx_video import RequestError, WanPipeline, convert_checkpoint, generate_wan
-from mlx_video import api as wan_pipeline
 from mlx_video.latents.decode import decode_frames, to_uint8, to_uint8_rounded
 from mlx_video.latents.latents_file import load_latents
 from mlx_video.loading.components import open_model
 from mlx_video.loading.vae_halves import load_vae_decoder
 from mlx_video.media.video import read_frames, read_video_metadata
+from mlx_video.runs.batch import maker
 from tests.fixtures.tiny_checkpoint import write_tiny_checkpoint
 
 SIZE = ["--width", "48", "--height", "32", "--num-frames", "5"]
@@ -265,7 +265,7 @@ def test_generate_video_passes_its_image_on(folder: Path, tmp_path: Path, monkey
         seen.append(request.image)
         raise RequestError("image", "seen.")
 
-    monkeypatch.setattr(wan_pipeline, "prepare_run", stop)
+    monkeypatch.setattr(maker, "prepare_run", stop)
     with pytest.raises(RequestError, match="image: seen"):
         generate_wan.generate_video(folder, "a cat", image=image)
     is_path = isinstance(image, str | Path)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from mlx_video import RequestError, convert_checkpoint, convert_wan, generate_wan
-from mlx_video import api as wan_pipeline
 from mlx_video.request import LoraChoice
+from mlx_video.runs.batch import maker
 from mlx_video.runs.stages import encode
 from tests.fixtures.adapter_files import write_adapter
 from tests.fixtures.tiny_checkpoint import TinySizes, write_tiny_checkpoint
@@ -137,7 +137,7 @@ def test_generate_video_passes_its_adapters_on(folder: Path, monkeypatch: pytest
         seen.extend([request.loras, request.loras_high, request.loras_low])
         raise RequestError("loras", "seen.")
 
-    monkeypatch.setattr(wan_pipeline, "prepare_run", stop)
+    monkeypatch.setattr(maker, "prepare_run", stop)
     with pytest.raises(RequestError, match="loras: seen"):
         generate_wan.generate_video(
             folder, "a cat", loras=[("a", 0.5)], loras_high=[("h", 2)], loras_low=None

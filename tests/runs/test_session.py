@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mlx_video import CheckpointError, NonFiniteError, WanPipeline, convert_checkpoint
-from mlx_video.api import FrameCollector, build_request
+from mlx_video.api import build_request
 from mlx_video.events import MemoryPlanned, StageFinished, StepFinished, Work
 from mlx_video.formats.tensor_file import TensorFile
 from mlx_video.generate_wan import main
@@ -25,6 +25,7 @@ from mlx_video.planning.budget import GB, Machine
 from mlx_video.progress.lines import Lines
 from mlx_video.runs import memory as run_memory
 from mlx_video.runs.generate import generate, prepare_run
+from mlx_video.runs.segments import FrameCollector
 from tests.fixtures.adapter_files import write_adapter
 from tests.fixtures.reader_threads import count_busy_readers
 from tests.fixtures.tiny_checkpoint import TinySizes, write_tiny_checkpoint

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mlx_video.conditioning.disk_cache import PromptCache
+from mlx_video.conditioning.encoded_prompt import EncodedPrompt
 from mlx_video.config import ModelConfig
 from mlx_video.convert.local_files import with_local_adapters
 from mlx_video.errors import MLXVideoError
@@ -20,6 +21,7 @@ from mlx_video.runs.batch.finished import is_finished, result_paths
 from mlx_video.runs.batch.item import BatchItem, BatchResult, failed
 from mlx_video.runs.batch.names import refuse_equal_names
 from mlx_video.runs.batch.texts import Numbered, encode_all, open_text_store, texts_of
+from mlx_video.runs.encode_prompt import with_encoded
 from mlx_video.runs.files_read import files_read
 from mlx_video.runs.generate import prepare_run
 from mlx_video.runs.run import Run
@@ -39,6 +41,7 @@ class VideoMaker:
         session: keeps its networks.
         collects: whether results hold the frames, or leave them in files alone.
         texts: encoded already.
+        encoded: the prompt of every video, where the caller has encoded it.
     """
 
     model: ModelFolder
@@ -46,10 +49,12 @@ class VideoMaker:
     session: Session
     collects: bool = False
     texts: PromptCache | None = None
+    encoded: EncodedPrompt | None = None
 
     def prepare(self, request: GenerateRequest) -> Run:
-        """A run of a request; raises as `prepare_run`."""
-        return replace(prepare_run(request, self.model, self.config, self.session), texts=self.texts)
+        """A run of a request; raises as `prepare_run` and `with_encoded`."""
+        run = prepare_run(request, self.model, self.config, self.session)
+        return replace(run, texts=self.texts) if self.encoded is None else with_encoded(run, self.encoded)
 
     def make(self, item: BatchItem) -> Making:
         """Make one video; whatever fails is reported, and its result says why."""
@@ -120,12 +125,19 @@ class VideoMaker:
         except MLXVideoError as error:
             yield Notice(f"The texts are encoded one by one instead of together. {error}")
 
-    def _generate(self, request: GenerateRequest) -> Work[Video | None]:
+    def generate(self, request: GenerateRequest) -> Work[Video]:
+        """Make one video, and return it with its frames; errors are the caller's."""
         request = yield from with_local_adapters(request)
         collector = FrameCollector()
-        work = make_anywhere(request, self.prepare, [collector] if self.collects else [])
-        run, latents = yield from work
-        return collector.video(run, latents) if self.collects else None
+        run, latents = yield from make_anywhere(request, self.prepare, [collector])
+        return collector.video(run, latents)
+
+    def _generate(self, request: GenerateRequest) -> Work[Video | None]:
+        if self.collects:
+            return (yield from self.generate(request))
+        request = yield from with_local_adapters(request)
+        yield from make_anywhere(request, self.prepare)
+        return None
 
 
 @dataclass(slots=True)
