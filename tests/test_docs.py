@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_video import calibrate, check_device, convert_wan, generate_wan, prepare_control
+from mlx_video import calibrate, check_device, convert_wan, generate_wan, prepare_control, serve
 
 START = "python -m mlx_video."
 ROOT = Path(__file__).parent.parent
@@ -19,6 +19,7 @@ COMMANDS = {
     "calibrate": calibrate,
     "check_device": check_device,
     "prepare_control": prepare_control,
+    "serve": serve,
 }
 
 

@@ -236,11 +236,7 @@ async def _list(service: Service, request: Request) -> Response:
 
 
 async def _list_for_page(service: Service, request: Request) -> Response:
-    waiting = service.store.queue()
-    others = service.store.page(after=None, limit=_MOST_LISTED, newest_first=True)
-    current = [video for video in others if video.status == "in_progress"]
-    ended = [video for video in others if video.status not in ("queued", "in_progress")]
-    lists = {"current": current, "queue": waiting, "ended": ended}
+    lists = service.store.overview(_MOST_LISTED)
     return JSONResponse({name: [page_object(each) for each in videos] for name, videos in lists.items()})
 
 

@@ -22,7 +22,8 @@ class CleanTexts:
     """
 
     def __init__(self, folders: Iterable[Path]) -> None:
-        known = {str(folder) for folder in (*folders, Path.home(), Path(tempfile.gettempdir()), Path.cwd())}
+        usual = (Path.home(), Path(tempfile.gettempdir()), Path.cwd())
+        known = {str(folder.resolve()) for folder in (*folders, *usual)}
         # The longest first, so that none leaves the end of another.
         self._known = sorted(known - {"/"}, key=len, reverse=True)
 

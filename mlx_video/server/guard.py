@@ -157,8 +157,8 @@ def _is_address(name: str) -> bool:
 
 def _is_own_page(headers: Headers, *, is_visit: bool) -> bool:
     """Whether a request comes from the server's own page, or from no page at all."""
-    origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc.lower() != headers.get("host", "").lower():
+    origin, own = headers.get("origin"), headers.get("host", "").lower()
+    if origin is not None and origin.lower() not in (f"http://{own}", f"https://{own}"):
         return False
     return is_visit or headers.get("sec-fetch-site", "none") in ("none", "same-origin")
 

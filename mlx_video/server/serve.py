@@ -62,6 +62,7 @@ class Binding:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             opened.bind((self.host, self.port))
+            opened.listen()  # who reads the address may use it at once
         except OSError as error:
             opened.close()
             raise ServerError(

@@ -151,6 +151,19 @@ class VideoStore:
         """The videos that wait, the next one first."""
         return self._select(_QUEUE)
 
+    def overview(self, limit: int) -> dict[str, list[StoredVideo]]:
+        """What is being made, what waits, and the newest of what ended, all at one moment."""
+        with self._lock:
+            return {
+                "current": self._select("SELECT * FROM videos WHERE status = 'in_progress'"),
+                "queue": self.queue(),
+                "ended": self._select(
+                    "SELECT * FROM videos WHERE status IN ('completed', 'failed', 'cancelled') "
+                    "ORDER BY completed DESC, number DESC LIMIT ?",
+                    (limit,),
+                ),
+            }
+
     def claim(self) -> StoredVideo | None:
         """Take the next video out of the queue, to be made now; None where none waits."""
         with self._lock:

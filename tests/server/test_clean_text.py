@@ -8,7 +8,7 @@ import pytest
 from mlx_video.errors import MediaError, RequestError
 from mlx_video.server.clean_text import CleanTexts
 
-TEXTS = CleanTexts([Path("/data/my models"), Path("/srv/out")])
+TEXTS = CleanTexts([Path("/data/my models"), Path("/srv/out"), Path()])
 
 
 @pytest.mark.parametrize(
