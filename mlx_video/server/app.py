@@ -7,11 +7,12 @@ import binascii
 import json
 import shutil
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Lock
 from typing import Any
 
 from starlette.applications import Starlette
@@ -52,6 +53,7 @@ class Service:
         worker: makes the videos.
         texts: words errors.
         memory_limit: of every run, in GB; None for what the machine has.
+        planning: held while a plan is made, so that many of them take no more memory than one.
     """
 
     store: VideoStore
@@ -61,6 +63,7 @@ class Service:
     worker: Worker
     texts: CleanTexts
     memory_limit: float | None = None
+    planning: Lock = field(default_factory=Lock)
 
     def video(self, request: Request) -> StoredVideo:
         """The video that a request names.
@@ -209,7 +212,7 @@ def _plan_now(service: Service, form: Form) -> dict[str, Any]:
     asked = read_form(form, service.shelf)
     place = service.shelf.place(asked.model.name)
     assert place is not None  # its card was found
-    with TemporaryDirectory() as name:
+    with service.planning, TemporaryDirectory() as name:
         inputs = save_files(form.files, Path(name))
         describe = service.texts.describe
         plan = plan_apart(place, asked.settings, inputs, Path(name), service.memory_limit, describe)

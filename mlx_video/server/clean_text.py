@@ -13,6 +13,9 @@ from mlx_video.errors import MLXVideoError
 # A path from the root with a folder at least; what follows a letter or a colon is a fraction or an address.
 _PATH = re.compile(r"(?<![\w:/.~])~?/(?:[^\s/:;,'\"()<>|]+/)+([^\s/:;,'\"()<>|]*)")
 
+# The folder of a video, under a name that says nothing to people.
+_VIDEO_FOLDER = re.compile(r"\bvideo_[0-9a-f]{32}/")
+
 
 class CleanTexts:
     """Takes the places of this machine out of texts.
@@ -31,7 +34,8 @@ class CleanTexts:
         """A text with names in place of paths."""
         for folder in self._known:
             text = text.replace(f"{folder}/", "/./").replace(folder, Path(folder).name)
-        return _PATH.sub(lambda found: found[1] or "a folder", text.replace("(/./", "( /./"))
+        text = _PATH.sub(lambda found: found[1] or "a folder", text)
+        return _VIDEO_FOLDER.sub("", text)
 
     def describe(self, error: BaseException) -> str:
         """What a client is told of an error; of one that is not for people, that it happened."""

@@ -8,7 +8,6 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 import uvicorn
 
@@ -120,16 +119,16 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 class _Server(uvicorn.Server):
-    """Ends the streams of events when it is asked to end, for it waits until all connections are closed."""
+    """Ends the streams of events when it shuts down, for it waits until all connections are closed."""
 
     def __init__(self, config: uvicorn.Config, hub: Hub) -> None:
         super().__init__(config)
         self._hub = hub
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Take a signal."""
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close all connections."""
         self._hub.close()
-        super().handle_exit(sig, frame)
+        await super().shutdown(sockets)
 
 
 def serve(service: Service, binding: Binding, opened: socket.socket) -> None:

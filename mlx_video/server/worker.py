@@ -37,6 +37,8 @@ from mlx_video.server.store import StoredVideo, VideoStore
 STEPS_PERCENT = 90
 """Of the work of a video are its steps; the rest is decoding."""
 
+SECONDS_AFTER_TROUBLE = 5.0
+
 log = logging.getLogger(__name__)
 
 
@@ -96,14 +98,29 @@ class Worker(Thread):
 
     def run(self) -> None:
         """Make videos until the end."""
-        while not self._ends.is_set():
-            self._wakes.clear()
-            video = self._claim()
-            if video is None:
-                self._wakes.wait()
-            else:
-                self._make(video)
+        while not self._is_at_end():
+            try:
+                self._make_next()
+            except Exception:
+                # The table cannot be written, on a full disk for example: what is unfinished goes on later.
+                log.exception("the queue cannot be used; trying again")
+                self._ends.wait(SECONDS_AFTER_TROUBLE)
+                with suppress(Exception):
+                    self._store.put_back_interrupted()
         self._close_maker()
+
+    def _is_at_end(self) -> bool:
+        """Whether to end; whoever calls after this is heard."""
+        self._wakes.clear()
+        return self._ends.is_set()
+
+    def _make_next(self) -> None:
+        """Make the next video, or wait for one."""
+        video = self._claim()
+        if video is None:
+            self._wakes.wait()
+        else:
+            self._make(video)
 
     def _claim(self) -> StoredVideo | None:
         with self._lock:

@@ -5,11 +5,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("starlette", reason="the server's packages are not installed: the extra [serve]")
-pytest.importorskip("uvicorn", reason="the server's packages are not installed: the extra [serve]")
-pytest.importorskip("multipart", reason="the server's packages are not installed: the extra [serve]")
-pytest.importorskip("httpx", reason="httpx, with which the tests ask the server, is not installed")
-
 from tests.fixtures.running_server import RunningServer, running_server, write_models
 
 

@@ -182,11 +182,10 @@ function showNow() {
   if (place.firstElementChild?.dataset.id !== id) {
     place.replaceChildren(element("div", { class: "making", "data-id": id },
       element("img", { alt: "Frames of the video as they are now", hidden: true }),
-      element("p", { class: "prompt" }, current.prompt),
+      element("div", {}, element("p", { class: "prompt" }, current.prompt), element("p", { class: "facts" }, facts(current))),
       element("progress", { max: 100, "aria-label": "Progress" }),
       element("div", { class: "line" }, element("p", { class: "facts", id: "now-state" }),
-        tool("Cancel", "Cancel this video", () => post(`/api/videos/${id}/cancel`))),
-      element("p", { class: "facts" }, facts(current))));
+        tool("Cancel", "Cancel this video", () => post(`/api/videos/${id}/cancel`)))));
   }
   const picture = place.querySelector("img");
   picture.hidden = !preview;
@@ -236,7 +235,7 @@ function galleryItem(video) {
       video.error ? element("p", { class: "error" }, video.error.message) : null,
       element("details", {}, element("summary", {}, "Settings"), list),
       element("div", { class: "tools" },
-        element("button", { type: "button", class: "small", onclick: () => fillForm(video) }, "Use settings"),
+        element("button", { type: "button", class: "small", "aria-label": "Use settings", title: "Use these settings again", onclick: () => fillForm(video) }, "Reuse"),
         done ? element("a", { class: "button", href: content, download: `${video.id}.mp4` }, "Save")
           : tool("Try again", "Put it back into the queue", () => post(`/api/videos/${video.id}/retry`)),
         remove)));
