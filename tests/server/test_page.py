@@ -96,14 +96,14 @@ def test_a_video_is_made_shown_and_its_settings_are_taken_again(page: sync_api.P
 
 
 def test_what_is_made_shows_itself_and_what_waits_is_moved_and_cancelled(page: sync_api.Page):
-    fill(page, "the long one", steps="90", width="64", height="64")
+    fill(page, "the long one", steps="400", width="64", height="64")
     submit(page)
     for name in ("first", "second"):
         fill(page, name)
         submit(page)
     page.wait_for_selector("#now img:not([hidden])")
     assert page.get_attribute("#now img", "src").startswith("data:image/png")
-    left = re.compile(r"step \d+ of 90 · about \d+:\d\d left")
+    left = re.compile(r"step \d+ of 400 · about \d+:\d\d left")
     sync_api.expect(page.locator("#now")).to_contain_text(left)
     prompts = page.locator("#queue .prompt")
     sync_api.expect(prompts).to_have_text(["first", "second"])

@@ -17,6 +17,8 @@ pytestmark = pytest.mark.slow
 
 STEPS = 24
 SLOW = {"model": "tiny", "size": "48x48", "num_frames": 5, "steps": STEPS, "seed": 3, "guide_scale": 1}
+# Stopped long before its end.
+LONG = {**SLOW, "steps": 400}
 SHORT = {"model": "tiny", "size": "16x16", "num_frames": 5, "steps": 1, "guide_scale": 1}
 
 
@@ -36,7 +38,7 @@ def first_step_after(server: RunningServer, video_id: str, least: int = 1) -> in
             name = value if key == "event" else name
             if key == "data" and name == "progress":
                 told = json.loads(value)
-                found = re.match(rf"step (\d+) of {STEPS}", told["text"])
+                found = re.match(r"step (\d+) of \d+", told["text"])
                 if told["id"] == video_id and found and int(found[1]) >= least:
                     return int(found[1])
     raise AssertionError("the stream ended")
@@ -68,7 +70,7 @@ def test_a_killed_server_goes_on_with_its_video_and_then_with_the_others(models:
 def test_ctrl_c_ends_a_server_at_once_although_pages_listen_and_keeps_its_state(models: Path, tmp_path: Path):
     words = (tmp_path / "served", "--models", str(models))
     with running_server(*words) as server:
-        video = ask(server, **SLOW)
+        video = ask(server, **LONG)
         with server.client() as client, client.stream("GET", "/events") as stream:
             next(stream.iter_lines())
             first_step_after(server, video, least=3)
@@ -94,7 +96,7 @@ def test_two_servers_do_not_share_a_folder(models: Path, tmp_path: Path):
 
 def test_what_is_made_is_cancelled_and_goes_on_when_tried_again(server: RunningServer):
     with server.client() as client:
-        video = ask(server, **SLOW)
+        video = ask(server, **LONG)
         done = first_step_after(server, video, least=5)
         assert client.post(f"/api/videos/{video}/cancel").status_code == 200
         server.wait_for(video, "cancelled")
@@ -111,7 +113,7 @@ def test_what_is_made_is_cancelled_and_goes_on_when_tried_again(server: RunningS
 
 def test_videos_that_wait_are_moved_and_made_in_their_new_order(server: RunningServer):
     with server.client() as client:
-        blocker = ask(server, **SLOW)
+        blocker = ask(server, **LONG)
         server.wait_for(blocker, "in_progress")
         a, b, c = (ask(server, name, **SHORT) for name in "abc")
         assert client.post(f"/api/videos/{c}/move", json={"before": a}).json()["queue"] == [c, a, b]
@@ -139,7 +141,7 @@ def test_a_plan_is_told_while_a_video_is_made(server: RunningServer):
 
 
 def test_a_preview_is_told_after_a_step(server: RunningServer):
-    video = ask(server, **SLOW)
+    video = ask(server, **LONG)
     with server.client() as client, client.stream("GET", "/events") as stream:
         lines = stream.iter_lines()
         next(line for line in lines if line == "event: preview")
