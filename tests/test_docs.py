@@ -18,6 +18,7 @@ from mlx_video import (
     convert_wan,
     generate_wan,
     prepare_control,
+    serve,
 )
 
 START = "python -m mlx_video."
@@ -29,6 +30,7 @@ COMMANDS = {
     "calibrate": calibrate,
     "check_device": check_device,
     "prepare_control": prepare_control,
+    "serve": serve,
 }
 
 

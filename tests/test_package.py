@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import mlx_video
-from mlx_video import calibrate, check_device, convert_wan, generate_wan, prepare_control
+from mlx_video import calibrate, check_device, convert_wan, generate_wan, prepare_control, serve
 from mlx_video.device.known_faults import find_faults
 
 ROOT = Path(__file__).parent.parent
@@ -23,6 +23,7 @@ COMMANDS = {
     "calibrate": calibrate,
     "check_device": check_device,
     "prepare_control": prepare_control,
+    "serve": serve,
 }
 HEAVY = (
     "torch",
@@ -33,6 +34,8 @@ HEAVY = (
     "imageio_ffmpeg",
     "tokenizers",
     "sentencepiece",
+    "starlette",
+    "uvicorn",
 )
 
 
