@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_video.config import ModelConfig
-from mlx_video.convert.demo_model import DEMO_PROMPT, demo_model_folder
+from mlx_video.convert.demo_model import DEMO_MODELS, DEMO_PROMPT, demo_model_folder
 from mlx_video.errors import CheckpointError, MLXVideoError
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.components import open_model
@@ -107,9 +107,7 @@ class ModelShelf:
 
 def demo_places() -> Places:
     """The demo models, converted now if no earlier run did."""
-    places = {
-        name: demo_model_folder(takes_image=takes) for name, takes in (("demo", False), ("demo-i2v", True))
-    }
+    places = {model.name: demo_model_folder(model) for model in DEMO_MODELS}
     return lambda: places
 
 
