@@ -27,7 +27,8 @@ from mlx_video.runs.segments import FrameCollector
 from mlx_video.sampling.experts import count_high_noise_steps
 
 WORTH_BYTES = 2e9
-"""Weights that are read in about the time that a video's phases cost: each is prepared and kept on disk."""
+"""Weights whose reading is taken to cost as much as a video's phases, each of which is prepared and kept on disk: an
+estimate, not measured."""
 
 Prepare = Callable[[GenerateRequest], Run]
 Making = Generator[Event | BatchResult, None, None]
