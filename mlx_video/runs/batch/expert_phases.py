@@ -27,8 +27,8 @@ from mlx_video.runs.segments import FrameCollector
 from mlx_video.sampling.experts import count_high_noise_steps
 
 WORTH_BYTES = 2e9
-"""Weights whose reading is taken to cost as much as a video's phases, each of which is prepared and kept on disk: an
-estimate, not measured."""
+"""Weights whose reading is taken to cost as much as a video's phases, each of which is prepared and kept on
+disk: an estimate, not measured."""
 
 Prepare = Callable[[GenerateRequest], Run]
 Making = Generator[Event | BatchResult, None, None]
