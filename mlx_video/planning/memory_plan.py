@@ -406,8 +406,13 @@ def _plan_denoise(task: MemoryTask, host: Host, weights: WeightBytes, streaming:
 
 def weigh_transformers(task: MemoryTask) -> dict[str, WeightBytes]:
     """Name of each transformer → bytes of its parts."""
-    order = task.sizes.network.block_order(task.sizes.config.transformer)
-    return {name: _weigh(infos, order) for name, infos in task.sizes.transformers.items()}
+    config = task.sizes.config
+    order = task.sizes.network.block_order(config.transformer)
+    found = {name: _weigh(infos, order) for name, infos in task.sizes.transformers.items()}
+    if config.quantization is None:
+        return found
+    # Shapes alone do not tell 8 bits in groups of 32 from 4 bits in groups of 64.
+    return {name: replace(weights, bits=config.quantization.bits) for name, weights in found.items()}
 
 
 def _heaviest(task: MemoryTask) -> WeightBytes:
