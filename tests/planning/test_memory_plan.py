@@ -14,7 +14,7 @@ import pytest
 
 from mlx_video.api import WanPipeline, convert_checkpoint
 from mlx_video.conditioning.text import load_tokenizer, number_prompt
-from mlx_video.config import TransformerConfig
+from mlx_video.config import QuantizationConfig, TransformerConfig
 from mlx_video.errors import MemoryBudgetError, RequestError
 from mlx_video.events import FramesDecoded, MemoryPlanned, Notice, StageFinished, StepFinished
 from mlx_video.generate_wan import main
@@ -42,6 +42,17 @@ from tests.fixtures.tiny_checkpoint import write_tiny_checkpoint
 from tests.fixtures.tiny_variants import write_tiny_variant
 
 pytestmark = pytest.mark.slow
+
+
+def test_bits_are_those_of_the_config_where_shapes_do_not_tell():
+    run = task("wan2.1-t2v-1.3b", bits=4)
+    (weights,) = weigh_transformers(run).values()
+    assert weights.bits == 4
+    # 8 bits in groups of 32 are packed into as many words for a group's scale as 4 bits in groups of 64.
+    config = replace(run.sizes.config, quantization=QuantizationConfig(bits=8, group_size=32))
+    (weights,) = weigh_transformers(replace(run, sizes=replace(run.sizes, config=config))).values()
+    assert weights.bits == 8
+
 
 MACS = (8, 16, 24, 32, 36, 48, 64, 96, 128, 192, 256, 512)
 TINY = {"width": 32, "height": 32, "num_frames": 5, "steps": 2, "seed": 1, "prompt_cache": False}
