@@ -25,6 +25,7 @@ import numpy as np
 
 from mlx_video import WanPipeline
 from mlx_video.files.whole_file import written_whole
+from mlx_video.models.block_order import MAIN, BlockName
 from mlx_video.models.forward import Forward
 from mlx_video.request.calibrate import CalibrateRequest
 from mlx_video.runs.calibrate import calibrate
@@ -77,10 +78,10 @@ def counted_forwards(last_block: int) -> Iterator[list[int]]:
     """Note every forward that comes to the last block, for the length of a `with` block."""
     noted, run = [], Forward.run
 
-    def count(self: Forward, index: int, block: Any) -> None:
-        if index == last_block:
+    def count(self: Forward, index: int, name: BlockName, block: Any) -> None:
+        if name == BlockName(MAIN, last_block):
             noted.append(index)
-        run(self, index, block)
+        run(self, index, name, block)
 
     Forward.run = count  # type: ignore[method-assign]
     try:

@@ -80,7 +80,9 @@ def test_another_control_video_makes_another_video(cache: Path, demo_tools):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bits", [None, 8, 4])
+@pytest.mark.parametrize(
+    "bits", [pytest.param(None, marks=pytest.mark.nightly), pytest.param(8, marks=pytest.mark.nightly), 4]
+)
 def test_the_shape_goes_where_the_outline_goes(cache: Path, tmp_path: Path, demo_tools, bits: int | None):
     # A few clips; examples/demo_model/evaluate_control.py measures forty. One miss is allowed.
     grammar, _ = demo_tools

@@ -118,7 +118,7 @@ def test_the_command_with_an_image_moves_it(cache: Path, tmp_path: Path, capsys,
     assert 10 * np.log10(255**2 / np.square(frames[0].astype(float) - first).mean()) > 22
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("bits", [pytest.param(8, marks=pytest.mark.nightly), 4])
 def test_the_image_model_works_quantized(cache: Path, tmp_path: Path, demo_tools, bits: int):
     grammar, score = demo_tools
     with demo_checkpoint(IMAGE_DEMO) as checkpoint:
@@ -137,7 +137,9 @@ def test_all_models_are_converted_apart(cache: Path):
     assert [config.variant for config in configs] == [model.variant.name for model in DEMO_MODELS]
 
 
-@pytest.mark.parametrize("bits", [None, 8, 4])
+@pytest.mark.parametrize(
+    "bits", [pytest.param(None, marks=pytest.mark.nightly), pytest.param(8, marks=pytest.mark.nightly), 4]
+)
 def test_it_follows_the_prompts_of_unseen_scenes_at_every_precision(
     cache: Path, tmp_path: Path, demo_tools, bits: int | None
 ):

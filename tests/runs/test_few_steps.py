@@ -51,10 +51,10 @@ def test_four_forwards_draw_the_prompts_of_unseen_scenes(monkeypatch: pytest.Mon
 
     forwards, run = [], Forward.run
 
-    def count(self: Forward, index: int, block) -> None:
+    def count(self: Forward, index: int, name, block) -> None:
         if index == 0:
             forwards.append(index)
-        run(self, index, block)
+        run(self, index, name, block)
 
     monkeypatch.setattr(Forward, "run", count)
     pipeline, steps, read = WanPipeline.from_pretrained(), [], []
