@@ -24,5 +24,5 @@ MOST_PIXELS = 100_000_000
 """Of a picture that is opened, and of a frame that is made."""
 LONGEST_WORD = 400
 """Characters without a blank that a message quotes; the middle of a longer one is left out."""
-LONGEST_MESSAGE = 1900
-"""Characters of a message; the middle of a longer one is left out."""
+LONGEST_LINE, LONGEST_MESSAGE = 1900, 20_000
+"""Characters of a message's line, and of all; the middle of a longer one is left out."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from mlx_video.limits import LONGEST_MESSAGE, LONGEST_WORD
+from mlx_video.limits import LONGEST_LINE, LONGEST_MESSAGE, LONGEST_WORD
 
 _WORD = re.compile(rf"\S{{{LONGEST_WORD},}}")
 # A terminal obeys these, or shows text in another order than it has: escapes, overrides, lone surrogates.
@@ -22,7 +22,9 @@ def printable(text: str) -> str:
     Returns:
         The text with control codes written out, and the middle of what is too long left out.
     """
-    return _shorten(_WORD.sub(lambda word: _shorten(word[0], LONGEST_WORD), escaped(text)), LONGEST_MESSAGE)
+    words = _WORD.sub(lambda word: _shorten(word[0], LONGEST_WORD), escaped(text))
+    lines = (_shorten(line, LONGEST_LINE) for line in words.split("\n"))
+    return _shorten("\n".join(lines), LONGEST_MESSAGE)
 
 
 def escaped(text: str) -> str:

@@ -15,7 +15,9 @@ MOST_BYTES = 300_000
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("notebook")
+    folder = tmp_path_factory.mktemp("notebook")
+    (folder / "demo_model").symlink_to(NOTEBOOK.parent / "demo_model")
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def test_its_cells_show_what_they_say(executed: nbformat.NotebookNode, folder: P
     assert "growing.safetensors: 60 of 60 pairs" in output_of(executed, "loras=")
     assert "Going on after 5 of 10 steps" in output_of(executed, "resume=True")
     written = output_of(executed, "video.save(").split()
-    assert written == ["circle.mp4", "moving_shapes", "shapes", "shapes.webp"]
+    assert written == ["circle.mp4", "demo_model", "moving_shapes", "shapes", "shapes.webp"]
     assert sorted(path.name for path in folder.iterdir()) == written
 
 

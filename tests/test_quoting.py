@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mlx_video.errors import CheckpointError, RequestError
 from mlx_video.events import Notice, TextResult
-from mlx_video.limits import LONGEST_MESSAGE, LONGEST_WORD
+from mlx_video.limits import LONGEST_LINE, LONGEST_MESSAGE, LONGEST_WORD
 from mlx_video.quoting import escaped, printable
 
 
@@ -23,7 +23,10 @@ def test_long_words_and_messages_lose_their_middle():
     word = printable("x" * 10**6)
     assert len(word) < LONGEST_WORD
     assert "(1,000,000 characters)" in word
-    assert len(printable("two words " * 10**5)) <= LONGEST_MESSAGE
+    assert len(printable("two words " * 10**5)) <= LONGEST_LINE
+    assert len(printable("two words\n" * 10**5)) <= LONGEST_MESSAGE
+    listed = "\n".join(["a line " * 20] * 30)
+    assert printable(listed) == listed
     assert printable("y" * (LONGEST_WORD - 1)) == "y" * (LONGEST_WORD - 1)
 
 

@@ -46,7 +46,7 @@ def calibrate(request: CalibrateRequest, model: ModelFolder, config: ModelConfig
         if not number:
             yield from run.plan.notices
         yield describe_work(run, _STAGES, runs_after=len(prompts) - number - 1)
-        begin = {"inputs": unit_inputs(run), "conditioning": {}}
+        begin = {"inputs": unit_inputs(run), "conditioning": {}, "colours": None}
         yield from within_limits(run, run_stages(run, _STAGES, "latents", begin))
         measured.append(probes)
     found = _summarize(run, measured)

@@ -277,8 +277,8 @@ def test_a_session_refuses_previews_among_lines_that_are_no_terminal(folder: Pat
 def test_a_session_that_begins_with_a_picture_opens_a_model_for_it(option: str, monkeypatch):
     asked: list[bool] = []
 
-    def open_nothing(args, *, takes_image: bool):
-        asked.append(takes_image)
+    def open_nothing(args, inputs):
+        asked.append("image" in inputs)
         raise MLXVideoError("none")
         yield
 

@@ -12,7 +12,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-EVERY = 10
+EVERY = 13
 """One of so many cases runs here; which, follows from their number alone."""
 
 

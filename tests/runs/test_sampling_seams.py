@@ -108,7 +108,7 @@ def test_step_caches_of_an_expert_end_with_it(
 ):
     built = []
 
-    def build(transformer, branch):
+    def build(transformer, branch, _):
         built.append((transformer, branch.name))
         return EverySecond()
 

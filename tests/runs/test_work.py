@@ -121,7 +121,8 @@ def test_segments_say_how_many_follow(tmp_path: Path):
     write_tiny_variant(tmp_path / "original", "wan2.2-ti2v-5b")
     model = convert_checkpoint(tmp_path / "original", tmp_path / "m", dtype="float32")
     events: list[object] = []
-    options = {"num_frames": 5, "steps": 1, "guide_scale": 1.0, "seed": 1, "segments": 3}
+    size = {"width": 32, "height": 32, "num_frames": 5}
+    options = {**size, "steps": 1, "guide_scale": 1.0, "seed": 1, "segments": 3}
     image = np.zeros((32, 32, 3), np.uint8)
     WanPipeline.from_pretrained(model)("a cat", image=image, on_event=events.append, **options)
     assert [event.runs_after for event in events if isinstance(event, WorkPlanned)] == [2, 1, 0]
