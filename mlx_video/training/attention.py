@@ -1,0 +1,96 @@
+"""Attention that keeps no scores for its gradient: they are computed anew, a chunk of queries at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import mlx.core as mx
+
+from mlx_video.models.block_context import AttentionSite
+from mlx_video.models.dispatch import TILE, current_limits
+from mlx_video.models.elementwise import on_gpu
+
+CHUNK_SCORES = 2**25
+"""Numbers of one chunk's scores, of which three such arrays exist at once."""
+
+
+def attend_for_training(
+    queries: mx.array, keys: mx.array, values: mx.array, site: AttentionSite
+) -> mx.array:
+    """Softmax attention of all queries to all keys, with a gradient in little memory.
+
+    Args:
+        queries, keys, values, site: as for :data:`mlx_video.models.block_context.Attention`.
+
+    Source: arXiv 2205.14135, section 3.1: the gradient from the sum of each row of dO · O.
+    """
+    scale = site.layer.scale
+
+    @mx.custom_function
+    def attend(queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
+        return _mix(queries, keys, values, scale)
+
+    @attend.vjp
+    def gradients(
+        primals: tuple[mx.array, mx.array, mx.array], cotangent: mx.array, mixed: mx.array
+    ) -> tuple[mx.array, mx.array, mx.array]:
+        return _mix_back(*primals, cotangent, mixed, scale)
+
+    return attend(queries, keys, values)  # type: ignore[no-any-return]
+
+
+def _mix(queries: mx.array, keys: mx.array, values: mx.array, scale: float) -> mx.array:
+    if on_gpu() and current_limits().fused_attention:
+        return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale)
+    turned = mx.contiguous(keys.swapaxes(-1, -2))
+    return _chunk_by_chunk(
+        lambda part: (_weights(part, turned, scale) @ values.astype(mx.float32)).astype(values.dtype),
+        keys.shape[1] * keys.shape[2],
+        queries,
+    )
+
+
+def _weights(queries: mx.array, turned_keys: mx.array, scale: float) -> mx.array:
+    """Softmax of the scores [1, N, l, K], float32; `turned_keys` are [1, N, D, K]."""
+    return mx.softmax((queries @ turned_keys).astype(mx.float32) * scale, axis=-1)
+
+
+def _mix_back(
+    queries: mx.array, keys: mx.array, values: mx.array, cotangent: mx.array, mixed: mx.array, scale: float
+) -> tuple[mx.array, mx.array, mx.array]:
+    """Gradients of queries, keys and values; sums over queries are float32."""
+    turned = mx.contiguous(keys.swapaxes(-1, -2))
+    turned_values = mx.contiguous(values.swapaxes(-1, -2))
+    sums = [mx.zeros(keys.shape), mx.zeros(values.shape)]
+
+    def back(part: mx.array, gradient: mx.array, result: mx.array) -> mx.array:
+        weights = _weights(part, turned, scale)
+        wide = gradient.astype(mx.float32)
+        sums[1] = sums[1] + (weights.swapaxes(-1, -2).astype(gradient.dtype) @ gradient).astype(mx.float32)
+        rows = (wide * result.astype(mx.float32)).sum(axis=-1, keepdims=True)
+        of_scores = weights * ((gradient @ turned_values).astype(mx.float32) - rows) * scale
+        of_scores = of_scores.astype(part.dtype)
+        sums[0] = sums[0] + (of_scores.swapaxes(-1, -2) @ part).astype(mx.float32)
+        # Tied to the sums, on which the next chunk waits.
+        own = of_scores @ keys
+        own, sums[0], sums[1] = mx.depends([own, sums[0], sums[1]], [own, sums[0], sums[1]])
+        return own
+
+    of_queries = _chunk_by_chunk(back, keys.shape[1] * keys.shape[2], queries, cotangent, mixed)
+    return of_queries, sums[0].astype(keys.dtype), sums[1].astype(values.dtype)
+
+
+def _chunk_by_chunk(function: Callable[..., mx.array], row_scores: int, *arrays: mx.array) -> mx.array:
+    """Apply a function to some rows at a time of arrays [1, N, L, D], one chunk waiting for the one before."""
+    rows = max(1, CHUNK_SCORES // row_scores)
+    rows = max(rows - rows % TILE, 1) if rows > TILE else rows
+    length = arrays[0].shape[2]
+    if rows >= length:
+        return function(*arrays)
+    chunks: list[mx.array] = []
+    for start in range(0, length, rows):
+        parts = [array[:, :, start : start + rows] for array in arrays]
+        if chunks:
+            parts = mx.depends(parts, [chunks[-1]])
+        chunks.append(function(*parts))
+    return mx.concatenate(chunks, axis=2)
