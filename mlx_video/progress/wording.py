@@ -21,6 +21,7 @@ from mlx_video.events import (
     StageStarted,
     StepFinished,
     TilesDecoded,
+    TrainingStepFinished,
     VideoStarted,
 )
 
@@ -49,7 +50,7 @@ class Count:
 def count_of(event: Event) -> Count | None:
     """What an event counts; None for one that counts nothing."""
     match event:
-        case StepFinished(index, total):
+        case StepFinished(index, total) | TrainingStepFinished(index, total):
             return Count("steps", index + 1, total, "step")
         case BlocksRead(done, total):
             return Count("blocks", done, total, "block")
@@ -77,6 +78,8 @@ def messages_of(event: Event) -> Iterator[str]:
             yield f"video {index + 1} of {total}: {name}{f', {part}' if part else ''}"
         case StageStarted(stage):
             yield f"{stage} ..."
+        case TrainingStepFinished(index, total, loss, rate) if is_told(index, total):
+            yield f"step {index + 1} of {total}: loss {loss:.4f}, learning rate {rate:.2e}"
         case MemoryPlanned(_, reused, kept):
             if reused:
                 yield f"in memory from an earlier run: {', '.join(reused)}"
@@ -84,6 +87,11 @@ def messages_of(event: Event) -> Iterator[str]:
                 yield f"kept in memory for the next run: {', '.join(kept)}"
         case StageFinished(stage, wall_seconds, peak_bytes):
             yield f"{stage}: {wall_seconds:.1f} s, peak memory {in_gb(peak_bytes)} GB"
+
+
+def is_told(index: int, total: int) -> bool:
+    """Whether a step of a training is worth a line: the first, the last, and about a hundred between."""
+    return index in (0, total - 1) or (index + 1) % max(1, total // 100) == 0
 
 
 def summary_of(tally: Tally) -> Iterator[str]:

@@ -10,11 +10,13 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from mlx_video.config import TransformerConfig
 from mlx_video.errors import RequestError
 from mlx_video.request.train import NetworkKind
 from mlx_video.training.factors import KINDS
 from mlx_video.training.trainable import Trainable
-from mlx_video.weights.rules import Shape
+from mlx_video.weights.network import TransformerNetwork
+from mlx_video.weights.rules import Shape, apply_rules
 
 DEFAULT_LAYERS = r"blocks\.\d+\.(self_attn|cross_attn)\.(q|k|v|o)|blocks\.\d+\.ffn\.(fc1|fc2)"
 """The layers that DiffSynth trains: q, k, v, o, ffn.0, ffn.2 of every block."""
@@ -38,27 +40,29 @@ class AdapterPlan:
     dtype: mx.Dtype = mx.float32
 
 
-def find_layers(parameters: Mapping[str, Shape], targets: Iterable[str]) -> dict[str, Shape]:
-    """The linear layers of a transformer that an adapter changes.
+def find_layers(
+    network: TransformerNetwork, config: TransformerConfig, targets: Iterable[str]
+) -> dict[str, Shape]:
+    """The linear layers of a transformer that an adapter changes: path → rows and columns.
 
     Args:
-        parameters: name → dense shape, of the transformer.
+        network, config: of the transformer.
         targets: what the path of a layer ends with, or regular expressions of whole paths, in the names of a
-            converted file or the official ones of `ffn.0` and `ffn.2`; none for the default.
+            converted file or with the official `ffn.0` and `ffn.2`; none for the default.
 
     Raises:
         RequestError: a target fits no layer.
     """
-    layers = {
-        name.removesuffix(".weight"): shape
-        for name, shape in parameters.items()
-        if name.endswith(".weight") and len(shape) == 2
-    }
-    chosen: dict[str, Shape] = {}
+    layers: dict[str, Shape] = {}
+    for official, shape in network.tensors(config).items():
+        name, _ = apply_rules(official, network.rules)
+        if official.endswith(".weight") and len(shape) == 2 and name is not None:
+            layers[name.removesuffix(".weight")] = shape
+    chosen: set[str] = set()
     for target in targets or (DEFAULT_LAYERS,):
-        found = {path: shape for path, shape in layers.items() if _fits(target, path)}
+        found = {path for path in layers if _fits(target, path)}
         if not found:
-            ends = sorted({re.sub(r"^blocks\.\d+\.", "", path) for path in layers})
+            ends = sorted({re.sub(r"^\w*blocks\.\d+\.", "", path) for path in layers})
             raise RequestError(
                 "target_modules", f"{target}: fits no layer. The layers end with {', '.join(ends)}."
             )
@@ -87,17 +91,18 @@ class Adapter:
     def __init__(self, plan: AdapterPlan, seed: int) -> None:
         self.plan = plan
         self._factors: dict[str, nn.Module] = {}
-        build, scale = KINDS[plan.kind], plan.alpha / plan.rank
+        kind, scale = KINDS[plan.kind], plan.alpha / plan.rank
         for number, (path, (rows, columns)) in enumerate(plan.layers.items()):
             rng = np.random.default_rng([seed, number])
 
             def draw(shape: tuple[int, ...]) -> mx.array:
                 return mx.array(rng.uniform(-1, 1, shape).astype(np.float32))  # noqa: B023: called at once
 
-            self._factors[path] = build(rows, columns, plan.rank, scale, draw)
-        for factors in self._factors.values():
-            for leaf in factors.trained:
+            factors = kind.build(rows, columns, plan.rank, scale, draw)
+            for leaf in kind.trained:
                 factors[leaf] = factors[leaf].astype(plan.dtype)
+            mx.eval(factors.parameters())
+            self._factors[path] = factors
 
     @property
     def trainable(self) -> Trainable:
@@ -106,7 +111,7 @@ class Adapter:
             {
                 f"{path}.{leaf}": (factors, leaf)
                 for path, factors in self._factors.items()
-                for leaf in factors.trained
+                for leaf in KINDS[self.plan.kind].trained
             }
         )
 

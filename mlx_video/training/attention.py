@@ -14,9 +14,7 @@ CHUNK_SCORES = 2**25
 """Numbers of one chunk's scores, of which three such arrays exist at once."""
 
 
-def attend_for_training(
-    queries: mx.array, keys: mx.array, values: mx.array, site: AttentionSite
-) -> mx.array:
+def attend_for_training(queries: mx.array, keys: mx.array, values: mx.array, site: AttentionSite) -> mx.array:
     """Softmax attention of all queries to all keys, with a gradient in little memory.
 
     Args:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -13,15 +13,8 @@ import mlx.nn as nn
 from mlx_video.models.unmerged_adapter import UnmergedAdapter
 from mlx_video.request.train import NetworkKind
 
-
-class Factors(Protocol):
-    """A module that is a layer's `unmerged`.
-
-    Attributes:
-        trained: its arrays that are trained, name in the module → how the name in a ComfyUI file ends.
-    """
-
-    trained: Mapping[str, str]
+Draw = Callable[[tuple[int, ...]], mx.array]
+"""Shape → uniform numbers from -1 to 1."""
 
 
 class LowRankFactors(UnmergedAdapter):
@@ -29,8 +22,6 @@ class LowRankFactors(UnmergedAdapter):
 
     Source: arXiv 2106.09685; the numbers at the beginning are those of torch's linear layers, as in PEFT.
     """
-
-    trained = MappingProxyType({"down": "lora_A.weight", "up": "lora_B.weight"})
 
     def __init__(self, rows: int, columns: int, rank: int, scale: float, draw: Draw) -> None:
         super().__init__(
@@ -43,8 +34,6 @@ class HadamardFactors(nn.Module):
 
     Source: LyCORIS lycoris/modules/loha.py, LohaModule.
     """
-
-    trained = MappingProxyType({name: name for name in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")})
 
     def __init__(self, rows: int, columns: int, rank: int, scale: float, draw: Draw) -> None:
         super().__init__()
@@ -61,10 +50,27 @@ class HadamardFactors(nn.Module):
         return mx.addmm(y, x, change.astype(x.dtype).T)
 
 
-Draw = Callable[[tuple[int, ...]], mx.array]
-"""Shape → uniform numbers from -1 to 1."""
+@dataclass(frozen=True, slots=True)
+class FactorKind:
+    """One kind of adapters.
 
-KINDS: Mapping[NetworkKind, Callable[[int, int, int, float, Draw], nn.Module]] = MappingProxyType(
-    {"lora": LowRankFactors, "loha": HadamardFactors}
+    Attributes:
+        build: rows and columns of the layer, rank, alpha over rank, and how numbers are drawn → the module
+            that is the layer's `unmerged`.
+        trained: its arrays that are trained, name in the module → how the name in a ComfyUI file ends.
+        zero: the one that is zero at first.
+    """
+
+    build: Callable[[int, int, int, float, Draw], nn.Module]
+    trained: Mapping[str, str]
+    zero: str
+
+
+_HADA = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
+KINDS: Mapping[NetworkKind, FactorKind] = MappingProxyType(
+    {
+        "lora": FactorKind(LowRankFactors, {"down": "lora_A.weight", "up": "lora_B.weight"}, "up"),
+        "loha": FactorKind(HadamardFactors, {name: name for name in _HADA}, "hada_w2_a"),
+    }
 )
-"""Rows and columns of the layer, rank, alpha over rank, and how numbers are drawn → its adapter."""
+"""By name of the network."""

@@ -41,9 +41,7 @@ class Told:
         return replace(
             context,
             time=replace(context.time, modulation=modulation),
-            text=PromptTokens(
-                CrossAttentionCache(text), CrossAttentionCache(image[0]) if image else None
-            ),
+            text=PromptTokens(CrossAttentionCache(text), CrossAttentionCache(image[0]) if image else None),
         )
 
 
@@ -67,6 +65,7 @@ def training_limits() -> Iterator[None]:
         chunk_elements=LARGEST_ARRAY,
         block_tokens=LARGEST_ARRAY,
         kernels=frozenset(),
+        traces_gradients=True,
     )
     with use_limits(whole):
         yield

@@ -105,7 +105,9 @@ def predict_velocity(
     told = one.conditioning
     if told.frames != VIDEO_ALONE:
         raise ValueError(f"{one.name}: references among the frames, which training does not take")
-    grid = token_grid((one.noisy.shape[1], one.noisy.shape[2], one.noisy.shape[3]), transformer.config.patch_size)
+    grid = token_grid(
+        (one.noisy.shape[1], one.noisy.shape[2], one.noisy.shape[3]), transformer.config.patch_size
+    )
     prompt = transformer.project_text(told.context, told.image_tokens)
     forward = Pass(prompt, attention=attend_for_training)
     for add_on in told.add_ons:
