@@ -321,6 +321,11 @@ def _plan_image(task: MemoryTask, host: Host, tile: int | None) -> StagePlan:
     return _stage(task, "image", f"VAE encoder, {_describe_tile(task, tile)}", Peak(nbytes, nbytes), host)
 
 
+def plan_encoding(task: MemoryTask, host: Host) -> tuple[StagePlan, int | None]:
+    """The stage in which the VAE encodes, with nothing after it, and the side of its tiles; None for none."""
+    return _first_that_fits(list(_tiles(task)), partial(_plan_image, task, host), host)
+
+
 def _plan_colours(task: MemoryTask, host: Host) -> StagePlan:
     sizes = task.sizes
     config, side, gpu = sizes.config.vae, FIT_SIDE, _gpu(host)

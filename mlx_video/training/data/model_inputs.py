@@ -1,0 +1,98 @@
+"""What of a clip conditions a model: frames of its own, and what the dataset brings besides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mlx_video.errors import DatasetError
+from mlx_video.training.data.clips import CONTROL, Clip, Given, Table
+from mlx_video.training.data.input_names import FIRST_FRAME, LAST_FRAME
+from mlx_video.variants.variant import Variant
+
+OwnFrames = tuple[str, ...]
+"""Which of a clip's own frames the model is given: "image" for the first, "end_image" for the last."""
+
+_FOLLOWED = ("control_video", "vace_video")
+"""Inputs that take a control, the first that a model knows."""
+
+
+def find_inputs(
+    clip: Clip, table: Table, variant: Variant, chosen: frozenset[str] | None
+) -> dict[str, Given]:
+    """What a clip brings for a model, by options of a run.
+
+    Args:
+        clip, table: of the dataset.
+        variant: of the model.
+        chosen: what the user named; None for all that the model takes.
+
+    Raises:
+        DatasetError: the model takes no control; or something is named that it does not take.
+    """
+    takes = variant.inputs.all
+    given = {_option_of(name, clip, variant): value for name, value in clip.inputs.items()}
+    if chosen is None:
+        return {name: value for name, value in given.items() if name in takes}
+    for name in chosen:
+        if name not in takes:
+            raise DatasetError(f"--extra-inputs: {variant.title} takes no {name}. Leave it out.")
+        if name not in given and name not in (FIRST_FRAME, LAST_FRAME):
+            raise DatasetError(
+                f"{clip.path}: {clip.caption_place} has no {name}, which --extra-inputs names. Add it there."
+            )
+    return {name: value for name, value in given.items() if name in chosen or name == "control_image"}
+
+
+def _option_of(name: str, clip: Clip, variant: Variant) -> str:
+    if name != CONTROL:
+        return name
+    option = next((option for option in _FOLLOWED if option in variant.inputs.all), None)
+    if option is None:
+        raise DatasetError(
+            f"{clip.path}: comes with a control, and {variant.title} takes none. Leave control_directory or "
+            "control_path out, or train a control model."
+        )
+    return option
+
+
+def find_unread(table: Table, variant: Variant) -> tuple[str, ...]:
+    """Inputs of a table's clips that the model does not take, sorted."""
+    names = {name for clip in table.clips for name in clip.inputs if name != CONTROL}
+    return tuple(sorted(names - set(variant.inputs.all)))
+
+
+def choose_own_frames(
+    variant: Variant, given: Mapping[str, Given], chosen: frozenset[str] | None, frames: int
+) -> OwnFrames:
+    """Which of a clip's own frames the model is given.
+
+    Without a choice of the user's a model is given what it cannot do without; image-to-video models, Fun InP
+    among them, also what their makers train them with. A picture has no frame to spare: of what the model can
+    do without, it is given none.
+
+    Args:
+        variant: of the model.
+        given: what the clip brings already.
+        chosen: what the user named; None for no choice.
+        frames: of the example.
+
+    Raises:
+        DatasetError: the model needs a last frame besides the first, and there is one frame.
+    """
+    takes, required = variant.inputs.all, variant.inputs.required
+    follows = any(name in takes for name in _FOLLOWED)
+    usual = {FIRST_FRAME} if not follows else set[str]()
+    usual |= {LAST_FRAME} if "inpaint_video" in takes else set()
+    wanted = usual if chosen is None else {name for name in (FIRST_FRAME, LAST_FRAME) if name in chosen}
+    if frames == 1:
+        wanted = set()
+    own = tuple(
+        name
+        for name in (FIRST_FRAME, LAST_FRAME)
+        if name in takes and name not in given and (name in required or name in wanted)
+    )
+    if LAST_FRAME in own and frames == 1:
+        raise DatasetError(
+            f"{variant.title} needs a first and a last frame, and a picture is one. Give clips."
+        )
+    return own
