@@ -59,8 +59,8 @@ class TrainRequest:
     )
     target_modules: _Words = option(
         (),
-        help="what is trained: ends of the layers' names, such as `self_attn.q,ffn.0`, or regular expressions "
-        "of whole names; of `full` ends or beginnings of parameters' names",
+        help="what is trained: ends of the layers' names, such as `self_attn.q,ffn.0`, or regular "
+        "expressions of whole names; of `full` ends or beginnings of parameters' names",
         group=_NETWORK,
         default_text="q, k, v, o, ffn.0 and ffn.2 of every block; with `full` everything",
     )

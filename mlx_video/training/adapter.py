@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -80,6 +81,10 @@ def _fits(target: str, path: str) -> bool:
         return False
 
 
+def _draw_uniform(rng: np.random.Generator, shape: tuple[int, ...]) -> mx.array:
+    return mx.array(rng.uniform(-1, 1, shape).astype(np.float32))
+
+
 class Adapter:
     """The factors of one transformer's adapter.
 
@@ -93,11 +98,7 @@ class Adapter:
         self._factors: dict[str, nn.Module] = {}
         kind, scale = KINDS[plan.kind], plan.alpha / plan.rank
         for number, (path, (rows, columns)) in enumerate(plan.layers.items()):
-            rng = np.random.default_rng([seed, number])
-
-            def draw(shape: tuple[int, ...]) -> mx.array:
-                return mx.array(rng.uniform(-1, 1, shape).astype(np.float32))  # noqa: B023: called at once
-
+            draw = partial(_draw_uniform, np.random.default_rng([seed, number]))
             factors = kind.build(rows, columns, plan.rank, scale, draw)
             for leaf in kind.trained:
                 factors[leaf] = factors[leaf].astype(plan.dtype)

@@ -34,7 +34,7 @@ def attend_for_training(queries: mx.array, keys: mx.array, values: mx.array, sit
     ) -> tuple[mx.array, mx.array, mx.array]:
         return _mix_back(*primals, cotangent, mixed, scale)
 
-    return attend(queries, keys, values)  # type: ignore[no-any-return]
+    return attend(queries, keys, values)  # type: ignore[return-value]
 
 
 def _mix(queries: mx.array, keys: mx.array, values: mx.array, scale: float) -> mx.array:
@@ -79,7 +79,7 @@ def _mix_back(
 
 
 def _chunk_by_chunk(function: Callable[..., mx.array], row_scores: int, *arrays: mx.array) -> mx.array:
-    """Apply a function to some rows at a time of arrays [1, N, L, D], one chunk waiting for the one before."""
+    """Apply a function to some rows at a time of arrays [1, N, L, D], one chunk after the other."""
     rows = max(1, CHUNK_SCORES // row_scores)
     rows = max(rows - rows % TILE, 1) if rows > TILE else rows
     length = arrays[0].shape[2]

@@ -120,10 +120,10 @@ class CheckpointedBlocks:
         def run(x: mx.array, context: BlockContext) -> mx.array:
             def compute(own: Values, x: mx.array, *told: mx.array) -> mx.array:
                 with self._trainable.holding(own):
-                    return block(x, Told(told).put_into(context))  # type: ignore[no-any-return]
+                    return block(x, Told(told).put_into(context))
 
             # Only what is an argument gets a gradient.
-            return mx.checkpoint(compute)(own, x, *take_told(context).arrays)  # type: ignore[no-any-return]
+            return mx.checkpoint(compute)(own, x, *take_told(context).arrays)
 
         return run
 
@@ -170,19 +170,27 @@ def _walk_there_and_back(
     of_told = [mx.zeros(array.shape) for array in told.arrays]
     for index, name in reversed([*enumerate(order)]):
         own = trainable.of_block(name.prefix)
-        names, block = [*own], next(blocks)
-
-        def run(x: mx.array, *rest: mx.array) -> mx.array:
-            values = dict(zip(names, rest[len(told.arrays) :], strict=True))  # noqa: B023: called at once
-            with trainable.holding(values):
-                return block(x, Told(rest[: len(told.arrays)]).put_into(context.at(index)))  # noqa: B023
-
+        names = [*own]
+        run = _with_arguments(next(blocks), trainable, names, context.at(index))
         _, found = mx.vjp(run, [entering.pop(), *told.arrays, *own.values()], [of_tokens])
         of_tokens, *rest = found
         of_told = [sum_ + new for sum_, new in zip(of_told, rest, strict=False)]
         gradients |= dict(zip(names, rest[len(of_told) :], strict=True))
         mx.eval(of_tokens, of_told, [gradients[name] for name in names])
     return loss, ends.add_entrance(gradients, of_tokens, of_told)
+
+
+def _with_arguments(
+    block: Block, trainable: Trainable, names: Sequence[str], context: BlockContext
+) -> Callable[..., mx.array]:
+    """A block as a function of all that it has gradients for: its tokens, what it is told, its parameters."""
+    count = len(take_told(context).arrays)
+
+    def run(x: mx.array, *rest: mx.array) -> mx.array:
+        with trainable.holding(dict(zip(names, rest[count:], strict=True))):
+            return block(x, Told(rest[:count]).put_into(context))
+
+    return run
 
 
 class _Ends:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import mlx.core as mx
 
@@ -29,16 +29,21 @@ class Learner:
         plan: of the training.
         examples: to learn from.
         state: to begin with.
+        identity: of the training.
 
     Attributes:
+        examples, identity: as given.
         state: after the last step that is done; never of one half done.
     """
 
-    def __init__(self, plan: TrainingPlan, examples: Examples, state: TrainingState) -> None:
+    def __init__(
+        self, plan: TrainingPlan, examples: Examples, state: TrainingState, identity: Mapping[str, str]
+    ) -> None:
         request = plan.request
+        self.identity = identity
         self.state = state
         self._plan = plan
-        self._examples = examples
+        self.examples = examples
         self._descent = Descent(
             request.optimizer, request.weight_decay, plan.schedule, request.max_gradient_norm
         )
@@ -67,7 +72,7 @@ class Learner:
             average = average_in(average, values, min(decay, (step + 1) / (step + 10)))
         optimizer = self._descent.state()
         mx.eval(values, norm, optimizer, average)
-        length = float(norm.item())
+        length = float(norm.item())  # type: ignore[arg-type]
         if not math.isfinite(length):
             raise TrainingError(
                 f"step {step + 1}: the gradient is not finite. Lower --learning-rate, or cut with "
@@ -85,7 +90,7 @@ class Learner:
         losses: list[float] = []
         batches = self._plan.request.gradient_accumulation
         for position in range(step * batches, (step + 1) * batches):
-            drawn = self._plan.drawing.draw_batch(self._examples, position)
+            drawn = self._plan.drawing.draw_batch(self.examples, position)
             for one in drawn:
                 loss, gradients = network.gradients(one)
                 share = 1 / (len(drawn) * batches)
@@ -94,7 +99,7 @@ class Learner:
                     for name, gradient in gradients.items()
                 }
                 mx.eval(loss, total)
-                losses.append(float(loss.item()))
+                losses.append(float(loss.item()))  # type: ignore[arg-type]
                 _check_finite(losses[-1], one.name, step)
         return total, losses
 
@@ -105,13 +110,14 @@ class Learner:
             return
         if self._silent:
             raise TrainingError(
-                f"after {self.state.step} steps no gradient has reached {len(self._silent)} of {len(gradients)} "
-                f"trained parameters, first {min(self._silent)}. Leave them out with --target-modules."
+                f"after {self.state.step} steps no gradient has reached {len(self._silent)} of "
+                f"{len(gradients)} trained parameters, first {min(self._silent)}. "
+                "Leave them out with --target-modules."
             )
         if zeros := sorted(self._find_zeros(self.state.values)):
             raise TrainingError(
-                f"after {self.state.step} steps {zeros[0]} and {len(zeros) - 1} others are still zero: the adapter "
-                "changes nothing. Raise --learning-rate."
+                f"after {self.state.step} steps {zeros[0]} and {len(zeros) - 1} others are still zero: the "
+                "adapter changes nothing. Raise --learning-rate."
             )
 
     def _find_zeros(self, values: Values) -> Iterable[str]:

@@ -38,8 +38,8 @@ class NoiseLevels:
     def draw(self, rng: np.random.Generator) -> float:
         """Draw a level, 0 to 1.
 
-        Source: kohya-ss/musubi-tuner src/musubi_tuner/hv_train_network.py, get_noisy_model_input_and_timesteps:
-        the limits stretch the distribution and do not cut it.
+        Source: kohya-ss/musubi-tuner src/musubi_tuner/hv_train_network.py,
+        get_noisy_model_input_and_timesteps: the limits stretch the distribution and do not cut it.
         """
         level = _DRAWS[self.sampling](self, rng)
         return self.lowest + level * (self.highest - self.lowest)

@@ -15,6 +15,7 @@ from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.request.option import options_of
 from mlx_video.request.train import TrainRequest
 from mlx_video.training.adapter import AdapterPlan, find_layers
+from mlx_video.training.example import Examples
 from mlx_video.training.loss import TIMESTEPS, Drawing
 from mlx_video.training.noise_levels import NoiseLevels
 from mlx_video.training.optimizers import Schedule
@@ -41,7 +42,6 @@ class TrainingPlan:
         adapter: what is trained beside it; None where its own weights are.
         schedule: of the learning rate.
         drawing: how chance enters.
-        dataset: says what the examples are, in a few words.
         streams: whether its blocks are read from the disk as they are needed.
     """
 
@@ -52,7 +52,6 @@ class TrainingPlan:
     adapter: AdapterPlan | None
     schedule: Schedule
     drawing: Drawing
-    dataset: str
     streams: bool = False
 
     @property
@@ -65,8 +64,8 @@ class TrainingPlan:
         """File of the state."""
         return self.request.output_dir / STATE_FILE
 
-    def identity(self) -> dict[str, str]:
-        """What decides the training's numbers, as texts to compare."""
+    def identity(self, examples: Examples) -> dict[str, str]:
+        """What decides the numbers of a training on examples, as texts to compare."""
         declared = options_of(TrainRequest).items()
         own = {
             option.flag: str(getattr(self.request, name))
@@ -77,18 +76,15 @@ class TrainingPlan:
         schedule = self.schedule
         course = "" if schedule.name == "constant" else f" over {schedule.steps} steps"
         own["learning rate"] = f"{schedule.peak:g}, {schedule.name}{course}, warm-up {schedule.warm_up}"
-        return own | {"dataset": self.dataset, file.name: fingerprint_weights(file)}
+        return own | {"dataset": examples.identity, file.name: fingerprint_weights(file)}
 
 
-def plan_training(
-    request: TrainRequest, model: ModelFolder, config: ModelConfig, dataset: str
-) -> TrainingPlan:
+def plan_training(request: TrainRequest, model: ModelFolder, config: ModelConfig) -> TrainingPlan:
     """Settle a training.
 
     Args:
         request: what the user asked.
         model, config: of the model.
-        dataset: says what the examples are, in a few words that no other examples have.
 
     Raises:
         RequestError: an option does not fit the model.
@@ -97,8 +93,8 @@ def plan_training(
     if request.network == "full" and config.quantization is not None:
         raise RequestError(
             "network",
-            f"full: the model has weights of {config.quantization.bits} bits, which take no small changes. Train "
-            "an adapter, or the model that it was quantized from.",
+            f"full: the model has weights of {config.quantization.bits} bits, which take no small changes. "
+            "Train an adapter, or the model that it was quantized from.",
         )
     return TrainingPlan(
         request,
@@ -108,7 +104,6 @@ def plan_training(
         _plan_adapter(request, config),
         _plan_schedule(request, config),
         Drawing(request.seed, _plan_levels(request, config), request.caption_dropout),
-        dataset,
     )
 
 

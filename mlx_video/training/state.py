@@ -73,7 +73,8 @@ def load_state(path: Path) -> tuple[TrainingState, dict[str, str]]:
         mx.eval(arrays)
     except (CheckpointError, KeyError, ValueError, RuntimeError) as error:
         raise MediaError(
-            f"{path}: is no state of a training that this version reads ({error}). Begin anew without --resume."
+            f"{path}: is no state of a training that this version reads ({error}). Begin anew "
+            "without --resume."
         ) from error
     parts: dict[str, Any] = {part: {} for part in _PARTS}
     for name, array in arrays.items():

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
 
-from mlx_video import __version__
 from mlx_video.errors import RequestError
 from mlx_video.events import (
     Event,
@@ -26,8 +23,6 @@ from mlx_video.events import (
     Work,
 )
 from mlx_video.files.whole_file import check_folder
-from mlx_video.request.option import options_of
-from mlx_video.request.train import TrainRequest
 from mlx_video.runs.state.identity import refuse_other_run
 from mlx_video.training.adapter import Adapter
 from mlx_video.training.example import Examples
@@ -36,10 +31,9 @@ from mlx_video.training.learner import Learner
 from mlx_video.training.log import TrainingLog, draw_losses
 from mlx_video.training.network import open_network
 from mlx_video.training.plan import TrainingPlan
-from mlx_video.training.result import AdapterNames, Metadata, write_adapter, write_model
+from mlx_video.training.results import remove_older_results, write_result
 from mlx_video.training.samples import make_samples
 from mlx_video.training.state import TrainingState, load_state, save_state
-from mlx_video.training.trainable import Values
 
 STAGE = "training"
 
@@ -63,9 +57,10 @@ def train(plan: TrainingPlan, examples: Examples) -> Work[Path]:
         MediaError: the folder takes no files.
     """
     request = plan.request
-    check_folder(request.output_dir)
+    check_start(plan)
     adapter = None if plan.adapter is None else Adapter(plan.adapter, request.seed)
-    state = find_start(plan)
+    identity = plan.identity(examples)
+    state = find_start(plan, identity)
     if state is None:
         if adapter and request.init_lora is not None:
             put_initial(adapter, request.init_lora, plan)
@@ -73,7 +68,7 @@ def train(plan: TrainingPlan, examples: Examples) -> Work[Path]:
         yield Notice(_describe(plan, examples, state))
     else:
         yield Notice(f"Going on after step {state.step} of {request.steps}, from {plan.state_path}.")
-    learner = Learner(plan, examples, state)
+    learner = Learner(plan, examples, state, identity)
     # Whatever happens from here on, what is done is kept.
     yield StateSaved(plan.state_path, state.step, request.steps, _hint(plan))
     log = TrainingLog(request.output_dir, state.step, tensorboard=request.tensorboard)
@@ -81,10 +76,10 @@ def train(plan: TrainingPlan, examples: Examples) -> Work[Path]:
         while learner.state.step < request.steps:
             yield from _sit(plan, adapter, learner, log)
             if request.sample_every and learner.state.step % request.sample_every == 0:
-                result = write_result(plan, learner.result, learner.state.step)
+                result = write_result(plan, examples.describe(), learner.result, learner.state.step)
                 yield from make_samples(plan, result, learner.state.step)
-    save_state(plan.state_path, learner.state, plan.identity())
-    result = write_result(plan, learner.result)
+    save_state(plan.state_path, learner.state, learner.identity)
+    result = write_result(plan, examples.describe(), learner.result)
     if picture := draw_losses(request.output_dir):
         yield Notice(f"The losses are drawn in {picture}.")
     yield FileWritten(result)
@@ -117,38 +112,48 @@ def _sit(plan: TrainingPlan, adapter: Adapter | None, learner: Learner, log: Tra
                     break
     except BaseException:
         if learner.state.step:
-            save_state(plan.state_path, learner.state, plan.identity())
+            save_state(plan.state_path, learner.state, learner.identity)
         raise
     yield StageFinished(STAGE, time.perf_counter() - began, mx.get_peak_memory())
 
 
 def _keep(plan: TrainingPlan, learner: Learner) -> Iterator[StateSaved]:
     state, request = learner.state, plan.request
-    save_state(plan.state_path, state, plan.identity())
+    save_state(plan.state_path, state, learner.identity)
     if state.step < request.steps:
-        write_result(plan, learner.result, state.step)
+        write_result(plan, learner.examples.describe(), learner.result, state.step)
         remove_older_results(plan)
     yield StateSaved(plan.state_path, state.step, request.steps, _hint(plan))
 
 
-def find_start(plan: TrainingPlan) -> TrainingState | None:
+def check_start(plan: TrainingPlan) -> None:
+    """Refuse a folder that takes no files, or holds a state that the user does not ask for.
+
+    Raises:
+        RequestError: there is such a state.
+        MediaError: the folder cannot be made or written to.
+    """
+    check_folder(plan.request.output_dir)
+    if plan.state_path.exists() and not plan.request.resume:
+        raise RequestError(
+            "output_dir",
+            f"{plan.request.output_dir}: holds the state of a training. Go on with --resume, or choose "
+            "another folder.",
+        )
+
+
+def find_start(plan: TrainingPlan, identity: Mapping[str, str]) -> TrainingState | None:
     """The state that a training goes on from; None for its beginning.
 
     Raises:
-        RequestError: there is a state that the user does not ask for, or one of another training.
+        RequestError: it is of another training, or has more steps than are asked for.
         MediaError: it cannot be read.
     """
     path = plan.state_path
     if not path.exists():
         return None
-    if not plan.request.resume:
-        raise RequestError(
-            "output_dir",
-            f"{plan.request.output_dir}: holds the state of a training. Go on with --resume, or choose another "
-            "folder.",
-        )
-    state, identity = load_state(path)
-    refuse_other_run(path, identity, plan.identity())
+    state, found = load_state(path)
+    refuse_other_run(path, found, identity)
     if state.step > plan.request.steps:
         raise RequestError("steps", f"{plan.request.steps}: {state.step} are taken already. Ask for more.")
     return state
@@ -169,8 +174,8 @@ def _describe(plan: TrainingPlan, examples: Examples, state: TrainingState) -> s
     request, level = plan.request, plan.drawing.levels
     epochs = request.steps * request.gradient_accumulation / examples.batches_per_epoch
     return (
-        f"{numbers:,} numbers in {len(state.values)} parameters of {plan.request.network} are trained, at rates up "
-        f"to {plan.schedule.peak:.2g} and timesteps {level.lowest * 1000:g} to {level.highest * 1000:g}. "
+        f"{numbers:,} numbers in {len(state.values)} parameters of {request.network} are trained, at rates "
+        f"up to {plan.schedule.peak:.2g} and timesteps {level.lowest * 1000:g} to {level.highest * 1000:g}. "
         f"{examples.batches_per_epoch} batches are an epoch, {request.steps} steps {epochs:.1f} of them."
     )
 
@@ -181,49 +186,3 @@ def _hint(plan: TrainingPlan) -> ResumeHint:
         f"{kept}: the same command with --resume goes on from there.",
         f"{kept}: the same call with resume=True goes on from there.",
     )
-
-
-def result_path(plan: TrainingPlan, step: int | None = None) -> Path:
-    """Where a result goes: that of some step, or the final one."""
-    request = plan.request
-    expert = "" if plan.transformer == "model" else f"_{plan.transformer}"
-    of_step = "" if step is None else f"-step{step:06}"
-    ending = ".safetensors" if plan.adapter and request.export != "peft" else ""
-    return request.output_dir / f"{request.output_name}{expert}{of_step}{ending}"
-
-
-def write_result(plan: TrainingPlan, values: Values, step: int | None = None) -> Path:
-    """Write what is trained so far; raises as `write_adapter` and `write_model`."""
-    path = result_path(plan, step)
-    if plan.adapter is None:
-        return write_model(path, plan.model, plan.transformer, values)
-    names = AdapterNames(plan.adapter, plan.network, plan.transformer)
-    return write_adapter(path, names, values, plan.request.export, describe_result(plan, step))
-
-
-def describe_result(plan: TrainingPlan, step: int | None) -> Metadata:
-    """Texts for the header of a result."""
-    request, adapter = plan.request, plan.adapter
-    assert adapter is not None
-    options = {name: str(getattr(request, name)) for name in options_of(TrainRequest)}
-    return {
-        "format": "pt",
-        "modelspec.title": request.output_name,
-        "modelspec.architecture": f"{plan.config.variant}/{request.network}",
-        "mlx_video.base_model": f"{plan.config.variant}, {plan.model.transformers[plan.transformer].name}",
-        "mlx_video.dataset": plan.dataset,
-        "mlx_video.steps": str(request.steps if step is None else step),
-        "mlx_video.training": json.dumps(options),
-        "mlx_video.version": __version__,
-    }
-
-
-def remove_older_results(plan: TrainingPlan) -> None:
-    """Remove all but the newest results of steps."""
-    name = result_path(plan, 0).name.replace("000000", "*")
-    found = sorted(plan.request.output_dir.glob(name))
-    for path in found[: len(found) - plan.request.keep_last] if plan.request.keep_last else found:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()

@@ -39,7 +39,7 @@ class Trainable:
     def value(self, name: str) -> mx.array:
         """Value of one parameter."""
         module, leaf = self._places[name]
-        return module[leaf]  # type: ignore[no-any-return]
+        return module[leaf]
 
     def values(self) -> Values:
         """Values of all parameters."""
