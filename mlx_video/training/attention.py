@@ -19,8 +19,6 @@ def attend_for_training(queries: mx.array, keys: mx.array, values: mx.array, sit
 
     Args:
         queries, keys, values, site: as for :data:`mlx_video.models.block_context.Attention`.
-
-    Source: arXiv 2205.14135, section 3.1: the gradient from the sum of each row of dO · O.
     """
     scale = site.layer.scale
 
@@ -30,9 +28,9 @@ def attend_for_training(queries: mx.array, keys: mx.array, values: mx.array, sit
 
     @attend.vjp
     def gradients(
-        primals: tuple[mx.array, mx.array, mx.array], cotangent: mx.array, mixed: mx.array
+        primals: tuple[mx.array, mx.array, mx.array], cotangent: mx.array, _: mx.array
     ) -> tuple[mx.array, mx.array, mx.array]:
-        return _mix_back(*primals, cotangent, mixed, scale)
+        return _mix_back(*primals, cotangent, scale)
 
     return attend(queries, keys, values)  # type: ignore[return-value]
 
@@ -54,27 +52,29 @@ def _weights(queries: mx.array, turned_keys: mx.array, scale: float) -> mx.array
 
 
 def _mix_back(
-    queries: mx.array, keys: mx.array, values: mx.array, cotangent: mx.array, mixed: mx.array, scale: float
+    queries: mx.array, keys: mx.array, values: mx.array, cotangent: mx.array, scale: float
 ) -> tuple[mx.array, mx.array, mx.array]:
     """Gradients of queries, keys and values; sums over queries are float32."""
     turned = mx.contiguous(keys.swapaxes(-1, -2))
-    turned_values = mx.contiguous(values.swapaxes(-1, -2))
+    # What all values share does not count, since the weights of a row are one together. Left in, it would
+    # cancel in the end, and ten times the rounding remain where most keys are those of padding.
+    shared = values.astype(mx.float32).mean(axis=-2, keepdims=True).astype(values.dtype)
+    turned_values = mx.contiguous((values - shared).swapaxes(-1, -2))
     sums = [mx.zeros(keys.shape), mx.zeros(values.shape)]
 
-    def back(part: mx.array, gradient: mx.array, result: mx.array) -> mx.array:
+    def back(part: mx.array, gradient: mx.array) -> mx.array:
         weights = _weights(part, turned, scale)
-        wide = gradient.astype(mx.float32)
         sums[1] = sums[1] + (weights.swapaxes(-1, -2).astype(gradient.dtype) @ gradient).astype(mx.float32)
-        rows = (wide * result.astype(mx.float32)).sum(axis=-1, keepdims=True)
-        of_scores = weights * ((gradient @ turned_values).astype(mx.float32) - rows) * scale
-        of_scores = of_scores.astype(part.dtype)
+        of_weights = (gradient @ turned_values).astype(mx.float32)
+        rows = (weights * of_weights).sum(axis=-1, keepdims=True)
+        of_scores = (weights * (of_weights - rows) * scale).astype(part.dtype)
         sums[0] = sums[0] + (of_scores.swapaxes(-1, -2) @ part).astype(mx.float32)
         # Tied to the sums, on which the next chunk waits.
         own = of_scores @ keys
         own, sums[0], sums[1] = mx.depends([own, sums[0], sums[1]], [own, sums[0], sums[1]])
         return own
 
-    of_queries = _chunk_by_chunk(back, keys.shape[1] * keys.shape[2], queries, cotangent, mixed)
+    of_queries = _chunk_by_chunk(back, keys.shape[1] * keys.shape[2], queries, cotangent)
     return of_queries, sums[0].astype(keys.dtype), sums[1].astype(values.dtype)
 
 
