@@ -48,20 +48,22 @@ def find_layers(
 
     Args:
         network, config: of the transformer.
-        targets: what the path of a layer ends with, or regular expressions of whole paths, in the names of a
-            converted file or with the official `ffn.0` and `ffn.2`; none for the default.
+        targets: what the path of a layer ends with, or regular expressions of whole paths, in the official
+            names or those of a converted file; none for the default.
 
     Raises:
         RequestError: a target fits no layer.
     """
     layers: dict[str, Shape] = {}
+    spellings: dict[str, tuple[str, str]] = {}
     for official, shape in network.tensors(config).items():
         name, _ = apply_rules(official, network.rules)
         if official.endswith(".weight") and len(shape) == 2 and name is not None:
-            layers[name.removesuffix(".weight")] = shape
+            path = name.removesuffix(".weight")
+            layers[path], spellings[path] = shape, (path, official.removesuffix(".weight"))
     chosen: set[str] = set()
     for target in targets or (DEFAULT_LAYERS,):
-        found = {path for path in layers if _fits(target, path)}
+        found = {path for path in layers if _fits(target, spellings[path])}
         if not found:
             ends = sorted({re.sub(r"^\w*blocks\.\d+\.", "", path) for path in layers})
             raise RequestError(
@@ -71,12 +73,11 @@ def find_layers(
     return {path: shape for path, shape in layers.items() if path in chosen}
 
 
-def _fits(target: str, path: str) -> bool:
-    official = path.replace("ffn.fc1", "ffn.0").replace("ffn.fc2", "ffn.2")
-    if any(name == target or name.endswith(f".{target}") for name in (path, official)):
+def _fits(target: str, spellings: Iterable[str]) -> bool:
+    if any(f".{name}".endswith(f".{target}") for name in spellings):
         return True
     try:
-        return re.fullmatch(target, path) is not None
+        return any(re.fullmatch(target, name) for name in spellings)
     except re.error:
         return False
 
