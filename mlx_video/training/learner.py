@@ -108,16 +108,16 @@ class Learner:
         self._silent -= {name for name in self._silent if mx.any(gradients[name] != 0).item()}
         if self.state.step != self._patience:
             return
+        if zeros := sorted(self._find_zeros(self.state.values)):
+            raise TrainingError(
+                f"after {self.state.step} steps {zeros[0]} and {len(zeros) - 1} others are still zero: the "
+                "adapter changes nothing. Raise --learning-rate."
+            )
         if self._silent:
             raise TrainingError(
                 f"after {self.state.step} steps no gradient has reached {len(self._silent)} of "
                 f"{len(gradients)} trained parameters, first {min(self._silent)}. "
                 "Leave them out with --target-modules."
-            )
-        if zeros := sorted(self._find_zeros(self.state.values)):
-            raise TrainingError(
-                f"after {self.state.step} steps {zeros[0]} and {len(zeros) - 1} others are still zero: the "
-                "adapter changes nothing. Raise --learning-rate."
             )
 
     def _find_zeros(self, values: Values) -> Iterable[str]:

@@ -31,6 +31,10 @@ CAREFUL = 0.1
 WARM_UP_SHARE = 20
 
 
+_SETTLED = ("steps", "learning_rate", "schedule", "warm_up_steps", "init_lora")
+"""Options that stand in a training's identity as what follows from them, or count at its beginning alone."""
+
+
 @dataclass(frozen=True, slots=True)
 class TrainingPlan:
     """One training.
@@ -70,7 +74,7 @@ class TrainingPlan:
         own = {
             option.flag: str(getattr(self.request, name))
             for name, option in declared
-            if option.affects == "latents" and name not in ("steps", "init_lora")
+            if option.affects == "latents" and name not in _SETTLED
         }
         file = self.model.transformers[self.transformer]
         schedule = self.schedule

@@ -1,4 +1,4 @@
-"""Gradients are the same whether blocks are kept, checkpointed or streamed, and weights dense or quantized."""
+"""Gradients are the same whether blocks are kept, checkpointed or streamed, weights dense or quantized."""
 
 from __future__ import annotations
 
