@@ -45,13 +45,11 @@ class AdapterNames:
     Args:
         plan: of the adapter.
         network: that it is for.
-        transformer: name of its role.
     """
 
-    def __init__(self, plan: AdapterPlan, network: TransformerNetwork, transformer: str) -> None:
+    def __init__(self, plan: AdapterPlan, network: TransformerNetwork) -> None:
         self.plan = plan
         self.network = network
-        self.transformer = transformer
 
     def tensors(self, values: Values, export: ExportName) -> Values:
         """The file's tensors.
@@ -77,10 +75,7 @@ class AdapterNames:
 
     def _spellings(self) -> Mapping[ExportName, tuple[Callable[[str], str], Mapping[str, str], bool]]:
         """Tool → how it spells a layer and its factors, and whether it has tensors for alpha."""
-        network, second = (
-            self.network,
-            "transformer_2." if self.transformer == "low_noise" else "transformer.",
-        )
+        network = self.network
         kohya = {"lora_A.weight": "lora_down.weight", "lora_B.weight": "lora_up.weight"}
         return {
             "comfyui": (lambda path: f"diffusion_model.{official_path(path, network)}", {}, True),
@@ -90,7 +85,7 @@ class AdapterNames:
                 True,
             ),
             "peft": (lambda path: f"base_model.model.{official_path(path, network)}", {}, False),
-            "diffusers": (lambda path: f"{second}{_diffusers_path(path, network)}", {}, False),
+            "diffusers": (lambda path: f"transformer.{_diffusers_path(path, network)}", {}, False),
         }
 
 

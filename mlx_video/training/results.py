@@ -35,7 +35,7 @@ def write_result(plan: TrainingPlan, dataset: str, values: Values, step: int | N
     path = result_path(plan, step)
     if plan.adapter is None:
         return write_model(path, plan.model, plan.transformer, values)
-    names = AdapterNames(plan.adapter, plan.network, plan.transformer)
+    names = AdapterNames(plan.adapter, plan.network)
     return write_adapter(path, names, values, plan.request.export, describe_result(plan, dataset, step))
 
 
