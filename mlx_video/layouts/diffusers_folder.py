@@ -60,7 +60,9 @@ _SIZE_KEYS = MappingProxyType(
     }
 )
 # What every Wan network has; another value makes another network of the same tensors.
-_TRANSFORMER_CONSTANTS = MappingProxyType({"qk_norm": "rms_norm_across_heads", "cross_attn_norm": True, "reference_train_mode": None})
+_TRANSFORMER_CONSTANTS = MappingProxyType(
+    {"qk_norm": "rms_norm_across_heads", "cross_attn_norm": True, "reference_train_mode": None}
+)
 _ADVICE = MappingProxyType(
     {
         "transformer": "It is the model itself; download the whole repository.",

@@ -53,7 +53,8 @@ class Theirs:
     def __init__(self) -> None:
         dit, mot = load_models("wan_video_dit", "wan_video_mot")
         sizes = {
-            "dim": CONFIG.dim, "in_dim": CONFIG.in_dim, "ffn_dim": CONFIG.ffn_dim, "text_dim": CONFIG.text_dim,
+            "dim": CONFIG.dim, "in_dim": CONFIG.in_dim, "ffn_dim": CONFIG.ffn_dim,
+            "text_dim": CONFIG.text_dim,
             "freq_dim": CONFIG.freq_dim, "eps": CONFIG.eps, "patch_size": CONFIG.patch_size,
             "num_heads": CONFIG.num_heads, "has_image_input": True,
         }  # fmt: skip
@@ -127,7 +128,9 @@ def ours() -> MoTTransformer:
     return load(MoTTransformer(CONFIG), ARRAYS, (*MOT_RULES, *WAN_RULES), mx.float32)
 
 
-def predict(ours: MoTTransformer, reference: np.ndarray = REFERENCE, caption: np.ndarray = CAPTION) -> mx.array:
+def predict(
+    ours: MoTTransformer, reference: np.ndarray = REFERENCE, caption: np.ndarray = CAPTION
+) -> mx.array:
     one = Pass(ours.project_text(mx.array(CONTEXT), mx.array(ONE_IMAGE)))
     one = ReferencePrompts(mx.array(caption))(ours, one)
     one = ReferenceVideo(mx.array(reference), mx.array(REFERENCE_IMAGE))(ours, one)
