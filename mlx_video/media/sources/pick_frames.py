@@ -26,12 +26,16 @@ class Picking:
         fps: frames per second that they are to be shown at.
         video_fps: rate of the video where the user states it; None believes the video, and takes frames one
             by one where it does not tell.
+        is_whole: whether frames at even distances from its first to its last are taken, whatever the rates.
+        first: the frame that is picked first, of those that could be from the beginning.
     """
 
     field: str
     num_frames: int
     fps: float
     video_fps: float | None = None
+    is_whole: bool = False
+    first: int = 0
 
     def rate_of(self, video: SourceVideo) -> float:
         """Frames per second of a video."""
@@ -43,7 +47,7 @@ class Picking:
 
     def frames_needed(self, video: SourceVideo) -> int:
         """How many frames of a video are gone through until the last is picked."""
-        return math.floor((self.num_frames - 1) * self.step(video) + _SLACK) + 1
+        return math.floor((self.first + self.num_frames - 1) * self.step(video) + _SLACK) + 1
 
 
 def pick_frames(video: SourceVideo, picking: Picking) -> Iterator[np.ndarray]:
@@ -60,16 +64,44 @@ def pick_frames(video: SourceVideo, picking: Picking) -> Iterator[np.ndarray]:
         RequestError: the video is too short.
         MediaError: it cannot be read.
     """
-    step = picking.step(video)
-    taken, end, count = 0, 0.0, 0
+    if picking.is_whole:
+        yield from _pick_evenly(video, picking.num_frames)
+        return
+    step, last = picking.step(video), picking.first + picking.num_frames
+    passed, end, count = 0, 0.0, 0
     for frame, length in video.read():
         end, count = end + length, count + 1
-        while taken < picking.num_frames and taken * step < end - _SLACK:
-            yield frame
-            taken += 1
-        if taken == picking.num_frames:
+        while passed < last and passed * step < end - _SLACK:
+            if passed >= picking.first:
+                yield frame
+            passed += 1
+        if passed == last:
             return
-    raise _too_short(video, picking, taken, count)
+    raise _too_short(video, picking, passed, count)
+
+
+def _pick_evenly(video: SourceVideo, num_frames: int) -> Iterator[np.ndarray]:
+    """Frames at even distances; some come several times where the video has fewer.
+
+    Source: bytedance/Video-As-Prompt diffusers pipeline_wan_i2v_mot.py, __call__ (frames_selection).
+    """
+    last = sum(1 for _ in video.read()) - 1
+    wanted = even_numbers(last, num_frames)
+    for number, (frame, _) in enumerate(video.read()):
+        for _ in range(int(np.count_nonzero(wanted == number))):
+            yield frame
+
+
+def even_numbers(last: int, count: int) -> np.ndarray:
+    """Whole numbers [count] from 0 to `last` at even distances, rounded down from torch's float32 values.
+
+    Source: PyTorch aten/src/ATen/native/cpu/RangeFactoriesKernel.cpp, linspace_kernel.
+    """
+    places, steps = np.arange(count), max(count - 1, 1)
+    step = np.float64(np.float32(last) / np.float32(steps))
+    # From both ends, so that each end is exact; product and difference are rounded together.
+    values = np.where(places < count // 2, step * places, last - step * (steps - places))
+    return values.astype(np.float32).astype(int)
 
 
 def pick_all(video: SourceVideo, fps: float, video_fps: float | None = None) -> Iterator[np.ndarray]:
@@ -100,13 +132,17 @@ def check_length(video: SourceVideo, picking: Picking) -> tuple[Notice, ...]:
     Raises:
         RequestError, MediaError: as :func:`pick_frames`.
     """
+    if picking.is_whole:
+        count = sum(1 for _ in video.read())
+        picked = f"{picking.num_frames} of its {count} frames are picked at even distances."
+        return (*video.notices, *([] if count == picking.num_frames else [Notice(f"{video.name}: {picked}")]))
     needed, end, count = picking.frames_needed(video), 0.0, 0
     for _, length in video.read():
         end, count = end + length, count + 1
         if end > needed + _SLACK:
             break
     taken = math.ceil((end - _SLACK) / picking.step(video))
-    if taken < picking.num_frames:
+    if taken < picking.first + picking.num_frames:
         raise _too_short(video, picking, taken, count)
     return (*video.notices, *_describe_picking(video, picking, is_longer=end > needed + _SLACK))
 
@@ -126,9 +162,10 @@ def _describe_picking(video: SourceVideo, picking: Picking, *, is_longer: bool) 
 def _too_short(video: SourceVideo, picking: Picking, taken: int, count: int) -> RequestError:
     rate, needed = picking.rate_of(video), picking.frames_needed(video)
     at_rate = f" at {rate:g} per second" if abs(rate - picking.fps) > _SLACK else ""
+    last = picking.first + picking.num_frames
     nearest = (taken - 1) // 4 * 4 + 1
     return RequestError(
         picking.field,
-        f"{video.name} has {count} frames{at_rate}, {needed} are needed for {picking.num_frames} at "
+        f"{video.name} has {count} frames{at_rate}, {needed} are needed for {last} at "
         f"{picking.fps:g} per second. Give a longer video, or --num-frames {nearest}.",
     )
