@@ -10,8 +10,8 @@ from mlx_video.models.block_context import AttentionSite
 from mlx_video.models.dispatch import TILE, current_limits
 from mlx_video.models.elementwise import on_gpu
 
-CHUNK_SCORES = 2**25
-"""Numbers of one chunk's scores, of which three such arrays exist at once."""
+CHUNK_SCORES = 2**24
+"""Numbers of one chunk's scores, of which a few such arrays exist at once."""
 
 
 def attend_for_training(queries: mx.array, keys: mx.array, values: mx.array, site: AttentionSite) -> mx.array:

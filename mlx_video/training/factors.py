@@ -59,18 +59,24 @@ class FactorKind:
             that is the layer's `unmerged`.
         trained: its arrays that are trained, name in the module → how the name in a ComfyUI file ends.
         zero: the one that is zero at first.
+        pairs: of low-rank matrices.
     """
 
     build: Callable[[int, int, int, float, Draw], nn.Module]
     trained: Mapping[str, str]
     zero: str
+    pairs: int = 1
+
+    def shapes(self, rows: int, columns: int, rank: int) -> tuple[tuple[int, int], ...]:
+        """Shapes of the trained arrays of a layer."""
+        return ((rows, rank), (rank, columns)) * self.pairs
 
 
 _HADA = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
 KINDS: Mapping[NetworkKind, FactorKind] = MappingProxyType(
     {
         "lora": FactorKind(LowRankFactors, {"down": "lora_A.weight", "up": "lora_B.weight"}, "up"),
-        "loha": FactorKind(HadamardFactors, {name: name for name in _HADA}, "hada_w2_a"),
+        "loha": FactorKind(HadamardFactors, {name: name for name in _HADA}, "hada_w2_a", pairs=2),
     }
 )
 """By name of the network."""

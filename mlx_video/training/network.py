@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from mlx_video.loading.streamed_transformer import open_streamed_transformer
 from mlx_video.models.block_order import BlockName
 from mlx_video.training.adapter import Adapter
 from mlx_video.training.gradients import Gradients, resident_gradients, streamed_gradients
-from mlx_video.training.plan import TrainingPlan
+from mlx_video.training.plan import TrainingPlan, fits_parameter
 from mlx_video.training.trainable import Trainable
 
 
@@ -92,22 +91,14 @@ def own_weights(transformer: nn.Module, targets: tuple[str, ...]) -> Trainable:
     modules = dict(transformer.named_modules())
     parameters: list[tuple[str, mx.array]] = tree_flatten(transformer.parameters())  # type: ignore[assignment]
     names = [name for name, _ in parameters]
-    chosen = [name for name in names if not targets or any(_fits(target, name) for target in targets)]
+    chosen = [
+        name for name in names if not targets or any(fits_parameter(target, name) for target in targets)
+    ]
     for target in targets:
-        if not any(_fits(target, name) for name in chosen):
+        if not any(fits_parameter(target, name) for name in chosen):
             raise RequestError("target_modules", f"{target}: fits no parameter, such as {names[0]}.")
     places: dict[str, tuple[nn.Module, str]] = {}
     for name in chosen:
         path, _, leaf = name.rpartition(".")
         places[name] = modules[path], leaf
     return Trainable(places)
-
-
-def _fits(target: str, name: str) -> bool:
-    layer = name.removesuffix(".weight").removesuffix(".bias")
-    if name.startswith(f"{target}.") or any(f".{each}".endswith(f".{target}") for each in (name, layer)):
-        return True
-    try:
-        return re.fullmatch(target, name) is not None
-    except re.error:
-        return False

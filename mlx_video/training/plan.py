@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,11 @@ class TrainingPlan:
     drawing: Drawing
     streams: bool = False
 
+    def trains(self, name: str) -> bool:
+        """Whether a parameter of the transformer is trained, where its own weights are."""
+        targets = self.request.target_modules
+        return not targets or any(fits_parameter(target, name) for target in targets)
+
     @property
     def network(self) -> TransformerNetwork:
         """What the transformer is."""
@@ -81,6 +87,17 @@ class TrainingPlan:
         course = "" if schedule.name == "constant" else f" over {schedule.steps} steps"
         own["learning rate"] = f"{schedule.peak:g}, {schedule.name}{course}, warm-up {schedule.warm_up}"
         return own | {"dataset": examples.identity, file.name: fingerprint_weights(file)}
+
+
+def fits_parameter(target: str, name: str) -> bool:
+    """Whether a target names a parameter: by a beginning or an end of its name, or a regular expression."""
+    layer = name.removesuffix(".weight").removesuffix(".bias")
+    if name.startswith(f"{target}.") or any(f".{each}".endswith(f".{target}") for each in (name, layer)):
+        return True
+    try:
+        return re.fullmatch(target, name) is not None
+    except re.error:
+        return False
 
 
 def plan_training(request: TrainRequest, model: ModelFolder, config: ModelConfig) -> TrainingPlan:

@@ -1,0 +1,237 @@
+"""How many bytes a training takes, and whether its blocks stay in memory or are streamed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from mlx_video.config import TransformerConfig
+from mlx_video.errors import MemoryBudgetError, RequestError
+from mlx_video.loading.open_parts import open_transformer
+from mlx_video.models.peak import WIDE, Peak
+from mlx_video.planning.budget import GB
+from mlx_video.planning.choices import MemoryChoices
+from mlx_video.planning.memory_plan import Host, MemoryPlan, StagePlan
+from mlx_video.planning.stage_peaks import weight_bytes_in_use
+from mlx_video.planning.weight_bytes import WeightBytes, weigh
+from mlx_video.request.train import TrainRequest
+from mlx_video.training.attention import CHUNK_SCORES
+from mlx_video.training.factors import KINDS, FactorKind
+from mlx_video.training.plan import TrainingPlan
+
+STAGE = "training"
+
+# Arrays of a block on its way back that exist together, as measured on a CPU: of all tokens at the
+# transformer's width and at the feed-forward's, and of the text's at the transformer's.
+_STREAM_ARRAYS, _HIDDEN_ARRAYS, _TEXT_ARRAYS = 6.0, 10.0, 35.0
+_SCORE_ARRAYS, _SCORE_ARRAYS_AHEAD = 4.5, 12.0
+"""Scores of a chunk of attention; and where there are many chunks, those that MLX schedules ahead."""
+_SAVED_STREAM_ARRAYS, _SAVED_HIDDEN_ARRAYS = 12.0, 4.0
+"""The same of what a block leaves where activations are kept."""
+_WEIGHT_COPIES = 2.6
+"""Float32 copies of the largest weight, where weights are of another type than products."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSize:
+    """What decides the memory of a training.
+
+    Attributes:
+        config: of the transformer.
+        weights: of its file.
+        num_tokens: of the largest example.
+        image_tokens: that cross-attention reads besides the text.
+        trained: numbers that are trained.
+        optimizer_numbers: that the optimizer keeps.
+        trained_bytes: of one trained number.
+        request: of the user.
+    """
+
+    config: TransformerConfig
+    weights: WeightBytes
+    num_tokens: int
+    image_tokens: int
+    trained: int
+    optimizer_numbers: int
+    trained_bytes: int
+    request: TrainRequest
+
+
+def measure_training(plan: TrainingPlan, num_tokens: int, image_tokens: int = 0) -> TrainingSize:
+    """The size of a training.
+
+    Args:
+        plan: of it.
+        num_tokens: of its largest example.
+        image_tokens: that its examples have.
+
+    Raises:
+        CheckpointError: the transformer's file is damaged.
+    """
+    with open_transformer(plan.model.transformers[plan.transformer]) as source:
+        infos = tuple(source.infos.values())
+    weights = weigh(infos, plan.network.block_order(plan.config.transformer))
+    if plan.config.quantization is not None:
+        weights = replace(weights, bits=plan.config.quantization.bits)
+    if plan.adapter is None:
+        # All of it is trained in float32, and so are those of its weights that are not.
+        shapes = [info.shape for info in infos if plan.trains(info.name)]
+        widened = WIDE / weights.number_bytes
+        weights = replace(
+            weights,
+            blocks=tuple(int(widened * each) for each in weights.blocks),
+            others=int(widened * weights.others),
+            number_bytes=WIDE,
+        )
+    else:
+        shapes = list(_factor_shapes(KINDS[plan.adapter.kind], plan))
+    optimizer = sum(map(_OPTIMIZER_NUMBERS[plan.request.optimizer], shapes))
+    return TrainingSize(
+        plan.config.transformer,
+        weights,
+        num_tokens,
+        image_tokens,
+        sum(map(math.prod, shapes)),
+        optimizer,
+        WIDE if plan.adapter is None else plan.adapter.dtype.size,
+        plan.request,
+    )
+
+
+Shape = tuple[int, ...]
+
+
+def _factor_shapes(kind: FactorKind, plan: TrainingPlan) -> Iterator[Shape]:
+    assert plan.adapter is not None
+    for rows, columns in plan.adapter.layers.values():
+        yield from kind.shapes(rows, columns, plan.adapter.rank)
+
+
+def _factored(shape: Shape) -> int:
+    """Adafactor keeps sums of rows and of columns."""
+    return sum(shape[-2:]) * math.prod(shape[:-2]) if len(shape) > 1 else math.prod(shape)
+
+
+_OPTIMIZER_NUMBERS = {"adamw": lambda shape: 2 * math.prod(shape), "lion": math.prod, "adafactor": _factored}
+
+
+def training_peak(size: TrainingSize, host: Host, *, streams: bool) -> Peak:
+    """Peak of a training.
+
+    Args:
+        size: of it.
+        host: where it runs.
+        streams: whether its blocks are read as they are needed.
+    """
+    weights, request = size.weights, size.request
+    values, state = (count * size.trained_bytes for count in (size.trained, size.optimizer_numbers))
+    average = values if request.ema else 0
+    held = weight_bytes_in_use(weights, 0 if streams else None)
+    held += state + average + (0 if request.network == "full" else values)
+    compute = weights.number_bytes if host.machine.on_gpu else WIDE
+    # Sums of the examples before, gradients of this one, and the sums that include them.
+    gradients = values * (3 if request.gradient_accumulation > 1 else 2)
+    descending = _block_bytes(size, host, compute) + _kept_bytes(size, compute) + gradients
+    # The next values, state and average beside the last; gradients, and what they are cut to.
+    updating = 4 * values + state + average
+    needed, usual = (
+        max(descending + arrays * _chunk_bytes(size), updating)
+        for arrays in (_SCORE_ARRAYS, _SCORE_ARRAYS_AHEAD if _has_chunks(size) else _SCORE_ARRAYS)
+    )
+    return Peak(int(needed), int(usual)).beside(held)
+
+
+def _count_scores(size: TrainingSize) -> int:
+    config = size.config
+    return config.num_heads * size.num_tokens * max(size.num_tokens, config.text_len + size.image_tokens)
+
+
+def _has_chunks(size: TrainingSize) -> bool:
+    return _count_scores(size) > CHUNK_SCORES
+
+
+def _chunk_bytes(size: TrainingSize) -> int:
+    return min(_count_scores(size), CHUNK_SCORES) * WIDE
+
+
+def _block_bytes(size: TrainingSize, host: Host, compute: int) -> int:
+    """Of one block on the way back, without scores."""
+    config, tokens = size.config, size.num_tokens
+    text = config.text_len + size.image_tokens
+    arrays = tokens * (_STREAM_ARRAYS * config.dim + _HIDDEN_ARRAYS * config.ffn_dim)
+    arrays += _TEXT_ARRAYS * text * config.dim
+    copies = 0.0
+    if not host.machine.on_gpu and (size.weights.bits is not None or size.weights.number_bytes != WIDE):
+        copies = _WEIGHT_COPIES * config.dim * config.ffn_dim * WIDE
+    return int(arrays * compute + copies)
+
+
+def _kept_bytes(size: TrainingSize, compute: int) -> int:
+    """Of all blocks: what enters each, or all that each has computed."""
+    config = size.config
+    if size.request.gradient_checkpointing:
+        return len(size.weights.blocks) * size.num_tokens * config.dim * WIDE
+    saved = _SAVED_STREAM_ARRAYS * config.dim + _SAVED_HIDDEN_ARRAYS * config.ffn_dim
+    return int(len(size.weights.blocks) * size.num_tokens * saved * compute)
+
+
+def plan_memory(plan: TrainingPlan, size: TrainingSize, host: Host) -> MemoryPlan:
+    """Choose whether blocks stay in memory; they do where they fit and the user does not say otherwise.
+
+    Args:
+        plan: of the training.
+        size: of it.
+        host: where it runs.
+
+    Raises:
+        RequestError: streaming is asked for, and not possible.
+    """
+    choices = {"on": (True,), "off": (False,), "auto": (False, True)}[plan.request.stream]
+    obstacle = find_obstacle(plan)
+    if obstacle and choices == (True,):
+        raise RequestError("stream", f"on: {obstacle}. Leave it out.")
+    for streams in choices if obstacle is None else (False,):
+        stage = _stage(size, host, streams=streams)
+        if stage.fits(host.budget):
+            break
+    return MemoryPlan(host, MemoryChoices(resident_blocks=0 if streams else None), (stage,))
+
+
+def find_obstacle(plan: TrainingPlan) -> str | None:
+    """Why the blocks of a training cannot be streamed; None where they can."""
+    if plan.adapter is None:
+        return "the transformer's own weights change, and so stay in memory"
+    if len(plan.network.block_order(plan.config.transformer)) != plan.config.transformer.num_layers:
+        return "blocks beside the main ones stay in memory while they are trained with"
+    return None
+
+
+def _stage(size: TrainingSize, host: Host, *, streams: bool) -> StagePlan:
+    peak, count = training_peak(size, host, streams=streams), len(size.weights.blocks)
+    blocks = f"{count} blocks, streamed" if streams else f"all {count} blocks"
+    what = "all weights in float32" if size.request.network == "full" else f"{size.request.network} beside it"
+    read = 2 * sum(size.weights.blocks) if streams else 0
+    return StagePlan(STAGE, f"transformer, {blocks}; {what}", peak, peak.within(host.budget.nbytes), read)
+
+
+def refuse_misfit(memory: MemoryPlan, size: TrainingSize) -> None:
+    """Refuse a training that needs more than there is.
+
+    Raises:
+        MemoryBudgetError: it does; names what would take less.
+    """
+    if not memory.misfits:
+        return
+    (stage,), budget = memory.misfits, memory.host.budget
+    cures = ["--memory-limit", "examples of a lower resolution or fewer frames"]
+    if not size.request.gradient_checkpointing:
+        cures.insert(0, "gradient checkpointing")
+    if size.request.network == "full":
+        cures.append("--network lora, or fewer parameters by --target-modules")
+    elif size.weights.bits is None:
+        cures.append("a model converted with --quantize")
+    raise MemoryBudgetError(
+        f"{stage.name} needs {stage.peak.needed / GB:.3g} GB ({stage.holds}), the budget is "
+        f"{budget.nbytes / GB:.3g} GB ({budget.reason}). What takes less, or allows more: {'; '.join(cures)}."
+    )
