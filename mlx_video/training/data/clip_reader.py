@@ -61,7 +61,8 @@ def measure_clip(video: SourceVideo, rule: FrameRule, model_fps: float) -> ClipF
     """
     count, width, height = 0, 0, 0
     for frame in rule.take(video, model_fps):
-        height, width = frame.shape[:2]
+        if not count:  # of pictures in a folder the first decides
+            height, width = frame.shape[:2]
         count += 1
         if count > MOST_FRAMES:
             raise DatasetError(f"{video.name}: has more than {MOST_FRAMES:,} frames. Cut it into clips.")
