@@ -15,7 +15,9 @@ from mlx_video.training.data.clip_reader import ClipFacts, measure_clip, open_cl
 from mlx_video.training.data.clips import Clip, Dataset, Given, Table
 from mlx_video.training.data.content_digest import digest_content, digest_value
 from mlx_video.training.data.frame_windows import Window
-from mlx_video.training.data.model_inputs import OwnFrames, choose_own_frames, find_inputs
+from mlx_video.training.data.input_names import read_extra_inputs
+from mlx_video.training.data.model_inputs import OwnFrames, choose_own_frames, find_inputs, named_files
+from mlx_video.variants.registry import find_variant
 from mlx_video.variants.variant import Variant
 
 FACTS_FOLDER = "clips"
@@ -43,6 +45,15 @@ class Learner:
     def multiple(self) -> Size:
         """What widths and heights are multiples of."""
         return size_multiple(self.config.vae.stride, self.config.transformer.patch_size)
+
+
+def find_learner(config: ModelConfig, extra_inputs: str | None = None) -> Learner:
+    """The model that a config.json describes, and which inputs it is trained with.
+
+    Raises:
+        RequestError: --extra-inputs names something unknown.
+    """
+    return Learner(find_variant(config), config, read_extra_inputs(extra_inputs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +152,11 @@ def plan_clip(table: Table, clip: Clip, facts: ClipFacts, learner: Learner) -> I
         DatasetError: the model makes no video of its size, or takes no such input.
     """
     given = find_inputs(clip, table, learner.variant, learner.chosen)
+    for name, path in named_files(given):
+        if not path.exists():
+            raise DatasetError(
+                f"{path}: not found; it is {name} of {clip.path}, by {clip.caption_place}. Correct it there."
+            )
     try:
         size = table.sizes.choose(facts.width, facts.height, learner.multiple)
     except DatasetError as error:

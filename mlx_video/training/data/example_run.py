@@ -32,7 +32,6 @@ from mlx_video.runs.run import Run
 from mlx_video.runs.settings import ShownSize, plan_run
 from mlx_video.training.data.bucket_sizes import Size
 from mlx_video.training.data.clip_reader import open_clip, read_windows, with_last_repeated
-from mlx_video.training.data.clips import Given
 from mlx_video.training.data.example_plan import Learner, PlannedExample
 from mlx_video.training.data.fit_pixels import fit_pixels
 from mlx_video.training.data.frame_windows import Window
@@ -244,11 +243,3 @@ def _read_stretches(
         yield from read_windows(with_last_repeated(frames) if repeats else frames, windows)
     except DatasetError as error:
         raise DatasetError(f"{path}: {error} Is it shorter than {example.clip.path}?") from error
-
-
-def named_files(given: Mapping[str, Given]) -> Iterator[tuple[str, Path]]:
-    """Every file that a clip's inputs name."""
-    for name, value in sorted(given.items()):
-        for path in value if isinstance(value, tuple) else (value,):
-            if isinstance(path, Path):
-                yield name, path

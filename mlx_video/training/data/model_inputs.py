@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from mlx_video.errors import DatasetError
 from mlx_video.training.data.clips import CONTROL, Clip, Given, Table
@@ -96,3 +97,11 @@ def choose_own_frames(
             f"{variant.title} needs a first and a last frame, and a picture is one. Give clips."
         )
     return own
+
+
+def named_files(given: Mapping[str, Given]) -> Iterator[tuple[str, Path]]:
+    """Every file that a clip's inputs name."""
+    for name, value in sorted(given.items()):
+        for path in value if isinstance(value, tuple) else (value,):
+            if isinstance(path, Path):
+                yield name, path

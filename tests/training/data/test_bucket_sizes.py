@@ -53,7 +53,10 @@ def test_without_buckets_every_clip_gets_the_resolution():
 
 def test_a_model_of_larger_steps_gets_buckets_of_them():
     assert all(width % 32 == height % 32 == 0 for width, height in list_buckets(1280, 704, 32))
-    assert BucketSizes((1280, 704)).choose(1920, 1080, (32, 32)) == (1280, 704)  # 1.82 is nearer to 1.78 than 1.65
+    assert BucketSizes((1280, 704)).choose(1920, 1080, (32, 32)) == (
+        1280,
+        704,
+    )  # 1.82 is nearer to 1.78 than 1.65
 
 
 def test_clips_keep_their_size_down_to_an_area_as_in_diffsynth():
