@@ -134,6 +134,8 @@ def survey_dataset(dataset: Dataset, learner: Learner, *, keeps: bool) -> Work[S
 
 def _find_facts(table: Table, clip: Clip, learner: Learner, kept: Survey | None) -> ClipFacts:
     rule = table.frames
+    if not clip.path.exists():
+        raise DatasetError(f"{clip.path}: not found; {clip.caption_place} names it. Correct it there.")
 
     def measure() -> ClipFacts:
         return measure_clip(open_clip(clip.path, is_picture=clip.is_picture), rule, learner.fps)
