@@ -137,7 +137,7 @@ def _request_of(
         caption,
         width=width,
         height=height,
-        num_frames=example.window.length,
+        num_frames=None if example.table.one_frame else example.window.length,
         seed=0,
         memory_limit=memory_limit,
         **inputs,  # type: ignore[arg-type]
