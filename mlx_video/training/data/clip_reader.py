@@ -61,8 +61,7 @@ def measure_clip(video: SourceVideo, rule: FrameRule, model_fps: float) -> ClipF
     """
     count, width, height = 0, 0, 0
     for frame in rule.take(video, model_fps):
-        if not count:  # of pictures in a folder the first decides
-            height, width = frame.shape[:2]
+        height, width = frame.shape[:2]
         count += 1
         if count > MOST_FRAMES:
             raise DatasetError(f"{video.name}: has more than {MOST_FRAMES:,} frames. Cut it into clips.")

@@ -11,13 +11,15 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_video import DatasetError, WanPipeline
+from mlx_video import DatasetError, WanPipeline, convert_checkpoint
 from mlx_video.conditioning.types import Conditioning
 from mlx_video.conditioning.units import build_conditioning
 from mlx_video.latents.encode import encode_video
+from mlx_video.loading.components import open_model
 from mlx_video.loading.vae_halves import load_vae_encoder
 from mlx_video.media.resize import to_unit_range
 from mlx_video.runs.stages import denoise
+from tests.fixtures.tiny_variants import TINY_VARIANTS, write_motion_controller
 from tests.training.data.clip_files import draw_frames, write_picture, write_pictures
 from tests.training.data.tiny_learners import cache, convert_tiny
 
@@ -68,6 +70,9 @@ CASES = {
         ("vace_video", "vace_video_mask", "vace_reference_image"),
     ),
 }  # fmt: skip
+
+
+SPEED = Case("wan2.1-t2v-1.3b", {"motion_bucket_id": 60}, ("motion_bucket_id",))
 
 
 @pytest.fixture(scope="module")
@@ -248,3 +253,17 @@ def test_what_a_model_does_not_take_is_told(models, tmp_path: Path):
         DatasetError, match="needs a first and a last frame, and a picture is one. Give clips"
     ):
         cache(models["wan2.1-flf2v-14b"], dataset_config=path, **SIZE)
+
+
+def test_how_much_moves_is_told_as_in_a_run(models, tmp_path: Path, monkeypatch):
+    original = models["wan2.1-t2v-1.3b"][0].path.parent / "original" / "wan2.1-t2v-1.3b"
+    write_motion_controller(
+        tmp_path / "speed.safetensors", TINY_VARIANTS["wan2.1-t2v-1.3b"].sizes.transformer.dim
+    )
+    folder = convert_checkpoint(
+        original, tmp_path / "model", dtype="float32", motion_controller=tmp_path / "speed.safetensors"
+    )
+    (example,) = cache(open_model(folder), dataset_config=write_list(tmp_path, SPEED), **SIZE).batch(0)
+    expected = conditioning_of_run(monkeypatch, folder, SPEED.given)
+    assert example.conditioning.add_ons
+    assert differences(example.conditioning, expected) == []
