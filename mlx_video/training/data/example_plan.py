@@ -16,7 +16,13 @@ from mlx_video.training.data.clips import Clip, Dataset, Given, Table
 from mlx_video.training.data.content_digest import digest_content, digest_value
 from mlx_video.training.data.frame_windows import Window
 from mlx_video.training.data.input_names import read_extra_inputs
-from mlx_video.training.data.model_inputs import OwnFrames, choose_own_frames, find_inputs, named_files
+from mlx_video.training.data.model_inputs import (
+    OwnFrames,
+    choose_own_frames,
+    find_inputs,
+    named_files,
+    refuse_lacking,
+)
 from mlx_video.variants.registry import find_variant
 from mlx_video.variants.variant import Variant
 
@@ -167,4 +173,5 @@ def plan_clip(table: Table, clip: Clip, facts: ClipFacts, learner: Learner) -> I
         own: OwnFrames = ()
         if table.one_frame is None:
             own = choose_own_frames(learner.variant, given, learner.chosen, window.length)
+        refuse_lacking(clip, table, learner.variant, {*given, *own})
         yield PlannedExample(table, clip, window, size, given, own)

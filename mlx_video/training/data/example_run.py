@@ -26,6 +26,7 @@ from mlx_video.planning.budget import GB
 from mlx_video.planning.choices import IMAGE_ENCODER, MOTION_CONTROLLER, VAE_ENCODER, MemoryChoices
 from mlx_video.planning.memory_plan import plan_encoding
 from mlx_video.request import INPUTS, GenerateRequest
+from mlx_video.runs.input_checks import check_inputs, check_parts
 from mlx_video.runs.inputs import ModelEncoders, unit_inputs
 from mlx_video.runs.memory import find_host, find_task
 from mlx_video.runs.run import Run
@@ -75,6 +76,8 @@ class Workshop:
 
     def _run_of(self, example: PlannedExample, frames: ExampleFrames, caption: str) -> Run:
         request = _request_of(example, frames, caption, self.memory_limit)
+        check_inputs(request, self.learner.variant)
+        check_parts(request, self.model)
         given = {name: getattr(request, name) for name in INPUTS}
         images = {
             name: open_image(value).pixels

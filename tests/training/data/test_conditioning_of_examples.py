@@ -179,6 +179,18 @@ def test_every_input_of_a_dataset_changes_its_examples_and_not_the_clips_latents
         assert mx.array_equal(after.latents[:, -2:], before.latents[:, -2:])
 
 
+def test_what_does_not_go_together_is_told_with_the_clip(models, tmp_path: Path):
+    path = write_list(tmp_path, CASES["a camera"])
+    model = models["wan2.1-t2v-1.3b"]
+    row = {"video": str(tmp_path / "clip"), "prompt": "x"}
+    path.write_text(json.dumps(row | {"motion_bucket_id": 50}))
+    with pytest.raises(DatasetError, match="clip frames 0-4: .*holds no motion_controller.safetensors"):
+        cache(model, dataset_config=path, **SIZE)
+    path.write_text(json.dumps(row | {"inpaint_video": str(tmp_path / "clip")}))
+    with pytest.raises(DatasetError, match="clip frames 0-4: .*needs --inpaint-video-mask beside it"):
+        cache(models["wan2.1-fun-inp"], dataset_config=path, **SIZE)
+
+
 def write_musubi(folder: Path, keys: str) -> Path:
     path = folder / "data.toml"
     path.write_text(f'[[datasets]]\ncaption_extension = ".txt"\nresolution = 32\n{keys}')
@@ -204,6 +216,8 @@ def test_one_frame_lies_among_its_controls(models, tmp_path: Path, monkeypatch, 
     in_order = [PICTURE, CLIP[0], OTHER][: len(index) + 1]
     parts = [encode_video(vae, mx.array(to_unit_range(pixels))[None]) for pixels in in_order]
     assert mx.array_equal(example.latents, mx.concatenate(parts, axis=1))
+    with pytest.raises(DatasetError, match="fp_1f_clean_indices: Wan2.1 T2V .*makes no picture among others"):
+        cache(models["wan2.1-t2v-1.3b"], dataset_config=tmp_path / "data.toml")
 
 
 @pytest.mark.parametrize(
@@ -247,6 +261,8 @@ def test_what_a_model_does_not_take_is_told(models, tmp_path: Path):
         DatasetError, match="has no reference_image, which --extra-inputs names. Add it there"
     ):
         cache(models["wan2.2-fun-a14b-control"], dataset_config=path, extra_inputs="reference_image", **SIZE)
+    with pytest.raises(DatasetError, match="needs camera_control_direction. Add the column camera_control_d"):
+        cache(models["wan2.1-fun-v1.1-control-camera"], dataset_config=path, **SIZE)
     write_picture(tmp_path / "a.png", CLIP[0])
     (tmp_path / "list.jsonl").write_text(json.dumps({"image": "a.png", "prompt": "x"}))
     with pytest.raises(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -326,3 +327,11 @@ def test_names_of_earlier_versions_count_as_those_of_today():
         f"{IMAGES}qwen_image_edit_no_resize_control = true\n",
         "no_resize_control",
     )
+
+
+def test_the_file_in_the_documentation_is_read():
+    page = Path(__file__).parents[3] / "docs" / "datasets.md"
+    (text,) = re.findall(r"^```toml\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    videos, images = read(text)
+    assert videos.frames == FrameRule("head", (1, 25, 45), source_fps=30.0)
+    assert (videos.num_repeats, images.cache_directory) == (2, Path("cache"))
