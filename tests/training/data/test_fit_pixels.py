@@ -21,6 +21,16 @@ def test_shares_of_pixels_count_by_the_area_that_is_covered():
     assert resize_area(pixels, 1, 2)[0, :, 0].tolist() == [30, 190]
 
 
+def test_shrinking_gives_opencvs_numbers():
+    pixels = (np.arange(5 * 7 * 3) * 37 % 256).astype(np.uint8).reshape(5, 7, 3)
+    # cv2.resize(pixels, (4, 3), interpolation=cv2.INTER_AREA) of OpenCV 4.
+    assert resize_area(pixels, 3, 4).tolist() == [
+        [[51, 88, 125], [168, 59, 96], [139, 176, 67], [110, 147, 184]],
+        [[66, 103, 140], [183, 73, 110], [154, 191, 81], [124, 161, 198]],
+        [[80, 117, 154], [109, 88, 125], [168, 117, 96], [139, 176, 125]],
+    ]
+
+
 def test_musubi_enlarges_with_lanczos_and_crops_the_middle():
     pixels = draw_frames(1, 20, 10)[0]
     # Scale 3.2 by the height: 64x32, of which 8 columns go on each side.
