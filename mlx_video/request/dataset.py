@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mlx_video.errors import RequestError
 from mlx_video.request.kinds import ReadPath, WrittenPath
-from mlx_video.request.option import at_least, option
+from mlx_video.request.option import at_least, check_options, option, settle_paths
 
 DATASET_GROUP = "dataset"
 _NOT_OF_TOML = "of a CSV, JSONL or folder; a TOML file says it itself"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class DatasetOptions:
     """Options of the dataset."""
 
@@ -100,3 +101,15 @@ class DatasetOptions:
         default_text="`contact-sheet.png` here",
         only_with=("inspect_dataset",),
     )
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        settle_paths(self)
+        if self.dataset_config is not None and self.dataset is not None:
+            raise RequestError(
+                "dataset", "beside --dataset-config: a training has one dataset. Give one of them."
+            )
+        if self.contact_sheet is not None and not self.inspect_dataset:
+            raise RequestError("contact_sheet", "is drawn by --inspect-dataset alone. Give that too.")
+        if self.cache_only and self.inspect_dataset:
+            raise RequestError("cache_only", "beside --inspect-dataset, which encodes nothing. Give one.")

@@ -34,16 +34,14 @@ from mlx_video.training.data.example_file import Shapes, read_shapes, write_exam
 from mlx_video.training.data.example_keys import CACHE_VERSION, describe_learner, key_of
 from mlx_video.training.data.example_plan import (
     FACTS_FOLDER,
-    Learner,
     PlannedExample,
     Survey,
+    find_learner,
     survey_dataset,
 )
 from mlx_video.training.data.example_run import Workshop, encode_example, read_frames
-from mlx_video.training.data.input_names import read_extra_inputs
-from mlx_video.training.data.model_inputs import find_unread
+from mlx_video.training.data.inspect_dataset import report_tables
 from mlx_video.training.data.read_dataset import refuse_missing_captions
-from mlx_video.variants.registry import find_variant
 
 EXAMPLES_FOLDER, CAPTIONS_FOLDER = "examples", "captions"
 CAPTIONS_AT_A_TIME = 32
@@ -84,12 +82,11 @@ def cache_dataset(
         MemoryBudgetError: an encoder needs more than there is.
     """
     refuse_missing_captions(dataset)
-    learner = Learner(find_variant(config), config, read_extra_inputs(extra_inputs))
+    learner = find_learner(config, extra_inputs)
     check_vae_encoder(model, config)
+    yield from report_tables(dataset, learner)
     for table in dataset.tables:
         _prepare_folders(table)
-        yield from map(Notice, table.notices)
-        yield from _report_unread(table, learner)
     # Without the guidance's negative prompt: no run reads these texts.
     request = GenerateRequest("", negative_prompt="", memory_limit=memory_limit)
     run = prepare_encoding(request, model, config, Session())
@@ -114,11 +111,6 @@ def _prepare_folders(table: Table) -> None:
         folder = table.cache_directory / name
         check_folder(folder)
         remove_leftovers(folder)
-
-
-def _report_unread(table: Table, learner: Learner) -> Iterator[Notice]:
-    if names := find_unread(table, learner.variant):
-        yield Notice(f"{table.name}: {learner.variant.title} does not read {', '.join(names)}.")
 
 
 def report_too_short(survey: Survey) -> Iterator[Notice]:

@@ -63,10 +63,9 @@ def read_shapes(path: Path) -> Shapes:
 
 
 def _read(path: Path) -> tuple[dict[str, mx.array], dict[str, Any]]:
-    try:
-        arrays, texts = read_arrays(path)
-    except FileNotFoundError as error:
-        raise MediaError(f"{path}: not found. The same command makes it anew.") from error
+    if not path.exists():
+        raise MediaError(f"{path}: not found. The same command makes it anew.")
+    arrays, texts = read_arrays(path)
     if LATENTS not in arrays or _STRUCTURE not in texts or texts.get(_DIGEST) != _digest(arrays):
         raise MediaError(f"{path}: damaged, its content is not what was written. The same command mends it.")
     return arrays, json.loads(texts[_STRUCTURE])

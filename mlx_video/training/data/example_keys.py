@@ -11,7 +11,7 @@ from mlx_video.formats.fingerprint import fingerprint_weights
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.training.data.content_digest import digest_content, digest_value
 from mlx_video.training.data.example_plan import Learner, PlannedExample
-from mlx_video.training.data.example_run import named_files
+from mlx_video.training.data.model_inputs import named_files
 
 CACHE_VERSION = 1
 """Of what this package makes of the same files; counted up with every change of it."""

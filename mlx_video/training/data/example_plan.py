@@ -15,7 +15,15 @@ from mlx_video.training.data.clip_reader import ClipFacts, measure_clip, open_cl
 from mlx_video.training.data.clips import Clip, Dataset, Given, Table
 from mlx_video.training.data.content_digest import digest_content, digest_value
 from mlx_video.training.data.frame_windows import Window
-from mlx_video.training.data.model_inputs import OwnFrames, choose_own_frames, find_inputs
+from mlx_video.training.data.input_names import read_extra_inputs
+from mlx_video.training.data.model_inputs import (
+    OwnFrames,
+    choose_own_frames,
+    find_inputs,
+    named_files,
+    refuse_lacking,
+)
+from mlx_video.variants.registry import find_variant
 from mlx_video.variants.variant import Variant
 
 FACTS_FOLDER = "clips"
@@ -43,6 +51,15 @@ class Learner:
     def multiple(self) -> Size:
         """What widths and heights are multiples of."""
         return size_multiple(self.config.vae.stride, self.config.transformer.patch_size)
+
+
+def find_learner(config: ModelConfig, extra_inputs: str | None = None) -> Learner:
+    """The model that a config.json describes, and which inputs it is trained with.
+
+    Raises:
+        RequestError: --extra-inputs names something unknown.
+    """
+    return Learner(find_variant(config), config, read_extra_inputs(extra_inputs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +140,8 @@ def survey_dataset(dataset: Dataset, learner: Learner, *, keeps: bool) -> Work[S
 
 def _find_facts(table: Table, clip: Clip, learner: Learner, kept: Survey | None) -> ClipFacts:
     rule = table.frames
+    if not clip.path.exists():
+        raise DatasetError(f"{clip.path}: not found; {clip.caption_place} names it. Correct it there.")
 
     def measure() -> ClipFacts:
         return measure_clip(open_clip(clip.path, is_picture=clip.is_picture), rule, learner.fps)
@@ -141,6 +160,11 @@ def plan_clip(table: Table, clip: Clip, facts: ClipFacts, learner: Learner) -> I
         DatasetError: the model makes no video of its size, or takes no such input.
     """
     given = find_inputs(clip, table, learner.variant, learner.chosen)
+    for name, path in named_files(given):
+        if not path.exists():
+            raise DatasetError(
+                f"{path}: not found; it is {name} of {clip.path}, by {clip.caption_place}. Correct it there."
+            )
     try:
         size = table.sizes.choose(facts.width, facts.height, learner.multiple)
     except DatasetError as error:
@@ -149,4 +173,5 @@ def plan_clip(table: Table, clip: Clip, facts: ClipFacts, learner: Learner) -> I
         own: OwnFrames = ()
         if table.one_frame is None:
             own = choose_own_frames(learner.variant, given, learner.chosen, window.length)
+        refuse_lacking(clip, table, learner.variant, {*given, *own})
         yield PlannedExample(table, clip, window, size, given, own)

@@ -26,13 +26,13 @@ from mlx_video.planning.budget import GB
 from mlx_video.planning.choices import IMAGE_ENCODER, MOTION_CONTROLLER, VAE_ENCODER, MemoryChoices
 from mlx_video.planning.memory_plan import plan_encoding
 from mlx_video.request import INPUTS, GenerateRequest
+from mlx_video.runs.input_checks import check_inputs, check_parts
 from mlx_video.runs.inputs import ModelEncoders, unit_inputs
 from mlx_video.runs.memory import find_host, find_task
 from mlx_video.runs.run import Run
 from mlx_video.runs.settings import ShownSize, plan_run
 from mlx_video.training.data.bucket_sizes import Size
 from mlx_video.training.data.clip_reader import open_clip, read_windows, with_last_repeated
-from mlx_video.training.data.clips import Given
 from mlx_video.training.data.example_plan import Learner, PlannedExample
 from mlx_video.training.data.fit_pixels import fit_pixels
 from mlx_video.training.data.frame_windows import Window
@@ -76,6 +76,8 @@ class Workshop:
 
     def _run_of(self, example: PlannedExample, frames: ExampleFrames, caption: str) -> Run:
         request = _request_of(example, frames, caption, self.memory_limit)
+        check_inputs(request, self.learner.variant)
+        check_parts(request, self.model)
         given = {name: getattr(request, name) for name in INPUTS}
         images = {
             name: open_image(value).pixels
@@ -138,7 +140,7 @@ def _request_of(
         caption,
         width=width,
         height=height,
-        num_frames=example.window.length,
+        num_frames=None if example.table.one_frame else example.window.length,
         seed=0,
         memory_limit=memory_limit,
         **inputs,  # type: ignore[arg-type]
@@ -244,11 +246,3 @@ def _read_stretches(
         yield from read_windows(with_last_repeated(frames) if repeats else frames, windows)
     except DatasetError as error:
         raise DatasetError(f"{path}: {error} Is it shorter than {example.clip.path}?") from error
-
-
-def named_files(given: Mapping[str, Given]) -> Iterator[tuple[str, Path]]:
-    """Every file that a clip's inputs name."""
-    for name, value in sorted(given.items()):
-        for path in value if isinstance(value, tuple) else (value,):
-            if isinstance(path, Path):
-                yield name, path

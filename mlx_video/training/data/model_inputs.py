@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 
 from mlx_video.errors import DatasetError
 from mlx_video.training.data.clips import CONTROL, Clip, Given, Table
-from mlx_video.training.data.input_names import FIRST_FRAME, LAST_FRAME
+from mlx_video.training.data.input_names import FIRST_FRAME, LAST_FRAME, OPTION_OF
 from mlx_video.variants.variant import Variant
 
 OwnFrames = tuple[str, ...]
@@ -96,3 +97,44 @@ def choose_own_frames(
             f"{variant.title} needs a first and a last frame, and a picture is one. Give clips."
         )
     return own
+
+
+def refuse_lacking(clip: Clip, table: Table, variant: Variant, brought: Collection[str]) -> None:
+    """Refuse a clip that does not bring all that the model needs.
+
+    Args:
+        clip, table: of the dataset.
+        variant: of the model.
+        brought: options of a run that the clip and its own frames make.
+
+    Raises:
+        DatasetError: something is missing, or the model makes no picture among others.
+    """
+    inputs = variant.inputs
+    if table.one_frame is not None:
+        if not inputs.one_frame:
+            raise DatasetError(
+                f"{table.name}: fp_1f_clean_indices: {variant.title} makes no picture among others. Leave "
+                "the keys of one frame out."
+            )
+        return  # the controls are the frames that it needs
+    lacking = [name for name in inputs.required if name not in ("prompt", *brought)]
+    if not set(inputs.alternatives) & {*brought} and inputs.alternatives:
+        lacking.append(inputs.alternatives[0])
+    for name in lacking:
+        columns = [column for column, option in OPTION_OF.items() if option == name]
+        if not columns:
+            raise DatasetError(
+                f"{clip.path}: {variant.title} needs {name}, which no dataset can name. It cannot be trained."
+            )
+        raise DatasetError(
+            f"{clip.path}: {variant.title} needs {name}. Add the column {columns[0]} to the list of clips."
+        )
+
+
+def named_files(given: Mapping[str, Given]) -> Iterator[tuple[str, Path]]:
+    """Every file that a clip's inputs name."""
+    for name, value in sorted(given.items()):
+        for path in value if isinstance(value, tuple) else (value,):
+            if isinstance(path, Path):
+                yield name, path

@@ -52,7 +52,7 @@ def read_musubi_file(path: Path) -> tuple[Table, ...]:
         raise DatasetError(f"{path}: holds no sections. Write [general] and [[datasets]].")
     for key in given.keys() - {"general", "datasets"}:
         raise DatasetError(f"{path}: unknown section {key}. {advise_known(key, ('general', 'datasets'))}")
-    elsewhere = (IMAGE.keys() | VIDEO.keys()) - COMMON.keys()
+    elsewhere = dict.fromkeys(IMAGE.keys() | VIDEO.keys(), "It belongs into a section [[datasets]].")
     general = read_section(path, GENERAL, given.get("general", {}), COMMON, elsewhere)
     sections = given.get("datasets", [])
     if not isinstance(sections, list) or not sections:
@@ -63,8 +63,8 @@ def read_musubi_file(path: Path) -> tuple[Table, ...]:
 def _read_dataset(path: Path, number: int, given: Any, general: Mapping[str, Any]) -> Table:
     section = f"[[datasets]] {number}"
     is_video = isinstance(given, dict) and any(name in given for name in _SOURCES[2:])
-    keys = VIDEO if is_video else IMAGE
-    own = read_section(path, section, given, keys)
+    keys, others, kind = (VIDEO, IMAGE, "pictures") if is_video else (IMAGE, VIDEO, "videos")
+    own = read_section(path, section, given, keys, dict.fromkeys(others, f"It counts for {kind} alone."))
     sources = [name for name in _SOURCES if name in own]
     place = f"{path} {section}"
     if len(sources) != 1:
@@ -134,7 +134,7 @@ def _image_table(place: str, values: Mapping[str, Any], source: str) -> Table:
     notices: tuple[str, ...] = ()
     if without:
         notices = (
-            f"{place}: {len(without)} pictures have no caption and are left out, as musubi-tuner does; first "
+            f"{place}: pictures without a caption are left out, as musubi-tuner does: {len(without)}, first "
             f"{without[0].path.name}.",
         )
     return Table(

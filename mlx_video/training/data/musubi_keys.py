@@ -6,7 +6,7 @@ defaults beside it; docs/dataset_config.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -120,13 +120,15 @@ OLD_NAMES = {
 }
 """Keys of earlier versions → their names now."""
 
+NOWHERE: Mapping[str, str] = {}
+
 
 def read_section(
     path: Path,
     section: str,
     given: Any,
     keys: Mapping[str, tuple[Holds, Any]],
-    elsewhere: Collection[str] = (),
+    elsewhere: Mapping[str, str] = NOWHERE,
 ) -> dict[str, Any]:
     """The values of a section, checked.
 
@@ -135,7 +137,7 @@ def read_section(
         section: as the file calls it.
         given: what stands there.
         keys: that it may have.
-        elsewhere: keys that belong into each of the datasets, and not here.
+        elsewhere: keys of other sections → where they belong.
 
     Raises:
         DatasetError: a key is unknown, stands in the wrong place, or holds something else.
@@ -147,10 +149,9 @@ def read_section(
     for written, value in given.items():
         key = str(OLD_NAMES.get(written, written))
         if key not in keys:
-            advice = (
-                "It belongs into a section [[datasets]]." if key in elsewhere else advise_known(key, keys)
+            raise DatasetError(
+                f"{place}: unknown key {written}. {elsewhere.get(key) or advise_known(key, keys)}"
             )
-            raise DatasetError(f"{place}: unknown key {written}. {advice}")
         holds = keys[key][0]
         if not holds.check(value):
             raise DatasetError(f"{place}: {written} = {value!r} must be {holds.must_be}.")

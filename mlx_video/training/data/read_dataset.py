@@ -38,13 +38,9 @@ def read_dataset(options: DatasetOptions, config: ModelConfig) -> Dataset:
         config: of the model, which has the defaults of sizes and frames.
 
     Raises:
-        RequestError: no dataset is named, or options do not go together.
+        RequestError: no dataset is named, or an option does not go with its kind.
         DatasetError: a file of it is missing or wrong.
     """
-    if options.dataset_config is not None and options.dataset is not None:
-        raise RequestError(
-            "dataset", "beside --dataset-config: a training has one dataset. Give one of them."
-        )
     if options.dataset is not None:
         source, tables = options.dataset, _read_folder(options.dataset, options, config)
     elif options.dataset_config is not None:
