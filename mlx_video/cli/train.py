@@ -12,7 +12,6 @@ from mlx_video.cli.console import run_command
 from mlx_video.cli.named_model import open_model_of
 from mlx_video.request import ModelRequest, option
 from mlx_video.request.dataset import DatasetOptions
-from mlx_video.request.option import check_options, settle_paths
 from mlx_video.request.train import TrainRequest
 
 if TYPE_CHECKING:
@@ -40,31 +39,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run_events(args: argparse.Namespace) -> Iterator[Event]:
     """Open the model, encode what of the dataset is not in its cache yet, and train."""
-    from mlx_video.training.data import cache_dataset, read_dataset
     from mlx_video.training.data.input_names import read_extra_inputs
-    from mlx_video.training.plan import plan_training
-    from mlx_video.training.train import check_start, train
+    from mlx_video.training.train_on_dataset import WholeTraining, describe_plan, train_on_dataset
 
     request = arguments.request_from(TrainRequest, args)
     options = arguments.request_from(DatasetOptions, args)
-    check_options(options)
-    settle_paths(options)
     inputs = read_extra_inputs(options.extra_inputs) or ()
     model, config = yield from open_model_of(args, inputs)
-    dataset = read_dataset(options, config)
-    plan = plan_training(request, model, config)
-    if not options.cache_only:
-        check_start(plan)
-    examples = yield from cache_dataset(
-        dataset,
-        model,
-        config,
-        seed=request.seed,
-        extra_inputs=options.extra_inputs,
-        memory_limit=request.memory_limit,
-    )
-    if not options.cache_only:
-        yield from train(plan, examples)
+    whole = WholeTraining(request, options, model, config)
+    yield from describe_plan(whole) if args.plan else train_on_dataset(whole)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

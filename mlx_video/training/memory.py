@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from mlx_video.config import TransformerConfig
 from mlx_video.errors import MemoryBudgetError, RequestError
@@ -15,7 +16,7 @@ from mlx_video.planning.choices import MemoryChoices
 from mlx_video.planning.memory_plan import Host, MemoryPlan, StagePlan
 from mlx_video.planning.stage_peaks import weight_bytes_in_use
 from mlx_video.planning.weight_bytes import WeightBytes, weigh
-from mlx_video.request.train import TrainRequest
+from mlx_video.request.train import OptimizerName, TrainRequest
 from mlx_video.training.attention import CHUNK_SCORES
 from mlx_video.training.factors import KINDS, FactorKind
 from mlx_video.training.plan import TrainingPlan
@@ -113,7 +114,14 @@ def _factored(shape: Shape) -> int:
     return sum(shape[-2:]) * math.prod(shape[:-2]) if len(shape) > 1 else math.prod(shape)
 
 
-_OPTIMIZER_NUMBERS = {"adamw": lambda shape: 2 * math.prod(shape), "lion": math.prod, "adafactor": _factored}
+_OPTIMIZER_NUMBERS: Mapping[OptimizerName, Callable[[Shape], int]] = MappingProxyType(
+    {
+        "adamw": lambda shape: 2 * math.prod(shape),
+        "lion": lambda shape: math.prod(shape),
+        "adafactor": _factored,
+    }
+)
+"""Optimizer → numbers that it keeps of an array of a shape."""
 
 
 def training_peak(size: TrainingSize, host: Host, *, streams: bool) -> Peak:
