@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from mlx_video.config import TransformerConfig
 from mlx_video.errors import MemoryBudgetError, RequestError
+from mlx_video.formats.tensor_info import TensorInfo
 from mlx_video.loading.open_parts import open_transformer
 from mlx_video.models.peak import WIDE, Peak
 from mlx_video.planning.budget import GB
@@ -32,6 +33,9 @@ _SAVED_STREAM_ARRAYS, _SAVED_HIDDEN_ARRAYS = 12.0, 4.0
 """The same of what a block leaves where activations are kept."""
 _WEIGHT_COPIES = 2.6
 """Float32 copies of the largest weight, where weights are of another type than products."""
+
+_UPDATE_ARRAYS = 2.5
+"""Gradients, the next values, and what they are computed by, in the size of the values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +63,27 @@ class TrainingSize:
     request: TrainRequest
 
 
-def measure_training(plan: TrainingPlan, num_tokens: int, image_tokens: int = 0) -> TrainingSize:
+def read_infos(plan: TrainingPlan) -> tuple[TensorInfo, ...]:
+    """Tensors of the transformer that is trained.
+
+    Raises:
+        CheckpointError: its file is damaged.
+    """
+    with open_transformer(plan.model.transformers[plan.transformer]) as source:
+        return tuple(source.infos.values())
+
+
+def measure_training(
+    plan: TrainingPlan, infos: Sequence[TensorInfo], num_tokens: int, image_tokens: int = 0
+) -> TrainingSize:
     """The size of a training.
 
     Args:
         plan: of it.
+        infos: of the transformer's file.
         num_tokens: of its largest example.
         image_tokens: that its examples have.
-
-    Raises:
-        CheckpointError: the transformer's file is damaged.
     """
-    with open_transformer(plan.model.transformers[plan.transformer]) as source:
-        infos = tuple(source.infos.values())
     weights = weigh(infos, plan.network.block_order(plan.config.transformer))
     if plan.config.quantization is not None:
         weights = replace(weights, bits=plan.config.quantization.bits)
@@ -141,8 +153,8 @@ def training_peak(size: TrainingSize, host: Host, *, streams: bool) -> Peak:
     # Sums of the examples before, gradients of this one, and the sums that include them.
     gradients = values * (3 if request.gradient_accumulation > 1 else 2)
     descending = _block_bytes(size, host, compute) + _kept_bytes(size, compute) + gradients
-    # The next values, state and average beside the last; gradients, and what they are cut to.
-    updating = 4 * values + state + average
+    # Gradients, and the next values, state and average beside the last, which Ctrl-C may still want.
+    updating = int(_UPDATE_ARRAYS * values) + state + average
     needed, usual = (
         max(descending + arrays * _chunk_bytes(size), updating)
         for arrays in (_SCORE_ARRAYS, _SCORE_ARRAYS_AHEAD if _has_chunks(size) else _SCORE_ARRAYS)

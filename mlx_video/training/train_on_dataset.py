@@ -21,7 +21,7 @@ from mlx_video.training.data import CachedDataset, prepare_dataset, read_dataset
 from mlx_video.training.data.cache_pass import CAPTIONS_AT_A_TIME
 from mlx_video.training.data.example_plan import find_learner, survey_dataset
 from mlx_video.training.largest_example import largest_of_cache, largest_of_survey
-from mlx_video.training.memory import measure_training, plan_memory, refuse_misfit
+from mlx_video.training.memory import measure_training, plan_memory, read_infos, refuse_misfit
 from mlx_video.training.plan import TrainingPlan, plan_training
 from mlx_video.training.train import check_start, train
 
@@ -80,7 +80,7 @@ def fit_training(plan: TrainingPlan, examples: CachedDataset) -> tuple[TrainingP
         RequestError: streaming is asked for, and not possible.
     """
     largest = largest_of_cache(examples, plan.config)
-    size = measure_training(plan, largest.num_tokens, largest.image_tokens)
+    size = measure_training(plan, read_infos(plan), largest.num_tokens, largest.image_tokens)
     memory = plan_memory(plan, size, find_host(plan.request.memory_limit))
     refuse_misfit(memory, size)
     return replace(plan, streams=memory.choices.resident_blocks is not None), memory
@@ -100,7 +100,7 @@ def describe_plan(whole: WholeTraining) -> Work[None]:
         raise DatasetError(f"{dataset.source}: no clip is long enough for an example. See --inspect-dataset.")
     host, sizes = find_host(whole.request.memory_limit), read_model_sizes(whole.model, whole.config)
     largest, geometry = largest_of_survey(survey, sizes)
-    size = measure_training(plan, largest.num_tokens, largest.image_tokens)
+    size = measure_training(plan, read_infos(plan), largest.num_tokens, largest.image_tokens)
     memory = plan_memory(plan, size, host)
     captions: Sequence[int] = (whole.config.transformer.text_len,) * min(
         CAPTIONS_AT_A_TIME, len(survey.examples)
