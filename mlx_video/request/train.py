@@ -148,10 +148,11 @@ class TrainRequest:
     weighting: LossWeighting = option(
         "none", help="`bell` weighs middle levels more, as DiffSynth-Studio does", group=_NOISE
     )
-    gradient_checkpointing: bool = option(
-        True,
-        help="keep what enters each block, and compute the block again for its gradient",
-        off_help="keep all activations: a third faster, in many times the memory",
+    gradient_checkpointing: StreamMode = option(
+        "auto",
+        help="keep only what enters each block, and compute the block again for its gradient: `on`; `off` "
+        "keeps all activations, a third faster in many times the memory; `auto`, where half of the memory is "
+        "too little for that",
         group=_MEMORY,
         affects="run",
     )

@@ -34,6 +34,7 @@ _SAVED_STREAM_ARRAYS, _SAVED_HIDDEN_ARRAYS = 12.0, 4.0
 _WEIGHT_COPIES = 2.6
 """Float32 copies of the largest weight, where weights are of another type than products."""
 
+_SHARE_FOR_ACTIVATIONS = 0.5
 _UPDATE_ARRAYS = 2.5
 """Gradients, the next values, and what they are computed by, in the size of the values."""
 
@@ -136,23 +137,36 @@ _OPTIMIZER_NUMBERS: Mapping[OptimizerName, Callable[[Shape], int]] = MappingProx
 """Optimizer → numbers that it keeps of an array of a shape."""
 
 
-def training_peak(size: TrainingSize, host: Host, *, streams: bool) -> Peak:
+@dataclass(frozen=True, slots=True)
+class MemoryWay:
+    """One way to train in more or less memory; none changes a number.
+
+    Attributes:
+        streams: whether blocks are read as they are needed.
+        checkpoints: whether they are computed again for their gradients.
+    """
+
+    streams: bool = False
+    checkpoints: bool = True
+
+
+def training_peak(size: TrainingSize, host: Host, way: MemoryWay) -> Peak:
     """Peak of a training.
 
     Args:
         size: of it.
         host: where it runs.
-        streams: whether its blocks are read as they are needed.
+        way: how it trains.
     """
     weights, request = size.weights, size.request
     values, state = (count * size.trained_bytes for count in (size.trained, size.optimizer_numbers))
     average = values if request.ema else 0
-    held = weight_bytes_in_use(weights, 0 if streams else None)
+    held = weight_bytes_in_use(weights, 0 if way.streams else None)
     held += state + average + (0 if request.network == "full" else values)
     compute = weights.number_bytes if host.machine.on_gpu else WIDE
     # Sums of the examples before, gradients of this one, and the sums that include them.
     gradients = values * (3 if request.gradient_accumulation > 1 else 2)
-    descending = _block_bytes(size, host, compute) + _kept_bytes(size, compute) + gradients
+    descending = _block_bytes(size, host, compute) + _kept_bytes(size, compute, way) + gradients
     # Gradients, and the next values, state and average beside the last, which Ctrl-C may still want.
     updating = int(_UPDATE_ARRAYS * values) + state + average
     needed, usual = (
@@ -187,17 +201,17 @@ def _block_bytes(size: TrainingSize, host: Host, compute: int) -> int:
     return int(arrays * compute + copies)
 
 
-def _kept_bytes(size: TrainingSize, compute: int) -> int:
+def _kept_bytes(size: TrainingSize, compute: int, way: MemoryWay) -> int:
     """Of all blocks: what enters each, or all that each has computed."""
     config = size.config
-    if size.request.gradient_checkpointing:
+    if way.checkpoints:
         return len(size.weights.blocks) * size.num_tokens * config.dim * WIDE
     saved = _SAVED_STREAM_ARRAYS * config.dim + _SAVED_HIDDEN_ARRAYS * config.ffn_dim
     return int(len(size.weights.blocks) * size.num_tokens * saved * compute)
 
 
-def plan_memory(plan: TrainingPlan, size: TrainingSize, host: Host) -> MemoryPlan:
-    """Choose whether blocks stay in memory; they do where they fit and the user does not say otherwise.
+def plan_memory(plan: TrainingPlan, size: TrainingSize, host: Host) -> tuple[MemoryWay, MemoryPlan]:
+    """Choose the fastest way that fits, of those that the user allows.
 
     Args:
         plan: of the training.
@@ -207,15 +221,31 @@ def plan_memory(plan: TrainingPlan, size: TrainingSize, host: Host) -> MemoryPla
     Raises:
         RequestError: streaming is asked for, and not possible.
     """
-    choices = {"on": (True,), "off": (False,), "auto": (False, True)}[plan.request.stream]
-    obstacle = find_obstacle(plan)
-    if obstacle and choices == (True,):
-        raise RequestError("stream", f"on: {obstacle}. Leave it out.")
-    for streams in choices if obstacle is None else (False,):
-        stage = _stage(size, host, streams=streams)
-        if stage.fits(host.budget):
+    for way in _ways(plan):
+        stage = _stage(size, host, way)
+        # What is kept of all blocks is estimated less surely.
+        room = host.budget.nbytes if way.checkpoints else _SHARE_FOR_ACTIVATIONS * host.budget.nbytes
+        if stage.peak.needed <= room or (
+            not way.checkpoints and plan.request.gradient_checkpointing == "off"
+        ):
             break
-    return MemoryPlan(host, MemoryChoices(resident_blocks=0 if streams else None), (stage,))
+    return way, MemoryPlan(host, MemoryChoices(resident_blocks=0 if way.streams else None), (stage,))
+
+
+def _ways(plan: TrainingPlan) -> Iterator[MemoryWay]:
+    """Ways to train, fastest first."""
+    request, obstacle = plan.request, find_obstacle(plan)
+    if request.stream == "on":
+        if obstacle:
+            raise RequestError("stream", f"on: {obstacle}. Leave it out.")
+        yield MemoryWay(streams=True)
+        return
+    if request.gradient_checkpointing != "on":
+        yield MemoryWay(checkpoints=False)
+    if request.gradient_checkpointing != "off":
+        yield MemoryWay()
+        if request.stream == "auto" and obstacle is None:
+            yield MemoryWay(streams=True)
 
 
 def find_obstacle(plan: TrainingPlan) -> str | None:
@@ -227,12 +257,14 @@ def find_obstacle(plan: TrainingPlan) -> str | None:
     return None
 
 
-def _stage(size: TrainingSize, host: Host, *, streams: bool) -> StagePlan:
-    peak, count = training_peak(size, host, streams=streams), len(size.weights.blocks)
-    blocks = f"{count} blocks, streamed" if streams else f"all {count} blocks"
+def _stage(size: TrainingSize, host: Host, way: MemoryWay) -> StagePlan:
+    peak, count = training_peak(size, host, way), len(size.weights.blocks)
+    blocks = f"{count} blocks, streamed" if way.streams else f"all {count} blocks"
+    kept = "what enters them" if way.checkpoints else "all activations"
     what = "all weights in float32" if size.request.network == "full" else f"{size.request.network} beside it"
-    read = 2 * sum(size.weights.blocks) if streams else 0
-    return StagePlan(STAGE, f"transformer, {blocks}; {what}", peak, peak.within(host.budget.nbytes), read)
+    read = 2 * sum(size.weights.blocks) if way.streams else 0
+    holds = f"transformer, {blocks} and {kept}; {what}"
+    return StagePlan(STAGE, holds, peak, peak.within(host.budget.nbytes), read)
 
 
 def refuse_misfit(memory: MemoryPlan, size: TrainingSize) -> None:
@@ -245,8 +277,8 @@ def refuse_misfit(memory: MemoryPlan, size: TrainingSize) -> None:
         return
     (stage,), budget = memory.misfits, memory.host.budget
     cures = ["--memory-limit", "examples of a lower resolution or fewer frames"]
-    if not size.request.gradient_checkpointing:
-        cures.insert(0, "gradient checkpointing")
+    if size.request.gradient_checkpointing == "off":
+        cures.insert(0, "--gradient-checkpointing on")
     if size.request.network == "full":
         cures.append("--network lora, or fewer parameters by --target-modules")
     elif size.weights.bits is None:

@@ -58,7 +58,7 @@ def open_network(plan: TrainingPlan, adapter: Adapter | None) -> Iterator[OpenNe
         if adapter:
             adapter.attach(transformer)
         trainable = adapter.trainable if adapter else own_weights(transformer, plan.request.target_modules)
-        checkpoints = plan.request.gradient_checkpointing
+        checkpoints = plan.checkpoints
         yield OpenNetwork(trainable, resident_gradients(transformer, trainable, checkpoints=checkpoints))
 
 

@@ -48,6 +48,7 @@ class TrainingPlan:
         schedule: of the learning rate.
         drawing: how chance enters.
         streams: whether its blocks are read from the disk as they are needed.
+        checkpoints: whether blocks are computed again for their gradients.
     """
 
     request: TrainRequest
@@ -58,6 +59,7 @@ class TrainingPlan:
     schedule: Schedule
     drawing: Drawing
     streams: bool = False
+    checkpoints: bool = True
 
     def trains(self, name: str) -> bool:
         """Whether a parameter of the transformer is trained, where its own weights are."""

@@ -81,9 +81,9 @@ def fit_training(plan: TrainingPlan, examples: CachedDataset) -> tuple[TrainingP
     """
     largest = largest_of_cache(examples, plan.config)
     size = measure_training(plan, read_infos(plan), largest.num_tokens, largest.image_tokens)
-    memory = plan_memory(plan, size, find_host(plan.request.memory_limit))
+    way, memory = plan_memory(plan, size, find_host(plan.request.memory_limit))
     refuse_misfit(memory, size)
-    return replace(plan, streams=memory.choices.resident_blocks is not None), memory
+    return replace(plan, streams=way.streams, checkpoints=way.checkpoints), memory
 
 
 def describe_plan(whole: WholeTraining) -> Work[None]:
@@ -101,7 +101,7 @@ def describe_plan(whole: WholeTraining) -> Work[None]:
     host, sizes = find_host(whole.request.memory_limit), read_model_sizes(whole.model, whole.config)
     largest, geometry = largest_of_survey(survey, sizes)
     size = measure_training(plan, read_infos(plan), largest.num_tokens, largest.image_tokens)
-    memory = plan_memory(plan, size, host)
+    _, memory = plan_memory(plan, size, host)
     captions: Sequence[int] = (whole.config.transformer.text_len,) * min(
         CAPTIONS_AT_A_TIME, len(survey.examples)
     )

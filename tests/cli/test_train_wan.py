@@ -83,7 +83,7 @@ def test_the_plan_is_told_and_nothing_written(model: Path, clips: Path, tmp_path
     printed = capsys.readouterr().out
     for stage in ("text ", "image ", "training "):
         assert f"\n{stage}" in printed
-    assert "all 2 blocks; lora beside it" in printed
+    assert "all 2 blocks and all activations; lora beside it" in printed
     assert sorted(clips.rglob("*")) == before
     assert not (tmp_path / "out").exists()
 

@@ -31,8 +31,8 @@ def model(request, tmp_path_factory) -> Path:
 
 
 def gradients_of(model: Path, tmp_path: Path, network: str = "lora", **options) -> tuple[float, Values]:
-    streams = options.pop("streams", False)
-    plan = replace(plan_small(model, tmp_path, network=network, **options), streams=streams)
+    ways = {name: options.pop(name) for name in ("streams", "checkpoints") if name in options}
+    plan = replace(plan_small(model, tmp_path, network=network, **options), **ways)
     adapter = Adapter(plan.adapter, 0)
     put_numbers(adapter)
     with open_network(plan, adapter) as network:
@@ -64,7 +64,7 @@ def assert_equal(found: tuple[float, Values], expected: tuple[float, Values]) ->
 
 @pytest.mark.parametrize("network", ["lora", "loha"])
 def test_checkpointed_blocks_have_the_gradients_of_plain_ones(model: Path, tmp_path: Path, network: str):
-    plain = gradients_of(model, tmp_path, network, gradient_checkpointing=False)
+    plain = gradients_of(model, tmp_path, network, checkpoints=False)
     assert_equal(gradients_of(model, tmp_path, network), plain)
 
 
