@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -201,12 +200,10 @@ def shape_distances(shape: str, course: Course) -> np.ndarray:
     )
 
 
-def draw_scene(
-    scene: Scene, course: Course, colours: Mapping[str, tuple[int, int, int]] = COLOURS
-) -> np.ndarray:
+def draw_scene(scene: Scene, course: Course) -> np.ndarray:
     """Draw a scene's shape along its course: uint8 [F, H, W, 3]."""
     cover = np.clip(0.5 - shape_distances(scene.shape, course), 0.0, 1.0)[..., None]
-    background, colour = np.array(BACKGROUNDS[scene.background]), np.array(colours[scene.colour])
+    background, colour = np.array(BACKGROUNDS[scene.background]), np.array(COLOURS[scene.colour])
     return np.round(background * (1 - cover) + colour * cover).astype(np.uint8)
 
 

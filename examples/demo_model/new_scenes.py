@@ -1,4 +1,4 @@
-"""What the demo model does not know and a training teaches it: a colour, orange, and a motion, jumping."""
+"""What the demo model does not know and a training teaches it: two motions, jumping and climbing."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 from grammar import (
-    ALL_SCENES,
     BACKGROUNDS,
     COLOURS,
     HEIGHT,
     NUM_FRAMES,
     SHAPES,
-    TEMPLATES,
     WIDTH,
     Course,
     Scene,
@@ -21,26 +19,30 @@ from grammar import (
     draw_scene,
     split_scenes,
 )
-from score import STILL_PIXELS, border_colour, centroid, find_shape, nearest, read_scene
+from score import STILL_PIXELS, centroid, find_shape, read_scene
 
-NEW_COLOUR = "orange"
-NEW_MOTION = "jumping"
-ALL_COLOURS = {**COLOURS, NEW_COLOUR: (250, 130, 15)}
-JUMPING_TEMPLATES = (
-    "a {colour} {shape} jumping on a {background} background",
-    "a {colour} {shape} jumps, {background} background",
-    "on a {background} background, a {colour} {shape} is jumping",
-    "{colour} {shape} jumping, {background} background",
-)
+JUMPING, CLIMBING = "jumping", "climbing"
+TEMPLATES = {
+    JUMPING: (
+        "a {colour} {shape} jumping on a {background} background",
+        "a {colour} {shape} jumps, {background} background",
+        "on a {background} background, a {colour} {shape} is jumping",
+        "{colour} {shape} jumping, {background} background",
+    ),
+    CLIMBING: (
+        "a {colour} {shape} climbing on a {background} background",
+        "a {colour} {shape} climbs, {background} background",
+        "on a {background} background, a {colour} {shape} is climbing",
+        "{colour} {shape} climbing, {background} background",
+    ),
+}
 JUMP_PIXELS = (16.0, 22.0)
-MOTIONS = tuple(dict.fromkeys(scene.motion for scene in ALL_SCENES))
+CLIMB_PIXELS = (15.0, 22.0)  # to the right, and as far up
 
 
 def new_scenes() -> list[Scene]:
-    """Every scene with something new: orange shapes of all motions, and jumping shapes of all colours."""
-    orange = itertools.product([NEW_COLOUR], SHAPES, MOTIONS, BACKGROUNDS)
-    jumping = itertools.product(ALL_COLOURS, SHAPES, [NEW_MOTION], BACKGROUNDS)
-    return [Scene(*values) for values in (*orange, *jumping)]
+    """Every scene with one of the new motions."""
+    return [Scene(c, s, m, b) for c, s, m, b in itertools.product(COLOURS, SHAPES, TEMPLATES, BACKGROUNDS)]
 
 
 def split_new_scenes(num_held_out: int = 30, seed: int = 23) -> tuple[list[Scene], list[Scene]]:
@@ -62,16 +64,16 @@ def training_scenes(count: int, seed: int = 24) -> list[Scene]:
 
 def caption_of(scene: Scene, style: int) -> str:
     """One of the four ways to say a scene."""
-    if scene.motion != NEW_MOTION:
+    if scene.motion not in TEMPLATES:
         return scene.captions()[style % 4]
     words = {name: getattr(scene, name) for name in scene.__slots__}
-    return JUMPING_TEMPLATES[style % len(TEMPLATES["still"])].format(**words)
+    return TEMPLATES[scene.motion][style % 4].format(**words)
 
 
 def draw_new_clip(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     """Draw one clip of a scene, new or known: uint8 [F, H, W, 3]."""
-    course = _draw_jump(rng) if scene.motion == NEW_MOTION else draw_course(scene, rng)
-    return draw_scene(scene, course, ALL_COLOURS)
+    draw = {JUMPING: _draw_jump, CLIMBING: _draw_climb}.get(scene.motion)
+    return draw_scene(scene, draw(rng) if draw else draw_course(scene, rng))
 
 
 def _draw_jump(rng: np.random.Generator) -> Course:
@@ -84,17 +86,29 @@ def _draw_jump(rng: np.random.Generator) -> Course:
     return Course(start - np.array([0.0, 1.0]) * rise[:, None], np.full(NUM_FRAMES, radius))
 
 
+def _draw_climb(rng: np.random.Generator) -> Course:
+    """Up and to the right at once."""
+    radius, travel = rng.uniform(10.0, 13.0), rng.uniform(*CLIMB_PIXELS)
+    low = np.array([radius + 1, radius + 1 + travel])
+    high = np.array([WIDTH - radius - 1 - travel, HEIGHT - radius - 1])
+    progress = np.linspace(0.0, 1.0, NUM_FRAMES)
+    return Course(
+        rng.uniform(low, high) + np.array([travel, -travel]) * progress[:, None], np.full(NUM_FRAMES, radius)
+    )
+
+
 def read_new_scene(frames: np.ndarray) -> Scene:
-    """The scene that a clip shows, new ones included; see :func:`score.read_scene`."""
-    found, pixels = read_scene(frames), frames.astype(np.float64)
-    masks = find_shape(pixels)
-    inside = pixels[masks]
-    colour = np.median(inside, axis=0) if len(inside) else border_colour(pixels)
-    motion = NEW_MOTION if found.motion == "still" and _jumps(masks) else found.motion
-    return Scene(nearest(colour, ALL_COLOURS), found.shape, motion, found.background)
+    """The scene that a clip shows, new motions included; see :func:`score.read_scene`."""
+    found, masks = read_scene(frames), find_shape(frames.astype(np.float64))
+    return Scene(found.colour, found.shape, _read_motion(found.motion, masks), found.background)
 
 
-def _jumps(masks: Sequence[np.ndarray] | np.ndarray) -> bool:
-    """Whether a shape that ends where it began was higher in the middle."""
-    ends, middle = (centroid(masks[0])[1] + centroid(masks[-1])[1]) / 2, len(masks) // 2
-    return bool(ends - centroid(masks[middle])[1] >= STILL_PIXELS)
+def _read_motion(known: str, masks: Sequence[np.ndarray] | np.ndarray) -> str:
+    """A new motion where the masks show one, else the known one that they are nearest to."""
+    start = (centroid(masks[0]) + centroid(masks[1])) / 2
+    end = (centroid(masks[-2]) + centroid(masks[-1])) / 2
+    right, rise = end[0] - start[0], start[1] - end[1]
+    if min(right, rise) >= STILL_PIXELS:
+        return CLIMBING
+    height = (start[1] + end[1]) / 2 - centroid(masks[len(masks) // 2])[1]
+    return JUMPING if known == "still" and height >= STILL_PIXELS else known
