@@ -9,8 +9,8 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_video.conditioning.frames import impose_first_frame
-from mlx_video.conditioning.latent_frames import VIDEO_ALONE
 from mlx_video.conditioning.types import Conditioning
+from mlx_video.errors import DatasetError
 from mlx_video.models.block_context import Pass, Step
 from mlx_video.models.forward import BlockSource
 from mlx_video.models.transformer import token_grid
@@ -100,11 +100,14 @@ def predict_velocity(
     """The velocity [C, T, H, W] that a transformer predicts of an example.
 
     Raises:
-        ValueError: some of the frames are references, which are no part of a clip.
+        DatasetError: some of the frames are references, which are no part of a clip.
     """
     told = one.conditioning
-    if told.frames != VIDEO_ALONE:
-        raise ValueError(f"{one.name}: references among the frames, which training does not take")
+    if told.frames.leading:
+        raise DatasetError(
+            f"{one.name}: comes with pictures that stand before its frames, which training does not take. "
+            "Leave vace_reference_image out."
+        )
     grid = token_grid(
         (one.noisy.shape[1], one.noisy.shape[2], one.noisy.shape[3]), transformer.config.patch_size
     )
