@@ -21,6 +21,7 @@ from mlx_video.media.clip import Video
 FPS = 16.0
 DATASET = """[general]
 resolution = [64, 64]
+caption_extension = ".txt"
 batch_size = 4
 
 [[datasets]]
