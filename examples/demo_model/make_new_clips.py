@@ -22,7 +22,7 @@ FPS = 16.0
 DATASET = """[general]
 resolution = [64, 64]
 caption_extension = ".txt"
-batch_size = 4
+batch_size = 2
 
 [[datasets]]
 video_directory = "{folder}"
@@ -45,7 +45,7 @@ def write_dataset(folder: Path, count: int, seed: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--clips", type=int, default=200)
+    parser.add_argument("--clips", type=int, default=128)
     parser.add_argument("--seed", type=int, default=25)
     args = parser.parse_args()
     write_dataset(args.folder, args.clips, args.seed)

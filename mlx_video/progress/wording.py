@@ -87,8 +87,6 @@ def messages_of(event: Event) -> Iterator[str]:
             yield f"video {index + 1} of {total}: {name}{f', {part}' if part else ''}"
         case StageStarted(stage):
             yield f"{stage} ..."
-        case TrainingStepFinished(index, total, loss, rate) if is_told(index, total):
-            yield f"step {index + 1} of {total}: loss {loss:.4f}, learning rate {rate:.2e}"
         case MemoryPlanned(_, reused, kept):
             if reused:
                 yield f"in memory from an earlier run: {', '.join(reused)}"
@@ -98,9 +96,14 @@ def messages_of(event: Event) -> Iterator[str]:
             yield f"{stage}: {wall_seconds:.1f} s, peak memory {in_gb(peak_bytes)} GB"
 
 
-def is_told(index: int, total: int) -> bool:
+def is_told(event: TrainingStepFinished) -> bool:
     """Whether a step of a training is worth a line: the first, the last, and about a hundred between."""
-    return index in (0, total - 1) or (index + 1) % max(1, total // 100) == 0
+    return event.index in (0, event.total - 1) or (event.index + 1) % max(1, event.total // 100) == 0
+
+
+def describe_loss(event: TrainingStepFinished) -> str:
+    """What was measured at a step of a training."""
+    return f"loss {event.loss:.4f}, learning rate {event.learning_rate:.2e}"
 
 
 def summary_of(tally: Tally) -> Iterator[str]:

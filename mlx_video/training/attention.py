@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import mlx.core as mx
 
@@ -12,6 +13,16 @@ from mlx_video.models.elementwise import on_gpu
 
 CHUNK_SCORES = 2**24
 """Numbers of one chunk's scores, of which a few such arrays exist at once."""
+FEWEST_ROWS = 64
+"""Queries of a chunk, at least: fewer have products that wait for their keys."""
+FUSED_SCORES = 2**31
+"""The same for MLX's fused attention, which keeps none: what a GPU computes in well under a second."""
+
+
+def count_rows(row_scores: int) -> int:
+    """Queries of a chunk that have so many scores each."""
+    rows = max(FEWEST_ROWS, CHUNK_SCORES // row_scores)
+    return rows - rows % TILE if rows > TILE else rows
 
 
 def attend_for_training(queries: mx.array, keys: mx.array, values: mx.array, site: AttentionSite) -> mx.array:
@@ -37,11 +48,13 @@ def attend_for_training(queries: mx.array, keys: mx.array, values: mx.array, sit
 
 def _mix(queries: mx.array, keys: mx.array, values: mx.array, scale: float) -> mx.array:
     if on_gpu() and current_limits().fused_attention:
-        return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale)
+        fused = partial(mx.fast.scaled_dot_product_attention, k=keys, v=values, scale=scale)
+        rows = max(FEWEST_ROWS, FUSED_SCORES // (keys.shape[1] * keys.shape[2]))
+        return _chunk_by_chunk(lambda part: fused(q=part), rows, queries)
     turned = mx.contiguous(keys.swapaxes(-1, -2))
     return _chunk_by_chunk(
         lambda part: (_weights(part, turned, scale) @ values.astype(mx.float32)).astype(values.dtype),
-        keys.shape[1] * keys.shape[2],
+        count_rows(keys.shape[1] * keys.shape[2]),
         queries,
     )
 
@@ -74,14 +87,12 @@ def _mix_back(
         own, sums[0], sums[1] = mx.depends([own, sums[0], sums[1]], [own, sums[0], sums[1]])
         return own
 
-    of_queries = _chunk_by_chunk(back, keys.shape[1] * keys.shape[2], queries, cotangent)
+    of_queries = _chunk_by_chunk(back, count_rows(keys.shape[1] * keys.shape[2]), queries, cotangent)
     return of_queries, sums[0].astype(keys.dtype), sums[1].astype(values.dtype)
 
 
-def _chunk_by_chunk(function: Callable[..., mx.array], row_scores: int, *arrays: mx.array) -> mx.array:
+def _chunk_by_chunk(function: Callable[..., mx.array], rows: int, *arrays: mx.array) -> mx.array:
     """Apply a function to some rows at a time of arrays [1, N, L, D], one chunk after the other."""
-    rows = max(1, CHUNK_SCORES // row_scores)
-    rows = max(rows - rows % TILE, 1) if rows > TILE else rows
     length = arrays[0].shape[2]
     if rows >= length:
         return function(*arrays)

@@ -18,7 +18,7 @@ from mlx_video.planning.memory_plan import Host, MemoryPlan, StagePlan
 from mlx_video.planning.stage_peaks import weight_bytes_in_use
 from mlx_video.planning.weight_bytes import WeightBytes, weigh
 from mlx_video.request.train import OptimizerName, TrainRequest
-from mlx_video.training.attention import CHUNK_SCORES
+from mlx_video.training.attention import count_rows
 from mlx_video.training.factors import KINDS, FactorKind
 from mlx_video.training.plan import TrainingPlan
 
@@ -176,17 +176,20 @@ def training_peak(size: TrainingSize, host: Host, way: MemoryWay) -> Peak:
     return Peak(int(needed), int(usual)).beside(held)
 
 
-def _count_scores(size: TrainingSize) -> int:
+def _row_scores(size: TrainingSize) -> int:
+    """Scores of one query."""
     config = size.config
-    return config.num_heads * size.num_tokens * max(size.num_tokens, config.text_len + size.image_tokens)
+    return config.num_heads * max(size.num_tokens, config.text_len + size.image_tokens)
 
 
 def _has_chunks(size: TrainingSize) -> bool:
-    return _count_scores(size) > CHUNK_SCORES
+    return count_rows(_row_scores(size)) < size.num_tokens
 
 
 def _chunk_bytes(size: TrainingSize) -> int:
-    return min(_count_scores(size), CHUNK_SCORES) * WIDE
+    """Of the scores of a chunk of queries."""
+    row = _row_scores(size)
+    return min(size.num_tokens, count_rows(row)) * row * WIDE
 
 
 def _block_bytes(size: TrainingSize, host: Host, compute: int) -> int:

@@ -118,7 +118,7 @@ class _Layer:
     scale = 0.3
 
 
-@pytest.mark.parametrize("chunk_scores", [1, 2 * 40 * 30, 2**25])
+@pytest.mark.parametrize("chunk_scores", [1, 2 * 70 * 30, 2**25])
 def test_attention_in_chunks_has_the_gradients_of_its_formula(
     chunk_scores: int, monkeypatch: pytest.MonkeyPatch
 ):
@@ -137,3 +137,14 @@ def test_attention_in_chunks_has_the_gradients_of_its_formula(
     assert relative_error(found, expected) <= 1e-6
     for gradient, slope in zip(gradients, slopes, strict=True):
         assert relative_error(gradient, slope) <= 1e-5
+
+
+def test_fused_attention_in_chunks_mixes_what_it_mixes_whole(monkeypatch: pytest.MonkeyPatch):
+    queries, keys, values = (
+        mx.array(fill((1, 2, length, 8), salt)) for salt, length in enumerate((200, 30, 30))
+    )
+    site = AttentionSite("self", _Layer(), None)
+    expected = attend_for_training(queries, keys, values, site)
+    monkeypatch.setattr(attention, "on_gpu", lambda: True)
+    monkeypatch.setattr(attention, "FUSED_SCORES", 1)
+    assert relative_error(attend_for_training(queries, keys, values, site), expected) <= 1e-6
