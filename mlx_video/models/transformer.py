@@ -63,9 +63,16 @@ class WanTransformer(VideoTransformer):
     Source: Wan2.1 and Wan2.2 wan/modules/model.py, WanModel.
     """
 
+    head: nn.Module
+
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
+        self.build_layers(config)
+        self.rotary_table = lru_cache(maxsize=4)(partial(build_rotary_table, head_dim=config.head_dim))
+
+    def build_layers(self, config: TransformerConfig) -> None:
+        """Put in the layers that have weights."""
         dim, patch_cells = config.dim, int(np.prod(config.patch_size))
         self.patch_embedding_proj = nn.Linear(config.in_dim * patch_cells, dim)
         self.text_embedding_0 = nn.Linear(config.text_dim, dim)
@@ -77,7 +84,6 @@ class WanTransformer(VideoTransformer):
             self.img_emb = ImageProjection(config.image_dim, dim, config.image_positions)
         self.blocks = [TransformerBlock(config) for _ in range(config.num_layers)]
         self.head = Head(dim, config.out_dim * patch_cells, config.eps)
-        self.rotary_table = lru_cache(maxsize=4)(partial(build_rotary_table, head_dim=config.head_dim))
 
     def forget_layouts(self) -> None:
         """Let go the rotary tables of the layouts seen so far; they are built again when needed."""

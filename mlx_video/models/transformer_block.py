@@ -183,6 +183,11 @@ class BlockLayers(nn.Module):
     Source: Wan2.1 wan/modules/model.py, WanAttentionBlock.
     """
 
+    # Another architecture puts its own in their places.
+    self_attn: nn.Module
+    cross_attn: nn.Module
+    ffn: nn.Module
+
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.eps = config.eps
@@ -205,11 +210,15 @@ class BlockLayers(nn.Module):
             [L, dim], float32.
         """
         time = context.time
-        table = self.modulation.astype(mx.float32) + time.modulation
+        table = self.modulation_table(time)
         x = self._add(x, self._mix(x, table[:, :2], context), table[:, 2], time)
         x = add_residual(x, self.cross_attn(self._normalize(x), context))
         x = self._add(x, self._feed(x, table[:, 3:5], time), table[:, 5], time)
         return evaluate_if_long(x)
+
+    def modulation_table(self, time: TimeFeatures) -> mx.array:
+        """Shifts, scales and gates of the timesteps in use, [U, 6, dim], float32."""
+        return self.modulation.astype(mx.float32) + time.modulation
 
     def _mix(self, x: mx.array, shift_scale: mx.array, context: BlockContext) -> mx.array:
         dtype = self.self_attn.input_dtype
