@@ -180,6 +180,8 @@ TRANSFORMER = Component(
     is_needed=True,
     marks=(
         Marks("mlx", ("head.modulation", "patch_embedding_proj.weight")),
+        Marks("mlx", ("head.time_projection.weight", "patch_embedding_proj.weight")),  # LongCat-Video
+        Marks("original", ("x_embedder.proj.weight", "blocks.0.attn.qkv.weight", "blocks.0.ffn.w3.weight")),
         # Only FastVideo calls the norm between the attentions so.
         Marks(
             "fastvideo",

@@ -1,0 +1,51 @@
+"""LongCat-Video: text, image and continuation of a video by one transformer of its own architecture."""
+
+from __future__ import annotations
+
+from mlx_video.conditioning.units import PROMPTS
+from mlx_video.config import SamplingDefaults
+from mlx_video.models.longcat.transformer import LongCatTransformer
+from mlx_video.variants.variant import Inputs, Traits, Variant
+from mlx_video.weights.names.longcat_names import (
+    AUTHORS_RULES,
+    FUSED_PART,
+    is_quantized_longcat_layer,
+    longcat_tensors,
+    read_longcat_sizes,
+)
+from mlx_video.weights.network import TransformerNetwork
+
+# Source: meituan-longcat/LongCat-Video run_demo_text_to_video.py.
+NEGATIVE_PROMPT = (
+    "Bright tones, overexposed, static, blurred details, subtitles, style, works, paintings, images, static, "
+    "overall gray, worst quality, low quality, JPEG compression residue, ugly, incomplete, extra fingers, "
+    "poorly drawn hands, poorly drawn faces, deformed, disfigured, misshapen limbs, fused fingers, still "
+    "picture, messy background, three legs, many people in the background, walking backwards"
+)
+
+NETWORK = TransformerNetwork(
+    build=LongCatTransformer,
+    base_tensors=longcat_tensors,
+    extra_diffusers_rules=AUTHORS_RULES[:-1],
+    own_sizes=read_longcat_sizes,
+    is_quantized=is_quantized_longcat_layer,
+)
+
+LONGCAT = Variant(
+    name="longcat-video",
+    title="LongCat-Video",
+    model_version="2.1",
+    model_type="longcat",
+    traits=Traits((16, 16), (FUSED_PART,)),
+    network=NETWORK,
+    sampling=SamplingDefaults(
+        steps=50,
+        shift=12.0,
+        guide_scale=(4.0, 4.0),
+        fps=15,
+        num_frames=93,
+        negative_prompt=NEGATIVE_PROMPT,
+    ),
+    inputs=Inputs(),
+    units=(PROMPTS,),
+)
