@@ -186,7 +186,7 @@ class LongCatBlock(BlockLayers):
         self.cross_attn = CrossAttention(dim, num_heads, eps)
         self.ffn = FeedForward(dim, config.ffn_dim)
 
-    def modulation_table(self, time: TimeFeatures) -> mx.array:
+    def modulate_time(self, time: TimeFeatures) -> mx.array:
         """See :class:`BlockLayers`."""
         table = project(self.time_projection, time.modulation, mx.float32)
         return table.reshape(len(table), 6, -1)
