@@ -22,6 +22,8 @@ SchedulerName = Literal[
 ]
 RecipeName = Literal[
     "official",
+    "longcat",
+    "longcat-distilled",
     "fastwan",
     "fastmetal",
     "lightning",
@@ -62,8 +64,8 @@ StreamMode = Literal["auto", "on", "off"]
 QuantizationBits = Literal[4, 8]
 QuantizationGroup = Literal[32, 64, 128]
 
-InputKind = Literal["text", "image", "pictures", "video", "mask", "audio", "number", "camera"]
-"""What an input is by which a model is conditioned."""
+InputKind = Literal["text", "image", "pictures", "video", "tail", "mask", "audio", "number", "camera"]
+"""What an input is by which a model is conditioned; of a "tail" the last frames count."""
 CameraDirection = Literal[
     "Left", "Right", "Up", "Down", "LeftUp", "LeftDown", "RightUp", "RightDown", "In", "Out"
 ]

@@ -41,7 +41,13 @@ from mlx_video.runs.decode_only import check_decoder, prepare_decoding
 from mlx_video.runs.device_check import held_to_limits, with_safe_limits
 from mlx_video.runs.files_read import files_read
 from mlx_video.runs.input_checks import check_inputs, check_parts
-from mlx_video.runs.inputs import encodes_frames, find_picking, report_missing_tokenizer, with_tokenizer
+from mlx_video.runs.inputs import (
+    check_tail,
+    encodes_frames,
+    find_picking,
+    report_missing_tokenizer,
+    with_tokenizer,
+)
 from mlx_video.runs.memory import plan_of, planned_limits, with_memory_plan
 from mlx_video.runs.modes import make_video, mode_of
 from mlx_video.runs.outputs import check_outputs, check_scratch_space
@@ -147,7 +153,9 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
     if earlier:
         notices = (*notices, *report_continuing(earlier, plan.fps))
     for name, video in videos.items():
-        if not (video.is_still and INPUTS[name] == "mask"):
+        if INPUTS[name] == "tail":
+            notices = (*notices, check_tail(request, plan, name, video))
+        elif not (video.is_still and INPUTS[name] == "mask"):
             notices = (*notices, *check_length(video, find_picking(request, plan, name)))
     if "camera_trajectory" in variant.inputs.all:
         camera_poses({name: getattr(request, name) for name in INPUTS}, plan.geometry.num_frames)
@@ -163,7 +171,7 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
 def _first_video_size(videos: Mapping[str, SourceVideo]) -> ShownSize | None:
     """The size of the first given video that is no mask."""
     for name, video in videos.items():
-        if INPUTS[name] == "video":
+        if INPUTS[name] in ("video", "tail"):
             frame, _ = next(video.read())
             height, width = frame.shape[:2]
             return ShownSize(height, width, name)

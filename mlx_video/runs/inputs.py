@@ -17,9 +17,10 @@ from mlx_video.conditioning.control.units import COMMON_UNITS
 from mlx_video.conditioning.disk_cache import TextStore, open_prompt_cache
 from mlx_video.conditioning.frames import Encoding, FrameEncoder, cut_images
 from mlx_video.conditioning.image_tokens import encode_images
+from mlx_video.conditioning.longcat import TAIL_FRAMES
 from mlx_video.conditioning.text import PromptTokenizer, count_tokens, load_tokenizer, number_prompt
 from mlx_video.conditioning.units import ConditioningUnit, UnitInputs
-from mlx_video.errors import CheckpointError, MediaError
+from mlx_video.errors import CheckpointError, MediaError, RequestError
 from mlx_video.events import BlocksRead, Event, FramesEncoded, Notice, Work, finish, with_events
 from mlx_video.hub.fetch import TOKENIZER_REPOSITORY, fetch_tokenizer
 from mlx_video.latents.encode import encode_chunks
@@ -28,7 +29,9 @@ from mlx_video.loading.open_parts import open_text_encoder
 from mlx_video.loading.streamed_text_encoder import encode_resident, encode_streamed
 from mlx_video.media.control.mask_check import check_masks
 from mlx_video.media.fit import fit_frame, fit_mask
+from mlx_video.media.sources.last_frames import read_last_frames
 from mlx_video.media.sources.pick_frames import Picking, pick_frames
+from mlx_video.media.sources.source_video import SourceVideo
 from mlx_video.models.vae.autoencoder import WanVAE
 from mlx_video.planning.choices import TEXT_ENCODER
 from mlx_video.request import FRAME_INPUTS, INPUTS, GenerateRequest, flag_of, options_of
@@ -57,7 +60,8 @@ def unit_inputs(run: Run) -> UnitInputs:
         run.config,
         dict(zip(images, cut, strict=True)),
         originals=run.images,
-        videos={name: partial(_fit_frames, run, name) for name in _find_videos_that_count(run)},
+        videos={name: partial(_fit_frames, run, name) for name in _find_videos_that_count(run)}
+        | {name: partial(_cut_tail, run, name) for name in run.videos if INPUTS[name] == "tail"},
         masks={name: partial(_fit_masks, run, name) for name in run.videos if INPUTS[name] == "mask"},
         pictures=run.pictures,
         options={name: getattr(run.request, name) for name in options_of(type(run.request))},
@@ -92,6 +96,37 @@ def _fit_frames(run: Run, name: str) -> Iterator[np.ndarray]:
     geometry = run.plan.geometry
     for frame in pick_frames(run.videos[name], find_picking(run.request, run.plan, name)):
         yield fit_frame(frame, geometry.height, geometry.width, run.request.fit)
+
+
+def _cut_tail(run: Run, name: str) -> Iterator[np.ndarray]:
+    """Last frames of a given video at the rate of the video that is made, cut to what it shows."""
+    request, plan = run.request, run.plan
+    frames = _read_tail(request, plan, run.videos[name])
+    to_video = bool(request.width or request.height)
+    return iter(cut_images(frames, plan.geometry, to_video=to_video, fit=request.fit))
+
+
+def _read_tail(request: GenerateRequest, plan: RunPlan, video: SourceVideo) -> tuple[np.ndarray, ...]:
+    stride = plan.geometry.frames_of_latent
+    return read_last_frames(
+        video, request.continue_frames or TAIL_FRAMES, stride, plan.fps, request.video_fps
+    )
+
+
+def check_tail(request: GenerateRequest, plan: RunPlan, name: str, video: SourceVideo) -> Notice:
+    """Read a video whose last frames are taken, and say how many are.
+
+    Raises:
+        RequestError: the video to be made has no frame besides these.
+        MediaError: it cannot be read.
+    """
+    taken, wanted = len(_read_tail(request, plan, video)), plan.geometry.num_frames
+    if taken >= wanted:
+        raise RequestError(
+            "num_frames",
+            f"{wanted}: the last {taken} frames of {flag_of(name)} leave none to make. Ask for more.",
+        )
+    return Notice(f"{video.name}: the video begins with its last {taken} frames.")
 
 
 def _fit_masks(run: Run, name: str) -> Iterator[np.ndarray]:

@@ -21,7 +21,7 @@ from mlx_video.geometry import (
 from mlx_video.models.dispatch import LARGEST_ARRAY
 from mlx_video.models.rope import MAX_POSITIONS
 from mlx_video.planning.choices import MemoryChoices
-from mlx_video.request import FRAME_INPUTS, LORA_FIELDS, GenerateRequest
+from mlx_video.request import FRAME_INPUTS, INPUTS, LORA_FIELDS, GenerateRequest, given_inputs
 from mlx_video.runs.input_checks import check_inputs, check_layer_scales
 from mlx_video.runs.sampling.context_choice import check_caches, plan_windows, report_windows
 from mlx_video.runs.sampling.recipe_choice import (
@@ -153,6 +153,7 @@ def plan_run(
             defaults=replace(chosen.defaults, shift=_default_shift(chosen, variant, size.area)),
             variant=variant.name,
             has_image=has_image,
+            goes_on=any(INPUTS[name] == "tail" for name in given_inputs(request)),
             pixels=geometry.width * geometry.height,
         ),
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from mlx_video.conditioning.units import PROMPTS
+from mlx_video.conditioning.longcat import LAST_FRAMES, VIDEO, hold_first_frames
+from mlx_video.conditioning.units import PROMPTS, frames_unit
 from mlx_video.config import SamplingDefaults
 from mlx_video.models.longcat.transformer import LongCatTransformer
+from mlx_video.variants.longcat_sizes import LARGEST_480P, choose_bucket
 from mlx_video.variants.variant import Inputs, Traits, Variant
 from mlx_video.weights.names.longcat_names import (
     AUTHORS_RULES,
@@ -44,8 +46,11 @@ LONGCAT = Variant(
         guide_scale=(4.0, 4.0),
         fps=15,
         num_frames=93,
+        max_area=LARGEST_480P,
         negative_prompt=NEGATIVE_PROMPT,
+        recipe="longcat",
     ),
-    inputs=Inputs(),
-    units=(PROMPTS,),
+    inputs=Inputs(optional=(VIDEO,), shorthands={"image": (VIDEO,)}),
+    units=(PROMPTS, frames_unit("first frame", ("first_frames",), hold_first_frames), LAST_FRAMES),
+    choose_size=choose_bucket,
 )

@@ -17,7 +17,7 @@ from mlx_video.sampling.experts import (
     split_at_step,
 )
 from mlx_video.sampling.guidance import ClassifierFreeGuidance
-from mlx_video.sampling.guidance_forms.form import wrap_guidance
+from mlx_video.sampling.guidance_forms.form import GuidanceForm, wrap_guidance
 from mlx_video.sampling.noise_levels.listed import (
     last_part,
     looked_up,
@@ -27,7 +27,7 @@ from mlx_video.sampling.noise_levels.listed import (
 )
 from mlx_video.sampling.noise_levels.table import OFFICIAL, space_levels
 from mlx_video.sampling.recipe import GuideScale, ModelSampling, Preset, Recipe, SamplingChoices, TrainedSteps
-from mlx_video.sampling.schedule import Schedule
+from mlx_video.sampling.schedule import Schedule, check_settings, schedule_of
 from mlx_video.sampling.solvers.table import adapt_schedule
 from mlx_video.sampling.step_caches.step_cache import CacheFacts, CacheMethod
 
@@ -78,7 +78,8 @@ def settle_recipe(preset: Preset, choices: SamplingChoices, model: ModelSampling
         whole = _build_schedule(preset, replace(choices, strength=1.0), model, solver, shift)
     split, boundary = _split_experts(preset, choices, model, whole, base, schedule)
     low, high = (
-        wrap_guidance(ClassifierFreeGuidance(one), choices.guidance_forms, schedule.steps) for one in scale
+        wrap_guidance(ClassifierFreeGuidance(one), _join_forms(preset, choices), schedule.steps)
+        for one in scale
     )
     guidance = {"low_noise": low, "high_noise": high} if model.is_dual else {"model": low}
     recipe = Recipe(
@@ -94,6 +95,12 @@ def settle_recipe(preset: Preset, choices: SamplingChoices, model: ModelSampling
     )
     recipe = replace(recipe, notices=tuple(_report(preset, choices, recipe)))
     return recipe if choices.step_cache is None else _add_step_cache(recipe, choices.step_cache, model)
+
+
+def _join_forms(preset: Preset, choices: SamplingChoices) -> tuple[GuidanceForm, ...]:
+    """Forms of guidance that the user gives, and those of the recipe that are of other kinds."""
+    given = {type(form) for form in choices.guidance_forms}
+    return (*(form for form in preset.guidance_forms if type(form) not in given), *choices.guidance_forms)
 
 
 def _add_step_cache(recipe: Recipe, method: CacheMethod, model: ModelSampling) -> Recipe:
@@ -137,6 +144,10 @@ def _build_schedule(
     if listed is not None:
         return last_part(listed, choices.strength)
     steps = choices.steps or model.defaults.steps
+    if preset.levels and choices.spacing is None:
+        check_settings(steps, shift, choices.strength)
+        own = preset.levels(model, int(steps / choices.strength), shift)
+        return schedule_of(own if choices.strength == 1 else own[-steps:], shift=shift)
     return space_levels(choices.spacing or OFFICIAL, solver, steps, shift, choices.strength)
 
 
