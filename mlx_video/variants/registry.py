@@ -21,6 +21,7 @@ from mlx_video.variants.other_models import name_other_model
 from mlx_video.variants.variant import CheckpointFacts, Shapes, Variant
 from mlx_video.weights.names.control_sizes import list_statements, read_control_sizes
 from mlx_video.weights.names.fun_names import CAMERA_ANCHOR, REFERENCE_ANCHOR
+from mlx_video.weights.names.longcat_names import FUSED_PART
 from mlx_video.weights.names.transformer_names import IMAGE_ANCHOR, original_shapes, read_image_sizes
 from mlx_video.weights.names.vace_names import VACE_ANCHOR
 from mlx_video.weights.network import TransformerNetwork
@@ -144,6 +145,7 @@ def _part_names(network: TransformerConfig) -> frozenset[str]:
         REFERENCE_ANCHOR: network.reference_dim is not None,
         "vace_patch_embedding.weight": bool(network.vace_layers),
         "vace_blocks.0.modulation": bool(network.vace_layers),
+        f"{FUSED_PART}weight": network.time_dim is not None,
     }
     return frozenset(name for name, is_there in names.items() if is_there)
 

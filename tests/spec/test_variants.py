@@ -54,6 +54,7 @@ KINDS = {
     "wan2.1-vace-1.3b": (16, 16, False, VACE),
     "wan2.1-vace-14b": (16, 16, False, VACE),
     "wan2.2-vace-fun-a14b": (16, 16, True, VACE),
+    "longcat-video": (16, 16, False, {"time_dim": 24}),
 }
 SIZES = {
     "wan2.1-t2v-demo": (192, 6), "wan2.2-i2v-demo": (192, 6), "wan2.2-fun-control-demo": (192, 6),
@@ -214,7 +215,7 @@ def test_its_defaults_are_plausible(variant: Variant):
     assert 1 <= sampling.steps <= 100
     assert 1 <= sampling.shift <= 16
     assert all(1 <= scale <= 10 for scale in sampling.guide_scale)
-    assert sampling.fps in (16, 24)
+    assert sampling.fps in (15, 16, 24)
 
 
 UNPUBLISHED = (

@@ -238,7 +238,7 @@ def _record(preset: Preset, choices: SamplingChoices) -> dict[str, str]:
 
 def _report(preset: Preset, choices: SamplingChoices, recipe: Recipe) -> Iterator[str]:
     """What the recipe sets, what the user sets in its place, and what does not go together."""
-    if preset.name != OFFICIAL:
+    if preset.is_distilled:
         yield (
             f"Recipe {preset.name}: {recipe.steps} steps by {recipe.solver}, at guide scale "
             f"{_write_scale(recipe.guide_scale)}."
