@@ -15,8 +15,6 @@ from mlx_video.sampling.recipes.official import OFFICIAL
 # Names are tried in this order: of "Wan2.2-Lightning-4steps" the maker is told, not the number of steps.
 _ALL = (
     OFFICIAL,
-    LONGCAT,
-    LONGCAT_DISTILLED,
     FASTWAN,
     FASTMETAL,
     LIGHTNING,
@@ -24,6 +22,8 @@ _ALL = (
     CAUSVID,
     SELF_FORCING,
     LIGHTX2V,
+    LONGCAT,
+    LONGCAT_DISTILLED,
 )
 
 RECIPES: Mapping[str, Preset] = MappingProxyType({preset.name: preset for preset in _ALL})
