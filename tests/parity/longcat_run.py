@@ -118,6 +118,15 @@ class LongCatPipeline:
         numbers[0, : len(ids)], mask[0, : len(ids)] = torch.tensor(ids), 1
         return self.text_encoder(numbers, mask).last_hidden_state[:, None], mask
 
+    def _take_timestep(self, timestep: Any) -> None:
+        """Let all frames have a timestep, of which DiffSynth-Studio puts the first ones to 0.
+
+        The authors' transformer takes timesteps as they are; no frame of this call is clean.
+        """
+        embedder = self.transformer.t_embedder
+        embed = type(embedder).forward
+        embedder.forward = lambda given, dtype: embed(embedder, timestep.expand(len(given)), dtype)
+
     def sample(self, latents: Any, request: LongCatRequest) -> Any:
         """The loop over the noise levels."""
         texts = [self.encode_text(request.prompt)]
@@ -133,7 +142,9 @@ class LongCatPipeline:
         sigmas = torch.cat([timesteps / 1000, torch.zeros(1)])
         for index, timestep in enumerate(timesteps):
             of_frames = timestep.repeat(1, latents.shape[2])
-            if not request.remembers:
+            if request.remembers:
+                self._take_timestep(timestep)
+            else:
                 of_frames[:, :given] = 0
             found = [
                 self.transformer(
