@@ -65,6 +65,7 @@ def unit_inputs(run: Run) -> UnitInputs:
         masks={name: partial(_fit_masks, run, name) for name in run.videos if INPUTS[name] == "mask"},
         pictures=run.pictures,
         options={name: getattr(run.request, name) for name in options_of(type(run.request))},
+        part=run.part,
     )
 
 
@@ -86,15 +87,17 @@ def _find_videos_that_count(run: Run) -> Iterator[str]:
             yield name
 
 
-def find_picking(request: GenerateRequest, plan: RunPlan, name: str) -> Picking:
-    """Which frames of a given video a run takes."""
-    return Picking(name, plan.geometry.num_frames, plan.fps, request.video_fps)
+def find_picking(request: GenerateRequest, plan: RunPlan, name: str, first: int = 0) -> Picking:
+    """Which frames of a given video a run takes, from frame `first` of the new ones."""
+    return Picking(name, plan.geometry.num_frames, plan.fps, request.video_fps, first)
 
 
 def _fit_frames(run: Run, name: str) -> Iterator[np.ndarray]:
     """Frames of a given video at the rate and size of the video that is made, uint8 [H, W, 3]."""
     geometry = run.plan.geometry
-    for frame in pick_frames(run.videos[name], find_picking(run.request, run.plan, name)):
+    for frame in pick_frames(
+        run.videos[name], find_picking(run.request, run.plan, name, run.part.first_frame)
+    ):
         yield fit_frame(frame, geometry.height, geometry.width, run.request.fit)
 
 
@@ -132,7 +135,7 @@ def check_tail(request: GenerateRequest, plan: RunPlan, name: str, video: Source
 def _fit_masks(run: Run, name: str) -> Iterator[np.ndarray]:
     """Frames of a given mask likewise, bool [H, W]; one picture serves all frames."""
     geometry = run.plan.geometry
-    video, picking = run.videos[name], find_picking(run.request, run.plan, name)
+    video, picking = run.videos[name], find_picking(run.request, run.plan, name, run.part.first_frame)
     frames = pick_frames(video, picking)
     if video.is_still:
         ((picture, _),) = video.read()

@@ -26,12 +26,14 @@ class Picking:
         fps: frames per second that they are to be shown at.
         video_fps: rate of the video where the user states it; None believes the video, and takes frames one
             by one where it does not tell.
+        first: the frame that is picked first, of those that could be from the beginning.
     """
 
     field: str
     num_frames: int
     fps: float
     video_fps: float | None = None
+    first: int = 0
 
     def rate_of(self, video: SourceVideo) -> float:
         """Frames per second of a video."""
@@ -43,7 +45,7 @@ class Picking:
 
     def frames_needed(self, video: SourceVideo) -> int:
         """How many frames of a video are gone through until the last is picked."""
-        return math.floor((self.num_frames - 1) * self.step(video) + _SLACK) + 1
+        return math.floor((self.first + self.num_frames - 1) * self.step(video) + _SLACK) + 1
 
 
 def pick_frames(video: SourceVideo, picking: Picking) -> Iterator[np.ndarray]:
@@ -60,16 +62,17 @@ def pick_frames(video: SourceVideo, picking: Picking) -> Iterator[np.ndarray]:
         RequestError: the video is too short.
         MediaError: it cannot be read.
     """
-    step = picking.step(video)
-    taken, end, count = 0, 0.0, 0
+    step, last = picking.step(video), picking.first + picking.num_frames
+    passed, end, count = 0, 0.0, 0
     for frame, length in video.read():
         end, count = end + length, count + 1
-        while taken < picking.num_frames and taken * step < end - _SLACK:
-            yield frame
-            taken += 1
-        if taken == picking.num_frames:
+        while passed < last and passed * step < end - _SLACK:
+            if passed >= picking.first:
+                yield frame
+            passed += 1
+        if passed == last:
             return
-    raise _too_short(video, picking, taken, count)
+    raise _too_short(video, picking, passed, count)
 
 
 def pick_all(video: SourceVideo, fps: float, video_fps: float | None = None) -> Iterator[np.ndarray]:
@@ -106,7 +109,7 @@ def check_length(video: SourceVideo, picking: Picking) -> tuple[Notice, ...]:
         if end > needed + _SLACK:
             break
     taken = math.ceil((end - _SLACK) / picking.step(video))
-    if taken < picking.num_frames:
+    if taken < picking.first + picking.num_frames:
         raise _too_short(video, picking, taken, count)
     return (*video.notices, *_describe_picking(video, picking, is_longer=end > needed + _SLACK))
 
@@ -126,9 +129,10 @@ def _describe_picking(video: SourceVideo, picking: Picking, *, is_longer: bool) 
 def _too_short(video: SourceVideo, picking: Picking, taken: int, count: int) -> RequestError:
     rate, needed = picking.rate_of(video), picking.frames_needed(video)
     at_rate = f" at {rate:g} per second" if abs(rate - picking.fps) > _SLACK else ""
+    last = picking.first + picking.num_frames
     nearest = (taken - 1) // 4 * 4 + 1
     return RequestError(
         picking.field,
-        f"{video.name} has {count} frames{at_rate}, {needed} are needed for {picking.num_frames} at "
+        f"{video.name} has {count} frames{at_rate}, {needed} are needed for {last} at "
         f"{picking.fps:g} per second. Give a longer video, or --num-frames {nearest}.",
     )
