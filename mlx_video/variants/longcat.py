@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mlx_video.conditioning.continuation.longcat_tail import LONGCAT_TAIL
 from mlx_video.conditioning.longcat import LAST_FRAMES, VIDEO, hold_first_frames
 from mlx_video.conditioning.units import PROMPTS, frames_unit
 from mlx_video.config import SamplingDefaults
@@ -52,5 +53,6 @@ LONGCAT = Variant(
     ),
     inputs=Inputs(optional=(VIDEO,), shorthands={"image": (VIDEO,)}),
     units=(PROMPTS, frames_unit("first frame", ("first_frames",), hold_first_frames), LAST_FRAMES),
+    continuation=LONGCAT_TAIL,
     choose_size=choose_bucket,
 )
