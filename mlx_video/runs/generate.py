@@ -160,7 +160,8 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
         notices = (*notices, *report_continuing(earlier, plan.fps))
     for name, video in videos.items():
         if INPUTS[name] == "tail":
-            notices = (*notices, check_tail(request, plan, name, video))
+            plan = check_tail(request, plan, name, video)
+            notices = (*notices, plan.notices[-1])
         elif not (video.is_still and INPUTS[name] == "mask"):
             notices = (*notices, *check_length(video, find_picking(request, plan, name, part.first_frame)))
     if "camera_trajectory" in variant.inputs.all:

@@ -22,6 +22,7 @@ from mlx_video.conditioning.text import PromptTokenizer, count_tokens, load_toke
 from mlx_video.conditioning.units import ConditioningUnit, UnitInputs
 from mlx_video.errors import CheckpointError, MediaError, RequestError
 from mlx_video.events import BlocksRead, Event, FramesEncoded, Notice, Work, finish, with_events
+from mlx_video.geometry import latent_frames
 from mlx_video.hub.fetch import TOKENIZER_REPOSITORY, fetch_tokenizer
 from mlx_video.latents.encode import encode_chunks
 from mlx_video.layouts.model_folder import ModelFolder
@@ -116,8 +117,8 @@ def _read_tail(request: GenerateRequest, plan: RunPlan, video: SourceVideo) -> t
     )
 
 
-def check_tail(request: GenerateRequest, plan: RunPlan, name: str, video: SourceVideo) -> Notice:
-    """Read a video whose last frames are taken, and say how many are.
+def check_tail(request: GenerateRequest, plan: RunPlan, name: str, video: SourceVideo) -> RunPlan:
+    """Read a video whose last frames are taken; gives the plan with their number.
 
     Raises:
         RequestError: the video to be made has no frame besides these.
@@ -129,7 +130,9 @@ def check_tail(request: GenerateRequest, plan: RunPlan, name: str, video: Source
             "num_frames",
             f"{wanted}: the last {taken} frames of {flag_of(name)} leave none to make. Ask for more.",
         )
-    return Notice(f"{video.name}: the video begins with its last {taken} frames.")
+    notice = Notice(f"{video.name}: the video begins with its last {taken} frames.")
+    given = latent_frames(taken, plan.geometry.frames_of_latent)
+    return replace(plan, notices=(*plan.notices, notice), tail_frames=given)
 
 
 def _fit_masks(run: Run, name: str) -> Iterator[np.ndarray]:

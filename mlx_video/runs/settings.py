@@ -78,6 +78,7 @@ class RunPlan:
         recipe: how noise becomes latents; None where latents are only decoded.
         leading_frames: latent frames of reference or control pictures, which are sampled beside the result's.
         windows: in which the transformer sees the video; None for the video as a whole.
+        tail_frames: latent frames that the video begins with, of another one's end.
     """
 
     geometry: VideoGeometry
@@ -93,6 +94,7 @@ class RunPlan:
     recipe: Recipe | None = None
     leading_frames: int = 0
     windows: ContextWindows | None = None
+    tail_frames: int = 0
 
     @property
     def sampled_geometry(self) -> VideoGeometry:

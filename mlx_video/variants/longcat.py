@@ -6,6 +6,7 @@ from mlx_video.conditioning.continuation.longcat_tail import LONGCAT_TAIL
 from mlx_video.conditioning.longcat import LAST_FRAMES, VIDEO, hold_first_frames
 from mlx_video.conditioning.units import PROMPTS, frames_unit
 from mlx_video.config import SamplingDefaults
+from mlx_video.models.longcat.memory import longcat_peak
 from mlx_video.models.longcat.transformer import LongCatTransformer
 from mlx_video.variants.longcat_sizes import LARGEST_480P, choose_bucket
 from mlx_video.variants.variant import Inputs, Traits, Variant
@@ -32,6 +33,7 @@ NETWORK = TransformerNetwork(
     extra_diffusers_rules=AUTHORS_RULES[:-1],
     own_sizes=read_longcat_sizes,
     is_quantized=is_quantized_longcat_layer,
+    peak=longcat_peak,
 )
 
 LONGCAT = Variant(

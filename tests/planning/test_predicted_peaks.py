@@ -22,18 +22,21 @@ from mlx_video.formats.tensor_source import open_tensors
 from mlx_video.geometry import VideoGeometry
 from mlx_video.loading.block_stream import load_streamed
 from mlx_video.loading.streamed_text_encoder import encode_streamed
-from mlx_video.models.block_context import Pass, PromptTokens
+from mlx_video.models.block_context import Pass, PromptTokens, attend_plainly
 from mlx_video.models.control.vace import VACEHook, VACETransformer
 from mlx_video.models.dispatch import CPU_LIMITS, Limits, use_limits
 from mlx_video.models.encoders.image_encoder import CLIPImageEncoder
 from mlx_video.models.encoders.image_encoder_memory import image_encoder_peak
 from mlx_video.models.encoders.text_encoder import UMT5Encoder
 from mlx_video.models.forward import BlockSource
+from mlx_video.models.longcat.transformer import LongCatTransformer
+from mlx_video.models.remembered_keys import RememberedKeys
 from mlx_video.models.transformer import WanTransformer
 from mlx_video.models.transformer_memory import ForwardSize, forward_peak
 from mlx_video.models.video_transformer import Part
 from mlx_video.planning.stage_peaks import denoise_peak, text_peak, weight_bytes_in_use
 from mlx_video.planning.weight_bytes import WeightBytes, weigh
+from mlx_video.variants.longcat import NETWORK as LONGCAT_NETWORK
 from mlx_video.variants.vace import NETWORK as VACE_NETWORK
 from mlx_video.weights.load import load_module
 from mlx_video.weights.network import PLAIN, TransformerNetwork
@@ -52,6 +55,7 @@ NARROW = TransformerConfig(
     256, 1024, 2, num_layers=3, in_dim=4, out_dim=4, text_dim=64, text_len=64, freq_dim=64
 )
 WITH_IMAGE = replace(NARROW, image_dim=64)
+LONGCAT = replace(NARROW, time_dim=32, model_type="longcat")
 WITH_VACE = replace(NARROW, vace_layers=(0, 2), vace_in_dim=8)
 IMAGE_TOKENS = 257
 # Cuts attention and feed-forward of so few tokens as the limits of a CPU cut those of a whole video.
@@ -76,6 +80,8 @@ class Case:
 
     @property
     def network(self) -> TransformerNetwork:
+        if self.config.time_dim:
+            return LONGCAT_NETWORK
         return VACE_NETWORK if self.config.vace_layers else PLAIN
 
 
@@ -99,12 +105,20 @@ CASES = {
     "VACE, bfloat16": Case(WITH_VACE, dtype=mx.bfloat16, num_passes=1),
     "in chunks": Case(limits=CUTTING),
     "in chunks, 4 bits, streamed": Case(bits=4, streams=True, limits=CUTTING),
+    "LongCat": Case(LONGCAT),
+    "LongCat, streamed": Case(LONGCAT, streams=True),
+    "LongCat, 4 bits, streamed": Case(LONGCAT, bits=4, streams=True),
+    "LongCat, 8 bits": Case(LONGCAT, bits=8, num_passes=1),
+    "LongCat, bfloat16": Case(LONGCAT, dtype=mx.bfloat16, num_passes=1),
+    "LongCat, in chunks": Case(LONGCAT, limits=CUTTING),
     "wide feed-forward": Case(replace(NARROW, ffn_dim=2048, num_heads=1), num_passes=1),
 }
 
 
 def quantized_layers(network: nn.Module) -> Callable[[str, nn.Module], bool]:
     """Those that we quantize in a transformer, those that others do in a text encoder."""
+    if isinstance(network, LongCatTransformer):
+        return lambda name, _: LONGCAT_NETWORK.is_quantized(name)
     if isinstance(network, WanTransformer):
         return lambda name, _: is_quantized_layer(name)
     return lambda _, layer: isinstance(layer, nn.Linear)
@@ -181,6 +195,19 @@ def test_prediction_of_a_forward_is_within_fifteen_percent(case: Case, tmp_path:
         order = case.network.block_order(case.config)
         predicted = predicted_bytes(case, weigh(source.infos.values(), order))
     assert predicted == pytest.approx(found, rel=WITHIN)
+
+
+def test_kept_keys_and_values_are_foreseen_to_the_byte():
+    transformer, kept = LongCatTransformer(LONGCAT), RememberedKeys()
+    prompt = transformer.project_text(mx.zeros((20, LONGCAT.text_dim)))
+    one = Pass(prompt, attention=kept.recording(attend_plainly))
+    (velocity,) = transformer.predict(mx.zeros(LATENT_SHAPE), at(0.0), [one])
+    mx.eval(velocity)
+    size = ForwardSize(LONGCAT, 3 * math.prod(GRID), 4, None, 0, 1, on_gpu=False, limits=CPU_LIMITS)
+    plain = LONGCAT_NETWORK.peak(replace(size, num_tokens=2 * math.prod(GRID)))
+    with_kept = LONGCAT_NETWORK.peak(replace(size, remembered_tokens=math.prod(GRID)))
+    assert with_kept.held - plain.held == kept.nbytes > 0
+    assert with_kept.usual - plain.usual >= kept.nbytes  # and keys and values of all tokens, joined
 
 
 @pytest.mark.parametrize("lengths", [(500, 400), (100, 60)], ids=["longest prompts", "short prompts"])
