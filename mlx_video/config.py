@@ -89,6 +89,7 @@ class TransformerConfig:
     channels of its context; none and 0 without VACE. `reference_dim` is the number of latent channels of a
     reference image, `camera_dim` that of a packed camera path; None without these networks. `time_dim` is the
     width of time features that every block widens by a layer of its own; None where all share one table.
+    `mot_layers` are the indices of the blocks that have an expert for a reference video.
     """
 
     dim: int
@@ -110,6 +111,7 @@ class TransformerConfig:
     reference_dim: int | None = None
     camera_dim: int | None = None
     time_dim: int | None = None
+    mot_layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         _check_sizes("transformer", self)
@@ -122,6 +124,12 @@ class TransformerConfig:
         if layers and (layers[0] != 0 or sorted({*layers}) != [*layers] or layers[-1] >= self.num_layers):
             raise ConfigError(
                 f"transformer: VACE layers {list(layers)} must rise from 0 within the {self.num_layers} "
+                "blocks. Check config.json against the model's page."
+            )
+        experts = self.mot_layers
+        if experts and (sorted({*experts}) != [*experts] or experts[-1] >= self.num_layers):
+            raise ConfigError(
+                f"transformer: blocks {list(experts)} with an expert must rise within the {self.num_layers} "
                 "blocks. Check config.json against the model's page."
             )
 
@@ -390,6 +398,8 @@ def _control_sizes(network: TransformerConfig) -> dict[str, Any]:
     sizes: dict[str, Any] = {}
     if network.vace_layers:
         sizes |= {"vace_layers": list(network.vace_layers), "vace_in_dim": network.vace_in_dim}
+    if network.mot_layers:
+        sizes["mot_layers"] = list(network.mot_layers)
     for name in ("reference_dim", "camera_dim", "time_dim"):
         if (size := getattr(network, name)) is not None:
             sizes[name] = size
@@ -504,6 +514,7 @@ class _ConfigReader:
             reference_dim=extra.take_optional_count("reference_dim"),
             camera_dim=extra.take_optional_count("camera_dim"),
             time_dim=extra.take_optional_count("time_dim"),
+            mot_layers=extra.take_counts("mot_layers"),
         )
 
     def read_text_encoder(self) -> TextEncoderConfig:

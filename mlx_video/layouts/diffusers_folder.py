@@ -1,6 +1,7 @@
 """Checkpoint folders as Diffusers saves a pipeline: which file is which component.
 
-Source: diffusers src/diffusers/pipelines/wan, WanPipeline, WanImageToVideoPipeline and WanVACEPipeline.
+Source: diffusers src/diffusers/pipelines/wan, WanPipeline, WanImageToVideoPipeline and WanVACEPipeline;
+bytedance/Video-As-Prompt, WanImageToVideoMOTPipeline.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ _PIPELINES = (
     "WanImageToVideoPipeline",
     "WanVideoToVideoPipeline",
     "WanVACEPipeline",
+    "WanImageToVideoMOTPipeline",
     "WanDMDPipeline",
     "WanImageToVideoDmdPipeline",
     "LongCatVideoPipeline",
@@ -58,6 +60,7 @@ _SIZE_KEYS = MappingProxyType(
         "patch_size": "patch_size",
         "vace_layers": "vace_layers",
         "vace_in_channels": "vace_in_dim",
+        "block_idx_with_mot_ref": "mot_layers",
     }
 )
 
@@ -76,7 +79,10 @@ class _TransformerClass:
 
 
 _WAN = _TransformerClass(
-    _SIZE_KEYS, MappingProxyType({"qk_norm": "rms_norm_across_heads", "cross_attn_norm": True})
+    _SIZE_KEYS,
+    MappingProxyType(
+        {"qk_norm": "rms_norm_across_heads", "cross_attn_norm": True, "reference_train_mode": None}
+    ),
 )
 _LONGCAT = _TransformerClass(
     MappingProxyType(
@@ -98,6 +104,7 @@ _TRANSFORMER_CLASSES = MappingProxyType(
     {
         "WanTransformer3DModel": _WAN,
         "WanVACETransformer3DModel": _WAN,
+        "WanTransformer3DMOTModel": _WAN,
         "LongCatVideoTransformer3DModel": _LONGCAT,
     }
 )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import repeat
 from pathlib import Path
+from types import MappingProxyType
 
 import mlx.core as mx
 import numpy as np
@@ -36,6 +37,7 @@ from mlx_video.media.sources.source_video import SourceVideo
 from mlx_video.models.vae.autoencoder import WanVAE
 from mlx_video.planning.choices import TEXT_ENCODER
 from mlx_video.request import FRAME_INPUTS, INPUTS, GenerateRequest, flag_of, options_of
+from mlx_video.request.choices import InputKind
 from mlx_video.runs.networks import (
     is_kept,
     use_image_encoder,
@@ -47,6 +49,8 @@ from mlx_video.runs.run import Run
 from mlx_video.runs.settings import RunPlan
 
 Texts = Sequence[Sequence[int]]
+WHOLE: InputKind = "whole video"
+"""Kind of input of which all is used, however long it is."""
 
 
 def unit_inputs(run: Run) -> UnitInputs:
@@ -61,13 +65,25 @@ def unit_inputs(run: Run) -> UnitInputs:
         run.config,
         dict(zip(images, cut, strict=True)),
         originals=run.images,
-        videos={name: partial(_fit_frames, run, name) for name in _find_videos_that_count(run)}
-        | {name: partial(_cut_tail, run, name) for name in run.videos if INPUTS[name] == "tail"},
+        videos={
+            name: partial(_READERS.get(INPUTS[name], _fit_frames), run, name)
+            for name in _find_videos_that_count(run)
+        },
         masks={name: partial(_fit_masks, run, name) for name in run.videos if INPUTS[name] == "mask"},
         pictures=run.pictures,
         options={name: getattr(run.request, name) for name in options_of(type(run.request))},
+        reference_prompts=_reference_prompts(run),
         part=run.part,
     )
+
+
+def _reference_prompts(run: Run) -> tuple[str, ...]:
+    """What the user says that a reference video shows, and what the negative pass says of it."""
+    request, negative = run.request, run.plan.negative_prompt
+    if request.vap_prompt is None:
+        return ()
+    own = request.negative_vap_prompt
+    return (request.vap_prompt, *(() if negative is None else (negative if own is None else own,)))
 
 
 def needed_units(run: Run) -> tuple[ConditioningUnit, ...]:
@@ -84,13 +100,19 @@ def encodes_frames(run: Run) -> bool:
 def _find_videos_that_count(run: Run) -> Iterator[str]:
     """Names of the given videos, without one that is begun with and of which nothing would stay."""
     for name in run.videos:
-        if INPUTS[name] == "video" and (name != "input_video" or run.request.denoising_strength < 1):
+        if INPUTS[name] != "mask" and (name != "input_video" or run.request.denoising_strength < 1):
             yield name
 
 
 def find_picking(request: GenerateRequest, plan: RunPlan, name: str, first: int = 0) -> Picking:
     """Which frames of a given video a run takes, from frame `first` of the new ones."""
-    return Picking(name, plan.geometry.num_frames, plan.fps, request.video_fps, first)
+    is_whole = INPUTS[name] == WHOLE
+    return Picking(name, plan.geometry.num_frames, plan.fps, request.video_fps, is_whole, first)
+
+
+def _pick_whole(run: Run, name: str) -> Iterator[np.ndarray]:
+    """Frames of a given video at even distances from its first to its last, as they are, uint8 [H, W, 3]."""
+    yield from pick_frames(run.videos[name], find_picking(run.request, run.plan, name))
 
 
 def _fit_frames(run: Run, name: str) -> Iterator[np.ndarray]:
@@ -133,6 +155,12 @@ def check_tail(request: GenerateRequest, plan: RunPlan, name: str, video: Source
     notice = Notice(f"{video.name}: the video begins with its last {taken} frames.")
     given = latent_frames(taken, plan.geometry.frames_of_latent)
     return replace(plan, notices=(*plan.notices, notice), tail_frames=given)
+
+
+_READERS: Mapping[InputKind, Callable[[Run, str], Iterator[np.ndarray]]] = MappingProxyType(
+    {WHOLE: _pick_whole, "tail": _cut_tail}
+)
+"""Kind of input → how its frames are read, where that is in a way of its own."""
 
 
 def _fit_masks(run: Run, name: str) -> Iterator[np.ndarray]:
@@ -254,7 +282,13 @@ def report_cut_texts(
     request: GenerateRequest, tokenizer: PromptTokenizer, max_tokens: int
 ) -> Iterator[Notice]:
     """Say so where the end of a text that the user wrote will not be read."""
-    for name, text in (("prompt", request.prompt), ("negative prompt", request.negative_prompt)):
+    texts = {
+        "prompt": request.prompt,
+        "negative prompt": request.negative_prompt,
+        "text of --vap-prompt": request.vap_prompt,
+        "text of --negative-vap-prompt": request.negative_vap_prompt,
+    }
+    for name, text in texts.items():
         count = count_tokens(tokenizer, text or "")
         if count > max_tokens:
             yield Notice(f"The {name} has {count} tokens, the model reads {max_tokens}: its end is left out.")

@@ -9,6 +9,7 @@ from mlx_video.config import SamplingDefaults
 from mlx_video.models.longcat.memory import longcat_peak
 from mlx_video.models.longcat.transformer import LongCatTransformer
 from mlx_video.variants.longcat_sizes import LARGEST_480P, choose_bucket
+from mlx_video.variants.negative_prompts import ENGLISH_NEGATIVE_PROMPT
 from mlx_video.variants.variant import Inputs, Traits, Variant
 from mlx_video.weights.names.longcat_names import (
     AUTHORS_RULES,
@@ -18,14 +19,6 @@ from mlx_video.weights.names.longcat_names import (
     read_longcat_sizes,
 )
 from mlx_video.weights.network import TransformerNetwork
-
-# Source: meituan-longcat/LongCat-Video run_demo_text_to_video.py.
-NEGATIVE_PROMPT = (
-    "Bright tones, overexposed, static, blurred details, subtitles, style, works, paintings, images, static, "
-    "overall gray, worst quality, low quality, JPEG compression residue, ugly, incomplete, extra fingers, "
-    "poorly drawn hands, poorly drawn faces, deformed, disfigured, misshapen limbs, fused fingers, still "
-    "picture, messy background, three legs, many people in the background, walking backwards"
-)
 
 NETWORK = TransformerNetwork(
     build=LongCatTransformer,
@@ -50,7 +43,7 @@ LONGCAT = Variant(
         fps=15,
         num_frames=93,
         max_area=LARGEST_480P,
-        negative_prompt=NEGATIVE_PROMPT,
+        negative_prompt=ENGLISH_NEGATIVE_PROMPT,
         recipe="longcat",
     ),
     inputs=Inputs(optional=(VIDEO,), shorthands={"image": (VIDEO,)}),

@@ -24,7 +24,7 @@ from mlx_video.weights.names.vae_names import vae_tensors
 from tests.fixtures.diffusers_checkpoint import text_encoder_name, vae_name
 from tests.fixtures.longcat_checkpoint import longcat_arrays
 from tests.fixtures.tiny_checkpoint import Arrays, TinySizes, random_arrays
-from tests.parity.diffsynth_longcat import load_longcat_module
+from tests.parity.diffsynth_longcat import empty_longcat
 from tests.parity.diffusers_pipeline import build_text_encoder, build_vae, load
 
 torch = pytest.importorskip("torch")
@@ -62,14 +62,9 @@ class LongCatPipeline:
 
     def __init__(self, folder: Path, sizes: TinySizes, seed: int = 0) -> None:
         config = sizes.transformer
-        module = load_longcat_module()
-        module.TimestepEmbedder.timestep_embedding = staticmethod(_exact_sinusoid)
         self.folder = folder
-        self.transformer = module.LongCatVideoTransformer3DModel(
-            hidden_size=config.dim, depth=config.num_layers, num_heads=config.num_heads,
-            caption_channels=config.text_dim, adaln_tembed_dim=config.time_dim,
-            frequency_embedding_size=config.freq_dim,
-        )  # fmt: skip
+        self.transformer = empty_longcat(config)
+        self.transformer.t_embedder.timestep_embedding = _exact_sinusoid
         self.weights = longcat_arrays(config, seed)
         texts = random_arrays(text_encoder_tensors(sizes.text_encoder), seed + 1)
         named = {text_encoder_name(name): values for name, values in texts.items()}

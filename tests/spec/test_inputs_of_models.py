@@ -30,9 +30,10 @@ COLUMNS: dict[str, dict[str, Any]] = {
     "camera": {"camera_control_direction": "Left"},
     "motion bucket": {"motion_bucket_id": 50},
     "one frame": {"target_index": 1, "control_image": (OTHER,), "control_index": (0,)},
+    "video prompt": {"vap_video": VIDEO, "vap_prompt": "a dog"},
     "earlier video": {"longcat_video": VIDEO},
 }
-# R: required, o: optional, -: refused; in the order of the columns.
+# R: required, o: optional, -: refused, as is what a row leaves out at its end; in the order of the columns.
 TEXT, IMAGE, MASKED = "- - - - - - - - - o - -", "R o - - - - - - - - - -", "o o - - - - - o - - - -"
 ENDED_CONTROL, VACE = "o o o o - - - - - - - -", "o o - - o o o - - o - -"
 ROWS = {
@@ -61,9 +62,11 @@ ROWS = {
     "wan2.1-vace-1.3b": VACE,
     "wan2.1-vace-14b": VACE,
     "wan2.1-vace": VACE,
-    "longcat-video": "o - - - - - - - - - - o",
     "wan2.2-vace-fun-a14b": "o o - - o o o - - - - -",
+    "longcat-video": "o - - - - - - - - - - - o",
+    "wan2.1-video-as-prompt-14b": "R o - - - - - - - - - R",
 }
+ROWS = {name: f"{row}{' -' * (len(COLUMNS) - len(row.split()))}" for name, row in ROWS.items()}
 CELLS = [
     pytest.param(variant, column, code, id=f"{variant.name}, {column}")
     for variant in VARIANTS
@@ -94,7 +97,8 @@ def test_every_model_and_every_input_has_its_place():
     assert ROWS.keys() == {variant.name for variant in VARIANTS}
     placed = {name for given in COLUMNS.values() for name in given} | {"prompt", "input_video"}
     unplaced = set(INPUTS) - placed
-    assert unplaced == {"camera_trajectory", "camera_control_speed", "camera_control_origin"}
+    camera = {"camera_trajectory", "camera_control_speed", "camera_control_origin"}
+    assert unplaced == {*camera, "negative_vap_prompt"}
 
 
 @pytest.mark.parametrize(("variant", "column", "code"), CELLS)

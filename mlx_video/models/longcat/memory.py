@@ -15,8 +15,8 @@ from mlx_video.models.transformer_memory import (
     written_out,
 )
 
-# Both layers of the feed-forward are multiplied at a time. Where weights are quantized, part of the second one
-# is not unpacked before the first is let go.
+# Both layers of the feed-forward are multiplied at a time. Where weights are quantized, part of the second
+# one is not unpacked before the first is let go.
 LAYERS_AT_ONCE = {None: 2, 4: 1.75, 8: 1.5}
 
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 
-from mlx_video.config import TransformerConfig
 from mlx_video.errors import CheckpointError
 from mlx_video.formats.tensor_info import TensorInfo
 from mlx_video.variants.registry import read_original_shapes, recognise_checkpoint
@@ -18,10 +17,9 @@ from mlx_video.weights.names.longcat_names import (
 )
 from mlx_video.weights.names.transformer_names import WAN_RULES
 from mlx_video.weights.rules import apply_rules, find_sources, target_shapes
+from tests.fixtures.published_sizes import PUBLISHED_OWN_TRANSFORMERS
 
-PUBLISHED = TransformerConfig(
-    dim=4096, ffn_dim=11008, num_heads=32, num_layers=48, model_type="longcat", time_dim=512
-)
+PUBLISHED = PUBLISHED_OWN_TRANSFORMERS["longcat-video"]
 
 
 def under_authors_names(config=PUBLISHED):
