@@ -22,8 +22,6 @@ SchedulerName = Literal[
 ]
 RecipeName = Literal[
     "official",
-    "longcat",
-    "longcat-distilled",
     "fastwan",
     "fastmetal",
     "lightning",
@@ -31,6 +29,8 @@ RecipeName = Literal[
     "causvid",
     "self-forcing",
     "lightx2v",
+    "longcat",
+    "longcat-distilled",
 ]
 NoiseLevelsName = Literal[
     "official",
