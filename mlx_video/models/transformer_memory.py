@@ -36,6 +36,7 @@ class ForwardSize:
         limits: of one dispatch there.
         remembered_tokens: of them, those whose keys and values are kept from step to step in place of a
             forward of theirs.
+        sees_blocks: whether self-attention gathers few blocks of keys for each block of tokens.
     """
 
     config: TransformerConfig
@@ -48,6 +49,7 @@ class ForwardSize:
     limits: Limits
     windows_at_once: int = 1
     remembered_tokens: int = 0
+    sees_blocks: bool = False
 
     @property
     def num_waiting(self) -> int:

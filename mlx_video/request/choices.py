@@ -31,6 +31,7 @@ RecipeName = Literal[
     "lightx2v",
     "longcat",
     "longcat-distilled",
+    "longcat-refine",
 ]
 NoiseLevelsName = Literal[
     "official",
@@ -65,7 +66,17 @@ QuantizationBits = Literal[4, 8]
 QuantizationGroup = Literal[32, 64, 128]
 
 InputKind = Literal[
-    "text", "image", "pictures", "video", "whole video", "tail", "mask", "audio", "number", "camera"
+    "text",
+    "image",
+    "pictures",
+    "video",
+    "whole video",
+    "all frames",
+    "tail",
+    "mask",
+    "audio",
+    "number",
+    "camera",
 ]
 """What an input is by which a model is conditioned; of a "tail" the last frames count."""
 CameraDirection = Literal[

@@ -344,7 +344,7 @@ IMAGE_INPUTS = tuple(name for name, kind in INPUTS.items() if kind == "image")
 FRAME_INPUTS = ("image", "end_image")
 """Those of them that become frames of the video; its size follows the first."""
 VIDEO_INPUTS = tuple(
-    name for name, kind in INPUTS.items() if kind in ("video", "whole video", "tail", "mask")
+    name for name, kind in INPUTS.items() if kind in ("video", "whole video", "all frames", "tail", "mask")
 )
 PICTURE_INPUTS = tuple(name for name, kind in INPUTS.items() if kind == "pictures")
 LORA_FIELDS = tuple(name for name, declared in _OPTIONS.items() if declared.kind is ADAPTERS)

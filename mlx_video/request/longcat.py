@@ -21,6 +21,14 @@ class LongCatOptions:
         metavar="PATH",
         input="tail",
     )
+    longcat_refine: VideoSource | None = option(
+        None,
+        help="finished video of LongCat-Video that becomes one of 720p with twice the frames; needs the "
+        "adapter that refines",
+        group=LONGCAT_GROUP,
+        metavar="PATH",
+        input="all frames",
+    )
     longcat_kv_cache: bool = option(
         True,
         help="compute the keys and values of given frames of `--longcat-video` once, for all steps; without, "

@@ -136,10 +136,13 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
         earlier = open_earlier(request, way, shared, config.vae.stride[0])
     if way and earlier:
         request = way.begin(request, earlier, config)
+    check_inputs(request, variant)  # before any image is opened
+    if variant.settle:
+        request = variant.settle(request, config)
     adapters, adapter_notices = read_all_adapters(request, config)
     stored, config = config, widen_config(config, adapters)
     variant = find_variant(config)
-    check_inputs(request, variant)  # before any image is opened
+    check_inputs(request, variant)
     check_parts(request, model)
     given = {name: image for name in IMAGE_INPUTS if (image := getattr(request, name)) is not None}
     opened = {name: open_image(image) for name, image in given.items()}
@@ -162,7 +165,7 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
         if INPUTS[name] == "tail":
             plan = check_tail(request, plan, name, video)
             notices = (*notices, plan.notices[-1])
-        elif not (video.is_still and INPUTS[name] == "mask"):
+        elif INPUTS[name] != "all frames" and not (video.is_still and INPUTS[name] == "mask"):
             notices = (*notices, *check_length(video, find_picking(request, plan, name, part.first_frame)))
     if "camera_trajectory" in variant.inputs.all:
         camera_poses({name: getattr(request, name) for name in INPUTS}, plan.geometry.num_frames)

@@ -157,8 +157,13 @@ def check_tail(request: GenerateRequest, plan: RunPlan, name: str, video: Source
     return replace(plan, notices=(*plan.notices, notice), tail_frames=given)
 
 
+def _read_all(run: Run, name: str) -> Iterator[np.ndarray]:
+    """All frames of a given video one by one, as they are, uint8 [H, W, 3]."""
+    return (frame for frame, _ in run.videos[name].read())
+
+
 _READERS: Mapping[InputKind, Callable[[Run, str], Iterator[np.ndarray]]] = MappingProxyType(
-    {WHOLE: _pick_whole, "tail": _cut_tail}
+    {WHOLE: _pick_whole, "tail": _cut_tail, "all frames": _read_all}
 )
 """Kind of input → how its frames are read, where that is in a way of its own."""
 

@@ -173,7 +173,7 @@ def plan_run(
         recipe=recipe,
         leading_frames=request.extra_frames,
         windows=windows,
-        fps=config.sampling.fps,
+        fps=chosen.defaults.fps,
         crops_images=has_image and bool(request.width or request.height),
         notices=tuple(_report_plan(request, variant, chosen, recipe, windows, geometry, size)),
     )

@@ -109,6 +109,7 @@ class Preset:
         shifts: model type → shift; the model's where there is none.
         trained_steps: which list of steps a model takes; None for even ones.
         levels: spacing of the noise levels, from steps and shift; None for the official one.
+        fps: of the result; None for the model's.
         guidance_forms: that guidance has unless the user gives others of their kind.
         splits_in_half: whether two experts share the steps by number, and not by noise level.
         sizes: model type → width and height in pixels and frames of the videos that it was trained on.
@@ -122,6 +123,7 @@ class Preset:
     shifts: Mapping[str, float] = field(default_factory=dict)
     trained_steps: Callable[[ModelSampling], TrainedSteps] | None = None
     levels: Callable[[ModelSampling, int, float], Levels] | None = None
+    fps: int | None = None
     guidance_forms: tuple[GuidanceForm, ...] = ()
     splits_in_half: bool = False
     sizes: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)

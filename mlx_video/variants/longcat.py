@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mlx_video.conditioning.continuation.longcat_tail import LONGCAT_TAIL
 from mlx_video.conditioning.longcat import LAST_FRAMES, VIDEO, hold_first_frames
+from mlx_video.conditioning.longcat_refine import REFINE, REFINED
 from mlx_video.conditioning.units import PROMPTS, frames_unit
 from mlx_video.config import SamplingDefaults
 from mlx_video.models.longcat.memory import longcat_peak
 from mlx_video.models.longcat.transformer import LongCatTransformer
+from mlx_video.variants.longcat_refine import find_refined_length, settle_refinement
 from mlx_video.variants.longcat_sizes import LARGEST_480P, choose_bucket
 from mlx_video.variants.negative_prompts import ENGLISH_NEGATIVE_PROMPT
 from mlx_video.variants.variant import Inputs, Traits, Variant
@@ -46,8 +50,9 @@ LONGCAT = Variant(
         negative_prompt=ENGLISH_NEGATIVE_PROMPT,
         recipe="longcat",
     ),
-    inputs=Inputs(optional=(VIDEO,), shorthands={"image": (VIDEO,)}),
-    units=(PROMPTS, frames_unit("first frame", ("first_frames",), hold_first_frames), LAST_FRAMES),
-    continuation=LONGCAT_TAIL,
+    inputs=Inputs(optional=(VIDEO,), shorthands={"image": (VIDEO,), REFINED: ("image", VIDEO)}),
+    units=(PROMPTS, frames_unit("first frame", ("first_frames",), hold_first_frames), LAST_FRAMES, REFINE),
+    continuation=replace(LONGCAT_TAIL, refuses=(REFINED,), find_length=find_refined_length),
+    settle=settle_refinement,
     choose_size=choose_bucket,
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 # Height / width of a picture → height and width of the video.
 # Source: meituan-longcat/LongCat-Video longcat_video/utils/bukcet_config.py.
 BUCKETS_480P = {
@@ -12,29 +14,32 @@ BUCKETS_480P = {
     2.75: (1056, 384), 3.09: (1088, 352), 3.70: (1184, 320), 3.80: (1216, 320), 3.90: (1248, 320),
     4.00: (1280, 320),
 }  # fmt: skip
-BUCKETS_720P = {
-    0.25: (480, 1920), 0.29: (512, 1792), 0.32: (544, 1696), 0.36: (576, 1600), 0.40: (608, 1504),
-    0.49: (672, 1376), 0.54: (704, 1312), 0.59: (736, 1248), 0.69: (800, 1152), 0.74: (832, 1120),
-    0.82: (864, 1056), 0.88: (896, 1024), 0.94: (928, 992), 1.00: (960, 960), 1.07: (992, 928),
-    1.14: (1024, 896), 1.22: (1056, 864), 1.31: (1088, 832), 1.35: (1120, 832), 1.44: (1152, 800),
-    1.70: (1248, 736), 2.00: (1344, 672), 2.05: (1376, 672), 2.47: (1504, 608), 2.53: (1536, 608),
-    2.83: (1632, 576), 3.06: (1664, 544), 3.12: (1696, 544), 3.62: (1856, 512), 3.93: (1888, 480),
-    4.00: (1920, 480),
+# 720p, in multiples of 64.
+BUCKETS_REFINED = {
+    0.22: (448, 2048), 0.29: (512, 1792), 0.36: (576, 1600), 0.45: (640, 1408), 0.55: (704, 1280),
+    0.63: (768, 1216), 0.76: (832, 1088), 0.88: (896, 1024), 1.00: (960, 960), 1.14: (1024, 896),
+    1.31: (1088, 832), 1.50: (1152, 768), 1.58: (1216, 768), 1.82: (1280, 704), 1.91: (1344, 704),
+    2.20: (1408, 640), 2.30: (1472, 640), 2.67: (1536, 576), 2.89: (1664, 576), 3.62: (1856, 512),
+    3.75: (1920, 512),
 }  # fmt: skip
 LARGEST_480P = max(height * width for height, width in BUCKETS_480P.values())
 
 
 def choose_bucket(height: int, width: int, area: int) -> tuple[int, int]:
-    """The size that the model was trained at for pictures of a shape.
+    """The 480p size that the model was trained at for pictures of a shape, whatever the area.
 
     Args:
         height, width: of the picture, in pixels.
-        area: in pixels; beyond the 480p sizes those of 720p are taken.
+        area: not used; all these sizes have nearly the same.
 
     Returns:
         Width and height of the video. The picture is stretched to it, by a few hundredths at most of those
         that are neither long nor tall.
     """
-    buckets = BUCKETS_480P if area <= LARGEST_480P else BUCKETS_720P
+    return choose_from(BUCKETS_480P, height, width)
+
+
+def choose_from(buckets: Mapping[float, tuple[int, int]], height: int, width: int) -> tuple[int, int]:
+    """Width and height of the size whose shape comes nearest to that of a picture."""
     nearest = min(buckets, key=lambda ratio: abs(ratio - height / width))
     return buckets[nearest][1], buckets[nearest][0]

@@ -3,8 +3,8 @@
 Text encoder, VAE and scheduler are those of transformers and Diffusers, as in the authors' pipeline. Latents
 of given frames are means, where the authors draw a sample.
 
-Source: meituan-longcat/LongCat-Video longcat_video/pipeline_longcat_video.py, generate_t2v, generate_i2v and
-generate_vc.
+Source: meituan-longcat/LongCat-Video longcat_video/pipeline_longcat_video.py, generate_t2v, generate_i2v,
+generate_vc and generate_refine.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class LongCatRequest:
         given: pictures that the video begins with, at any size.
         remembers: whether keys and values of these are kept.
         goes_on: whether they are the end of a video.
+        refined: pictures of the video that is refined.
         changes: of weights by the adapter, under the authors' names; not None for the distilled steps.
     """
 
@@ -54,6 +55,7 @@ class LongCatRequest:
     given: Sequence[Image.Image] = ()
     remembers: bool = False
     goes_on: bool = False
+    refined: Sequence[Image.Image] = ()
     changes: Arrays | None = None
 
 
@@ -87,6 +89,11 @@ class LongCatPipeline:
         if request.given:
             clean = self.encode(request.given, request.width, request.height)
             latents[:, :, : clean.shape[2]] = clean
+        if request.refined:
+            enlarged = self.enlarge(request.refined, request)
+            latents = 0.5 * enlarged + 0.5 * latents
+            for block in self.transformer.blocks:
+                block.attn._process_attn = see_few_blocks
         latents = self.sample(latents, request)
         video = self.vae.decode(latents * self.std + self.mean, return_dict=False)[0]
         return latents[0].numpy(), (video[0] / 2 + 0.5).clamp(0, 1).permute(1, 2, 3, 0).numpy()
@@ -101,6 +108,18 @@ class LongCatPipeline:
         from diffusers.video_processor import VideoProcessor
 
         video = VideoProcessor(vae_scale_factor=8).preprocess_video([*pictures], height=height, width=width)
+        return (self.vae.encode(video).latent_dist.mode() - self.mean) / self.std
+
+    def enlarge(self, pictures: Sequence[Image.Image], request: LongCatRequest) -> Any:
+        """Latents of pictures in twice their number and the video's size."""
+        interpolate, size = torch.nn.functional.interpolate, (request.height, request.width)
+        video = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).permute(0, 3, 1, 2)
+        video = interpolate(video.float(), size=size, mode="bilinear", align_corners=True)
+        video = video.permute(1, 0, 2, 3)[None] / 255
+        frames = 2 * len(pictures)
+        video = interpolate(video, size=(frames, *size), mode="trilinear", align_corners=True) * 2 - 1
+        missing = -frames % 16
+        video = torch.cat([video, video[:, :, -1:].repeat(1, 1, missing, 1, 1)], 2)
         return (self.vae.encode(video).latent_dist.mode() - self.mean) / self.std
 
     def encode_text(self, text: str) -> tuple[Any, Any]:
@@ -163,11 +182,25 @@ def _guide(found: Sequence[Any], scale: float) -> Any:
     return fitted + scale * (positive - fitted)
 
 
+def see_few_blocks(q: Any, k: Any, v: Any, shape: tuple[int, int, int]) -> Any:
+    """Attention of blocks of 4x4x4 tokens to one in 16 of them, by a mask over attention to all."""
+    numbers = torch.arange(q.shape[2]).reshape(shape)
+    cut = numbers.unfold(0, 4, 4).unfold(1, 4, 4).unfold(2, 4, 4).reshape(-1, 64)
+    means = [part[:, :, cut].mean(3) for part in (q, k)]
+    count = max(1, int((1 - 0.9375) * len(cut)))
+    chosen = (means[0] @ means[1].transpose(2, 3)).topk(count).indices
+    sees = torch.zeros(*chosen.shape[:3], len(cut), dtype=torch.bool).scatter_(3, chosen, True)
+    block = torch.empty(q.shape[2], dtype=torch.int64)
+    block[cut.reshape(-1)] = torch.arange(len(cut)).repeat_interleave(64)
+    mask = sees[:, :, block][:, :, :, block]
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
 def _timesteps(request: LongCatRequest) -> Any:
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     scheduler = FlowMatchEulerDiscreteScheduler(shift=12.0)
-    if request.changes is None:
+    if request.changes is None or request.refined:
         sigmas = torch.linspace(1, 0.001, request.steps)
     else:
         falling = torch.arange(50, 0, -1) * 20
@@ -175,6 +208,8 @@ def _timesteps(request: LongCatRequest) -> Any:
         sigmas = falling[picked].float() / 1000
     scheduler.set_timesteps(request.steps, sigmas=sigmas.numpy())
     timesteps = scheduler.timesteps
+    if request.refined:
+        return torch.cat([torch.tensor([500.0]), timesteps[timesteps < 500]])
     if request.goes_on and request.changes is None:
         tail = torch.linspace(TAIL_START, 0, TAIL_STEPS + 1)[:-1]
         timesteps = torch.cat([timesteps[timesteps > TAIL_START], tail])

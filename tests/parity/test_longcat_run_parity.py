@@ -110,6 +110,32 @@ def run_ours(model: Model, case: Case, words: list[str], folder: Path) -> tuple[
     return np.array(load_latents(folder / "latents.safetensors")[0]), np.stack(pictures)
 
 
+@pytest.mark.slow
+def test_refinement_agrees_with_the_authors_pipeline(model: Model, tmp_path: Path):
+    """Its attention to few blocks is held to a mask over all of them."""
+    frames = [draw(tmp_path / "first" / f"{n:02}.png", n) for n in range(13)]
+    arrays, changes = longcat_adapter(LONGCAT.transformer, strength=0.1)
+    adapter = tmp_path / "refinement_lora.safetensors"
+    write_safetensors(adapter, [store(name, values) for name, values in arrays.items()])
+    assert generate.main([
+        "--model-dir", str(model.converted), "--prompt", PROMPT, "--width", "128", "--height", "128",
+        "--longcat-refine", str(tmp_path / "first"), "--lora", str(adapter), "--steps", "30",
+        "--seed", str(SEED), "--save-latents", str(tmp_path / "latents.safetensors"),
+        "--save-frames", str(tmp_path / "frames"),
+    ]) == 0  # fmt: skip
+    pictures = [np.asarray(Image.open(path)) for path in list_pictures(tmp_path / "frames")]
+    found = np.array(load_latents(tmp_path / "latents.safetensors")[0])
+    request = LongCatRequest(
+        PROMPT, "", 30, SEED, 128, 128, 29, guide_scale=1.0, refined=frames, changes=changes
+    )
+    expected, expected_frames = LongCatPipeline(model.original, LONGCAT)(request)
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() < LATENTS_TOLERANCE * np.abs(expected).max()
+    assert len(pictures) == 26
+    shown = np.floor(255 * expected_frames[:26])
+    assert np.abs(np.stack(pictures).astype(float) - shown).max() <= FRAMES_TOLERANCE
+
+
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_the_command_agrees_with_the_authors_pipeline(
     case: Case, model: Model, tmp_path: Path, record_property: Callable[[str, object], None]

@@ -51,6 +51,13 @@ def test_the_distilled_adapter_takes_sixteen_steps_without_guidance():
         assert (set(recipe.guide_scale), recipe.prompts) == ({1.0}, {"positive"})
 
 
+def test_refinement_takes_five_steps_from_the_middle_without_guidance():
+    recipe = settle("longcat-refine")
+    expected = [500, 443.022, 343.471, 207.772, 11.869]
+    assert recipe.schedule.timesteps.tolist() == pytest.approx(expected, abs=5e-4)
+    assert (set(recipe.guide_scale), recipe.steps) == ({1.0}, 5)
+
+
 def test_guidance_scales_the_negative_prediction_in_every_step_unless_the_user_says_otherwise():
     found = settle().guidance["model"]
     assert isinstance(found, ZeroStarGuidance)

@@ -67,7 +67,12 @@ def test_a_recipe_takes_the_published_steps(name, model, sigmas, timesteps, high
 
 def test_every_recipe_is_tested():
     """Those of LongCat-Video are, in a file of their own."""
-    assert {name for name, *_ in PUBLISHED} | {"official", "longcat", "longcat-distilled"} == set(RECIPES)
+    assert {name for name, *_ in PUBLISHED} | {
+        "official",
+        "longcat",
+        "longcat-distilled",
+        "longcat-refine",
+    } == set(RECIPES)
 
 
 def test_two_by_two_steps_are_what_both_boundaries_make_of_shift_5_but_not_of_8():

@@ -23,13 +23,14 @@ LAYERS_AT_ONCE = {None: 2, 4: 1.75, 8: 1.5}
 def longcat_peak(size: ForwardSize, *, waits_for_blocks: bool = False) -> Peak:
     """Peak of one forward; arguments as for :func:`mlx_video.models.transformer_memory.forward_peak`.
 
-    Kept keys and values are held, and joined with those of the other tokens.
+    Kept keys and values are held, and joined with those of the other tokens. Blocks that see few others need
+    tokens in the order of blocks, and keys and values once more as they are gathered.
     """
     kept = size.remembered_tokens
     noisy = replace(size, num_tokens=size.num_tokens - kept, remembered_tokens=0)
     moments = (
         _rotation(noisy),
-        attention_moment(noisy, size.num_tokens),
+        _attention_to_blocks(noisy) if size.sees_blocks else attention_moment(noisy, size.num_tokens),
         attention_moment(noisy, text_keys(size)),
         _feed_forward(noisy),
     )
@@ -43,6 +44,11 @@ def _rotation(size: ForwardSize) -> Moment:
     if not size.on_gpu:
         nbytes += 2 * size.stream
     return with_weight(size, 3 * size.config.dim, nbytes)
+
+
+def _attention_to_blocks(size: ForwardSize) -> Moment:
+    """Tokens and their norm; queries, keys and values in both orders; what is gathered, and what is mixed."""
+    return with_weight(size, size.config.dim, size.stream + 10 * size.activation)
 
 
 def _feed_forward(size: ForwardSize) -> Moment:

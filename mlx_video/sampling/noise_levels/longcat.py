@@ -1,7 +1,7 @@
 """Noise levels of LongCat-Video, without the 0 that ends them.
 
-Source: meituan-longcat/LongCat-Video longcat_video/pipeline_longcat_video.py, get_timesteps_sigmas and
-generate_vc.
+Source: meituan-longcat/LongCat-Video longcat_video/pipeline_longcat_video.py, get_timesteps_sigmas,
+generate_vc and generate_refine.
 """
 
 from __future__ import annotations
@@ -34,3 +34,9 @@ def longcat_distilled(steps: int, shift: float) -> Levels:
     falling = np.arange(_DISTILLED_STEPS, 0, -1) * (NUM_TRAIN_TIMESTEPS // _DISTILLED_STEPS)
     picked = np.floor(np.linspace(0, _DISTILLED_STEPS, steps, endpoint=False)).astype(int)
     return shift_sigmas(falling[picked] / NUM_TRAIN_TIMESTEPS, shift)
+
+
+def longcat_refined(steps: int, shift: float) -> Levels:
+    """The middle, and the usual levels below it: `steps` tells how many there are from 1 on."""
+    levels = longcat(steps, shift)
+    return np.concatenate([[_TAIL_START], levels[levels < _TAIL_START]])

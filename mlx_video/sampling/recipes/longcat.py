@@ -6,7 +6,12 @@ import re
 
 from mlx_video.sampling.guidance_forms.zero_star import ZeroStar
 from mlx_video.sampling.noise_levels.comfy import Levels
-from mlx_video.sampling.noise_levels.longcat import longcat, longcat_continued, longcat_distilled
+from mlx_video.sampling.noise_levels.longcat import (
+    longcat,
+    longcat_continued,
+    longcat_distilled,
+    longcat_refined,
+)
 from mlx_video.sampling.recipe import ModelSampling, Preset
 
 
@@ -23,4 +28,11 @@ LONGCAT_DISTILLED = Preset(
     steps=16,
     guide_scale=1.0,
     levels=lambda model, steps, shift: longcat_distilled(steps, shift),
+)
+
+LONGCAT_REFINE = Preset(
+    "longcat-refine",
+    guide_scale=1.0,
+    fps=30,
+    levels=lambda model, steps, shift: longcat_refined(steps, shift),
 )

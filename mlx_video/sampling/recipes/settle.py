@@ -50,6 +50,7 @@ def adopt_recipe(preset: Preset, sampling: SamplingDefaults, model_type: str) ->
         steps=preset.steps or sampling.steps,
         guide_scale=sampling.guide_scale if scale is None else (scale, scale),
         shift=preset.shifts.get(model_type, sampling.shift),
+        fps=preset.fps or sampling.fps,
         width=width,
         height=height,
         num_frames=num_frames,
