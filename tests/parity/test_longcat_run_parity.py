@@ -136,7 +136,16 @@ def test_refinement_agrees_with_the_authors_pipeline(model: Model, tmp_path: Pat
     assert np.abs(np.stack(pictures).astype(float) - shown).max() <= FRAMES_TOLERANCE
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+LIKENESSES = ("text, distilled", "the end of a video, distilled")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=name, marks=[pytest.mark.nightly] if name in LIKENESSES else [])
+        for name, case in CASES.items()
+    ],
+)
 def test_the_command_agrees_with_the_authors_pipeline(
     case: Case, model: Model, tmp_path: Path, record_property: Callable[[str, object], None]
 ):

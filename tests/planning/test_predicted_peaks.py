@@ -30,6 +30,7 @@ from mlx_video.models.encoders.image_encoder import CLIPImageEncoder
 from mlx_video.models.encoders.image_encoder_memory import image_encoder_peak
 from mlx_video.models.encoders.text_encoder import UMT5Encoder
 from mlx_video.models.forward import BlockSource
+from mlx_video.models.longcat.block_sparse import attend_in_blocks
 from mlx_video.models.longcat.transformer import LongCatTransformer
 from mlx_video.models.remembered_keys import RememberedKeys
 from mlx_video.models.transformer import WanTransformer
@@ -208,6 +209,29 @@ def test_prediction_of_a_forward_is_within_fifteen_percent(case: Case, tmp_path:
         order = case.network.block_order(case.config)
         predicted = predicted_bytes(case, weigh(source.infos.values(), order))
     assert predicted == pytest.approx(found, rel=WITHIN)
+
+
+@pytest.mark.parametrize("bits", [None, 4])
+def test_prediction_of_attention_to_few_blocks_is_within_fifteen_percent(bits: int | None, tmp_path: Path):
+    case, grid, path = Case(LONGCAT, num_passes=1, bits=bits), (8, 8, 16), tmp_path / "model.safetensors"
+    latents = mx.zeros((LONGCAT.in_dim, 8, 16, 32))
+    random_weights(case.network.build(LONGCAT), path, case.dtype, bits)
+    with SafetensorsFile(path) as source, use_limits(case.limits), opened(case, source) as (transformer, _):
+        prompt = transformer.project_text(mx.zeros((20, LONGCAT.text_dim)))
+        part = Part(latents, [Pass(prompt, attention=attend_in_blocks)])
+
+        def work() -> None:
+            for _ in range(STEPS):
+                mx.eval(transformer.predict_parts([part], at(500.0)))
+
+        found, weights = measured(work), weigh(source.infos.values(), case.network.block_order(LONGCAT))
+    size = ForwardSize(
+        LONGCAT, math.prod(grid), weights.number_bytes, weights.bits, 0, 1, on_gpu=False, limits=case.limits,
+        sees_blocks=True,
+    )  # fmt: skip
+    geometry = VideoGeometry(256, 128, 29, latents.shape, grid)
+    predicted = denoise_peak(size, weights, geometry, network=LONGCAT_NETWORK).usual
+    assert predicted - weight_bytes_in_use(weights, None) == pytest.approx(found, rel=WITHIN)
 
 
 def test_kept_keys_and_values_are_foreseen_to_the_byte():
