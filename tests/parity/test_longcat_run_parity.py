@@ -27,7 +27,7 @@ LATENTS_TOLERANCE = 1e-4
 FRAMES_TOLERANCE = 1  # a difference in the last digit may fall on either side of a whole number
 
 PROMPT, NEGATIVE_PROMPT, SEED = "A red circle moves left", "blurred", 42
-WIDTH, HEIGHT, NUM_FRAMES = 48, 32, 21
+WIDTH, HEIGHT, NUM_FRAMES = 48, 32, 17
 PICTURE_SIZE = (40, 60)  # of the video's shape: nothing is cut, all is resized
 EARLIER_FRAMES, TAIL_FRAMES = 17, 13
 
@@ -36,7 +36,7 @@ EARLIER_FRAMES, TAIL_FRAMES = 17, 13
 class Case:
     """What the model is given, and how many steps are asked for."""
 
-    steps: int = 6
+    steps: int = 4
     given: str = ""
     remembers: bool = False
     is_distilled: bool = False
@@ -113,12 +113,12 @@ def run_ours(model: Model, case: Case, words: list[str], folder: Path) -> tuple[
 @pytest.mark.slow
 def test_refinement_agrees_with_the_authors_pipeline(model: Model, tmp_path: Path):
     """Its attention to few blocks is held to a mask over all of them."""
-    frames = [draw(tmp_path / "first" / f"{n:02}.png", n) for n in range(13)]
+    frames = [draw(tmp_path / "first" / f"{n:02}.png", n) for n in range(5)]
     arrays, changes = longcat_adapter(LONGCAT.transformer, strength=0.1)
     adapter = tmp_path / "refinement_lora.safetensors"
     write_safetensors(adapter, [store(name, values) for name, values in arrays.items()])
     assert generate.main([
-        "--model-dir", str(model.converted), "--prompt", PROMPT, "--width", "128", "--height", "128",
+        "--model-dir", str(model.converted), "--prompt", PROMPT, "--width", "128", "--height", "64",
         "--longcat-refine", str(tmp_path / "first"), "--lora", str(adapter), "--steps", "30",
         "--seed", str(SEED), "--save-latents", str(tmp_path / "latents.safetensors"),
         "--save-frames", str(tmp_path / "frames"),
@@ -126,17 +126,17 @@ def test_refinement_agrees_with_the_authors_pipeline(model: Model, tmp_path: Pat
     pictures = [np.asarray(Image.open(path)) for path in list_pictures(tmp_path / "frames")]
     found = np.array(load_latents(tmp_path / "latents.safetensors")[0])
     request = LongCatRequest(
-        PROMPT, "", 30, SEED, 128, 128, 29, guide_scale=1.0, refined=frames, changes=changes
+        PROMPT, "", 30, SEED, 128, 64, 13, guide_scale=1.0, refined=frames, changes=changes
     )
     expected, expected_frames = LongCatPipeline(model.original, LONGCAT)(request)
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() < LATENTS_TOLERANCE * np.abs(expected).max()
-    assert len(pictures) == 26
-    shown = np.floor(255 * expected_frames[:26])
+    assert len(pictures) == 10
+    shown = np.floor(255 * expected_frames[:10])
     assert np.abs(np.stack(pictures).astype(float) - shown).max() <= FRAMES_TOLERANCE
 
 
-LIKENESSES = ("text, distilled", "the end of a video, distilled")
+LIKENESSES = ("text, distilled", "the end of a video, nothing kept", "the end of a video, distilled")
 
 
 @pytest.mark.parametrize(
