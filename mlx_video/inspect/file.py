@@ -48,6 +48,7 @@ SPELLINGS = {
     "gguf": "llama.cpp's names",
     "mlx": "converted for MLX",
     "fastvideo": "converted for MLX by FastVideo",
+    "longcat": "its authors' names",
 }
 _SCALES = {
     ".scale_weight": "scales beside the weights (ComfyUI or musubi, scale_weight)",
