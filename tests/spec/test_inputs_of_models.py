@@ -135,6 +135,14 @@ def test_every_input_that_a_model_takes_goes_with_all_others(variant: Variant):
     check_inputs(request_of(*taken), variant)
 
 
+def test_an_option_of_longcat_video_is_refused_by_others():
+    (variant,) = (variant for variant in VARIANTS if variant.name == "wan2.1-t2v-14b")
+    error = refusal(GenerateRequest("a cat", longcat_kv_cache=False), variant)
+    assert (error.field, error.message) == (
+        "longcat_kv_cache", "Wan2.1 T2V 14B keeps none. Leave the option out."
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("name", "given", "field"),
     [
