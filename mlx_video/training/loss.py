@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import mlx.core as mx
 import numpy as np
 
-from mlx_video.conditioning.frames import impose_first_frame
+from mlx_video.conditioning.frames import impose_first_frames
 from mlx_video.conditioning.types import Conditioning
 from mlx_video.errors import DatasetError
 from mlx_video.models.block_context import Pass, Step
@@ -28,7 +28,7 @@ class NoisyExample:
 
     Attributes:
         name: of the clip.
-        noisy: level · noise + (1 - level) · latents, [C, T, H, W]; a given first frame is free of noise.
+        noisy: level · noise + (1 - level) · latents, [C, T, H, W]; given first frames are free of noise.
         target: noise - latents, of the same shape.
         level: 0 to 1.
         weight: of its loss.
@@ -89,8 +89,8 @@ def add_noise(
 ) -> NoisyExample:
     """Latents [C, T, H, W] under noise of the same shape, and what the transformer is to make of them."""
     noisy = level * noise + (1 - level) * latents
-    if conditioning.first_frame is not None:
-        noisy = impose_first_frame(noisy, conditioning.first_frame)
+    if conditioning.first_frames is not None:
+        noisy = impose_first_frames(noisy, conditioning.first_frames)
     return NoisyExample(name, noisy, noise - latents, level, weight, conditioning)
 
 
@@ -120,7 +120,7 @@ def predict_velocity(
         Step(0, 1, one.timestep, one.level, 0.0),
         [forward],
         concat_latents=told.concat_latents,
-        layout=told.frames.layout(grid, 0 if told.first_frame is None else 1),
+        layout=told.frames.layout(grid, told.num_first_frames),
         block_source=block_source,
     )
     return velocity
@@ -129,10 +129,10 @@ def predict_velocity(
 def velocity_loss(velocity: mx.array, one: NoisyExample) -> mx.array:
     """Mean square of what a predicted velocity [C, T, H, W] is off by, weighted; a scalar.
 
-    A first frame that is given is not predicted, and does not count.
+    First frames that are given are not predicted, and do not count.
 
     Source: modelscope/DiffSynth-Studio diffsynth/diffusion/loss.py, FlowMatchSFTLoss.
     """
-    given = 0 if one.conditioning.first_frame is None else 1
+    given = one.conditioning.num_first_frames
     error = (velocity - one.target)[:, given:]
     return error.square().mean() * one.weight

@@ -81,7 +81,7 @@ KINDS: dict[str, Kind] = {
     "text and image to video": Kind(
         "wan2.2-ti2v-5b",
         replace(TINY, in_dim=48, out_dim=48, model_type="ti2v"),
-        Conditioning(CONTEXT, first_frame=mx.array(fill((48, 1, *SIZES[1:]), 1005, 1.7))),
+        Conditioning(CONTEXT, first_frames=mx.array(fill((48, 1, *SIZES[1:]), 1005, 1.7))),
     ),
     "expert of image to video": Kind(
         "wan2.2-i2v-a14b",

@@ -89,8 +89,8 @@ def test_a_first_frame_that_is_given_does_not_count():
     one = kind.example()
     velocity = one.target + mx.array([1.0, 0.0, 0.0])[None, :, None, None]
     assert velocity_loss(velocity, one).item() == 0
-    assert mx.array_equal(one.noisy[:, :1], one.conditioning.first_frame)
-    free = replace(one, conditioning=replace(one.conditioning, first_frame=None))
+    assert mx.array_equal(one.noisy[:, :1], one.conditioning.first_frames)
+    free = replace(one, conditioning=replace(one.conditioning, first_frames=None))
     assert velocity_loss(velocity, free).item() == pytest.approx(1 / 3)
     assert velocity_loss(velocity, replace(free, weight=2.0)).item() == pytest.approx(2 / 3)
 

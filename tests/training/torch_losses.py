@@ -34,7 +34,7 @@ def build_loss(name: str) -> Loss:
     velocity = _BUILDERS[name](kind)
 
     def loss(weights: Weights, one: NoisyExample) -> Any:
-        given = 0 if one.conditioning.first_frame is None else 1
+        given = one.conditioning.num_first_frames
         return (velocity(weights, one) - numbers(one.target))[:, given:].pow(2).mean()
 
     return loss
@@ -53,7 +53,7 @@ def _official(kind: Kind) -> Callable[[Weights, NoisyExample], Any]:
     def velocity(weights: Weights, one: NoisyExample) -> Any:
         told = one.conditioning
         times = torch.full((1, count), one.timestep)
-        if told.first_frame is not None:
+        if told.first_frames is not None:
             times[:, : count // SIZES[0]] = 0
         y = None if told.concat_latents is None else [numbers(told.concat_latents)]
         inputs = {"t": times, "context": [torch.tensor(CONTEXT_NUMBERS)], "seq_len": count, "y": y}
