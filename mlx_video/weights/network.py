@@ -45,6 +45,7 @@ class TransformerNetwork:
         extra_diffusers_rules: what Diffusers calls them → official name.
         is_quantized: whether the layer of a path, in converted names, is changed when a model is quantized.
         peak: memory of one forward beside the weights.
+        read_frames: sizes → token frames that a forward only reads, beside those of the video.
         further_blocks: the blocks besides the main ones that are streamed like these.
     """
 
@@ -54,6 +55,7 @@ class TransformerNetwork:
     extra_diffusers_rules: tuple[Rule, ...] = ()
     is_quantized: ChooseLayer = is_quantized_layer
     peak: ForwardPeak = forward_peak
+    read_frames: Callable[[TransformerConfig], int] = lambda config: int(config.reference_dim is not None)
     further_blocks: Callable[[TransformerConfig], FurtherBlocks] = _no_blocks
 
     @property
