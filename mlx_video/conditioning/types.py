@@ -38,6 +38,8 @@ class Conditioning:
         image_tokens: CLIP features of the images, [K, image_dim]; None for a transformer that reads none.
         first_frame: latents that the first latent frame keeps, [C, 1, H, W]; None where it starts as noise.
         start_latents: of the video that is begun with, [C, T, H, W], in place of pure noise; None for none.
+        latents_before: that the decoder sees before the result, and which are not shown, [C, n, H, W]; None
+            for none.
         frames: which latent frames are sampled, and which are the result.
         add_ons: put hooks, modulation or attention of add-on networks into the passes.
     """
@@ -48,6 +50,7 @@ class Conditioning:
     image_tokens: mx.array | None = None
     first_frame: mx.array | None = None
     start_latents: mx.array | None = None
+    latents_before: mx.array | None = None
     frames: LatentFrames = VIDEO_ALONE
     add_ons: tuple[AddOn, ...] = ()
 

@@ -17,6 +17,7 @@ from mlx_video.variants.variant import Variant
 from tests.spec.test_variants import config_of
 
 PICTURE, OTHER, VIDEO = Path("absent.png"), Path("other.png"), Path("absent.mp4")
+SOUND = Path("absent.wav")
 # Column of the table → what is given for it.
 COLUMNS: dict[str, dict[str, Any]] = {
     "image": {"image": PICTURE},
@@ -31,8 +32,11 @@ COLUMNS: dict[str, dict[str, Any]] = {
     "motion bucket": {"motion_bucket_id": 50},
     "one frame": {"target_index": 1, "control_image": (OTHER,), "control_index": (0,)},
     "video prompt": {"vap_video": VIDEO, "vap_prompt": "a dog"},
+    "sound": {"input_audio": SOUND},
+    "poses and motion": {"s2v_pose_video": VIDEO, "motion_video": VIDEO},
 }
-# R: required, o: optional, -: refused; in the order of the columns.
+# R: required, o: optional, -: refused; in the order of the columns. Those at the end that are refused may be
+# left out.
 TEXT, IMAGE, MASKED = "- - - - - - - - - o - -", "R o - - - - - - - - - -", "o o - - - - - o - - - -"
 ENDED_CONTROL, VACE = "o o o o - - - - - - - -", "o o - - o o o - - o - -"
 ROWS = {
@@ -63,11 +67,20 @@ ROWS = {
     "wan2.1-vace": VACE,
     "wan2.2-vace-fun-a14b": "o o - - o o o - - - - -",
     "wan2.1-video-as-prompt-14b": "R o - - - - - - - - - R",
+    "wan2.2-s2v-14b": "R - - - - - - - - - - - R o",
 }
+
+
+def codes_of(variant: Variant) -> dict[str, str]:
+    """Column → what the model does with it."""
+    codes = ROWS[variant.name].split()
+    return dict(zip(COLUMNS, [*codes, *"-" * (len(COLUMNS) - len(codes))], strict=True))
+
+
 CELLS = [
     pytest.param(variant, column, code, id=f"{variant.name}, {column}")
     for variant in VARIANTS
-    for column, code in zip(COLUMNS, ROWS[variant.name].split(), strict=True)
+    for column, code in codes_of(variant).items()
 ]
 # What one input is not given without.
 NEEDED = {"end image": ("image",), "VACE mask": ("VACE video",)}
@@ -79,8 +92,7 @@ def request_of(*columns: str) -> GenerateRequest:
 
 
 def required(variant: Variant, without: str = "") -> list[str]:
-    codes = zip(COLUMNS, ROWS[variant.name].split(), strict=True)
-    return [column for column, code in codes if code == "R" and column != without]
+    return [column for column, code in codes_of(variant).items() if code == "R" and column != without]
 
 
 def refusal(request: GenerateRequest, variant: Variant) -> RequestError:
@@ -95,7 +107,7 @@ def test_every_model_and_every_input_has_its_place():
     placed = {name for given in COLUMNS.values() for name in given} | {"prompt", "input_video"}
     unplaced = set(INPUTS) - placed
     camera = {"camera_trajectory", "camera_control_speed", "camera_control_origin"}
-    assert unplaced == {*camera, "negative_vap_prompt"}
+    assert unplaced == {*camera, "negative_vap_prompt", "audio_embeds"}
 
 
 @pytest.mark.parametrize(("variant", "column", "code"), CELLS)
@@ -125,7 +137,7 @@ def test_every_model_begins_with_a_video(variant: Variant):
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
 def test_every_input_that_a_model_takes_goes_with_all_others(variant: Variant):
-    codes = dict(zip(COLUMNS, ROWS[variant.name].split(), strict=True))
+    codes = codes_of(variant)
     taken = [column for column, code in codes.items() if code != "-" and column != "one frame"]
     if variant.inputs.shorthands:
         taken = [column for column in taken if "image" not in column]
