@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image, ImageOps
 
 from tests.fixtures.tiny_checkpoint import AUDIO_ENCODER_FILE
 from tests.fixtures.tiny_variants import TinyVariant
@@ -127,52 +128,91 @@ def load_listener(folder: Path, variant: TinyVariant) -> Any:
         return SimpleNamespace(hidden_states=(*result.hidden_states[:-1], result.last_hidden_state))
 
     listen.device = "cpu"
-    listener = object.__new__(importlib.import_module("wan.modules.s2v.audio_encoder").AudioEncoder)
+    listener = object.__new__(listener_module().AudioEncoder)
     listener.processor = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=False)
     listener.model, listener.video_rate = listen, 30
     return listener
+
+
+def load_sound(path: Path, sr: int) -> tuple[np.ndarray, int]:
+    """Stands for librosa's `load`; it reads files that need no resampling."""
+    with wave.open(str(path)) as file:
+        assert (file.getframerate(), file.getnchannels()) == (sr, 1)
+        numbers = np.frombuffer(file.readframes(file.getnframes()), "<i2")
+    return numbers.astype(np.float32) / 32768, sr
+
+
+def listener_module() -> ModuleType:
+    """Import the official audio encoder, which asks for librosa."""
+    speech_module("model_s2v")  # finds the package
+    librosa = ModuleType("librosa")
+    librosa.load = load_sound
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "librosa", librosa)
+        return importlib.import_module("wan.modules.s2v.audio_encoder")
+
+
+class Resize:
+    """Stands for torchvision's of this name."""
+
+    def __init__(self, shorter: int) -> None:
+        self.shorter = shorter
+
+    def __call__(self, picture: Any) -> Any:
+        is_picture = isinstance(picture, Image.Image)
+        width, height = picture.size if is_picture else picture.shape[:-3:-1]
+        longer = int(self.shorter * max(width, height) / min(width, height))
+        width, height = (self.shorter, longer) if width <= height else (longer, self.shorter)
+        if is_picture:
+            return picture.resize((width, height), Image.Resampling.BILINEAR)
+        import torch
+
+        return torch.nn.functional.interpolate(
+            picture, (height, width), mode="bilinear", align_corners=False, antialias=True
+        )
+
+
+class CenterCrop:
+    """Stands for torchvision's of this name.
+
+    Source: torchvision torchvision/transforms/functional.py, center_crop.
+    """
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.height, self.width = size
+
+    def __call__(self, picture: Any) -> Any:
+        is_picture = isinstance(picture, Image.Image)
+        width, height = picture.size if is_picture else picture.shape[:-3:-1]
+        across, down = max(0, self.width - width), max(0, self.height - height)
+        if across or down:
+            margins = (across // 2, down // 2, (across + 1) // 2, (down + 1) // 2)
+            picture = self._with_margins(picture, margins)
+            width, height = width + across, height + down
+        top, left = round((height - self.height) / 2), round((width - self.width) / 2)
+        if is_picture:
+            return picture.crop((left, top, left + self.width, top + self.height))
+        return picture[..., top : top + self.height, left : left + self.width]
+
+    def _with_margins(self, picture: Any, margins: tuple[int, int, int, int]) -> Any:
+        """The picture with zeros at the left, the top, the right and the bottom."""
+        if isinstance(picture, Image.Image):
+            return ImageOps.expand(picture, margins, 0)
+        import torch
+
+        left, top, right, bottom = margins
+        return torch.nn.functional.pad(picture, (left, right, top, bottom))
+
+
+def official_fitting(size: tuple[int, int]) -> tuple[Resize, CenterCrop]:
+    """What the official pipeline brings pictures and poses to a size (height, width) with."""
+    return Resize(min(size)), CenterCrop(size)
 
 
 @contextmanager
 def reading_pictures():
     """The official module, with stand-ins for the packages that read videos, sounds and resize pictures."""
     import torch
-    from PIL import Image
-
-    class Resize:
-        def __init__(self, shorter: int) -> None:
-            self.shorter = shorter
-
-        def __call__(self, picture: Any) -> Any:
-            is_picture = isinstance(picture, Image.Image)
-            width, height = picture.size if is_picture else picture.shape[:-3:-1]
-            longer = int(self.shorter * max(width, height) / min(width, height))
-            width, height = (self.shorter, longer) if width <= height else (longer, self.shorter)
-            if is_picture:
-                return picture.resize((width, height), Image.Resampling.BILINEAR)
-            return torch.nn.functional.interpolate(
-                picture, (height, width), mode="bilinear", align_corners=False, antialias=True
-            )
-
-    class CenterCrop:
-        def __init__(self, size: tuple[int, int]) -> None:
-            self.height, self.width = size
-
-        def __call__(self, picture: Any) -> Any:
-            is_picture = isinstance(picture, Image.Image)
-            width, height = picture.size if is_picture else picture.shape[:-3:-1]
-            assert width >= self.width
-            assert height >= self.height
-            top, left = round((height - self.height) / 2), round((width - self.width) / 2)
-            if is_picture:
-                return picture.crop((left, top, left + self.width, top + self.height))
-            return picture[..., top : top + self.height, left : left + self.width]
-
-    def load_sound(path: Path, sr: int) -> tuple[np.ndarray, int]:
-        with wave.open(str(path)) as file:
-            assert (file.getframerate(), file.getnchannels()) == (sr, 1)
-            numbers = np.frombuffer(file.readframes(file.getnframes()), "<i2")
-        return numbers.astype(np.float32) / 32768, sr
 
     class VideoReader:
         """Stands for decord's; it gets frames and their rate in place of a file."""
@@ -192,18 +232,17 @@ def reading_pictures():
     transforms = ModuleType("torchvision.transforms")
     transforms.Resize, transforms.CenterCrop, transforms.ToTensor = Resize, CenterCrop, lambda: to_tensor
     stand_ins = {
-        name: ModuleType(name)
-        for name in ("torchvision", "torchvision.transforms.functional", "decord", "librosa")
+        name: ModuleType(name) for name in ("torchvision", "torchvision.transforms.functional", "decord")
     }
     stand_ins["torchvision"].transforms = stand_ins["torchvision.transforms"] = transforms
     transforms.functional = stand_ins["torchvision.transforms.functional"]
     stand_ins["decord"].VideoReader = VideoReader
-    stand_ins["librosa"].load = load_sound
     import transformers  # noqa: F401  (before what it would find in place of packages)
 
     for name in ("model", "t5", "vae2_1"):
         wan_module(name)
     speech_module("model_s2v")
+    listener_module()
     with pytest.MonkeyPatch.context() as patch:
         for name, stand_in in stand_ins.items():
             patch.setitem(sys.modules, name, stand_in)

@@ -11,7 +11,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlx_video.conditioning.speech.pictures import fit_footage, fit_reference
+from mlx_video.conditioning.speech.sound import count_clips, count_heard, encode_sound
 from mlx_video.config import AudioEncoderConfig
+from mlx_video.media.sound import Sound
 from mlx_video.models.block_context import Pass
 from mlx_video.models.encoders.audio_encoder import Wav2Vec2Encoder
 from mlx_video.models.rope import build_rotary_table
@@ -31,6 +34,7 @@ from mlx_video.weights.rules import apply_rules
 from tests.models.networks import CONTEXT, TRANSFORMER, at, load, relative_error
 from tests.parity.golden import fill, fill_weights
 from tests.parity.official import speech_module
+from tests.parity.official_speech import listener_module, official_fitting
 
 torch = pytest.importorskip("torch")
 pytestmark = [
@@ -181,3 +185,40 @@ def test_wav2vec2_agrees(listeners, num_samples: int):
     assert len(found) == WAV2VEC2.num_layers + 1
     for layer, (ours_of, theirs_of) in enumerate(zip(found, expected, strict=True)):
         assert relative_error(ours_of, theirs_of[0]) <= TOLERANCE, layer
+
+
+@pytest.mark.parametrize(("num_samples", "clip_frames"), [(16000, 8), (24000, 12), (48000, 80)])
+def test_features_of_frames_agree(listeners, num_samples: int, clip_frames: int):
+    theirs, ours = listeners
+    samples = np.random.default_rng(1).normal(0.1, 0.3, num_samples).astype(np.float32)
+    code = listener_module()
+    normalized = torch.tensor((samples - samples.mean()) / np.sqrt(samples.var() + 1e-7))
+    result = theirs(normalized[None], output_hidden_states=True)
+    layers = torch.cat([*result.hidden_states[:-1], result.last_hidden_state])
+    listener = object.__new__(code.AudioEncoder)
+    listener.video_rate = 30
+    heard = code.linear_interpolation(layers, input_fps=50, output_fps=30)
+    expected, clips = listener.get_audio_embed_bucket_fps(heard, fps=16, batch_frames=clip_frames, m=0)
+    assert count_clips(count_heard(layers.shape[1]), clip_frames) == clips
+    sound = Sound("noise", samples)
+    for clip in range(clips):
+        frames = slice(clip * clip_frames, (clip + 1) * clip_frames)
+        found = encode_sound(ours, sound, frames.start, clip_frames)
+        assert (
+            relative_error(found.swapaxes(0, 1), expected[frames]) <= TOLERANCE or not expected[frames].any()
+        )
+        assert bool(mx.any(found != 0)) == bool(expected[frames].any())
+
+
+@pytest.mark.parametrize("size", [(64, 64), (64, 128), (192, 128)])
+@pytest.mark.parametrize("given", [(50, 70), (70, 50), (200, 90)])
+def test_pictures_and_poses_are_fitted_alike(size: tuple[int, int], given: tuple[int, int]):
+    from PIL import Image
+
+    pixels = np.random.default_rng(2).integers(0, 256, (*given, 3), np.uint8)
+    resize, crop = official_fitting(size)
+    picture = np.asarray(crop(resize(Image.fromarray(pixels)))).astype(np.float32) / 255 * 2 - 1
+    assert np.abs(fit_reference(pixels, *size) - picture).max() <= 1e-6
+    frame = crop(resize(torch.tensor(pixels).permute(2, 0, 1)[None] / 255.0 * 2 - 1))[0].permute(1, 2, 0)
+    # Torch has its filter in float32, Pillow in float64: they differ by less than 1/150 of a level.
+    assert np.abs(fit_footage(pixels, *size) - frame.numpy()).max() <= 5e-5

@@ -19,6 +19,7 @@ pytest.importorskip("torch")
 pytestmark = [
     pytest.mark.parity,
     pytest.mark.slow,
+    pytest.mark.nightly,  # of its networks, features and pictures each is held by a test of its own
     # An interface of the official code that newer torch versions frown upon.
     pytest.mark.filterwarnings("ignore:.torch.cuda.amp.autocast:FutureWarning"),
 ]
@@ -35,9 +36,7 @@ IMAGE_SIZE = (60, 50)  # which makes frames of 64x64, and loses a margin
 POSE_SIZE, POSE_FRAMES, POSE_FPS = (50, 70), 27, 32.0  # of which every second is read; the last are missing
 
 
-@pytest.mark.parametrize(
-    "case", ["sound alone", pytest.param("poses, from the reference", marks=pytest.mark.nightly)]
-)
+@pytest.mark.parametrize("case", ["sound alone", "poses, from the reference"])
 def test_two_clips_agree_with_the_official_code(case: str, tmp_path: Path, record_property):
     original, model = tmp_path / "original", tmp_path / "model"
     write_tiny_variant(original, VARIANT, seed=3)

@@ -12,8 +12,8 @@ from mlx_video.models.elementwise import gelu_erf
 from mlx_video.models.matmul import attend, project
 
 EPS = 1e-5
-FEATURES_AT_ONCE = 1000
-"""Features of the convolutions that are made together: twenty seconds of sound."""
+FEATURES_AT_ONCE = 250
+"""Features of the convolutions that are made together: five seconds of sound."""
 
 
 class SoundConvolution(nn.Module):
@@ -50,13 +50,20 @@ class PositionConvolution(nn.Module):
         self.groups = config.position_groups
 
     def __call__(self, x: mx.array) -> mx.array:
-        """[1, T, width] → [1, T, width], float32."""
+        """[T, width] → [T, width], float32, in stretches that meet exactly."""
         direction = self.weight_v.astype(mx.float32)
         length = mx.sqrt(mx.square(direction).sum(axis=(0, 2), keepdims=True))
         weight = self.weight_g.astype(mx.float32) * direction / length
-        padding = weight.shape[1] // 2
-        mixed = mx.conv1d(x, weight, padding=padding, groups=self.groups)[:, : x.shape[1]]
-        return gelu_erf(mixed + self.bias.astype(mx.float32))
+        kernel, count = weight.shape[1], len(x)
+        padded = mx.pad(x, [(kernel // 2, kernel // 2), (0, 0)])
+        stretches = []
+        for first in range(0, count, FEATURES_AT_ONCE):
+            last = min(first + FEATURES_AT_ONCE, count)
+            # A kernel of even length would give one feature more at the end.
+            stretch = padded[first : last + kernel - 1]
+            stretches.append(mx.conv1d(stretch[None], weight, groups=self.groups)[0])
+            mx.eval(stretches[-1])
+        return gelu_erf(mx.concatenate(stretches) + self.bias.astype(mx.float32))
 
 
 class SoundAttention(nn.Module):
@@ -170,7 +177,7 @@ class Wav2Vec2Encoder(nn.Module):
         if len(samples) < self.config.reach:
             raise ValueError(f"{len(samples)} samples, the encoder needs {self.config.reach}")
         x = project(self.feature_projection, self.feature_norm(self.convolve(samples)), mx.float32)
-        x = x + self.position(x[None])[0]
+        x = x + self.position(x)
         for block in self.layers:
             mx.eval(x)
             yield x

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from mlx_video.config import AudioEncoderConfig, TransformerConfig
+from mlx_video.models.dispatch import current_limits
+from mlx_video.models.elementwise import on_gpu
 from mlx_video.models.encoders.audio_encoder import FEATURES_AT_ONCE
 from mlx_video.models.peak import WIDE, Peak
 from mlx_video.models.transformer_memory import ForwardSize, forward_peak
@@ -19,6 +21,10 @@ def speech_peak(size: ForwardSize, *, waits_for_blocks: bool = False) -> Peak:
     return forward_peak(size, waits_for_blocks=waits_for_blocks).beside(streams * size.stream)
 
 
+# Arrays as large as what the first convolution makes: taps laid out for products, and the steps of the GELU.
+_CONVOLUTION_ARRAYS = 13.5
+
+
 def audio_encoder_peak(config: AudioEncoderConfig, num_samples: int, *, number_bytes: int) -> Peak:
     """Peak of encoding a sound, beside the weights. The encoder works in float32.
 
@@ -28,10 +34,21 @@ def audio_encoder_peak(config: AudioEncoderConfig, num_samples: int, *, number_b
         number_bytes: of one number of a weight.
     """
     count = config.count_features(num_samples)
+    stretch = min(count, FEATURES_AT_ONCE)
+    first = stretch * config.hop // config.conv_strides[0] * config.conv_width
+    tokens, hidden = count * config.width, count * config.mlp_width
+    positions = stretch * config.position_kernel * config.width + 6 * tokens
     # All weights of a block are widened before it is evaluated.
     widened = config.width * (4 * config.width + 2 * config.mlp_width) if number_bytes != WIDE else 0
-    first = min(count, FEATURES_AT_ONCE) * config.hop // config.conv_strides[0] * config.conv_width
-    scores = 2 * config.num_heads * count * min(count, FEATURES_AT_ONCE)
-    block = count * (10 * config.width + 3 * config.mlp_width) + scores + widened
-    nbytes = WIDE * (max(6 * first, block) + num_samples)
+    block = 3 * _count_scores(config, count) + 2 * hidden + 4 * tokens + widened
+    nbytes = int(WIDE * max(_CONVOLUTION_ARRAYS * first, positions, block))
     return Peak(nbytes, nbytes)
+
+
+def _count_scores(config: AudioEncoderConfig, count: int) -> int:
+    """Scores of attention that exist at once; none where it is fused."""
+    limits = current_limits()
+    if on_gpu() and limits.fused_attention:
+        return 0
+    rows = limits.rows(elements=config.num_heads * count, flops=4 * count * config.width)
+    return min(rows, count) * config.num_heads * count
