@@ -88,10 +88,11 @@ class TransformerConfig:
     that branch. `image_positions` counts the image tokens that have a position of their own, 0 without such.
     `vace_layers` are the indices of the blocks behind which a hint of VACE is added, and `vace_in_dim` the
     channels of its context; none and 0 without VACE. `reference_dim` is the number of latent channels of a
-    reference image, `camera_dim` that of a packed camera path; None without these networks. `audio_dim` is
-    the width of the sound features that speech-to-video reads, `audio_layers` are the indices of the blocks
-    behind which tokens attend to them, and `pose_dim` the latent channels of a pose video. `mot_layers` are
-    the indices of the blocks that have an expert for a reference video.
+    reference image, `camera_dim` that of a packed camera path; None without these networks. `time_dim` is the
+    width of time features that every block widens by a layer of its own; None where all share one table.
+    `audio_dim` is the width of the sound features that speech-to-video reads, `audio_layers` are the indices
+    of the blocks behind which tokens attend to them, and `pose_dim` the latent channels of a pose video.
+    `mot_layers` are the indices of the blocks that have an expert for a reference video.
     """
 
     dim: int
@@ -115,6 +116,7 @@ class TransformerConfig:
     audio_dim: int | None = None
     audio_layers: tuple[int, ...] = ()
     pose_dim: int = 0
+    time_dim: int | None = None
     mot_layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -449,13 +451,13 @@ def config_to_json(config: ModelConfig) -> dict[str, Any]:
 
 
 def _control_sizes(network: TransformerConfig) -> dict[str, Any]:
-    """Sizes of the control networks that a transformer has."""
+    """Sizes of what a transformer has beyond the plain one."""
     sizes: dict[str, Any] = {}
     if network.vace_layers:
         sizes |= {"vace_layers": list(network.vace_layers), "vace_in_dim": network.vace_in_dim}
     if network.mot_layers:
         sizes["mot_layers"] = list(network.mot_layers)
-    for name in ("reference_dim", "camera_dim"):
+    for name in ("reference_dim", "camera_dim", "time_dim"):
         if (size := getattr(network, name)) is not None:
             sizes[name] = size
     if network.audio_dim is not None:
@@ -574,6 +576,7 @@ class _ConfigReader:
             audio_dim=extra.take_optional_count("audio_dim"),
             audio_layers=extra.take_counts("audio_layers"),
             pose_dim=extra.take_count("pose_dim", 0, lowest=0),
+            time_dim=extra.take_optional_count("time_dim"),
             mot_layers=extra.take_counts("mot_layers"),
         )
 

@@ -27,6 +27,7 @@ from mlx_video.request.kinds import (
     WrittenPath,
 )
 from mlx_video.request.long_runs import LONG_VIDEOS_GROUP, STEP_CACHE_GROUP, LongRunOptions
+from mlx_video.request.longcat import LONGCAT_GROUP, LongCatOptions
 from mlx_video.request.option import (
     at_least,
     check_options,
@@ -45,6 +46,7 @@ from mlx_video.request.video_prompt import VIDEO_PROMPT_GROUP, VideoPromptOption
 SPARINGLY_RECORDED = (
     GUIDANCE_GROUP, STEP_CACHE_GROUP, VACE_GROUP, LONG_VIDEOS_GROUP, PREVIEW_GROUP, VIDEO_PROMPT_GROUP,
     SPEECH_GROUP,
+    LONGCAT_GROUP,
 )  # fmt: skip
 """Groups of options that decide nothing, and are not recorded, at their defaults."""
 
@@ -58,7 +60,13 @@ def draw_seed() -> int:
 @dataclass(frozen=True)
 # The fields of the last one come first.
 class GenerateRequest(
-    PreviewOptions, LongRunOptions, SamplingOptions, SpeechOptions, VideoPromptOptions, InputOptions
+    PreviewOptions,
+    LongRunOptions,
+    SamplingOptions,
+    SpeechOptions,
+    LongCatOptions,
+    VideoPromptOptions,
+    InputOptions,
 ):
     """One video to make. None stands for the model's own default."""
 
@@ -343,7 +351,7 @@ INPUTS: Mapping[str, InputKind] = MappingProxyType(
 IMAGE_INPUTS = tuple(name for name, kind in INPUTS.items() if kind == "image")
 FRAME_INPUTS = ("image", "end_image")
 """Those of them that become frames of the video; its size follows the first."""
-_VIDEO_KINDS = ("video", "whole video", "footage", "mask")
+_VIDEO_KINDS = ("video", "whole video", "all frames", "footage", "tail", "mask")
 VIDEO_INPUTS = tuple(name for name, kind in INPUTS.items() if kind in _VIDEO_KINDS)
 PICTURE_INPUTS = tuple(name for name, kind in INPUTS.items() if kind == "pictures")
 LORA_FIELDS = tuple(name for name, declared in _OPTIONS.items() if declared.kind is ADAPTERS)

@@ -32,11 +32,12 @@ COLUMNS: dict[str, dict[str, Any]] = {
     "motion bucket": {"motion_bucket_id": 50},
     "one frame": {"target_index": 1, "control_image": (OTHER,), "control_index": (0,)},
     "video prompt": {"vap_video": VIDEO, "vap_prompt": "a dog"},
+    "earlier video": {"longcat_video": VIDEO},
+    "refined video": {"longcat_refine": VIDEO},
     "sound": {"input_audio": SOUND},
     "poses and motion": {"s2v_pose_video": VIDEO, "motion_video": VIDEO},
 }
-# R: required, o: optional, -: refused; in the order of the columns. Those at the end that are refused may be
-# left out.
+# R: required, o: optional, -: refused, as is what a row leaves out at its end; in the order of the columns.
 TEXT, IMAGE, MASKED = "- - - - - - - - - o - -", "R o - - - - - - - - - -", "o o - - - - - o - - - -"
 ENDED_CONTROL, VACE = "o o o o - - - - - - - -", "o o - - o o o - - o - -"
 ROWS = {
@@ -66,21 +67,15 @@ ROWS = {
     "wan2.1-vace-14b": VACE,
     "wan2.1-vace": VACE,
     "wan2.2-vace-fun-a14b": "o o - - o o o - - - - -",
+    "longcat-video": "o - - - - - - - - - - - o o",
     "wan2.1-video-as-prompt-14b": "R o - - - - - - - - - R",
-    "wan2.2-s2v-14b": "R - - - - - - - - - - - R o",
+    "wan2.2-s2v-14b": "R - - - - - - - - - - - - - R o",
 }
-
-
-def codes_of(variant: Variant) -> dict[str, str]:
-    """Column → what the model does with it."""
-    codes = ROWS[variant.name].split()
-    return dict(zip(COLUMNS, [*codes, *"-" * (len(COLUMNS) - len(codes))], strict=True))
-
-
+ROWS = {name: f"{row}{' -' * (len(COLUMNS) - len(row.split()))}" for name, row in ROWS.items()}
 CELLS = [
     pytest.param(variant, column, code, id=f"{variant.name}, {column}")
     for variant in VARIANTS
-    for column, code in codes_of(variant).items()
+    for column, code in zip(COLUMNS, ROWS[variant.name].split(), strict=True)
 ]
 # What one input is not given without.
 NEEDED = {"end image": ("image",), "VACE mask": ("VACE video",)}
@@ -92,7 +87,8 @@ def request_of(*columns: str) -> GenerateRequest:
 
 
 def required(variant: Variant, without: str = "") -> list[str]:
-    return [column for column, code in codes_of(variant).items() if code == "R" and column != without]
+    codes = zip(COLUMNS, ROWS[variant.name].split(), strict=True)
+    return [column for column, code in codes if code == "R" and column != without]
 
 
 def refusal(request: GenerateRequest, variant: Variant) -> RequestError:
@@ -137,11 +133,18 @@ def test_every_model_begins_with_a_video(variant: Variant):
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
 def test_every_input_that_a_model_takes_goes_with_all_others(variant: Variant):
-    codes = codes_of(variant)
+    codes = dict(zip(COLUMNS, ROWS[variant.name].split(), strict=True))
     taken = [column for column, code in codes.items() if code != "-" and column != "one frame"]
-    if variant.inputs.shorthands:
-        taken = [column for column in taken if "image" not in column]
+    taken = [column for column in taken if not set(COLUMNS[column]) & set(variant.inputs.shorthands)]
     check_inputs(request_of(*taken), variant)
+
+
+def test_an_option_of_longcat_video_is_refused_by_others():
+    (variant,) = (variant for variant in VARIANTS if variant.name == "wan2.1-t2v-14b")
+    error = refusal(GenerateRequest("a cat", longcat_kv_cache=False), variant)
+    assert (error.field, error.message) == (
+        "longcat_kv_cache", "Wan2.1 T2V 14B keeps none. Leave the option out."
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
