@@ -266,6 +266,7 @@ def load_transformer(
     name: str = "model",
     adapters: AdapterSet | None = None,
     lora_mode: LoraMode = "auto",
+    dtype: mx.Dtype | None = None,
 ) -> VideoTransformer:
     """Load a transformer in the dtype, or the quantization, of its file, and apply its adapters.
 
@@ -275,6 +276,7 @@ def load_transformer(
         name: "model" for a single transformer.
         adapters: of this transformer.
         lora_mode: whether they are merged, or run beside quantized layers.
+        dtype: of its numbers; None for that of its file.
 
     Raises:
         CheckpointError: the file does not hold the transformer that config.json describes.
@@ -284,7 +286,7 @@ def load_transformer(
     sizes = adapters.stored_sizes(config.transformer) if adapters else config.transformer
     transformer = find_variant(config).network.build(sizes)
     with open_transformer(model.transformers[name]) as source:
-        load_module(transformer, source, quantization=config.quantization)
+        load_module(transformer, source, dtype=dtype, quantization=config.quantization)
     if adapters:
         apply_adapters(transformer, adapters, mode=lora_mode)
     return transformer
