@@ -10,15 +10,26 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_video.cli import arguments
 from mlx_video.cli.checks import check_terminal
+from mlx_video.cli.clustered import refuse_unnamed_model, run_with_others
 from mlx_video.cli.console import run_command
 from mlx_video.cli.interactive import run_interactive
-from mlx_video.cli.many import list_items, make_list, open_maker, print_settings, read_many, shared_options
+from mlx_video.cli.many import (
+    list_items,
+    make_list,
+    open_maker,
+    print_settings,
+    read_many,
+    shared_options,
+    with_team,
+)
 from mlx_video.cli.named_model import inputs_of, open_model_of, parts_of
+from mlx_video.distributed.launch import is_launched
 from mlx_video.events import TextResult
 from mlx_video.request import GenerateRequest, ModelRequest, option
 from mlx_video.request.many import ManyOptions
 
 if TYPE_CHECKING:
+    from mlx_video.distributed.cluster import Cluster
     from mlx_video.events import Event
 
 
@@ -65,8 +76,13 @@ def with_usual_prompt(args: argparse.Namespace, shared: Mapping[str, Any]) -> di
     return {**usual, **shared}
 
 
-def run_events(args: argparse.Namespace) -> Iterator[Event]:
-    """Open the model, then make the videos; or show what would be made."""
+def run_events(args: argparse.Namespace, cluster: Cluster | None = None) -> Iterator[Event]:
+    """Open the model, then make the videos; or show what would be made.
+
+    Args:
+        args: parsed.
+        cluster: whose rank 0 this process is; None for a process that works alone.
+    """
     many = read_many(args)
     if many.print_settings:
         yield from print_settings(args)
@@ -78,14 +94,22 @@ def run_events(args: argparse.Namespace) -> Iterator[Event]:
         check_terminal(item.request, is_shown=not args.quiet and not args.plan)
     if args.plan:
         yield from plan_events(args, [item.request for item in items])
-    elif len(items) > 1:
+        return
+    if cluster is not None:
+        refuse_unnamed_model(args)
+    if len(items) > 1:
         inputs = inputs_of([item.request for item in items])
-        yield from make_list((yield from open_maker(args, inputs)), items)
+        maker = yield from open_maker(args, inputs)
+        if cluster is not None:
+            maker, items = yield from with_team(maker, cluster, items)
+        yield from make_list(maker, items)
     else:
-        yield from make_one(args, items[0].request)
+        yield from make_one(args, items[0].request, cluster)
 
 
-def make_one(args: argparse.Namespace, request: GenerateRequest) -> Iterator[Event]:
+def make_one(
+    args: argparse.Namespace, request: GenerateRequest, cluster: Cluster | None = None
+) -> Iterator[Event]:
     """Open the model and make one video, of which no network outlives its stage."""
     from mlx_video.convert.local_files import with_local_adapters
     from mlx_video.runs.generate import prepare_run
@@ -93,7 +117,12 @@ def make_one(args: argparse.Namespace, request: GenerateRequest) -> Iterator[Eve
 
     model, config = yield from open_model_of(args, inputs_of([request]))
     request = yield from with_local_adapters(request)
-    yield from make_anywhere(request, lambda one: prepare_run(one, model, config))
+    sharing = None
+    if cluster is not None:
+        from mlx_video.runs.cluster.team import form_team
+
+        sharing = (yield from form_team(cluster, model, [request])).sharing
+    yield from make_anywhere(request, lambda one: prepare_run(one, model, config, sharing=sharing))
 
 
 def plan_events(args: argparse.Namespace, requests: Sequence[GenerateRequest]) -> Iterator[Event]:
@@ -130,4 +159,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 done, 1 a known error, 2 a wrong option, 130 interrupted.
     """
     args = build_parser().parse_args(argv)
-    return run_interactive(args) if args.interactive else run_command(run_events, args)
+    if args.interactive:
+        return run_interactive(args)
+    if is_launched():
+        return run_with_others(args, run_events)
+    return run_command(run_events, args)

@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_video.conditioning.control.units import camera_poses
 from mlx_video.config import ModelConfig
+from mlx_video.errors import RequestError
 from mlx_video.events import FileWritten, MemoryPlanned, Notice, Value, Work
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.adapters import read_all_adapters, widen_config
@@ -29,7 +31,6 @@ from mlx_video.request import (
     VIDEO_INPUTS,
     GenerateRequest,
 )
-from mlx_video.request.parallel import refuse_absent
 from mlx_video.runs.continuation import (
     as_continued,
     check_continuing,
@@ -50,6 +51,7 @@ from mlx_video.runs.profile import Profile, profiled
 from mlx_video.runs.run import Run
 from mlx_video.runs.sampling.measured_file import read_measured
 from mlx_video.runs.settings import ShownSize, plan_run, report_unlike_prompt
+from mlx_video.runs.sharing import StepSharing
 from mlx_video.runs.stages.decode import FrameSink
 from mlx_video.runs.state.resume import find_start, forget_state, report_start
 from mlx_video.runs.work import describe_work
@@ -57,7 +59,11 @@ from mlx_video.variants.registry import find_variant
 
 
 def prepare_run(
-    request: GenerateRequest, model: ModelFolder, config: ModelConfig, session: Session | None = None
+    request: GenerateRequest,
+    model: ModelFolder,
+    config: ModelConfig,
+    session: Session | None = None,
+    sharing: StepSharing | None = None,
 ) -> Run:
     """Settle the settings and check files and outputs, before anything heavy is loaded.
 
@@ -66,6 +72,7 @@ def prepare_run(
         model: the converted folder.
         config: what its config.json says.
         session: keeps networks from run to run; None for one of this run alone, which keeps none.
+        sharing: lets other machines take part in the steps; None for this one alone.
 
     Raises:
         CheckpointError: the folder has no tokenizer, a weight file is damaged, or the VAE cannot read images.
@@ -76,7 +83,13 @@ def prepare_run(
         MemoryBudgetError: a stage needs more than there is, whatever stays in memory.
         DeviceError: an operation of the device gives wrong numbers, and there is no other way.
     """
-    run = settle(request, model, config, session)
+    if request.parallel != "auto" and sharing is None:
+        raise RequestError(
+            "parallel",
+            f"{request.parallel}: needs other machines, and this process works by itself. Start the command "
+            "with mlx.launch, or leave the option out.",
+        )
+    run = replace(settle(request, model, config, session), sharing=sharing)
     if request.profile:
         run = replace(run, profile=Profile(request.profile))
     is_new = run.finished_latents is None
@@ -105,7 +118,6 @@ def settle(
     request: GenerateRequest, model: ModelFolder, config: ModelConfig, session: Session | None = None
 ) -> Run:
     """Settle the settings of a run in the mode that the request asks for; raises as the mode's own."""
-    refuse_absent(request.parallel)
     if request.decode_only:
         run = prepare_decoding(request, request.decode_only, model, config)
     else:
@@ -135,12 +147,10 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
     given = {name: image for name in IMAGE_INPUTS if (image := getattr(request, name)) is not None}
     opened = {name: open_image(image) for name, image in given.items()}
     images = {name: image.pixels for name, image in opened.items()}
-    first = next((images[name] for name in FRAME_INPUTS if name in images), None)
     measured = read_measured(model.path) if request.step_cache == "magcache" else ()
     given_videos = {name: video for name in VIDEO_INPUTS if (video := getattr(request, name)) is not None}
     videos = {name: open_video(video) for name, video in given_videos.items()}
-    shown = _first_video_size(videos) if first is None else ShownSize(*first.shape[:2])
-    plan = plan_run(request, config, variant, shown, measured)
+    plan = plan_run(request, config, variant, find_shown(images, videos), measured)
     several = {name: [*map(open_image, getattr(request, name))] for name in PICTURE_INPUTS}
     pictures = {name: tuple(each.pixels for each in found) for name, found in several.items() if found}
     all_images = (*opened.values(), *(each for found in several.values() for each in found))
@@ -162,8 +172,15 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
     return run
 
 
-def _first_video_size(videos: Mapping[str, SourceVideo]) -> ShownSize | None:
-    """The size of the first given video that is no mask."""
+def find_shown(images: Mapping[str, np.ndarray], videos: Mapping[str, SourceVideo]) -> ShownSize | None:
+    """The size of the first given frame; else of the first given video that is no mask.
+
+    Args:
+        images, videos: as in `Run`.
+    """
+    first = next((images[name] for name in FRAME_INPUTS if name in images), None)
+    if first is not None:
+        return ShownSize(*first.shape[:2])
     for name, video in videos.items():
         if INPUTS[name] == "video":
             frame, _ = next(video.read())

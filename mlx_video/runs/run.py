@@ -24,6 +24,7 @@ from mlx_video.runs.continuation import EarlierVideo
 from mlx_video.runs.profile import Profile
 from mlx_video.runs.record import describe_run
 from mlx_video.runs.settings import RunPlan
+from mlx_video.runs.sharing import StepSharing
 from mlx_video.variants.variant import Variant
 
 
@@ -48,6 +49,7 @@ class Run:
         session: opens the networks.
         profile: notes when the run did what; None where nobody asks.
         kept_frames: file that the run's own frames are kept in besides; None for none.
+        sharing: lets other machines take part in its steps; None for this one alone.
         whole_video: settings of the video of which this run makes a segment; None where it makes all of it.
     """
 
@@ -72,6 +74,7 @@ class Run:
     profile: Profile | None = None
     kept_frames: Path | None = None
     whole_video: Mapping[str, str] | None = None
+    sharing: StepSharing | None = None
 
     @property
     def finished_latents(self) -> mx.array | None:

@@ -1,0 +1,70 @@
+"""How a run's steps are shared with other machines, as sampling sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import mlx.core as mx
+
+from mlx_video.conditioning.types import Conditioning
+from mlx_video.models.block_context import Pass, Step
+from mlx_video.sampling.guidance import Branch, Guidance
+from mlx_video.sampling.sampler_state import SamplerState
+
+Predict = Callable[[mx.array, Step, Sequence[Branch]], list[mx.array]]
+"""As in `sampling.windowed_predictions`."""
+
+
+class StepPart(Protocol):
+    """What of the predictions of one transformer this process computes."""
+
+    def share_pass(self, one: Pass) -> Pass:
+        """The part of a pass that is computed here."""
+
+    def share(self, predict: Predict) -> Predict:
+        """Predictions of all machines, of which `predict` makes those of this one."""
+
+
+class WholePart:
+    """The part of a process that computes everything."""
+
+    def share_pass(self, one: Pass) -> Pass:
+        """See :class:`StepPart`."""
+        return one
+
+    def share(self, predict: Predict) -> Predict:
+        """See :class:`StepPart`."""
+        return predict
+
+
+WHOLE = WholePart()
+
+
+class SharedSteps(Protocol):
+    """The steps of one run, in which other machines take part."""
+
+    def open(self, name: str, guidance: Guidance, memory: SamplerState) -> AbstractContextManager[StepPart]:
+        """Have a transformer opened by all; the others release it when the context is left.
+
+        Args:
+            name: of the transformer.
+            guidance: of it.
+            memory: of it; holds what step caches on other machines remember, too.
+        """
+
+
+class StepSharing(Protocol):
+    """Lets other machines take part in the steps of runs."""
+
+    def begin(self, run: Any, conditioning: Conditioning) -> AbstractContextManager[SharedSteps]:
+        """Tell the others what is made; they are done with it when the context is left.
+
+        Args:
+            run: a `runs.run.Run`.
+            conditioning: of it.
+
+        Raises:
+            ClusterError: a machine is lost, or cannot take part.
+        """
