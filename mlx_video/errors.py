@@ -77,3 +77,7 @@ class DeviceError(MLXVideoError):
 
 class NonFiniteError(MLXVideoError):
     """Latents or frames stopped being finite numbers; going on would end in a black video."""
+
+
+class ClusterError(MLXVideoError):
+    """A machine of several cannot be reached, was lost, or holds something else than the others."""

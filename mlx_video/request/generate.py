@@ -36,6 +36,7 @@ from mlx_video.request.option import (
     positive,
     settle_paths,
 )
+from mlx_video.request.parallel import ParallelOptions
 from mlx_video.request.previews import PREVIEW_GROUP, PreviewOptions
 from mlx_video.request.sampling import GUIDANCE_GROUP, SamplingOptions
 from mlx_video.request.shared import adapters_option, strict_option
@@ -52,7 +53,7 @@ def draw_seed() -> int:
 @documented
 @dataclass(frozen=True)
 # The fields of the last one come first.
-class GenerateRequest(PreviewOptions, LongRunOptions, SamplingOptions, InputOptions):
+class GenerateRequest(ParallelOptions, PreviewOptions, LongRunOptions, SamplingOptions, InputOptions):
     """One video to make. None stands for the model's own default."""
 
     loras: Adapters = adapters_option("lora", "adapters")

@@ -29,6 +29,7 @@ from mlx_video.request import (
     VIDEO_INPUTS,
     GenerateRequest,
 )
+from mlx_video.request.parallel import refuse_absent
 from mlx_video.runs.continuation import (
     as_continued,
     check_continuing,
@@ -104,6 +105,7 @@ def settle(
     request: GenerateRequest, model: ModelFolder, config: ModelConfig, session: Session | None = None
 ) -> Run:
     """Settle the settings of a run in the mode that the request asks for; raises as the mode's own."""
+    refuse_absent(request.parallel)
     if request.decode_only:
         run = prepare_decoding(request, request.decode_only, model, config)
     else:
