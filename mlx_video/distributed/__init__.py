@@ -1,5 +1,14 @@
 """Several machines at one task: who is there, what they exchange, and how the loss of one is noticed.
 
-Arrays travel through `mx.distributed`. The room knows no model and no run; those that use it hand in what is
-to be computed.
+Arrays travel through `mx.distributed`. The room knows no run; those that use it hand in what is to be
+computed.
+
+What turns a network, its blocks or a pass into one of several processes:
+
+- `collectives.Collectives(cluster.group)`: exchanges, counted in its `traffic`. `split_group(group, size)`
+  gives those of the process with its neighbours, such as two and two for guidance by context on four
+  machines. All modes take either.
+- `context_parallel.ContextParallel(collectives)`: `.share(one)` for each `Pass`, built once as ever; what it
+  gives takes the place of the pass, and its `cache` that of the pass's cache, in the run's state too. The
+  velocity is whole in every process.
 """
