@@ -47,6 +47,9 @@ class TokenSharing(Protocol):
     def mean(self, rows: mx.array) -> mx.array:
         """The mean of all numbers of all tokens' rows [m, ...], float32, the same bits everywhere."""
 
+    def add_heads(self, sums: mx.array) -> mx.array:
+        """Sums over all heads, from those over the heads that are computed here; float32."""
+
 
 class AllTokens:
     """The sharing of a process that works alone."""
@@ -68,6 +71,10 @@ class AllTokens:
     def mean(self, rows: mx.array) -> mx.array:
         """See :class:`TokenSharing`."""
         return mx.mean(rows)
+
+    def add_heads(self, sums: mx.array) -> mx.array:
+        """See :class:`TokenSharing`."""
+        return sums
 
 
 ALL_TOKENS = AllTokens()

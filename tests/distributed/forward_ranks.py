@@ -8,12 +8,17 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import mlx.core as mx
 import numpy as np
+from mlx.utils import tree_flatten
 
 from mlx_video.distributed.cluster import join_cluster
 from mlx_video.distributed.collectives import Collectives
 from mlx_video.distributed.context_parallel import ContextParallel
+from mlx_video.distributed.tensor_parallel import TensorParallel
+from mlx_video.formats.tensor_source import open_tensors
 from mlx_video.variants.vace import NETWORK
+from mlx_video.weights.load import load_module
 from tests.distributed.forward_cases import CASES, VACE, Case, streamed
 from tests.models.networks import relative_error
 
@@ -40,6 +45,18 @@ def context_errors(
     return errors
 
 
+def tensor_error(case: Case, alone: list[np.ndarray], collectives: Collectives) -> float:
+    """Of a case whose heads and channels are shared out, loaded from a file."""
+    tensor, whole = TensorParallel(collectives), case.build()
+    transformer = type(whole)(whole.config)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        mx.save_safetensors(str(path), dict(tree_flatten(whole.parameters())))
+        with tensor.split(transformer, open_tensors(path)) as source:
+            load_module(transformer, source)
+    return largest_error(case.velocities(transformer, tensor.share), alone)
+
+
 class NotGathered(ContextParallel):
     """Tokens that attend to those of their own process alone."""
 
@@ -52,9 +69,10 @@ def main() -> None:
     cluster = join_cluster()
     assert cluster.group is not None
     collectives = Collectives(cluster.group)
-    found: dict[str, object] = {"context": {}}
+    found: dict[str, object] = {"context": {}, "tensor": {}}
     for name, case in CASES.items():
         alone = case.velocities(case.build())
+        found["tensor"][name] = tensor_error(case, alone, collectives)
         found["context"] |= context_errors(case, name, alone, collectives)
         if case is TEXT:
             found["not gathered"] = largest_error(
