@@ -11,4 +11,7 @@ What turns a network, its blocks or a pass into one of several processes:
 - `context_parallel.ContextParallel(collectives)`: `.share(one)` for each `Pass`, built once as ever; what it
   gives takes the place of the pass, and its `cache` that of the pass's cache, in the run's state too. The
   velocity is whole in every process.
+- `tensor_parallel.TensorParallel(collectives)`: `with tensor.split(transformer, source) as own:` of a network
+  just built and its file, then `load_module(transformer, own, ...)`; and `.share(one)` for each `Pass`. The
+  velocity is whole in every process, equal but for rounding: rank 0's counts.
 """

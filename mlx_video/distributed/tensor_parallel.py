@@ -15,8 +15,8 @@ from mlx_video.distributed.weight_shares import (
     share_blocks,
 )
 from mlx_video.formats.tensor_source import TensorSource
-from mlx_video.models.block_context import AttentionSite, BlockContext, Pass
-from mlx_video.models.matmul import merge_heads, project, split_heads
+from mlx_video.models.block_context import Pass
+from mlx_video.models.matmul import project, split_heads
 from mlx_video.models.rope import RotaryTable, rotate
 from mlx_video.models.transformer_block import BlockLayers, CrossAttention, FeedForward, SelfAttention
 from mlx_video.models.video_transformer import VideoTransformer
@@ -89,8 +89,12 @@ class Agreed:
         """See `TokenSharing`."""
         return self.collectives.gather(mx.mean(rows.astype(mx.float32))[None]).mean()
 
+    def add_heads(self, sums: mx.array) -> mx.array:
+        """See `TokenSharing`."""
+        return add_up(sums, self.collectives)
 
-class SharedRMSNorm(nn.Module):
+
+class SharedRMSNorm(nn.RMSNorm):
     """RMS norm over the channels of all processes, of which this one has some.
 
     Args:
@@ -101,10 +105,8 @@ class SharedRMSNorm(nn.Module):
     """
 
     def __init__(self, channels: int, dim: int, eps: float, collectives: Collectives) -> None:
-        super().__init__()
-        self.weight = mx.ones((channels,))
+        super().__init__(channels, eps)
         self.dim = dim
-        self.eps = eps
         self._collectives = collectives
 
     def __call__(self, x: mx.array) -> mx.array:
@@ -148,20 +150,22 @@ class SharedSelfAttention(SelfAttention):
         share_attention(self, whole.norm_q.eps, share, collectives)
         self._collectives = collectives
 
-    def __call__(self, x: mx.array, context: BlockContext) -> mx.array:
+    def project_heads(self, x: mx.array, rotary: RotaryTable) -> tuple[mx.array, mx.array, mx.array]:
         """See :class:`SelfAttention`."""
         queries, keys = project(self.q, x), project(self.k, x)
         squares = self._collectives.sum(mx.concatenate([sum_squares(queries), sum_squares(keys)], axis=1))
         values = project(self.v, x)
         mx.eval(values)  # while the squares are under way
         mx.eval(squares)
-        mixed = context.attention(
-            self._turn(self.norm_q.scale(queries, squares[:, :1]), context.rotary, values.dtype),
-            self._turn(self.norm_k.scale(keys, squares[:, 1:]), context.rotary, values.dtype),
+        return (
+            self._turn(self.norm_q.scale(queries, squares[:, :1]), rotary, values.dtype),
+            self._turn(self.norm_k.scale(keys, squares[:, 1:]), rotary, values.dtype),
             split_heads(values, self.num_heads),
-            AttentionSite("self", self, context),
         )
-        return add_up(project(self.o, merge_heads(mixed)), self._collectives)
+
+    def merge(self, mixed: mx.array) -> mx.array:
+        """See :class:`SelfAttention`."""
+        return add_up(super().merge(mixed), self._collectives)
 
     def _turn(self, x: mx.array, rotary: RotaryTable, dtype: mx.Dtype) -> mx.array:
         """Turned by position, [L, channels] → [1, N, L, D]."""
@@ -183,9 +187,9 @@ class SharedCrossAttention(CrossAttention):
             self.norm_k_img = SharedRMSNorm(channels, share.dim, eps, collectives)
         self._collectives = collectives
 
-    def __call__(self, x: mx.array, context: BlockContext) -> mx.array:
-        """See :class:`CrossAttention`."""
-        return add_up(super().__call__(x, context), self._collectives)
+    def merge(self, mixed: mx.array) -> mx.array:
+        """See :class:`SelfAttention`."""
+        return add_up(super().merge(mixed), self._collectives)
 
 
 class SharedFeedForward(FeedForward):

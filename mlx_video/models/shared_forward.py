@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import mlx.core as mx
 
@@ -70,6 +71,17 @@ class _HookOfAllTokens(BlockHook):
         if type(self._hook).before_blocks is BlockHook.before_blocks:
             return tokens
         return self._hook.before_blocks(_join(tokens, context), context.of_all_tokens())[context.rows]
+
+    def join_block(self, block: Block, index: int) -> Block:
+        """See :meth:`BlockHook.join_block`."""
+        joined = self._hook.join_block(block, index)
+        if joined is block:
+            return block
+
+        def run(x: mx.array, context: BlockContext, *others: Any) -> mx.array:
+            return joined(_join(x, context), context.of_all_tokens(), *others)[context.rows]
+
+        return run
 
     def after_block(self, tokens: mx.array, context: BlockContext) -> mx.array:
         """See :meth:`BlockHook.after_block`."""

@@ -102,7 +102,7 @@ def with_image(transformer: VideoTransformer) -> list[Pass]:
 
 def with_normalized_attention(transformer: VideoTransformer) -> list[Pass]:
     prompts = {"positive": text(transformer), "negative": text(transformer, -1.0)}
-    attention = NormalizedAttention(9.0).make_attention(prompts)
+    attention = NormalizedAttention(9.0, limit=1.2).make_attention(prompts)
     return [Pass(prompts["positive"], attention=attention)]
 
 
@@ -128,6 +128,16 @@ class MeanOfAll(BlockHook):
 
     def before_blocks(self, tokens, context):
         return tokens + tokens.mean(axis=0)
+
+    def join_block(self, block, index):
+        if index != 2:
+            return block
+
+        def run(tokens, context):
+            assert len(tokens) == context.layout.num_tokens
+            return block(tokens, context) + 0.1 * tokens.mean(axis=0)
+
+        return run
 
     def after_block(self, tokens, context):
         assert len(tokens) == context.layout.num_tokens

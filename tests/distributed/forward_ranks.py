@@ -1,4 +1,7 @@
-"""What each process of the tests of shared forwards does: every case alone, then together with the others."""
+"""What each process of the tests of shared forwards does: cases alone, then together with the others.
+
+The cases are named behind the module.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -19,7 +23,7 @@ from mlx_video.distributed.tensor_parallel import TensorParallel
 from mlx_video.formats.tensor_source import open_tensors
 from mlx_video.variants.vace import NETWORK
 from mlx_video.weights.load import load_module
-from tests.distributed.forward_cases import CASES, VACE, Case, streamed
+from tests.distributed.forward_cases import CASES, TEXT_TO_VIDEO, VACE, Case, streamed
 from tests.models.networks import relative_error
 
 TEXT = CASES["text"]
@@ -45,7 +49,7 @@ def context_errors(
     return errors
 
 
-def tensor_error(case: Case, alone: list[np.ndarray], collectives: Collectives) -> float:
+def tensor_velocities(case: Case, collectives: Collectives) -> list[np.ndarray]:
     """Of a case whose heads and channels are shared out, loaded from a file."""
     tensor, whole = TensorParallel(collectives), case.build()
     transformer = type(whole)(whole.config)
@@ -54,7 +58,7 @@ def tensor_error(case: Case, alone: list[np.ndarray], collectives: Collectives) 
         mx.save_safetensors(str(path), dict(tree_flatten(whole.parameters())))
         with tensor.split(transformer, open_tensors(path)) as source:
             load_module(transformer, source)
-    return largest_error(case.velocities(transformer, tensor.share), alone)
+    return case.velocities(transformer, tensor.share)
 
 
 class NotGathered(ContextParallel):
@@ -69,27 +73,41 @@ def main() -> None:
     cluster = join_cluster()
     assert cluster.group is not None
     collectives = Collectives(cluster.group)
-    found: dict[str, object] = {"context": {}, "tensor": {}}
-    for name, case in CASES.items():
+    found: dict[str, dict[str, Any]] = {"context": {}, "tensor": {}, "bytes": {}}
+    for name in sys.argv[1:]:
+        case = CASES[name]
         alone = case.velocities(case.build())
-        found["tensor"][name] = tensor_error(case, alone, collectives)
+        found["tensor"][name] = largest_error(tensor_velocities(case, collectives), alone)
         found["context"] |= context_errors(case, name, alone, collectives)
         if case is TEXT:
-            found["not gathered"] = largest_error(
+            found["context"]["not gathered"] = largest_error(
                 case.velocities(case.build(), NotGathered(collectives).share), alone
             )
-    found |= count_bytes(collectives)
+    found["bytes"] = {"context": context_bytes(collectives), "tensor": tensor_bytes(collectives)}
     sys.stdout.write(json.dumps(found))
 
 
-def count_bytes(collectives: Collectives) -> dict[str, int]:
-    """What a step of two passes sent, of which one goes through three blocks and the other through two."""
+TOKENS, DIM, OUTPUTS = 18, 128, 64
+"""Of the text case: numbers that a token has in a block, and in what the head makes of it."""
+BLOCKS = 5
+"""That run in a step of two passes, of which one goes through three blocks and the other through two."""
+
+
+def context_bytes(collectives: Collectives) -> dict[str, int]:
+    """Keys and values of the own tokens to all others, in each block; then the outputs."""
     before, case = collectives.traffic.nbytes, replace(TEXT, steps=1)
     case.velocities(case.build(), ContextParallel(collectives).share)
-    size, tokens, dim, outputs = collectives.size, 18, 128, 64
-    longest = -(-tokens // size)
-    gathered = 5 * 2 * dim + 2 * outputs
-    expected = 4 * longest * gathered * (size - 1)
+    longest = -(-TOKENS // collectives.size)
+    expected = 4 * longest * (BLOCKS * 2 * DIM + 2 * OUTPUTS) * (collectives.size - 1)
+    return {"sent": collectives.traffic.nbytes - before, "expected": expected}
+
+
+def tensor_bytes(collectives: Collectives) -> dict[str, int]:
+    """Three sums of all tokens in each block, and squares; those of the text's keys once for each prompt."""
+    before, case = collectives.traffic.nbytes, replace(TEXT, steps=1)
+    tensor_velocities(case, collectives)
+    squares = BLOCKS * 3 * TOKENS + BLOCKS * TEXT_TO_VIDEO.text_len
+    expected = 2 * 4 * (BLOCKS * 3 * TOKENS * DIM + squares) * (collectives.size - 1) / collectives.size
     return {"sent": collectives.traffic.nbytes - before, "expected": expected}
 
 
