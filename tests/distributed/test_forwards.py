@@ -14,11 +14,22 @@ from tests.distributed.ranks import run_ranks
 
 LARGEST_ERROR = 1e-5
 """Relative: the same products in float32, of other numbers of rows, or added up in another order."""
+ROUNDED = 3e-4
+"""Of the bytes: parts of arrays are whole numbers, and tensors of a shared block begin at even places."""
 STREAMED = ", streamed"
 USUAL: Mapping[int, tuple[str, ...]] = {
-    2: tuple(CASES),
-    3: ("text", "reference", "8 bits"),
-    4: ("text", "normalized attention"),
+    2: (
+        "text",
+        "image",
+        "a timestep for each token",
+        "reference",
+        "normalized attention",
+        "a hook of all tokens",
+        "first-block cache",
+        "4 bits, vace",
+    ),
+    3: ("text", "8 bits"),
+    4: ("text",),
 }
 """Number of processes → the cases of every run; the others are left to a nightly one."""
 
@@ -60,13 +71,24 @@ def test_shared_heads_give_the_velocity_of_one_process(count: int, case: str):
     assert largest_error(count, "tensor", case) < LARGEST_ERROR
 
 
+@pytest.mark.parametrize(("count", "case"), counts_and_cases())
+def test_shared_weights_give_the_velocity_of_one_process(count: int, case: str):
+    assert largest_error(count, "sharded", case) < LARGEST_ERROR
+
+
+@pytest.mark.parametrize(("count", "case"), counts_and_cases())
+def test_shared_weights_without_shared_tokens_give_the_bits_of_one_process(count: int, case: str):
+    found = results(count, usual=is_usual(count, case))
+    assert max(one["sharded"][f"{case}, all tokens"] for one in found) == 0.0
+
+
 @pytest.mark.parametrize("count", USUAL)
 def test_without_the_tokens_of_the_others_the_velocity_is_another(count: int):
     assert min(one["context"]["not gathered"] for one in results(count, usual=True)) > 1e-3
 
 
 @pytest.mark.parametrize("count", USUAL)
-@pytest.mark.parametrize("mode", ["context", "tensor"])
+@pytest.mark.parametrize("mode", ["context", "tensor", "sharded"])
 def test_bytes_sent_are_those_of_the_formula(count: int, mode: str):
     for one in results(count, usual=True):
-        assert one["bytes"][mode]["sent"] == pytest.approx(one["bytes"][mode]["expected"], abs=20)
+        assert one["bytes"][mode]["sent"] == pytest.approx(one["bytes"][mode]["expected"], rel=ROUNDED)
