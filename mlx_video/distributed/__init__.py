@@ -18,4 +18,6 @@ What turns a network, its blocks or a pass into one of several processes:
   `loading.block_stream.load_streamed` is: a block source, of which each process keeps a part. Alone it gives
   the bits of one process; with `ContextParallel(...).share`, on the same `Collectives`, each process computes
   its tokens alone.
+- `shared_decode.decode_shared(vae, latents, collectives, tile=...)`, in place of `latents.decode.decode_chunks`:
+  all processes hold the VAE and take all chunks.
 """
