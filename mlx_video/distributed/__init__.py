@@ -18,6 +18,7 @@ What turns a network, its blocks or a pass into one of several processes:
   `loading.block_stream.load_streamed` is: a block source, of which each process keeps a part. Alone it gives
   the bits of one process; with `ContextParallel(...).share`, on the same `Collectives`, each process computes
   its tokens alone.
-- `shared_decode.decode_shared(vae, latents, collectives, tile=...)`, in place of `latents.decode.decode_chunks`:
-  all processes hold the VAE and take all chunks.
+- `shared_decode.decode_shared(vae, latents, collectives, tile=...)`, in place of `decode_chunks`: all
+  processes hold the VAE and take all chunks.
+- `gradients.average_gradients(gradients, collectives)`: for training on other examples in each process.
 """
