@@ -20,6 +20,7 @@ from mlx_video.models.block_context import BlockHook, Pass, Step, StepCache
 from mlx_video.models.block_order import MAIN, BlockName
 from mlx_video.models.control.camera_adapter import CameraHook
 from mlx_video.models.control.fun import FunTransformer, ReferenceHook
+from mlx_video.models.control.mot import MoTHook, MoTTransformer
 from mlx_video.models.control.vace import VACEHook, VACETransformer
 from mlx_video.models.forward import BlockSource
 from mlx_video.models.token_layout import TokenLayout, video_layout
@@ -39,6 +40,7 @@ GRID = (3, 2, 3)
 TEXT_TO_VIDEO = replace(PLAIN, dim=128, ffn_dim=160, num_heads=4, num_layers=3)
 IMAGE_TO_VIDEO = replace(TEXT_TO_VIDEO, in_dim=36, image_dim=1280)
 VACE = replace(TEXT_TO_VIDEO, vace_layers=(0, 2), vace_in_dim=96)
+MOT = replace(IMAGE_TO_VIDEO, mot_layers=(0, 2))
 CONTROL = replace(TEXT_TO_VIDEO, in_dim=48, reference_dim=16)
 
 Passes = Callable[[VideoTransformer], list[Pass]]
@@ -119,6 +121,12 @@ def with_reference(transformer: VideoTransformer) -> list[Pass]:
     reference = transformer.embed_reference(mx.array(sine_input((16, 4, 6), 0.3)))
     camera = mx.array(sine_input((18, transformer.config.dim), 0.2))
     return [Pass(text(transformer), hooks=(CameraHook(camera), ReferenceHook(reference)))]
+
+
+def with_reference_video(transformer: VideoTransformer) -> list[Pass]:
+    reference = mx.array(sine_input((transformer.config.in_dim, 2, 4, 6), 0.3))
+    prompt = text(transformer.mot_ref, -1.0, image=True)
+    return [Pass(text(transformer, image=True), hooks=(MoTHook(transformer, reference, prompt),))]
 
 
 class MeanOfAll(BlockHook):
@@ -206,6 +214,7 @@ def randomized(build: Build) -> VideoTransformer:
 _plain: Build = partial(randomized, partial(WanTransformer, TEXT_TO_VIDEO))
 _image: Build = partial(randomized, partial(WanTransformer, IMAGE_TO_VIDEO))
 _vace: Build = partial(randomized, partial(VACETransformer, VACE))
+_mot: Build = partial(randomized, partial(MoTTransformer, MOT))
 _control: Build = partial(randomized, partial(FunTransformer, CONTROL))
 
 CASES: Mapping[str, Case] = {
@@ -217,6 +226,7 @@ CASES: Mapping[str, Case] = {
     ),
     "vace": Case(_vace, with_vace, steps=2),
     "reference": Case(_control, with_reference, concat=32),
+    "reference video": Case(_mot, with_reference_video, concat=20, steps=2),
     "normalized attention": Case(_plain, with_normalized_attention),
     "a hook of all tokens": Case(_plain, with_mean_of_all, video_layout(GRID, 1)),
     "first-block cache": Case(_plain, with_cache(first_block_cache), steps=6),

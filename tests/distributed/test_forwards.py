@@ -23,6 +23,7 @@ USUAL: Mapping[int, tuple[str, ...]] = {
         "image",
         "a timestep for each token",
         "reference",
+        "reference video",
         "normalized attention",
         "a hook of all tokens",
         "first-block cache",
