@@ -121,7 +121,7 @@ def make_one(
     if cluster is not None:
         from mlx_video.runs.cluster.team import form_team
 
-        sharing = (yield from form_team(cluster, model, [request])).sharing
+        sharing = (yield from form_team(cluster, model, config, [request])).sharing
     yield from make_anywhere(request, lambda one: prepare_run(one, model, config, sharing=sharing))
 
 

@@ -134,7 +134,7 @@ def with_team(
     """
     from mlx_video.runs.cluster.team import form_team
 
-    team = yield from form_team(cluster, maker.model, [item.request for item in items])
+    team = yield from form_team(cluster, maker.model, maker.config, [item.request for item in items])
     own = [replace(item, request=replace(item.request, parallel="auto")) for item in items]
     return replace(maker, sharing=team.sharing, dealing=team.dealing), own
 

@@ -3,34 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 
 from mlx_video.distributed.channel import Channel
 from mlx_video.distributed.cluster import Cluster
+from mlx_video.distributed.collectives import Traffic
 
 Kinds = list[list[Any]]
 """Shape and name of the dtype of each array, as JSON."""
-
-
-@dataclass(slots=True)
-class Traffic:
-    """What this process has sent.
-
-    Attributes:
-        messages: arrays.
-        nbytes: of them.
-    """
-
-    messages: int = 0
-    nbytes: int = 0
-
-    def count(self, array: mx.array) -> None:
-        """Count an array that is sent."""
-        self.messages += 1
-        self.nbytes += array.nbytes
 
 
 class ArrayExchange:
@@ -61,7 +43,7 @@ class ArrayExchange:
         """
         with self._channel.collective():
             for array in arrays:
-                self.traffic.count(array)
+                self.traffic.add(array.nbytes)
                 mx.eval(mx.distributed.send(_bits(array), rank, group=self._group))
 
     def receive(self, kinds: Kinds, rank: int) -> list[mx.array]:

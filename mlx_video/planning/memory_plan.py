@@ -58,6 +58,8 @@ class MemoryTask:
         previews: what makes previews.
         fits_colours: whether the colours of previews are fitted to the VAE first.
         decoder: what makes the frames.
+        machines: that share the weights of each block.
+        gathers_blocks: whether each of them has a block as a whole at its turn.
     """
 
     sizes: ModelSizes
@@ -82,6 +84,8 @@ class MemoryTask:
     previews: PreviewMaker = "none"
     fits_colours: bool = False
     decoder: DecoderName = "vae"
+    machines: int = 1
+    gathers_blocks: bool = False
 
     @property
     def tokens_at_once(self) -> int:
@@ -409,6 +413,8 @@ def weigh_transformers(task: MemoryTask) -> dict[str, WeightBytes]:
     config = task.sizes.config
     order = task.sizes.network.block_order(config.transformer)
     found = {name: _weigh(infos, order) for name, infos in task.sizes.transformers.items()}
+    if task.machines > 1:
+        found = {name: weights.shared(task.machines, task.gathers_blocks) for name, weights in found.items()}
     if config.quantization is None:
         return found
     # Shapes alone do not tell 8 bits in groups of 32 from 4 bits in groups of 64.
@@ -424,6 +430,8 @@ def _streaming_choices(task: MemoryTask, weights: WeightBytes) -> Iterator[Strea
     """Ways to read a transformer, that which reads least in a step first."""
     if task.stream != "on":
         yield Streaming(None)
+    if task.machines > 1:
+        return
     streamed = [
         Streaming(resident, at_once)
         for resident in _resident_choices(task)
@@ -444,9 +452,10 @@ def _resident_choices(task: MemoryTask) -> Iterator[int]:
 
 
 def _describe_transformers(task: MemoryTask) -> str:
+    part = f", part of {task.machines}" if task.machines > 1 else ""
     if len(task.sizes.transformers) == 1:
-        return "transformer"
-    return "both experts" if task.keeps_both else "one expert at a time"
+        return f"transformer{part}"
+    return f"{'both experts' if task.keeps_both else 'one expert at a time'}{part}"
 
 
 def _describe_blocks(num_blocks: int, resident_blocks: int | None) -> str:

@@ -90,7 +90,8 @@ def prepare_run(
             f"{request.parallel}: needs other machines, and this process works by itself. Start the command "
             "with mlx.launch, or leave the option out.",
         )
-    run = replace(settle(request, model, config, session), sharing=sharing)
+    run = settle(request, model, config, session)
+    run = replace(run, sharing=sharing, weights=sharing.weights if sharing else None)
     if request.profile:
         run = replace(run, profile=Profile(request.profile))
     is_new = run.finished_latents is None

@@ -25,7 +25,7 @@ from mlx_video.request import GenerateRequest
 from mlx_video.runs.profile import Profile
 from mlx_video.runs.record import describe_run
 from mlx_video.runs.settings import RunPlan
-from mlx_video.runs.sharing import StepSharing
+from mlx_video.runs.sharing import SharedWeights, StepSharing
 from mlx_video.variants.variant import Variant
 
 
@@ -53,6 +53,7 @@ class Run:
         profile: notes when the run did what; None where nobody asks.
         kept_frames: file that the run's own frames are kept in besides; None for none.
         sharing: lets other machines take part in its steps; None for this one alone.
+        weights: how machines share the weights of its transformers; None where each has all.
         whole_video: settings of the video of which this run makes a segment; None where it makes all of it.
     """
 
@@ -80,6 +81,7 @@ class Run:
     kept_frames: Path | None = None
     whole_video: Mapping[str, str] | None = None
     sharing: StepSharing | None = None
+    weights: SharedWeights | None = None
 
     @property
     def finished_latents(self) -> mx.array | None:

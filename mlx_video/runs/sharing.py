@@ -9,7 +9,13 @@ from typing import Any, Protocol
 import mlx.core as mx
 
 from mlx_video.conditioning.types import Conditioning
+from mlx_video.config import ModelConfig
+from mlx_video.layouts.model_folder import ModelFolder
+from mlx_video.lora.adapter_set import AdapterSet
 from mlx_video.models.block_context import Pass, Step
+from mlx_video.models.forward import BlockSource
+from mlx_video.models.video_transformer import VideoTransformer
+from mlx_video.request import LoraMode
 from mlx_video.sampling.guidance import Branch, Guidance
 from mlx_video.sampling.sampler_state import SamplerState
 
@@ -55,8 +61,53 @@ class SharedSteps(Protocol):
         """
 
 
+class StoredBlocks(BlockSource, Protocol):
+    """Blocks that are not all in memory."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory."""
+
+    def rest(self) -> None:
+        """End what is done ahead of the next walk."""
+
+
+OpenTransformer = tuple[VideoTransformer, StoredBlocks | None]
+"""A transformer, and where its blocks come from; None where all are in memory."""
+
+
+class SharedWeights(Protocol):
+    """The weights of a transformer, of which each machine keeps a part."""
+
+    @property
+    def mode(self) -> str:
+        """Name of the way."""
+
+    @property
+    def count(self) -> int:
+        """How many machines share them."""
+
+    @property
+    def gathers(self) -> bool:
+        """Whether a block is whole in every machine at its turn."""
+
+    def open(
+        self,
+        model: ModelFolder,
+        config: ModelConfig,
+        name: str,
+        adapters: AdapterSet | None,
+        lora_mode: LoraMode,
+    ) -> AbstractContextManager[OpenTransformer]:
+        """This machine's part of a transformer; arguments as of `loading.components.load_transformer`."""
+
+
 class StepSharing(Protocol):
     """Lets other machines take part in the steps of runs."""
+
+    @property
+    def weights(self) -> SharedWeights | None:
+        """How they share the weights of transformers; None where each has all."""
 
     def begin(self, run: Any, conditioning: Conditioning) -> AbstractContextManager[SharedSteps]:
         """Tell the others what is made; they are done with it when the context is left.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -115,7 +115,7 @@ class Follower:
                         self._channel.send(0, "facts", **facts.as_json())
                     case "mode":
                         mode = message.values["mode"]
-                        split = split if mode == "data" else make_split(mode, self.cluster)
+                        split = split if mode == "data" else make_split(mode, self.cluster, exchange.traffic)
                     case "make":
                         self._make(message)
                     case "run":
@@ -160,7 +160,9 @@ class _ServedRun:
         """Take part in a run until rank 0 is done with its steps."""
         own, channel = self.follower, self.follower._channel
         arrays = self.exchange.take_spread(message.values["kinds"])
-        run, conditioning = unpack_run(message.values["run"], arrays, own.model, own.config, own.session)
+        run, conditioning = unpack_run(
+            message.values["run"], arrays, own.model, own.config, own.session, self.split.weights
+        )
         del arrays
         channel.send(0, "ready")
         finish(within_limits(run, self._take_part(run, conditioning)), lambda event: None)
@@ -200,7 +202,7 @@ class _ServedRun:
         latents = self.exchange.receive(told["kinds"], rank - 1)
         if rank < told["last"]:
             self.exchange.send(latents, rank + 1)
-        with channel.collective():
+        with channel.collective() if self.split.is_joint else nullcontext():
             velocities = opened.predict(latents[0], Step(**told["step"]), told["branches"])
         if rank == self.split.bearer:
             self.exchange.send([each.astype(mx.float32) for each in velocities], 0)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 
 import mlx.core as mx
@@ -12,12 +13,12 @@ from mlx_video.conditioning.types import Conditioning
 from mlx_video.distributed.arrays import ArrayExchange, kinds_of
 from mlx_video.distributed.channel import Channel
 from mlx_video.distributed.cluster import Cluster
-from mlx_video.errors import ClusterError
+from mlx_video.errors import ClusterError, RequestError
 from mlx_video.models.block_context import Pass, Step
 from mlx_video.runs.cluster.step_split import StepSplit
 from mlx_video.runs.cluster.travelling_run import pack_run
 from mlx_video.runs.run import Run
-from mlx_video.runs.sharing import Predict
+from mlx_video.runs.sharing import Predict, SharedWeights
 from mlx_video.sampling.guidance import Branch, Guidance
 from mlx_video.sampling.sampler_state import SamplerState
 
@@ -37,6 +38,11 @@ class StepLeader:
     exchange: ArrayExchange
 
     @property
+    def weights(self) -> SharedWeights | None:
+        """See `runs.sharing.StepSharing`."""
+        return self.split.weights
+
+    @property
     def channel(self) -> Channel:
         """To the others."""
         assert self.cluster.channel is not None
@@ -45,7 +51,8 @@ class StepLeader:
     @contextmanager
     def begin(self, run: Run, conditioning: Conditioning) -> Iterator[LedSteps]:
         """See `runs.sharing.StepSharing`."""
-        packed, arrays = pack_run(run, conditioning)
+        self._check_tokens(run)
+        packed, arrays = pack_run(run, conditioning, is_joint=self.split.is_joint)
         self.channel.send_all("run", run=packed, kinds=kinds_of(arrays))
         self.exchange.spread(arrays)
         self.channel.receive_all()  # each is ready, or has failed
@@ -54,6 +61,14 @@ class StepLeader:
         finally:
             with suppress(ClusterError):
                 self.channel.send_all("run ended")
+
+    def _check_tokens(self, run: Run) -> None:
+        tokens = math.prod(run.plan.geometry.grid)
+        together = self.split.size // self.split.groups
+        if tokens < together:
+            raise RequestError(
+                "parallel", f"{tokens} tokens cannot be shared out over {together} machines. Start fewer."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +122,7 @@ class LedPart:
         split, channel = self.leader.split, self.leader.channel
         elsewhere = [name for name in self.names if name not in split.branches_of(0, self.names)]
         theirs = memory.hand_over(lambda key: is_of_branches(key, elsewhere))
-        both = memory.peek(lambda key: split.size > split.groups and is_of_branches(key, self.names))
+        both = memory.peek(lambda key: split.is_joint and is_of_branches(key, self.names))
         arrays = {**theirs, **both}
         mx.eval(arrays)
         kinds = kinds_of([*arrays.values()])
@@ -137,7 +152,7 @@ class LedPart:
         if last:
             self._begin(latents, step, work, last)
         own = [branch for branch in branches if branch.name in work[0]]
-        with self.leader.channel.collective():
+        with self.leader.channel.collective() if split.is_joint else nullcontext():
             velocities = predict(latents, step, own) if own else []
             mx.eval(velocities)
         found = dict(zip(work[0], velocities, strict=True))

@@ -1,13 +1,19 @@
-"""How machines share the work: what each mode asks for, and which suits."""
+"""How machines share the steps of a video: what each mode asks for, and who computes what in it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from mlx_video.config import ModelConfig
 from mlx_video.distributed.cluster import Cluster
+from mlx_video.distributed.collectives import Collectives, Traffic, split_group
+from mlx_video.distributed.context_parallel import ContextParallel
+from mlx_video.distributed.tensor_parallel import TensorParallel
 from mlx_video.errors import RequestError
+from mlx_video.request import LORA_FIELDS, GenerateRequest
 from mlx_video.request.choices import ParallelMode
+from mlx_video.runs.cluster.shared_weights import GatheredWeights, TensorWeights
 from mlx_video.runs.cluster.step_split import StepSplit
 
 
@@ -16,41 +22,102 @@ class StepMode:
     """A way to share the steps of one video.
 
     Attributes:
-        split: who computes what, for a cluster.
-        fits: whether so many machines can share the work so.
-        needs: which numbers of machines can, for the error about another.
+        split: who computes what, from this machine's exchanges with its group.
+        groups: of machines, each of which makes other branches.
+        words: what is shared, for people.
     """
 
-    split: Callable[[Cluster], StepSplit]
-    fits: Callable[[int], bool]
-    needs: str
+    split: Callable[[Collectives, int], StepSplit]
+    groups: int
+    words: str
+
+
+def _share_branches(group: Collectives, size: int) -> StepSplit:
+    if group.size == 1:
+        return StepSplit(size, 2)
+    return StepSplit(size, 2, ContextParallel(group).share)
+
+
+def _share_tokens(group: Collectives, size: int) -> StepSplit:
+    return StepSplit(size, 1, ContextParallel(group).share)
+
+
+def _share_heads(group: Collectives, size: int) -> StepSplit:
+    return StepSplit(size, 1, TensorParallel(group).share, TensorWeights(group))
+
+
+def _share_weights(group: Collectives, size: int) -> StepSplit:
+    return StepSplit(size, 1, ContextParallel(group).share, GatheredWeights(group))
 
 
 STEP_MODES: Mapping[ParallelMode, StepMode] = {
-    "guidance": StepMode(lambda cluster: StepSplit(cluster.size, 2), lambda size: size == 2, "2"),
+    "guidance": StepMode(_share_branches, 2, "the passes of a step"),
+    "context": StepMode(_share_tokens, 1, "the tokens"),
+    "tensor": StepMode(_share_heads, 1, "heads and layers"),
+    "sharded": StepMode(_share_weights, 1, "the tokens, and the weights of each block"),
 }
 """Modes in which machines make one video together; "data" shares out whole videos."""
 
 
-def check_mode(mode: ParallelMode, size: int) -> None:
+def describe_mode(mode: ParallelMode, size: int) -> str:
+    """What so many machines share in a mode, for people."""
+    if mode == "data":
+        return "the videos of a list"
+    found = STEP_MODES[mode]
+    together = size // found.groups
+    tokens = f", and the tokens of each pass among {together}" if found.groups > 1 and together > 1 else ""
+    return f"{found.words}{tokens}"
+
+
+def check_mode(
+    mode: ParallelMode, size: int, config: ModelConfig, requests: Sequence[GenerateRequest]
+) -> None:
     """Make sure that so many machines can share the work so.
 
     Raises:
         RequestError: they cannot.
     """
-    if mode in ("data", "auto"):
-        return
     if mode not in STEP_MODES:
-        ready = ", ".join(("data", *STEP_MODES))
-        raise RequestError("parallel", f"{mode}: is not there yet. Choose one of {ready}.")
-    if not STEP_MODES[mode].fits(size):
+        return
+    if size % STEP_MODES[mode].groups:
         raise RequestError(
             "parallel",
-            f"{mode}: works on {STEP_MODES[mode].needs} machines, {size} were started. Start as many, or "
-            "choose another mode.",
+            f"{mode}: shares two passes out evenly, and {size} machines were started. Start an even number, "
+            "or choose --parallel context.",
+        )
+    heads = config.transformer.num_heads
+    if mode == "tensor" and heads < size:
+        raise RequestError(
+            "parallel", f"tensor: {heads} heads cannot be shared out over {size} machines. Start fewer."
+        )
+    for request in requests:
+        _check_request(mode, request)
+
+
+def _check_request(mode: ParallelMode, request: GenerateRequest) -> None:
+    if mode in ("tensor", "sharded") and request.stream == "on":
+        raise RequestError(
+            "parallel",
+            f"{mode}: no block is read from a disk, as --stream on asks for. Leave one of them out.",
+        )
+    if mode == "tensor" and any(getattr(request, name) for name in LORA_FIELDS):
+        raise RequestError(
+            "parallel",
+            "tensor: adapters cannot be applied to parts of layers. Convert the model with the adapters in "
+            "it, or choose --parallel sharded.",
         )
 
 
-def make_split(mode: ParallelMode, cluster: Cluster) -> StepSplit:
-    """Who computes what of the steps in a mode."""
-    return STEP_MODES[mode].split(cluster)
+def make_split(mode: ParallelMode, cluster: Cluster, traffic: Traffic) -> StepSplit:
+    """Who computes what of the steps in a mode.
+
+    Args:
+        mode: that was checked.
+        cluster: of which this is one machine.
+        traffic: counts what this machine sends.
+    """
+    assert cluster.group is not None
+    found = STEP_MODES[mode]
+    if found.groups == 1:
+        return found.split(Collectives(cluster.group, traffic), cluster.size)
+    return found.split(split_group(cluster.group, cluster.size // found.groups, traffic), cluster.size)

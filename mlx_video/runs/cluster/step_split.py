@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mlx_video.models.block_context import Pass
-from mlx_video.runs.sharing import WHOLE
+from mlx_video.runs.sharing import WHOLE, SharedWeights
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,11 +17,18 @@ class StepSplit:
         size: how many processes there are.
         groups: how many groups; 1 where all work on every branch.
         share_pass: makes of a pass the part of it that this process computes.
+        weights: how a group shares the weights of transformers; None where each process has all.
     """
 
     size: int
     groups: int
     share_pass: Callable[[Pass], Pass] = WHOLE.share_pass
+    weights: SharedWeights | None = None
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether several processes make a branch together."""
+        return self.size > self.groups
 
     def group_of(self, rank: int) -> int:
         """The group of a process, from 0."""

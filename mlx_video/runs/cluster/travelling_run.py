@@ -17,11 +17,13 @@ from mlx_video.errors import ClusterError
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.adapters import read_all_adapters, widen_config
 from mlx_video.loading.session import Session
+from mlx_video.planning.choices import MemoryChoices
 from mlx_video.request import GenerateRequest
 from mlx_video.runs.generate import find_shown, fit_run
 from mlx_video.runs.run import Run
 from mlx_video.runs.sampling.measured_file import read_measured
 from mlx_video.runs.settings import RunPlan, ShownSize, plan_run
+from mlx_video.runs.sharing import SharedWeights
 from mlx_video.variants.registry import find_variant
 
 _OWN_TO_RANK_0: Mapping[str, object] = {
@@ -49,23 +51,34 @@ class TravellingRun:
         shown: size of its image or video.
         images: names of the given images.
         settled: what its plan came to, as text, to be compared.
+        order: how its blocks take turns, in words, where machines make each branch together.
     """
 
     request: GenerateRequest
     shown: ShownSize | None
     images: tuple[str, ...]
     settled: str
+    order: str | None = None
 
 
-def pack_run(run: Run, conditioning: Conditioning) -> tuple[Any, list[mx.array]]:
+def pack_run(run: Run, conditioning: Conditioning, *, is_joint: bool) -> tuple[Any, list[mx.array]]:
     """A run and its conditioning as JSON, and the arrays that belong to it.
+
+    Args:
+        run: of rank 0.
+        conditioning: of it.
+        is_joint: whether machines make each branch together.
 
     Raises:
         ClusterError: an input cannot be sent.
     """
     request = replace(run.request, **_OWN_TO_RANK_0)  # type: ignore[arg-type]
     travelling = TravellingRun(
-        request, find_shown(run.images, run.videos), tuple(run.images), describe_plan(run.plan)
+        request,
+        find_shown(run.images, run.videos),
+        tuple(run.images),
+        describe_plan(run.plan),
+        _describe_order(run.plan.memory) if is_joint else None,
     )
     arrays: list[mx.array] = []
     try:
@@ -80,7 +93,12 @@ def pack_run(run: Run, conditioning: Conditioning) -> tuple[Any, list[mx.array]]
 
 
 def unpack_run(
-    packed: Any, arrays: list[mx.array], model: ModelFolder, config: ModelConfig, session: Session
+    packed: Any,
+    arrays: list[mx.array],
+    model: ModelFolder,
+    config: ModelConfig,
+    session: Session,
+    weights: SharedWeights | None = None,
 ) -> tuple[Run, Conditioning]:
     """The run and its conditioning as this machine takes part in them.
 
@@ -103,7 +121,21 @@ def unpack_run(
     blank = np.zeros((plan.geometry.height, plan.geometry.width, 3), np.uint8)
     images = dict.fromkeys(travelling.images, blank)
     run = Run(model, config, variant, request, plan, images, adapters=adapters, session=session)
-    return fit_run(run), conditioning
+    run = fit_run(replace(run, weights=weights))
+    order = _describe_order(run.plan.memory)
+    if travelling.order not in (None, order):
+        raise ClusterError(
+            f"this machine would go through {order}, rank 0 through {travelling.order}. Give --stream on, "
+            "or close what takes its memory."
+        )
+    return run, conditioning
+
+
+def _describe_order(memory: MemoryChoices) -> str:
+    """What decides in which order a step's passes go through the blocks."""
+    if memory.resident_blocks is None:
+        return "all blocks of each pass in memory"
+    return f"streamed blocks, {memory.windows_at_once} windows at once"
 
 
 def describe_plan(plan: RunPlan) -> str:

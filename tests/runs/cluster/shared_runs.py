@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -85,6 +86,21 @@ def together(count: int, model: Path, output: Path, *words: str) -> mx.array:
     ended = run_ranks(count, [*PROGRAM, *options(model, output, words)], seconds=100)
     refuse_errors(ended)
     return load_latents(latents_path(output))[0]
+
+
+def together_in_turn(
+    count: int, model: Path, folder: Path, cases: Mapping[str, Sequence[str]]
+) -> dict[str, mx.array]:
+    """Latents of several runs, which processes make that are started once; name → options."""
+    runs = [options(model, folder / f"{name}.mp4", words) for name, words in cases.items()]
+    refuse_errors(run_ranks(count, ["-m", "tests.runs.cluster.runs_in_turn", json.dumps(runs)], seconds=200))
+    return {name: load_latents(folder / f"{name}.safetensors")[0] for name in cases}
+
+
+def assert_close(found: mx.array, expected: mx.array, tolerance: float = 1e-5) -> None:
+    """Make sure that latents are the same but for the order in which numbers are added up."""
+    error = mx.linalg.norm(found - expected) / mx.linalg.norm(expected)
+    assert error.item() <= tolerance
 
 
 def refuse_errors(ended: Sequence[Ended]) -> None:
