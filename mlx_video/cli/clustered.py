@@ -22,6 +22,8 @@ from mlx_video.events import Event, finish
 
 if TYPE_CHECKING:
     from mlx_video.distributed.cluster import Cluster
+    from mlx_video.request.choices import ParallelMode
+    from mlx_video.runs.sharing import SharedWeights
 
 BuildEvents = Callable[[argparse.Namespace, "Cluster | None"], Iterator[Event]]
 
@@ -63,12 +65,14 @@ def follow(args: argparse.Namespace, cluster: Cluster) -> int:
 
     assert cluster.channel is not None
     try:
-        refuse_unnamed_model(args)
+        refuse_on_several(args)
         model, config = finish(open_model_of(args, ()), lambda event: None)
         Follower(cluster, model, config).serve()
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except Exception as error:
+        if cluster.channel.is_over:
+            return EXIT_DONE  # rank 0 has told whatever there was
         if 0 in cluster.channel.present:
             cluster.channel.fail(describe_error(error))
         else:
@@ -79,13 +83,28 @@ def follow(args: argparse.Namespace, cluster: Cluster) -> int:
     return EXIT_DONE
 
 
-def refuse_unnamed_model(args: argparse.Namespace) -> None:
-    """Refuse to work with others without a model's name.
+def refuse_on_several(args: argparse.Namespace) -> None:
+    """Refuse what only a machine by itself does.
 
     Raises:
-        RequestError: the demo model is asked for.
+        RequestError: the demo model is asked for, or prompts at the keyboard.
     """
+    if args.interactive:
+        raise RequestError(
+            "interactive",
+            "works on one machine. Give a --prompt-file, or start the command without mlx.launch.",
+        )
     if args.folder is None:
         raise RequestError(
             "model_dir", "is missing: machines that work together need the model's name. Add it."
         )
+
+
+def planned_weights(cluster: Cluster | None, mode: ParallelMode) -> SharedWeights | None:
+    """How machines would share the weights of transformers in a mode; None where each has all."""
+    if cluster is None:
+        return None
+    from mlx_video.distributed.collectives import Traffic
+    from mlx_video.runs.cluster.modes import STEP_MODES, make_split
+
+    return make_split(mode, cluster, Traffic()).weights if mode in STEP_MODES else None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_video.cli import arguments
 from mlx_video.cli.checks import check_terminal
-from mlx_video.cli.clustered import refuse_unnamed_model, run_with_others
+from mlx_video.cli.clustered import planned_weights, refuse_on_several, run_with_others
 from mlx_video.cli.console import run_command
 from mlx_video.cli.interactive import run_interactive
 from mlx_video.cli.many import (
@@ -92,11 +92,11 @@ def run_events(args: argparse.Namespace, cluster: Cluster | None = None) -> Iter
     items = list_items(args, many, with_usual_prompt(args, shared))
     for item in items:
         check_terminal(item.request, is_shown=not args.quiet and not args.plan)
-    if args.plan:
-        yield from plan_events(args, [item.request for item in items])
-        return
     if cluster is not None:
-        refuse_unnamed_model(args)
+        refuse_on_several(args)
+    if args.plan:
+        yield from plan_events(args, [item.request for item in items], cluster)
+        return
     if len(items) > 1:
         inputs = inputs_of([item.request for item in items])
         maker = yield from open_maker(args, inputs)
@@ -125,7 +125,9 @@ def make_one(
     yield from make_anywhere(request, lambda one: prepare_run(one, model, config, sharing=sharing))
 
 
-def plan_events(args: argparse.Namespace, requests: Sequence[GenerateRequest]) -> Iterator[Event]:
+def plan_events(
+    args: argparse.Namespace, requests: Sequence[GenerateRequest], cluster: Cluster | None = None
+) -> Iterator[Event]:
     """Open the model and say what runs would keep in memory; nothing is downloaded or left on disk."""
     from mlx_video.convert.demo_model import demo_for, passing_demo_model
     from mlx_video.convert.local_files import with_local_adapters
@@ -144,7 +146,10 @@ def plan_events(args: argparse.Namespace, requests: Sequence[GenerateRequest]) -
             place = stack.enter_context(passing_demo_model(demo))
         model, config = finish(open_named_model(place, args.revision, parts_of(args)), events.append)
         local = [finish(with_local_adapters(request), events.append) for request in requests]
-        plans = [plan_generation(request, model, config) for request in local]
+        plans = [
+            plan_generation(request, model, config, weights=planned_weights(cluster, request.parallel))
+            for request in local
+        ]
     yield from events
     different: dict[object, str] = {}
     for plan in plans:  # what is free on the machine may change between equal ones
@@ -159,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 done, 1 a known error, 2 a wrong option, 130 interrupted.
     """
     args = build_parser().parse_args(argv)
-    if args.interactive:
+    if args.interactive and not is_launched():
         return run_interactive(args)
     if is_launched():
         return run_with_others(args, run_events)

@@ -85,6 +85,11 @@ class Channel:
         """Ranks of the other processes that this one still hears of."""
         return tuple(rank for rank, peer in self._peers.items() if not peer.loss and not peer.has_ended)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether rank 0 has nothing more to do."""
+        return 0 in self._peers and self._peers[0].has_ended
+
     def send(self, rank: int, do: str, blobs: Sequence[bytes] = (), **values: Any) -> None:
         """Send a message to another process.
 

@@ -52,7 +52,7 @@ from mlx_video.runs.profile import Profile, profiled
 from mlx_video.runs.run import Run
 from mlx_video.runs.sampling.measured_file import read_measured
 from mlx_video.runs.settings import ShownSize, plan_run, report_unlike_prompt
-from mlx_video.runs.sharing import StepSharing
+from mlx_video.runs.sharing import SharedWeights, StepSharing
 from mlx_video.runs.stages.decode import FrameSink
 from mlx_video.runs.state.resume import find_start, forget_state, report_start
 from mlx_video.runs.work import describe_work
@@ -211,14 +211,22 @@ def find_shown(images: Mapping[str, np.ndarray], videos: Mapping[str, SourceVide
 
 
 def plan_generation(
-    request: GenerateRequest, model: ModelFolder, config: ModelConfig, session: Session | None = None
+    request: GenerateRequest,
+    model: ModelFolder,
+    config: ModelConfig,
+    session: Session | None = None,
+    weights: SharedWeights | None = None,
 ) -> MemoryPlan:
     """What a run of this request would keep in memory; nothing is downloaded, written or computed.
+
+    Args:
+        request, model, config, session: as of :func:`prepare_run`.
+        weights: how machines share the weights of its transformers; None where each has all.
 
     Raises:
         MLXVideoError: as :func:`prepare_run`; neither the device nor outputs are checked.
     """
-    run = settle(request, model, config, session)
+    run = replace(settle(request, model, config, session), weights=weights)
     if run.finished_latents is None:
         notices = (*report_missing_tokenizer(model), *run.plan.notices)
         run = replace(run, plan=replace(run.plan, notices=notices))

@@ -77,6 +77,12 @@ def check_mode(
     Raises:
         RequestError: they cannot.
     """
+    if mode == "data" and len(requests) < 2:
+        raise RequestError(
+            "parallel",
+            "data: shares the videos of a list out, and there is one. Ask for more with --count, --seeds or "
+            "--prompt-file, or choose another way.",
+        )
     if mode not in STEP_MODES:
         return
     if size % STEP_MODES[mode].groups:
