@@ -26,14 +26,25 @@ if TYPE_CHECKING:
     from mlx_video.runs.sharing import SharedWeights
 
 BuildEvents = Callable[[argparse.Namespace, "Cluster | None"], Iterator[Event]]
+Serve = Callable[[argparse.Namespace, "Cluster"], None]
 
 
-def run_with_others(args: argparse.Namespace, build_events: BuildEvents) -> int:
-    """Run the command as one of several processes; only that of rank 0 shows and writes anything.
+def serve_runs(args: argparse.Namespace, cluster: Cluster) -> None:
+    """Open the model, and take part in what rank 0 makes of it."""
+    from mlx_video.runs.cluster.follower import Follower
+
+    refuse_on_several(args)
+    model, config = finish(open_model_of(args, ()), lambda event: None)
+    Follower(cluster, model, config).serve()
+
+
+def run_with_others(args: argparse.Namespace, build_events: BuildEvents, serve: Serve = serve_runs) -> int:
+    """Run a command as one of several processes; only that of rank 0 shows and writes anything.
 
     Args:
         args: parsed.
         build_events: makes the pipeline of rank 0.
+        serve: what the others do, until rank 0 has no more to do.
     """
     from mlx_video.distributed.cluster import join_cluster
 
@@ -46,7 +57,7 @@ def run_with_others(args: argparse.Namespace, build_events: BuildEvents) -> int:
     try:
         if cluster.leads:
             return run_command(lambda args: build_events(args, cluster), args)
-        return follow(args, cluster)
+        return follow(args, cluster, serve)
     finally:
         cluster.channel.end()
 
@@ -56,18 +67,14 @@ def _fail(error: Exception, args: argparse.Namespace) -> Iterator[Event]:
     raise error
 
 
-def follow(args: argparse.Namespace, cluster: Cluster) -> int:
+def follow(args: argparse.Namespace, cluster: Cluster, serve: Serve = serve_runs) -> int:
     """Serve rank 0 until it has no more to do.
 
     What goes wrong is told by rank 0; by this process only if that is lost.
     """
-    from mlx_video.runs.cluster.follower import Follower
-
     assert cluster.channel is not None
     try:
-        refuse_on_several(args)
-        model, config = finish(open_model_of(args, ()), lambda event: None)
-        Follower(cluster, model, config).serve()
+        serve(args, cluster)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except Exception as error:

@@ -96,6 +96,20 @@ class StepSize:
         return WIDE * self.tokens * self.outputs
 
 
+PUBLISHED: Mapping[str, TransformerConfig] = {
+    "1.3B": TransformerConfig(1536, 8960, 12, 30),
+    "5B": TransformerConfig(3072, 14336, 24, 30, in_dim=48, out_dim=48),
+    "14B": TransformerConfig(5120, 13824, 40, 40),
+}
+"""Transformers of the published sizes."""
+
+
+def size_published(config: TransformerConfig, tokens: int, passes: int = 2) -> StepSize:
+    """A step of a transformer whose blocks are plain, in bfloat16."""
+    block = 8 * config.dim**2 + 2 * config.dim * config.ffn_dim
+    return StepSize(config, tokens, passes, BF16 * block * config.num_layers)
+
+
 def gathered(row_bytes: float, rows: int, machines: int) -> Traffic:
     """Rows of all machines, put together in each: every machine sends its own to all others."""
     return Traffic(machines - 1, row_bytes * -(-rows // machines) * (machines - 1), 1)

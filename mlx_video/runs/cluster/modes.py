@@ -10,6 +10,7 @@ from mlx_video.distributed.cluster import Cluster
 from mlx_video.distributed.collectives import Collectives, Traffic, split_group
 from mlx_video.distributed.context_parallel import ContextParallel
 from mlx_video.distributed.tensor_parallel import TensorParallel
+from mlx_video.distributed.weight_shares import share_blocks
 from mlx_video.errors import RequestError
 from mlx_video.request import LORA_FIELDS, GenerateRequest
 from mlx_video.request.choices import ParallelMode
@@ -91,13 +92,18 @@ def check_mode(
             f"{mode}: shares two passes out evenly, and {size} machines were started. Start an even number, "
             "or choose --parallel context.",
         )
-    heads = config.transformer.num_heads
-    if mode == "tensor" and heads < size:
-        raise RequestError(
-            "parallel", f"tensor: {heads} heads cannot be shared out over {size} machines. Start fewer."
-        )
+    if mode == "tensor":
+        _check_heads(config, size)
     for request in requests:
         _check_request(mode, request)
+
+
+def _check_heads(config: ModelConfig, size: int) -> None:
+    group_size = config.quantization.group_size if config.quantization else None
+    try:
+        share_blocks(config.transformer, 0, size, group_size)
+    except ValueError as error:
+        raise RequestError("parallel", f"tensor: {error}. Start fewer, or choose another way.") from error
 
 
 def _check_request(mode: ParallelMode, request: GenerateRequest) -> None:
