@@ -82,7 +82,9 @@ def test_every_kind_of_run_is_that_of_one_process(models: Models, tmp_path: Path
         write_adapter(places["adapter"], open_model(model)[1].transformer)
     words = tuple(word.format_map(places) for word in words)
     expected = alone(model, tmp_path / "one.mp4", *words)
-    modes = [mode for mode in ("context", "tensor", "sharded") if mode not in REFUSED.get(case, ())]
+    # The small models have two heads.
+    refused = {*REFUSED.get(case, ()), *(("tensor",) if count > 2 else ())}
+    modes = [mode for mode in ("context", "tensor", "sharded") if mode not in refused]
     cases = {mode: (*words, f"--parallel={mode}") for mode in modes}
     for latents in together_in_turn(count, model, tmp_path, cases).values():
         assert_close(latents, expected)
