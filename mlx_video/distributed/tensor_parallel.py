@@ -8,18 +8,18 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_video.distributed.collectives import Collectives
-from mlx_video.distributed.weight_shares import (
-    BlockShare,
-    SharedTensors,
-    find_group_size,
-    share_blocks,
-)
 from mlx_video.formats.tensor_source import TensorSource
 from mlx_video.models.block_context import Pass
 from mlx_video.models.matmul import project, split_heads
 from mlx_video.models.rope import RotaryTable, rotate
 from mlx_video.models.transformer_block import BlockLayers, CrossAttention, FeedForward, SelfAttention
 from mlx_video.models.video_transformer import VideoTransformer
+from mlx_video.weights.block_shares import (
+    BlockShare,
+    SharedTensors,
+    find_group_size,
+    share_blocks,
+)
 
 
 @dataclass(frozen=True, slots=True)
