@@ -13,7 +13,8 @@ What turns a network, its blocks or a pass into one of several processes:
   velocity is whole in every process.
 - `tensor_parallel.TensorParallel(collectives)`: `with tensor.split(transformer, source) as own:` of a network
   just built and its file, then `load_module(transformer, own, ...)`; and `.share(one)` for each `Pass`. The
-  velocity is whole in every process, equal but for rounding: rank 0's counts.
+  velocity is whole in every process, equal but for rounding: rank 0's counts. Adapters of such a network are
+  cut with `share_adapters(adapters, own.share)`. Blocks are not streamed besides.
 - `sharded_blocks.load_sharded(transformer, source, order, collectives, ...)`, called as
   `loading.block_stream.load_streamed` is: a block source, of which each process keeps a part. Alone it gives
   the bits of one process; with `ContextParallel(...).share`, on the same `Collectives`, each process computes
@@ -21,4 +22,7 @@ What turns a network, its blocks or a pass into one of several processes:
 - `shared_decode.decode_shared(vae, latents, collectives, tile=...)`, in place of `decode_chunks`: all
   processes hold the VAE and take all chunks.
 - `gradients.average_gradients(gradients, collectives)`: for training on other examples in each process.
+
+What each process takes is planned with `planning.division.Division(mode, count)` as `MemoryTask.division`,
+and `decode_peak_bytes(..., processes=count)`. "sharded" there means the weights and the tokens.
 """

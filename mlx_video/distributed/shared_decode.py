@@ -10,13 +10,13 @@ import mlx.core as mx
 
 from mlx_video.config import VAEConfig
 from mlx_video.distributed.collectives import Collectives
-from mlx_video.distributed.weight_shares import share_evenly
 from mlx_video.events import TilesDecoded
 from mlx_video.files.scratch import ScratchFile
 from mlx_video.latents.decode import decode_tile, decode_to_scratch, push_latents
 from mlx_video.latents.tiling import Tile, join_tiles, share_tiles
 from mlx_video.models.vae.autoencoder import WanVAE
 from mlx_video.models.vae.stream import FRAME_BY_FRAME, StreamState
+from mlx_video.weights.block_shares import share_evenly
 
 COLOURS = 3
 TIME_STRIDE = 4

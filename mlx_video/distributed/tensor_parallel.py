@@ -8,18 +8,18 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_video.distributed.collectives import Collectives
-from mlx_video.distributed.weight_shares import (
-    BlockShare,
-    SharedTensors,
-    find_group_size,
-    share_blocks,
-)
 from mlx_video.formats.tensor_source import TensorSource
 from mlx_video.models.block_context import Pass
 from mlx_video.models.matmul import project, split_heads
 from mlx_video.models.rope import RotaryTable, rotate
 from mlx_video.models.transformer_block import BlockLayers, CrossAttention, FeedForward, SelfAttention
 from mlx_video.models.video_transformer import VideoTransformer
+from mlx_video.weights.block_shares import (
+    BlockShare,
+    SharedTensors,
+    find_group_size,
+    share_blocks,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class TensorParallel:
 
     collectives: Collectives
 
-    def split(self, transformer: VideoTransformer, source: TensorSource) -> TensorSource:
+    def split(self, transformer: VideoTransformer, source: TensorSource) -> SharedTensors:
         """Give every block this process's part of its layers.
 
         Args:
@@ -43,16 +43,15 @@ class TensorParallel:
             source: its tensors.
 
         Returns:
-            The tensors to load into it: of the others nothing is kept. Closes `source` with itself.
+            The tensors to load into it: of the others nothing is kept. Closes `source` with itself. Its
+            `share` cuts adapters, with `lora.shared_changes.share_adapters`.
 
         Raises:
             ValueError: there are fewer heads than processes.
             CheckpointError: a tensor cannot be cut.
         """
-        rank, size = self.collectives.rank, self.collectives.size
-        share = share_blocks(
-            transformer.config, rank, size, find_group_size(transformer.config, source.infos)
-        )
+        config, group_size = transformer.config, find_group_size(transformer.config, source.infos)
+        share = share_blocks(config, self.collectives.rank, self.collectives.size, group_size)
         for block in transformer.modules():
             if isinstance(block, BlockLayers):
                 block.self_attn = SharedSelfAttention(block.self_attn, share, self.collectives)

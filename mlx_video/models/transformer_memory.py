@@ -32,6 +32,7 @@ class ForwardSize:
         image_tokens: that cross-attention reads besides the text.
         num_passes: predictions of a step: 2 with guidance, else 1.
         windows_at_once: context windows that go through streamed blocks together.
+        num_keys: tokens that each of these attends to, where other processes have some; None for these alone.
         on_gpu: where it runs.
         limits: of one dispatch there.
     """
@@ -45,6 +46,12 @@ class ForwardSize:
     on_gpu: bool
     limits: Limits
     windows_at_once: int = 1
+    num_keys: int | None = None
+
+    @property
+    def all_tokens(self) -> int:
+        """Tokens of all processes."""
+        return self.num_keys or self.num_tokens
 
     @property
     def num_waiting(self) -> int:
@@ -92,7 +99,7 @@ def forward_peak(size: ForwardSize, *, waits_for_blocks: bool = False) -> Peak:
     moments = list(_moments(size))
     needed = max(moment.needed for moment in moments)
     usual = max(moment.usual for moment in moments) + _bytes_ahead(size, waits_for_blocks)
-    rotary = size.num_tokens * size.config.head_dim * WIDE  # a cosine and a sine for each pair
+    rotary = size.all_tokens * size.config.head_dim * WIDE  # a cosine and a sine for each pair
     return Peak(int(needed), int(max(needed, usual))).beside(kept_text_bytes(size) + rotary)
 
 
@@ -120,7 +127,7 @@ class _Moment:
 
 def _moments(size: ForwardSize) -> Iterator[_Moment]:
     yield _rotation(size)
-    yield _attention(size, size.num_tokens)
+    yield _attention(size, size.all_tokens, gathers=size.num_keys is not None)
     yield _attention(size, _text_keys(size))
     yield _feed_forward(size)
 
@@ -138,7 +145,7 @@ def _rotation(size: ForwardSize) -> _Moment:
     return _with_weight(size, size.config.dim, nbytes)
 
 
-def _attention(size: ForwardSize, num_keys: int) -> _Moment:
+def _attention(size: ForwardSize, num_keys: int, *, gathers: bool = False) -> _Moment:
     dim, key_bytes = size.config.dim, size.compute_bytes
     # Tokens and queries, keys and values.
     arrays = size.stream + size.activation
@@ -150,6 +157,9 @@ def _attention(size: ForwardSize, num_keys: int) -> _Moment:
         key_bytes += WIDE  # laid out for products
         arrays += 2 * scores
     arrays += 2 * num_keys * dim * key_bytes
+    if gathers:
+        # The keys and values of these tokens; those of all once more, without what made parts even.
+        arrays += 2 * size.activation + 2 * num_keys * dim * size.compute_bytes
     if rows < size.num_tokens:
         # Between chunks variables still hold the norm of the tokens, and the chunks that are done are kept.
         return _with_weight(size, dim, arrays, named=2 * size.activation)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from mlx_video.config import QuantizationConfig
 from mlx_video.errors import ConfigError
 from mlx_video.formats.tensor_info import DTYPES, TensorInfo
-from mlx_video.loading.stream_plan import SLOTS
 from mlx_video.models.block_order import MAIN, BlockName, find_prefix
 from mlx_video.weights.quantize import ChooseLayer, is_quantized_layer, quantized_infos, read_quantization
 
@@ -44,16 +43,6 @@ class WeightBytes:
     def largest_block(self) -> int:
         """Bytes of the largest block; 0 without blocks."""
         return max(self.blocks, default=0)
-
-    def shared(self, machines: int, gathers: bool) -> WeightBytes:
-        """What one of several machines has in memory, each of which keeps a part of every block.
-
-        Args:
-            machines: how many there are.
-            gathers: whether a block is whole at its turn, while the next one is gathered.
-        """
-        others = self.others + (SLOTS * self.largest_block if gathers else 0)
-        return replace(self, blocks=tuple(-(-block // machines) for block in self.blocks), others=others)
 
 
 def weigh(infos: Iterable[TensorInfo], order: Sequence[BlockName] = ()) -> WeightBytes:

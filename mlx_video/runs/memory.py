@@ -149,8 +149,7 @@ def find_task(run: Run) -> MemoryTask:
         previews=_find_previews(run),
         fits_colours=not only_decodes and fits_colours(run),
         decoder=request.decoder,
-        machines=run.weights.count if run.weights else 1,
-        gathers_blocks=bool(run.weights and run.weights.gathers),
+        division=run.division,
         **_find_windows(run),
     )
 

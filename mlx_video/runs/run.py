@@ -20,6 +20,7 @@ from mlx_video.loading.session import Session
 from mlx_video.lora.read import AdapterSet
 from mlx_video.media.sources.source_video import SourceVideo
 from mlx_video.models.dispatch import Limits, current_limits
+from mlx_video.planning.division import UNDIVIDED, Division
 from mlx_video.planning.memory_plan import MemoryPlan
 from mlx_video.request import GenerateRequest
 from mlx_video.runs.profile import Profile
@@ -54,6 +55,7 @@ class Run:
         kept_frames: file that the run's own frames are kept in besides; None for none.
         sharing: lets other machines take part in its steps; None for this one alone.
         weights: how machines share the weights of its transformers; None where each has all.
+        division: what one of them has in memory of a transformer's work.
         whole_video: settings of the video of which this run makes a segment; None where it makes all of it.
     """
 
@@ -82,6 +84,7 @@ class Run:
     whole_video: Mapping[str, str] | None = None
     sharing: StepSharing | None = None
     weights: SharedWeights | None = None
+    division: Division = UNDIVIDED
 
     @property
     def finished_latents(self) -> mx.array | None:

@@ -15,6 +15,7 @@ from mlx_video.lora.adapter_set import AdapterSet
 from mlx_video.models.block_context import Pass, Step
 from mlx_video.models.forward import BlockSource
 from mlx_video.models.video_transformer import VideoTransformer
+from mlx_video.planning.division import Division
 from mlx_video.request import LoraMode
 from mlx_video.sampling.guidance import Branch, Guidance
 from mlx_video.sampling.sampler_state import SamplerState
@@ -83,14 +84,6 @@ class SharedWeights(Protocol):
     def mode(self) -> str:
         """Name of the way."""
 
-    @property
-    def count(self) -> int:
-        """How many machines share them."""
-
-    @property
-    def gathers(self) -> bool:
-        """Whether a block is whole in every machine at its turn."""
-
     def open(
         self,
         model: ModelFolder,
@@ -108,6 +101,10 @@ class StepSharing(Protocol):
     @property
     def weights(self) -> SharedWeights | None:
         """How they share the weights of transformers; None where each has all."""
+
+    @property
+    def division(self) -> Division:
+        """What one of them has in memory of a transformer's work."""
 
     def begin(self, run: Any, conditioning: Conditioning) -> AbstractContextManager[SharedSteps]:
         """Tell the others what is made; they are done with it when the context is left.

@@ -17,6 +17,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
+from safetensors.numpy import save_file
 
 from mlx_video.distributed.cluster import join_cluster
 from mlx_video.distributed.collectives import Collectives
@@ -24,9 +25,13 @@ from mlx_video.distributed.context_parallel import ContextParallel
 from mlx_video.distributed.sharded_blocks import ShardedBlocks, load_sharded
 from mlx_video.distributed.tensor_parallel import TensorParallel
 from mlx_video.formats.tensor_source import open_tensors
+from mlx_video.lora.apply import apply_adapters
+from mlx_video.lora.read import AdapterSet, read_adapters
+from mlx_video.lora.shared_changes import share_adapters
 from mlx_video.models.block_order import MAIN, BlockName
 from mlx_video.models.control.vace import VACETransformer
 from mlx_video.models.video_transformer import VideoTransformer
+from mlx_video.request import LoraChoice
 from mlx_video.variants.vace import NETWORK
 from mlx_video.weights.load import load_module
 from tests.distributed.forward_cases import CASES, TEXT_TO_VIDEO, VACE, Case, streamed
@@ -65,13 +70,38 @@ def saved(network: VideoTransformer) -> Iterator[Path]:
         yield path
 
 
-def tensor_velocities(case: Case, collectives: Collectives) -> list[np.ndarray]:
+def tensor_velocities(
+    case: Case, collectives: Collectives, adapters: AdapterSet | None = None
+) -> list[np.ndarray]:
     """Of a case whose heads and channels are shared out, loaded from a file."""
     tensor, whole = TensorParallel(collectives), case.build()
     transformer = type(whole)(whole.config)
     with saved(whole) as path, tensor.split(transformer, open_tensors(path)) as source:
         load_module(transformer, source)
+        if adapters is not None:
+            apply_adapters(transformer, share_adapters(adapters, source.share))
     return case.velocities(transformer, tensor.share)
+
+
+def adapters_error(collectives: Collectives) -> float:
+    """Of a quantized transformer whose heads are shared out, with adapters beside its layers and merged."""
+    case, random = CASES["8 bits"], np.random.default_rng(2)
+    layers = {"self_attn.o": (DIM, DIM), "cross_attn.k": (DIM, DIM), "ffn.0": (160, DIM), "ffn.2": (DIM, 160)}
+    arrays = {}
+    for name, (rows, columns) in layers.items():
+        prefix = f"diffusion_model.blocks.1.{name}"
+        arrays[f"{prefix}.lora_A.weight"] = random.standard_normal((4, columns)).astype(np.float32) / 8
+        arrays[f"{prefix}.lora_B.weight"] = random.standard_normal((rows, 4)).astype(np.float32) / 8
+    arrays["diffusion_model.blocks.0.self_attn.q.diff"] = random.standard_normal((DIM, DIM)).astype("f4") / 16
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "adapter.safetensors"
+        save_file(arrays, path)
+        adapters = read_adapters([LoraChoice(path, 0.7)], TEXT_TO_VIDEO)
+        whole = case.build()
+        apply_adapters(whole, adapters)
+        plain, alone = case.velocities(case.build()), case.velocities(whole)
+        assert largest_error(plain, alone) > 1e-2
+        return largest_error(tensor_velocities(case, collectives, adapters), alone)
 
 
 @contextmanager
@@ -124,6 +154,7 @@ def main() -> None:
             found["context"]["not gathered"] = largest_error(
                 case.velocities(case.build(), NotGathered(collectives).share), alone
             )
+    found["tensor"]["adapters"] = adapters_error(collectives)
     found["bytes"] = {
         "context": context_bytes(collectives),
         "tensor": tensor_bytes(collectives),

@@ -72,6 +72,11 @@ def test_shared_heads_give_the_velocity_of_one_process(count: int, case: str):
     assert largest_error(count, "tensor", case) < LARGEST_ERROR
 
 
+@pytest.mark.parametrize("count", USUAL)
+def test_shared_heads_with_adapters_give_the_velocity_of_one_process(count: int):
+    assert max(one["tensor"]["adapters"] for one in results(count, usual=True)) < LARGEST_ERROR
+
+
 @pytest.mark.parametrize(("count", "case"), counts_and_cases())
 def test_shared_weights_give_the_velocity_of_one_process(count: int, case: str):
     assert largest_error(count, "sharded", case) < LARGEST_ERROR

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 from mlx_video.errors import RequestError
 from mlx_video.planning.budget import Budget
-from mlx_video.planning.machine_gains import SHARINGS, Link, StepSize, step_seconds
+from mlx_video.planning.machine_gains import Link, StepSize, step_seconds
 from mlx_video.planning.memory_plan import Host, MemoryPlan, MemoryTask, plan_memory, weigh_transformers
 from mlx_video.request.choices import ParallelMode
 from mlx_video.runs.cluster.machine_facts import MachineFacts
-from mlx_video.runs.cluster.modes import check_mode
+from mlx_video.runs.cluster.modes import check_mode, divide
 from mlx_video.runs.memory import find_host, find_task
 from mlx_video.runs.run import Run
 
@@ -80,9 +80,7 @@ def _plans(
             check_mode(mode, machines, run.config, [run.request])
         except RequestError:
             continue
-        if mode in ("tensor", "sharded"):
-            task = replace(task, machines=machines, gathers_blocks=SHARINGS[mode].gathers)
-        plan = plan_memory(task, host)
+        plan = plan_memory(replace(task, division=divide(mode, machines)), host)
         if not plan.misfits:
             yield mode, plan
 

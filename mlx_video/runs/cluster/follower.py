@@ -163,7 +163,7 @@ class _ServedRun:
         own, channel = self.follower, self.follower._channel
         arrays = self.exchange.take_spread(message.values["kinds"])
         run, conditioning = unpack_run(
-            message.values["run"], arrays, own.model, own.config, own.session, self.split.weights
+            message.values["run"], arrays, own.model, own.config, own.session, self.split
         )
         del arrays
         channel.send(0, "ready")

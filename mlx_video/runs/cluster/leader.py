@@ -15,6 +15,7 @@ from mlx_video.distributed.channel import Channel
 from mlx_video.distributed.cluster import Cluster
 from mlx_video.errors import ClusterError, RequestError
 from mlx_video.models.block_context import Pass, Step
+from mlx_video.planning.division import Division
 from mlx_video.runs.cluster.step_split import StepSplit
 from mlx_video.runs.cluster.travelling_run import pack_run
 from mlx_video.runs.run import Run
@@ -41,6 +42,11 @@ class StepLeader:
     def weights(self) -> SharedWeights | None:
         """See `runs.sharing.StepSharing`."""
         return self.split.weights
+
+    @property
+    def division(self) -> Division:
+        """See `runs.sharing.StepSharing`."""
+        return self.split.division
 
     @property
     def channel(self) -> Channel:

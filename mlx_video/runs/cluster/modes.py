@@ -10,12 +10,13 @@ from mlx_video.distributed.cluster import Cluster
 from mlx_video.distributed.collectives import Collectives, Traffic, split_group
 from mlx_video.distributed.context_parallel import ContextParallel
 from mlx_video.distributed.tensor_parallel import TensorParallel
-from mlx_video.distributed.weight_shares import share_blocks
 from mlx_video.errors import RequestError
+from mlx_video.planning.division import UNDIVIDED, Division
 from mlx_video.request import LORA_FIELDS, GenerateRequest
 from mlx_video.request.choices import ParallelMode
 from mlx_video.runs.cluster.shared_weights import GatheredWeights, TensorWeights
 from mlx_video.runs.cluster.step_split import StepSplit
+from mlx_video.weights.block_shares import share_blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,22 +34,33 @@ class StepMode:
     words: str
 
 
+def divide(mode: ParallelMode, size: int) -> Division:
+    """What one of so many machines has in memory of a transformer's work."""
+    match mode:
+        case "guidance" if size > 2:
+            return Division("context", size // 2)
+        case "context" | "tensor" | "sharded":
+            return Division(mode, size)
+    return UNDIVIDED
+
+
 def _share_branches(group: Collectives, size: int) -> StepSplit:
     if group.size == 1:
         return StepSplit(size, 2)
-    return StepSplit(size, 2, ContextParallel(group).share)
+    return StepSplit(size, 2, ContextParallel(group).share, division=divide("guidance", size))
 
 
 def _share_tokens(group: Collectives, size: int) -> StepSplit:
-    return StepSplit(size, 1, ContextParallel(group).share)
+    return StepSplit(size, 1, ContextParallel(group).share, division=divide("context", size))
 
 
 def _share_heads(group: Collectives, size: int) -> StepSplit:
-    return StepSplit(size, 1, TensorParallel(group).share, TensorWeights(group))
+    return StepSplit(size, 1, TensorParallel(group).share, TensorWeights(group), divide("tensor", size))
 
 
 def _share_weights(group: Collectives, size: int) -> StepSplit:
-    return StepSplit(size, 1, ContextParallel(group).share, GatheredWeights(group))
+    share = ContextParallel(group).share
+    return StepSplit(size, 1, share, GatheredWeights(group), divide("sharded", size))
 
 
 STEP_MODES: Mapping[ParallelMode, StepMode] = {

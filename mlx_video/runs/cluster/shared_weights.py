@@ -33,12 +33,6 @@ class TensorWeights:
 
     collectives: Collectives
     mode: str = "tensor"
-    gathers: bool = False
-
-    @property
-    def count(self) -> int:
-        """See `runs.sharing.SharedWeights`."""
-        return self.collectives.size
 
     @contextmanager
     def open(
@@ -73,12 +67,6 @@ class GatheredWeights:
 
     collectives: Collectives
     mode: str = "sharded"
-    gathers: bool = True
-
-    @property
-    def count(self) -> int:
-        """See `runs.sharing.SharedWeights`."""
-        return self.collectives.size
 
     @contextmanager
     def open(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mlx_video.models.block_context import Pass
+from mlx_video.planning.division import UNDIVIDED, Division
 from mlx_video.runs.sharing import WHOLE, SharedWeights
 
 
@@ -18,12 +19,14 @@ class StepSplit:
         groups: how many groups; 1 where all work on every branch.
         share_pass: makes of a pass the part of it that this process computes.
         weights: how a group shares the weights of transformers; None where each process has all.
+        division: what a process of a group has in memory of a transformer's work.
     """
 
     size: int
     groups: int
     share_pass: Callable[[Pass], Pass] = WHOLE.share_pass
     weights: SharedWeights | None = None
+    division: Division = UNDIVIDED
 
     @property
     def is_joint(self) -> bool:

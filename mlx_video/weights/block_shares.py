@@ -62,23 +62,30 @@ class BlockShare:
         head_dim = self.dim // self.num_heads
         return range(self.heads.start * head_dim, self.heads.stop * head_dim)
 
-    def of_tensor(self, info: TensorInfo) -> TensorShare | None:
-        """The part of a tensor that is this process's; None for all of it.
-
-        Raises:
-            CheckpointError: the tensor cannot be cut there.
-        """
-        found = _PARTS.fullmatch(info.name)
+    def of_parameter(self, name: str) -> TensorShare | None:
+        """The part of a dense parameter that is this process's; None for all of it."""
+        found = _PARTS.fullmatch(name)
         if found is None:
             return None
         is_hidden = found["of"] == "ffn"
         part, width = (self.hidden, self.ffn_dim) if is_hidden else (self.channels, self.dim)
         if found["outputs"]:
-            return TensorShare(0, part)
+            return TensorShare(0, width, part)
         if found["leaf"] == "bias":
             # Added once to the sum of all: by the first process.
-            return TensorShare(0, None) if self.rank else None
-        return TensorShare(1, _cut_columns(info, part, width))
+            return TensorShare(0, self.dim, None) if self.rank else None
+        return TensorShare(1, width, part)
+
+    def of_tensor(self, info: TensorInfo) -> TensorShare | None:
+        """The part of a stored tensor, which may be packed, that is this process's; None for all of it.
+
+        Raises:
+            CheckpointError: the tensor cannot be cut there.
+        """
+        share = self.of_parameter(info.name)
+        if share is None or share.part is None or share.axis == 0:
+            return share
+        return replace(share, part=_cut_columns(info, share.part, share.width))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +94,12 @@ class TensorShare:
 
     Attributes:
         axis: 0 for some of its rows, 1 for some of its columns.
+        width: of the whole parameter along this axis.
         part: which; None for as many zeros as the tensor has numbers.
     """
 
     axis: int
+    width: int
     part: range | None
 
     def shape(self, info: TensorInfo) -> tuple[int, ...]:
@@ -151,12 +160,16 @@ class SharedTensors(TensorView):
         source: the transformer's file; closed with this one.
         share: which channels.
 
+    Attributes:
+        share: as given.
+
     Raises:
         CheckpointError: a tensor cannot be cut.
     """
 
     def __init__(self, source: TensorSource, share: BlockShare) -> None:
         super().__init__(source)
+        self.share = share
         self._source = source
         self._shares = {name: part for name, info in source.infos.items() if (part := share.of_tensor(info))}
         self.infos: Mapping[str, TensorInfo] = {
@@ -170,14 +183,14 @@ class SharedTensors(TensorView):
 
     def read(self, name: str, rows: slice | None = None) -> mx.array:
         """Read this process's part of a tensor, or rows of it."""
-        share = self._shares.get(name)
-        if share is None:
+        own = self._shares.get(name)
+        if own is None:
             return self._source.read(name, rows)
         first, last, _ = (rows or slice(None)).indices(self.infos[name].shape[0])
-        if share.part is None:
+        if own.part is None:
             return mx.zeros((last - first,), DTYPES[self.infos[name].dtype].mlx or mx.float32)
-        if share.axis == 0:
-            return self._source.read(name, slice(share.part.start + first, share.part.start + last))
-        part = self._source.read(name, rows)[:, share.part.start : share.part.stop]
+        if own.axis == 0:
+            return self._source.read(name, slice(own.part.start + first, own.part.start + last))
+        part = self._source.read(name, rows)[:, own.part.start : own.part.stop]
         # contiguous: a view would keep the whole tensor in memory.
         return mx.contiguous(part)
