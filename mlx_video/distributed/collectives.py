@@ -138,12 +138,13 @@ class NeighbourCollectives(Collectives):
         mx.async_eval(mx.distributed.send(x, self.first + neighbour, group=self.group, stream=stream))
 
 
-def split_group(group: mx.distributed.Group, size: int) -> Collectives:
+def split_group(group: mx.distributed.Group, size: int, traffic: Traffic | None = None) -> Collectives:
     """Exchanges of this process with those beside it, when a group is cut into smaller ones.
 
     Args:
         group: all of whose processes call this.
         size: of the smaller groups: ranks 0 to `size` - 1 are the first, and so on.
+        traffic: counts what this process sends.
 
     Raises:
         ValueError: the group cannot be cut so.
@@ -151,7 +152,8 @@ def split_group(group: mx.distributed.Group, size: int) -> Collectives:
     if size < 1 or group.size() % size:
         raise ValueError(f"{group.size()} processes cannot be cut into groups of {size}")
     number = group.rank() // size
+    traffic = traffic or Traffic()
     try:
-        return Collectives(group.split(number))
+        return Collectives(group.split(number), traffic)
     except (RuntimeError, ValueError):  # the ring and JACCL have none
-        return NeighbourCollectives(group, first=number * size, count=size)
+        return NeighbourCollectives(group, traffic, first=number * size, count=size)

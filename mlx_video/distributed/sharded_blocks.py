@@ -178,6 +178,9 @@ class ShardedBlocks:
                 # Whatever is exchanged next must find the way free.
                 mx.eval(coming)
 
+    def rest(self) -> None:
+        """See `loading.block_stream.BlockStream.rest`: nothing is gathered between two walks."""
+
     def close(self) -> None:
         """Free every block."""
         self._shards.clear()

@@ -13,6 +13,8 @@ from mlx_video.models.transformer_memory import ForwardSize
 from mlx_video.planning.weight_bytes import WeightBytes
 from mlx_video.weights.block_shares import find_group_size, share_blocks
 
+DivisionMode = Literal["none", "context", "tensor", "sharded"]
+
 
 @dataclass(frozen=True, slots=True)
 class Division:
@@ -24,7 +26,7 @@ class Division:
         count: of the processes.
     """
 
-    mode: Literal["none", "context", "tensor", "sharded"] = "none"
+    mode: DivisionMode = "none"
     count: int = 1
 
     @property

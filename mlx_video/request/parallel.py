@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mlx_video.errors import RequestError
 from mlx_video.request.choices import ParallelMode
 from mlx_video.request.option import between, option
 
@@ -19,7 +18,8 @@ class ParallelOptions:
         "auto",
         help="what the machines share that `mlx.launch` has started: `data`: the videos of a list; "
         "`guidance`: the two passes of a step; `context`: the tokens; `tensor`: heads and layers, for "
-        "weights that do not fit; `sharded`: the weights alone; `auto`: what suits their number, link and memory",
+        "weights that do not fit; `sharded`: the weights alone; `auto`: what suits their number, link and "
+        "memory",
         group=PARALLEL_GROUP,
         affects="run",
     )
@@ -31,17 +31,3 @@ class ParallelOptions:
         check=between(0.1, 86400),
         affects="run",
     )
-
-
-ABSENT: frozenset[ParallelMode] = frozenset({"data", "guidance", "context", "tensor", "sharded"})
-"""Modes that are declared and not there yet."""
-
-
-def refuse_absent(mode: ParallelMode) -> None:
-    """Refuse a mode that is not there yet.
-
-    Raises:
-        RequestError: it names the mode.
-    """
-    if mode in ABSENT:
-        raise RequestError("parallel", f"{mode}: is not there yet. Leave it out to work on one machine.")

@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_video.conditioning.control.units import camera_poses
 from mlx_video.config import ModelConfig
+from mlx_video.errors import RequestError
 from mlx_video.events import FileWritten, MemoryPlanned, Notice, Value, Work
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.adapters import read_all_adapters, widen_config
@@ -29,14 +31,14 @@ from mlx_video.request import (
     VIDEO_INPUTS,
     GenerateRequest,
 )
-from mlx_video.request.parallel import refuse_absent
 from mlx_video.runs.continuation import (
-    as_continued,
     check_continuing,
     count_all_frames,
-    count_shared,
+    find_length,
+    find_part,
     open_earlier,
     report_continuing,
+    with_parts,
 )
 from mlx_video.runs.decode_only import check_decoder, prepare_decoding
 from mlx_video.runs.device_check import held_to_limits, with_safe_limits
@@ -50,6 +52,7 @@ from mlx_video.runs.profile import Profile, profiled
 from mlx_video.runs.run import Run
 from mlx_video.runs.sampling.measured_file import read_measured
 from mlx_video.runs.settings import ShownSize, plan_run, report_unlike_prompt
+from mlx_video.runs.sharing import SharedModel, StepSharing
 from mlx_video.runs.stages.decode import FrameSink
 from mlx_video.runs.state.resume import find_start, forget_state, report_start
 from mlx_video.runs.work import describe_work
@@ -57,7 +60,11 @@ from mlx_video.variants.registry import find_variant
 
 
 def prepare_run(
-    request: GenerateRequest, model: ModelFolder, config: ModelConfig, session: Session | None = None
+    request: GenerateRequest,
+    model: ModelFolder,
+    config: ModelConfig,
+    session: Session | None = None,
+    sharing: StepSharing | None = None,
 ) -> Run:
     """Settle the settings and check files and outputs, before anything heavy is loaded.
 
@@ -66,6 +73,7 @@ def prepare_run(
         model: the converted folder.
         config: what its config.json says.
         session: keeps networks from run to run; None for one of this run alone, which keeps none.
+        sharing: lets other machines take part in the steps; None for this one alone.
 
     Raises:
         CheckpointError: the folder has no tokenizer, a weight file is damaged, or the VAE cannot read images.
@@ -76,16 +84,28 @@ def prepare_run(
         MemoryBudgetError: a stage needs more than there is, whatever stays in memory.
         DeviceError: an operation of the device gives wrong numbers, and there is no other way.
     """
+    if request.parallel != "auto" and sharing is None:
+        raise RequestError(
+            "parallel",
+            f"{request.parallel}: needs other machines, and this process works by itself. Start the command "
+            "with mlx.launch, or leave the option out.",
+        )
     run = settle(request, model, config, session)
+    run = replace(shared_by(run, sharing), sharing=sharing)
     if request.profile:
         run = replace(run, profile=Profile(request.profile))
     is_new = run.finished_latents is None
     if is_new and request.takes_steps:
         run = with_tokenizer(run)
-    num_frames = count_all_frames(request, run.plan.geometry.num_frames, run.earlier, run.shared_frames)
-    check_outputs(request, run.plan.geometry, files_read(request, run.model), num_frames)
+    made = replace(request, segments=run.request.segments)
+    check_outputs(made, run.plan.geometry, files_read(request, run.model), count_all_frames(run))
     run = fit_run(run)
     return find_start(run) if is_new else run
+
+
+def shared_by(run: Run, sharing: SharedModel | None) -> Run:
+    """A run of which machines share the model; None for this one alone."""
+    return run if sharing is None else replace(run, weights=sharing.weights, division=sharing.division)
 
 
 def fit_run(run: Run) -> Run:
@@ -105,7 +125,6 @@ def settle(
     request: GenerateRequest, model: ModelFolder, config: ModelConfig, session: Session | None = None
 ) -> Run:
     """Settle the settings of a run in the mode that the request asks for; raises as the mode's own."""
-    refuse_absent(request.parallel)
     if request.decode_only:
         run = prepare_decoding(request, request.decode_only, model, config)
     else:
@@ -122,11 +141,15 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
         MediaError: an image or a video cannot be read.
     """
     variant = find_variant(config)
+    length = find_length(request, variant, config)
+    request = with_parts(request, length)
     check_continuing(request, variant)
-    shared = count_shared(request, variant, config)
-    earlier = open_earlier(request, shared, config.vae.stride[0])
-    if earlier:
-        request = as_continued(request, earlier, config, variant)
+    way, shared, earlier = variant.continuation, 0, None
+    if way:
+        shared = way.count_shared(request, config, variant.title)
+        earlier = open_earlier(request, way, shared, config.vae.stride[0])
+    if way and earlier:
+        request = way.begin(request, earlier, config)
     adapters, adapter_notices = read_all_adapters(request, config)
     stored, config = config, widen_config(config, adapters)
     variant = find_variant(config)
@@ -135,12 +158,11 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
     given = {name: image for name in IMAGE_INPUTS if (image := getattr(request, name)) is not None}
     opened = {name: open_image(image) for name, image in given.items()}
     images = {name: image.pixels for name, image in opened.items()}
-    first = next((images[name] for name in FRAME_INPUTS if name in images), None)
     measured = read_measured(model.path) if request.step_cache == "magcache" else ()
     given_videos = {name: video for name in VIDEO_INPUTS if (video := getattr(request, name)) is not None}
     videos = {name: open_video(video) for name, video in given_videos.items()}
-    shown = _first_video_size(videos) if first is None else ShownSize(*first.shape[:2])
-    plan = plan_run(request, config, variant, shown, measured)
+    plan = plan_run(request, config, variant, find_shown(images, videos), measured)
+    part = find_part(way, earlier, plan.geometry, request)
     several = {name: [*map(open_image, getattr(request, name))] for name in PICTURE_INPUTS}
     pictures = {name: tuple(each.pixels for each in found) for name, found in several.items() if found}
     all_images = (*opened.values(), *(each for found in several.values() for each in found))
@@ -150,20 +172,41 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
         notices = (*notices, *report_continuing(earlier, plan.fps))
     for name, video in videos.items():
         if not (video.is_still and INPUTS[name] == "mask"):
-            notices = (*notices, *check_length(video, find_picking(request, plan, name)))
+            notices = (*notices, *check_length(video, find_picking(request, plan, name, part.first_frame)))
     if "camera_trajectory" in variant.inputs.all:
         camera_poses({name: getattr(request, name) for name in INPUTS}, plan.geometry.num_frames)
     check_weights(model, stored)
     notices = (*notices, *adapter_notices)
     plan = replace(plan, notices=notices)
-    run = Run(model, config, variant, request, plan, images, videos, pictures, adapters, earlier, shared)
+    run = Run(
+        model,
+        config,
+        variant,
+        request,
+        plan,
+        images,
+        videos,
+        pictures,
+        adapters,
+        earlier,
+        shared_frames=shared,
+        part=part,
+        length=length,
+    )
     if encodes_frames(run):
         check_vae_encoder(model, config)
     return run
 
 
-def _first_video_size(videos: Mapping[str, SourceVideo]) -> ShownSize | None:
-    """The size of the first given video that is no mask."""
+def find_shown(images: Mapping[str, np.ndarray], videos: Mapping[str, SourceVideo]) -> ShownSize | None:
+    """The size of the first given frame; else of the first given video that is no mask.
+
+    Args:
+        images, videos: as in `Run`.
+    """
+    first = next((images[name] for name in FRAME_INPUTS if name in images), None)
+    if first is not None:
+        return ShownSize(*first.shape[:2])
     for name, video in videos.items():
         if INPUTS[name] == "video":
             frame, _ = next(video.read())
@@ -173,14 +216,22 @@ def _first_video_size(videos: Mapping[str, SourceVideo]) -> ShownSize | None:
 
 
 def plan_generation(
-    request: GenerateRequest, model: ModelFolder, config: ModelConfig, session: Session | None = None
+    request: GenerateRequest,
+    model: ModelFolder,
+    config: ModelConfig,
+    session: Session | None = None,
+    sharing: SharedModel | None = None,
 ) -> MemoryPlan:
     """What a run of this request would keep in memory; nothing is downloaded, written or computed.
+
+    Args:
+        request, model, config, session: as of :func:`prepare_run`.
+        sharing: what machines share of the model; None for this one alone.
 
     Raises:
         MLXVideoError: as :func:`prepare_run`; neither the device nor outputs are checked.
     """
-    run = settle(request, model, config, session)
+    run = shared_by(settle(request, model, config, session), sharing)
     if run.finished_latents is None:
         notices = (*report_missing_tokenizer(model), *run.plan.notices)
         run = replace(run, plan=replace(run.plan, notices=notices))

@@ -149,6 +149,7 @@ def find_task(run: Run) -> MemoryTask:
         previews=_find_previews(run),
         fits_colours=not only_decodes and fits_colours(run),
         decoder=request.decoder,
+        division=run.division,
         **_find_windows(run),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -21,6 +21,7 @@ from mlx_video.runs.networks import use_transformer
 from mlx_video.runs.run import Run
 from mlx_video.runs.sampling.guided_transformer import CachesOf, GuidedTransformer
 from mlx_video.runs.sampling.previews import Previews, open_previews
+from mlx_video.runs.sharing import WHOLE, SharedSteps, StepPart
 from mlx_video.runs.state.resume import keep_step
 from mlx_video.sampling.denoise import Constrain, denoise
 from mlx_video.sampling.experts import ExpertRelay, count_high_noise_steps
@@ -48,6 +49,9 @@ def sample_latents(
     noise = open_noise(request.noise, request.seed)
     frames = conditioning.frames
     sampled = (shape[0], frames.count(shape[1]), *shape[2:])
+    if (way := run.variant.continuation) and way.noise_goes_on:
+        for _ in range(run.part.number):
+            noise.draw(sampled)
     solver = build_solver(recipe.solver, recipe.schedule, partial(noise.draw, sampled))
     if run.state:
         first_step, latents = run.state.next_step, run.state.latents
@@ -61,7 +65,8 @@ def sample_latents(
     memory.add("noise", noise)
     with (
         open_previews(run, colours) as previews,
-        open_velocity(run, recipe, conditioning, memory) as velocity,
+        shared_steps(run, conditioning) as shared,
+        open_velocity(run, recipe, conditioning, memory, shared) as velocity,
     ):
         steps = denoise(
             latents,
@@ -125,13 +130,28 @@ def keep_first_frame(conditioning: Conditioning) -> Constrain | None:
     return None if first_frame is None else lambda latents: impose_first_frame(latents, first_frame)
 
 
+def shared_steps(run: Run, conditioning: Conditioning) -> AbstractContextManager[SharedSteps | None]:
+    """What other machines take part in while the context is open; None where there are none."""
+    return nullcontext() if run.sharing is None else run.sharing.begin(run, conditioning)
+
+
 def open_velocity(
-    run: Run, recipe: Recipe, conditioning: Conditioning, memory: SamplerState
+    run: Run,
+    recipe: Recipe,
+    conditioning: Conditioning,
+    memory: SamplerState,
+    shared: SharedSteps | None = None,
 ) -> AbstractContextManager[Velocity]:
     """The velocity function of a run; its transformers are in memory at most while the context is open."""
 
-    def open_expert(name: str) -> AbstractContextManager[Velocity]:
-        return open_guided_transformer(run, recipe, conditioning, name, memory)
+    @contextmanager
+    def open_expert(name: str) -> Iterator[Velocity]:
+        own = memory.within(name)
+        with (
+            nullcontext(WHOLE) if shared is None else shared.open(name, recipe.guidance[name], own) as part,
+            open_guided_transformer(run, recipe, conditioning, name, memory, part) as velocity,
+        ):
+            yield with_strengths(velocity, run.adapters.get(name))
 
     if recipe.expert_split is None:
         return open_expert("model")
@@ -140,11 +160,22 @@ def open_velocity(
 
 @contextmanager
 def open_guided_transformer(
-    run: Run, recipe: Recipe, conditioning: Conditioning, name: str, memory: SamplerState
-) -> Iterator[Velocity]:
+    run: Run,
+    recipe: Recipe,
+    conditioning: Conditioning,
+    name: str,
+    memory: SamplerState,
+    part: StepPart = WHOLE,
+) -> Iterator[GuidedTransformer]:
     """One transformer of the model under guidance, for the length of a `with` block.
 
     What its step caches and its guidance remember is forgotten with it.
+
+    Args:
+        run, recipe, conditioning: of what is made.
+        name: of the transformer.
+        memory: of the sampler.
+        part: what of the predictions this process computes.
     """
     given_frames = 0 if conditioning.first_frame is None else 1
     layout = conditioning.frames.layout(run.plan.geometry.grid, given_frames)
@@ -154,7 +185,7 @@ def open_guided_transformer(
             blocks: BlockSource | None = streamed
             if run.profile:
                 blocks = run.profile.watch(blocks or ResidentBlocks(transformer))
-            velocity = GuidedTransformer(
+            yield GuidedTransformer(
                 transformer,
                 recipe.guidance[name],
                 conditioning,
@@ -164,8 +195,8 @@ def open_guided_transformer(
                 blocks=blocks,
                 windows=run.plan.windows,
                 windows_at_once=run.plan.memory.windows_at_once,
+                part=part,
             )
-            yield with_strengths(velocity, run.adapters.get(name))
     finally:
         own_memory.clear()
 
