@@ -22,8 +22,8 @@ from mlx_video.events import Event, finish
 
 if TYPE_CHECKING:
     from mlx_video.distributed.cluster import Cluster
+    from mlx_video.planning.division import Division
     from mlx_video.request.choices import ParallelMode
-    from mlx_video.runs.sharing import SharedModel
 
 BuildEvents = Callable[[argparse.Namespace, "Cluster | None"], Iterator[Event]]
 Serve = Callable[[argparse.Namespace, "Cluster"], None]
@@ -107,11 +107,9 @@ def refuse_on_several(args: argparse.Namespace) -> None:
         )
 
 
-def planned_sharing(cluster: Cluster | None, mode: ParallelMode) -> SharedModel | None:
-    """What machines would share of a model in a mode; None for nothing."""
-    if cluster is None:
-        return None
-    from mlx_video.distributed.collectives import Traffic
-    from mlx_video.runs.cluster.modes import STEP_MODES, make_split
+def planned_division(cluster: Cluster | None, mode: ParallelMode) -> Division:
+    """What one of several machines would have in memory of a transformer's work in a mode."""
+    from mlx_video.planning.division import UNDIVIDED
+    from mlx_video.runs.cluster.modes import divide
 
-    return make_split(mode, cluster, Traffic()) if mode in STEP_MODES else None
+    return UNDIVIDED if cluster is None else divide(mode, cluster.size)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_video.cli import arguments
 from mlx_video.cli.checks import check_terminal
-from mlx_video.cli.clustered import planned_sharing, refuse_on_several, run_with_others
+from mlx_video.cli.clustered import planned_division, refuse_on_several, run_with_others
 from mlx_video.cli.console import run_command
 from mlx_video.cli.interactive import run_interactive
 from mlx_video.cli.many import (
@@ -147,7 +147,7 @@ def plan_events(
         model, config = finish(open_named_model(place, args.revision, parts_of(args)), events.append)
         local = [finish(with_local_adapters(request), events.append) for request in requests]
         plans = [
-            plan_generation(request, model, config, sharing=planned_sharing(cluster, request.parallel))
+            plan_generation(request, model, config, division=planned_division(cluster, request.parallel))
             for request in local
         ]
     yield from events

@@ -13,8 +13,6 @@ from mlx_video.models.transformer_memory import ForwardSize
 from mlx_video.planning.weight_bytes import WeightBytes
 from mlx_video.weights.block_shares import find_group_size, share_blocks
 
-DivisionMode = Literal["none", "context", "tensor", "sharded"]
-
 
 @dataclass(frozen=True, slots=True)
 class Division:
@@ -26,7 +24,7 @@ class Division:
         count: of the processes.
     """
 
-    mode: DivisionMode = "none"
+    mode: Literal["none", "context", "tensor", "sharded"] = "none"
     count: int = 1
 
     @property

@@ -22,6 +22,7 @@ from mlx_video.loading.vae_halves import check_vae_encoder
 from mlx_video.media.open_image import open_image
 from mlx_video.media.sources.pick_frames import check_length
 from mlx_video.media.sources.source_video import SourceVideo, open_video
+from mlx_video.planning.division import UNDIVIDED, Division
 from mlx_video.planning.memory_plan import MemoryPlan
 from mlx_video.request import (
     FRAME_INPUTS,
@@ -52,7 +53,7 @@ from mlx_video.runs.profile import Profile, profiled
 from mlx_video.runs.run import Run
 from mlx_video.runs.sampling.measured_file import read_measured
 from mlx_video.runs.settings import ShownSize, plan_run, report_unlike_prompt
-from mlx_video.runs.sharing import SharedModel, StepSharing
+from mlx_video.runs.sharing import StepSharing
 from mlx_video.runs.stages.decode import FrameSink
 from mlx_video.runs.state.resume import find_start, forget_state, report_start
 from mlx_video.runs.work import describe_work
@@ -91,7 +92,8 @@ def prepare_run(
             "with mlx.launch, or leave the option out.",
         )
     run = settle(request, model, config, session)
-    run = replace(shared_by(run, sharing), sharing=sharing)
+    if sharing is not None:
+        run = replace(run, sharing=sharing, weights=sharing.weights, division=sharing.division)
     if request.profile:
         run = replace(run, profile=Profile(request.profile))
     is_new = run.finished_latents is None
@@ -101,11 +103,6 @@ def prepare_run(
     check_outputs(made, run.plan.geometry, files_read(request, run.model), count_all_frames(run))
     run = fit_run(run)
     return find_start(run) if is_new else run
-
-
-def shared_by(run: Run, sharing: SharedModel | None) -> Run:
-    """A run of which machines share the model; None for this one alone."""
-    return run if sharing is None else replace(run, weights=sharing.weights, division=sharing.division)
 
 
 def fit_run(run: Run) -> Run:
@@ -220,18 +217,18 @@ def plan_generation(
     model: ModelFolder,
     config: ModelConfig,
     session: Session | None = None,
-    sharing: SharedModel | None = None,
+    division: Division = UNDIVIDED,
 ) -> MemoryPlan:
     """What a run of this request would keep in memory; nothing is downloaded, written or computed.
 
     Args:
         request, model, config, session: as of :func:`prepare_run`.
-        sharing: what machines share of the model; None for this one alone.
+        division: what one of several machines has in memory of a transformer's work.
 
     Raises:
         MLXVideoError: as :func:`prepare_run`; neither the device nor outputs are checked.
     """
-    run = shared_by(settle(request, model, config, session), sharing)
+    run = replace(settle(request, model, config, session), division=division)
     if run.finished_latents is None:
         notices = (*report_missing_tokenizer(model), *run.plan.notices)
         run = replace(run, plan=replace(run.plan, notices=notices))

@@ -55,7 +55,7 @@ class Run:
         kept_frames: file that the run's own frames are kept in besides; None for none.
         sharing: lets other machines take part in its steps; None for this one alone.
         weights: how machines share the weights of its transformers; None where each has all.
-        division: what machines share, as far as memory depends on it.
+        division: what one of them has in memory of a transformer's work.
         whole_video: settings of the video of which this run makes a segment; None where it makes all of it.
     """
 

@@ -15,7 +15,7 @@ from mlx_video.lora.adapter_set import AdapterSet
 from mlx_video.models.block_context import Pass, Step
 from mlx_video.models.forward import BlockSource
 from mlx_video.models.video_transformer import VideoTransformer
-from mlx_video.planning.division import Division, DivisionMode
+from mlx_video.planning.division import Division
 from mlx_video.request import LoraMode
 from mlx_video.sampling.guidance import Branch, Guidance
 from mlx_video.sampling.sampler_state import SamplerState
@@ -81,7 +81,7 @@ class SharedWeights(Protocol):
     """The weights of a transformer, of which each machine keeps a part."""
 
     @property
-    def mode(self) -> DivisionMode:
+    def mode(self) -> str:
         """Name of the way."""
 
     def open(
@@ -95,8 +95,8 @@ class SharedWeights(Protocol):
         """This machine's part of a transformer; arguments as of `loading.components.load_transformer`."""
 
 
-class SharedModel(Protocol):
-    """What machines share of a model."""
+class StepSharing(Protocol):
+    """Lets other machines take part in the steps of runs."""
 
     @property
     def weights(self) -> SharedWeights | None:
@@ -104,11 +104,7 @@ class SharedModel(Protocol):
 
     @property
     def division(self) -> Division:
-        """What they share, as far as memory depends on it."""
-
-
-class StepSharing(SharedModel, Protocol):
-    """Lets other machines take part in the steps of runs."""
+        """What one of them has in memory of a transformer's work."""
 
     def begin(self, run: Any, conditioning: Conditioning) -> AbstractContextManager[SharedSteps]:
         """Tell the others what is made; they are done with it when the context is left.

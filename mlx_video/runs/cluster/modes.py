@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from mlx_video.config import ModelConfig
 from mlx_video.distributed.cluster import Cluster
@@ -11,8 +11,8 @@ from mlx_video.distributed.collectives import Collectives, Traffic, split_group
 from mlx_video.distributed.context_parallel import ContextParallel
 from mlx_video.distributed.tensor_parallel import TensorParallel
 from mlx_video.errors import RequestError
-from mlx_video.planning.division import UNDIVIDED, Division, DivisionMode
-from mlx_video.request import GenerateRequest
+from mlx_video.planning.division import UNDIVIDED, Division
+from mlx_video.request import LORA_FIELDS, GenerateRequest
 from mlx_video.request.choices import ParallelMode
 from mlx_video.runs.cluster.shared_weights import GatheredWeights, TensorWeights
 from mlx_video.runs.cluster.step_split import StepSplit
@@ -26,47 +26,50 @@ class StepMode:
     Attributes:
         split: who computes what, from this machine's exchanges with its group.
         groups: of machines, each of which makes other branches.
-        shares: what a group of several shares.
         words: what is shared, for people.
     """
 
     split: Callable[[Collectives, int], StepSplit]
     groups: int
-    shares: DivisionMode
     words: str
+
+
+def divide(mode: ParallelMode, size: int) -> Division:
+    """What one of so many machines has in memory of a transformer's work."""
+    match mode:
+        case "guidance" if size > 2:
+            return Division("context", size // 2)
+        case "context" | "tensor" | "sharded":
+            return Division(mode, size)
+    return UNDIVIDED
 
 
 def _share_branches(group: Collectives, size: int) -> StepSplit:
     if group.size == 1:
         return StepSplit(size, 2)
-    return StepSplit(size, 2, ContextParallel(group).share)
+    return StepSplit(size, 2, ContextParallel(group).share, division=divide("guidance", size))
 
 
 def _share_tokens(group: Collectives, size: int) -> StepSplit:
-    return StepSplit(size, 1, ContextParallel(group).share)
+    return StepSplit(size, 1, ContextParallel(group).share, division=divide("context", size))
 
 
 def _share_heads(group: Collectives, size: int) -> StepSplit:
-    return StepSplit(size, 1, TensorParallel(group).share, TensorWeights(group))
+    return StepSplit(size, 1, TensorParallel(group).share, TensorWeights(group), divide("tensor", size))
 
 
 def _share_weights(group: Collectives, size: int) -> StepSplit:
-    return StepSplit(size, 1, ContextParallel(group).share, GatheredWeights(group))
+    share = ContextParallel(group).share
+    return StepSplit(size, 1, share, GatheredWeights(group), divide("sharded", size))
 
 
 STEP_MODES: Mapping[ParallelMode, StepMode] = {
-    "guidance": StepMode(_share_branches, 2, "context", "the passes of a step"),
-    "context": StepMode(_share_tokens, 1, "context", "the tokens"),
-    "tensor": StepMode(_share_heads, 1, "tensor", "heads and layers"),
-    "sharded": StepMode(_share_weights, 1, "sharded", "the tokens, and the weights of each block"),
+    "guidance": StepMode(_share_branches, 2, "the passes of a step"),
+    "context": StepMode(_share_tokens, 1, "the tokens"),
+    "tensor": StepMode(_share_heads, 1, "heads and layers"),
+    "sharded": StepMode(_share_weights, 1, "the tokens, and the weights of each block"),
 }
 """Modes in which machines make one video together; "data" shares out whole videos."""
-
-
-def divide(mode: ParallelMode, size: int) -> Division:
-    """What one of so many machines has of each pass in a mode, as far as memory depends on it."""
-    found = STEP_MODES[mode]
-    return Division(found.shares, size // found.groups) if size > found.groups else UNDIVIDED
 
 
 def describe_mode(mode: ParallelMode, size: int) -> str:
@@ -121,6 +124,12 @@ def _check_request(mode: ParallelMode, request: GenerateRequest) -> None:
             "parallel",
             f"{mode}: no block is read from a disk, as --stream on asks for. Leave one of them out.",
         )
+    if mode == "tensor" and any(getattr(request, name) for name in LORA_FIELDS):
+        raise RequestError(
+            "parallel",
+            "tensor: adapters cannot be applied to parts of layers. Convert the model with the adapters in "
+            "it, or choose --parallel sharded.",
+        )
 
 
 def make_split(mode: ParallelMode, cluster: Cluster, traffic: Traffic) -> StepSplit:
@@ -134,7 +143,5 @@ def make_split(mode: ParallelMode, cluster: Cluster, traffic: Traffic) -> StepSp
     assert cluster.group is not None
     found = STEP_MODES[mode]
     if found.groups == 1:
-        group = Collectives(cluster.group, traffic)
-    else:
-        group = split_group(cluster.group, cluster.size // found.groups, traffic)
-    return replace(found.split(group, cluster.size), division=divide(mode, cluster.size))
+        return found.split(Collectives(cluster.group, traffic), cluster.size)
+    return found.split(split_group(cluster.group, cluster.size // found.groups, traffic), cluster.size)

@@ -19,7 +19,7 @@ class StepSplit:
         groups: how many groups; 1 where all work on every branch.
         share_pass: makes of a pass the part of it that this process computes.
         weights: how a group shares the weights of transformers; None where each process has all.
-        division: what a group shares, as far as memory depends on it.
+        division: what a process of a group has in memory of a transformer's work.
     """
 
     size: int

@@ -19,11 +19,11 @@ from mlx_video.loading.adapters import read_all_adapters, widen_config
 from mlx_video.loading.session import Session
 from mlx_video.planning.choices import MemoryChoices
 from mlx_video.request import GenerateRequest
-from mlx_video.runs.generate import find_shown, fit_run, shared_by
+from mlx_video.runs.cluster.step_split import StepSplit
+from mlx_video.runs.generate import find_shown, fit_run
 from mlx_video.runs.run import Run
 from mlx_video.runs.sampling.measured_file import read_measured
 from mlx_video.runs.settings import RunPlan, ShownSize, plan_run
-from mlx_video.runs.sharing import SharedModel
 from mlx_video.variants.registry import find_variant
 
 _OWN_TO_RANK_0: Mapping[str, object] = {
@@ -98,7 +98,7 @@ def unpack_run(
     model: ModelFolder,
     config: ModelConfig,
     session: Session,
-    sharing: SharedModel,
+    split: StepSplit,
 ) -> tuple[Run, Conditioning]:
     """The run and its conditioning as this machine takes part in them.
 
@@ -121,7 +121,7 @@ def unpack_run(
     blank = np.zeros((plan.geometry.height, plan.geometry.width, 3), np.uint8)
     images = dict.fromkeys(travelling.images, blank)
     run = Run(model, config, variant, request, plan, images, adapters=adapters, session=session)
-    run = fit_run(shared_by(run, sharing))
+    run = fit_run(replace(run, weights=split.weights, division=split.division))
     order = _describe_order(run.plan.memory)
     if travelling.order not in (None, order):
         raise ClusterError(
