@@ -22,12 +22,10 @@ class Division:
         mode: what is shared out: nothing, the tokens, heads and feed-forward, or the blocks' weights with the
             tokens.
         count: of the processes.
-        decoders: processes that decode the latents together.
     """
 
     mode: Literal["none", "context", "tensor", "sharded"] = "none"
     count: int = 1
-    decoders: int = 1
 
     @property
     def streams(self) -> bool:

@@ -363,22 +363,12 @@ def _plan_decode(task: MemoryTask, host: Host, tile: int | None) -> StagePlan:
     sizes = task.sizes
     pace = choose_pace(*_latent_size(task), tile, _gpu(host))
     nbytes = sizes.vae_bytes("decoder") + decode_peak_bytes(
-        sizes.config.vae,
-        *_latent_size(task),
-        tile=tile,
-        pace=pace,
-        gpu=_gpu(host),
-        processes=_count_decoders(task),
+        sizes.config.vae, *_latent_size(task), tile=tile, pace=pace, gpu=_gpu(host)
     )
     scale, holds = sizes.config.vae.output_scale, "VAE decoder"
     if scale != 1:
         holds += f" ({task.geometry.width * scale}x{task.geometry.height * scale} pixels)"
-    return _stage(task, "decode", f"{holds}, {_describe_part(task, tile)}", Peak(nbytes, nbytes), host)
-
-
-def _count_decoders(task: MemoryTask) -> int:
-    """Machines that decode together: those that took the steps."""
-    return task.division.decoders if task.takes_steps and not task.only_decodes else 1
+    return _stage(task, "decode", f"{holds}, {_describe_tile(task, tile)}", Peak(nbytes, nbytes), host)
 
 
 def _gpu(host: Host) -> Limits | None:
@@ -406,12 +396,6 @@ def _tiles(task: MemoryTask) -> Iterator[int | None]:
 
 def _describe_tile(task: MemoryTask, tile: int | None) -> str:
     return "whole frames" if tile is None else f"tiles of {tile * task.sizes.config.vae.stride[1]} pixels"
-
-
-def _describe_part(task: MemoryTask, tile: int | None) -> str:
-    """What of a frame one machine decodes at a time."""
-    decoders = _count_decoders(task)
-    return _describe_tile(task, tile) + (f", a share of {decoders} machines" if decoders > 1 else "")
 
 
 def _plan_denoise(task: MemoryTask, host: Host, weights: WeightBytes, streaming: Streaming) -> StagePlan:

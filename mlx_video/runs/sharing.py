@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -10,13 +10,10 @@ import mlx.core as mx
 
 from mlx_video.conditioning.types import Conditioning
 from mlx_video.config import ModelConfig
-from mlx_video.events import TilesDecoded
-from mlx_video.latents.decode import Pace
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.lora.adapter_set import AdapterSet
 from mlx_video.models.block_context import Pass, Step
 from mlx_video.models.forward import BlockSource
-from mlx_video.models.vae.autoencoder import WanVAE
 from mlx_video.models.video_transformer import VideoTransformer
 from mlx_video.planning.division import Division
 from mlx_video.request import LoraMode
@@ -108,25 +105,6 @@ class StepSharing(Protocol):
     @property
     def division(self) -> Division:
         """What one of them has in memory of a transformer's work."""
-
-    @property
-    def shares_decoding(self) -> bool:
-        """Whether they decode latents together, once a run has begun."""
-
-    def decode(
-        self, vae: WanVAE, latents: mx.array, *, tile: int | None, pace: Pace
-    ) -> Iterator[mx.array | TilesDecoded]:
-        """Frames of the run that began last, in chunks as from `latents.decode.decode_chunks`.
-
-        Args:
-            vae: of this machine.
-            latents: [C, T, H, W].
-            tile: side of tiles that fit in a machine's memory, in latent cells; None where whole frames do.
-            pace: of the frames.
-
-        Raises:
-            ClusterError: a machine is lost, or cannot take part.
-        """
 
     def begin(self, run: Any, conditioning: Conditioning) -> AbstractContextManager[SharedSteps]:
         """Tell the others what is made; they are done with it when the context is left.

@@ -18,14 +18,12 @@ from mlx_video.distributed.arrays import ArrayExchange, kinds_of
 from mlx_video.distributed.channel import Channel, EndOfWork
 from mlx_video.distributed.cluster import Cluster
 from mlx_video.distributed.wire import Message
-from mlx_video.events import Event, TilesDecoded, finish
-from mlx_video.latents.decode import Pace
+from mlx_video.events import Event, finish
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.session import Session
 from mlx_video.lora.adapter_set import AdapterSet
 from mlx_video.models.block_context import Pass, Step
 from mlx_video.request import GenerateRequest
-from mlx_video.runs.cluster.joint_decode import decode_together
 from mlx_video.runs.cluster.leader import is_of_branches
 from mlx_video.runs.cluster.machine_facts import find_facts, measure_together
 from mlx_video.runs.cluster.modes import make_split
@@ -33,7 +31,6 @@ from mlx_video.runs.cluster.step_split import StepSplit
 from mlx_video.runs.cluster.travelling_run import unpack_run
 from mlx_video.runs.cluster.travelling_video import read_results, unpack_request
 from mlx_video.runs.generate import prepare_run, within_limits
-from mlx_video.runs.networks import use_vae
 from mlx_video.runs.run import Run
 from mlx_video.runs.sampling.guided_transformer import GuidedTransformer
 from mlx_video.runs.sampling.sample import open_guided_transformer
@@ -109,7 +106,6 @@ class Follower:
             MLXVideoError: this machine cannot go on; rank 0 is to be told.
         """
         exchange, split = ArrayExchange(self.cluster), StepSplit(self.cluster.size, 1)
-        run: Run | None = None
         try:
             while True:
                 message = self._channel.receive(0)
@@ -125,10 +121,7 @@ class Follower:
                     case "make":
                         self._make(message)
                     case "run":
-                        run = _ServedRun(self, exchange, split).serve(message)
-                    case "decode":
-                        assert run is not None  # none decodes together but after its steps
-                        _decode(run, message, exchange, split, self._channel)
+                        _ServedRun(self, exchange, split).serve(message)
         except EndOfWork:
             pass
 
@@ -156,23 +149,6 @@ class Follower:
         return self.cluster.channel
 
 
-def _decode(run: Run, message: Message, exchange: ArrayExchange, split: StepSplit, channel: Channel) -> None:
-    """Take part in decoding a run's latents."""
-    told, collectives = message.values, split.collectives
-    assert collectives is not None
-    (latents,) = exchange.take_spread(told["kinds"])
-    pace = Pace(told["pace"]["latents_per_push"], tuple(told["pace"]["parts"]))
-
-    def work() -> Generator[Event, None, None]:
-        with use_vae(run, "decoder") as vae:
-            channel.send(0, "decode")
-            for told_chunk in decode_together(vae, latents, collectives, channel, told["tile"], pace):
-                if isinstance(told_chunk, TilesDecoded):
-                    yield told_chunk
-
-    finish(within_limits(run, work()), lambda event: None)
-
-
 @dataclass(slots=True)
 class _ServedRun:
     """The steps of one run, as a follower takes part in them."""
@@ -182,8 +158,8 @@ class _ServedRun:
     split: StepSplit
     opened: dict[str, _Open] = field(default_factory=dict)
 
-    def serve(self, message: Message) -> Run:
-        """Take part in a run until rank 0 is done with its steps; gives the run as it is here."""
+    def serve(self, message: Message) -> None:
+        """Take part in a run until rank 0 is done with its steps."""
         own, channel = self.follower, self.follower._channel
         arrays = self.exchange.take_spread(message.values["kinds"])
         run, conditioning = unpack_run(
@@ -192,7 +168,6 @@ class _ServedRun:
         del arrays
         channel.send(0, "ready")
         finish(within_limits(run, self._take_part(run, conditioning)), lambda event: None)
-        return run
 
     def _take_part(self, run: Run, conditioning: Conditioning) -> Generator[Event, None, None]:
         """Work without events, which goes on under the limits of the run."""

@@ -14,12 +14,8 @@ from mlx_video.distributed.arrays import ArrayExchange, kinds_of
 from mlx_video.distributed.channel import Channel
 from mlx_video.distributed.cluster import Cluster
 from mlx_video.errors import ClusterError, RequestError
-from mlx_video.events import TilesDecoded
-from mlx_video.latents.decode import Pace
 from mlx_video.models.block_context import Pass, Step
-from mlx_video.models.vae.autoencoder import WanVAE
 from mlx_video.planning.division import Division
-from mlx_video.runs.cluster.joint_decode import decode_together
 from mlx_video.runs.cluster.step_split import StepSplit
 from mlx_video.runs.cluster.travelling_run import pack_run
 from mlx_video.runs.run import Run
@@ -51,23 +47,6 @@ class StepLeader:
     def division(self) -> Division:
         """See `runs.sharing.StepSharing`."""
         return self.split.division
-
-    @property
-    def shares_decoding(self) -> bool:
-        """See `runs.sharing.StepSharing`."""
-        return self.split.collectives is not None
-
-    def decode(
-        self, vae: WanVAE, latents: mx.array, *, tile: int | None, pace: Pace
-    ) -> Iterator[mx.array | TilesDecoded]:
-        """See `runs.sharing.StepSharing`."""
-        assert self.split.collectives is not None
-        latents = latents.astype(mx.float32)
-        mx.eval(latents)
-        self.channel.send_all("decode", kinds=kinds_of([latents]), tile=tile, pace=asdict(pace))
-        self.exchange.spread([latents])
-        self.channel.receive_all()  # each has its decoder, or has failed
-        yield from decode_together(vae, latents, self.split.collectives, self.channel, tile, pace)
 
     @property
     def channel(self) -> Channel:

@@ -40,7 +40,7 @@ def divide(mode: ParallelMode, size: int) -> Division:
         case "guidance" if size > 2:
             return Division("context", size // 2)
         case "context" | "tensor" | "sharded":
-            return Division(mode, size, decoders=size)
+            return Division(mode, size)
     return UNDIVIDED
 
 
@@ -51,20 +51,16 @@ def _share_branches(group: Collectives, size: int) -> StepSplit:
 
 
 def _share_tokens(group: Collectives, size: int) -> StepSplit:
-    return StepSplit(
-        size, 1, ContextParallel(group).share, division=divide("context", size), collectives=group
-    )
+    return StepSplit(size, 1, ContextParallel(group).share, division=divide("context", size))
 
 
 def _share_heads(group: Collectives, size: int) -> StepSplit:
-    return StepSplit(
-        size, 1, TensorParallel(group).share, TensorWeights(group), divide("tensor", size), group
-    )
+    return StepSplit(size, 1, TensorParallel(group).share, TensorWeights(group), divide("tensor", size))
 
 
 def _share_weights(group: Collectives, size: int) -> StepSplit:
     share = ContextParallel(group).share
-    return StepSplit(size, 1, share, GatheredWeights(group), divide("sharded", size), group)
+    return StepSplit(size, 1, share, GatheredWeights(group), divide("sharded", size))
 
 
 STEP_MODES: Mapping[ParallelMode, StepMode] = {

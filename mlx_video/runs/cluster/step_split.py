@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from mlx_video.distributed.collectives import Collectives
 from mlx_video.models.block_context import Pass
 from mlx_video.planning.division import UNDIVIDED, Division
 from mlx_video.runs.sharing import WHOLE, SharedWeights
@@ -21,7 +20,6 @@ class StepSplit:
         share_pass: makes of a pass the part of it that this process computes.
         weights: how a group shares the weights of transformers; None where each process has all.
         division: what a process of a group has in memory of a transformer's work.
-        collectives: exchanges among all processes, with which they decode together; None where they do not.
     """
 
     size: int
@@ -29,7 +27,6 @@ class StepSplit:
     share_pass: Callable[[Pass], Pass] = WHOLE.share_pass
     weights: SharedWeights | None = None
     division: Division = UNDIVIDED
-    collectives: Collectives | None = None
 
     @property
     def is_joint(self) -> bool:

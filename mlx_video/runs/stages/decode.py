@@ -66,9 +66,6 @@ def _decode_whole_or_tiled(run: Run, vae: WanVAE, latents: mx.array) -> Iterator
     tile = run.plan.memory.decode_tile
     _, _, height, width = latents.shape
     pace = choose_pace(height, width, tile, run.limits if on_gpu() else None)
-    took_steps = run.request.takes_steps and run.finished_latents is None
-    if run.sharing is not None and run.sharing.shares_decoding and took_steps:
-        return run.sharing.decode(vae, latents, tile=tile, pace=pace)
     return decode_chunks(vae, latents, tile=tile, latents_per_push=pace.latents_per_push, parts=pace.parts)
 
 

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from mlx_video.errors import RequestError
 from mlx_video.loading.components import open_model
 from mlx_video.request import make_request
 from mlx_video.request.generate import GenerateRequest
 from mlx_video.runs.cluster.modes import check_mode, describe_mode
-from tests.distributed.ranks import run_ranks
 from tests.fixtures.adapter_files import write_adapter
 from tests.runs.cluster.shared_runs import (
     Models,
     alone,
     assert_close,
     assert_equal,
-    options,
-    refuse_errors,
     stop_alone,
     together,
     together_in_turn,
@@ -46,45 +41,6 @@ def test_two_processes_make_the_video_of_one_in_every_mode(models: Models, tmp_p
     assert_equal(found.pop("guidance"), expected)
     for latents in found.values():
         assert_close(latents, expected)
-
-
-DECODE_TOGETHER = """
-import sys
-from pathlib import Path
-from mlx_video import generate_wan
-from mlx_video.runs.cluster import follower
-
-decode_together = follower.decode_together
-
-def told(*args):
-    Path(sys.argv[1]).touch()
-    return decode_together(*args)
-
-follower.decode_together = told
-sys.exit(generate_wan.main(sys.argv[2:]))
-"""
-"""Leaves a file where the second machine decodes."""
-
-
-def test_two_processes_decode_the_frames_of_one_together(models: Models, tmp_path: Path):
-    sizes = ("--height=48", "--save-frames={}")
-    alone(models(T2V), tmp_path / "one.mp4", *(word.format(tmp_path / "one") for word in sizes))
-    mark, words = tmp_path / "mark", [word.format(tmp_path / "two") for word in sizes]
-    ended = run_ranks(
-        2,
-        [
-            *("-c", DECODE_TOGETHER, str(mark)),
-            *options(models(T2V), tmp_path / "two.mp4", (*words, "--parallel=context")),
-        ],
-    )
-    refuse_errors(ended)
-    assert mark.exists()
-    for index in range(5):
-        first, second = (
-            np.array(Image.open(tmp_path / name / f"frame_{index:05d}.png"), int) for name in ("one", "two")
-        )
-        # Rounding may lift a number over the edge of a step of 8 bits.
-        assert np.abs(first - second).max() <= 1
 
 
 @pytest.mark.nightly
@@ -146,7 +102,7 @@ def test_a_run_goes_on_with_another_number_of_machines(models: Models, tmp_path:
 def test_what_cannot_be_shared_is_refused_by_name(models: Models):
     config = open_model(models(T2V))[1]
     heads = config.transformer.num_heads
-    for mode, size, given, words in (
+    for mode, size, options, words in (
         ("guidance", 3, {}, "guidance: shares two passes out evenly, and 3 machines were started"),
         (
             "tensor",
@@ -156,7 +112,7 @@ def test_what_cannot_be_shared_is_refused_by_name(models: Models):
         ),
         ("sharded", 2, {"stream": "on"}, "sharded: no block is read from a disk"),
     ):
-        request = make_request(GenerateRequest, {"prompt": "a cat", **given})
+        request = make_request(GenerateRequest, {"prompt": "a cat", **options})
         with pytest.raises(RequestError, match=words):
             check_mode(mode, size, config, [request])
 
