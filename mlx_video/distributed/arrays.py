@@ -24,6 +24,7 @@ class ArrayExchange:
         cluster: with a group and a channel.
 
     Attributes:
+        group: of all processes.
         traffic: what this process has sent so far.
     """
 
@@ -31,7 +32,7 @@ class ArrayExchange:
         assert cluster.group is not None
         assert cluster.channel is not None
         self._cluster = cluster
-        self._group: mx.distributed.Group = cluster.group
+        self.group: mx.distributed.Group = cluster.group
         self._channel: Channel = cluster.channel
         self.traffic = Traffic()
 
@@ -44,7 +45,7 @@ class ArrayExchange:
         with self._channel.collective():
             for array in arrays:
                 self.traffic.add(array.nbytes)
-                mx.eval(mx.distributed.send(_bits(array), rank, group=self._group))
+                mx.eval(mx.distributed.send(_bits(array), rank, group=self.group))
 
     def receive(self, kinds: Kinds, rank: int) -> list[mx.array]:
         """Wait for arrays of a neighbour.
@@ -61,7 +62,7 @@ class ArrayExchange:
             for shape, name in kinds:
                 dtype = mx.bool_ if name == "bool" else getattr(mx, name)
                 nbytes = mx.zeros(shape, dtype).nbytes
-                bits = mx.distributed.recv((max(nbytes, 1),), mx.uint8, rank, group=self._group)
+                bits = mx.distributed.recv((max(nbytes, 1),), mx.uint8, rank, group=self.group)
                 mx.eval(bits)
                 found.append(bits[:nbytes].view(dtype).reshape(shape))
             return found

@@ -169,6 +169,10 @@ class Channel:
             self.send(0, _FAILED, text=text)
             self._peers[0].heard_out.wait(_LEAVE_SECONDS)
 
+    def give_up(self, error: Exception) -> None:
+        """Note, as rank 0, that this process cannot go on with what all do; the others end."""
+        self._note_loss(0, f"has failed: {error}")
+
     def end(self) -> None:
         """Tell the others that there is nothing more to do, and close the connections."""
         self._is_closing.set()

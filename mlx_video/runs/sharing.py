@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -10,10 +10,12 @@ import mlx.core as mx
 
 from mlx_video.conditioning.types import Conditioning
 from mlx_video.config import ModelConfig
+from mlx_video.events import TilesDecoded
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.lora.adapter_set import AdapterSet
 from mlx_video.models.block_context import Pass, Step
 from mlx_video.models.forward import BlockSource
+from mlx_video.models.vae.autoencoder import WanVAE
 from mlx_video.models.video_transformer import VideoTransformer
 from mlx_video.planning.division import Division
 from mlx_video.request import LoraMode
@@ -116,3 +118,8 @@ class StepSharing(Protocol):
         Raises:
             ClusterError: a machine is lost, or cannot take part.
         """
+
+    def decode(
+        self, vae: WanVAE, latents: mx.array, *, tile: int | None, latents_per_push: int, parts: Sequence[int]
+    ) -> Iterator[mx.array | TilesDecoded]:
+        """Decode latents [C, T, H, W] with the help of the others; as `latents.decode.decode_chunks`."""

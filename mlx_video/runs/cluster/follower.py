@@ -17,6 +17,8 @@ from mlx_video.config import ModelConfig
 from mlx_video.distributed.arrays import ArrayExchange, kinds_of
 from mlx_video.distributed.channel import Channel, EndOfWork
 from mlx_video.distributed.cluster import Cluster
+from mlx_video.distributed.collectives import Collectives
+from mlx_video.distributed.shared_decode import decode_shared
 from mlx_video.distributed.wire import Message
 from mlx_video.events import Event, finish
 from mlx_video.layouts.model_folder import ModelFolder
@@ -31,6 +33,7 @@ from mlx_video.runs.cluster.step_split import StepSplit
 from mlx_video.runs.cluster.travelling_run import unpack_run
 from mlx_video.runs.cluster.travelling_video import read_results, unpack_request
 from mlx_video.runs.generate import prepare_run, within_limits
+from mlx_video.runs.networks import use_vae
 from mlx_video.runs.run import Run
 from mlx_video.runs.sampling.guided_transformer import GuidedTransformer
 from mlx_video.runs.sampling.sample import open_guided_transformer
@@ -106,6 +109,7 @@ class Follower:
             MLXVideoError: this machine cannot go on; rank 0 is to be told.
         """
         exchange, split = ArrayExchange(self.cluster), StepSplit(self.cluster.size, 1)
+        served: _ServedRun | None = None
         try:
             while True:
                 message = self._channel.receive(0)
@@ -121,7 +125,11 @@ class Follower:
                     case "make":
                         self._make(message)
                     case "run":
-                        _ServedRun(self, exchange, split).serve(message)
+                        served = _ServedRun(self, exchange, split)
+                        served.serve(message)
+                    case "decode":
+                        assert served is not None  # rank 0 begins a run first
+                        served.decode(message)
         except EndOfWork:
             pass
 
@@ -157,6 +165,7 @@ class _ServedRun:
     exchange: ArrayExchange
     split: StepSplit
     opened: dict[str, _Open] = field(default_factory=dict)
+    run: Run | None = None
 
     def serve(self, message: Message) -> None:
         """Take part in a run until rank 0 is done with its steps."""
@@ -166,8 +175,27 @@ class _ServedRun:
             message.values["run"], arrays, own.model, own.config, own.session, self.split
         )
         del arrays
-        channel.send(0, "ready")
+        channel.send(0, "ready", tile=run.plan.memory.decode_tile)
+        self.run = run
         finish(within_limits(run, self._take_part(run, conditioning)), lambda event: None)
+
+    def decode(self, message: Message) -> None:
+        """Decode this machine's tiles of the run's video; the frames are rank 0's."""
+        assert self.run is not None
+        (latents,) = self.exchange.take_spread(message.values["kinds"])
+        work = self._decode(self.run, latents, **message.values["how"])
+        finish(within_limits(self.run, work), lambda event: None)
+
+    def _decode(
+        self, run: Run, latents: mx.array, *, tile: int | None, latents_per_push: int, parts: list[int]
+    ) -> Generator[Event, None, None]:
+        yield from ()
+        collectives = Collectives(self.exchange.group, self.exchange.traffic)
+        with use_vae(run, "decoder") as vae, self.follower._channel.collective():
+            for _ in decode_shared(
+                vae, latents, collectives, tile=tile, latents_per_push=latents_per_push, parts=parts
+            ):
+                pass
 
     def _take_part(self, run: Run, conditioning: Conditioning) -> Generator[Event, None, None]:
         """Work without events, which goes on under the limits of the run."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 
 import mlx.core as mx
@@ -13,8 +13,13 @@ from mlx_video.conditioning.types import Conditioning
 from mlx_video.distributed.arrays import ArrayExchange, kinds_of
 from mlx_video.distributed.channel import Channel
 from mlx_video.distributed.cluster import Cluster
+from mlx_video.distributed.collectives import Collectives
+from mlx_video.distributed.shared_decode import decode_shared
 from mlx_video.errors import ClusterError, RequestError
+from mlx_video.events import TilesDecoded
+from mlx_video.latents.decode import decode_chunks
 from mlx_video.models.block_context import Pass, Step
+from mlx_video.models.vae.autoencoder import WanVAE
 from mlx_video.planning.division import Division
 from mlx_video.runs.cluster.step_split import StepSplit
 from mlx_video.runs.cluster.travelling_run import pack_run
@@ -37,6 +42,8 @@ class StepLeader:
     cluster: Cluster
     split: StepSplit
     exchange: ArrayExchange
+    _tiles: list[int | None] = field(default_factory=list)
+    """Tiles of the VAE that fit in the memory of each other machine, once a run was begun."""
 
     @property
     def weights(self) -> SharedWeights | None:
@@ -61,12 +68,65 @@ class StepLeader:
         packed, arrays = pack_run(run, conditioning, is_joint=self.split.is_joint)
         self.channel.send_all("run", run=packed, kinds=kinds_of(arrays))
         self.exchange.spread(arrays)
-        self.channel.receive_all()  # each is ready, or has failed
+        ready = self.channel.receive_all()  # or one has failed
+        self._tiles[:] = [message.values["tile"] for message in ready.values()]
         try:
             yield LedSteps(self)
         finally:
             with suppress(ClusterError):
                 self.channel.send_all("run ended")
+
+    @contextmanager
+    def jointly(self) -> Iterator[None]:
+        """Work that machines do together: none goes on with it without the others.
+
+        Raises:
+            ClusterError: a machine is lost.
+        """
+        if not self.split.is_joint:
+            yield
+            return
+        try:
+            with self.channel.collective():
+                yield
+        except ClusterError:
+            raise
+        except Exception as error:
+            self.channel.give_up(error)
+            raise
+
+    def decode(
+        self, vae: WanVAE, latents: mx.array, *, tile: int | None, latents_per_push: int, parts: Sequence[int]
+    ) -> Iterator[mx.array | TilesDecoded]:
+        """See `runs.sharing.StepSharing`; where passes alone are shared, rank 0 decodes alone."""
+        if not (self.split.is_joint and self._tiles):
+            yield from decode_chunks(vae, latents, tile=tile, latents_per_push=latents_per_push, parts=parts)
+            return
+        tile = min((each for each in (tile, *self._tiles) if each is not None), default=None)
+        how = {"tile": tile, "latents_per_push": latents_per_push, "parts": [*parts]}
+        mx.eval(latents)
+        self.channel.send_all("decode", kinds=kinds_of([latents]), how=how)
+        self.exchange.spread([latents])
+        chunks = decode_shared(
+            vae,
+            latents,
+            Collectives(self.exchange.group, self.exchange.traffic),
+            tile=tile,
+            latents_per_push=latents_per_push,
+            parts=parts,
+        )
+        try:
+            while (chunk := self._next_chunk(chunks)) is not None:
+                yield chunk
+        except GeneratorExit:
+            # The others are in the midst of it.
+            while self._next_chunk(chunks) is not None:
+                pass
+            raise
+
+    def _next_chunk(self, chunks: Iterator[mx.array | TilesDecoded]) -> mx.array | TilesDecoded | None:
+        with self.jointly():
+            return next(chunks, None)
 
     def _check_tokens(self, run: Run) -> None:
         tokens = math.prod(run.plan.geometry.grid)
@@ -158,7 +218,7 @@ class LedPart:
         if last:
             self._begin(latents, step, work, last)
         own = [branch for branch in branches if branch.name in work[0]]
-        with self.leader.channel.collective() if split.is_joint else nullcontext():
+        with self.leader.jointly():
             velocities = predict(latents, step, own) if own else []
             mx.eval(velocities)
         found = dict(zip(work[0], velocities, strict=True))
