@@ -12,7 +12,7 @@ from mlx_video.distributed.context_parallel import ContextParallel
 from mlx_video.distributed.tensor_parallel import TensorParallel
 from mlx_video.errors import RequestError
 from mlx_video.planning.division import UNDIVIDED, Division
-from mlx_video.request import LORA_FIELDS, GenerateRequest
+from mlx_video.request import GenerateRequest
 from mlx_video.request.choices import ParallelMode
 from mlx_video.runs.cluster.shared_weights import GatheredWeights, TensorWeights
 from mlx_video.runs.cluster.step_split import StepSplit
@@ -123,12 +123,6 @@ def _check_request(mode: ParallelMode, request: GenerateRequest) -> None:
         raise RequestError(
             "parallel",
             f"{mode}: no block is read from a disk, as --stream on asks for. Leave one of them out.",
-        )
-    if mode == "tensor" and any(getattr(request, name) for name in LORA_FIELDS):
-        raise RequestError(
-            "parallel",
-            "tensor: adapters cannot be applied to parts of layers. Convert the model with the adapters in "
-            "it, or choose --parallel sharded.",
         )
 
 

@@ -16,6 +16,7 @@ from mlx_video.loading.residency import resident
 from mlx_video.loading.streamed_transformer import prepare_with
 from mlx_video.lora.adapter_set import AdapterSet
 from mlx_video.lora.apply import apply_adapters
+from mlx_video.lora.shared_changes import share_adapters
 from mlx_video.models.video_transformer import VideoTransformer
 from mlx_video.request import LoraMode
 from mlx_video.runs.sharing import OpenTransformer
@@ -44,13 +45,15 @@ class TensorWeights:
         lora_mode: LoraMode,
     ) -> Iterator[OpenTransformer]:
         """See `runs.sharing.SharedWeights`."""
-        assert adapters is None  # refused where the machines meet
+        sizes = adapters.stored_sizes(config.transformer) if adapters else config.transformer
 
         def load() -> VideoTransformer:
-            transformer = find_variant(config).network.build(config.transformer)
+            transformer = find_variant(config).network.build(sizes)
             whole = open_transformer(model.transformers[name])
             with TensorParallel(self.collectives).split(transformer, whole) as source:
                 load_module(transformer, source, quantization=config.quantization)
+            if adapters:
+                apply_adapters(transformer, share_adapters(adapters, source.share), mode=lora_mode)
             return transformer
 
         with resident(load) as transformer:

@@ -69,7 +69,7 @@ CASES = {
     "windows": (T2V, {}, ("--num-frames=33", "--context-frames=17", "--context-overlap=4")),
     "adapted": (T2V, {}, ("--lora={adapter}",)),
 }
-REFUSED = {"streamed": ("tensor", "sharded"), "adapted": ("tensor",)}
+REFUSED = {"streamed": ("tensor", "sharded")}
 
 
 @pytest.mark.nightly
@@ -115,7 +115,6 @@ def test_what_cannot_be_shared_is_refused_by_name(models: Models):
             {},
             f"tensor: {heads} heads and .* cannot be shared out over {heads + 1} processes",
         ),
-        ("tensor", 2, {"loras": ["a.safetensors"]}, "tensor: adapters cannot be applied to parts of layers"),
         ("sharded", 2, {"stream": "on"}, "sharded: no block is read from a disk"),
     ):
         request = make_request(GenerateRequest, {"prompt": "a cat", **options})
