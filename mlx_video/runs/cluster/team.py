@@ -102,7 +102,7 @@ def _choose(
     if not expected:
         raise RequestError(
             "parallel",
-            f"auto: {cluster.size} machines have no way to share this video in their memory. Make it smaller, "
+            f"auto: {cluster.size} machines find no way to share this video that fits. Make it smaller, "
             "or start two machines, or one.",
         )
     best = expected[0]
