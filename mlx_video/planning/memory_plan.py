@@ -18,6 +18,7 @@ from mlx_video.models.peak import Peak
 from mlx_video.models.transformer_memory import ForwardSize
 from mlx_video.planning.budget import GB, LEAST_CACHE_BYTES, Budget, Machine
 from mlx_video.planning.choices import KeptNetwork, MemoryChoices
+from mlx_video.planning.division import UNDIVIDED, Division
 from mlx_video.planning.model_sizes import Infos, ModelSizes
 from mlx_video.planning.preview_memory import PreviewMaker, preview_peak, tiny_decode_bytes
 from mlx_video.planning.stage_peaks import bytes_read_per_step, denoise_peak, text_peak
@@ -60,6 +61,7 @@ class MemoryTask:
         previews: what makes previews.
         fits_colours: whether the colours of previews are fitted to the VAE first.
         decoder: what makes the frames.
+        division: of the transformer's work over processes, of which this is one.
         remembered_frames: latent frames at the start whose keys and values are kept, of the whole video.
         sees_blocks: whether self-attention gathers few blocks of keys for each block of tokens.
     """
@@ -88,6 +90,7 @@ class MemoryTask:
     previews: PreviewMaker = "none"
     fits_colours: bool = False
     decoder: DecoderName = "vae"
+    division: Division = UNDIVIDED
     remembered_frames: int = 0
     sees_blocks: bool = False
 
@@ -418,9 +421,10 @@ def _plan_denoise(task: MemoryTask, host: Host, weights: WeightBytes, streaming:
         network=task.sizes.network,
         cache_bytes=task.cache_bytes,
         num_windows=task.num_windows,
+        division=task.division,
     )
     read = streaming.reads(task) * together * bytes_read_per_step(weights, resident_blocks)
-    blocks = _describe_blocks(len(weights.blocks), resident_blocks if read else None)
+    blocks = task.division.describe(_describe_blocks(len(weights.blocks), resident_blocks if read else None))
     if streaming.windows_at_once > 1:
         blocks += f" for {streaming.windows_at_once} windows at a time"
     frame, tiny = Frame(*_latent_size(task), _gpu(host)), task.sizes.parts.get(TINY_VAE.name)
@@ -436,7 +440,8 @@ def weigh_transformers(task: MemoryTask) -> dict[str, WeightBytes]:
     """Name of each transformer → bytes of its parts."""
     config = task.sizes.config
     order = task.sizes.network.block_order(config.transformer)
-    found = {name: _weigh(infos, order) for name, infos in task.sizes.transformers.items()}
+    share = partial(task.division.share_tensors, config=config.transformer)
+    found = {name: _weigh(tuple(share(infos)), order) for name, infos in task.sizes.transformers.items()}
     if config.quantization is None:
         return found
     # Shapes alone do not tell 8 bits in groups of 32 from 4 bits in groups of 64.
@@ -450,7 +455,7 @@ def _heaviest(task: MemoryTask) -> WeightBytes:
 
 def _streaming_choices(task: MemoryTask, weights: WeightBytes) -> Iterator[Streaming]:
     """Ways to read a transformer, that which reads least in a step first."""
-    if task.stream != "on":
+    if task.stream != "on" or not task.division.streams:
         yield Streaming(None)
     streamed = [
         Streaming(resident, at_once)
@@ -463,6 +468,8 @@ def _streaming_choices(task: MemoryTask, weights: WeightBytes) -> Iterator[Strea
 
 
 def _resident_choices(task: MemoryTask) -> Iterator[int]:
+    if not task.division.streams:
+        return
     if task.stream == "on":
         yield 0
     # Both experts are kept to save time; streaming would lose more of it than the relay does.

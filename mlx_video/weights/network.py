@@ -68,6 +68,11 @@ class TransformerNetwork:
     further_blocks: Callable[[TransformerConfig], FurtherBlocks] = _no_blocks
 
     @property
+    def can_be_shared(self) -> bool:
+        """Whether machines can make a forward together; blocks of another architecture know of no others."""
+        return self.base_tensors is transformer_tensors
+
+    @property
     def rules(self) -> tuple[Rule, ...]:
         """Official name → converted name and layout, for every tensor."""
         return (*self.extra_rules, *WAN_RULES)

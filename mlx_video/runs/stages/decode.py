@@ -79,7 +79,8 @@ def _decode_whole_or_tiled(run: Run, vae: WanVAE, latents: mx.array) -> Iterator
     tile = run.plan.memory.decode_tile
     _, _, height, width = latents.shape
     pace = choose_pace(height, width, tile, run.limits if on_gpu() else None)
-    return decode_chunks(vae, latents, tile=tile, latents_per_push=pace.latents_per_push, parts=pace.parts)
+    decode = run.sharing.decode if run.sharing else decode_chunks
+    return decode(vae, latents, tile=tile, latents_per_push=pace.latents_per_push, parts=pace.parts)
 
 
 def pass_earlier(sinks: Sequence[FrameSink], run: Run) -> None:
