@@ -131,11 +131,13 @@ class AttentionSite:
         kind: tokens attend to each other ("self"), to the text, or to the image tokens.
         layer: its projections.
         context: of its block.
+        sees_all: whether keys and values are those of all tokens already, those of other processes too.
     """
 
     kind: Literal["self", "text", "image"]
     layer: AttentionLayer
     context: BlockContext
+    sees_all: bool = False
 
 
 Attention = Callable[[mx.array, mx.array, mx.array, AttentionSite], mx.array]

@@ -50,8 +50,7 @@ class Division:
 
     def share_forward(self, size: ForwardSize) -> ForwardSize:
         """A forward as the process with the most tokens makes it."""
-        # The blocks of a reference video's expert see all tokens in every process.
-        if self.mode not in ("context", "sharded") or size.config.mot_layers:
+        if self.mode not in ("context", "sharded"):
             return size
         return replace(size, num_tokens=-(-size.num_tokens // self.count), num_keys=size.num_tokens)
 
