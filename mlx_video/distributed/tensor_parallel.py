@@ -54,6 +54,8 @@ class TensorParallel:
         share = share_blocks(config, self.collectives.rank, self.collectives.size, group_size)
         for block in transformer.modules():
             if isinstance(block, BlockLayers):
+                assert isinstance(block.self_attn, SelfAttention)
+                assert isinstance(block.cross_attn, CrossAttention)
                 block.self_attn = SharedSelfAttention(block.self_attn, share, self.collectives)
                 block.cross_attn = SharedCrossAttention(block.cross_attn, share, self.collectives)
                 block.ffn = SharedFeedForward(share, self.collectives)

@@ -29,6 +29,9 @@ RecipeName = Literal[
     "causvid",
     "self-forcing",
     "lightx2v",
+    "longcat",
+    "longcat-distilled",
+    "longcat-refine",
 ]
 NoiseLevelsName = Literal[
     "official",
@@ -63,8 +66,20 @@ ParallelMode = Literal["auto", "data", "guidance", "context", "tensor", "sharded
 QuantizationBits = Literal[4, 8]
 QuantizationGroup = Literal[32, 64, 128]
 
-InputKind = Literal["text", "image", "pictures", "video", "whole video", "mask", "audio", "number", "camera"]
-"""What an input is by which a model is conditioned."""
+InputKind = Literal[
+    "text",
+    "image",
+    "pictures",
+    "video",
+    "whole video",
+    "all frames",
+    "tail",
+    "mask",
+    "audio",
+    "number",
+    "camera",
+]
+"""What an input is by which a model is conditioned; of a "tail" the last frames count."""
 CameraDirection = Literal[
     "Left", "Right", "Up", "Down", "LeftUp", "LeftDown", "RightUp", "RightDown", "In", "Out"
 ]

@@ -16,6 +16,7 @@ from mlx_video.request import GenerateRequest
 from mlx_video.request.choices import ParallelMode
 from mlx_video.runs.cluster.shared_weights import GatheredWeights, TensorWeights
 from mlx_video.runs.cluster.step_split import StepSplit
+from mlx_video.variants.registry import find_variant
 from mlx_video.weights.block_shares import share_blocks
 
 
@@ -103,6 +104,13 @@ def check_mode(
             "parallel",
             f"{mode}: shares two passes out evenly, and {size} machines were started. Start an even number, "
             "or choose --parallel context.",
+        )
+    variant = find_variant(config)
+    if size > STEP_MODES[mode].groups and not variant.network.can_be_shared:
+        raise RequestError(
+            "parallel",
+            f"{mode}: {size} machines cannot share the blocks of {variant.title}. Start two and choose "
+            "guidance, or make a list with data.",
         )
     if mode == "tensor":
         _check_heads(config, size)

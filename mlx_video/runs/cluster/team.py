@@ -100,7 +100,11 @@ def _choose(
     link = measure_together(cluster)
     expected = expect_modes(run, facts, link)
     if not expected:
-        raise RequestError("parallel", "auto: no way to share this video fits in memory. Make it smaller.")
+        raise RequestError(
+            "parallel",
+            f"auto: {cluster.size} machines find no way to share this video that fits. Make it smaller, "
+            "or start two machines, or one.",
+        )
     best = expected[0]
     yield Notice(
         f"A step is expected to be {best.gain:.3g} times as fast as on one machine (predicted: link {link}; "
