@@ -67,8 +67,8 @@ class MoTBlock(TransformerBlock):
             for (layers, tokens, own), table in zip(streams, tables, strict=True)
         ]
         joined = [
-            own.sharing.join_keys_values(*one, own.layout.num_tokens)
-            for one, (_, _, own) in zip(heads, streams, strict=True)
+            own.sharing.join_keys_values(queries, keys, values, own.layout.num_tokens)
+            for (queries, keys, values), (_, _, own) in zip(heads, streams, strict=True)
         ]
         queries = mx.concatenate([queries for queries, _, _ in heads], axis=2)
         keys, values = (mx.concatenate([*pair], axis=2) for pair in zip(*joined, strict=True))
