@@ -17,9 +17,9 @@ class ParallelOptions:
     parallel: ParallelMode = option(
         "auto",
         help="what the machines share that `mlx.launch` has started: `data`: the videos of a list; "
-        "`guidance`: the two passes of a step; `context`: the tokens; `tensor`: heads and layers, for "
-        "weights that do not fit; `sharded`: the weights alone; `auto`: what suits their number, link and "
-        "memory",
+        "`guidance`: the two passes of a step, on more than two also the tokens; `context`: the tokens; "
+        "`tensor`: heads and layers, for weights that do not fit; `sharded`: weights and tokens; `auto`: "
+        "what suits their number, link and memory",
         group=PARALLEL_GROUP,
         affects="run",
     )

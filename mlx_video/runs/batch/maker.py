@@ -110,7 +110,7 @@ class VideoMaker:
             return
         if looked.texts and looked.first is not None:
             yield from self._encode(looked.first, looked.texts)
-        if len(looked.in_turns) > 1:
+        if len(looked.in_turns) > 1 and self.sharing is None:  # other machines take part in a run at a time
             yield from ExpertPhases(self.prepare, collects=self.collects).make(looked.in_turns)
         else:
             looked.whole = sorted([*looked.whole, *looked.in_turns], key=lambda item: item.index)

@@ -87,6 +87,21 @@ def test_a_run_of_one_process_goes_on_with_two(models: Models, tmp_path: Path):
     assert_equal(found, expected)
 
 
+@pytest.mark.nightly
+def test_a_list_with_two_experts_is_made_one_video_after_another(models: Models, tmp_path: Path):
+    model, videos = models("wan2.2-t2v-a14b"), {}
+    for count in (1, 2):
+        folder = tmp_path / str(count)
+        own = options(model, folder / "v.webp", ("--boundary=0.95",))
+        words = [word for word in own if not word.startswith(("--seed=", "--save-latents="))]
+        shared = GUIDANCE if count > 1 else ()
+        ended = run_ranks(count, [*PROGRAM, *words, "--seeds=1,2", *shared])
+        assert [one.code for one in ended] == [0] * count, ended[0].err
+        videos[count] = [path.read_bytes() for path in sorted(folder.glob("*.webp"))]
+    assert len(videos[1]) == 2
+    assert videos[1] == videos[2]
+
+
 def test_machines_with_other_files_are_refused_by_name(models: Models, tmp_path: Path):
     here, there = models(T2V), models(T2V, quantize=True, bits=4, group_size=32)
     words = [[*PROGRAM, *options(model, tmp_path / "v.mp4", GUIDANCE)] for model in (here, there)]
