@@ -53,6 +53,7 @@ class TransformerNetwork:
         is_quantized: whether the layer of a path, in converted names, is changed when a model is quantized.
         peak: memory of one forward beside the weights.
         further_blocks: the blocks besides the main ones that are streamed like these.
+        knows_others: whether blocks of another architecture than Wan's attend to tokens of other processes.
     """
 
     build: Callable[[TransformerConfig], VideoTransformer] = WanTransformer
@@ -64,11 +65,12 @@ class TransformerNetwork:
     is_quantized: ChooseLayer = is_quantized_layer
     peak: ForwardPeak = forward_peak
     further_blocks: Callable[[TransformerConfig], FurtherBlocks] = _no_blocks
+    knows_others: bool = False
 
     @property
     def can_be_shared(self) -> bool:
-        """Whether machines can make a forward together; blocks of another architecture know of no others."""
-        return self.base_tensors is transformer_tensors
+        """Whether machines can make a forward together; blocks of other architectures may know of no others."""
+        return self.base_tensors is transformer_tensors or self.knows_others
 
     @property
     def rules(self) -> tuple[Rule, ...]:
