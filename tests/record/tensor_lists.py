@@ -321,6 +321,10 @@ LISTS: Mapping[str, tuple[str, Maker]] = {
         "Wan2.1-Fun-1.3B-InP: diffusion_pytorch_model.safetensors",
         small_image_transformer,
     ),
+    "transformer-krea-realtime-14b": (
+        "krea-realtime-video-14b.safetensors",
+        lambda: prefixed(official_transformer("wan2.1-t2v-14b"), "model."),
+    ),
     **{
         f"diffusers-{name}": (
             f"{name}, Diffusers: transformer/diffusion_pytorch_model*.safetensors",
