@@ -32,6 +32,7 @@ class ForwardSize:
         image_tokens: that cross-attention reads besides the text.
         num_passes: predictions of a step: 2 with guidance, else 1.
         windows_at_once: context windows that go through streamed blocks together.
+        context_tokens: to whose keys and values, computed before, the video's tokens attend too.
         on_gpu: where it runs.
         limits: of one dispatch there.
     """
@@ -45,6 +46,7 @@ class ForwardSize:
     on_gpu: bool
     limits: Limits
     windows_at_once: int = 1
+    context_tokens: int = 0
 
     @property
     def num_waiting(self) -> int:
@@ -96,6 +98,11 @@ def forward_peak(size: ForwardSize, *, waits_for_blocks: bool = False) -> Peak:
     return Peak(int(needed), int(max(needed, usual))).beside(kept_text_bytes(size) + rotary)
 
 
+def context_cache_bytes(size: ForwardSize) -> int:
+    """Keys and values of the context in all blocks."""
+    return 2 * size.config.num_layers * size.context_tokens * size.config.dim * size.compute_bytes
+
+
 def kept_text_bytes(size: ForwardSize) -> int:
     """Prompts at the transformer's width, and the keys and values that every block makes of them once."""
     config = size.config
@@ -120,7 +127,7 @@ class _Moment:
 
 def _moments(size: ForwardSize) -> Iterator[_Moment]:
     yield _rotation(size)
-    yield _attention(size, size.num_tokens)
+    yield _attention(size, size.num_tokens, size.context_tokens)
     yield _attention(size, _text_keys(size))
     yield _feed_forward(size)
 
@@ -138,10 +145,13 @@ def _rotation(size: ForwardSize) -> _Moment:
     return _with_weight(size, size.config.dim, nbytes)
 
 
-def _attention(size: ForwardSize, num_keys: int) -> _Moment:
+def _attention(size: ForwardSize, num_keys: int, context_keys: int = 0) -> _Moment:
     dim, key_bytes = size.config.dim, size.compute_bytes
-    # Tokens and queries, keys and values.
+    # Tokens and queries, keys and values; behind a context these, and all of them joined.
     arrays = size.stream + size.activation
+    if context_keys:
+        arrays += 2 * num_keys * dim * size.compute_bytes
+        num_keys += context_keys
     if size.on_gpu and size.limits.fused_attention:
         rows = size.limits.rows(flops=4 * num_keys * dim, fewest=FEWEST_QUERIES)
         arrays += size.activation  # what is mixed

@@ -44,9 +44,7 @@ def denoise_peak(
         num_windows: of the video, which pass one after the other.
     """
     is_streamed = bytes_read_per_step(weights, resident_blocks) > 0
-    in_use = weight_bytes_in_use(weights, resident_blocks) + adapter_bytes
-    if adapter_bytes and is_streamed:
-        in_use += weights.largest_block  # adapters are merged into a copy of the block at its turn
+    in_use = transformer_bytes(weights, resident_blocks, adapter_bytes)
     forward = network.peak(size, waits_for_blocks=is_streamed)
     held = num_transformers * in_use + (num_transformers - 1) * forward.held
     # Sums of the windows and what they become: two for each pass beside what every step has.
@@ -57,6 +55,19 @@ def denoise_peak(
         # The passes of a step go through a block together: those that wait hold their tokens.
         held += (size.num_waiting - 1) * size.stream
     return forward.beside(held)
+
+
+def transformer_bytes(weights: WeightBytes, resident_blocks: int | None, adapter_bytes: int) -> int:
+    """Bytes of a transformer with its adapters while it runs.
+
+    Args:
+        weights, resident_blocks: as for :func:`weight_bytes_in_use`.
+        adapter_bytes: of its adapters.
+    """
+    in_use = weight_bytes_in_use(weights, resident_blocks) + adapter_bytes
+    if adapter_bytes and bytes_read_per_step(weights, resident_blocks):
+        in_use += weights.largest_block  # adapters are merged into a copy of the block at its turn
+    return in_use
 
 
 def weight_bytes_in_use(weights: WeightBytes, resident_blocks: int | None) -> int:

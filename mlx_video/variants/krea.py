@@ -1,8 +1,9 @@
-"""krea-realtime: text-to-video in few steps, with the tensors of Wan2.1 T2V."""
+"""krea-realtime: text-to-video in few steps, whole or block by block, with the tensors of Wan2.1 T2V."""
 
 from __future__ import annotations
 
 from mlx_video.config import SamplingDefaults
+from mlx_video.sampling.blocks import BlockMethod
 from mlx_video.sampling.recipes.krea import KREA as RECIPE
 from mlx_video.variants.t2v import LATENTS, T2V_1_3B
 from mlx_video.variants.variant import CheckpointFacts, Evidence, Traits, Variant
@@ -33,5 +34,8 @@ KREA = Variant(
     ),
     names=RECIPE.names,
     is_marked=_is_causal,
+    # Source: krea-ai/realtime-video release_server.py, GenerateParams; wan/modules/causal_model.py,
+    # CausalWanSelfAttention.max_attention_size, which are 21 latent frames.
+    blocks=BlockMethod(frames=3, most_seen=21, steps=5, shift=5.0),
     remark="Its licence is CC BY-NC-SA 4.0: no commercial use.",
 )

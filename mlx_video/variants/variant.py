@@ -9,6 +9,7 @@ from typing import Any
 
 from mlx_video.conditioning.units import PROMPTS, ConditioningUnit
 from mlx_video.config import SamplingDefaults
+from mlx_video.sampling.blocks import BlockMethod
 from mlx_video.weights.network import PLAIN, TransformerNetwork
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -159,6 +160,7 @@ class Variant:
         remark: what the converter tells the user of this model besides its name.
         remark_on_prompt: what to tell the user of a prompt that the model cannot follow, "" for nothing; None
             for a model that takes any prompt.
+        blocks: how it makes videos block by block; None for a model that was not trained to.
     """
 
     name: str
@@ -176,6 +178,7 @@ class Variant:
     is_marked: Callable[[CheckpointFacts, Evidence], bool] = _tell_nothing
     remark: str = ""
     remark_on_prompt: Callable[[str], str] | None = None
+    blocks: BlockMethod | None = None
 
     def answers_to(self, names: Iterable[str]) -> bool:
         """Whether one of its publisher's names, of a folder, a repository or a file, may be this model's."""

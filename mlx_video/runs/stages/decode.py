@@ -10,7 +10,7 @@ from typing import Protocol
 import mlx.core as mx
 import numpy as np
 
-from mlx_video.events import FramesDecoded, TilesDecoded, Work
+from mlx_video.events import Event, FramesDecoded, TilesDecoded, Work
 from mlx_video.latents.decode import choose_pace, decode_chunks, to_uint8, to_uint8_rounded
 from mlx_video.latents.tiny_decode import decode_tiny
 from mlx_video.media.frame_writer import FrameWriter
@@ -35,7 +35,7 @@ class FrameSink(Protocol):
 def decode_video(run: Run, latents: mx.array, sinks: Sequence[FrameSink]) -> Work[None]:
     """Decode latents [C, T, H, W] into these sinks and the files that the request names."""
     with ExitStack() as stack:
-        joined = [*sinks, *(stack.enter_context(sink) for sink in open_sinks(run))]
+        joined = stack.enter_context(open_all_sinks(run, sinks))
         own = [stack.enter_context(open_kept(run, run.kept_frames))] if run.kept_frames else []
         chunks = stack.enter_context(open_decoder(run))(latents)
         pass_earlier(joined, run)
@@ -68,15 +68,22 @@ def pass_earlier(sinks: Sequence[FrameSink], run: Run) -> None:
                 sink.write(frame[None])
 
 
-def pass_frames(
-    chunks: Iterable[mx.array | TilesDecoded], sinks: Sequence[FrameSink], run: Run
-) -> Iterator[FramesDecoded | TilesDecoded]:
-    """Give each chunk of frames to every sink, without those that the user wants trimmed."""
+def pass_frames(chunks: Iterable[mx.array | Event], sinks: Sequence[FrameSink], run: Run) -> Iterator[Event]:
+    """Give each chunk of frames to every sink, without those that the user wants trimmed.
+
+    Args:
+        chunks: [f, H, W, 3] in [-1, 1], and events on their way.
+        sinks: in their order.
+        run: what is being made.
+
+    Yields:
+        The events, and one for each chunk.
+    """
     total, trim, done = run.plan.geometry.num_frames, run.request.trim_first_frames, 0
     join = JoinedFrames(run.earlier) if run.earlier else None
     to_bytes = to_uint8_rounded if total == 1 else to_uint8  # a single frame is a picture, not a video
     for chunk in chunks:
-        if isinstance(chunk, TilesDecoded):
+        if not isinstance(chunk, mx.array):
             yield chunk
             continue
         frames = to_bytes(chunk)
@@ -85,6 +92,13 @@ def pass_frames(
             sink.write(fresh)
         done += len(frames)
         yield FramesDecoded(done, total)
+
+
+@contextmanager
+def open_all_sinks(run: Run, sinks: Sequence[FrameSink]) -> Iterator[list[FrameSink]]:
+    """These sinks and the files that the request names; an error discards what is in these."""
+    with ExitStack() as stack:
+        yield [*sinks, *(stack.enter_context(sink) for sink in open_sinks(run))]
 
 
 def open_sinks(run: Run) -> Iterator[FrameWriter]:
