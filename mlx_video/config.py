@@ -87,7 +87,8 @@ class TransformerConfig:
     that branch. `image_positions` counts the image tokens that have a position of their own, 0 without such.
     `vace_layers` are the indices of the blocks behind which a hint of VACE is added, and `vace_in_dim` the
     channels of its context; none and 0 without VACE. `reference_dim` is the number of latent channels of a
-    reference image, `camera_dim` that of a packed camera path; None without these networks.
+    reference image, `camera_dim` that of a packed camera path; None without these networks. `mot_layers` are
+    the indices of the blocks that have an expert for a reference video.
     """
 
     dim: int
@@ -108,6 +109,7 @@ class TransformerConfig:
     vace_in_dim: int = 0
     reference_dim: int | None = None
     camera_dim: int | None = None
+    mot_layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         _check_sizes("transformer", self)
@@ -120,6 +122,12 @@ class TransformerConfig:
         if layers and (layers[0] != 0 or sorted({*layers}) != [*layers] or layers[-1] >= self.num_layers):
             raise ConfigError(
                 f"transformer: VACE layers {list(layers)} must rise from 0 within the {self.num_layers} "
+                "blocks. Check config.json against the model's page."
+            )
+        experts = self.mot_layers
+        if experts and (sorted({*experts}) != [*experts] or experts[-1] >= self.num_layers):
+            raise ConfigError(
+                f"transformer: blocks {list(experts)} with an expert must rise within the {self.num_layers} "
                 "blocks. Check config.json against the model's page."
             )
 
@@ -388,6 +396,8 @@ def _control_sizes(network: TransformerConfig) -> dict[str, Any]:
     sizes: dict[str, Any] = {}
     if network.vace_layers:
         sizes |= {"vace_layers": list(network.vace_layers), "vace_in_dim": network.vace_in_dim}
+    if network.mot_layers:
+        sizes["mot_layers"] = list(network.mot_layers)
     for name in ("reference_dim", "camera_dim"):
         if (size := getattr(network, name)) is not None:
             sizes[name] = size
@@ -501,6 +511,7 @@ class _ConfigReader:
             vace_in_dim=extra.take_count("vace_in_dim", 0, lowest=0),
             reference_dim=extra.take_optional_count("reference_dim"),
             camera_dim=extra.take_optional_count("camera_dim"),
+            mot_layers=extra.take_counts("mot_layers"),
         )
 
     def read_text_encoder(self) -> TextEncoderConfig:

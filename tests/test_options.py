@@ -222,10 +222,13 @@ def test_inputs_adapters_and_components_follow_from_the_declarations():
     kinds |= dict.fromkeys(CAMERA, "camera")
     kinds |= dict.fromkeys(("motion_bucket_id", "target_index", "control_index"), "number")
     kinds |= {"control_image": "pictures"}
+    kinds |= {"vap_video": "whole video", "vap_prompt": "text", "negative_vap_prompt": "text"}
     assert dict(INPUTS) == kinds
     assert IMAGE_INPUTS == ("image", "end_image", "reference_image")
     assert PICTURE_INPUTS == ("vace_reference_image", "control_image")
-    assert set(VIDEO_INPUTS) == {name for name, kind in kinds.items() if kind in ("video", "mask")}
+    assert set(VIDEO_INPUTS) == {
+        name for name, kind in kinds.items() if kind in ("video", "whole video", "mask")
+    }
     assert LORA_FIELDS == ("loras", "loras_high", "loras_low")
     assert set(COMPONENT_FIELDS) == {
         "transformer", "high_noise", "low_noise", "text_encoder", "vae", "clip", "motion_controller",

@@ -1,6 +1,7 @@
 """Checkpoint folders as Diffusers saves a pipeline: which file is which component.
 
-Source: diffusers src/diffusers/pipelines/wan, WanPipeline, WanImageToVideoPipeline and WanVACEPipeline.
+Source: diffusers src/diffusers/pipelines/wan, WanPipeline, WanImageToVideoPipeline and WanVACEPipeline;
+bytedance/Video-As-Prompt, WanImageToVideoMOTPipeline.
 """
 
 from __future__ import annotations
@@ -33,10 +34,11 @@ _PIPELINES = (
     "WanImageToVideoPipeline",
     "WanVideoToVideoPipeline",
     "WanVACEPipeline",
+    "WanImageToVideoMOTPipeline",
     "WanDMDPipeline",
     "WanImageToVideoDmdPipeline",
 )
-_TRANSFORMER_CLASSES = ("WanTransformer3DModel", "WanVACETransformer3DModel")
+_TRANSFORMER_CLASSES = ("WanTransformer3DModel", "WanVACETransformer3DModel", "WanTransformer3DMOTModel")
 _EXPERTS = MappingProxyType({role.name: role.folder for role in EXPERT_ROLES})
 # Key of transformer/config.json → key of the original config.json.
 _SIZE_KEYS = MappingProxyType(
@@ -54,10 +56,13 @@ _SIZE_KEYS = MappingProxyType(
         "patch_size": "patch_size",
         "vace_layers": "vace_layers",
         "vace_in_channels": "vace_in_dim",
+        "block_idx_with_mot_ref": "mot_layers",
     }
 )
 # What every Wan network has; another value makes another network of the same tensors.
-_TRANSFORMER_CONSTANTS = MappingProxyType({"qk_norm": "rms_norm_across_heads", "cross_attn_norm": True})
+_TRANSFORMER_CONSTANTS = MappingProxyType(
+    {"qk_norm": "rms_norm_across_heads", "cross_attn_norm": True, "reference_train_mode": None}
+)
 _ADVICE = MappingProxyType(
     {
         "transformer": "It is the model itself; download the whole repository.",

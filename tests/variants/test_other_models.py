@@ -9,7 +9,11 @@ from mlx_video.errors import CheckpointError
 from mlx_video.variants.other_models import PUBLISHED, digest_shapes
 from mlx_video.variants.registry import VARIANTS, recognise_checkpoint
 from mlx_video.weights.names.transformer_names import transformer_tensors
-from tests.fixtures.published_sizes import PUBLISHED_CONTROL_TRANSFORMERS, PUBLISHED_TRANSFORMERS
+from tests.fixtures.published_sizes import (
+    ALL_TRANSFORMERS,
+    PUBLISHED_CONTROL_TRANSFORMERS,
+    PUBLISHED_TRANSFORMERS,
+)
 
 SMALL = TransformerConfig(dim=128, ffn_dim=96, num_heads=1, num_layers=2, text_dim=32)
 IMAGE = ("img_emb.proj.0.weight",)
@@ -48,7 +52,7 @@ def test_an_unknown_model_is_described_by_its_channels():
 @pytest.mark.parametrize("name", PUBLISHED_TRANSFORMERS | PUBLISHED_CONTROL_TRANSFORMERS)
 def test_every_published_variant_is_known_by_the_digest_of_its_tensors(name: str):
     variant = next(variant for variant in VARIANTS if variant.name == name)
-    tensors = variant.network.tensors((PUBLISHED_TRANSFORMERS | PUBLISHED_CONTROL_TRANSFORMERS)[name])
+    tensors = variant.network.tensors(ALL_TRANSFORMERS[name])
     if variant.name == "krea-realtime-14b":  # what tells it from Wan2.1 T2V
         tensors = {f"model.{tensor}": shape for tensor, shape in tensors.items()}
     assert variant.title in PUBLISHED[digest_shapes(tensors)]

@@ -26,12 +26,14 @@ class Picking:
         fps: frames per second that they are to be shown at.
         video_fps: rate of the video where the user states it; None believes the video, and takes frames one
             by one where it does not tell.
+        is_whole: whether frames at even distances from its first to its last are taken, whatever the rates.
     """
 
     field: str
     num_frames: int
     fps: float
     video_fps: float | None = None
+    is_whole: bool = False
 
     def rate_of(self, video: SourceVideo) -> float:
         """Frames per second of a video."""
@@ -60,6 +62,9 @@ def pick_frames(video: SourceVideo, picking: Picking) -> Iterator[np.ndarray]:
         RequestError: the video is too short.
         MediaError: it cannot be read.
     """
+    if picking.is_whole:
+        yield from _pick_evenly(video, picking.num_frames)
+        return
     step = picking.step(video)
     taken, end, count = 0, 0.0, 0
     for frame, length in video.read():
@@ -70,6 +75,30 @@ def pick_frames(video: SourceVideo, picking: Picking) -> Iterator[np.ndarray]:
         if taken == picking.num_frames:
             return
     raise _too_short(video, picking, taken, count)
+
+
+def _pick_evenly(video: SourceVideo, num_frames: int) -> Iterator[np.ndarray]:
+    """Frames at even distances; some come several times where the video has fewer.
+
+    Source: bytedance/Video-As-Prompt diffusers pipeline_wan_i2v_mot.py, __call__ (frames_selection).
+    """
+    last = sum(1 for _ in video.read()) - 1
+    wanted = even_numbers(last, num_frames)
+    for number, (frame, _) in enumerate(video.read()):
+        for _ in range(int(np.count_nonzero(wanted == number))):
+            yield frame
+
+
+def even_numbers(last: int, count: int) -> np.ndarray:
+    """Whole numbers [count] from 0 to `last` at even distances, rounded down from torch's float32 values.
+
+    Source: PyTorch aten/src/ATen/native/cpu/RangeFactoriesKernel.cpp, linspace_kernel.
+    """
+    places, steps = np.arange(count), max(count - 1, 1)
+    step = np.float64(np.float32(last) / np.float32(steps))
+    # From both ends, so that each end is exact; product and difference are rounded together.
+    values = np.where(places < count // 2, step * places, last - step * (steps - places))
+    return values.astype(np.float32).astype(int)
 
 
 def pick_all(video: SourceVideo, fps: float, video_fps: float | None = None) -> Iterator[np.ndarray]:
@@ -100,6 +129,10 @@ def check_length(video: SourceVideo, picking: Picking) -> tuple[Notice, ...]:
     Raises:
         RequestError, MediaError: as :func:`pick_frames`.
     """
+    if picking.is_whole:
+        count = sum(1 for _ in video.read())
+        picked = f"{picking.num_frames} of its {count} frames are picked at even distances."
+        return (*video.notices, *([] if count == picking.num_frames else [Notice(f"{video.name}: {picked}")]))
     needed, end, count = picking.frames_needed(video), 0.0, 0
     for _, length in video.read():
         end, count = end + length, count + 1
