@@ -47,9 +47,7 @@ class BlockFile(AbstractContextManager["BlockFile"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._close()
 
     def go_on(self, count: int) -> Self:
         """Take over the first `count` blocks of an earlier run.
@@ -68,6 +66,7 @@ class BlockFile(AbstractContextManager["BlockFile"]):
             for index in range(count):
                 self._read(index)
         except (OSError, ValueError) as error:
+            self._close()
             self.count = 0
             raise MediaError(
                 f"{self._path}: the {count} finished blocks that the run goes on from cannot be read "
@@ -112,6 +111,11 @@ class BlockFile(AbstractContextManager["BlockFile"]):
         for index in range(self.count):
             whole[:, frames * index : frames * (index + 1)] = self._read(index)
         return mx.array(whole)
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def _offset(self, index: int) -> int:
         return HEADER_BYTES + index * self._record_bytes
