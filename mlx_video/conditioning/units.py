@@ -11,6 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_video.conditioning.clips import ReadFrames, ReadMasks
+from mlx_video.conditioning.continuation.part import WHOLE, Part
 from mlx_video.conditioning.frames import ConditionFrames, FrameEncoder
 from mlx_video.conditioning.types import Conditioning
 from mlx_video.config import ModelConfig, TransformerConfig
@@ -37,6 +38,7 @@ class UnitInputs:
         videos: name of the input → its frames, fitted to the video's size.
         masks: name of the input → its frames, fitted likewise.
         options: name → value, of all options.
+        part: where the run lies in a video of several parts, with the frames before it.
     """
 
     prompts: tuple[str, ...]
@@ -49,6 +51,7 @@ class UnitInputs:
     masks: Mapping[str, ReadMasks] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     reference_prompts: tuple[str, ...] = ()
+    part: Part = WHOLE
 
     @property
     def texts(self) -> tuple[str, ...]:

@@ -67,6 +67,7 @@ def unit_inputs(run: Run) -> UnitInputs:
         pictures=run.pictures,
         options={name: getattr(run.request, name) for name in options_of(type(run.request))},
         reference_prompts=_reference_prompts(run),
+        part=run.part,
     )
 
 
@@ -103,10 +104,10 @@ def _find_videos_that_count(run: Run) -> Iterator[str]:
             yield name
 
 
-def find_picking(request: GenerateRequest, plan: RunPlan, name: str) -> Picking:
-    """Which frames of a given video a run takes."""
+def find_picking(request: GenerateRequest, plan: RunPlan, name: str, first: int = 0) -> Picking:
+    """Which frames of a given video a run takes, from frame `first` of the new ones."""
     is_whole = INPUTS[name] == WHOLE
-    return Picking(name, plan.geometry.num_frames, plan.fps, request.video_fps, is_whole=is_whole)
+    return Picking(name, plan.geometry.num_frames, plan.fps, request.video_fps, is_whole, first)
 
 
 def _pick_whole(run: Run, name: str) -> Iterator[np.ndarray]:
@@ -117,14 +118,16 @@ def _pick_whole(run: Run, name: str) -> Iterator[np.ndarray]:
 def _fit_frames(run: Run, name: str) -> Iterator[np.ndarray]:
     """Frames of a given video at the rate and size of the video that is made, uint8 [H, W, 3]."""
     geometry = run.plan.geometry
-    for frame in pick_frames(run.videos[name], find_picking(run.request, run.plan, name)):
+    for frame in pick_frames(
+        run.videos[name], find_picking(run.request, run.plan, name, run.part.first_frame)
+    ):
         yield fit_frame(frame, geometry.height, geometry.width, run.request.fit)
 
 
 def _fit_masks(run: Run, name: str) -> Iterator[np.ndarray]:
     """Frames of a given mask likewise, bool [H, W]; one picture serves all frames."""
     geometry = run.plan.geometry
-    video, picking = run.videos[name], find_picking(run.request, run.plan, name)
+    video, picking = run.videos[name], find_picking(run.request, run.plan, name, run.part.first_frame)
     frames = pick_frames(video, picking)
     if video.is_still:
         ((picture, _),) = video.read()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mlx_video.conditioning.continuation.way import Continuation
 from mlx_video.conditioning.units import PROMPTS, ConditioningUnit
 from mlx_video.config import SamplingDefaults
 from mlx_video.sampling.blocks import BlockMethod
@@ -152,6 +153,8 @@ class Variant:
         sampling: the official defaults.
         inputs: what the user gives.
         units: turn the inputs into conditioning, in the order of the run's stages.
+        continuation: how a video goes on from the frames of another, or of a part before; None for a model
+            that makes videos at once only.
         choose_size: the video's size where it follows the first image; None for a model that takes no image.
         low_area_shift: an official exception to the default shift.
         names: what its publishers call it, where nothing else tells it from a model with the same tensors;
@@ -172,6 +175,7 @@ class Variant:
     sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
     inputs: Inputs = field(default_factory=Inputs)
     units: tuple[ConditioningUnit, ...] = (PROMPTS,)
+    continuation: Continuation | None = None
     choose_size: ChooseSize | None = None
     low_area_shift: LowAreaShift | None = None
     names: re.Pattern[str] | None = None

@@ -27,6 +27,7 @@ class Picking:
         video_fps: rate of the video where the user states it; None believes the video, and takes frames one
             by one where it does not tell.
         is_whole: whether frames at even distances from its first to its last are taken, whatever the rates.
+        first: the frame that is picked first, of those that could be from the beginning.
     """
 
     field: str
@@ -34,6 +35,7 @@ class Picking:
     fps: float
     video_fps: float | None = None
     is_whole: bool = False
+    first: int = 0
 
     def rate_of(self, video: SourceVideo) -> float:
         """Frames per second of a video."""
@@ -45,7 +47,7 @@ class Picking:
 
     def frames_needed(self, video: SourceVideo) -> int:
         """How many frames of a video are gone through until the last is picked."""
-        return math.floor((self.num_frames - 1) * self.step(video) + _SLACK) + 1
+        return math.floor((self.first + self.num_frames - 1) * self.step(video) + _SLACK) + 1
 
 
 def pick_frames(video: SourceVideo, picking: Picking) -> Iterator[np.ndarray]:
@@ -65,16 +67,17 @@ def pick_frames(video: SourceVideo, picking: Picking) -> Iterator[np.ndarray]:
     if picking.is_whole:
         yield from _pick_evenly(video, picking.num_frames)
         return
-    step = picking.step(video)
-    taken, end, count = 0, 0.0, 0
+    step, last = picking.step(video), picking.first + picking.num_frames
+    passed, end, count = 0, 0.0, 0
     for frame, length in video.read():
         end, count = end + length, count + 1
-        while taken < picking.num_frames and taken * step < end - _SLACK:
-            yield frame
-            taken += 1
-        if taken == picking.num_frames:
+        while passed < last and passed * step < end - _SLACK:
+            if passed >= picking.first:
+                yield frame
+            passed += 1
+        if passed == last:
             return
-    raise _too_short(video, picking, taken, count)
+    raise _too_short(video, picking, passed, count)
 
 
 def _pick_evenly(video: SourceVideo, num_frames: int) -> Iterator[np.ndarray]:
@@ -139,7 +142,7 @@ def check_length(video: SourceVideo, picking: Picking) -> tuple[Notice, ...]:
         if end > needed + _SLACK:
             break
     taken = math.ceil((end - _SLACK) / picking.step(video))
-    if taken < picking.num_frames:
+    if taken < picking.first + picking.num_frames:
         raise _too_short(video, picking, taken, count)
     return (*video.notices, *_describe_picking(video, picking, is_longer=end > needed + _SLACK))
 
@@ -159,9 +162,10 @@ def _describe_picking(video: SourceVideo, picking: Picking, *, is_longer: bool) 
 def _too_short(video: SourceVideo, picking: Picking, taken: int, count: int) -> RequestError:
     rate, needed = picking.rate_of(video), picking.frames_needed(video)
     at_rate = f" at {rate:g} per second" if abs(rate - picking.fps) > _SLACK else ""
+    last = picking.first + picking.num_frames
     nearest = (taken - 1) // 4 * 4 + 1
     return RequestError(
         picking.field,
-        f"{video.name} has {count} frames{at_rate}, {needed} are needed for {picking.num_frames} at "
+        f"{video.name} has {count} frames{at_rate}, {needed} are needed for {last} at "
         f"{picking.fps:g} per second. Give a longer video, or --num-frames {nearest}.",
     )
