@@ -365,6 +365,10 @@ LISTS: Mapping[str, tuple[str, Maker]] = {
         "wan2.1_i2v_480p_14B_fp8_scaled.safetensors, as ComfyUI reads such files",
         lambda: scale_matrices(in_16_bits(official_transformer("wan2.1-i2v-14b")), _BLOCK_MATRICES),
     ),
+    "comfy-wan2.1-t2v-14b-fp8-scaled": (
+        "Wan2.1 T2V 14B in float8, as ComfyUI reads such files",
+        lambda: scale_matrices(in_16_bits(official_transformer("wan2.1-t2v-14b")), _BLOCK_MATRICES),
+    ),
     "gguf-wan2.1-t2v-14b": (
         "wan2.1-t2v-14b-F16.gguf, as ComfyUI-GGUF's converter makes it",
         lambda: gguf_transformer("wan2.1-t2v-14b"),

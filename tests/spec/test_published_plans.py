@@ -128,6 +128,16 @@ TREES = {
         "text_encoders/models_t5_umt5-xxl-enc-bf16.pth": "umt5",
         "vae/wan_2.1_vae.safetensors": "vae-2.1-comfy",
     },
+    "krea-realtime-14b, GGUF": {
+        "unet/krea-realtime-video-14b-F16.gguf": "gguf-wan2.1-t2v-14b",
+        "text_encoders/umt5-xxl-encoder-F16.gguf": "umt5-gguf",
+        "vae/wan_2.1_vae.safetensors": "vae-2.1-comfy",
+    },
+    "krea-realtime-14b, float8": {
+        "diffusion_models/krea_realtime_14b_fp8_scaled.safetensors": "comfy-wan2.1-t2v-14b-fp8-scaled",
+        "text_encoders/umt5_xxl_fp8_e4m3fn_scaled.safetensors": "umt5-comfy-fp8-scaled",
+        "vae/wan_2.1_vae.safetensors": "vae-2.1-comfy",
+    },
     "wan2.2-ti2v-5b": {
         "diffusion_models/wan2.2_ti2v_5B.safetensors": "transformer-wan2.2-ti2v-5b",
         "text_encoders/umt5-xxl-encoder-F16.gguf": "umt5-gguf",
