@@ -219,8 +219,8 @@ def test_memory_is_the_same_for_3_blocks_and_for_30(pipeline: WanPipeline):
         ):
             if isinstance(event, StageFinished) and event.stage == "denoise":
                 peaks[blocks] = event.peak_bytes
-    # 27 blocks more would be 41 kB of latents and 2 MB of frames.
-    assert abs(peaks[30] - peaks[3]) < 8_000
+    # MLX counts by pages; 27 blocks more would be 41 kB of latents and 2 MB of frames.
+    assert abs(peaks[30] - peaks[3]) < 30_000
 
 
 # Wide enough that what is planned outweighs what is not; in the second the transformer takes most.
