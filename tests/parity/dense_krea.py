@@ -109,8 +109,24 @@ class AuthorsRequest:
     shift: float = 5.0
 
 
-def run_authors(model: DenseKrea, vae: Any, text: Any, request: AuthorsRequest) -> tuple[Any, Any]:
+def begin_stream(vae: Any) -> Any:
+    """The official VAE going on from what it decoded before, as within one video."""
+    vae.model.clear_cache()
+    vae.model.clear_cache = lambda: None
+    return vae
+
+
+def run_authors(
+    model: DenseKrea, vae: Any, streaming_vae: Any, text: Any, request: AuthorsRequest
+) -> tuple[Any, Any]:
     """Latents [16, T, h, w] and uint8 frames [F, H, W, 3] of a video made block by block.
+
+    Args:
+        model: the transformer.
+        vae: encodes.
+        streaming_vae: another instance, of :func:`begin_stream`.
+        text: features of the prompt.
+        request: what is asked for.
 
     Source: krea-ai/realtime-video release_server.py, GenerationSession.
     """
@@ -134,9 +150,9 @@ def run_authors(model: DenseKrea, vae: Any, text: Any, request: AuthorsRequest) 
                 sigma = sigma_of(timesteps[index + 1], request.shift).float()
                 x = (1 - sigma) * clean + sigma * torch.randn(clean.shape, generator=generator)
         latents[start : start + GROUP] = clean
-        # From the start again: the same as to go on, and without a state.
         with torch.no_grad():
-            shown = vae.decode([latents[: start + GROUP].transpose(0, 1)])[0]
+            new = streaming_vae.decode([clean.transpose(0, 1)])[0]
+        shown = torch.cat([shown, new], dim=1)
     return latents.transpose(0, 1), to_frames(shown)
 
 
