@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain
@@ -14,7 +15,7 @@ import pytest
 
 from mlx_video import RequestError, WanPipeline, convert_checkpoint
 from mlx_video.config import TransformerConfig, VAEConfig
-from mlx_video.errors import MediaError
+from mlx_video.errors import MediaError, MemoryBudgetError
 from mlx_video.events import (
     Event,
     FileWritten,
@@ -259,6 +260,17 @@ def test_the_plan_names_keys_and_values_and_grows_with_them_alone(pipeline: WanP
     assert plans[30, 9].predicted["denoise"] > plans[30, 3].predicted["denoise"]
     (stage,) = (stage for stage in plans[30, 3].stages if stage.name == "denoise")
     assert "keys and values of 3 latent frames" in stage.holds
+
+
+def test_where_memory_is_short_fewer_frames_in_the_cache_are_named(pipeline: WanPipeline):
+    options = SMALL | {"kv_cache_frames": 18, "width": 128, "height": 128, "num_frames": 93, "stream": "on"}
+    less = pipeline.plan("a cat", **(options | {"kv_cache_frames": 9})).predicted["denoise"] / 1e9
+    with pytest.raises(MemoryBudgetError, match=r"--kv-cache-frames (\d+)") as caught:
+        pipeline.plan("a cat", **options, memory_limit=less)
+    assert "--num-frames" not in str(caught.value)
+    named = int(re.search(r"--kv-cache-frames (\d+)", str(caught.value))[1])
+    fitting = pipeline.plan("a cat", **(options | {"kv_cache_frames": named}), memory_limit=less)
+    assert fitting.predicted["denoise"] <= less * 1e9
 
 
 # Going on
