@@ -66,6 +66,8 @@ class MemoryTask:
         fits_colours: whether the colours of previews are fitted to the VAE first.
         decoder: what makes the frames.
         blocks: in which the video is made, one after the other; None for the video as a whole.
+        remembered_frames: latent frames at the start whose keys and values are kept, of the whole video.
+        sees_blocks: whether self-attention gathers few blocks of keys for each block of tokens.
     """
 
     sizes: ModelSizes
@@ -91,6 +93,8 @@ class MemoryTask:
     fits_colours: bool = False
     decoder: DecoderName = "vae"
     blocks: BlockPlan | None = None
+    remembered_frames: int = 0
+    sees_blocks: bool = False
 
     @property
     def tokens_at_once(self) -> int:
@@ -529,4 +533,6 @@ def forward_size(task: MemoryTask, weights: WeightBytes, host: Host) -> ForwardS
         num_passes=task.num_passes,
         on_gpu=host.machine.on_gpu,
         limits=host.limits,
+        remembered_tokens=task.remembered_frames * task.geometry.grid[1] * task.geometry.grid[2],
+        sees_blocks=task.sees_blocks,
     )

@@ -150,6 +150,8 @@ def find_task(run: Run) -> MemoryTask:
         fits_colours=not only_decodes and fits_colours(run),
         decoder=request.decoder,
         blocks=plan.blocks,
+        remembered_frames=plan.tail_frames if request.longcat_kv_cache and not plan.windows else 0,
+        sees_blocks=any("refining_add_on" in unit.owns for unit in units),
         **_find_windows(run),
     )
 

@@ -21,7 +21,7 @@ from mlx_video.geometry import (
 from mlx_video.models.dispatch import LARGEST_ARRAY
 from mlx_video.models.rope import MAX_POSITIONS
 from mlx_video.planning.choices import MemoryChoices
-from mlx_video.request import FRAME_INPUTS, LORA_FIELDS, GenerateRequest
+from mlx_video.request import FRAME_INPUTS, INPUTS, LORA_FIELDS, GenerateRequest, given_inputs
 from mlx_video.runs.input_checks import check_inputs, check_layer_scales
 from mlx_video.runs.sampling.block_choice import plan_blocks, report_blocks, settle_blocks
 from mlx_video.runs.sampling.context_choice import check_caches, plan_windows, report_windows
@@ -81,6 +81,7 @@ class RunPlan:
         leading_frames: latent frames of reference or control pictures, which are sampled beside the result's.
         windows: in which the transformer sees the video; None for the video as a whole.
         blocks: in which the video is made, one after the other; None for the video as a whole.
+        tail_frames: latent frames that the video begins with, of another one's end.
     """
 
     geometry: VideoGeometry
@@ -97,6 +98,7 @@ class RunPlan:
     leading_frames: int = 0
     windows: ContextWindows | None = None
     blocks: BlockPlan | None = None
+    tail_frames: int = 0
 
     @property
     def sampled_geometry(self) -> VideoGeometry:
@@ -154,9 +156,9 @@ def plan_run(
     sampled = geometry.with_leading(request.extra_frames)
     _check_grid(sampled, config.transformer.dim, windows, blocks)
     if blocks:
-        recipe = settle_blocks(request, variant)
+        recipe, fps = settle_blocks(request, variant), config.sampling.fps
     else:
-        recipe = _settle_whole(request, config, variant, measured, size, has_image=has_image)
+        recipe, fps = _settle_whole(request, config, variant, measured, size, has_image=has_image)
     if windows:
         check_caches(windows, recipe)
     asked = request.negative_prompt
@@ -172,7 +174,7 @@ def plan_run(
         leading_frames=request.extra_frames,
         windows=windows,
         blocks=blocks,
-        fps=config.sampling.fps,
+        fps=fps,
         crops_images=has_image and bool(request.width or request.height),
         notices=tuple(_report_plan(request, variant, recipe, windows, blocks, geometry, size)),
     )
@@ -186,8 +188,8 @@ def _settle_whole(
     size: _Size,
     *,
     has_image: bool,
-) -> Recipe:
-    """The sampling of a video that is made as a whole; raises as :func:`plan_run`."""
+) -> tuple[Recipe, int]:
+    """The sampling of a video made as a whole, and its frames a second; raises as :func:`plan_run`."""
     choices = with_measured(read_choices(request, config), measured)
     chosen = choose_recipe(request, choices, config, variant)
     recipe = settle_recipe(
@@ -199,10 +201,11 @@ def _settle_whole(
             defaults=replace(chosen.defaults, shift=_default_shift(chosen, variant, size.area)),
             variant=variant.name,
             has_image=has_image,
+            goes_on=any(INPUTS[name] == "tail" for name in given_inputs(request)),
             pixels=size.width * size.height,
         ),
     )
-    return replace(recipe, notices=(*chosen.notices, *recipe.notices))
+    return replace(recipe, notices=(*chosen.notices, *recipe.notices)), chosen.defaults.fps
 
 
 def _report_plan(

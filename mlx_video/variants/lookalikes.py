@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from mlx_video.variants.longcat import LONGCAT
 from mlx_video.variants.t2v import T2V_1_3B
 from mlx_video.variants.variant import CheckpointFacts, Evidence
 
@@ -17,18 +18,25 @@ class Lookalike:
         title: for people.
         fits: whether a transformer has its kind of tensors.
         why: what would go wrong, and what to use instead.
-        class_name: of its config.json.
+        class_name: of its config.json; "" where that is no mark.
+        word: in the names of tensors of its own; "" where it has none.
     """
 
     title: str
     fits: Callable[[CheckpointFacts], bool]
     why: str
-    class_name: str
+    class_name: str = ""
+    word: str = ""
 
     def find_mark(self, facts: CheckpointFacts, evidence: Evidence) -> str:
         """What tells that a transformer is of this model; "" where nothing does."""
-        is_meant = self.fits(facts) and evidence.class_name == self.class_name
-        return f"config.json says {self.class_name}" if is_meant else ""
+        if not self.fits(facts):
+            return ""
+        if self.class_name and evidence.class_name == self.class_name:
+            return f"config.json says {self.class_name}"
+        if self.word and (name := next((each for each in sorted(facts.names) if self.word in each), None)):
+            return f"it has the tensor {name}"
+        return ""
 
 
 LOOKALIKES = (
@@ -41,6 +49,12 @@ LOOKALIKES = (
             "as LightX2V's."
         ),
         class_name="CausalWanModel",
+    ),
+    Lookalike(
+        title="LongCat-Video-Avatar",
+        fits=LONGCAT.traits.are_in,
+        why="It speaks to a sound, which this version does not give it. Use LongCat-Video.",
+        word="audio",
     ),
 )
 

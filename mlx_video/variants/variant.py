@@ -9,7 +9,8 @@ from typing import Any
 
 from mlx_video.conditioning.continuation.way import Continuation
 from mlx_video.conditioning.units import PROMPTS, ConditioningUnit
-from mlx_video.config import SamplingDefaults
+from mlx_video.config import ModelConfig, SamplingDefaults
+from mlx_video.request import GenerateRequest
 from mlx_video.sampling.blocks import BlockMethod
 from mlx_video.weights.network import PLAIN, TransformerNetwork
 
@@ -131,6 +132,10 @@ ChooseSize = Callable[[int, int, int], tuple[int, int]]
 """Image height, image width, area in pixels → width and height of the video, in pixels."""
 
 
+Settle = Callable[[GenerateRequest, ModelConfig], GenerateRequest]
+"""The request of a run → the same with what its inputs decide."""
+
+
 @dataclass(frozen=True, slots=True)
 class LowAreaShift:
     """A shift for videos of at most `max_area` pixels a frame, in place of the default one."""
@@ -161,6 +166,7 @@ class Variant:
             None where the tensors tell it.
         is_marked: whether something else tells a model that has `names`, where none of them is there.
         remark: what the converter tells the user of this model besides its name.
+        settle: what given inputs decide of the other options.
         remark_on_prompt: what to tell the user of a prompt that the model cannot follow, "" for nothing; None
             for a model that takes any prompt.
         blocks: how it makes videos block by block; None for a model that was not trained to.
@@ -181,6 +187,7 @@ class Variant:
     names: re.Pattern[str] | None = None
     is_marked: Callable[[CheckpointFacts, Evidence], bool] = _tell_nothing
     remark: str = ""
+    settle: Settle | None = None
     remark_on_prompt: Callable[[str], str] | None = None
     blocks: BlockMethod | None = None
 

@@ -81,6 +81,6 @@ class Continuation:
     reads_history: bool = False
     is_exact: bool = False
     reads_on: bool = False
-    find_length: Callable[[GenerateRequest, ModelConfig], Length] | None = None
+    find_length: Callable[[GenerateRequest, ModelConfig], Length | None] | None = None
     noise_goes_on: bool = False
     matches_colours: bool = True
