@@ -32,6 +32,7 @@ class ForwardSize:
         image_tokens: that cross-attention reads besides the text.
         num_passes: predictions of a step: 2 with guidance, else 1.
         windows_at_once: context windows that go through streamed blocks together.
+        num_keys: tokens that each of these attends to, where other processes have some; None for these alone.
         on_gpu: where it runs.
         limits: of one dispatch there.
         remembered_tokens: of them, those whose keys and values are kept from step to step in place of a
@@ -48,8 +49,14 @@ class ForwardSize:
     on_gpu: bool
     limits: Limits
     windows_at_once: int = 1
+    num_keys: int | None = None
     remembered_tokens: int = 0
     sees_blocks: bool = False
+
+    @property
+    def all_tokens(self) -> int:
+        """Tokens of all processes."""
+        return self.num_keys or self.num_tokens
 
     @property
     def num_waiting(self) -> int:
@@ -95,8 +102,8 @@ def forward_peak(size: ForwardSize, *, waits_for_blocks: bool = False) -> Peak:
         waits_for_blocks: each block is evaluated before the next begins, as streamed ones are.
     """
     moments = (
-        _rotation(size), attention_moment(size, size.num_tokens), attention_moment(size, text_keys(size)),
-        _feed_forward(size),
+        _rotation(size), attention_moment(size, size.all_tokens, gathers=size.num_keys is not None),
+        attention_moment(size, text_keys(size)), _feed_forward(size),
     )  # fmt: skip
     return peak_of_moments(size, moments, waits_for_blocks=waits_for_blocks)
 
@@ -105,7 +112,7 @@ def peak_of_moments(size: ForwardSize, moments: Sequence[Moment], *, waits_for_b
     """Peak of one forward of which these moments take most; arguments as for :func:`forward_peak`."""
     needed = max(moment.needed for moment in moments)
     usual = max(moment.usual for moment in moments) + _bytes_ahead(size, waits_for_blocks)
-    rotary = size.num_tokens * size.config.head_dim * WIDE  # a cosine and a sine for each pair
+    rotary = size.all_tokens * size.config.head_dim * WIDE  # a cosine and a sine for each pair
     return Peak(int(needed), int(max(needed, usual))).beside(kept_text_bytes(size) + rotary)
 
 
@@ -144,8 +151,8 @@ def _rotation(size: ForwardSize) -> Moment:
     return with_weight(size, size.config.dim, nbytes)
 
 
-def attention_moment(size: ForwardSize, num_keys: int) -> Moment:
-    """Tokens and queries against so many keys and values."""
+def attention_moment(size: ForwardSize, num_keys: int, *, gathers: bool = False) -> Moment:
+    """Tokens and queries against so many keys and values, which may be gathered from other processes."""
     dim, key_bytes = size.config.dim, size.compute_bytes
     # Tokens and queries, keys and values.
     arrays = size.stream + size.activation
@@ -157,6 +164,9 @@ def attention_moment(size: ForwardSize, num_keys: int) -> Moment:
         key_bytes += WIDE  # laid out for products
         arrays += 2 * scores
     arrays += 2 * num_keys * dim * key_bytes
+    if gathers:
+        # The keys and values of these tokens; those of all once more, without what made parts even.
+        arrays += 2 * size.activation + 2 * num_keys * dim * size.compute_bytes
     if rows < size.num_tokens:
         # Between chunks variables still hold the norm of the tokens, and the chunks that are done are kept.
         return with_weight(size, dim, arrays, named=2 * size.activation)

@@ -62,6 +62,7 @@ FitMode = Literal["cover", "letterbox", "stretch"]
 VACERegion = Literal["generate", "repaint"]
 OutputType = Literal["video", "latent", "both", "images"]
 StreamMode = Literal["auto", "on", "off"]
+ParallelMode = Literal["auto", "data", "guidance", "context", "tensor", "sharded"]
 QuantizationBits = Literal[4, 8]
 QuantizationGroup = Literal[32, 64, 128]
 
@@ -72,6 +73,7 @@ InputKind = Literal[
     "video",
     "whole video",
     "all frames",
+    "footage",
     "tail",
     "mask",
     "audio",
