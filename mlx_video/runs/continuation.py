@@ -157,7 +157,9 @@ def count_made_frames(run: Run) -> int:
 
 def count_new_frames(run: Run) -> int:
     """Frames that a run adds to its video."""
-    new = count_made_frames(run) - count_skipped(run)
+    new, way = count_made_frames(run) - count_skipped(run), run.variant.continuation
+    if way and (most := way.most_new(run.request)) is not None:
+        new = min(new, most)
     if run.length is None or run.length.frames is None:
         return new
     made = run.earlier.made if run.earlier else None
