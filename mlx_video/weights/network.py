@@ -69,7 +69,7 @@ class TransformerNetwork:
 
     @property
     def can_be_shared(self) -> bool:
-        """Whether machines can make a forward together; blocks of other architectures may know of no others."""
+        """Whether machines can make a forward together; blocks of other architectures may not know of any."""
         return self.base_tensors is transformer_tensors or self.knows_others
 
     @property
