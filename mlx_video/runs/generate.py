@@ -21,6 +21,8 @@ from mlx_video.media.open_image import open_image
 from mlx_video.media.sources.pick_frames import check_length
 from mlx_video.media.sources.source_video import SourceVideo, open_video
 from mlx_video.planning.memory_plan import MemoryPlan
+from mlx_video.planning.mlx_limits import MLXLimits
+from mlx_video.planning.turns import turn
 from mlx_video.request import (
     FRAME_INPUTS,
     IMAGE_INPUTS,
@@ -56,6 +58,7 @@ from mlx_video.runs.work import describe_work
 from mlx_video.variants.registry import find_variant
 
 
+@turn()
 def prepare_run(
     request: GenerateRequest, model: ModelFolder, config: ModelConfig, session: Session | None = None
 ) -> Run:
@@ -190,6 +193,7 @@ def _first_video_size(videos: Mapping[str, SourceVideo]) -> ShownSize | None:
     return None
 
 
+@turn()
 def plan_generation(
     request: GenerateRequest, model: ModelFolder, config: ModelConfig, session: Session | None = None
 ) -> MemoryPlan:
@@ -239,9 +243,9 @@ def within_limits(run: Run, work: Work[Value]) -> Work[Value]:
 
     MLX's own limits stay until another run goes on, or this one ends.
     """
-    limits, own = planned_limits(run), on_device(run, work)
+    limits = planned_limits(run) or MLXLimits({})
     try:
-        return (yield from limits.in_force(own) if limits else own)
+        return (yield from limits.in_force(on_device(run, work)))
     finally:
         release_memory()
 
