@@ -18,6 +18,7 @@ from mlx_video.models.peak import Peak
 from mlx_video.models.transformer_memory import ForwardSize
 from mlx_video.planning.budget import GB, LEAST_CACHE_BYTES, Budget, Machine
 from mlx_video.planning.choices import KeptNetwork, MemoryChoices
+from mlx_video.planning.division import UNDIVIDED, Division
 from mlx_video.planning.model_sizes import Infos, ModelSizes
 from mlx_video.planning.preview_memory import PreviewMaker, preview_peak, tiny_decode_bytes
 from mlx_video.planning.stage_peaks import bytes_read_per_step, denoise_peak, text_peak
@@ -42,6 +43,8 @@ class MemoryTask:
         num_passes: forwards of a step.
         num_images: that the user gave, as many of them as the transformer reads.
         num_videos: that the user gave.
+        hears_sound: whether features of a sound are made or read.
+        num_samples: of the sound that the user gave.
         reads_image_tokens: whether the transformer reads tokens of an image, or what stands for them.
         leading_frames: latent frames of references, which are sampled before the video's.
         reference_frames: token frames of references that are only read.
@@ -58,6 +61,9 @@ class MemoryTask:
         previews: what makes previews.
         fits_colours: whether the colours of previews are fitted to the VAE first.
         decoder: what makes the frames.
+        division: of the transformer's work over processes, of which this is one.
+        remembered_frames: latent frames at the start whose keys and values are kept, of the whole video.
+        sees_blocks: whether self-attention gathers few blocks of keys for each block of tokens.
     """
 
     sizes: ModelSizes
@@ -66,6 +72,8 @@ class MemoryTask:
     num_passes: int
     num_images: int = 0
     num_videos: int = 0
+    hears_sound: bool = False
+    num_samples: int = 0
     reads_image_tokens: bool = False
     reference_frames: int = 0
     leading_frames: int = 0
@@ -82,6 +90,9 @@ class MemoryTask:
     previews: PreviewMaker = "none"
     fits_colours: bool = False
     decoder: DecoderName = "vae"
+    division: Division = UNDIVIDED
+    remembered_frames: int = 0
+    sees_blocks: bool = False
 
     @property
     def tokens_at_once(self) -> int:
@@ -261,6 +272,8 @@ def _plan(task: MemoryTask, host: Host, choose: Choose) -> MemoryPlan:
     if not task.only_decodes:
         if task.takes_steps:
             stages.append(plan_text(task, host))
+            if task.hears_sound:
+                stages.append(_stage(task, "audio", "features of a clip", Peak(0, 0), host))
         if task.encodes_frames:
             image, tile = _first_that_fits(tiles, partial(_plan_image, task, host), host)
             stages, choices = [*stages, image], replace(choices, encode_tile=tile)
@@ -305,7 +318,7 @@ def _stage(
         network = find_network(part)
         if network.stage != name:
             continue
-        work = Workload(weights.number_bytes, task.num_images, task.geometry.latent_shape)
+        work = Workload(weights.number_bytes, task.num_images, task.geometry.latent_shape, task.num_samples)
         own, words = network.peak(sizes, work).beside(weights.total), find_component(part).words
         if network.placement == "before" and not keeps:
             peak, holds = peak.or_before(own), f"{words}, then {holds}"
@@ -408,9 +421,10 @@ def _plan_denoise(task: MemoryTask, host: Host, weights: WeightBytes, streaming:
         network=task.sizes.network,
         cache_bytes=task.cache_bytes,
         num_windows=task.num_windows,
+        division=task.division,
     )
     read = streaming.reads(task) * together * bytes_read_per_step(weights, resident_blocks)
-    blocks = _describe_blocks(len(weights.blocks), resident_blocks if read else None)
+    blocks = task.division.describe(_describe_blocks(len(weights.blocks), resident_blocks if read else None))
     if streaming.windows_at_once > 1:
         blocks += f" for {streaming.windows_at_once} windows at a time"
     frame, tiny = Frame(*_latent_size(task), _gpu(host)), task.sizes.parts.get(TINY_VAE.name)
@@ -426,7 +440,8 @@ def weigh_transformers(task: MemoryTask) -> dict[str, WeightBytes]:
     """Name of each transformer → bytes of its parts."""
     config = task.sizes.config
     order = task.sizes.network.block_order(config.transformer)
-    found = {name: _weigh(infos, order) for name, infos in task.sizes.transformers.items()}
+    share = partial(task.division.share_tensors, config=config.transformer)
+    found = {name: _weigh(tuple(share(infos)), order) for name, infos in task.sizes.transformers.items()}
     if config.quantization is None:
         return found
     # Shapes alone do not tell 8 bits in groups of 32 from 4 bits in groups of 64.
@@ -440,7 +455,7 @@ def _heaviest(task: MemoryTask) -> WeightBytes:
 
 def _streaming_choices(task: MemoryTask, weights: WeightBytes) -> Iterator[Streaming]:
     """Ways to read a transformer, that which reads least in a step first."""
-    if task.stream != "on":
+    if task.stream != "on" or not task.division.streams:
         yield Streaming(None)
     streamed = [
         Streaming(resident, at_once)
@@ -453,6 +468,8 @@ def _streaming_choices(task: MemoryTask, weights: WeightBytes) -> Iterator[Strea
 
 
 def _resident_choices(task: MemoryTask) -> Iterator[int]:
+    if not task.division.streams:
+        return
     if task.stream == "on":
         yield 0
     # Both experts are kept to save time; streaming would lose more of it than the relay does.
@@ -490,4 +507,6 @@ def forward_size(task: MemoryTask, weights: WeightBytes, host: Host) -> ForwardS
         num_passes=task.num_passes,
         on_gpu=host.machine.on_gpu,
         limits=host.limits,
+        remembered_tokens=task.remembered_frames * task.geometry.grid[1] * task.geometry.grid[2],
+        sees_blocks=task.sees_blocks,
     )

@@ -225,7 +225,7 @@ class InputOptions:
         group="size",
         only_with=(
             "image", "end_image", "reference_image", "control_image", "control_video", "inpaint_video",
-            "input_video", "vace_video", "vace_video_mask",
+            "input_video", "vace_video", "vace_video_mask", "longcat_video",
         ),
     )  # fmt: skip
     width: int | None = option(

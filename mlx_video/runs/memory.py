@@ -138,7 +138,9 @@ def find_task(run: Run) -> MemoryTask:
         num_images=count_read_images(run.config.transformer, len(run.images)),
         num_videos=max(len(run.videos), not only_decodes and encodes_frames(run)),
         reads_image_tokens=any("image_tokens" in unit.owns for unit in units),
-        reference_frames=int(run.config.transformer.reference_dim is not None),
+        reference_frames=run.variant.network.read_frames(run.config.transformer),
+        hears_sound=any(unit.stage == "audio" for unit in units),
+        num_samples=len(run.sound.samples) if run.sound else 0,
         keeps_both=run.config.is_dual and request.experts == "parallel",
         adapter_bytes=max((adapters.nbytes for adapters in run.adapters.values()), default=0),
         stream=request.stream,
@@ -149,6 +151,9 @@ def find_task(run: Run) -> MemoryTask:
         previews=_find_previews(run),
         fits_colours=not only_decodes and fits_colours(run),
         decoder=request.decoder,
+        division=run.division,
+        remembered_frames=plan.tail_frames if request.longcat_kv_cache and not plan.windows else 0,
+        sees_blocks=any("refining_add_on" in unit.owns for unit in units),
         **_find_windows(run),
     )
 
