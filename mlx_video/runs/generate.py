@@ -25,6 +25,8 @@ from mlx_video.media.sources.pick_frames import check_length
 from mlx_video.media.sources.source_video import SourceVideo, open_video
 from mlx_video.planning.division import UNDIVIDED, Division
 from mlx_video.planning.memory_plan import MemoryPlan
+from mlx_video.planning.mlx_limits import MLXLimits
+from mlx_video.planning.turns import turn
 from mlx_video.request import (
     FRAME_INPUTS,
     IMAGE_INPUTS,
@@ -68,6 +70,7 @@ from mlx_video.runs.work import describe_work
 from mlx_video.variants.registry import find_variant
 
 
+@turn()
 def prepare_run(
     request: GenerateRequest,
     model: ModelFolder,
@@ -232,6 +235,7 @@ def find_shown(images: Mapping[str, np.ndarray], videos: Mapping[str, SourceVide
     return None
 
 
+@turn()
 def plan_generation(
     request: GenerateRequest,
     model: ModelFolder,
@@ -289,9 +293,9 @@ def within_limits(run: Run, work: Work[Value]) -> Work[Value]:
 
     MLX's own limits stay until another run goes on, or this one ends.
     """
-    limits, own = planned_limits(run), on_device(run, work)
+    limits = planned_limits(run) or MLXLimits({})
     try:
-        return (yield from limits.in_force(own) if limits else own)
+        return (yield from limits.in_force(on_device(run, work)))
     finally:
         release_memory()
 
