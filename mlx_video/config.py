@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from mlx_video.errors import ConfigError
@@ -79,6 +79,39 @@ def _check_sizes(owner: str, sizes: Any) -> None:
                 )
 
 
+FACE_SIZE = 512
+"""Pixels of a side of the faces that Animate reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class FaceConfig:
+    """Sizes of what lets a transformer follow a face and poses.
+
+    `layers` are the indices of the blocks behind which the tokens read the face. `channels` are those of the
+    motion encoder, at each size of the face from the whole down to 4 pixels a side; `style_dim` is the width
+    of its linear layers, `num_directions` what they end in, `motion_dim` the width of its result.
+    `hidden_dim` is that of each of the face encoder's `num_heads` groups. `pose_dim` counts the latent
+    channels of the poses.
+    """
+
+    layers: tuple[int, ...] = tuple(range(0, 40, 5))
+    channels: tuple[int, ...] = (32, 64, 128, 256, 512, 512, 512, 512)
+    style_dim: int = 512
+    num_directions: int = 20
+    motion_dim: int = 512
+    hidden_dim: int = 1024
+    num_heads: int = 4
+    pose_dim: int = 16
+
+    def __post_init__(self) -> None:
+        _check_sizes("face", self)
+        if 4 << (len(self.channels) - 1) != FACE_SIZE or min(self.channels) < 1:
+            raise ConfigError(
+                f"face: channels {list(self.channels)}, expected 8 positive numbers. "
+                "Check config.json against the model's page."
+            )
+
+
 @dataclass(frozen=True, slots=True)
 class TransformerConfig:
     """Sizes of one transformer. Widths are channels; `text_len` and the RoPE grid count tokens.
@@ -87,7 +120,8 @@ class TransformerConfig:
     that branch. `image_positions` counts the image tokens that have a position of their own, 0 without such.
     `vace_layers` are the indices of the blocks behind which a hint of VACE is added, and `vace_in_dim` the
     channels of its context; none and 0 without VACE. `reference_dim` is the number of latent channels of a
-    reference image, `camera_dim` that of a packed camera path; None without these networks.
+    reference image, `camera_dim` that of a packed camera path; None without these networks. `face` is None
+    for models that read no face.
     """
 
     dim: int
@@ -108,6 +142,7 @@ class TransformerConfig:
     vace_in_dim: int = 0
     reference_dim: int | None = None
     camera_dim: int | None = None
+    face: FaceConfig | None = None
 
     def __post_init__(self) -> None:
         _check_sizes("transformer", self)
@@ -121,6 +156,11 @@ class TransformerConfig:
             raise ConfigError(
                 f"transformer: VACE layers {list(layers)} must rise from 0 within the {self.num_layers} "
                 "blocks. Check config.json against the model's page."
+            )
+        if self.face and not {*self.face.layers} <= {*range(self.num_layers)}:
+            raise ConfigError(
+                f"transformer: the face is read behind blocks {list(self.face.layers)}, but there are "
+                f"{self.num_layers}. Check config.json against the model's page."
             )
 
     @property
@@ -391,6 +431,11 @@ def _control_sizes(network: TransformerConfig) -> dict[str, Any]:
     for name in ("reference_dim", "camera_dim"):
         if (size := getattr(network, name)) is not None:
             sizes[name] = size
+    if network.face is not None:
+        sizes["face"] = {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(network.face).items()
+        }
     return sizes
 
 
@@ -455,6 +500,23 @@ class _ConfigReader:
             raise self.wrong(key, f"{value!r}, which is no list of whole numbers")
         return tuple(value)
 
+    def take_face(self) -> FaceConfig | None:
+        """Sizes of what reads a face; None where nothing does."""
+        self.taken.add("face")
+        if "face" not in self.data:
+            return None
+        reader = _ConfigReader(self.data["face"], f"{self.where}, 'face'")
+        return FaceConfig(
+            layers=reader.take_counts("layers"),
+            channels=reader.take_counts("channels"),
+            style_dim=reader.take_count("style_dim"),
+            num_directions=reader.take_count("num_directions"),
+            motion_dim=reader.take_count("motion_dim"),
+            hidden_dim=reader.take_count("hidden_dim"),
+            num_heads=reader.take_count("num_heads"),
+            pose_dim=reader.take_count("pose_dim"),
+        )
+
     def take_triple(self, key: str, default: tuple[int, int, int]) -> tuple[int, int, int]:
         """Three positive whole numbers."""
         self.taken.add(key)
@@ -501,6 +563,7 @@ class _ConfigReader:
             vace_in_dim=extra.take_count("vace_in_dim", 0, lowest=0),
             reference_dim=extra.take_optional_count("reference_dim"),
             camera_dim=extra.take_optional_count("camera_dim"),
+            face=extra.take_face(),
         )
 
     def read_text_encoder(self) -> TextEncoderConfig:

@@ -33,10 +33,15 @@ _PIPELINES = (
     "WanImageToVideoPipeline",
     "WanVideoToVideoPipeline",
     "WanVACEPipeline",
+    "WanAnimatePipeline",
     "WanDMDPipeline",
     "WanImageToVideoDmdPipeline",
 )
-_TRANSFORMER_CLASSES = ("WanTransformer3DModel", "WanVACETransformer3DModel")
+_TRANSFORMER_CLASSES = (
+    "WanTransformer3DModel",
+    "WanVACETransformer3DModel",
+    "WanAnimateTransformer3DModel",
+)
 _EXPERTS = MappingProxyType({role.name: role.folder for role in EXPERT_ROLES})
 # Key of transformer/config.json → key of the original config.json.
 _SIZE_KEYS = MappingProxyType(
@@ -54,6 +59,13 @@ _SIZE_KEYS = MappingProxyType(
         "patch_size": "patch_size",
         "vace_layers": "vace_layers",
         "vace_in_channels": "vace_in_dim",
+        "motion_encoder_size": "motion_encoder_size",
+        "motion_encoder_dim": "motion_encoder_dim",
+        "motion_style_dim": "motion_style_dim",
+        "motion_dim": "motion_dim",
+        "face_encoder_hidden_dim": "face_encoder_hidden_dim",
+        "face_encoder_num_heads": "face_encoder_num_heads",
+        "inject_face_latents_blocks": "inject_face_latents_blocks",
     }
 )
 # What every Wan network has; another value makes another network of the same tensors.

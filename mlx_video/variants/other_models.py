@@ -36,8 +36,6 @@ OTHER_MODELS = (
     OtherModel("a Fun Control-Camera model", "control_adapter."),
     OtherModel("Wan2.2 S2V 14B", "casual_audio_encoder."),
     OtherModel("HuMo", "audio_proj."),
-    OtherModel("Wan2.2 Animate 14B", "face_adapter."),
-    OtherModel("Wan2.2 Animate 14B", "pose_patch_embedding."),
     OtherModel("SCAIL", "patch_embedding_pose."),
     OtherModel("a Fun Control model", channels=(48, 16)),
     OtherModel("Lucy-Edit, or another 5B model that edits videos", channels=(96, 48)),

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlx_video.config import ModelConfig, TransformerConfig, find_vae_config
+from mlx_video.config import FaceConfig, ModelConfig, TransformerConfig, find_vae_config
 from mlx_video.errors import CheckpointError, ConfigError, RequestError
 from mlx_video.formats.tensor_info import TensorInfo
-from mlx_video.variants import camera, fun, i2v, t2v, ti2v, vace
+from mlx_video.variants import animate, camera, fun, i2v, t2v, ti2v, vace
 from mlx_video.variants.control_adapter import (
     fits_with_control_video,
     takes_control_video,
@@ -19,6 +19,8 @@ from mlx_video.variants.control_adapter import (
 from mlx_video.variants.lookalikes import Evidence, name_lookalike
 from mlx_video.variants.other_models import name_other_model
 from mlx_video.variants.variant import CheckpointFacts, Shapes, Variant
+from mlx_video.weights.names.animate_names import FACE_ANCHOR, list_face_statements
+from mlx_video.weights.names.animate_names import PARTS as FACE_PARTS
 from mlx_video.weights.names.control_sizes import list_statements, read_control_sizes
 from mlx_video.weights.names.fun_names import CAMERA_ANCHOR, REFERENCE_ANCHOR
 from mlx_video.weights.names.transformer_names import IMAGE_ANCHOR, original_shapes, read_image_sizes
@@ -49,6 +51,7 @@ VARIANTS: tuple[Variant, ...] = (
     vace.VACE_1_3B,
     vace.VACE_14B,
     vace.VACE_FUN_A14B,
+    animate.ANIMATE_14B,
     t2v.T2V_OTHER,
     i2v.I2V_EXPERT,
     fun.CONTROL_EXPERT,
@@ -72,6 +75,7 @@ _EVIDENCE = {
     "image_positions": "img_emb.emb_pos",
     "patch_size": "patch_embedding.weight",
     "vace_in_dim": VACE_ANCHOR,
+    **dict.fromkeys(list_face_statements(FaceConfig()), FACE_ANCHOR),
     **dict.fromkeys(("add_ref_conv", "has_ref_conv", "in_dim_ref_conv"), REFERENCE_ANCHOR),
     **dict.fromkeys(
         ("add_control_adapter", "in_dim_control_adapter", "downscale_factor_control_adapter"), CAMERA_ANCHOR
@@ -143,6 +147,7 @@ def _part_names(network: TransformerConfig) -> frozenset[str]:
         REFERENCE_ANCHOR: network.reference_dim is not None,
         "vace_patch_embedding.weight": bool(network.vace_layers),
         "vace_blocks.0.modulation": bool(network.vace_layers),
+        **dict.fromkeys(FACE_PARTS, network.face is not None),
     }
     return frozenset(name for name, is_there in names.items() if is_there)
 

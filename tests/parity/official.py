@@ -43,6 +43,7 @@ def wan_module(name: str) -> ModuleType:
         _make_namespace("wan", root)
         _make_namespace("wan.modules", f"{root}/modules")
         _make_namespace("wan.modules.animate", f"{root}/modules/animate")
+        _make_namespace("wan.distributed", f"{root}/distributed")
         _make_namespace("wan.utils", f"{root}/utils")
         torch.cuda.current_device = lambda: "cpu"  # t5.py asks at import time
     module = importlib.import_module(f"wan.modules.{name}")

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
+from mlx_video.config import FaceConfig
 from mlx_video.errors import ConfigError
 from mlx_video.models.control.camera_adapter import UNSHUFFLE
+from mlx_video.weights.names.animate_names import list_face_statements, read_face_sizes
 from mlx_video.weights.names.fun_names import CAMERA_ANCHOR, REFERENCE_ANCHOR
 from mlx_video.weights.names.transformer_names import PATCH_CELLS
 from mlx_video.weights.names.vace_names import VACE_ANCHOR, count_vace_blocks
@@ -20,6 +22,7 @@ class ControlSizes(TypedDict):
     vace_in_dim: int
     reference_dim: int | None
     camera_dim: int | None
+    face: FaceConfig | None
 
 
 def read_control_sizes(shapes: Mapping[str, Shape], source_config: Mapping[str, Any]) -> ControlSizes:
@@ -31,6 +34,7 @@ def read_control_sizes(shapes: Mapping[str, Shape], source_config: Mapping[str, 
 
     Raises:
         ConfigError: config.json names other VACE layers than there are VACE blocks.
+        CheckpointError: a tensor that tells a size of what reads a face is missing or misshapen.
     """
     camera = _input_channels(shapes, CAMERA_ANCHOR)
     num_layers = len({name.split(".")[1] for name in shapes if name.startswith("blocks.")})
@@ -39,6 +43,7 @@ def read_control_sizes(shapes: Mapping[str, Shape], source_config: Mapping[str, 
         vace_in_dim=_input_channels(shapes, VACE_ANCHOR) or 0,
         reference_dim=_input_channels(shapes, REFERENCE_ANCHOR),
         camera_dim=None if camera is None else camera // UNSHUFFLE**2,
+        face=read_face_sizes(shapes, num_layers),
     )
 
 
@@ -56,6 +61,7 @@ def list_statements(sizes: ControlSizes) -> dict[str, object]:
         "add_ref_conv": reference is not None,
         "has_ref_conv": reference is not None,
         "add_control_adapter": camera is not None,
+        **list_face_statements(sizes["face"]),
     }
     if reference is not None:
         statements["in_dim_ref_conv"] = reference
