@@ -269,6 +269,7 @@ class Pass:
         skip_layers: indices of blocks that leave the tokens as they are.
         attention: how tokens attend.
         added_modulation: [6, dim], float32, added to the modulation of every timestep; None for nothing.
+        is_negative: whether it shows what guidance leads away from.
     """
 
     text: PromptTokens
@@ -277,3 +278,4 @@ class Pass:
     skip_layers: frozenset[int] = field(default_factory=frozenset)
     attention: Attention = attend_plainly
     added_modulation: mx.array | None = None
+    is_negative: bool = False

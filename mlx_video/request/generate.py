@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from mlx_video.errors import RequestError
+from mlx_video.request.animate import ANIMATE_GROUP, AnimateOptions
 from mlx_video.request.choices import (
     RANDOM_SEED,
     InputKind,
@@ -40,7 +41,9 @@ from mlx_video.request.previews import PREVIEW_GROUP, PreviewOptions
 from mlx_video.request.sampling import GUIDANCE_GROUP, SamplingOptions
 from mlx_video.request.shared import adapters_option, strict_option
 
-SPARINGLY_RECORDED = (GUIDANCE_GROUP, STEP_CACHE_GROUP, VACE_GROUP, LONG_VIDEOS_GROUP, PREVIEW_GROUP)
+SPARINGLY_RECORDED = (
+    GUIDANCE_GROUP, STEP_CACHE_GROUP, VACE_GROUP, ANIMATE_GROUP, LONG_VIDEOS_GROUP, PREVIEW_GROUP,
+)  # fmt: skip
 """Groups of options that decide nothing, and are not recorded, at their defaults."""
 
 
@@ -52,7 +55,7 @@ def draw_seed() -> int:
 @documented
 @dataclass(frozen=True)
 # The fields of the last one come first.
-class GenerateRequest(PreviewOptions, LongRunOptions, SamplingOptions, InputOptions):
+class GenerateRequest(PreviewOptions, LongRunOptions, SamplingOptions, AnimateOptions, InputOptions):
     """One video to make. None stands for the model's own default."""
 
     loras: Adapters = adapters_option("lora", "adapters")
@@ -270,11 +273,14 @@ class GenerateRequest(PreviewOptions, LongRunOptions, SamplingOptions, InputOpti
             )
 
     def _check_pairs(self) -> None:
-        pair = ("inpaint_video", "inpaint_video_mask")
-        absent = [name for name in pair if getattr(self, name) is None]
-        if len(absent) == 1:
-            given, other = (name for name in pair if name not in absent), f"--{absent[0].replace('_', '-')}"
-            raise RequestError(next(given), f"needs {other} beside it. Give both.")
+        for pair in (
+            ("inpaint_video", "inpaint_video_mask"),
+            ("animate_inpaint_video", "animate_mask_video"),
+        ):
+            absent = [name for name in pair if getattr(self, name) is None]
+            if len(absent) == 1:
+                given = next(name for name in pair if name not in absent)
+                raise RequestError(given, f"needs --{absent[0].replace('_', '-')} beside it. Give both.")
 
     def _check_one_frame(self) -> None:
         beside = ("control_image", "control_index")

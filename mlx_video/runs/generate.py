@@ -137,7 +137,10 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
     measured = read_measured(model.path) if request.step_cache == "magcache" else ()
     given_videos = {name: video for name in VIDEO_INPUTS if (video := getattr(request, name)) is not None}
     videos = {name: open_video(video) for name, video in given_videos.items()}
-    shown = _first_video_size(videos) if first is None else ShownSize(*first.shape[:2])
+    if first is None or variant.inputs.sized_by:
+        shown = _first_video_size(videos, variant.inputs.sized_by)
+    else:
+        shown = ShownSize(*first.shape[:2])
     plan = plan_run(request, config, variant, shown, measured)
     several = {name: [*map(open_image, getattr(request, name))] for name in PICTURE_INPUTS}
     pictures = {name: tuple(each.pixels for each in found) for name, found in several.items() if found}
@@ -160,10 +163,10 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
     return run
 
 
-def _first_video_size(videos: Mapping[str, SourceVideo]) -> ShownSize | None:
-    """The size of the first given video that is no mask."""
+def _first_video_size(videos: Mapping[str, SourceVideo], wanted: str = "") -> ShownSize | None:
+    """The size of the first given video that is no mask, or of the wanted one."""
     for name, video in videos.items():
-        if INPUTS[name] == "video":
+        if name == wanted or (not wanted and INPUTS[name] == "video"):
             frame, _ = next(video.read())
             height, width = frame.shape[:2]
             return ShownSize(height, width, name)

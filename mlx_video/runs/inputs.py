@@ -21,6 +21,7 @@ from mlx_video.conditioning.text import PromptTokenizer, count_tokens, load_toke
 from mlx_video.conditioning.units import ConditioningUnit, UnitInputs
 from mlx_video.errors import CheckpointError, MediaError
 from mlx_video.events import BlocksRead, Event, FramesEncoded, Notice, Work, finish, with_events
+from mlx_video.geometry import VideoGeometry
 from mlx_video.hub.fetch import TOKENIZER_REPOSITORY, fetch_tokenizer
 from mlx_video.latents.encode import encode_chunks
 from mlx_video.layouts.model_folder import ModelFolder
@@ -41,6 +42,7 @@ from mlx_video.runs.networks import (
 )
 from mlx_video.runs.run import Run
 from mlx_video.runs.settings import RunPlan
+from mlx_video.variants.variant import Variant
 
 Texts = Sequence[Sequence[int]]
 
@@ -89,9 +91,14 @@ def find_picking(request: GenerateRequest, plan: RunPlan, name: str) -> Picking:
 
 def _fit_frames(run: Run, name: str) -> Iterator[np.ndarray]:
     """Frames of a given video at the rate and size of the video that is made, uint8 [H, W, 3]."""
-    geometry = run.plan.geometry
+    width, height = size_of_input(run.variant, run.plan.geometry, name)
     for frame in pick_frames(run.videos[name], find_picking(run.request, run.plan, name)):
-        yield fit_frame(frame, geometry.height, geometry.width, run.request.fit)
+        yield fit_frame(frame, height, width, run.request.fit)
+
+
+def size_of_input(variant: Variant, geometry: VideoGeometry, name: str) -> tuple[int, int]:
+    """Width and height that the frames of a given video are brought to."""
+    return variant.inputs.own_sizes.get(name, (geometry.width, geometry.height))
 
 
 def _fit_masks(run: Run, name: str) -> Iterator[np.ndarray]:

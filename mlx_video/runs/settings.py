@@ -140,8 +140,8 @@ def plan_run(
     size = _plan_size(request, config, variant, shown)
     geometry = _plan_geometry(request, config, size)
     windows = plan_windows(request, geometry, config.vae.stride[0])
-    sampled = geometry.with_leading(request.extra_frames)
-    _check_grid(sampled, config.transformer.dim, windows)
+    leading_frames = request.extra_frames + variant.leading_frames
+    _check_grid(geometry.with_leading(leading_frames), config.transformer.dim, windows)
     choices = with_measured(read_choices(request, config), measured)
     chosen = choose_recipe(request, choices, config, variant)
     recipe = settle_recipe(
@@ -168,7 +168,7 @@ def plan_run(
         boundary=recipe.boundary,
         negative_prompt=negative_prompt if "negative" in recipe.prompts else None,
         recipe=recipe,
-        leading_frames=request.extra_frames,
+        leading_frames=leading_frames,
         windows=windows,
         fps=config.sampling.fps,
         crops_images=has_image and bool(request.width or request.height),
@@ -239,15 +239,19 @@ def _plan_size(
     if request.width or request.height:
         return _size_for_fit(request, config, shown)
     area = defaults.max_area or defaults.width * defaults.height
-    width, height = (variant.choose_size or size_for_area)(shown.height, shown.width, area)
+    choose_size = variant.choose_size or size_for_area
+    width, height = choose_size(shown.height, shown.width, area)
     if min(width, height) < 1:
         raise RequestError(
             shown.field,
             f"{shown.width}x{shown.height} pixels: too long and thin for a video of {area} pixels a frame. "
             "Crop it, or give --width and --height.",
         )
+    rounded = _round_size(width, height, config)
+    if variant.inputs.sized_by:
+        return rounded
     text = f"Size {width}x{height} follows the {shown.noun}'s shape, within {area} pixels."
-    return _Size(width, height, area, (Notice(text),))
+    return replace(rounded, area=area, notices=(Notice(text),))
 
 
 def _size_for_fit(request: GenerateRequest, config: ModelConfig, shown: ShownSize) -> _Size:

@@ -19,7 +19,7 @@ from mlx_video.variants.control_adapter import (
 from mlx_video.variants.lookalikes import Evidence, name_lookalike
 from mlx_video.variants.other_models import name_other_model
 from mlx_video.variants.variant import CheckpointFacts, Shapes, Variant
-from mlx_video.weights.names.animate_names import FACE_ANCHOR, list_face_statements
+from mlx_video.weights.names.animate_names import FACE_ANCHOR, list_face_statements, read_head_dim
 from mlx_video.weights.names.animate_names import PARTS as FACE_PARTS
 from mlx_video.weights.names.control_sizes import list_statements, read_control_sizes
 from mlx_video.weights.names.fun_names import CAMERA_ANCHOR, REFERENCE_ANCHOR
@@ -81,7 +81,8 @@ _EVIDENCE = {
         ("add_control_adapter", "in_dim_control_adapter", "downscale_factor_control_adapter"), CAMERA_ANCHOR
     ),
 }
-HEAD_DIM = 128  # of every published transformer; only used where config.json names no num_heads
+# Of every published transformer; only used where neither config.json nor a tensor tells.
+HEAD_DIM = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,7 +331,7 @@ def _read_transformer_config(
             )
     return TransformerConfig(
         **sizes,
-        num_heads=int(_number(source, "num_heads", max(1, facts.dim // HEAD_DIM))),
+        num_heads=int(_number(source, "num_heads", max(1, facts.dim // read_head_dim(shapes, HEAD_DIM)))),
         model_type=variant.model_type,
         text_len=int(_number(source, "text_len", 512)),
         eps=_number(source, "eps", 1e-6),

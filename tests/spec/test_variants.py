@@ -12,6 +12,7 @@ import pytest
 from mlx_video.conditioning.types import Conditioning
 from mlx_video.conditioning.units import ADD_ON, UnitInputs
 from mlx_video.config import (
+    FaceConfig,
     ModelConfig,
     TransformerConfig,
     config_from_json,
@@ -54,6 +55,7 @@ KINDS = {
     "wan2.1-vace-1.3b": (16, 16, False, VACE),
     "wan2.1-vace-14b": (16, 16, False, VACE),
     "wan2.2-vace-fun-a14b": (16, 16, True, VACE),
+    "wan2.2-animate-14b": (36, 16, False, {"image_dim": 32, "face": FaceConfig(layers=(0, 1))}),
 }
 SIZES = {
     "wan2.1-t2v-demo": (192, 6), "wan2.2-i2v-demo": (192, 6), "wan2.2-fun-control-demo": (192, 6),

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from itertools import islice, pairwise
+from itertools import pairwise
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
 from mlx_video.config import FACE_SIZE, FaceConfig
+from mlx_video.models.elementwise import fused
 from mlx_video.models.vae.convolutions import convolve_frames
 
 SLOPE = 0.2
 GAIN = math.sqrt(2)
 BLUR = (1, 3, 3, 1)
 NUM_LINEAR_LAYERS = 5
-FACES_AT_ONCE = 2
-"""Faces that go through the convolutions together; each is computed by itself."""
 
 
 def blur(x: mx.array, padding: int) -> mx.array:
@@ -37,6 +36,7 @@ def blur(x: mx.array, padding: int) -> mx.array:
     # The kernel is the product of a column and a row.
     for axis in (1, 2):
         x = _weighted_sum(_windows(x, axis))
+        mx.eval(x)  # MLX takes the memory of all terms before it computes the first
     return x
 
 
@@ -57,6 +57,11 @@ def equalized(weight: mx.array) -> mx.array:
     return weight.astype(mx.float32) / math.sqrt(math.prod(weight.shape[1:]))
 
 
+@fused
+def _activate(x: mx.array, bias: mx.array) -> mx.array:
+    return nn.leaky_relu(x + bias, SLOPE) * GAIN
+
+
 class EqualConvolution(nn.Module):
     """Convolution whose weight is scaled by its inputs; behind it, where it has a bias, a leaky ReLU.
 
@@ -72,9 +77,10 @@ class EqualConvolution(nn.Module):
     def __call__(self, x: mx.array, *, padding: int = 0, stride: int = 1) -> mx.array:
         """[n, H, W, C] → [n, H', W', O], float32."""
         y = convolve_frames(x, equalized(self.weight), padding, stride)
+        mx.eval(y)  # and the copies of the input that a convolution may make are gone
         if "bias" not in self:
             return y
-        return nn.leaky_relu(y + self.bias.astype(mx.float32), SLOPE) * GAIN
+        return _activate(y, self.bias.astype(mx.float32))
 
 
 class EqualLinear(nn.Module):
@@ -151,7 +157,7 @@ class MotionEncoder(nn.Module):
         return x @ self._orthogonal_directions().T
 
     def encode_video(self, faces: Iterable[mx.array]) -> mx.array:
-        """Encode a video a few faces at a time.
+        """Encode a video one face at a time.
 
         Args:
             faces: [512, 512, 3] each, in [-1, 1].
@@ -159,10 +165,10 @@ class MotionEncoder(nn.Module):
         Returns:
             [F, motion_dim], float32, evaluated.
         """
-        faces, motions = iter(faces), []
-        while group := list(islice(faces, FACES_AT_ONCE)):
-            motions.append(self(mx.stack(group)))
-            mx.eval(motions[-1])
+        motions = []
+        for face in faces:
+            motions.append(self(face[None]))
+            mx.eval(motions[-1])  # before the pictures of the next are made
         return mx.concatenate(motions)
 
     def _orthogonal_directions(self) -> mx.array:

@@ -114,6 +114,7 @@ class FramePredictions:
             cache=cache,
             skip_layers=branch.skip_layers,
             attention=branch.make_attention(self._prompts) if branch.make_attention else attend_plainly,
+            is_negative=branch.prompt == "negative",
         )
         for add in self._conditioning.add_ons:
             one = add(self._transformer, one)

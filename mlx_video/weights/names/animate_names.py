@@ -174,6 +174,12 @@ def read_face_sizes(shapes: Mapping[str, Shape], num_layers: int) -> FaceConfig 
     )
 
 
+def read_head_dim(shapes: Mapping[str, Shape], usual: int) -> int:
+    """Channels of an attention head, which the face adapter's norms tell; the usual ones where there is none."""
+    shape = shapes.get("face_adapter.fuser_blocks.0.q_norm.weight", ())
+    return shape[0] if shape and shape[0] else usual
+
+
 def list_face_statements(face: FaceConfig | None) -> dict[str, object]:
     """What a checkpoint's config.json says of a face, where it says anything.
 
