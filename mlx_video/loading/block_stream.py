@@ -251,9 +251,9 @@ class _Turn:
     def __init__(self, block: nn.Module) -> None:
         self.block = block
 
-    def __call__(self, x: mx.array, context: BlockContext) -> Any:
+    def __call__(self, x: mx.array, context: BlockContext, *others: Any) -> Any:
         """See TransformerBlock."""
-        results = self.block(x, context)
+        results = self.block(x, context, *others)
         mx.eval(results)  # the keys and values with them: the tokens are made from these
         return results
 

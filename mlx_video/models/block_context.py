@@ -92,10 +92,12 @@ class PromptTokens:
         text: [text_len, dim].
         image: the image tokens, [K, dim]; None for a transformer without the image branch. Prompts of one
             run may share them.
+        reference: what the stream of a reference video reads beside this prompt; None without such a stream.
     """
 
     text: CrossAttentionCache
     image: CrossAttentionCache | None = None
+    reference: PromptTokens | None = None
 
 
 class AttentionLayer(Protocol):
@@ -177,8 +179,8 @@ class BlockContext:
 class Block(Protocol):
     """A block, or something that runs one."""
 
-    def __call__(self, x: mx.array, context: BlockContext) -> Any:
-        """See TransformerBlock; what a block of a hook returns is between the two."""
+    def __call__(self, x: mx.array, context: BlockContext, *others: Any) -> Any:
+        """See TransformerBlock; what a block of a hook takes besides and returns is between the two."""
 
 
 class StepCache(Protocol):
@@ -243,6 +245,10 @@ class BlockHook:
         """Change the tokens [L, dim] that enter block 0; called in every forward."""
         return tokens
 
+    def join_block(self, block: Block, index: int) -> Block:
+        """What runs in place of main block `index`: the block, with what this hook has to do in it."""
+        return block
+
     def after_block(self, tokens: mx.array, context: BlockContext) -> mx.array:
         """Change the tokens [L, dim] that leave a block; not called where a step cache skips it."""
         return tokens
@@ -269,7 +275,7 @@ class Pass:
         skip_layers: indices of blocks that leave the tokens as they are.
         attention: how tokens attend.
         added_modulation: [6, dim], float32, added to the modulation of every timestep; None for nothing.
-        is_negative: whether it shows what guidance leads away from.
+        is_negative: whether `text` is the negative prompt.
     """
 
     text: PromptTokens

@@ -95,6 +95,8 @@ class Forward:
                     self.tokens = hook.run_block(self.tokens, context, block)
             return
         if index not in self._pass.skip_layers:
+            for hook in self._pass.hooks:
+                block = hook.join_block(block, index)
             self.tokens = block(self.tokens, context)
         for hook in self._pass.hooks:
             self.tokens = hook.after_block(self.tokens, context)

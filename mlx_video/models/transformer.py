@@ -57,8 +57,8 @@ class Head(nn.Module):
         return project(self.head, modulate(x, shift_scale, time.spans, self.eps), mx.float32)
 
 
-class WanTransformer(VideoTransformer):
-    """Predicts the velocity of noisy latents at a timestep, given text, and in some models an image.
+class Embeddings(nn.Module):
+    """What brings latents, texts, images and timesteps to a transformer's width.
 
     Source: Wan2.1 and Wan2.2 wan/modules/model.py, WanModel.
     """
@@ -66,8 +66,8 @@ class WanTransformer(VideoTransformer):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
-        dim, patch_cells = config.dim, int(np.prod(config.patch_size))
-        self.patch_embedding_proj = nn.Linear(config.in_dim * patch_cells, dim)
+        dim = config.dim
+        self.patch_embedding_proj = nn.Linear(config.in_dim * int(np.prod(config.patch_size)), dim)
         self.text_embedding_0 = nn.Linear(config.text_dim, dim)
         self.text_embedding_1 = nn.Linear(dim, dim)
         self.time_embedding_0 = nn.Linear(config.freq_dim, dim)
@@ -75,19 +75,13 @@ class WanTransformer(VideoTransformer):
         self.time_projection = nn.Linear(dim, 6 * dim)
         if config.image_dim is not None:
             self.img_emb = ImageProjection(config.image_dim, dim, config.image_positions)
-        self.blocks = [TransformerBlock(config) for _ in range(config.num_layers)]
-        self.head = Head(dim, config.out_dim * patch_cells, config.eps)
-        self.rotary_table = lru_cache(maxsize=4)(partial(build_rotary_table, head_dim=config.head_dim))
 
-    def forget_layouts(self) -> None:
-        """Let go the rotary tables of the layouts seen so far; they are built again when needed."""
-        self.rotary_table.cache_clear()
-
-    def widen_input(self, in_dim: int) -> None:
-        """Take more channels behind those of now, whose weights are zero; done once the weights are there."""
-        layer, columns = self.patch_embedding_proj, in_dim * int(np.prod(self.config.patch_size))
-        layer.weight = mx.pad(layer.weight, [(0, 0), (0, columns - layer.weight.shape[1])])
-        self.config = replace(self.config, in_dim=in_dim)
+    def embed_patches(self, latents: mx.array) -> mx.array:
+        """Tokens [L, dim], float32, of latents [in_dim, T, H, W]."""
+        # float32: the residual stream keeps it from here to the head.
+        return project(self.patch_embedding_proj, patchify(latents, self.config.patch_size)).astype(
+            mx.float32
+        )
 
     def project_text(
         self, context: mx.array, image_tokens: mx.array | CrossAttentionCache | None = None
@@ -116,6 +110,36 @@ class WanTransformer(VideoTransformer):
         modulation = project(self.time_projection, nn.silu(embedding), mx.float32)
         return TimeFeatures(embedding, modulation.reshape(len(values), 6, -1), spans)
 
+    def _check_image(self, image_tokens: mx.array | CrossAttentionCache | None) -> None:
+        has_branch = self.config.image_dim is not None
+        if has_branch and image_tokens is None:
+            raise ValueError("image tokens are missing, the transformer has an image branch")
+        if not has_branch and image_tokens is not None:
+            raise ValueError("image tokens are given, the transformer has no image branch")
+
+
+class WanTransformer(Embeddings, VideoTransformer):
+    """Predicts the velocity of noisy latents at a timestep, given text, and in some models an image.
+
+    Source: Wan2.1 and Wan2.2 wan/modules/model.py, WanModel.
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__(config)
+        self.blocks = [TransformerBlock(config) for _ in range(config.num_layers)]
+        self.head = Head(config.dim, config.out_dim * int(np.prod(config.patch_size)), config.eps)
+        self.rotary_table = lru_cache(maxsize=4)(partial(build_rotary_table, head_dim=config.head_dim))
+
+    def forget_layouts(self) -> None:
+        """Let go the rotary tables of the layouts seen so far; they are built again when needed."""
+        self.rotary_table.cache_clear()
+
+    def widen_input(self, in_dim: int) -> None:
+        """Take more channels behind those of now, whose weights are zero; done once the weights are there."""
+        layer, columns = self.patch_embedding_proj, in_dim * int(np.prod(self.config.patch_size))
+        layer.weight = mx.pad(layer.weight, [(0, 0), (0, columns - layer.weight.shape[1])])
+        self.config = replace(self.config, in_dim=in_dim)
+
     def predict_parts(
         self, parts: Sequence[Part], step: Step, *, block_source: BlockSource | None = None
     ) -> list[list[mx.array]]:
@@ -139,11 +163,9 @@ class WanTransformer(VideoTransformer):
             latents = mx.concatenate([latents, part.concat_latents])
         grid = self._check(latents)
         layout = part.layout or video_layout(grid)
-        patches = patchify(latents, self.config.patch_size)
-        if layout.num_tokens != len(patches):
-            raise ValueError(f"layout of {layout.num_tokens} tokens for latents of {len(patches)}")
-        # float32: the residual stream keeps it from here to the head.
-        tokens = project(self.patch_embedding_proj, patches).astype(mx.float32)
+        tokens = self.embed_patches(latents)
+        if layout.num_tokens != len(tokens):
+            raise ValueError(f"layout of {layout.num_tokens} tokens for latents of {len(tokens)}")
         shared = self.embed_time(step.timestep, layout)
         forwards = []
         for one in part.passes:
@@ -170,13 +192,6 @@ class WanTransformer(VideoTransformer):
                 f"{len(self.blocks)} of {self.config.num_layers} blocks are in memory: give a block source"
             )
         return ResidentBlocks(self)
-
-    def _check_image(self, image_tokens: mx.array | CrossAttentionCache | None) -> None:
-        has_branch = self.config.image_dim is not None
-        if has_branch and image_tokens is None:
-            raise ValueError("image tokens are missing, the transformer has an image branch")
-        if not has_branch and image_tokens is not None:
-            raise ValueError("image tokens are given, the transformer has no image branch")
 
     def _check(self, latents: mx.array) -> Triple:
         channels, *sizes = latents.shape

@@ -74,11 +74,18 @@ class SelfAttention(nn.Module):
         Returns:
             [L, dim] in the weights' type.
         """
+        queries, keys, values = self.project_heads(x, context.rotary)
+        return self.merge(context.attention(queries, keys, values, AttentionSite("self", self, context)))
+
+    def project_heads(self, x: mx.array, rotary: RotaryTable) -> tuple[mx.array, mx.array, mx.array]:
+        """Queries, keys and values [1, N, L, D] of the tokens [L, dim]; the first two turned by position."""
         values = project(self.v, x)
-        queries = self._place(project(self.q, x), self.norm_q, context.rotary, values.dtype)
-        keys = self._place(project(self.k, x), self.norm_k, context.rotary, values.dtype)
-        site = AttentionSite("self", self, context)
-        mixed = context.attention(queries, keys, split_heads(values, self.num_heads), site)
+        queries = self._place(project(self.q, x), self.norm_q, rotary, values.dtype)
+        keys = self._place(project(self.k, x), self.norm_k, rotary, values.dtype)
+        return queries, keys, split_heads(values, self.num_heads)
+
+    def merge(self, mixed: mx.array) -> mx.array:
+        """Mixed values of all heads [1, N, L, D] → [L, dim]."""
         return project(self.o, merge_heads(mixed))
 
     def _place(self, x: mx.array, norm: nn.RMSNorm, rotary: RotaryTable, dtype: mx.Dtype) -> mx.array:
@@ -204,16 +211,25 @@ class BlockLayers(nn.Module):
         Returns:
             [L, dim], float32.
         """
+        table = self.modulate_time(context.time)
+        mixed = self.self_attn(self.enter(x, table, context.time), context)
+        return self.leave(x, mixed, table, context)
+
+    def modulate_time(self, time: TimeFeatures) -> mx.array:
+        """Shifts, scales and gates of the block at the timesteps in use, [U, 6, dim], float32."""
+        return self.modulation.astype(mx.float32) + time.modulation
+
+    def enter(self, x: mx.array, table: mx.array, time: TimeFeatures) -> mx.array:
+        """What self-attention reads of the residual stream, [L, dim]."""
+        return modulate(x, table[:, :2], time.spans, self.eps, self.self_attn.input_dtype)
+
+    def leave(self, x: mx.array, mixed: mx.array, table: mx.array, context: BlockContext) -> mx.array:
+        """Residual stream [L, dim] behind self-attention, which gave `mixed`, and all that follows it."""
         time = context.time
-        table = self.modulation.astype(mx.float32) + time.modulation
-        x = self._add(x, self._mix(x, table[:, :2], context), table[:, 2], time)
+        x = self._add(x, mixed, table[:, 2], time)
         x = add_residual(x, self.cross_attn(self._normalize(x), context))
         x = self._add(x, self._feed(x, table[:, 3:5], time), table[:, 5], time)
         return evaluate_if_long(x)
-
-    def _mix(self, x: mx.array, shift_scale: mx.array, context: BlockContext) -> mx.array:
-        dtype = self.self_attn.input_dtype
-        return self.self_attn(modulate(x, shift_scale, context.time.spans, self.eps, dtype), context)
 
     def _normalize(self, x: mx.array) -> mx.array:
         """What cross-attention reads."""
