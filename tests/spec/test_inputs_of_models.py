@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,11 @@ COLUMNS: dict[str, dict[str, Any]] = {
     "camera": {"camera_control_direction": "Left"},
     "motion bucket": {"motion_bucket_id": 50},
     "one frame": {"target_index": 1, "control_image": (OTHER,), "control_index": (0,)},
+    "poses": {"animate_pose_video": VIDEO},
+    "face": {"animate_face_video": VIDEO},
+    "background": {"animate_inpaint_video": VIDEO, "animate_mask_video": VIDEO},
 }
-# R: required, o: optional, -: refused; in the order of the columns.
+# R: required, o: optional, -: refused; in the order of the columns, of which the last are refused if left out.
 TEXT, IMAGE, MASKED = "- - - - - - - - - o -", "R o - - - - - - - - -", "o o - - - - - o - - -"
 ENDED_CONTROL, VACE = "o o o o - - - - - - -", "o o - - o o o - - o -"
 ROWS = {
@@ -61,11 +65,18 @@ ROWS = {
     "wan2.1-vace-14b": VACE,
     "wan2.1-vace": VACE,
     "wan2.2-vace-fun-a14b": "o o - - o o o - - - -",
+    "wan2.2-animate-14b": "R - - - - - - - - - - R R o",
 }
+
+
+def codes_of(variant: Variant) -> dict[str, str]:
+    return dict(zip_longest(COLUMNS, ROWS[variant.name].split(), fillvalue="-"))
+
+
 CELLS = [
     pytest.param(variant, column, code, id=f"{variant.name}, {column}")
     for variant in VARIANTS
-    for column, code in zip(COLUMNS, ROWS[variant.name].split(), strict=True)
+    for column, code in codes_of(variant).items()
 ]
 # What one input is not given without.
 NEEDED = {"end image": ("image",), "VACE mask": ("VACE video",)}
@@ -77,7 +88,7 @@ def request_of(*columns: str) -> GenerateRequest:
 
 
 def required(variant: Variant, without: str = "") -> list[str]:
-    codes = zip(COLUMNS, ROWS[variant.name].split(), strict=True)
+    codes = codes_of(variant).items()
     return [column for column, code in codes if code == "R" and column != without]
 
 
@@ -122,7 +133,7 @@ def test_every_model_begins_with_a_video(variant: Variant):
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
 def test_every_input_that_a_model_takes_goes_with_all_others(variant: Variant):
-    codes = dict(zip(COLUMNS, ROWS[variant.name].split(), strict=True))
+    codes = codes_of(variant)
     taken = [column for column, code in codes.items() if code != "-" and column != "one frame"]
     if variant.inputs.shorthands:
         taken = [column for column in taken if "image" not in column]

@@ -34,6 +34,7 @@ PARAMETERS = {
     "wan2.1-vace-1.3b": 2_153_972_032,
     "wan2.1-vace-14b": 17_337_592_896,
     "wan2.2-vace-fun-a14b": 17_337_592_896,
+    "wan2.2-animate-14b": 17_274_816_884,
     "wan2.2-ti2v-5b": 4_999_787_712,
 }
 ALL_TRANSFORMERS = PUBLISHED_TRANSFORMERS | PUBLISHED_CONTROL_TRANSFORMERS

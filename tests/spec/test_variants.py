@@ -174,8 +174,8 @@ def test_it_asks_for_the_images_it_needs(variant: Variant):
 
 @every_variant
 def test_the_size_follows_the_image(variant: Variant):
-    if variant.choose_size is None:
-        pytest.skip("takes no image")
+    if variant.choose_size is None or variant.inputs.sized_by:
+        pytest.skip("takes no image, or follows another input")
     config = config_of(variant)
     request = replace(request_for(variant), image=Path("first.png"))
     plan = plan_run(request, config, variant, ShownSize(height=1000, width=1000))
@@ -216,7 +216,7 @@ def test_its_defaults_are_plausible(variant: Variant):
     assert 1 <= sampling.steps <= 100
     assert 1 <= sampling.shift <= 16
     assert all(1 <= scale <= 10 for scale in sampling.guide_scale)
-    assert sampling.fps in (16, 24)
+    assert sampling.fps in (16, 24, 30)
 
 
 UNPUBLISHED = (
