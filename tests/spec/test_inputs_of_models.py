@@ -35,7 +35,7 @@ COLUMNS: dict[str, dict[str, Any]] = {
     "face": {"animate_face_video": VIDEO},
     "background": {"animate_inpaint_video": VIDEO, "animate_mask_video": VIDEO},
 }
-# R: required, o: optional, -: refused; in the order of the columns, of which the last are refused if left out.
+# R: required, o: optional, -: refused, as are last ones left out; in the order of the columns.
 TEXT, IMAGE, MASKED = "- - - - - - - - - o -", "R o - - - - - - - - -", "o o - - - - - o - - -"
 ENDED_CONTROL, VACE = "o o o o - - - - - - -", "o o - - o o o - - o -"
 ROWS = {

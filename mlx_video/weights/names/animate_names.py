@@ -175,7 +175,7 @@ def read_face_sizes(shapes: Mapping[str, Shape], num_layers: int) -> FaceConfig 
 
 
 def read_head_dim(shapes: Mapping[str, Shape], usual: int) -> int:
-    """Channels of an attention head, which the face adapter's norms tell; the usual ones where there is none."""
+    """Channels of an attention head, as the face adapter's norms tell; the usual ones without it."""
     shape = shapes.get("face_adapter.fuser_blocks.0.q_norm.weight", ())
     return shape[0] if shape and shape[0] else usual
 
