@@ -36,6 +36,7 @@ def build_official(config: TransformerConfig, arrays: Mapping[str, np.ndarray]) 
         num_heads=config.num_heads, num_layers=config.num_layers, motion_encoder_dim=face.motion_dim,
     )  # fmt: skip
     model.motion_encoder = build_motion_encoder(face)
+    model.img_emb = model_animate.MLPProj(config.image_dim, config.dim)
     state = {name: torch.tensor(values) for name, values in arrays.items()}
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert not unexpected
