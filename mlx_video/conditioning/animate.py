@@ -107,7 +107,7 @@ def _make_animate(inputs: UnitInputs, encoders: Encoders) -> Work[Fields]:
     geometry = inputs.geometry
     character = to_unit_range(letterbox_character(inputs.originals["image"], geometry.height, geometry.width))
     image_tokens = encoders.encode_images([character])
-    history: list[np.ndarray] = []
+    history = [*inputs.part.history()] if inputs.part.history else []
     background, masks = inputs.videos.get(BACKGROUND), inputs.masks.get(MASK)
     with encoders.open_vae() as encode:
         # By itself: encoded with the frames behind it, it would leak into them.
@@ -123,7 +123,7 @@ def _make_animate(inputs: UnitInputs, encoders: Encoders) -> Work[Fields]:
     return {
         "image_tokens": image_tokens,
         "concat_latents": concat_latents,
-        "frames": LatentFrames(LEADING_FRAMES),
+        "frames": LatentFrames(LEADING_FRAMES, is_one_draw=True),
         "animate_add_on": AnimateAddOn(poses, inputs.videos[FACE], geometry.num_frames),
     }
 

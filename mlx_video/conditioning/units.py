@@ -11,6 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_video.conditioning.clips import ReadFrames, ReadMasks
+from mlx_video.conditioning.continuation.part import WHOLE, Part
 from mlx_video.conditioning.frames import ConditionFrames, FrameEncoder
 from mlx_video.conditioning.types import Conditioning
 from mlx_video.config import ModelConfig, TransformerConfig
@@ -36,6 +37,7 @@ class UnitInputs:
         videos: name of the input → its frames, fitted to the video's size.
         masks: name of the input → its frames, fitted likewise.
         options: name → value, of all options.
+        part: where the run lies in a video of several parts, with the frames before it.
     """
 
     prompts: tuple[str, ...]
@@ -47,6 +49,7 @@ class UnitInputs:
     videos: Mapping[str, ReadFrames] = field(default_factory=dict)
     masks: Mapping[str, ReadMasks] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    part: Part = WHOLE
 
 
 class Encoders(Protocol):

@@ -20,9 +20,11 @@ class FrameWriter(ABC):
     Args:
         width: pixels of a row.
         height: rows of a frame.
+        dtype: of the frames' numbers.
     """
 
-    def __init__(self, width: int, height: int) -> None:
+    def __init__(self, width: int, height: int, dtype: type[np.generic] = np.uint8) -> None:
+        self.dtype = np.dtype(dtype)
         self.width = width
         self.height = height
         self.frames_written = 0
@@ -32,7 +34,7 @@ class FrameWriter(ABC):
         """Add frames.
 
         Args:
-            frames: [F, H, W, 3], uint8 RGB; F may be 0 or more.
+            frames: [F, H, W, 3], RGB of the writer's dtype; F may be 0 or more.
 
         Raises:
             MediaError: the file takes no more data; what there was of it is discarded.
@@ -41,8 +43,10 @@ class FrameWriter(ABC):
         if not self._is_open:
             raise ValueError("write() after close(): open a new writer for another video.")
         expected = (self.height, self.width, 3)
-        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != expected:
-            raise ValueError(f"frames are {frames.dtype} {frames.shape}, expected uint8 [F, {expected}].")
+        if frames.dtype != self.dtype or frames.ndim != 4 or frames.shape[1:] != expected:
+            raise ValueError(
+                f"frames are {frames.dtype} {frames.shape}, expected {self.dtype} [F, {expected}]."
+            )
         try:
             self._append(np.ascontiguousarray(frames))
         except BaseException:

@@ -30,12 +30,13 @@ from mlx_video.request import (
     GenerateRequest,
 )
 from mlx_video.runs.continuation import (
-    as_continued,
     check_continuing,
     count_all_frames,
-    count_shared,
+    find_length,
+    find_part,
     open_earlier,
     report_continuing,
+    with_parts,
 )
 from mlx_video.runs.decode_only import check_decoder, prepare_decoding
 from mlx_video.runs.device_check import held_to_limits, with_safe_limits
@@ -81,8 +82,8 @@ def prepare_run(
     is_new = run.finished_latents is None
     if is_new and request.takes_steps:
         run = with_tokenizer(run)
-    num_frames = count_all_frames(request, run.plan.geometry.num_frames, run.earlier, run.shared_frames)
-    check_outputs(request, run.plan.geometry, files_read(request, run.model), num_frames)
+    made = replace(request, segments=run.request.segments)
+    check_outputs(made, run.plan.geometry, files_read(request, run.model), count_all_frames(run))
     run = fit_run(run)
     return find_start(run) if is_new else run
 
@@ -120,11 +121,15 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
         MediaError: an image or a video cannot be read.
     """
     variant = find_variant(config)
+    length = find_length(request, variant, config)
+    request = with_parts(request, length)
     check_continuing(request, variant)
-    shared = count_shared(request, variant, config)
-    earlier = open_earlier(request, shared, config.vae.stride[0])
-    if earlier:
-        request = as_continued(request, earlier, config, variant)
+    way, shared, earlier = variant.continuation, 0, None
+    if way:
+        shared = way.count_shared(request, config, variant.title)
+        earlier = open_earlier(request, way, shared, config.vae.stride[0])
+    if way and earlier:
+        request = way.begin(request, earlier, config)
     adapters, adapter_notices = read_all_adapters(request, config)
     stored, config = config, widen_config(config, adapters)
     variant = find_variant(config)
@@ -142,6 +147,7 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
     else:
         shown = ShownSize(*first.shape[:2])
     plan = plan_run(request, config, variant, shown, measured)
+    part = find_part(way, earlier, plan.geometry, request, length)
     several = {name: [*map(open_image, getattr(request, name))] for name in PICTURE_INPUTS}
     pictures = {name: tuple(each.pixels for each in found) for name, found in several.items() if found}
     all_images = (*opened.values(), *(each for found in several.values() for each in found))
@@ -151,13 +157,27 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
         notices = (*notices, *report_continuing(earlier, plan.fps))
     for name, video in videos.items():
         if not (video.is_still and INPUTS[name] == "mask"):
-            notices = (*notices, *check_length(video, find_picking(request, plan, name)))
+            notices = (*notices, *check_length(video, find_picking(request, plan, name, part)))
     if "camera_trajectory" in variant.inputs.all:
         camera_poses({name: getattr(request, name) for name in INPUTS}, plan.geometry.num_frames)
     check_weights(model, stored)
     notices = (*notices, *adapter_notices)
     plan = replace(plan, notices=notices)
-    run = Run(model, config, variant, request, plan, images, videos, pictures, adapters, earlier, shared)
+    run = Run(
+        model,
+        config,
+        variant,
+        request,
+        plan,
+        images,
+        videos,
+        pictures,
+        adapters,
+        earlier,
+        shared_frames=shared,
+        part=part,
+        length=length,
+    )
     if encodes_frames(run):
         check_vae_encoder(model, config)
     return run

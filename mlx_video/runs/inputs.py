@@ -13,6 +13,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_video.conditioning.clips import ReadMasks
+from mlx_video.conditioning.continuation.part import WHOLE, Part
 from mlx_video.conditioning.control.units import COMMON_UNITS
 from mlx_video.conditioning.disk_cache import TextStore, open_prompt_cache
 from mlx_video.conditioning.frames import Encoding, FrameEncoder, cut_images
@@ -63,6 +64,7 @@ def unit_inputs(run: Run) -> UnitInputs:
         masks={name: partial(_fit_masks, run, name) for name in run.videos if INPUTS[name] == "mask"},
         pictures=run.pictures,
         options={name: getattr(run.request, name) for name in options_of(type(run.request))},
+        part=run.part,
     )
 
 
@@ -84,15 +86,17 @@ def _find_videos_that_count(run: Run) -> Iterator[str]:
             yield name
 
 
-def find_picking(request: GenerateRequest, plan: RunPlan, name: str) -> Picking:
-    """Which frames of a given video a run takes."""
-    return Picking(name, plan.geometry.num_frames, plan.fps, request.video_fps)
+def find_picking(request: GenerateRequest, plan: RunPlan, name: str, part: Part = WHOLE) -> Picking:
+    """Which frames of a given video a run takes, from where its part lies."""
+    return Picking(
+        name, plan.geometry.num_frames, plan.fps, request.video_fps, part.first_frame, part.turns_back_at
+    )
 
 
 def _fit_frames(run: Run, name: str) -> Iterator[np.ndarray]:
     """Frames of a given video at the rate and size of the video that is made, uint8 [H, W, 3]."""
     width, height = size_of_input(run.variant, run.plan.geometry, name)
-    for frame in pick_frames(run.videos[name], find_picking(run.request, run.plan, name)):
+    for frame in pick_frames(run.videos[name], find_picking(run.request, run.plan, name, run.part)):
         yield fit_frame(frame, height, width, run.request.fit)
 
 
@@ -104,7 +108,7 @@ def size_of_input(variant: Variant, geometry: VideoGeometry, name: str) -> tuple
 def _fit_masks(run: Run, name: str) -> Iterator[np.ndarray]:
     """Frames of a given mask likewise, bool [H, W]; one picture serves all frames."""
     geometry = run.plan.geometry
-    video, picking = run.videos[name], find_picking(run.request, run.plan, name)
+    video, picking = run.videos[name], find_picking(run.request, run.plan, name, run.part)
     frames = pick_frames(video, picking)
     if video.is_still:
         ((picture, _),) = video.read()

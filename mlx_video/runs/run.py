@@ -9,6 +9,8 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
+from mlx_video.conditioning.continuation.part import WHOLE, EarlierVideo, Part
+from mlx_video.conditioning.continuation.way import Length
 from mlx_video.conditioning.disk_cache import TextStore
 from mlx_video.config import ModelConfig
 from mlx_video.files.hub_cache import published_name
@@ -20,7 +22,6 @@ from mlx_video.media.sources.source_video import SourceVideo
 from mlx_video.models.dispatch import Limits, current_limits
 from mlx_video.planning.memory_plan import MemoryPlan
 from mlx_video.request import GenerateRequest
-from mlx_video.runs.continuation import EarlierVideo
 from mlx_video.runs.profile import Profile
 from mlx_video.runs.record import describe_run
 from mlx_video.runs.settings import RunPlan
@@ -38,7 +39,9 @@ class Run:
         adapters: name of a transformer → what is applied to it when it is loaded; without those that
             take none.
         earlier: the video that this one goes on from; None for none.
-        shared_frames: that a segment has in common with the one before.
+        shared_frames: that a segment takes of what is before it.
+        part: where the run lies in a video of several parts.
+        length: of that video, where its inputs tell; None for what the options say.
         state: of an earlier run, to go on from; None to begin at the first step.
         identity: what decides the latents, to be compared with a state's; empty where no state is kept.
         memory_plan: behind the choices in `plan`; None where memory was not planned.
@@ -62,6 +65,8 @@ class Run:
     adapters: Mapping[str, AdapterSet] = field(default_factory=dict)
     earlier: EarlierVideo | None = None
     shared_frames: int = 1
+    part: Part = WHOLE
+    length: Length | None = None
     state: RunState | None = None
     identity: Mapping[str, str] = field(default_factory=dict)
     memory_plan: MemoryPlan | None = None

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -86,8 +87,12 @@ def generate_segments(
     """
     request = yield from _with_decoded(request, prepare)
     if request.segments == 1 or request.decode_only:
-        run = prepare(request)
-        return run, (yield from generate(run, extra_sinks))
+        # A state may be of any part, and inputs may ask for several.
+        run = prepare(replace(request, resume=False))
+        request = replace(request, segments=run.request.segments)
+        if request.segments == 1:
+            run = prepare(request) if request.resume else run
+            return run, (yield from generate(run, extra_sinks))
     with ExitStack() as stack:
         video = request.output_path or Path(stack.enter_context(tempfile.TemporaryDirectory()), "video")
         before = None if request.continue_from is None else open_video(request.continue_from)
@@ -113,7 +118,7 @@ def _make_all(
         kept.count = number
         kept.forget(number + 1)
         yield from _report_kept(request, kept, total)
-        request = replace(_following(request, kept, run.request.seed, 1), resume=False)
+        request = replace(_following(request, run, kept, run.request.seed, 1), resume=False)
     yield Notice(f"Segment {total} of {total}.")
     run = prepare(request)
     latents = yield from with_events(generate(run, extra_sinks), partial(_report, kept, total, total))
@@ -138,22 +143,28 @@ def _as_one_video(prepare: Prepare) -> Prepare:
     return prepare_segment
 
 
-def _following(request: GenerateRequest, kept: KeptSegments, seed: int, made: int) -> GenerateRequest:
+def _following(
+    request: GenerateRequest, run: Run, kept: KeptSegments, seed: int, made: int
+) -> GenerateRequest:
     """The request for what comes behind the kept segments.
 
     Args:
         request: of the segment before, or of the first one.
+        run: of either.
         kept: the segments that are finished.
         seed: of the last of them.
         made: how many of those that the request asks for are finished.
     """
+    way = run.variant.continuation
+    assert way is not None  # a model that makes videos at once has refused
+    replaced: dict[str, Any] = dict.fromkeys(way.replaces)
     return replace(
         request,
         continue_from=kept.joined(),
-        image=None,
         # Other noise: that of the segment before would repeat its motion.
-        seed=(seed + 1) % (MAX_SEED + 1),
+        seed=seed if way.noise_goes_on else (seed + 1) % (MAX_SEED + 1),
         segments=request.segments - made,
+        **replaced,
     )
 
 
@@ -176,7 +187,7 @@ def _behind_kept(request: GenerateRequest, prepare: Prepare, kept: KeptSegments)
     discard_state_of(request, last)
     yield Notice(f"Going on after segment {kept.count} of {total}.")
     yield from _report_kept(request, kept, total)
-    return _following(request, kept, last.seed, len(records))
+    return _following(request, own, kept, last.seed, len(records))
 
 
 def _warn_of_replacing(kept: KeptSegments) -> Iterator[Notice]:

@@ -10,6 +10,7 @@ from mlx_video.conditioning.animate import (
     MASK,
     POSES,
 )
+from mlx_video.conditioning.continuation.pose_segments import SEGMENTS
 from mlx_video.conditioning.units import PROMPTS
 from mlx_video.config import FACE_SIZE, SamplingDefaults
 from mlx_video.geometry import size_as_shown
@@ -53,6 +54,7 @@ ANIMATE_14B = Variant(
         own_sizes={FACE: (FACE_SIZE, FACE_SIZE)},
     ),
     units=(PROMPTS, ANIMATE),
+    continuation=SEGMENTS,
     choose_size=size_as_shown,
     leading_frames=LEADING_FRAMES,
 )

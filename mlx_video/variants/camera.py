@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from mlx_video.conditioning.continuation.last_frame import LAST_FRAME
 from mlx_video.conditioning.control.units import CAMERA, FUN_CHANNELS, image_tokens_unit
 from mlx_video.conditioning.units import PROMPTS
 from mlx_video.geometry import size_for_area
@@ -30,6 +31,7 @@ CAMERA_V1_1 = Variant(
     sampling=SAMPLING,
     inputs=Inputs(("prompt", "image"), HOW_IT_MOVES, PATH_OF_CAMERA),
     units=(PROMPTS, image_tokens_unit("image", is_fitted=False), FUN_CHANNELS, CAMERA),
+    continuation=LAST_FRAME,
     choose_size=size_for_area,
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+from mlx_video.conditioning.continuation.last_frame import LAST_FRAME
 from mlx_video.conditioning.control.units import FUN_CHANNELS, REFERENCE, image_tokens_unit
 from mlx_video.conditioning.units import PROMPTS
 from mlx_video.config import SamplingDefaults
@@ -38,6 +39,7 @@ INP = Variant(
     sampling=SAMPLING,
     inputs=Inputs(optional=("image", "end_image", "inpaint_video", "inpaint_video_mask")),
     units=(PROMPTS, image_tokens_unit("image", is_fitted=True), FUN_CHANNELS),
+    continuation=LAST_FRAME,
     choose_size=size_for_area,
     names=INP_NAMES,
 )
@@ -72,6 +74,7 @@ CONTROL = Variant(
     sampling=SAMPLING,
     inputs=Inputs(optional=("image", "control_video")),
     units=(PROMPTS, image_tokens_unit("image", is_fitted=False), FUN_CHANNELS),
+    continuation=LAST_FRAME,
     choose_size=size_for_area,
 )
 

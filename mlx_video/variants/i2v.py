@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from mlx_video.conditioning.continuation.last_frame import LAST_FRAME
 from mlx_video.conditioning.control.units import ONE_FRAME
 from mlx_video.conditioning.frames import concat_first_and_last_frame, concat_first_frame, concat_given_frames
 from mlx_video.conditioning.units import IMAGE_TOKENS, PROMPTS, frames_unit, unless
@@ -43,6 +44,7 @@ DEMO_I2V = Variant(
     ),
     inputs=Inputs(required=("prompt", "image")),
     units=FIRST_FRAME,
+    continuation=LAST_FRAME,
     choose_size=size_for_area,
     remark_on_prompt=remark_on_demo_prompt,
 )
@@ -58,6 +60,7 @@ I2V_14B = Variant(
     ),
     inputs=Inputs(required=("prompt", "image"), optional=("end_image",), one_frame=PICTURE),
     units=(PROMPTS, IMAGE_TOKENS, unless(ONE_FRAME, GIVEN_FRAMES), ONE_FRAME),
+    continuation=LAST_FRAME,
     choose_size=size_for_area,
     low_area_shift=LowAreaShift(max_area=AREA_480P, shift=3.0),
     remark=(
@@ -81,6 +84,7 @@ FLF2V_14B = Variant(
     ),
     inputs=Inputs(required=("prompt", "image", "end_image"), one_frame=PICTURE),
     units=(PROMPTS, IMAGE_TOKENS, unless(ONE_FRAME, FIRST_AND_LAST_FRAME), ONE_FRAME),
+    continuation=LAST_FRAME,
     choose_size=size_for_area,
 )
 
@@ -100,6 +104,7 @@ I2V_A14B = Variant(
     ),
     inputs=Inputs(required=("prompt", "image"), optional=("end_image",)),
     units=(PROMPTS, IMAGE_TOKENS, GIVEN_FRAMES),
+    continuation=LAST_FRAME,
     choose_size=size_for_area,
 )
 

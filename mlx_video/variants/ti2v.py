@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mlx_video.conditioning.continuation.last_frame import LAST_FRAME
 from mlx_video.conditioning.frames import hold_first_frame
 from mlx_video.conditioning.units import PROMPTS, frames_unit
 from mlx_video.config import SamplingDefaults
@@ -17,5 +18,6 @@ TI2V_5B = Variant(
     sampling=SamplingDefaults(fps=24, num_frames=121, width=1280, height=704, max_area=1280 * 704),
     inputs=Inputs(optional=("image",)),
     units=(PROMPTS, frames_unit("first frame", ("first_frame",), hold_first_frame)),
+    continuation=LAST_FRAME,
     choose_size=best_output_size,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from mlx_video.conditioning.continuation.vace_tail import VACE_TAIL
 from mlx_video.conditioning.control.units import MOTION, SPEED
 from mlx_video.conditioning.control.units import VACE as VACE_CONTEXT
 from mlx_video.conditioning.units import PROMPTS
@@ -40,6 +41,7 @@ VACE_1_3B = Variant(
     sampling=SamplingDefaults(shift=16.0, max_area=832 * 480),
     inputs=Inputs(optional=(*VACE_INPUTS, MOTION), shorthands=SHORTHANDS),
     units=(PROMPTS, SPEED, VACE_CONTEXT),
+    continuation=VACE_TAIL,
     choose_size=size_for_area,
 )
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from mlx_video.conditioning.continuation.way import Continuation
 from mlx_video.conditioning.units import PROMPTS, ConditioningUnit
 from mlx_video.config import SamplingDefaults
 from mlx_video.weights.network import PLAIN, TransformerNetwork
@@ -130,6 +131,8 @@ class Variant:
         sampling: the official defaults.
         inputs: what the user gives.
         units: turn the inputs into conditioning, in the order of the run's stages.
+        continuation: how a video goes on from the frames of another, or of a part before; None for a model
+            that makes videos at once only.
         choose_size: the video's size where it follows the first image; None for a model that takes no image.
         leading_frames: latent frames that are sampled before the video's, and dropped.
         low_area_shift: an official exception to the default shift.
@@ -149,6 +152,7 @@ class Variant:
     sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
     inputs: Inputs = field(default_factory=Inputs)
     units: tuple[ConditioningUnit, ...] = (PROMPTS,)
+    continuation: Continuation | None = None
     choose_size: ChooseSize | None = None
     leading_frames: int = 0
     low_area_shift: LowAreaShift | None = None

@@ -66,7 +66,13 @@ def resize_bilinear(pixels: np.ndarray, size: tuple[int, int], interpolation: ob
 def animate_pipeline() -> Any:
     """`wan.animate` without OpenCV, decord and what works on several GPUs."""
     animate_modules()
-    names = ("cv2", "decord", "wan.distributed.fsdp", "wan.distributed.sequence_parallel", "wan.distributed.util")
+    names = (
+        "cv2",
+        "decord",
+        "wan.distributed.fsdp",
+        "wan.distributed.sequence_parallel",
+        "wan.distributed.util",
+    )
     stand_ins = {name: ModuleType(name) for name in names}
     vars(stand_ins["cv2"]).update(
         INTER_LINEAR=1,

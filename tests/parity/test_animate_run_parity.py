@@ -72,11 +72,16 @@ def one_thread() -> Iterator[None]:
 
 
 def official_sizes() -> TinyVariant:
-    """The tiny model in the sizes that the official code has fixed: blocks and channels that read a face."""
+    """The tiny model in the sizes that the official code has fixed: of what reads a face, and image tokens."""
     row = tiny_variant("wan2.2-animate-14b")
     transformer = row.sizes.transformer
     face = replace(transformer.face, layers=(0, 5), hidden_dim=1024)
-    return replace(row, sizes=replace(row.sizes, transformer=replace(transformer, num_layers=10, face=face)))
+    sizes = replace(
+        row.sizes,
+        transformer=replace(transformer, num_layers=10, face=face),
+        image_encoder=replace(row.sizes.image_encoder, image_size=224),
+    )
+    return replace(row, sizes=sizes)
 
 
 def draw(folder: Path, count: int, height: int, width: int, seed: int, cells: int = 1) -> None:

@@ -26,12 +26,31 @@ class Picking:
         fps: frames per second that they are to be shown at.
         video_fps: rate of the video where the user states it; None believes the video, and takes frames one
             by one where it does not tell.
+        first: the frame that is picked first, of those that could be from the beginning.
+        turns_back_at: how many of these there are; behind the last one they come again in reverse, and so
+            on, back and forth. None for as many as are needed.
     """
 
     field: str
     num_frames: int
     fps: float
     video_fps: float | None = None
+    first: int = 0
+    turns_back_at: int | None = None
+
+    @property
+    def numbers(self) -> list[int]:
+        """The frames that are picked, counted from the beginning of the video at the new rate."""
+        straight = range(self.first, self.first + self.num_frames)
+        if self.turns_back_at is None:
+            return [*straight]
+        there_and_back = max(2 * (self.turns_back_at - 1), 1)
+        return [min(at := number % there_and_back, there_and_back - at) for number in straight]
+
+    @property
+    def end(self) -> int:
+        """How many frames, from the beginning at the new rate, are gone through."""
+        return max(self.numbers) + 1
 
     def rate_of(self, video: SourceVideo) -> float:
         """Frames per second of a video."""
@@ -43,7 +62,7 @@ class Picking:
 
     def frames_needed(self, video: SourceVideo) -> int:
         """How many frames of a video are gone through until the last is picked."""
-        return math.floor((self.num_frames - 1) * self.step(video) + _SLACK) + 1
+        return math.floor((self.end - 1) * self.step(video) + _SLACK) + 1
 
 
 def pick_frames(video: SourceVideo, picking: Picking) -> Iterator[np.ndarray]:
@@ -60,16 +79,32 @@ def pick_frames(video: SourceVideo, picking: Picking) -> Iterator[np.ndarray]:
         RequestError: the video is too short.
         MediaError: it cannot be read.
     """
-    step = picking.step(video)
-    taken, end, count = 0, 0.0, 0
+    numbers, passing = picking.numbers, _pass_frames(video, picking)
+    last_places = {number: place for place, number in enumerate(numbers)}
+    kept: dict[int, np.ndarray] = {}
+    for place, number in enumerate(numbers):
+        while number not in kept:
+            passed, frame = next(passing)
+            if passed in last_places:
+                kept[passed] = frame
+        yield kept.pop(number) if last_places[number] == place else kept[number]
+
+
+def _pass_frames(video: SourceVideo, picking: Picking) -> Iterator[tuple[int, np.ndarray]]:
+    """Frames at the new rate from the beginning, each with its number; raises as :func:`pick_frames`."""
+    step, last = picking.step(video), picking.end
+    passed, end, count = 0, 0.0, 0
     for frame, length in video.read():
         end, count = end + length, count + 1
-        while taken < picking.num_frames and taken * step < end - _SLACK:
-            yield frame
-            taken += 1
-        if taken == picking.num_frames:
-            return
-    raise _too_short(video, picking, taken, count)
+        while passed < last and passed * step < end - _SLACK:
+            yield passed, frame
+            passed += 1
+    raise _too_short(video, picking, passed, count)
+
+
+def count_frames(video: SourceVideo, fps: float, video_fps: float | None = None) -> int:
+    """How many frames all of a video makes at a frame rate; arguments as for :func:`pick_all`."""
+    return sum(1 for _ in pick_all(video, fps, video_fps))
 
 
 def pick_all(video: SourceVideo, fps: float, video_fps: float | None = None) -> Iterator[np.ndarray]:
@@ -106,7 +141,7 @@ def check_length(video: SourceVideo, picking: Picking) -> tuple[Notice, ...]:
         if end > needed + _SLACK:
             break
     taken = math.ceil((end - _SLACK) / picking.step(video))
-    if taken < picking.num_frames:
+    if taken < picking.end:
         raise _too_short(video, picking, taken, count)
     return (*video.notices, *_describe_picking(video, picking, is_longer=end > needed + _SLACK))
 
@@ -126,9 +161,9 @@ def _describe_picking(video: SourceVideo, picking: Picking, *, is_longer: bool) 
 def _too_short(video: SourceVideo, picking: Picking, taken: int, count: int) -> RequestError:
     rate, needed = picking.rate_of(video), picking.frames_needed(video)
     at_rate = f" at {rate:g} per second" if abs(rate - picking.fps) > _SLACK else ""
-    nearest = (taken - 1) // 4 * 4 + 1
+    shorter = "" if picking.turns_back_at else f", or --num-frames {(taken - 1) // 4 * 4 + 1}"
     return RequestError(
         picking.field,
-        f"{video.name} has {count} frames{at_rate}, {needed} are needed for {picking.num_frames} at "
-        f"{picking.fps:g} per second. Give a longer video, or --num-frames {nearest}.",
+        f"{video.name} has {count} frames{at_rate}, {needed} are needed for {picking.end} at "
+        f"{picking.fps:g} per second. Give a longer video{shorter}.",
     )

@@ -23,7 +23,7 @@ def is_finished(run: Run) -> bool:
     if not paths or any(read_settings(path) != settings for path in paths):
         return False
     folder = request.frames_path
-    num_frames = count_all_frames(request, run.plan.geometry.num_frames, run.earlier, run.shared_frames)
+    num_frames = count_all_frames(run)
     return folder is None or [index for index, _ in numbered_frames(folder)] == [*range(num_frames)]
 
 

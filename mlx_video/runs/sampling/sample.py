@@ -48,6 +48,9 @@ def sample_latents(
     noise = open_noise(request.noise, request.seed)
     frames = conditioning.frames
     sampled = (shape[0], frames.count(shape[1]), *shape[2:])
+    if (way := run.variant.continuation) and way.noise_goes_on:
+        for _ in range(run.part.number):
+            noise.draw(sampled)
     solver = build_solver(recipe.solver, recipe.schedule, partial(noise.draw, sampled))
     if run.state:
         first_step, latents = run.state.next_step, run.state.latents

@@ -18,11 +18,11 @@ from mlx_video.media.image import FrameFolderWriter
 from mlx_video.media.video import open_video_writer
 from mlx_video.models.elementwise import on_gpu
 from mlx_video.models.vae.autoencoder import WanVAE
-from mlx_video.runs.continuation import JoinedFrames
+from mlx_video.runs.continuation import NewFrames
 from mlx_video.runs.networks import use_tiny_decoder, use_vae
 from mlx_video.runs.run import Run
 from mlx_video.runs.stages.stage import Stage
-from mlx_video.runs.state.kept_segments import open_kept
+from mlx_video.runs.state.kept_segments import ExactFrames, open_kept
 
 
 class FrameSink(Protocol):
@@ -36,10 +36,19 @@ def decode_video(run: Run, latents: mx.array, sinks: Sequence[FrameSink]) -> Wor
     """Decode latents [C, T, H, W] into these sinks and the files that the request names."""
     with ExitStack() as stack:
         joined = [*sinks, *(stack.enter_context(sink) for sink in open_sinks(run))]
-        own = [stack.enter_context(open_kept(run, run.kept_frames))] if run.kept_frames else []
+        kept = run.kept_frames
+        own = [stack.enter_context(open_kept(run, kept, latents))] if kept else []
+        # Entered last, whole first: a segment counts as finished when its own file is there.
+        exact = stack.enter_context(ExactFrames(run, kept)) if kept and keeps_exact(run) else None
         chunks = stack.enter_context(open_decoder(run))(latents)
         pass_earlier(joined, run)
-        yield from pass_frames(chunks, [*joined, *own], run)
+        yield from pass_frames(chunks, [*joined, *own], run, exact)
+
+
+def keeps_exact(run: Run) -> bool:
+    """Whether the next part reads frames of this one as they leave the decoder."""
+    way = run.variant.continuation
+    return way is not None and way.is_exact and run.plan.geometry.output_scale == 1
 
 
 @contextmanager
@@ -69,20 +78,25 @@ def pass_earlier(sinks: Sequence[FrameSink], run: Run) -> None:
 
 
 def pass_frames(
-    chunks: Iterable[mx.array | TilesDecoded], sinks: Sequence[FrameSink], run: Run
+    chunks: Iterable[mx.array | TilesDecoded],
+    sinks: Sequence[FrameSink],
+    run: Run,
+    exact: ExactFrames | None = None,
 ) -> Iterator[FramesDecoded | TilesDecoded]:
-    """Give each chunk of frames to every sink, without those that the user wants trimmed."""
-    total, trim, done = run.plan.geometry.num_frames, run.request.trim_first_frames, 0
-    join = JoinedFrames(run.earlier) if run.earlier else None
+    """Give the new ones of each chunk of frames to every sink, and to `exact` as they are."""
+    total, done = run.plan.geometry.num_frames, 0
+    new_frames = NewFrames(run)
     to_bytes = to_uint8_rounded if total == 1 else to_uint8  # a single frame is a picture, not a video
     for chunk in chunks:
         if isinstance(chunk, TilesDecoded):
             yield chunk
             continue
-        frames = to_bytes(chunk)
-        fresh = join(frames) if join else frames[max(0, trim - done) :]
+        frames, new = to_bytes(chunk), new_frames.take(len(chunk))
+        fresh = new_frames.match(frames, new)
         for sink in sinks:
             sink.write(fresh)
+        if exact:
+            exact.write(np.array(chunk[new], np.float32))
         done += len(frames)
         yield FramesDecoded(done, total)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import takewhile
 from pathlib import Path
 
@@ -46,6 +46,9 @@ def identify_run(run: Run) -> dict[str, str]:
         identity[flag_of("camera_trajectory")] = hashlib.sha256(trajectory.read_bytes()).hexdigest()[:16]
     for name, video in run.videos.items():
         identity[flag_of(name)] = _fingerprint_video(getattr(run.request, name), video)
+    if run.part.history:
+        identity["part"] = str(run.part.number + 1)
+        identity["frames before"] = _fingerprint_frames(run.part.history())
     if run.images:
         identity["cut of the images"] = "to the video's shape" if run.plan.crops_images else "none"
     for name in LORA_FIELDS:
@@ -84,10 +87,15 @@ def _fingerprint_video(source: object, video: SourceVideo) -> str:
     """That of the file or folder, or of the frames where there is none."""
     if isinstance(source, Path):
         return fingerprint_weights(source)
+    frames = _fingerprint_frames(frame for frame, _ in video.read())
+    return f"{video.name}, {video.fps} fps, {frames}"
+
+
+def _fingerprint_frames(frames: Iterable[np.ndarray]) -> str:
     digest = hashlib.sha256()
-    for frame, _ in video.read():
+    for frame in frames:
         digest.update(np.ascontiguousarray(frame).data)
-    return f"{video.name}, {video.fps} fps, {digest.hexdigest()[:16]}"
+    return digest.hexdigest()[:16]
 
 
 def refuse_other_run(path: Path, there: Mapping[str, str], identity: Mapping[str, str]) -> None:

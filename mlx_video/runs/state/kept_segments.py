@@ -4,22 +4,36 @@ from __future__ import annotations
 
 import json
 import re
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import mlx.core as mx
+import numpy as np
+
+from mlx_video.conditioning.continuation.part import MadeParts
 from mlx_video.errors import MediaError
 from mlx_video.latents.run_state import find_state_path, load_state
 from mlx_video.media.fit import fit_frame
-from mlx_video.media.frames_file import FRAMES_NAME, FramesFileWriter, read_frames_file, read_frames_header
+from mlx_video.media.frames_file import (
+    FRAMES_NAME,
+    FramesFileWriter,
+    read_frames_file,
+    read_frames_header,
+    read_latents_beside,
+)
 from mlx_video.media.sources.source_video import SourceVideo, TimedFrame
 from mlx_video.request import MAX_SEED, GenerateRequest
+from mlx_video.runs.continuation import count_new_frames
 from mlx_video.runs.run import Run
 
 FORMAT = 1
 _KEY = "segment"  # the text by which a kept segment is told from other files
 _NUMBER = re.compile(r"\.segment-([1-9]\d*)\.safetensors")
+_SUFFIX = ".safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +61,57 @@ def segment_path(video: Path, number: int) -> Path:
     return video.with_name(f"{video.name}.segment-{number}.safetensors")
 
 
-def open_kept(run: Run, path: Path) -> FramesFileWriter:
-    """The file that a run's own frames go to, without those of the video that it goes on from."""
+def exact_path(segment: Path) -> Path:
+    """Where the last frames before the next segment are kept as numbers, beside the file of a segment."""
+    return segment.with_name(f"{segment.name.removesuffix(_SUFFIX)}.exact{_SUFFIX}")
+
+
+def open_kept(run: Run, path: Path, latents: mx.array) -> FramesFileWriter:
+    """The file that a run's latents go to, and its own frames, without those that it goes on from."""
     width, height = run.plan.geometry.output_size
-    count = run.plan.geometry.num_frames - (len(run.earlier.tail) if run.earlier else 0)
+    count = count_new_frames(run)
     record = {
         "format": FORMAT,
         "identity": dict(run.identity),
         "seed": run.request.seed,
         "fps": run.plan.fps,
     }
-    return FramesFileWriter(path, count, width, height, {_KEY: json.dumps(record)})
+    texts = {_KEY: json.dumps(record)}
+    return FramesFileWriter(path, count, width, height, texts, latents=np.array(latents))
+
+
+class ExactFrames:
+    """Writes the last frames before the next part, of earlier parts too, as they leave the decoder.
+
+    As a context manager it finishes its file, or removes it where an error ends the block.
+
+    Args:
+        run: that makes a part.
+        path: of the segment.
+    """
+
+    def __init__(self, run: Run, path: Path) -> None:
+        new, width, height = count_new_frames(run), run.plan.geometry.width, run.plan.geometry.height
+        self._skip = max(0, new - run.shared_frames)
+        before: deque[np.ndarray] = deque(maxlen=max(0, run.shared_frames - new))
+        if before.maxlen and run.part.history:
+            before.extend(run.part.history())
+        count = min(new, run.shared_frames) + len(before)
+        self._writer = FramesFileWriter(exact_path(path), count, width, height, {_KEY: "exact"}, "F32")
+        for frame in before:
+            self._writer.write(frame[None])
+
+    def __enter__(self) -> ExactFrames:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._writer.__exit__(*error)  # type: ignore[arg-type]  # handed on as it comes
+
+    def write(self, frames: np.ndarray) -> None:
+        """Take new frames, float32 [f, H, W, 3] in [-1, 1] and slightly beyond."""
+        skipped = min(self._skip, len(frames))
+        self._skip -= skipped
+        self._writer.write(np.clip(frames[skipped:], -1, 1))
 
 
 def read_record(path: Path) -> SegmentRecord:
@@ -123,10 +177,19 @@ class KeptSegments:
             self.count += 1
         return records
 
-    def joined(self) -> SourceVideo:
+    def joined(self) -> MadeParts:
         """What there is so far, read from the files one frame at a time."""
-        fps = read_record(self.path(1)).fps
-        return SourceVideo(f"segments 1 to {self.count} of {self._video.name}", fps, self._read)
+        paths = [self.path(number) for number in range(1, self.count + 1)]
+        exact = exact_path(paths[-1])
+        return MadeParts(
+            f"segments 1 to {self.count} of {self._video.name}",
+            read_record(paths[0]).fps,
+            self._read,
+            parts=self.count,
+            frames=sum(read_frames_header(path).infos[FRAMES_NAME].shape[0] for path in paths),
+            read_exact=partial(read_frames_file, exact) if exact.exists() else None,
+            read_latents=lambda: [_read_latents(path) for path in paths],
+        )
 
     def _read(self) -> Iterator[TimedFrame]:
         _, height, width, _ = read_frames_header(self.path(1)).infos[FRAMES_NAME].shape
@@ -140,6 +203,7 @@ class KeptSegments:
         """Remove the files of segment `first` and all behind it; files of others stay."""
         for number, path in self.files():
             if number >= first and is_segment_file(path):
+                exact_path(path).unlink(missing_ok=True)
                 path.unlink(missing_ok=True)
 
     def files(self) -> list[tuple[int, Path]]:
@@ -151,6 +215,21 @@ class KeptSegments:
             if rest != path.name and (match := _NUMBER.fullmatch(rest)):
                 found.append((int(match[1]), path))
         return sorted(found)
+
+
+def _read_latents(segment: Path) -> mx.array:
+    """Latents [C, T, H, W] of a segment.
+
+    Raises:
+        MediaError: an earlier version kept it without them.
+    """
+    latents = read_latents_beside(segment)
+    if latents is None:
+        raise MediaError(
+            f"{segment}: has no latents, so those of all segments cannot be joined. Leave --save-latents "
+            "out, or begin anew without --resume."
+        )
+    return mx.array(latents)
 
 
 def discard_state_of(request: GenerateRequest, record: SegmentRecord) -> None:
