@@ -120,8 +120,9 @@ class TransformerConfig:
     that branch. `image_positions` counts the image tokens that have a position of their own, 0 without such.
     `vace_layers` are the indices of the blocks behind which a hint of VACE is added, and `vace_in_dim` the
     channels of its context; none and 0 without VACE. `reference_dim` is the number of latent channels of a
-    reference image, `camera_dim` that of a packed camera path; None without these networks. `face` is None
-    for models that read no face.
+    reference image, `camera_dim` that of a packed camera path; None without these networks. `mot_layers` are
+    the indices of the blocks that have an expert for a reference video. `face` is None for models that read
+    no face.
     """
 
     dim: int
@@ -143,6 +144,7 @@ class TransformerConfig:
     reference_dim: int | None = None
     camera_dim: int | None = None
     face: FaceConfig | None = None
+    mot_layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         _check_sizes("transformer", self)
@@ -155,6 +157,12 @@ class TransformerConfig:
         if layers and (layers[0] != 0 or sorted({*layers}) != [*layers] or layers[-1] >= self.num_layers):
             raise ConfigError(
                 f"transformer: VACE layers {list(layers)} must rise from 0 within the {self.num_layers} "
+                "blocks. Check config.json against the model's page."
+            )
+        experts = self.mot_layers
+        if experts and (sorted({*experts}) != [*experts] or experts[-1] >= self.num_layers):
+            raise ConfigError(
+                f"transformer: blocks {list(experts)} with an expert must rise within the {self.num_layers} "
                 "blocks. Check config.json against the model's page."
             )
         if self.face and not {*self.face.layers} <= {*range(self.num_layers)}:
@@ -428,6 +436,8 @@ def _control_sizes(network: TransformerConfig) -> dict[str, Any]:
     sizes: dict[str, Any] = {}
     if network.vace_layers:
         sizes |= {"vace_layers": list(network.vace_layers), "vace_in_dim": network.vace_in_dim}
+    if network.mot_layers:
+        sizes["mot_layers"] = list(network.mot_layers)
     for name in ("reference_dim", "camera_dim"):
         if (size := getattr(network, name)) is not None:
             sizes[name] = size
@@ -564,6 +574,7 @@ class _ConfigReader:
             reference_dim=extra.take_optional_count("reference_dim"),
             camera_dim=extra.take_optional_count("camera_dim"),
             face=extra.take_face(),
+            mot_layers=extra.take_counts("mot_layers"),
         )
 
     def read_text_encoder(self) -> TextEncoderConfig:

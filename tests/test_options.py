@@ -226,10 +226,13 @@ def test_inputs_adapters_and_components_follow_from_the_declarations():
     kinds |= {"control_image": "pictures"}
     kinds |= dict.fromkeys(("animate_pose_video", "animate_face_video", "animate_inpaint_video"), "video")
     kinds |= {"animate_mask_video": "mask"}
+    kinds |= {"vap_video": "whole video", "vap_prompt": "text", "negative_vap_prompt": "text"}
     assert dict(INPUTS) == kinds
     assert IMAGE_INPUTS == ("image", "end_image", "reference_image")
     assert PICTURE_INPUTS == ("vace_reference_image", "control_image")
-    assert set(VIDEO_INPUTS) == {name for name, kind in kinds.items() if kind in ("video", "mask")}
+    assert set(VIDEO_INPUTS) == {
+        name for name, kind in kinds.items() if kind in ("video", "whole video", "mask")
+    }
     assert LORA_FIELDS == ("loras", "loras_high", "loras_low")
     assert set(COMPONENT_FIELDS) == {
         "transformer", "high_noise", "low_noise", "text_encoder", "vae", "clip", "motion_controller",

@@ -63,7 +63,7 @@ def concat_first_frame(
 
     Source: Wan2.1 and Wan2.2 wan/image2video.py, WanI2V.generate.
     """
-    return (yield from _concat(encode, [fit_frame(images[0], geometry)], geometry))
+    return (yield from concat_frames(encode, [fit_frame(images[0], geometry)], geometry))
 
 
 def concat_first_and_last_frame(
@@ -85,8 +85,8 @@ def concat_first_and_last_frame(
 
     Source: Wan2.1 wan/first_last_frame2video.py, WanFLF2V.generate.
     """
-    first, last = images
-    return (yield from _concat(encode, [fit_frame(first, geometry), fit_frame(last, geometry)], geometry))
+    frames = [fit_frame(image, geometry) for image in images]
+    return (yield from concat_frames(encode, frames, geometry))
 
 
 def concat_given_frames(
@@ -100,7 +100,10 @@ def concat_given_frames(
     return (yield from condition(encode, images, geometry))
 
 
-def _concat(encode: FrameEncoder, frames: list[mx.array], geometry: VideoGeometry) -> Encoding[FrameFields]:
+def concat_frames(
+    encode: FrameEncoder, frames: Sequence[mx.array], geometry: VideoGeometry
+) -> Encoding[FrameFields]:
+    """Channels for a video that begins, and perhaps ends, with frames [1, H, W, 3] of its size."""
     latents = yield from encode(clip_chunks(geometry.num_frames, *frames), geometry.num_frames)
     kept = (0, geometry.num_frames - 1)[: len(frames)]
     return {"concat_latents": mx.concatenate([frame_mask(geometry, kept), latents])}

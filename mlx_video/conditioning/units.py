@@ -29,6 +29,7 @@ class UnitInputs:
 
     Attributes:
         prompts: the prompt, and the negative prompt where guidance reads it.
+        reference_prompts: what a reference video shows, likewise; empty without such a video.
         images: name of the input → uint8 [H, W, 3], cut to what the video shows.
         geometry: of the video.
         config: of the model.
@@ -49,7 +50,13 @@ class UnitInputs:
     videos: Mapping[str, ReadFrames] = field(default_factory=dict)
     masks: Mapping[str, ReadMasks] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    reference_prompts: tuple[str, ...] = ()
     part: Part = WHOLE
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Every text that is encoded."""
+        return (*self.prompts, *self.reference_prompts)
 
 
 class Encoders(Protocol):

@@ -1,6 +1,7 @@
 """Checkpoint folders as Diffusers saves a pipeline: which file is which component.
 
-Source: diffusers src/diffusers/pipelines/wan, WanPipeline, WanImageToVideoPipeline and WanVACEPipeline.
+Source: diffusers src/diffusers/pipelines/wan, WanPipeline, WanImageToVideoPipeline and WanVACEPipeline;
+bytedance/Video-As-Prompt, WanImageToVideoMOTPipeline.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ _PIPELINES = (
     "WanVideoToVideoPipeline",
     "WanVACEPipeline",
     "WanAnimatePipeline",
+    "WanImageToVideoMOTPipeline",
     "WanDMDPipeline",
     "WanImageToVideoDmdPipeline",
 )
@@ -41,6 +43,7 @@ _TRANSFORMER_CLASSES = (
     "WanTransformer3DModel",
     "WanVACETransformer3DModel",
     "WanAnimateTransformer3DModel",
+    "WanTransformer3DMOTModel",
 )
 _EXPERTS = MappingProxyType({role.name: role.folder for role in EXPERT_ROLES})
 # Key of transformer/config.json → key of the original config.json.
@@ -66,10 +69,13 @@ _SIZE_KEYS = MappingProxyType(
         "face_encoder_hidden_dim": "face_encoder_hidden_dim",
         "face_encoder_num_heads": "face_encoder_num_heads",
         "inject_face_latents_blocks": "inject_face_latents_blocks",
+        "block_idx_with_mot_ref": "mot_layers",
     }
 )
 # What every Wan network has; another value makes another network of the same tensors.
-_TRANSFORMER_CONSTANTS = MappingProxyType({"qk_norm": "rms_norm_across_heads", "cross_attn_norm": True})
+_TRANSFORMER_CONSTANTS = MappingProxyType(
+    {"qk_norm": "rms_norm_across_heads", "cross_attn_norm": True, "reference_train_mode": None}
+)
 _ADVICE = MappingProxyType(
     {
         "transformer": "It is the model itself; download the whole repository.",

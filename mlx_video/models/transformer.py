@@ -88,6 +88,13 @@ class Embeddings(nn.Module):
     ) -> PromptTokens:
         """See :class:`VideoTransformer`."""
         self._check_image(image_tokens)
+        text = self.embed_text(context)
+        if isinstance(image_tokens, mx.array):
+            image_tokens = CrossAttentionCache(self.img_emb(image_tokens))
+        return PromptTokens(text, image_tokens)
+
+    def embed_text(self, context: mx.array) -> CrossAttentionCache:
+        """Text features [n, text_dim] at the transformer's width; raises as :meth:`project_text`."""
         padding = self.config.text_len - context.shape[0]
         if padding < 0:
             raise ValueError(
@@ -96,10 +103,7 @@ class Embeddings(nn.Module):
         # Padded before the layers: the rows become a constant that the network was trained to attend to.
         padded = mx.pad(context, [(0, padding), (0, 0)])
         hidden = gelu_tanh(project(self.text_embedding_0, padded))
-        text = CrossAttentionCache(project(self.text_embedding_1, hidden))
-        if isinstance(image_tokens, mx.array):
-            image_tokens = CrossAttentionCache(self.img_emb(image_tokens))
-        return PromptTokens(text, image_tokens)
+        return CrossAttentionCache(project(self.text_embedding_1, hidden))
 
     def embed_time(self, timestep: float, layout: TokenLayout) -> TimeFeatures:
         """See :class:`VideoTransformer`."""

@@ -62,7 +62,7 @@ StreamMode = Literal["auto", "on", "off"]
 QuantizationBits = Literal[4, 8]
 QuantizationGroup = Literal[32, 64, 128]
 
-InputKind = Literal["text", "image", "pictures", "video", "mask", "audio", "number", "camera"]
+InputKind = Literal["text", "image", "pictures", "video", "whole video", "mask", "audio", "number", "camera"]
 """What an input is by which a model is conditioned."""
 CameraDirection = Literal[
     "Left", "Right", "Up", "Down", "LeftUp", "LeftDown", "RightUp", "RightDown", "In", "Out"

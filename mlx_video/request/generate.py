@@ -40,9 +40,11 @@ from mlx_video.request.option import (
 from mlx_video.request.previews import PREVIEW_GROUP, PreviewOptions
 from mlx_video.request.sampling import GUIDANCE_GROUP, SamplingOptions
 from mlx_video.request.shared import adapters_option, strict_option
+from mlx_video.request.video_prompt import VIDEO_PROMPT_GROUP, VideoPromptOptions
 
 SPARINGLY_RECORDED = (
     GUIDANCE_GROUP, STEP_CACHE_GROUP, VACE_GROUP, ANIMATE_GROUP, LONG_VIDEOS_GROUP, PREVIEW_GROUP,
+    VIDEO_PROMPT_GROUP,
 )  # fmt: skip
 """Groups of options that decide nothing, and are not recorded, at their defaults."""
 
@@ -55,7 +57,9 @@ def draw_seed() -> int:
 @documented
 @dataclass(frozen=True)
 # The fields of the last one come first.
-class GenerateRequest(PreviewOptions, LongRunOptions, SamplingOptions, AnimateOptions, InputOptions):
+class GenerateRequest(
+    PreviewOptions, LongRunOptions, SamplingOptions, VideoPromptOptions, AnimateOptions, InputOptions
+):
     """One video to make. None stands for the model's own default."""
 
     loras: Adapters = adapters_option("lora", "adapters")
@@ -342,7 +346,7 @@ INPUTS: Mapping[str, InputKind] = MappingProxyType(
 IMAGE_INPUTS = tuple(name for name, kind in INPUTS.items() if kind == "image")
 FRAME_INPUTS = ("image", "end_image")
 """Those of them that become frames of the video; its size follows the first."""
-VIDEO_INPUTS = tuple(name for name, kind in INPUTS.items() if kind in ("video", "mask"))
+VIDEO_INPUTS = tuple(name for name, kind in INPUTS.items() if kind in ("video", "whole video", "mask"))
 PICTURE_INPUTS = tuple(name for name, kind in INPUTS.items() if kind == "pictures")
 LORA_FIELDS = tuple(name for name, declared in _OPTIONS.items() if declared.kind is ADAPTERS)
 

@@ -18,6 +18,7 @@ from mlx_video.geometry import VideoGeometry, latent_frames, pixel_frames
 from mlx_video.media.colour_match import ColourMatch
 from mlx_video.media.sources.source_video import open_video
 from mlx_video.request import GenerateRequest, flag_of
+from mlx_video.runs.input_checks import check_inputs
 from mlx_video.runs.run import Run
 from mlx_video.variants.variant import Variant
 
@@ -27,11 +28,12 @@ def find_length(request: GenerateRequest, variant: Variant, config: ModelConfig)
 
     Raises:
         MediaError: an input cannot be read.
-        RequestError: `segments` says something else.
+        RequestError: the model does not take the inputs, or they are of no length.
     """
     way = variant.continuation
     if way is None or way.find_length is None or request.decode_only:
         return None
+    check_inputs(request, variant)  # before any is opened
     return way.find_length(request, config)
 
 

@@ -13,7 +13,8 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_video.conditioning.clips import ReadMasks
-from mlx_video.conditioning.continuation.part import WHOLE, Part
+from mlx_video.conditioning.continuation.part import WHOLE as AT_ONCE
+from mlx_video.conditioning.continuation.part import Part
 from mlx_video.conditioning.control.units import COMMON_UNITS
 from mlx_video.conditioning.disk_cache import TextStore, open_prompt_cache
 from mlx_video.conditioning.frames import Encoding, FrameEncoder, cut_images
@@ -46,6 +47,8 @@ from mlx_video.runs.settings import RunPlan
 from mlx_video.variants.variant import Variant
 
 Texts = Sequence[Sequence[int]]
+WHOLE = "whole video"
+"""Kind of input of which all is used, however long it is."""
 
 
 def unit_inputs(run: Run) -> UnitInputs:
@@ -60,12 +63,25 @@ def unit_inputs(run: Run) -> UnitInputs:
         run.config,
         dict(zip(images, cut, strict=True)),
         originals=run.images,
-        videos={name: partial(_fit_frames, run, name) for name in _find_videos_that_count(run)},
+        videos={
+            name: partial(_pick_whole if INPUTS[name] == WHOLE else _fit_frames, run, name)
+            for name in _find_videos_that_count(run)
+        },
         masks={name: partial(_fit_masks, run, name) for name in run.videos if INPUTS[name] == "mask"},
         pictures=run.pictures,
         options={name: getattr(run.request, name) for name in options_of(type(run.request))},
+        reference_prompts=_reference_prompts(run),
         part=run.part,
     )
+
+
+def _reference_prompts(run: Run) -> tuple[str, ...]:
+    """What the user says that a reference video shows, and what the negative pass says of it."""
+    request, negative = run.request, run.plan.negative_prompt
+    if request.vap_prompt is None:
+        return ()
+    own = request.negative_vap_prompt
+    return (request.vap_prompt, *(() if negative is None else (negative if own is None else own,)))
 
 
 def needed_units(run: Run) -> tuple[ConditioningUnit, ...]:
@@ -82,15 +98,26 @@ def encodes_frames(run: Run) -> bool:
 def _find_videos_that_count(run: Run) -> Iterator[str]:
     """Names of the given videos, without one that is begun with and of which nothing would stay."""
     for name in run.videos:
-        if INPUTS[name] == "video" and (name != "input_video" or run.request.denoising_strength < 1):
+        if INPUTS[name] != "mask" and (name != "input_video" or run.request.denoising_strength < 1):
             yield name
 
 
-def find_picking(request: GenerateRequest, plan: RunPlan, name: str, part: Part = WHOLE) -> Picking:
+def find_picking(request: GenerateRequest, plan: RunPlan, name: str, part: Part = AT_ONCE) -> Picking:
     """Which frames of a given video a run takes, from where its part lies."""
     return Picking(
-        name, plan.geometry.num_frames, plan.fps, request.video_fps, part.first_frame, part.turns_back_at
+        name,
+        plan.geometry.num_frames,
+        plan.fps,
+        request.video_fps,
+        INPUTS[name] == WHOLE,
+        part.first_frame,
+        part.turns_back_at,
     )
+
+
+def _pick_whole(run: Run, name: str) -> Iterator[np.ndarray]:
+    """Frames of a given video at even distances from its first to its last, as they are, uint8 [H, W, 3]."""
+    yield from pick_frames(run.videos[name], find_picking(run.request, run.plan, name))
 
 
 def _fit_frames(run: Run, name: str) -> Iterator[np.ndarray]:
@@ -224,7 +251,13 @@ def report_cut_texts(
     request: GenerateRequest, tokenizer: PromptTokenizer, max_tokens: int
 ) -> Iterator[Notice]:
     """Say so where the end of a text that the user wrote will not be read."""
-    for name, text in (("prompt", request.prompt), ("negative prompt", request.negative_prompt)):
+    texts = {
+        "prompt": request.prompt,
+        "negative prompt": request.negative_prompt,
+        "text of --vap-prompt": request.vap_prompt,
+        "text of --negative-vap-prompt": request.negative_vap_prompt,
+    }
+    for name, text in texts.items():
         count = count_tokens(tokenizer, text or "")
         if count > max_tokens:
             yield Notice(f"The {name} has {count} tokens, the model reads {max_tokens}: its end is left out.")

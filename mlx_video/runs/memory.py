@@ -19,7 +19,7 @@ from mlx_video.planning.memory_plan import Host, MemoryPlan, MemoryTask, plan_te
 from mlx_video.planning.mlx_limits import MLXLimits, plan_limits
 from mlx_video.planning.model_sizes import ModelSizes, read_model_sizes, read_vae_sizes
 from mlx_video.planning.preview_memory import PreviewMaker
-from mlx_video.runs.inputs import encodes_frames, needed_units
+from mlx_video.runs.inputs import encodes_frames, needed_units, unit_inputs
 from mlx_video.runs.networks import is_called, network_key
 from mlx_video.runs.run import Run
 from mlx_video.runs.sampling.previews import takes_tiny_decoder
@@ -126,7 +126,7 @@ def find_task(run: Run) -> MemoryTask:
     request, plan = run.request, run.plan
     only_decodes = request.decode_only is not None
     units = () if only_decodes else needed_units(run)
-    texts = [request.prompt, *([] if plan.negative_prompt is None else [plan.negative_prompt])]
+    texts = unit_inputs(run).texts
     least_frames = 1 if request.end_image is None else LAST_IMAGE_FRAMES
     return MemoryTask(
         sizes=_read_sizes(run, only_decodes),

@@ -10,7 +10,7 @@ from typing import Any
 from mlx_video.config import FaceConfig, ModelConfig, TransformerConfig, find_vae_config
 from mlx_video.errors import CheckpointError, ConfigError, RequestError
 from mlx_video.formats.tensor_info import TensorInfo
-from mlx_video.variants import animate, camera, fun, i2v, t2v, ti2v, vace
+from mlx_video.variants import animate, camera, fun, i2v, t2v, ti2v, vace, video_as_prompt
 from mlx_video.variants.control_adapter import (
     fits_with_control_video,
     takes_control_video,
@@ -52,6 +52,7 @@ VARIANTS: tuple[Variant, ...] = (
     vace.VACE_14B,
     vace.VACE_FUN_A14B,
     animate.ANIMATE_14B,
+    video_as_prompt.VIDEO_AS_PROMPT,
     t2v.T2V_OTHER,
     i2v.I2V_EXPERT,
     fun.CONTROL_EXPERT,
@@ -149,6 +150,7 @@ def _part_names(network: TransformerConfig) -> frozenset[str]:
         "vace_patch_embedding.weight": bool(network.vace_layers),
         "vace_blocks.0.modulation": bool(network.vace_layers),
         **dict.fromkeys(FACE_PARTS, network.face is not None),
+        "mot_ref.patch_embedding.weight": bool(network.mot_layers),
     }
     return frozenset(name for name, is_there in names.items() if is_there)
 

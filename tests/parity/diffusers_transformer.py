@@ -49,6 +49,12 @@ for ours_name, theirs_name in (("self_attn", "attn1"), ("cross_attn", "attn2")):
 
 
 def diffusers_name(name: str) -> str:
+    if "mot_ref." in name:
+        # Behind the expert's first word, or behind that of its block.
+        block, _, rest = name.rpartition("mot_ref.")
+        theirs = diffusers_name(f"blocks.0.{rest}" if block else rest).removeprefix("blocks.0.")
+        first, dot, others = theirs.partition(".")
+        return f"{block}{first}_mot_ref{dot}{others}"
     if name in TABLES:
         return TABLES[name]
     if match := re.fullmatch(r"((?:vace_)?blocks\.\d+)\.(.+?)(?:\.(weight|bias))?", name):

@@ -72,7 +72,7 @@ def one_thread() -> Iterator[None]:
 
 
 def official_sizes() -> TinyVariant:
-    """The tiny model in the sizes that the official code has fixed: of what reads a face, and image tokens."""
+    """The tiny model in sizes that the official code has fixed: of what reads a face, and of image tokens."""
     row = tiny_variant("wan2.2-animate-14b")
     transformer = row.sizes.transformer
     face = replace(transformer.face, layers=(0, 5), hidden_dim=1024)

@@ -23,6 +23,7 @@ from mlx_video.geometry import VideoGeometry
 from mlx_video.loading.block_stream import load_streamed
 from mlx_video.loading.streamed_text_encoder import encode_streamed
 from mlx_video.models.block_context import Pass, PromptTokens
+from mlx_video.models.control.mot import MoTHook, MoTTransformer
 from mlx_video.models.control.vace import VACEHook, VACETransformer
 from mlx_video.models.dispatch import CPU_LIMITS, Limits, use_limits
 from mlx_video.models.encoders.image_encoder import CLIPImageEncoder
@@ -35,6 +36,7 @@ from mlx_video.models.video_transformer import Part
 from mlx_video.planning.stage_peaks import denoise_peak, text_peak, weight_bytes_in_use
 from mlx_video.planning.weight_bytes import WeightBytes, weigh
 from mlx_video.variants.vace import NETWORK as VACE_NETWORK
+from mlx_video.variants.video_as_prompt import VIDEO_AS_PROMPT
 from mlx_video.weights.load import load_module
 from mlx_video.weights.network import PLAIN, TransformerNetwork
 from mlx_video.weights.quantize import is_quantized_layer
@@ -53,6 +55,7 @@ NARROW = TransformerConfig(
 )
 WITH_IMAGE = replace(NARROW, image_dim=64)
 WITH_VACE = replace(NARROW, vace_layers=(0, 2), vace_in_dim=8)
+WITH_REFERENCE = replace(WITH_IMAGE, mot_layers=(0, 2))
 IMAGE_TOKENS = 257
 # Cuts attention and feed-forward of so few tokens as the limits of a CPU cut those of a whole video.
 CUTTING = replace(CPU_LIMITS, chunk_elements=2**18)
@@ -76,6 +79,8 @@ class Case:
 
     @property
     def network(self) -> TransformerNetwork:
+        if self.config.mot_layers:
+            return VIDEO_AS_PROMPT.network
         return VACE_NETWORK if self.config.vace_layers else PLAIN
 
 
@@ -97,6 +102,9 @@ CASES = {
     "VACE, streamed, one pass": Case(WITH_VACE, streams=True, num_passes=1),
     "VACE, 4 bits, streamed": Case(WITH_VACE, bits=4, streams=True),
     "VACE, bfloat16": Case(WITH_VACE, dtype=mx.bfloat16, num_passes=1),
+    "reference video": Case(WITH_REFERENCE),
+    "reference video, streamed": Case(WITH_REFERENCE, streams=True),
+    "reference video, 4 bits": Case(WITH_REFERENCE, bits=4, num_passes=1),
     "in chunks": Case(limits=CUTTING),
     "in chunks, 4 bits, streamed": Case(bits=4, streams=True, limits=CUTTING),
     "wide feed-forward": Case(replace(NARROW, ffn_dim=2048, num_heads=1), num_passes=1),
@@ -147,6 +155,11 @@ def take_steps(case: Case, transformer: WanTransformer, blocks: BlockSource | No
     if isinstance(transformer, VACETransformer):
         context, scales = mx.zeros((config.vace_in_dim, *LATENT_SHAPE[1:])), (1.0,) * len(config.vace_layers)
         hooks = [(VACEHook(transformer, context, scales),) for _ in prompts]
+    if isinstance(transformer, MoTTransformer):
+        assert image is not None
+        expert, video = transformer.mot_ref, mx.zeros((config.in_dim, *LATENT_SHAPE[1:]))
+        captions = [expert.project_text(mx.zeros((20, config.text_dim)), image) for _ in prompts]
+        hooks = [(MoTHook(transformer, video, caption),) for caption in captions]
     passes = [Pass(prompt, own) for prompt, own in zip(prompts, hooks, strict=True)]
     part = Part(mx.zeros(LATENT_SHAPE), passes)
     for _ in range(STEPS):

@@ -174,6 +174,27 @@ def diffusers_transformer(name: str) -> TensorList:
     return build(lambda: WanTransformer3DModel(**DIFFUSERS_TRANSFORMERS[name]), "F32")
 
 
+def video_as_prompt() -> TensorList:
+    """Video-As-Prompt 14B, published in Diffusers' layout alone: image-to-video, and an expert beside it.
+
+    Source: bytedance/Video-As-Prompt diffusers transformer_wan_mot.py, WanTransformer3DMOTModel.
+    """
+    found = diffusers_transformer("wan2.1-i2v-14b")
+    stems = {name: each for name, each in found.items() if name.startswith(("patch_", "condition_"))}
+    block = {
+        name.removeprefix("blocks.0."): each for name, each in found.items() if name.startswith("blocks.0.")
+    }
+    expert = {_of_expert(name): each for name, each in stems.items()}
+    for index in range(0, _14B["num_layers"], 4):
+        expert |= {f"blocks.{index}.{_of_expert(name)}": each for name, each in block.items()}
+    return found | expert
+
+
+def _of_expert(name: str) -> str:
+    part, dot, rest = name.partition(".")
+    return f"{part}_mot_ref{dot}{rest}"
+
+
 def umt5() -> TensorList:
     """models_t5_umt5-xxl-enc-bf16.pth."""
     sizes = {"dim": 4096, "dim_attn": 4096, "dim_ffn": 10240, "num_heads": 64, "num_layers": 24}
@@ -338,6 +359,10 @@ LISTS: Mapping[str, tuple[str, Maker]] = {
         )
         for name in (*DIFFUSERS_TRANSFORMERS, *VACE_MODELS, ANIMATE)
     },
+    "diffusers-wan2.1-video-as-prompt-14b": (
+        "Video-As-Prompt-Wan2.1-14B: transformer/diffusion_pytorch_model*.safetensors",
+        video_as_prompt,
+    ),
     "comfy-wan2.1-t2v-1.3b": (
         "copies of Wan2.1 T2V 1.3B that keep ComfyUI's prefix",
         lambda: prefixed(in_16_bits(official_transformer("wan2.1-t2v-1.3b")), "model.diffusion_model."),

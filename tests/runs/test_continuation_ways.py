@@ -169,5 +169,5 @@ def test_another_number_of_segments_than_the_inputs_make_is_refused(pipeline, go
 def test_frames_are_picked_from_where_a_part_lies():
     frames = np.arange(40, dtype=np.uint8)[:, None, None, None].repeat(3, -1)
     video = replace(open_video(frames), fps=32.0)
-    picked = [int(frame[0, 0, 0]) for frame in pick_frames(video, Picking("video", 5, 16, None, 7))]
+    picked = [int(frame[0, 0, 0]) for frame in pick_frames(video, Picking("video", 5, 16, first=7))]
     assert picked == [14, 16, 18, 20, 22]

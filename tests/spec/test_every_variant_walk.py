@@ -40,8 +40,10 @@ from mlx_video.request import INPUTS
 from mlx_video.variants.registry import VARIANTS
 from mlx_video.variants.variant import Variant
 from tests.fixtures.adapter_files import write_adapter
+from tests.fixtures.diffusers_checkpoint import write_diffusers_variant
 from tests.fixtures.tiny_variants import (
     CONTROL_VARIANTS,
+    DIFFUSERS_VARIANTS,
     TINY_VARIANTS,
     UNPUBLISHED_VARIANTS,
     tiny_variant,
@@ -83,6 +85,9 @@ EXAMPLES: Mapping[str, Callable[[str, int], object]] = {
     "number": lambda name, seed: (20.0, 90.0)[seed],
     "camera": lambda name, seed: CAMERA[name][seed],
     "video": lambda name, seed: [draw_picture(name, 2 * frame + seed) for frame in range(NUM_FRAMES)],
+    "whole video": lambda name, seed: [
+        draw_picture(name, 2 * frame + seed) for frame in range(2 * NUM_FRAMES)
+    ],
     "mask": lambda name, seed: [HALVES[seed]] * NUM_FRAMES,
     "pictures": lambda name, seed: [draw_picture(name, 2 * number + seed) for number in range(2)],
 }
@@ -106,7 +111,7 @@ def example(name: str, seed: int = 0) -> object:
     return EXAMPLES[kind](name, seed)
 
 
-ROWS = TINY_VARIANTS | CONTROL_VARIANTS | UNPUBLISHED_VARIANTS
+ROWS = TINY_VARIANTS | CONTROL_VARIANTS | DIFFUSERS_VARIANTS | UNPUBLISHED_VARIANTS
 
 
 class Interrupted(Exception):
@@ -165,7 +170,11 @@ class Walk:
     @cached_property
     def original(self) -> Path:
         path = self.root / tiny_variant(self.variant.name).called
-        sizes = write_tiny_variant(path, self.variant.name, num_layers=LAYERS).sizes
+        sizes = tiny_variant(self.variant.name).deepened(LAYERS).sizes
+        if self.variant.name in DIFFUSERS_VARIANTS:
+            write_diffusers_variant(path, self.variant.name, sizes)
+        else:
+            write_tiny_variant(path, self.variant.name, num_layers=LAYERS)
         if MOTION in self.variant.inputs.all:
             write_motion_controller(path / MOTION_CONTROLLER.file_name, sizes.transformer.dim)
         return path

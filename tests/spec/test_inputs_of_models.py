@@ -31,41 +31,43 @@ COLUMNS: dict[str, dict[str, Any]] = {
     "camera": {"camera_control_direction": "Left"},
     "motion bucket": {"motion_bucket_id": 50},
     "one frame": {"target_index": 1, "control_image": (OTHER,), "control_index": (0,)},
+    "video prompt": {"vap_video": VIDEO, "vap_prompt": "a dog"},
     "poses": {"animate_pose_video": VIDEO},
     "face": {"animate_face_video": VIDEO},
     "background": {"animate_inpaint_video": VIDEO, "animate_mask_video": VIDEO},
 }
 # R: required, o: optional, -: refused, as are last ones left out; in the order of the columns.
-TEXT, IMAGE, MASKED = "- - - - - - - - - o -", "R o - - - - - - - - -", "o o - - - - - o - - -"
-ENDED_CONTROL, VACE = "o o o o - - - - - - -", "o o - - o o o - - o -"
+TEXT, IMAGE, MASKED = "- - - - - - - - - o - -", "R o - - - - - - - - - -", "o o - - - - - o - - - -"
+ENDED_CONTROL, VACE = "o o o o - - - - - - - -", "o o - - o o o - - o - -"
 ROWS = {
     "wan2.1-t2v-demo": TEXT,
     "wan2.1-t2v-1.3b": TEXT,
     "wan2.1-t2v-14b": TEXT,
     "wan2.1-t2v": TEXT,
-    "wan2.2-t2v-a14b": "- - - - - - - - - - -",
-    "wan2.2-ti2v-5b": "o - - - - - - - - - -",
-    "wan2.2-i2v-demo": "R - - - - - - - - - -",
-    "wan2.1-i2v-14b": "R o - - - - - - - - o",
-    "wan2.1-flf2v-14b": "R R - - - - - - - - o",
+    "wan2.2-t2v-a14b": "- - - - - - - - - - - -",
+    "wan2.2-ti2v-5b": "o - - - - - - - - - - -",
+    "wan2.2-i2v-demo": "R - - - - - - - - - - -",
+    "wan2.1-i2v-14b": "R o - - - - - - - - o -",
+    "wan2.1-flf2v-14b": "R R - - - - - - - - o -",
     "wan2.2-i2v-a14b": IMAGE,
     "wan2.2-i2v": IMAGE,
     "wan2.1-fun-1.3b-inp": MASKED,
     "wan2.1-fun-inp": MASKED,
     "wan2.2-fun-a14b-inp": MASKED,
-    "wan2.1-fun-control": "o - o - - - - - - - -",
-    "wan2.1-fun-v1.1-control": "o - o o - - - - - - -",
+    "wan2.1-fun-control": "o - o - - - - - - - - -",
+    "wan2.1-fun-v1.1-control": "o - o o - - - - - - - -",
     "wan2.2-fun-a14b-control": ENDED_CONTROL,
     "wan2.2-fun-control": ENDED_CONTROL,
-    "wan2.2-fun-control-demo": "o - o - - - - - - - -",
-    "wan2.1-fun-v1.1-control-camera": "R - - - - - - - R - -",
-    "wan2.2-fun-a14b-control-camera": "R o - - - - - - R - -",
-    "wan2.2-fun-control-camera": "R o - - - - - - R - -",
+    "wan2.2-fun-control-demo": "o - o - - - - - - - - -",
+    "wan2.1-fun-v1.1-control-camera": "R - - - - - - - R - - -",
+    "wan2.2-fun-a14b-control-camera": "R o - - - - - - R - - -",
+    "wan2.2-fun-control-camera": "R o - - - - - - R - - -",
     "wan2.1-vace-1.3b": VACE,
     "wan2.1-vace-14b": VACE,
     "wan2.1-vace": VACE,
-    "wan2.2-vace-fun-a14b": "o o - - o o o - - - -",
-    "wan2.2-animate-14b": "R - - - - - - - - - - R R o",
+    "wan2.2-vace-fun-a14b": "o o - - o o o - - - - -",
+    "wan2.1-video-as-prompt-14b": "R o - - - - - - - - - R",
+    "wan2.2-animate-14b": "R - - - - - - - - - - - R R o",
 }
 
 
@@ -103,7 +105,8 @@ def test_every_model_and_every_input_has_its_place():
     assert ROWS.keys() == {variant.name for variant in VARIANTS}
     placed = {name for given in COLUMNS.values() for name in given} | {"prompt", "input_video"}
     unplaced = set(INPUTS) - placed
-    assert unplaced == {"camera_trajectory", "camera_control_speed", "camera_control_origin"}
+    camera = {"camera_trajectory", "camera_control_speed", "camera_control_origin"}
+    assert unplaced == {*camera, "negative_vap_prompt"}
 
 
 @pytest.mark.parametrize(("variant", "column", "code"), CELLS)

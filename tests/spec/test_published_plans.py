@@ -15,7 +15,11 @@ from mlx_video.errors import MLXVideoError
 from mlx_video.inspect.path import inspect_path
 from mlx_video.request import ConvertRequest
 from tests.fixtures.diffusers_checkpoint import pipeline_index, transformer_config, write_json
-from tests.fixtures.published_sizes import PUBLISHED_CONTROL_TRANSFORMERS, PUBLISHED_TRANSFORMERS
+from tests.fixtures.published_sizes import (
+    ALL_TRANSFORMERS,
+    PUBLISHED_DIFFUSERS_TRANSFORMERS,
+    PUBLISHED_TRANSFORMERS,
+)
 from tests.fixtures.sparse_files import full_tokenizer, write_sparse
 from tests.fixtures.tensor_lists import read_list
 from tests.fixtures.tiny_checkpoint import (
@@ -47,8 +51,8 @@ PUBLISHED_COUNTS = {
     "wan2.2-fun-a14b-control": (1097, 14_289_561_664),
     "wan2.2-animate-14b": (1427, 17_274_816_884),  # without the kernels of 14 blurs
     "wan2.2-ti2v-5b": (825, 4_999_787_712),
+    "wan2.1-video-as-prompt-14b": (1643, 20_674_265_664),
 }
-ALL_TRANSFORMERS = PUBLISHED_TRANSFORMERS | PUBLISHED_CONTROL_TRANSFORMERS
 EXPERT_OF = {"wan2.2-t2v-a14b": "wan2.1-t2v-14b", "wan2.2-vace-fun-a14b": "wan2.1-vace-14b"}
 SPIECE_BYTES = read_list("umt5-comfy")["spiece_model"].shape[0]
 TREES = {
@@ -177,7 +181,7 @@ def write_original(path: Path, name: str) -> Path:
 
 def write_diffusers(path: Path, name: str) -> Path:
     """The same as Diffusers lays it out."""
-    config, is_dual = PUBLISHED_TRANSFORMERS[name], name.endswith("a14b")
+    config, is_dual = ALL_TRANSFORMERS[name], name.endswith("a14b")
     tensors = read_list(f"diffusers-{list_of(name)}")
     for number, folder in enumerate(("transformer", "transformer_2")[: 1 + is_dual], 1):
         write_sparse(path / folder / "diffusion_pytorch_model.safetensors", tensors, seed=number)
@@ -206,8 +210,8 @@ def plan(folder: Path) -> Plan:
 
 
 FORMS = [
-    *((write_original, name) for name in ALL_TRANSFORMERS),
-    *((write_diffusers, name) for name in PUBLISHED_TRANSFORMERS),
+    *((write_original, name) for name in ALL_TRANSFORMERS if name not in PUBLISHED_DIFFUSERS_TRANSFORMERS),
+    *((write_diffusers, name) for name in PUBLISHED_TRANSFORMERS | PUBLISHED_DIFFUSERS_TRANSFORMERS),
     *((write_tree, name) for name in TREES),
 ]
 

@@ -48,6 +48,7 @@ DIGESTS = {
 # Digests of files in Diffusers' layout. Source: as for PUBLISHED; its earlier model_loader_configs.
 DIFFUSERS_DIGESTS = {
     "diffusers-wan2.1-t2v-14b": "cb104773c6c2cb6df4f9529ad5c60d0b",
+    "diffusers-wan2.1-video-as-prompt-14b": "5f90e66a0672219f12d9a626c8c21f61",
     "diffusers-wan2.2-i2v-a14b": "8b85650bb749144f6b934ba7d76a8a0c",
 }
 # Bytes of published safetensors files, which names, types and shapes settle to the byte; and their metadata.

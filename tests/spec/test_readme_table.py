@@ -12,7 +12,7 @@ from mlx_video.config import QuantizationConfig
 from mlx_video.variants.registry import VARIANTS
 from mlx_video.weights.network import TransformerNetwork
 from mlx_video.weights.quantize import is_quantized_layer, quantized_infos
-from tests.fixtures.published_sizes import PUBLISHED_CONTROL_TRANSFORMERS, PUBLISHED_TRANSFORMERS
+from tests.fixtures.published_sizes import ALL_TRANSFORMERS
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 TITLES = {variant.name: variant.title for variant in VARIANTS}
@@ -31,13 +31,13 @@ PARAMETERS = {
     "wan2.1-fun-v1.1-control-camera": 16_898_128_704,
     "wan2.2-fun-a14b-control-camera": 14_792_233_024,
     "wan2.2-fun-a14b-control": 14_289_561_664,
+    "wan2.1-video-as-prompt-14b": 20_674_265_664,
     "wan2.1-vace-1.3b": 2_153_972_032,
     "wan2.1-vace-14b": 17_337_592_896,
     "wan2.2-vace-fun-a14b": 17_337_592_896,
     "wan2.2-animate-14b": 17_274_816_884,
     "wan2.2-ti2v-5b": 4_999_787_712,
 }
-ALL_TRANSFORMERS = PUBLISHED_TRANSFORMERS | PUBLISHED_CONTROL_TRANSFORMERS
 
 
 def network_of(name: str) -> TransformerNetwork:

@@ -21,7 +21,7 @@ from mlx_video.config import (
 )
 from mlx_video.errors import RequestError
 from mlx_video.geometry import check_num_frames, measure, size_multiple
-from mlx_video.request import GenerateRequest
+from mlx_video.request import INPUTS, GenerateRequest
 from mlx_video.runs.settings import ShownSize, plan_run
 from mlx_video.variants.registry import VARIANTS, find_variant
 from mlx_video.variants.variant import Variant
@@ -56,6 +56,7 @@ KINDS = {
     "wan2.1-vace-14b": (16, 16, False, VACE),
     "wan2.2-vace-fun-a14b": (16, 16, True, VACE),
     "wan2.2-animate-14b": (36, 16, False, {"image_dim": 32, "face": FaceConfig(layers=(0, 1))}),
+    "wan2.1-video-as-prompt-14b": (36, 16, False, {"image_dim": 32, "mot_layers": (0, 1)}),
 }
 SIZES = {
     "wan2.1-t2v-demo": (192, 6), "wan2.2-i2v-demo": (192, 6), "wan2.2-fun-control-demo": (192, 6),
@@ -81,7 +82,8 @@ def config_of(variant: Variant) -> ModelConfig:
 def request_for(variant: Variant, **options: object) -> GenerateRequest:
     names = {*variant.inputs.required, *({"control_video"} & {*variant.inputs.optional})} - {"prompt"}
     camera = {"camera_control_direction": "Left"} if variant.inputs.alternatives else {}
-    return GenerateRequest("a cat", **dict.fromkeys(names, Path("picture.png")), **camera, **options)
+    given = {name: "a dog" if INPUTS[name] == "text" else Path("picture.png") for name in names}
+    return GenerateRequest("a cat", **given, **camera, **options)
 
 
 @every_variant
@@ -256,6 +258,7 @@ OFFICIAL = {  # steps, shift, guide scales (low, high), boundary, fps, frames
     "wan2.1-vace-1.3b": (50, 16.0, (5.0, 5.0), 0.0, 16, 81),
     "wan2.1-vace-14b": (50, 16.0, (5.0, 5.0), 0.0, 16, 81),
     "wan2.2-vace-fun-a14b": (50, 12.0, (5.0, 5.0), 0.875, 16, 81),
+    "wan2.1-video-as-prompt-14b": (50, 4.0, (5.0, 5.0), 0.0, 16, 49),
 }
 
 

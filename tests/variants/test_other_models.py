@@ -10,7 +10,11 @@ from mlx_video.variants.other_models import PUBLISHED, digest_shapes
 from mlx_video.variants.registry import VARIANTS, recognise_checkpoint
 from mlx_video.weights.names.animate_names import blur_buffers
 from mlx_video.weights.names.transformer_names import transformer_tensors
-from tests.fixtures.published_sizes import PUBLISHED_CONTROL_TRANSFORMERS, PUBLISHED_TRANSFORMERS
+from tests.fixtures.published_sizes import (
+    ALL_TRANSFORMERS,
+    PUBLISHED_CONTROL_TRANSFORMERS,
+    PUBLISHED_TRANSFORMERS,
+)
 
 SMALL = TransformerConfig(dim=128, ffn_dim=96, num_heads=1, num_layers=2, text_dim=32)
 # Source: the tensors that comfy/model_detection.py, detect_unet_config, tells these models by.
@@ -47,7 +51,7 @@ def test_an_unknown_model_is_described_by_its_channels():
 @pytest.mark.parametrize("name", PUBLISHED_TRANSFORMERS | PUBLISHED_CONTROL_TRANSFORMERS)
 def test_every_published_variant_is_known_by_the_digest_of_its_tensors(name: str):
     variant = next(variant for variant in VARIANTS if variant.name == name)
-    config = (PUBLISHED_TRANSFORMERS | PUBLISHED_CONTROL_TRANSFORMERS)[name]
+    config = ALL_TRANSFORMERS[name]
     tensors = variant.network.tensors(config) | (blur_buffers() if config.face else {})
     assert variant.title in PUBLISHED[digest_shapes(tensors)]
 

@@ -1,4 +1,4 @@
-"""Segments of Animate: as many as the poses are long, each beginning with the last frames of the one before."""
+"""Segments of Animate: as many as the poses need, each beginning with the last frames of the one before."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ class Picking:
         fps: frames per second that they are to be shown at.
         video_fps: rate of the video where the user states it; None believes the video, and takes frames one
             by one where it does not tell.
+        is_whole: whether frames at even distances from its first to its last are taken, whatever the rates.
         first: the frame that is picked first, of those that could be from the beginning.
         turns_back_at: how many of these there are; behind the last one they come again in reverse, and so
             on, back and forth. None for as many as are needed.
@@ -35,6 +36,7 @@ class Picking:
     num_frames: int
     fps: float
     video_fps: float | None = None
+    is_whole: bool = False
     first: int = 0
     turns_back_at: int | None = None
 
@@ -79,6 +81,9 @@ def pick_frames(video: SourceVideo, picking: Picking) -> Iterator[np.ndarray]:
         RequestError: the video is too short.
         MediaError: it cannot be read.
     """
+    if picking.is_whole:
+        yield from _pick_evenly(video, picking.num_frames)
+        return
     numbers, passing = picking.numbers, _pass_frames(video, picking)
     last_places = {number: place for place, number in enumerate(numbers)}
     kept: dict[int, np.ndarray] = {}
@@ -105,6 +110,30 @@ def _pass_frames(video: SourceVideo, picking: Picking) -> Iterator[tuple[int, np
 def count_frames(video: SourceVideo, fps: float, video_fps: float | None = None) -> int:
     """How many frames all of a video makes at a frame rate; arguments as for :func:`pick_all`."""
     return sum(1 for _ in pick_all(video, fps, video_fps))
+
+
+def _pick_evenly(video: SourceVideo, num_frames: int) -> Iterator[np.ndarray]:
+    """Frames at even distances; some come several times where the video has fewer.
+
+    Source: bytedance/Video-As-Prompt diffusers pipeline_wan_i2v_mot.py, __call__ (frames_selection).
+    """
+    last = sum(1 for _ in video.read()) - 1
+    wanted = even_numbers(last, num_frames)
+    for number, (frame, _) in enumerate(video.read()):
+        for _ in range(int(np.count_nonzero(wanted == number))):
+            yield frame
+
+
+def even_numbers(last: int, count: int) -> np.ndarray:
+    """Whole numbers [count] from 0 to `last` at even distances, rounded down from torch's float32 values.
+
+    Source: PyTorch aten/src/ATen/native/cpu/RangeFactoriesKernel.cpp, linspace_kernel.
+    """
+    places, steps = np.arange(count), max(count - 1, 1)
+    step = np.float64(np.float32(last) / np.float32(steps))
+    # From both ends, so that each end is exact; product and difference are rounded together.
+    values = np.where(places < count // 2, step * places, last - step * (steps - places))
+    return values.astype(np.float32).astype(int)
 
 
 def pick_all(video: SourceVideo, fps: float, video_fps: float | None = None) -> Iterator[np.ndarray]:
@@ -135,6 +164,10 @@ def check_length(video: SourceVideo, picking: Picking) -> tuple[Notice, ...]:
     Raises:
         RequestError, MediaError: as :func:`pick_frames`.
     """
+    if picking.is_whole:
+        count = sum(1 for _ in video.read())
+        picked = f"{picking.num_frames} of its {count} frames are picked at even distances."
+        return (*video.notices, *([] if count == picking.num_frames else [Notice(f"{video.name}: {picked}")]))
     needed, end, count = picking.frames_needed(video), 0.0, 0
     for _, length in video.read():
         end, count = end + length, count + 1
@@ -154,7 +187,7 @@ def _describe_picking(video: SourceVideo, picking: Picking, *, is_longer: bool) 
             f"{video.name} has {rate:g} frames per second{stated}: {picking.num_frames} of its first "
             f"{needed} are picked for {picking.fps:g}."
         )
-    elif is_longer:
+    elif is_longer and picking.turns_back_at in (None, picking.end):  # parts that follow may read on
         yield Notice(f"{video.name} is longer than needed: its first {needed} frames are used.")
 
 

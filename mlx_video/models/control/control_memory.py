@@ -25,3 +25,15 @@ def vace_peak(size: ForwardSize, *, waits_for_blocks: bool = False) -> Peak:
 def camera_peak(size: ForwardSize, *, waits_for_blocks: bool = False) -> Peak:
     """Peak of one forward beside the tokens of a camera path, which stay from step to step."""
     return forward_peak(size, waits_for_blocks=waits_for_blocks).beside(size.stream)
+
+
+def mot_peak(size: ForwardSize, *, waits_for_blocks: bool = False) -> Peak:
+    """Peak of one forward with a reference video of as many tokens, and what its blocks keep of texts.
+
+    Arguments as for :func:`forward_peak`. In the blocks with an expert all tokens attend to each other.
+    """
+    config = size.config
+    joint = forward_peak(replace(size, num_tokens=2 * size.num_tokens), waits_for_blocks=waits_for_blocks)
+    own = replace(size, config=replace(config, num_layers=len(config.mot_layers), mot_layers=()))
+    streams = size.num_waiting - 1 if waits_for_blocks else 0
+    return joint.beside(kept_text_bytes(own) + streams * size.stream)

@@ -47,7 +47,7 @@ def texts_of(run: Run) -> list[Numbered]:
     """The texts that a run reads, as token numbers; none where its latents are there already."""
     if run.finished_latents is not None:
         return []
-    return [tuple(text) for text in number_texts(run, open_tokenizer(run), unit_inputs(run).prompts)]
+    return [tuple(text) for text in number_texts(run, open_tokenizer(run), unit_inputs(run).texts)]
 
 
 def encode_all(run: Run, texts: Sequence[Numbered]) -> Work[None]:

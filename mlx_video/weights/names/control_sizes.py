@@ -10,6 +10,7 @@ from mlx_video.errors import ConfigError
 from mlx_video.models.control.camera_adapter import UNSHUFFLE
 from mlx_video.weights.names.animate_names import list_face_statements, read_face_sizes
 from mlx_video.weights.names.fun_names import CAMERA_ANCHOR, REFERENCE_ANCHOR
+from mlx_video.weights.names.mot_names import find_mot_layers
 from mlx_video.weights.names.transformer_names import PATCH_CELLS
 from mlx_video.weights.names.vace_names import VACE_ANCHOR, count_vace_blocks
 from mlx_video.weights.rules import Shape
@@ -23,6 +24,7 @@ class ControlSizes(TypedDict):
     reference_dim: int | None
     camera_dim: int | None
     face: FaceConfig | None
+    mot_layers: tuple[int, ...]
 
 
 def read_control_sizes(shapes: Mapping[str, Shape], source_config: Mapping[str, Any]) -> ControlSizes:
@@ -44,6 +46,7 @@ def read_control_sizes(shapes: Mapping[str, Shape], source_config: Mapping[str, 
         reference_dim=_input_channels(shapes, REFERENCE_ANCHOR),
         camera_dim=None if camera is None else camera // UNSHUFFLE**2,
         face=read_face_sizes(shapes, num_layers),
+        mot_layers=find_mot_layers(shapes),
     )
 
 
@@ -67,6 +70,8 @@ def list_statements(sizes: ControlSizes) -> dict[str, object]:
         statements["in_dim_ref_conv"] = reference
     if camera is not None:
         statements |= {"in_dim_control_adapter": camera, "downscale_factor_control_adapter": UNSHUFFLE}
+    if sizes["mot_layers"]:
+        statements["mot_layers"] = list(sizes["mot_layers"])
     return statements
 
 

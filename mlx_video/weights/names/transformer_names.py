@@ -31,7 +31,7 @@ WAN_RULES = (
 )
 
 # One block's parts, Diffusers' spelling and the official one. The affine norm has another number there.
-_DIFFUSERS_BLOCK = {
+DIFFUSERS_BLOCK = {
     "norm2.*": "norm3.*",
     "ffn.net.0.proj.*": "ffn.0.*",
     "ffn.net.2.*": "ffn.2.*",
@@ -59,7 +59,7 @@ DIFFUSERS_RULES = (
     *(
         Rule(f"{blocks}.N.{theirs}", f"{blocks}.N.{official}")
         for blocks in ("blocks", "vace_blocks")
-        for theirs, official in _DIFFUSERS_BLOCK.items()
+        for theirs, official in DIFFUSERS_BLOCK.items()
     ),
     Rule("condition_embedder.text_embedder.linear_1.*", "text_embedding.0.*"),
     Rule("condition_embedder.text_embedder.linear_2.*", "text_embedding.2.*"),
