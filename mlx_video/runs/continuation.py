@@ -33,7 +33,8 @@ def find_length(request: GenerateRequest, variant: Variant, config: ModelConfig)
     way = variant.continuation
     if way is None or way.find_length is None or request.decode_only:
         return None
-    check_inputs(request, variant)  # before any is opened
+    if request.continue_from is None:  # which may take the place of one that is missing
+        check_inputs(request, variant)  # before any is opened
     return way.find_length(request, config)
 
 
