@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, islice, repeat
 from typing import cast
@@ -37,13 +37,24 @@ class AnimateAddOn:
         pose_latents: [C, T, h, w].
         read_faces: the face's frames, uint8 [512, 512, 3].
         num_frames: of the video.
+        latent_frames: numbers of those of the leading and the video's latent frames that are seen; None for
+            all.
+        face_tokens: of all frames, by transformer and whether the face is black; None for none so far.
     """
 
-    def __init__(self, pose_latents: mx.array, read_faces: ReadFrames, num_frames: int) -> None:
+    def __init__(
+        self,
+        pose_latents: mx.array,
+        read_faces: ReadFrames,
+        num_frames: int,
+        latent_frames: tuple[int, ...] | None = None,
+        face_tokens: MadeOnce[mx.array] | None = None,
+    ) -> None:
         self._pose_latents = pose_latents
         self._read_faces = read_faces
         self._num_frames = num_frames
-        self._face_tokens: MadeOnce[mx.array] = MadeOnce()
+        self._latent_frames = latent_frames
+        self._face_tokens: MadeOnce[mx.array] = MadeOnce() if face_tokens is None else face_tokens
 
     def __call__(self, transformer: VideoTransformer, one: Pass) -> Pass:
         """The pass with a hook for both."""
@@ -51,8 +62,17 @@ class AnimateAddOn:
         face_tokens = self._face_tokens.take(
             network, one.is_negative, lambda: network.encode_face(self._faces(is_black=one.is_negative))
         )
-        hook = AnimateHook(network, self._pose_latents, face_tokens)
-        return replace(one, hooks=(*one.hooks, hook))
+        poses = self._pose_latents
+        if self._latent_frames is not None:
+            face_tokens = face_tokens[mx.array(self._latent_frames)]
+            poses = poses[:, mx.array(self._latent_frames[LEADING_FRAMES:]) - LEADING_FRAMES]
+        return replace(one, hooks=(*one.hooks, AnimateHook(network, poses, face_tokens)))
+
+    def take_frames(self, frames: Sequence[int]) -> AnimateAddOn:
+        """See `types.FrameAddOn`; leading frames are among them."""
+        known = self._latent_frames
+        seen = tuple(frames) if known is None else tuple(known[frame] for frame in frames)
+        return AnimateAddOn(self._pose_latents, self._read_faces, self._num_frames, seen, self._face_tokens)
 
     def _faces(self, *, is_black: bool) -> Iterator[mx.array]:
         if is_black:
@@ -103,9 +123,14 @@ def keep_channels(num_given: int, masks: ReadMasks | None, geometry: VideoGeomet
     return mx.array(slots.reshape(-1, MASK_CHANNELS, rows, columns).swapaxes(0, 1))
 
 
-def _make_animate(inputs: UnitInputs, encoders: Encoders) -> Work[Fields]:
+def read_character(inputs: UnitInputs) -> np.ndarray:
+    """The picture of the character, float32 [H, W, 3] in [-1, 1], whole between black bars."""
     geometry = inputs.geometry
-    character = to_unit_range(letterbox_character(inputs.originals["image"], geometry.height, geometry.width))
+    return to_unit_range(letterbox_character(inputs.originals["image"], geometry.height, geometry.width))
+
+
+def _make_animate(inputs: UnitInputs, encoders: Encoders) -> Work[Fields]:
+    geometry, character = inputs.geometry, read_character(inputs)
     image_tokens = encoders.encode_images([character])
     history = [*inputs.part.history()] if inputs.part.history else []
     background, masks = inputs.videos.get(BACKGROUND), inputs.masks.get(MASK)

@@ -21,7 +21,7 @@ from mlx_video.geometry import (
 from mlx_video.models.dispatch import LARGEST_ARRAY
 from mlx_video.models.rope import MAX_POSITIONS
 from mlx_video.planning.choices import MemoryChoices
-from mlx_video.request import FRAME_INPUTS, LORA_FIELDS, GenerateRequest
+from mlx_video.request import FRAME_INPUTS, LORA_FIELDS, GenerateRequest, flag_of
 from mlx_video.runs.input_checks import check_inputs, check_layer_scales
 from mlx_video.runs.sampling.context_choice import check_caches, plan_windows, report_windows
 from mlx_video.runs.sampling.recipe_choice import (
@@ -198,6 +198,7 @@ def _report_plan(
     yield from _report_idle_negative_prompt(request, recipe)
     yield from _report_idle_video(request)
     yield from _report_absent_control(request, variant)
+    yield from _report_idle_relighting(request, variant)
 
 
 def report_output_size(geometry: VideoGeometry) -> Iterator[Notice]:
@@ -227,6 +228,18 @@ def _report_idle_video(request: GenerateRequest) -> Iterator[Notice]:
 def _report_absent_control(request: GenerateRequest, variant: Variant) -> Iterator[Notice]:
     if "control_video" in variant.inputs.optional and request.control_video is None:
         yield Notice("Without --control-video the model follows the prompt and the images alone.")
+
+
+def _report_idle_relighting(request: GenerateRequest, variant: Variant) -> Iterator[Notice]:
+    """Say so where Animate's relighting adapter has no video whose light it could bring to the character."""
+    background = "animate_inpaint_video"
+    if background in variant.inputs.optional and getattr(request, background) is None:
+        for choice in request.loras:
+            if "relight" in choice.path.name.lower():
+                yield Notice(
+                    f"{choice.named}: is made for a character that takes a person's place in "
+                    f"{flag_of(background)}, which is not given."
+                )
 
 
 def _plan_size(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -26,7 +27,7 @@ CHARACTER = "src_ref.png"
 
 @dataclass(frozen=True)
 class AnimateRequest:
-    """What the official code is asked for."""
+    """What the official code is asked for; `relighting` is what the adapter adds to each layer's weight."""
 
     prompt: str
     negative_prompt: str
@@ -37,6 +38,7 @@ class AnimateRequest:
     segment_frames: int
     shared_frames: int
     is_replacement: bool
+    relighting: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 class FrameFolder:
@@ -147,6 +149,7 @@ def run_animate(
     vae = RecordedVAE(load_vae(folder, variant))
     pipeline = object.__new__(module.WanAnimate)
     arrays = {name: tensor.numpy() for name, tensor in read_transformer(folder).items()}
+    arrays |= {f"{layer}.weight": arrays[f"{layer}.weight"] + d for layer, d in request.relighting.items()}
     model = build_official(variant.sizes.transformer, arrays)
 
     def predict(latents: Any, t: Any, **inputs: Any) -> Any:

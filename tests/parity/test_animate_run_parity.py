@@ -14,6 +14,7 @@ from mlx_video.cli import convert, generate
 from mlx_video.config import FACE_SIZE
 from mlx_video.latents.latents_file import load_latents
 from mlx_video.media.sources.picture_folder import list_pictures
+from tests.fixtures.adapter_files import write_relighting_adapter
 from tests.fixtures.tiny_variants import TinyVariant, tiny_variant, write_tiny_variant
 from tests.parity.official_animate_run import (
     BACKGROUND,
@@ -50,6 +51,7 @@ class Case:
     steps: int = 4
     guide_scale: float = 1.0
     is_replacement: bool = False
+    is_relit: bool = False
     size: tuple[int, int] = (HEIGHT, WIDTH)
 
 
@@ -58,6 +60,7 @@ CASES = {
     "animation": Case(8),
     "animation, five frames shared": Case(12, 9, 5, steps=2),
     "replacement": Case(8, is_replacement=True),
+    "replacement in its light": Case(5, steps=2, is_replacement=True, is_relit=True),
     "replacement under guidance": Case(7, steps=3, guide_scale=2.5, is_replacement=True, size=(24, 48)),
 }
 
@@ -120,7 +123,10 @@ def test_a_video_agrees_with_the_official_pipeline(
 ):
     original, model, inputs = tmp_path / "original", tmp_path / "model", tmp_path / "inputs"
     variant = write_tiny_variant(original, official_sizes(), seed=3)
-    words = write_inputs(inputs, case)
+    words, relighting = write_inputs(inputs, case), {}
+    if case.is_relit:
+        relighting = write_relighting_adapter(original / "relighting_lora.ckpt", variant.sizes.transformer)
+        words += ["--lora", str(original / "relighting_lora.ckpt"), "--strict-lora"]
     assert convert.main([
         "--checkpoint-dir", str(original), "--output-dir", str(model), "--dtype", "float32",
     ]) == 0  # fmt: skip
@@ -133,7 +139,7 @@ def test_a_video_agrees_with_the_official_pipeline(
     ]) == 0  # fmt: skip
     request = AnimateRequest(
         PROMPT, NEGATIVE_PROMPT, SEED, case.steps, SHIFT, case.guide_scale, case.segment_frames,
-        case.shared_frames, case.is_replacement,
+        case.shared_frames, case.is_replacement, relighting,
     )  # fmt: skip
     segments, expected_frames = run_animate(original, variant, inputs, request)
     stride = (case.shared_frames + 3) // 4  # latent frames that a segment shares with the one before
