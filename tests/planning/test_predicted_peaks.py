@@ -16,12 +16,21 @@ import mlx.nn as nn
 import pytest
 from mlx.utils import tree_flatten, tree_map
 
-from mlx_video.config import ImageEncoderConfig, TextEncoderConfig, TransformerConfig
+from mlx_video.config import (
+    FACE_SIZE,
+    FaceConfig,
+    ImageEncoderConfig,
+    TextEncoderConfig,
+    TransformerConfig,
+)
 from mlx_video.formats.safetensors import SafetensorsFile
 from mlx_video.formats.tensor_source import open_tensors
 from mlx_video.geometry import VideoGeometry
 from mlx_video.loading.block_stream import load_streamed
 from mlx_video.loading.streamed_text_encoder import encode_streamed
+from mlx_video.models.animate.animate import AnimateHook, AnimateTransformer
+from mlx_video.models.animate.animate_memory import face_peak
+from mlx_video.models.animate.motion_encoder import MotionEncoder
 from mlx_video.models.block_context import Pass, PromptTokens
 from mlx_video.models.control.mot import MoTHook, MoTTransformer
 from mlx_video.models.control.vace import VACEHook, VACETransformer
@@ -35,6 +44,7 @@ from mlx_video.models.transformer_memory import ForwardSize, forward_peak
 from mlx_video.models.video_transformer import Part
 from mlx_video.planning.stage_peaks import denoise_peak, text_peak, weight_bytes_in_use
 from mlx_video.planning.weight_bytes import WeightBytes, weigh
+from mlx_video.variants.animate import NETWORK as ANIMATE_NETWORK
 from mlx_video.variants.vace import NETWORK as VACE_NETWORK
 from mlx_video.variants.video_as_prompt import VIDEO_AS_PROMPT
 from mlx_video.weights.load import load_module
@@ -56,11 +66,18 @@ NARROW = TransformerConfig(
 WITH_IMAGE = replace(NARROW, image_dim=64)
 WITH_VACE = replace(NARROW, vace_layers=(0, 2), vace_in_dim=8)
 WITH_REFERENCE = replace(WITH_IMAGE, mot_layers=(0, 2))
+WITH_FACE = replace(
+    WITH_IMAGE,
+    face=FaceConfig(
+        (0, 2), (1,) * 8, style_dim=8, num_directions=4, motion_dim=8, hidden_dim=8, num_heads=4, pose_dim=4
+    ),
+)
 IMAGE_TOKENS = 257
 # Cuts attention and feed-forward of so few tokens as the limits of a CPU cut those of a whole video.
 CUTTING = replace(CPU_LIMITS, chunk_elements=2**18)
 GRID = (1, 20, 24)
 LATENT_SHAPE = (4, 1, 40, 48)
+TWO_FRAMES = (4, 2, 20, 48)  # of as many tokens
 TEXT = TextEncoderConfig(vocab_size=200, dim=256, dim_attn=256, dim_ffn=640, num_heads=4, num_layers=2)
 IMAGE = ImageEncoderConfig(width=320, mlp_width=1280, num_heads=4, num_layers=2)
 
@@ -79,6 +96,9 @@ class Case:
 
     @property
     def network(self) -> TransformerNetwork:
+        if self.config.face:
+            # Encoding a face, which takes more than so few tokens, is compared below.
+            return replace(ANIMATE_NETWORK, peak=forward_peak)
         if self.config.mot_layers:
             return VIDEO_AS_PROMPT.network
         return VACE_NETWORK if self.config.vace_layers else PLAIN
@@ -105,6 +125,9 @@ CASES = {
     "reference video": Case(WITH_REFERENCE),
     "reference video, streamed": Case(WITH_REFERENCE, streams=True),
     "reference video, 4 bits": Case(WITH_REFERENCE, bits=4, num_passes=1),
+    "face": Case(WITH_FACE),
+    "face, streamed, one pass": Case(WITH_FACE, streams=True, num_passes=1),
+    "face, bfloat16": Case(WITH_FACE, dtype=mx.bfloat16, num_passes=1),
     "in chunks": Case(limits=CUTTING),
     "in chunks, 4 bits, streamed": Case(bits=4, streams=True, limits=CUTTING),
     "wide feed-forward": Case(replace(NARROW, ffn_dim=2048, num_heads=1), num_passes=1),
@@ -160,8 +183,12 @@ def take_steps(case: Case, transformer: WanTransformer, blocks: BlockSource | No
         expert, video = transformer.mot_ref, mx.zeros((config.in_dim, *LATENT_SHAPE[1:]))
         captions = [expert.project_text(mx.zeros((20, config.text_dim)), image) for _ in prompts]
         hooks = [(MoTHook(transformer, video, caption),) for caption in captions]
+    shape = LATENT_SHAPE
+    if isinstance(transformer, AnimateTransformer):
+        shape, poses = TWO_FRAMES, mx.zeros((4, 1, *TWO_FRAMES[2:]))
+        hooks = [(AnimateHook(transformer, poses, mx.zeros((2, 5, config.dim))),) for _ in prompts]
     passes = [Pass(prompt, own) for prompt, own in zip(prompts, hooks, strict=True)]
-    part = Part(mx.zeros(LATENT_SHAPE), passes)
+    part = Part(mx.zeros(shape), passes)
     for _ in range(STEPS):
         mx.eval(transformer.predict_parts([part] * case.windows_at_once, at(500.0), block_source=blocks))
 
@@ -194,6 +221,14 @@ def test_prediction_of_a_forward_is_within_fifteen_percent(case: Case, tmp_path:
         order = case.network.block_order(case.config)
         predicted = predicted_bytes(case, weigh(source.infos.values(), order))
     assert predicted == pytest.approx(found, rel=WITHIN)
+
+
+def test_prediction_of_encoding_a_face_is_within_fifteen_percent():
+    face = FaceConfig()
+    encoder = MotionEncoder(face)
+    mx.eval(encoder.parameters())
+    found = measured(lambda: encoder.encode_video(mx.zeros((FACE_SIZE, FACE_SIZE, 3)) for _ in range(2)))
+    assert face_peak(face).usual == pytest.approx(found, rel=WITHIN)
 
 
 @pytest.mark.parametrize("lengths", [(500, 400), (100, 60)], ids=["longest prompts", "short prompts"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlx_video.config import FACE_SIZE
+from mlx_video.config import FACE_SIZE, FaceConfig
 from mlx_video.models.peak import WIDE, Peak
 from mlx_video.models.transformer_memory import ForwardSize, forward_peak
 
@@ -21,6 +21,10 @@ def animate_peak(size: ForwardSize, *, waits_for_blocks: bool = False) -> Peak:
     """
     face = size.config.face
     assert face is not None
-    plain = forward_peak(size, waits_for_blocks=waits_for_blocks)
-    encoding = ARRAYS_OF_A_FACE * FACE_SIZE**2 * face.channels[0] * WIDE
-    return plain.or_before(Peak(encoding, encoding))
+    return forward_peak(size, waits_for_blocks=waits_for_blocks).or_before(face_peak(face))
+
+
+def face_peak(face: FaceConfig) -> Peak:
+    """Peak of encoding a face, of any number of frames: one after the other."""
+    nbytes = ARRAYS_OF_A_FACE * FACE_SIZE**2 * face.channels[0] * WIDE
+    return Peak(nbytes, nbytes)
