@@ -80,6 +80,6 @@ def build_diffusers_animate(config: TransformerConfig) -> Any:
         },
         motion_style_dim=face.style_dim, motion_dim=face.num_directions, motion_encoder_dim=face.motion_dim,
         face_encoder_hidden_dim=face.hidden_dim, face_encoder_num_heads=face.num_heads,
-        inject_face_latents_blocks=face.layers[1],
+        inject_face_latents_blocks=config.num_layers // len(face.layers),
     )  # fmt: skip
     return model.eval().requires_grad_(False)

@@ -51,6 +51,10 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_relighting_adapter(path / "relighting_lora.ckpt", tiny_variant(NAME).deepened(4).sizes.transformer)
     (path / "process_checkpoint" / "det").mkdir(parents=True)
     (path / "process_checkpoint" / "det" / "yolov10m.onnx").write_bytes(b"\x08\x08")
+    flux = path / "process_checkpoint" / "FLUX.1-Kontext-dev"
+    (flux / "transformer").mkdir(parents=True)
+    (flux / "model_index.json").write_text('{"_class_name": "FluxKontextPipeline"}')
+    (flux / "transformer" / "diffusion_pytorch_model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
     (path / "process_checkpoint" / "sam2").mkdir()
     (path / "process_checkpoint" / "sam2" / "sam2_hiera_large.pt").write_bytes(b"PK\x03\x04")
     return path
@@ -175,6 +179,14 @@ def test_a_video_goes_on_from_another(pipeline):
     assert len(video.frames) == 7 + 4
     plain = pipeline("a cat", **inputs(5), **SHORT)
     assert not np.array_equal(video.frames[7:], plain.frames[1:])
+
+
+@pytest.mark.parametrize("recipe", ["lightx2v", "lightning"])
+def test_distilled_adapters_of_image_to_video_models_serve_with_their_recipe(pipeline, recipe: str):
+    options = {name: value for name, value in SHORT.items() if name != "steps"}
+    video = pipeline("a cat", **inputs(5), **options, recipe=recipe)
+    assert video.settings["steps"] == "4"
+    assert video.settings["guide_scale"] == "1.0"
 
 
 def test_a_video_is_begun_with(pipeline):
