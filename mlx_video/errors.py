@@ -63,6 +63,10 @@ class MemoryBudgetError(MLXVideoError):
     """A run needs more memory than the machine or the user's limit allows."""
 
 
+class DatasetError(MLXVideoError):
+    """A dataset to train on cannot be read, or does not fit the model; the message names the file."""
+
+
 class MediaError(MLXVideoError):
     """An image, video or sound file cannot be read or written."""
 

@@ -231,6 +231,30 @@ class OperationsChecked:
 
 
 @dataclass(frozen=True, slots=True)
+class ClipsRead:
+    """Clips of a dataset so far that were looked at: their size, their length, and what they hold."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionsEncoded:
+    """Captions of a dataset so far, of those that were still to be encoded."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExamplesEncoded:
+    """Examples of a dataset so far, of those that were still to be encoded."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
 class VideoStarted:
     """A video of a list is begun, or gone on with.
 
@@ -298,6 +322,9 @@ Event = (
     | BytesChecked
     | BytesWritten
     | OperationsChecked
+    | ClipsRead
+    | CaptionsEncoded
+    | ExamplesEncoded
     | VideoStarted
     | VideoFailed
     | TextResult

@@ -26,3 +26,7 @@ LONGEST_WORD = 400
 """Characters without a blank that a message quotes; the middle of a longer one is left out."""
 LONGEST_LINE, LONGEST_MESSAGE = 1900, 20_000
 """Characters of a message's line, and of all; the middle of a longer one is left out."""
+LARGEST_CAPTION_BYTES = 1_000_000
+"""Of a clip's description; the longest that a model reads has some 2,000."""
+MOST_CLIPS = 1_000_000
+"""Of a dataset, and of the stretches that are taken of one clip; repeats of a clip count too."""

@@ -290,15 +290,24 @@ def _first_that_fits(
     return stage, choice
 
 
-def _stage(task: MemoryTask, name: str, holds: str, peak: Peak, host: Host, read_bytes: int = 0) -> StagePlan:
-    """A stage with the components, of those that some models have, that work in it."""
+def _stage(
+    task: MemoryTask,
+    name: str,
+    holds: str,
+    peak: Peak,
+    host: Host,
+    read_bytes: int = 0,
+    *,
+    keeps: bool = False,
+) -> StagePlan:
+    """A stage with the components, of those that some models have, that work in it; all stay with `keeps`."""
     for part, (weights, sizes) in task.sizes.parts.items():
         network = find_network(part)
         if network.stage != name:
             continue
         work = Workload(weights.number_bytes, task.num_images, task.geometry.latent_shape)
         own, words = network.peak(sizes, work).beside(weights.total), find_component(part).words
-        if network.placement == "before":
+        if network.placement == "before" and not keeps:
             peak, holds = peak.or_before(own), f"{words}, then {holds}"
         else:
             peak, holds = peak.beside(own.needed), f"{holds}, {words}"
@@ -313,12 +322,21 @@ def plan_text(task: MemoryTask, host: Host, *, is_whole: bool = False) -> StageP
     return _stage(task, "text", f"text encoder, {blocks}{'' if is_whole else ' at a time'}", peak, host)
 
 
-def _plan_image(task: MemoryTask, host: Host, tile: int | None) -> StagePlan:
+def _plan_image(task: MemoryTask, host: Host, tile: int | None, *, keeps: bool = False) -> StagePlan:
     sizes = task.sizes
     nbytes = sizes.vae_bytes("encoder") + encode_peak_bytes(
         sizes.config.vae, *_latent_size(task), tile=tile, gpu=_gpu(host)
     )
-    return _stage(task, "image", f"VAE encoder, {_describe_tile(task, tile)}", Peak(nbytes, nbytes), host)
+    holds = f"VAE encoder, {_describe_tile(task, tile)}"
+    return _stage(task, "image", holds, Peak(nbytes, nbytes), host, keeps=keeps)
+
+
+def plan_encoding(task: MemoryTask, host: Host) -> tuple[StagePlan, int | None]:
+    """The stage of frames for many clips one after the other, and the side of its tiles; None for none.
+
+    All networks that work in it stay in memory beside each other.
+    """
+    return _first_that_fits(list(_tiles(task)), partial(_plan_image, task, host, keeps=True), host)
 
 
 def _plan_colours(task: MemoryTask, host: Host) -> StagePlan:

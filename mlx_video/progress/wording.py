@@ -11,7 +11,10 @@ from mlx_video.events import (
     BytesChecked,
     BytesDownloaded,
     BytesWritten,
+    CaptionsEncoded,
+    ClipsRead,
     Event,
+    ExamplesEncoded,
     FramesDecoded,
     FramesEncoded,
     MemoryPlanned,
@@ -59,6 +62,12 @@ def count_of(event: Event) -> Count | None:
             return Count("frames", done, total, "frame")
         case OperationsChecked(done, total):
             return Count("operations", done, total, "operation")
+        case ClipsRead(done, total):
+            return Count("clips", done, total, "clip")
+        case CaptionsEncoded(done, total):
+            return Count("captions", done, total, "caption")
+        case ExamplesEncoded(done, total):
+            return Count("examples", done, total, "example")
         case BytesDownloaded(done, total):
             return Count("download", done, total, "B")
         case BytesChecked(done, total):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import mlx.core as mx
@@ -89,18 +89,18 @@ def _square(pose: np.ndarray) -> np.ndarray:
     return np.vstack([pose[7:].reshape(3, 4), [0, 0, 0, 1]])
 
 
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class CameraAddOn:
     """A camera path in every pass of a transformer.
 
-    Args:
+    Attributes:
         rays: of the path.
-        latent_frames: of the video, or the numbers of those of them that are seen.
+        latent_frames: numbers of those that are seen.
     """
 
-    def __init__(self, rays: CameraRays, latent_frames: int | Sequence[int]) -> None:
-        self._rays = rays
-        self._latent_frames = range(latent_frames) if isinstance(latent_frames, int) else latent_frames
-        self._made: MadeOnce[mx.array] = MadeOnce()
+    rays: CameraRays
+    latent_frames: tuple[int, ...]
+    _made: MadeOnce[mx.array] = field(default_factory=MadeOnce, init=False, repr=False)
 
     def __call__(self, transformer: WanTransformer, one: Pass) -> Pass:
         """The pass with the camera's tokens added to the video's."""
@@ -108,11 +108,11 @@ class CameraAddOn:
 
     def take_frames(self, frames: Sequence[int]) -> CameraAddOn:
         """See `types.FrameAddOn`."""
-        return CameraAddOn(self._rays, [self._latent_frames[frame] for frame in frames])
+        return CameraAddOn(self.rays, tuple(self.latent_frames[frame] for frame in frames))
 
     def _tokens_of(self, transformer: WanTransformer) -> mx.array:
         adapter = cast(FunTransformer, transformer)
         return self._made.take(transformer, None, lambda: adapter.control_adapter(self._frames()))
 
     def _frames(self) -> Iterator[mx.array]:
-        return (mx.array(self._rays.packed_frame(index)) for index in self._latent_frames)
+        return (mx.array(self.rays.packed_frame(index)) for index in self.latent_frames)

@@ -196,7 +196,7 @@ def _make_camera(inputs: UnitInputs, encoders: Encoders) -> Work[Fields]:
     poses = camera_poses(inputs.options, geometry.num_frames)
     assert poses is not None
     rays = CameraRays(poses, geometry.height, geometry.width)
-    return {"camera_add_on": CameraAddOn(rays, geometry.latent_shape[1])}
+    return {"camera_add_on": CameraAddOn(rays, tuple(range(geometry.latent_shape[1])))}
 
 
 CAMERA = ConditioningUnit(
