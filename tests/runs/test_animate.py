@@ -172,15 +172,6 @@ def test_the_relighting_adapter_is_taken_as_published_and_said_to_be_for_replace
     assert any("relighting_lora.ckpt" in text and "--animate-inpaint-video" in text for text in notices)
 
 
-def test_a_video_goes_on_from_another(pipeline):
-    earlier = frames(7, 9)
-    video = pipeline("a cat", **inputs(5), **SHORT, continue_from=Video(earlier, 30))
-    assert np.array_equal(video.frames[:7], earlier)
-    assert len(video.frames) == 7 + 4
-    plain = pipeline("a cat", **inputs(5), **SHORT)
-    assert not np.array_equal(video.frames[7:], plain.frames[1:])
-
-
 @pytest.mark.parametrize("recipe", ["lightx2v", "lightning"])
 def test_distilled_adapters_of_image_to_video_models_serve_with_their_recipe(pipeline, recipe: str):
     options = {name: value for name, value in SHORT.items() if name != "steps"}
@@ -233,7 +224,9 @@ def test_context_windows_go_over_a_segment(pipeline):
         ({"animate_inpaint_video": frames(6, 3)}, "animate_inpaint_video", "needs --animate-mask-video"),
         ({"animate_mask_video": frames(6, 3)}, "animate_mask_video", "needs --animate-inpaint-video"),
         ({"continue_frames": 3}, "continue_frames", "goes on from 1 or 5 frames"),
-        ({"continue_frames": 5}, "continue_frames", "fewer than the segment's 5"),
+        ({"continue_frames": 5}, "num_frames", "shows 5 of the one before again. Ask for 9 or more"),
+        ({"num_frames": 1}, "num_frames", "shows 1 of the one before again. Ask for 5 or more"),
+        ({"continue_from": Video(frames(7, 9), 30)}, "continue_from", "begins where its poses begin"),
         ({"segments": 3}, "segments", "the poses make 6 frames, which makes 2 parts"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mlx_video.conditioning.continuation.part import MadeParts
 from mlx_video.conditioning.continuation.way import Continuation, Length
 from mlx_video.config import ModelConfig
 from mlx_video.errors import RequestError
@@ -16,11 +17,14 @@ SHARED = (1, 5)
 def _count_shared(request: GenerateRequest, config: ModelConfig, title: str) -> int:
     asked, num_frames = request.continue_frames, request.num_frames or config.sampling.num_frames
     shared = SHARED[0] if asked is None else asked
-    if shared not in SHARED or shared >= num_frames:
+    if shared not in SHARED:
         raise RequestError(
-            "continue_frames",
-            f"{shared}: {title} goes on from {' or '.join(map(str, SHARED))} frames, and from fewer than the "
-            f"segment's {num_frames}.",
+            "continue_frames", f"{shared}: {title} goes on from {' or '.join(map(str, SHARED))} frames."
+        )
+    if shared >= num_frames:
+        raise RequestError(
+            "num_frames",
+            f"{num_frames}: a segment shows {shared} of the one before again. Ask for {shared + 4} or more.",
         )
     return shared
 
@@ -32,6 +36,11 @@ def _find_length(request: GenerateRequest, config: ModelConfig) -> Length | None
     """
     if request.animate_pose_video is None:
         return None
+    if request.continue_from is not None and not isinstance(request.continue_from, MadeParts):
+        raise RequestError(
+            "continue_from",
+            "Animate's video begins where its poses begin. Give the poses of the whole video instead.",
+        )
     shared = _count_shared(request, config, "Animate")
     video = open_video(request.animate_pose_video)
     frames = count_frames(video, config.sampling.fps, request.video_fps)
