@@ -120,9 +120,10 @@ class TransformerConfig:
     that branch. `image_positions` counts the image tokens that have a position of their own, 0 without such.
     `vace_layers` are the indices of the blocks behind which a hint of VACE is added, and `vace_in_dim` the
     channels of its context; none and 0 without VACE. `reference_dim` is the number of latent channels of a
-    reference image, `camera_dim` that of a packed camera path; None without these networks. `mot_layers` are
-    the indices of the blocks that have an expert for a reference video. `face` is None for models that read
-    no face.
+    reference image, `camera_dim` that of a packed camera path; None without these networks. `time_dim` is the
+    width of time features that every block widens by a layer of its own; None where all share one table.
+    `mot_layers` are the indices of the blocks that have an expert for a reference video. `face` is None for
+    models that read no face.
     """
 
     dim: int
@@ -143,6 +144,7 @@ class TransformerConfig:
     vace_in_dim: int = 0
     reference_dim: int | None = None
     camera_dim: int | None = None
+    time_dim: int | None = None
     face: FaceConfig | None = None
     mot_layers: tuple[int, ...] = ()
 
@@ -432,13 +434,13 @@ def config_to_json(config: ModelConfig) -> dict[str, Any]:
 
 
 def _control_sizes(network: TransformerConfig) -> dict[str, Any]:
-    """Sizes of the control networks that a transformer has."""
+    """Sizes of what a transformer has beyond the plain one."""
     sizes: dict[str, Any] = {}
     if network.vace_layers:
         sizes |= {"vace_layers": list(network.vace_layers), "vace_in_dim": network.vace_in_dim}
     if network.mot_layers:
         sizes["mot_layers"] = list(network.mot_layers)
-    for name in ("reference_dim", "camera_dim"):
+    for name in ("reference_dim", "camera_dim", "time_dim"):
         if (size := getattr(network, name)) is not None:
             sizes[name] = size
     if network.face is not None:
@@ -573,6 +575,7 @@ class _ConfigReader:
             vace_in_dim=extra.take_count("vace_in_dim", 0, lowest=0),
             reference_dim=extra.take_optional_count("reference_dim"),
             camera_dim=extra.take_optional_count("camera_dim"),
+            time_dim=extra.take_optional_count("time_dim"),
             face=extra.take_face(),
             mot_layers=extra.take_counts("mot_layers"),
         )

@@ -41,6 +41,11 @@ class VideoGeometry:
         return replace(self, latent_shape=latent_shape, grid=(tokens * longer // frames, rows, columns))
 
     @property
+    def frames_of_latent(self) -> int:
+        """Pixel frames of a latent frame but the first; 1 of a single frame."""
+        return (self.num_frames - 1) // max(self.latent_shape[1] - 1, 1) or 1
+
+    @property
     def num_tokens(self) -> int:
         """Length of the transformer's sequence."""
         return self.grid[0] * self.grid[1] * self.grid[2]

@@ -31,7 +31,7 @@ from mlx_video.weights.names.adapter_names import PAIR_ROLES, Role
 
 # A transformer that has every layer of the family's; only names are made of it.
 _LARGEST = TransformerConfig(
-    dim=64, ffn_dim=64, num_heads=1, num_layers=40, in_dim=36, image_dim=64, image_positions=2,
+    dim=64, ffn_dim=64, num_heads=1, num_layers=48, in_dim=36, image_dim=64, image_positions=2, time_dim=64,
     face=FaceConfig(),
 )  # fmt: skip
 _ENDINGS = {

@@ -9,10 +9,10 @@ from typing import Any
 
 from mlx_video.files.hub_cache import published_name
 from mlx_video.layouts.components import ORIGINAL_STEM, ROLES
-from mlx_video.layouts.folder_layout import EXPERT_FOLDERS
+from mlx_video.layouts.folder_layout import DIFFUSERS_TRANSFORMERS, EXPERT_FOLDERS
 
 # Folders that hold one transformer of a checkpoint, which the folder above them names.
-_TRANSFORMER_FOLDERS = (*EXPERT_FOLDERS.values(), *(role.folder for role in ROLES))
+_TRANSFORMER_FOLDERS = (*EXPERT_FOLDERS.values(), *(role.folder for role in ROLES), *DIFFUSERS_TRANSFORMERS)
 
 PartName = str
 """A transformer's role, or the name of another component."""

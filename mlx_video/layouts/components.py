@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Literal, get_args
 
 Expert = Literal["low_noise", "high_noise"]
-SpellingName = Literal["original", "diffusers", "huggingface", "gguf", "mlx", "fastvideo"]
+SpellingName = Literal["original", "diffusers", "huggingface", "gguf", "mlx", "fastvideo", "longcat"]
 
 # How the names of weight files begin: of the originals and Diffusers, and of the transformers package.
 ORIGINAL_STEM = "diffusion_pytorch_model"
@@ -180,6 +180,8 @@ TRANSFORMER = Component(
     is_needed=True,
     marks=(
         Marks("mlx", ("head.modulation", "patch_embedding_proj.weight")),
+        Marks("mlx", ("head.time_projection.weight", "patch_embedding_proj.weight")),  # LongCat-Video
+        Marks("longcat", ("x_embedder.proj.weight", "blocks.0.attn.qkv.weight", "blocks.0.ffn.w3.weight")),
         # Only FastVideo calls the norm between the attentions so.
         Marks(
             "fastvideo",

@@ -39,7 +39,8 @@ class TimeFeatures:
 
     Attributes:
         embedding: [U, D], float32; the head uses it.
-        modulation: [U, 6, D], float32; every block adds its own table to it.
+        modulation: [U, 6, D], float32; every block adds its own table to it. Blocks that make theirs of it by
+            a layer of their own may take another shape, [U, ...].
         spans: cover all tokens in order. One span for a timestep that all tokens share.
     """
 

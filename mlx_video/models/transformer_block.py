@@ -190,6 +190,11 @@ class BlockLayers(nn.Module):
     Source: Wan2.1 wan/modules/model.py, WanAttentionBlock.
     """
 
+    # Another architecture puts its own in their places.
+    self_attn: nn.Module
+    cross_attn: nn.Module
+    ffn: nn.Module
+
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.eps = config.eps

@@ -58,6 +58,8 @@ class MemoryTask:
         previews: what makes previews.
         fits_colours: whether the colours of previews are fitted to the VAE first.
         decoder: what makes the frames.
+        remembered_frames: latent frames at the start whose keys and values are kept, of the whole video.
+        sees_blocks: whether self-attention gathers few blocks of keys for each block of tokens.
     """
 
     sizes: ModelSizes
@@ -82,6 +84,8 @@ class MemoryTask:
     previews: PreviewMaker = "none"
     fits_colours: bool = False
     decoder: DecoderName = "vae"
+    remembered_frames: int = 0
+    sees_blocks: bool = False
 
     @property
     def tokens_at_once(self) -> int:
@@ -490,4 +494,6 @@ def forward_size(task: MemoryTask, weights: WeightBytes, host: Host) -> ForwardS
         num_passes=task.num_passes,
         on_gpu=host.machine.on_gpu,
         limits=host.limits,
+        remembered_tokens=task.remembered_frames * task.geometry.grid[1] * task.geometry.grid[2],
+        sees_blocks=task.sees_blocks,
     )

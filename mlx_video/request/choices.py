@@ -29,6 +29,9 @@ RecipeName = Literal[
     "causvid",
     "self-forcing",
     "lightx2v",
+    "longcat",
+    "longcat-distilled",
+    "longcat-refine",
 ]
 NoiseLevelsName = Literal[
     "official",
@@ -62,8 +65,20 @@ StreamMode = Literal["auto", "on", "off"]
 QuantizationBits = Literal[4, 8]
 QuantizationGroup = Literal[32, 64, 128]
 
-InputKind = Literal["text", "image", "pictures", "video", "whole video", "mask", "audio", "number", "camera"]
-"""What an input is by which a model is conditioned."""
+InputKind = Literal[
+    "text",
+    "image",
+    "pictures",
+    "video",
+    "whole video",
+    "all frames",
+    "tail",
+    "mask",
+    "audio",
+    "number",
+    "camera",
+]
+"""What an input is by which a model is conditioned; of a "tail" the last frames count."""
 CameraDirection = Literal[
     "Left", "Right", "Up", "Down", "LeftUp", "LeftDown", "RightUp", "RightDown", "In", "Out"
 ]

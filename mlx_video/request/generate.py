@@ -28,6 +28,7 @@ from mlx_video.request.kinds import (
     WrittenPath,
 )
 from mlx_video.request.long_runs import LONG_VIDEOS_GROUP, STEP_CACHE_GROUP, LongRunOptions
+from mlx_video.request.longcat import LONGCAT_GROUP, LongCatOptions
 from mlx_video.request.option import (
     at_least,
     check_options,
@@ -44,7 +45,7 @@ from mlx_video.request.video_prompt import VIDEO_PROMPT_GROUP, VideoPromptOption
 
 SPARINGLY_RECORDED = (
     GUIDANCE_GROUP, STEP_CACHE_GROUP, VACE_GROUP, ANIMATE_GROUP, LONG_VIDEOS_GROUP, PREVIEW_GROUP,
-    VIDEO_PROMPT_GROUP,
+    VIDEO_PROMPT_GROUP, LONGCAT_GROUP,
 )  # fmt: skip
 """Groups of options that decide nothing, and are not recorded, at their defaults."""
 
@@ -58,7 +59,13 @@ def draw_seed() -> int:
 @dataclass(frozen=True)
 # The fields of the last one come first.
 class GenerateRequest(
-    PreviewOptions, LongRunOptions, SamplingOptions, VideoPromptOptions, AnimateOptions, InputOptions
+    PreviewOptions,
+    LongRunOptions,
+    SamplingOptions,
+    LongCatOptions,
+    VideoPromptOptions,
+    AnimateOptions,
+    InputOptions,
 ):
     """One video to make. None stands for the model's own default."""
 
@@ -346,7 +353,9 @@ INPUTS: Mapping[str, InputKind] = MappingProxyType(
 IMAGE_INPUTS = tuple(name for name, kind in INPUTS.items() if kind == "image")
 FRAME_INPUTS = ("image", "end_image")
 """Those of them that become frames of the video; its size follows the first."""
-VIDEO_INPUTS = tuple(name for name, kind in INPUTS.items() if kind in ("video", "whole video", "mask"))
+VIDEO_INPUTS = tuple(
+    name for name, kind in INPUTS.items() if kind in ("video", "whole video", "all frames", "tail", "mask")
+)
 PICTURE_INPUTS = tuple(name for name, kind in INPUTS.items() if kind == "pictures")
 LORA_FIELDS = tuple(name for name, declared in _OPTIONS.items() if declared.kind is ADAPTERS)
 

@@ -138,11 +138,11 @@ class LongRunOptions:
     )
     continue_frames: int | None = option(
         None,
-        help="last frames of the video or segment before that a clip begins with: 4n+1 for a VACE model, 1 or 5 "
-        "for Animate",
+        help="last frames of the video or segment before that a clip begins with: 4n+1 for VACE and "
+        "LongCat-Video, 1 or 5 for Animate",
         group=LONG_VIDEOS_GROUP,
         metavar="N",
-        default_text="17, of short clips half; Animate: 1",
+        default_text="VACE: 17, of short clips half; LongCat-Video: 13; Animate: 1",
         check=at_least(1),
         only_with=("continue_from", "animate_pose_video"),
     )

@@ -42,7 +42,13 @@ from mlx_video.runs.decode_only import check_decoder, prepare_decoding
 from mlx_video.runs.device_check import held_to_limits, with_safe_limits
 from mlx_video.runs.files_read import files_read
 from mlx_video.runs.input_checks import check_inputs, check_parts
-from mlx_video.runs.inputs import encodes_frames, find_picking, report_missing_tokenizer, with_tokenizer
+from mlx_video.runs.inputs import (
+    check_tail,
+    encodes_frames,
+    find_picking,
+    report_missing_tokenizer,
+    with_tokenizer,
+)
 from mlx_video.runs.memory import plan_of, planned_limits, with_memory_plan
 from mlx_video.runs.modes import make_video, mode_of
 from mlx_video.runs.outputs import check_outputs, check_scratch_space
@@ -130,10 +136,13 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
         earlier = open_earlier(request, way, shared, config.vae.stride[0])
     if way and earlier:
         request = way.begin(request, earlier, config)
+    check_inputs(request, variant)  # before any image is opened
+    if variant.settle:
+        request = variant.settle(request, config)
     adapters, adapter_notices = read_all_adapters(request, config)
     stored, config = config, widen_config(config, adapters)
     variant = find_variant(config)
-    check_inputs(request, variant)  # before any image is opened
+    check_inputs(request, variant)
     check_parts(request, model)
     given = {name: image for name in IMAGE_INPUTS if (image := getattr(request, name)) is not None}
     opened = {name: open_image(image) for name, image in given.items()}
@@ -156,7 +165,10 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
     if earlier:
         notices = (*notices, *report_continuing(earlier, plan.fps))
     for name, video in videos.items():
-        if not (video.is_still and INPUTS[name] == "mask"):
+        if INPUTS[name] == "tail":
+            plan = check_tail(request, plan, name, video)
+            notices = (*notices, plan.notices[-1])
+        elif INPUTS[name] != "all frames" and not (video.is_still and INPUTS[name] == "mask"):
             notices = (*notices, *check_length(video, find_picking(request, plan, name, part)))
     if "camera_trajectory" in variant.inputs.all:
         camera_poses({name: getattr(request, name) for name in INPUTS}, plan.geometry.num_frames)
@@ -186,7 +198,7 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
 def _first_video_size(videos: Mapping[str, SourceVideo], wanted: str = "") -> ShownSize | None:
     """The size of the first given video that is no mask, or of the wanted one."""
     for name, video in videos.items():
-        if name == wanted or (not wanted and INPUTS[name] == "video"):
+        if name == wanted or (not wanted and INPUTS[name] in ("video", "tail")):
             frame, _ = next(video.read())
             height, width = frame.shape[:2]
             return ShownSize(height, width, name)

@@ -149,6 +149,8 @@ def find_task(run: Run) -> MemoryTask:
         previews=_find_previews(run),
         fits_colours=not only_decodes and fits_colours(run),
         decoder=request.decoder,
+        remembered_frames=plan.tail_frames if request.longcat_kv_cache and not plan.windows else 0,
+        sees_blocks=any("refining_add_on" in unit.owns for unit in units),
         **_find_windows(run),
     )
 

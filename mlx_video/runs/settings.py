@@ -21,7 +21,7 @@ from mlx_video.geometry import (
 from mlx_video.models.dispatch import LARGEST_ARRAY
 from mlx_video.models.rope import MAX_POSITIONS
 from mlx_video.planning.choices import MemoryChoices
-from mlx_video.request import FRAME_INPUTS, LORA_FIELDS, GenerateRequest, flag_of
+from mlx_video.request import FRAME_INPUTS, INPUTS, LORA_FIELDS, GenerateRequest, flag_of, given_inputs
 from mlx_video.runs.input_checks import check_inputs, check_layer_scales
 from mlx_video.runs.sampling.context_choice import check_caches, plan_windows, report_windows
 from mlx_video.runs.sampling.recipe_choice import (
@@ -78,6 +78,7 @@ class RunPlan:
         recipe: how noise becomes latents; None where latents are only decoded.
         leading_frames: latent frames of reference or control pictures, which are sampled beside the result's.
         windows: in which the transformer sees the video; None for the video as a whole.
+        tail_frames: latent frames that the video begins with, of another one's end.
     """
 
     geometry: VideoGeometry
@@ -93,6 +94,7 @@ class RunPlan:
     recipe: Recipe | None = None
     leading_frames: int = 0
     windows: ContextWindows | None = None
+    tail_frames: int = 0
 
     @property
     def sampled_geometry(self) -> VideoGeometry:
@@ -153,6 +155,7 @@ def plan_run(
             defaults=replace(chosen.defaults, shift=_default_shift(chosen, variant, size.area)),
             variant=variant.name,
             has_image=has_image,
+            goes_on=any(INPUTS[name] == "tail" for name in given_inputs(request)),
             pixels=geometry.width * geometry.height,
         ),
     )
@@ -170,7 +173,7 @@ def plan_run(
         recipe=recipe,
         leading_frames=leading_frames,
         windows=windows,
-        fps=config.sampling.fps,
+        fps=chosen.defaults.fps,
         crops_images=has_image and bool(request.width or request.height),
         notices=tuple(_report_plan(request, variant, chosen, recipe, windows, geometry, size)),
     )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mlx_video.variants.longcat import LONGCAT
 from mlx_video.variants.other_models import PUBLISHED, digest_shapes
 from mlx_video.variants.t2v import T2V_OTHER
 from mlx_video.variants.variant import CheckpointFacts, Shapes
@@ -38,6 +39,7 @@ class Lookalike:
         names: what its publishers call it; None where no name tells.
         published: its title in PUBLISHED; "" where it has none of its own.
         class_name: of its config.json; "" where that is Wan's.
+        word: in the names of tensors of its own; "" where it has none.
     """
 
     title: str
@@ -46,6 +48,7 @@ class Lookalike:
     names: re.Pattern[str] | None = None
     published: str = ""
     class_name: str = ""
+    word: str = ""
 
     def find_mark(self, facts: CheckpointFacts, evidence: Evidence) -> str:
         """What tells that a transformer is of this model; "" where nothing does."""
@@ -55,6 +58,8 @@ class Lookalike:
             return f"it is called {name}"
         if self.class_name and evidence.config.get("_class_name") == self.class_name:
             return f"config.json says {self.class_name}"
+        if self.word and (name := next((each for each in sorted(facts.names) if self.word in each), None)):
+            return f"it has the tensor {name}"
         if self.published and PUBLISHED.get(digest_shapes(evidence.stored)) == self.published:
             return f"its tensors are named as that file's, first {next(iter(evidence.stored))}"
         return ""
@@ -77,6 +82,12 @@ LOOKALIKES = (
         fits=T2V_OTHER.traits.fit,
         why=_BLOCKWISE,
         class_name="CausalWanModel",
+    ),
+    Lookalike(
+        title="LongCat-Video-Avatar",
+        fits=LONGCAT.traits.are_in,
+        why="It speaks to a sound, which this version does not give it. Use LongCat-Video.",
+        word="audio",
     ),
 )
 

@@ -10,7 +10,7 @@ from typing import Any
 from mlx_video.config import FaceConfig, ModelConfig, TransformerConfig, find_vae_config
 from mlx_video.errors import CheckpointError, ConfigError, RequestError
 from mlx_video.formats.tensor_info import TensorInfo
-from mlx_video.variants import animate, camera, fun, i2v, t2v, ti2v, vace, video_as_prompt
+from mlx_video.variants import animate, camera, fun, i2v, longcat, t2v, ti2v, vace, video_as_prompt
 from mlx_video.variants.control_adapter import (
     fits_with_control_video,
     takes_control_video,
@@ -23,6 +23,7 @@ from mlx_video.weights.names.animate_names import FACE_ANCHOR, list_face_stateme
 from mlx_video.weights.names.animate_names import PARTS as FACE_PARTS
 from mlx_video.weights.names.control_sizes import list_statements, read_control_sizes
 from mlx_video.weights.names.fun_names import CAMERA_ANCHOR, REFERENCE_ANCHOR
+from mlx_video.weights.names.longcat_names import FUSED_PART
 from mlx_video.weights.names.transformer_names import IMAGE_ANCHOR, original_shapes, read_image_sizes
 from mlx_video.weights.names.vace_names import VACE_ANCHOR
 from mlx_video.weights.network import TransformerNetwork
@@ -52,6 +53,7 @@ VARIANTS: tuple[Variant, ...] = (
     vace.VACE_14B,
     vace.VACE_FUN_A14B,
     animate.ANIMATE_14B,
+    longcat.LONGCAT,
     video_as_prompt.VIDEO_AS_PROMPT,
     t2v.T2V_OTHER,
     i2v.I2V_EXPERT,
@@ -150,6 +152,7 @@ def _part_names(network: TransformerConfig) -> frozenset[str]:
         "vace_patch_embedding.weight": bool(network.vace_layers),
         "vace_blocks.0.modulation": bool(network.vace_layers),
         **dict.fromkeys(FACE_PARTS, network.face is not None),
+        f"{FUSED_PART}weight": network.time_dim is not None,
         "mot_ref.patch_embedding.weight": bool(network.mot_layers),
     }
     return frozenset(name for name, is_there in names.items() if is_there)
@@ -324,16 +327,18 @@ def _read_transformer_config(
     for key, (name, axis) in SIZE_TENSORS.items():
         sizes[key] = _size(shapes, name, axis, label)
     control = read_control_sizes(shapes, source)
+    own = variant.network.own_sizes(shapes)
     branch = {"image_dim": image_dim, "image_positions": image_positions, "patch_size": list(patch[2:])}
-    for key, size in {**sizes, **branch, **list_statements(control)}.items():
+    for key, size in {**sizes, **branch, **own, **list_statements(control)}.items():
         if key in source and source[key] != size and key != "in_dim":
             raise ConfigError(
                 f"config.json says {key} {source[key]}, but {_evidence(key, shapes, label)} says {size}. "
                 "They belong to different checkpoints; fetch both from the same place."
             )
+    head_dim = read_head_dim(shapes, HEAD_DIM)
+    heads: dict[str, Any] = {"num_heads": int(_number(source, "num_heads", max(1, facts.dim // head_dim)))}
     return TransformerConfig(
         **sizes,
-        num_heads=int(_number(source, "num_heads", max(1, facts.dim // read_head_dim(shapes, HEAD_DIM)))),
         model_type=variant.model_type,
         text_len=int(_number(source, "text_len", 512)),
         eps=_number(source, "eps", 1e-6),
@@ -341,6 +346,7 @@ def _read_transformer_config(
         image_dim=image_dim,
         image_positions=image_positions,
         **control,
+        **{**heads, **own},
     )
 
 

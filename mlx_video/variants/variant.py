@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from mlx_video.conditioning.continuation.way import Continuation
 from mlx_video.conditioning.units import PROMPTS, ConditioningUnit
-from mlx_video.config import SamplingDefaults
+from mlx_video.config import ModelConfig, SamplingDefaults
+from mlx_video.request import GenerateRequest
 from mlx_video.weights.network import PLAIN, TransformerNetwork
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -109,6 +110,10 @@ ChooseSize = Callable[[int, int, int], tuple[int, int]]
 """Image height, image width, area in pixels → width and height of the video, in pixels."""
 
 
+Settle = Callable[[GenerateRequest, ModelConfig], GenerateRequest]
+"""The request of a run → the same with what its inputs decide."""
+
+
 @dataclass(frozen=True, slots=True)
 class LowAreaShift:
     """A shift for videos of at most `max_area` pixels a frame, in place of the default one."""
@@ -139,6 +144,7 @@ class Variant:
         names: what its publishers call it, where nothing else tells it from a model with the same tensors;
             None where the tensors tell it.
         remark: what the converter tells the user of this model besides its name.
+        settle: what given inputs decide of the other options.
         remark_on_prompt: what to tell the user of a prompt that the model cannot follow, "" for nothing; None
             for a model that takes any prompt.
     """
@@ -158,6 +164,7 @@ class Variant:
     low_area_shift: LowAreaShift | None = None
     names: re.Pattern[str] | None = None
     remark: str = ""
+    settle: Settle | None = None
     remark_on_prompt: Callable[[str], str] | None = None
 
     def answers_to(self, names: Iterable[str]) -> bool:

@@ -13,6 +13,7 @@ from mlx_video.formats.tensor_source import TensorSource
 from mlx_video.weights.names import (
     animate_names,
     image_encoder_names,
+    longcat_names,
     motion_names,
     text_encoder_names,
     tiny_vae_names,
@@ -181,6 +182,7 @@ def spell_transformer(extra_diffusers_rules: Sequence[Rule] = ()) -> tuple[Spell
     """
     rules = (*extra_diffusers_rules, *transformer_names.DIFFUSERS_RULES)
     return (
+        Spelling(longcat_names.AUTHORS_ANCHORS, lambda _: longcat_names.AUTHORS_RULES, _restore_axes),
         Spelling(transformer_names.DIFFUSERS_ANCHORS, lambda _: rules, _restore_axes),
         _keep(transformer_names.ANCHOR, transformer_names.BIAS_ANCHOR, rebuild=_restore_axes),
     )

@@ -31,7 +31,7 @@ from mlx_video.loading.streamed_text_encoder import encode_streamed
 from mlx_video.models.animate.animate import AnimateHook, AnimateTransformer
 from mlx_video.models.animate.animate_memory import face_peak
 from mlx_video.models.animate.motion_encoder import MotionEncoder
-from mlx_video.models.block_context import Pass, PromptTokens
+from mlx_video.models.block_context import Pass, PromptTokens, attend_plainly
 from mlx_video.models.control.mot import MoTHook, MoTTransformer
 from mlx_video.models.control.vace import VACEHook, VACETransformer
 from mlx_video.models.dispatch import CPU_LIMITS, Limits, use_limits
@@ -39,12 +39,16 @@ from mlx_video.models.encoders.image_encoder import CLIPImageEncoder
 from mlx_video.models.encoders.image_encoder_memory import image_encoder_peak
 from mlx_video.models.encoders.text_encoder import UMT5Encoder
 from mlx_video.models.forward import BlockSource
+from mlx_video.models.longcat.block_sparse import attend_in_blocks
+from mlx_video.models.longcat.transformer import LongCatTransformer
+from mlx_video.models.remembered_keys import RememberedKeys
 from mlx_video.models.transformer import WanTransformer
 from mlx_video.models.transformer_memory import ForwardSize, forward_peak
 from mlx_video.models.video_transformer import Part
 from mlx_video.planning.stage_peaks import denoise_peak, text_peak, weight_bytes_in_use
 from mlx_video.planning.weight_bytes import WeightBytes, weigh
 from mlx_video.variants.animate import NETWORK as ANIMATE_NETWORK
+from mlx_video.variants.longcat import NETWORK as LONGCAT_NETWORK
 from mlx_video.variants.vace import NETWORK as VACE_NETWORK
 from mlx_video.variants.video_as_prompt import VIDEO_AS_PROMPT
 from mlx_video.weights.load import load_module
@@ -64,6 +68,7 @@ NARROW = TransformerConfig(
     256, 1024, 2, num_layers=3, in_dim=4, out_dim=4, text_dim=64, text_len=64, freq_dim=64
 )
 WITH_IMAGE = replace(NARROW, image_dim=64)
+LONGCAT = replace(NARROW, time_dim=32, model_type="longcat")
 WITH_VACE = replace(NARROW, vace_layers=(0, 2), vace_in_dim=8)
 WITH_REFERENCE = replace(WITH_IMAGE, mot_layers=(0, 2))
 WITH_FACE = replace(
@@ -99,6 +104,8 @@ class Case:
         if self.config.face:
             # Encoding a face, which takes more than so few tokens, is compared below.
             return replace(ANIMATE_NETWORK, peak=forward_peak)
+        if self.config.time_dim:
+            return LONGCAT_NETWORK
         if self.config.mot_layers:
             return VIDEO_AS_PROMPT.network
         return VACE_NETWORK if self.config.vace_layers else PLAIN
@@ -130,12 +137,20 @@ CASES = {
     "face, bfloat16": Case(WITH_FACE, dtype=mx.bfloat16, num_passes=1),
     "in chunks": Case(limits=CUTTING),
     "in chunks, 4 bits, streamed": Case(bits=4, streams=True, limits=CUTTING),
+    "LongCat": Case(LONGCAT),
+    "LongCat, streamed": Case(LONGCAT, streams=True),
+    "LongCat, 4 bits, streamed": Case(LONGCAT, bits=4, streams=True),
+    "LongCat, 8 bits": Case(LONGCAT, bits=8, num_passes=1),
+    "LongCat, bfloat16": Case(LONGCAT, dtype=mx.bfloat16, num_passes=1),
+    "LongCat, in chunks": Case(LONGCAT, limits=CUTTING),
     "wide feed-forward": Case(replace(NARROW, ffn_dim=2048, num_heads=1), num_passes=1),
 }
 
 
 def quantized_layers(network: nn.Module) -> Callable[[str, nn.Module], bool]:
     """Those that we quantize in a transformer, those that others do in a text encoder."""
+    if isinstance(network, LongCatTransformer):
+        return lambda name, _: LONGCAT_NETWORK.is_quantized(name)
     if isinstance(network, WanTransformer):
         return lambda name, _: is_quantized_layer(name)
     return lambda _, layer: isinstance(layer, nn.Linear)
@@ -229,6 +244,42 @@ def test_prediction_of_encoding_a_face_is_within_fifteen_percent():
     mx.eval(encoder.parameters())
     found = measured(lambda: encoder.encode_video(mx.zeros((FACE_SIZE, FACE_SIZE, 3)) for _ in range(2)))
     assert face_peak(face).usual == pytest.approx(found, rel=WITHIN)
+
+
+@pytest.mark.parametrize("bits", [None, 4])
+def test_prediction_of_attention_to_few_blocks_is_within_fifteen_percent(bits: int | None, tmp_path: Path):
+    case, grid, path = Case(LONGCAT, num_passes=1, bits=bits), (8, 8, 16), tmp_path / "model.safetensors"
+    latents = mx.zeros((LONGCAT.in_dim, 8, 16, 32))
+    random_weights(case.network.build(LONGCAT), path, case.dtype, bits)
+    with SafetensorsFile(path) as source, use_limits(case.limits), opened(case, source) as (transformer, _):
+        prompt = transformer.project_text(mx.zeros((20, LONGCAT.text_dim)))
+        part = Part(latents, [Pass(prompt, attention=attend_in_blocks)])
+
+        def work() -> None:
+            for _ in range(STEPS):
+                mx.eval(transformer.predict_parts([part], at(500.0)))
+
+        found, weights = measured(work), weigh(source.infos.values(), case.network.block_order(LONGCAT))
+    size = ForwardSize(
+        LONGCAT, math.prod(grid), weights.number_bytes, weights.bits, 0, 1, on_gpu=False, limits=case.limits,
+        sees_blocks=True,
+    )  # fmt: skip
+    geometry = VideoGeometry(256, 128, 29, latents.shape, grid)
+    predicted = denoise_peak(size, weights, geometry, network=LONGCAT_NETWORK).usual
+    assert predicted - weight_bytes_in_use(weights, None) == pytest.approx(found, rel=WITHIN)
+
+
+def test_kept_keys_and_values_are_foreseen_to_the_byte():
+    transformer, kept = LongCatTransformer(LONGCAT), RememberedKeys()
+    prompt = transformer.project_text(mx.zeros((20, LONGCAT.text_dim)))
+    one = Pass(prompt, attention=kept.recording(attend_plainly))
+    (velocity,) = transformer.predict(mx.zeros(LATENT_SHAPE), at(0.0), [one])
+    mx.eval(velocity)
+    size = ForwardSize(LONGCAT, 3 * math.prod(GRID), 4, None, 0, 1, on_gpu=False, limits=CPU_LIMITS)
+    plain = LONGCAT_NETWORK.peak(replace(size, num_tokens=2 * math.prod(GRID)))
+    with_kept = LONGCAT_NETWORK.peak(replace(size, remembered_tokens=math.prod(GRID)))
+    assert with_kept.held - plain.held == kept.nbytes > 0
+    assert with_kept.usual - plain.usual >= kept.nbytes  # and keys and values of all tokens, joined
 
 
 @pytest.mark.parametrize("lengths", [(500, 400), (100, 60)], ids=["longest prompts", "short prompts"])

@@ -125,7 +125,7 @@ def test_a_held_first_frame_is_free_of_noise_in_every_window():
         layouts.append([(segment.timestep, segment.times) for segment in layout.segments])
         return latents
 
-    conditioning = Conditioning(mx.zeros((1, 1)), first_frame=mx.zeros((1, 1, 1, 1)))
+    conditioning = Conditioning(mx.zeros((1, 1)), first_frames=mx.zeros((1, 1, 1, 1)))
     join(ContextWindows(3, 1), conditioning, 5, predict)
     assert layouts == [[(0.0, (0,)), (None, (1, 2))], [(0.0, (0,)), (None, (1, 2, 3))]]
 

@@ -66,7 +66,13 @@ def test_a_recipe_takes_the_published_steps(name, model, sigmas, timesteps, high
 
 
 def test_every_recipe_is_tested():
-    assert {name for name, *_ in PUBLISHED} | {"official"} == set(RECIPES)
+    """Those of LongCat-Video are, in a file of their own."""
+    assert {name for name, *_ in PUBLISHED} | {
+        "official",
+        "longcat",
+        "longcat-distilled",
+        "longcat-refine",
+    } == set(RECIPES)
 
 
 def test_two_by_two_steps_are_what_both_boundaries_make_of_shift_5_but_not_of_8():
@@ -93,8 +99,8 @@ def test_the_official_recipe_is_the_models_defaults():
 
 
 def test_guidance_on_a_distilled_model_is_said():
-    for name in RECIPES.keys() - {"official"}:
-        (text,) = (text for text in settle(name, guide_scale=(5.0, 5.0)).notices if "distilled" in text)
+    for name in RECIPES.keys() - {"official", "longcat"}:
+        (text,) = (text for text in settle(name, guide_scale=(5.0, 5.0)).notices if "distilled model" in text)
         assert text == (
             "Guide scale 5 on a distilled model: it learned to do without, so the video blurs and each step "
             "takes twice as long. Leave --guide-scale out."

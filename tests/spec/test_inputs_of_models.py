@@ -32,6 +32,8 @@ COLUMNS: dict[str, dict[str, Any]] = {
     "motion bucket": {"motion_bucket_id": 50},
     "one frame": {"target_index": 1, "control_image": (OTHER,), "control_index": (0,)},
     "video prompt": {"vap_video": VIDEO, "vap_prompt": "a dog"},
+    "earlier video": {"longcat_video": VIDEO},
+    "refined video": {"longcat_refine": VIDEO},
     "poses": {"animate_pose_video": VIDEO},
     "face": {"animate_face_video": VIDEO},
     "background": {"animate_inpaint_video": VIDEO, "animate_mask_video": VIDEO},
@@ -66,8 +68,9 @@ ROWS = {
     "wan2.1-vace-14b": VACE,
     "wan2.1-vace": VACE,
     "wan2.2-vace-fun-a14b": "o o - - o o o - - - - -",
+    "longcat-video": "o - - - - - - - - - - - o o",
     "wan2.1-video-as-prompt-14b": "R o - - - - - - - - - R",
-    "wan2.2-animate-14b": "R - - - - - - - - - - - R R o",
+    "wan2.2-animate-14b": "R - - - - - - - - - - - - - R R o",
 }
 
 
@@ -138,9 +141,16 @@ def test_every_model_begins_with_a_video(variant: Variant):
 def test_every_input_that_a_model_takes_goes_with_all_others(variant: Variant):
     codes = codes_of(variant)
     taken = [column for column, code in codes.items() if code != "-" and column != "one frame"]
-    if variant.inputs.shorthands:
-        taken = [column for column in taken if "image" not in column]
+    taken = [column for column in taken if not set(COLUMNS[column]) & set(variant.inputs.shorthands)]
     check_inputs(request_of(*taken), variant)
+
+
+def test_an_option_of_longcat_video_is_refused_by_others():
+    (variant,) = (variant for variant in VARIANTS if variant.name == "wan2.1-t2v-14b")
+    error = refusal(GenerateRequest("a cat", longcat_kv_cache=False), variant)
+    assert (error.field, error.message) == (
+        "longcat_kv_cache", "Wan2.1 T2V 14B keeps none. Leave the option out."
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(

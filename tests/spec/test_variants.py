@@ -56,6 +56,7 @@ KINDS = {
     "wan2.1-vace-14b": (16, 16, False, VACE),
     "wan2.2-vace-fun-a14b": (16, 16, True, VACE),
     "wan2.2-animate-14b": (36, 16, False, {"image_dim": 32, "face": FaceConfig(layers=(0, 1))}),
+    "longcat-video": (16, 16, False, {"time_dim": 24}),
     "wan2.1-video-as-prompt-14b": (36, 16, False, {"image_dim": 32, "mot_layers": (0, 1)}),
 }
 SIZES = {
@@ -218,7 +219,7 @@ def test_its_defaults_are_plausible(variant: Variant):
     assert 1 <= sampling.steps <= 100
     assert 1 <= sampling.shift <= 16
     assert all(1 <= scale <= 10 for scale in sampling.guide_scale)
-    assert sampling.fps in (16, 24, 30)
+    assert sampling.fps in (15, 16, 24, 30)
 
 
 UNPUBLISHED = (

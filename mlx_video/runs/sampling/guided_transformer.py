@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import mlx.core as mx
@@ -19,6 +19,7 @@ from mlx_video.models.block_context import (
     attend_plainly,
 )
 from mlx_video.models.forward import BlockSource
+from mlx_video.models.remembered_keys import RememberedKeys
 from mlx_video.models.token_layout import TokenLayout, layout_around_given
 from mlx_video.models.video_transformer import Part, VideoTransformer
 from mlx_video.sampling.context_windows import ContextWindows, Window
@@ -121,6 +122,60 @@ class FramePredictions:
         return one
 
 
+class RememberingPredictions(FramePredictions):
+    """Passes over the noisy frames alone, for a transformer whose clean frames see nothing but each other.
+
+    Keys and values of the clean frames are then the same in every step and under every prompt, so that a
+    forward of these alone, before the first step, gives them for all.
+    """
+
+    def __init__(
+        self,
+        transformer: VideoTransformer,
+        conditioning: Conditioning,
+        layout: TokenLayout,
+        prompts: Mapping[PromptName, PromptTokens],
+        memory: SamplerState,
+        caches: CachesOf | None,
+        blocks: BlockSource | None,
+    ) -> None:
+        clean, *noisy = layout.segments
+        self._clean_layout = TokenLayout((clean,))
+        self._keys: RememberedKeys | None = None
+        super().__init__(
+            transformer, conditioning, TokenLayout(tuple(noisy)), prompts, memory, caches, blocks
+        )
+
+    def __call__(self, latents: mx.array, step: Step, branches: Sequence[Branch]) -> list[mx.array]:
+        """Velocities [C, T, H, W] of latents [C, T, H, W]; those of clean frames are 0."""
+        count = self._conditioning.num_first_frames
+        if self._keys is None:
+            self._keys = self._remember(step)
+        still = mx.zeros_like(latents[:, :count])
+        found = super().__call__(latents[:, count:], step, branches)
+        return [mx.concatenate([still, velocity], axis=1) for velocity in found]
+
+    def _remember(self, step: Step) -> RememberedKeys:
+        """Keys and values of the clean frames."""
+        keys, latents = RememberedKeys(), self._conditioning.first_frames
+        assert latents is not None
+        text = next(iter(self._prompts.values()))  # which no clean frame reads
+        self._transformer.predict(
+            latents,
+            step,
+            [Pass(text, attention=keys.recording(attend_plainly))],
+            layout=self._clean_layout,
+            block_source=self._blocks,
+        )
+        keys.evaluate()
+        return keys
+
+    def _build_pass(self, branch: Branch) -> Pass:
+        one = super()._build_pass(branch)
+        assert self._keys is not None
+        return replace(one, attention=self._keys.before(one.attention))
+
+
 class GuidedTransformer:
     """The velocity function of one transformer under guidance.
 
@@ -156,7 +211,8 @@ class GuidedTransformer:
             prompts = project_prompts(transformer, conditioning, guidance.prompts)
 
             def predictions(own: Conditioning, layout: TokenLayout, memory: SamplerState) -> FramePredictions:
-                return FramePredictions(transformer, own, layout, prompts, memory, caches, blocks)
+                kind = RememberingPredictions if own.remembers_first_frames else FramePredictions
+                return kind(transformer, own, layout, prompts, memory, caches, blocks)
 
             if windows is None:
                 return predictions(conditioning, layout, memory)
@@ -232,8 +288,8 @@ def predict_in_windows(
 
     def open_window(seen: SeenFrames) -> Own:
         own = conditioning.take_frames(seen.numbers)
-        is_given = conditioning.first_frame is not None
-        given = [place for place, number in enumerate(seen.numbers) if is_given and number == 0]
+        first = conditioning.num_first_frames
+        given = [place for place, number in enumerate(seen.numbers) if number < first]
         around = layout_around_given((len(seen.numbers), rows, columns), given)
         return predictions(own, around, memory.within(f"window to {seen.numbers[-1]}"))
 

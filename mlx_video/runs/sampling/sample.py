@@ -9,7 +9,7 @@ from functools import partial
 
 import mlx.core as mx
 
-from mlx_video.conditioning.frames import impose_first_frame
+from mlx_video.conditioning.frames import impose_first_frames
 from mlx_video.conditioning.latent_frames import VIDEO_ALONE, LatentFrames
 from mlx_video.conditioning.types import Conditioning
 from mlx_video.events import Event, Notice, StepFinished, Work, with_events
@@ -72,7 +72,7 @@ def sample_latents(
             solver,
             velocity,
             start=first_step,
-            constrain=keep_first_frame(conditioning),
+            constrain=keep_first_frames(conditioning),
             estimates_clean=previews.is_due,
         )
         del latents
@@ -122,10 +122,10 @@ def describe_experts(run: Run, recipe: Recipe) -> Iterator[Notice]:
         )
 
 
-def keep_first_frame(conditioning: Conditioning) -> Constrain | None:
+def keep_first_frames(conditioning: Conditioning) -> Constrain | None:
     """What is done to the latents after every step; None where noise becomes all of them."""
-    first_frame = conditioning.first_frame
-    return None if first_frame is None else lambda latents: impose_first_frame(latents, first_frame)
+    first_frames = conditioning.first_frames
+    return None if first_frames is None else lambda latents: impose_first_frames(latents, first_frames)
 
 
 def open_velocity(
@@ -149,8 +149,7 @@ def open_guided_transformer(
 
     What its step caches and its guidance remember is forgotten with it.
     """
-    given_frames = 0 if conditioning.first_frame is None else 1
-    layout = conditioning.frames.layout(run.plan.geometry.grid, given_frames)
+    layout = conditioning.frames.layout(run.plan.geometry.grid, conditioning.num_first_frames)
     own_memory = memory.within(name)
     try:
         with use_transformer(run, name) as (transformer, streamed):
