@@ -81,3 +81,7 @@ class DeviceError(MLXVideoError):
 
 class NonFiniteError(MLXVideoError):
     """Latents or frames stopped being finite numbers; going on would end in a black video."""
+
+
+class TrainingError(MLXVideoError):
+    """A training cannot go on: its numbers are no longer finite, or nothing is learned."""

@@ -72,6 +72,7 @@ InputKind = Literal[
     "video",
     "whole video",
     "all frames",
+    "footage",
     "tail",
     "mask",
     "audio",

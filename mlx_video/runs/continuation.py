@@ -28,7 +28,7 @@ def find_length(request: GenerateRequest, variant: Variant, config: ModelConfig)
 
     Raises:
         MediaError: an input cannot be read.
-        RequestError: the model does not take the inputs, or they are of no length.
+        RequestError: `segments` says something else, or the model does not take what is given.
     """
     way = variant.continuation
     if way is None or way.find_length is None or request.decode_only:
@@ -157,9 +157,15 @@ def count_skipped(run: Run) -> int:
     return len(run.earlier.tail) if way.is_shown_again else 0
 
 
+def count_made_frames(run: Run) -> int:
+    """Frames that a run makes, of which it may not show all."""
+    way = run.variant.continuation
+    return run.plan.geometry.num_frames + (way.extra_frames if way else 0)
+
+
 def count_new_frames(run: Run) -> int:
     """Frames that a run adds to its video."""
-    new = run.plan.geometry.num_frames - count_skipped(run)
+    new = count_made_frames(run) - count_skipped(run)
     if run.length is None or run.length.frames is None:
         return new
     made = run.earlier.made if run.earlier else None
@@ -172,7 +178,7 @@ def count_all_frames(run: Run) -> int:
     if run.length and run.length.frames is not None:
         made = run.earlier.made if run.earlier else None
         return before - (made.frames if made else 0) + run.length.frames
-    way, num_frames = run.variant.continuation, run.plan.geometry.num_frames
+    way, num_frames = run.variant.continuation, count_made_frames(run)
     again = run.shared_frames if way and way.is_shown_again else 0
     following = 0 if run.request.decode_only else run.request.segments - 1
     return before + count_new_frames(run) + following * (num_frames - again)
@@ -192,12 +198,13 @@ class NewFrames:
 
     Args:
         run: whose clip it is.
+        decoded: frames that leave the decoder.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, decoded: int) -> None:
         way = run.variant.continuation
         self._earlier = run.earlier if way and way.matches_colours and way.is_shown_again else None
-        self._skip = count_skipped(run)
+        self._skip = decoded - count_made_frames(run) + count_skipped(run)
         self._left = count_new_frames(run)
         self._match: ColourMatch | None = None
 

@@ -18,6 +18,7 @@ from mlx_video.variants.variant import Variant
 from tests.spec.test_variants import config_of
 
 PICTURE, OTHER, VIDEO = Path("absent.png"), Path("other.png"), Path("absent.mp4")
+SOUND = Path("absent.wav")
 # Column of the table → what is given for it.
 COLUMNS: dict[str, dict[str, Any]] = {
     "image": {"image": PICTURE},
@@ -34,6 +35,8 @@ COLUMNS: dict[str, dict[str, Any]] = {
     "video prompt": {"vap_video": VIDEO, "vap_prompt": "a dog"},
     "earlier video": {"longcat_video": VIDEO},
     "refined video": {"longcat_refine": VIDEO},
+    "sound": {"input_audio": SOUND},
+    "poses and motion": {"s2v_pose_video": VIDEO, "motion_video": VIDEO},
     "poses": {"animate_pose_video": VIDEO},
     "face": {"animate_face_video": VIDEO},
     "background": {"animate_inpaint_video": VIDEO, "animate_mask_video": VIDEO},
@@ -70,7 +73,8 @@ ROWS = {
     "wan2.2-vace-fun-a14b": "o o - - o o o - - - - -",
     "longcat-video": "o - - - - - - - - - - - o o",
     "wan2.1-video-as-prompt-14b": "R o - - - - - - - - - R",
-    "wan2.2-animate-14b": "R - - - - - - - - - - - - - R R o",
+    "wan2.2-s2v-14b": "R - - - - - - - - - - - - - R o",
+    "wan2.2-animate-14b": "R - - - - - - - - - - - - - - - R R o",
 }
 
 
@@ -109,7 +113,7 @@ def test_every_model_and_every_input_has_its_place():
     placed = {name for given in COLUMNS.values() for name in given} | {"prompt", "input_video"}
     unplaced = set(INPUTS) - placed
     camera = {"camera_trajectory", "camera_control_speed", "camera_control_origin"}
-    assert unplaced == {*camera, "negative_vap_prompt"}
+    assert unplaced == {*camera, "negative_vap_prompt", "audio_embeds"}
 
 
 @pytest.mark.parametrize(("variant", "column", "code"), CELLS)
