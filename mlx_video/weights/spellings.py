@@ -11,6 +11,8 @@ import mlx.core as mx
 from mlx_video.errors import CheckpointError
 from mlx_video.formats.tensor_source import TensorSource
 from mlx_video.weights.names import (
+    animate_names,
+    audio_encoder_names,
     image_encoder_names,
     longcat_names,
     motion_names,
@@ -159,6 +161,7 @@ def _restore_axes(source: TensorSource) -> TensorSource:
         if name.rpartition(".")[2] in _WITH_AXIS_OF_ONE and len(info.shape) == 2
     }
     unfolded = unfold(source, TRANSFORMER_KERNELS)
+    stacks |= animate_names.find_stacks(source.infos)
     return StackedTensors(unfolded, stacks) if stacks else unfolded
 
 
@@ -194,6 +197,10 @@ TEXT_ENCODER = (
 IMAGE_ENCODER = (
     Spelling(image_encoder_names.HF_ANCHORS, lambda _: image_encoder_names.HF_RULES, _stack_projections),
     _keep(image_encoder_names.ANCHOR),
+)
+AUDIO_ENCODER = (
+    Spelling((audio_encoder_names.ANCHOR,), lambda _: audio_encoder_names.HF_RULES),
+    _keep(audio_encoder_names.ANCHOR),
 )
 MOTION_CONTROLLER = (_keep(motion_names.ANCHOR),)
 VAE = (
