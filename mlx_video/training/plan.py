@@ -33,8 +33,8 @@ CAREFUL = 0.1
 WARM_UP_SHARE = 20
 
 
-TRAINED_NETWORKS = (PLAIN, fun.NETWORK, vace.NETWORK)
-"""Transformers whose gradients are held to those of PyTorch."""
+TRAINED_NETWORKS = tuple(network.build for network in (PLAIN, fun.NETWORK, vace.NETWORK))
+"""Transformers of whole clips, as flow matching trains them."""
 _SETTLED = ("steps", "learning_rate", "schedule", "warm_up_steps", "init_lora")
 """Options that stand in a training's identity as what follows from them, or count at its beginning alone."""
 
@@ -137,7 +137,7 @@ def plan_training(request: TrainRequest, model: ModelFolder, config: ModelConfig
 def _refuse_unlike_models(config: ModelConfig) -> None:
     """Refuse models whose forward is another one than flow matching of whole clips trains."""
     variant = find_variant(config)
-    if variant.network not in TRAINED_NETWORKS or variant.blocks is not None:
+    if variant.network.build not in TRAINED_NETWORKS or variant.blocks is not None:
         raise RequestError(
             "folder",
             f"{variant.title} cannot be trained here. Text-to-video, image-to-video, TI2V, Fun and VACE "
