@@ -86,7 +86,7 @@ def _pad(frames: Iterator[np.ndarray], before: int) -> Iterator[np.ndarray]:
 
 def _see_few_blocks(transformer: VideoTransformer, one: Pass) -> Pass:
     """A pass in which tokens see the blocks that suit them."""
-    return replace(one, attention=attend_in_blocks)
+    return replace(one, attention=attend_in_blocks, shares_tokens=False)
 
 
 REFINE = ConditioningUnit(

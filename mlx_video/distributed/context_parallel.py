@@ -25,7 +25,12 @@ class ContextParallel:
     collectives: Collectives
 
     def share(self, one: Pass) -> Pass:
-        """A pass of which each process computes its part; the velocity is whole in all of them."""
+        """A pass of which each process computes its part; the velocity is whole in all of them.
+
+        One whose tokens cannot be shared out is computed by all.
+        """
+        if not one.shares_tokens:
+            return one
         cache = None if one.cache is None else SharedCache(one.cache, self)
         return replace(one, sharing=self, cache=cache)
 

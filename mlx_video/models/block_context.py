@@ -132,11 +132,13 @@ class AttentionSite:
         kind: tokens attend to each other ("self"), to the text, or to the image tokens.
         layer: its projections.
         context: of its block.
+        sees_all: whether keys and values are those of all tokens already, those of other processes too.
     """
 
     kind: Literal["self", "text", "image"]
     layer: AttentionLayer
     context: BlockContext
+    sees_all: bool = False
 
 
 Attention = Callable[[mx.array, mx.array, mx.array, AttentionSite], mx.array]
@@ -302,6 +304,7 @@ class Pass:
         added_modulation: [6, dim], float32, added to the modulation of every timestep; None for nothing.
         sharing: which of the tokens this process computes.
         is_negative: whether `text` is the negative prompt.
+        shares_tokens: whether processes may share its tokens out: not where `attention` needs all queries.
     """
 
     text: PromptTokens
@@ -312,3 +315,4 @@ class Pass:
     added_modulation: mx.array | None = None
     sharing: TokenSharing = ALL_TOKENS
     is_negative: bool = False
+    shares_tokens: bool = True

@@ -52,7 +52,7 @@ def _cut_spans(spans: Sequence[TokenSpan], rows: slice) -> tuple[TokenSpan, ...]
 
 def _attend_to_all(attention: Attention, sharing: TokenSharing, num_tokens: int) -> Attention:
     def attend(queries: mx.array, keys: mx.array, values: mx.array, site: AttentionSite) -> mx.array:
-        if site.kind == "self":
+        if site.kind == "self" and not site.sees_all:
             keys, values = sharing.join_keys_values(queries, keys, values, num_tokens)
         return attention(queries, keys, values, site)
 

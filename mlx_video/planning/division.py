@@ -50,10 +50,10 @@ class Division:
 
     def share_forward(self, size: ForwardSize) -> ForwardSize:
         """A forward as the process with the most tokens makes it."""
-        # The blocks of a reference video's expert see all tokens in every process.
-        if self.mode not in ("context", "sharded") or size.config.mot_layers:
+        if self.mode not in ("context", "sharded") or size.sees_blocks:
             return size
-        return replace(size, num_tokens=-(-size.num_tokens // self.count), num_keys=size.num_tokens)
+        own = -(-(size.num_tokens - size.remembered_tokens) // self.count)
+        return replace(size, num_tokens=own + size.remembered_tokens, num_keys=size.num_tokens)
 
     def bytes_in_use(self, weights: WeightBytes) -> int | None:
         """Bytes of the weights of one process while it runs; None for as many as without the others."""

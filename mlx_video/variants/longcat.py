@@ -31,6 +31,7 @@ NETWORK = TransformerNetwork(
     own_sizes=read_longcat_sizes,
     is_quantized=is_quantized_longcat_layer,
     peak=longcat_peak,
+    knows_others=True,
 )
 
 LONGCAT = Variant(

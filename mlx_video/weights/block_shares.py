@@ -120,8 +120,11 @@ def share_blocks(
         group_size: of quantized layers, whose groups are not cut; None for dense ones.
 
     Raises:
-        ValueError: there are fewer heads, or fewer groups of channels, than processes.
+        ValueError: there are fewer heads, or fewer groups of channels, than processes, or the blocks are not
+            Wan's.
     """
+    if config.time_dim is not None:
+        raise ValueError("blocks whose queries, keys and values are one layer cannot be shared out by heads")
     unit = max(gcd(config.ffn_dim, TILE), group_size or 1)
     heads = share_evenly(config.num_heads, rank, size)
     hidden = share_evenly(config.ffn_dim, rank, size, unit)

@@ -54,6 +54,7 @@ class TransformerNetwork:
         peak: memory of one forward beside the weights.
         read_frames: sizes → token frames that a forward only reads, beside those of the video.
         further_blocks: the blocks besides the main ones that are streamed like these.
+        knows_others: whether blocks of another architecture than Wan's attend to tokens of other processes.
     """
 
     build: Callable[[TransformerConfig], VideoTransformer] = WanTransformer
@@ -66,11 +67,12 @@ class TransformerNetwork:
     peak: ForwardPeak = forward_peak
     read_frames: Callable[[TransformerConfig], int] = lambda config: int(config.reference_dim is not None)
     further_blocks: Callable[[TransformerConfig], FurtherBlocks] = _no_blocks
+    knows_others: bool = False
 
     @property
     def can_be_shared(self) -> bool:
-        """Whether machines can make a forward together; blocks of another architecture know of no others."""
-        return self.base_tensors is transformer_tensors
+        """Whether machines can make a forward together; blocks of other designs may know of no others."""
+        return self.base_tensors is transformer_tensors or self.knows_others
 
     @property
     def rules(self) -> tuple[Rule, ...]:

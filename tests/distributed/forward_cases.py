@@ -14,6 +14,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
+from mlx_video.config import TransformerConfig
 from mlx_video.formats.safetensors import SafetensorsFile
 from mlx_video.loading.block_stream import load_streamed
 from mlx_video.models.block_context import BlockHook, Pass, Step, StepCache
@@ -23,6 +24,7 @@ from mlx_video.models.control.fun import FunTransformer, ReferenceHook
 from mlx_video.models.control.mot import MoTHook, MoTTransformer
 from mlx_video.models.control.vace import VACEHook, VACETransformer
 from mlx_video.models.forward import BlockSource
+from mlx_video.models.longcat.transformer import LongCatTransformer
 from mlx_video.models.token_layout import TokenLayout, video_layout
 from mlx_video.models.transformer import WanTransformer
 from mlx_video.models.video_transformer import VideoTransformer
@@ -40,6 +42,10 @@ GRID = (3, 2, 3)
 TEXT_TO_VIDEO = replace(PLAIN, dim=128, ffn_dim=160, num_heads=4, num_layers=3)
 IMAGE_TO_VIDEO = replace(TEXT_TO_VIDEO, in_dim=36, image_dim=1280)
 VACE = replace(TEXT_TO_VIDEO, vace_layers=(0, 2), vace_in_dim=96)
+LONGCAT = TransformerConfig(
+    dim=128, ffn_dim=256, num_heads=4, num_layers=3, text_dim=PLAIN.text_dim, text_len=16, freq_dim=64,
+    time_dim=32, model_type="longcat",
+)  # fmt: skip
 MOT = replace(IMAGE_TO_VIDEO, mot_layers=(0, 2))
 CONTROL = replace(TEXT_TO_VIDEO, in_dim=48, reference_dim=16)
 
@@ -129,6 +135,11 @@ def with_reference_video(transformer: VideoTransformer) -> list[Pass]:
     return [Pass(text(transformer, image=True), hooks=(MoTHook(transformer, reference, prompt),))]
 
 
+def after_clean_frames(transformer: VideoTransformer) -> list[Pass]:
+    """Two clean frames of three see only each other; some processes have clean tokens alone."""
+    return [Pass(text(transformer))]
+
+
 class MeanOfAll(BlockHook):
     """Adds to each token the mean of all, so that it must see all; it runs a block of its own, too."""
 
@@ -215,6 +226,7 @@ _plain: Build = partial(randomized, partial(WanTransformer, TEXT_TO_VIDEO))
 _image: Build = partial(randomized, partial(WanTransformer, IMAGE_TO_VIDEO))
 _vace: Build = partial(randomized, partial(VACETransformer, VACE))
 _mot: Build = partial(randomized, partial(MoTTransformer, MOT))
+_longcat: Build = partial(randomized, partial(LongCatTransformer, LONGCAT))
 _control: Build = partial(randomized, partial(FunTransformer, CONTROL))
 
 CASES: Mapping[str, Case] = {
@@ -227,6 +239,7 @@ CASES: Mapping[str, Case] = {
     "vace": Case(_vace, with_vace, steps=2),
     "reference": Case(_control, with_reference, concat=32),
     "reference video": Case(_mot, with_reference_video, concat=20, steps=2),
+    "clean frames": Case(_longcat, after_clean_frames, video_layout(GRID, 2)),
     "normalized attention": Case(_plain, with_normalized_attention),
     "a hook of all tokens": Case(_plain, with_mean_of_all, video_layout(GRID, 1)),
     "first-block cache": Case(_plain, with_cache(first_block_cache), steps=6),
@@ -234,3 +247,6 @@ CASES: Mapping[str, Case] = {
     "8 bits": Case(partial(quantized, _plain, 8), two_prompts),
     "4 bits, vace": Case(partial(quantized, _vace, 4), with_vace),
 }
+
+WITHOUT_HEADS = ("clean frames",)
+"""Cases whose heads cannot be shared out."""

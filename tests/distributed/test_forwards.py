@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
+import mlx.core as mx
 import pytest
 
-from tests.distributed.forward_cases import CASES
+from mlx_video.config import TransformerConfig
+from mlx_video.distributed.collectives import Collectives
+from mlx_video.distributed.context_parallel import ContextParallel
+from mlx_video.models.block_context import CrossAttentionCache, Pass, PromptTokens
+from mlx_video.weights.block_shares import share_blocks
+from tests.distributed.forward_cases import CASES, LONGCAT, TEXT_TO_VIDEO, WITHOUT_HEADS
 from tests.distributed.ranks import run_ranks
 
 LARGEST_ERROR = 1e-5
@@ -24,6 +31,7 @@ USUAL: Mapping[int, tuple[str, ...]] = {
         "a timestep for each token",
         "reference",
         "reference video",
+        "clean frames",
         "normalized attention",
         "a hook of all tokens",
         "first-block cache",
@@ -35,12 +43,13 @@ USUAL: Mapping[int, tuple[str, ...]] = {
 """Number of processes → the cases of every run; the others are left to a nightly one."""
 
 
-def counts_and_cases(further: Iterable[str] = ()) -> list[Any]:
+def counts_and_cases(further: Iterable[str] = (), without: Collection[str] = ()) -> list[Any]:
     """Numbers of processes and names of cases."""
     return [
         pytest.param(count, name, marks=() if is_usual(count, name) else pytest.mark.nightly)
         for count in USUAL
         for name in (*CASES, *further)
+        if name not in without
     ]
 
 
@@ -67,7 +76,7 @@ def test_shared_tokens_give_the_velocity_of_one_process(count: int, case: str):
     assert largest_error(count, "context", case) < LARGEST_ERROR
 
 
-@pytest.mark.parametrize(("count", "case"), counts_and_cases())
+@pytest.mark.parametrize(("count", "case"), counts_and_cases(without=WITHOUT_HEADS))
 def test_shared_heads_give_the_velocity_of_one_process(count: int, case: str):
     assert largest_error(count, "tensor", case) < LARGEST_ERROR
 
@@ -98,3 +107,23 @@ def test_without_the_tokens_of_the_others_the_velocity_is_another(count: int):
 def test_bytes_sent_are_those_of_the_formula(count: int, mode: str):
     for one in results(count, usual=True):
         assert one["bytes"][mode]["sent"] == pytest.approx(one["bytes"][mode]["expected"], rel=ROUNDED)
+
+
+@pytest.mark.parametrize(
+    ("config", "size", "words"),
+    [
+        (LONGCAT, 2, "are one layer cannot be shared out by heads"),
+        (TEXT_TO_VIDEO, 5, "4 heads and 5 groups of channels cannot be shared out over 5 processes"),
+    ],
+    ids=["one layer", "fewer heads"],
+)
+def test_heads_that_cannot_be_shared_out_are_a_wrong_call(config: TransformerConfig, size: int, words: str):
+    with pytest.raises(ValueError, match=words):
+        share_blocks(config, 0, size)
+
+
+def test_a_pass_that_needs_all_queries_is_made_by_every_process():
+    one = Pass(PromptTokens(CrossAttentionCache(mx.zeros((1, 4)))), shares_tokens=False)
+    context = ContextParallel(Collectives(mx.distributed.init()))
+    assert context.share(one) is one
+    assert context.share(replace(one, shares_tokens=True)).sharing is context

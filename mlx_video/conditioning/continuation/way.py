@@ -69,7 +69,9 @@ class Continuation:
         reads_history: whether conditioning units get these frames.
         is_exact: whether they get them as they left the decoder, not as the video holds them.
         reads_on: whether a part reads its other inputs from where it lies, not from their beginning.
-        find_length: how long the video is; None for as many parts as the user wants.
+        turns_back: whether inputs that end before the last part does go back and forth there.
+        find_length: how long the video is; None for as many parts as the user wants, which is also returned
+            where the input that tells is missing.
         noise_goes_on: whether a part draws its noise behind that of the parts before, not from the next seed.
         matches_colours: whether a part is brought to the colours of what is before it.
     """
@@ -85,6 +87,7 @@ class Continuation:
     reads_history: bool = False
     is_exact: bool = False
     reads_on: bool = False
+    turns_back: bool = False
     find_length: Callable[[GenerateRequest, ModelConfig], Length | None] | None = None
     noise_goes_on: bool = False
     matches_colours: bool = True
