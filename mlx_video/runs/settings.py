@@ -21,7 +21,7 @@ from mlx_video.geometry import (
 from mlx_video.models.dispatch import LARGEST_ARRAY
 from mlx_video.models.rope import MAX_POSITIONS
 from mlx_video.planning.choices import MemoryChoices
-from mlx_video.request import FRAME_INPUTS, INPUTS, LORA_FIELDS, GenerateRequest, given_inputs
+from mlx_video.request import FRAME_INPUTS, INPUTS, LORA_FIELDS, GenerateRequest, flag_of, given_inputs
 from mlx_video.runs.input_checks import check_inputs, check_layer_scales
 from mlx_video.runs.sampling.block_choice import plan_blocks, report_blocks, settle_blocks
 from mlx_video.runs.sampling.context_choice import check_caches, plan_windows, report_windows
@@ -153,7 +153,8 @@ def plan_run(
     blocks = plan_blocks(request, config, variant)
     geometry = _plan_geometry(request, config, size, blocks)
     windows = plan_windows(request, geometry, config.vae.stride[0])
-    sampled = geometry.with_leading(request.extra_frames)
+    leading_frames = request.extra_frames + variant.leading_frames
+    sampled = geometry.with_leading(leading_frames)
     _check_grid(sampled, config.transformer.dim, windows, blocks)
     if blocks:
         recipe, fps = settle_blocks(request, variant), config.sampling.fps
@@ -171,7 +172,7 @@ def plan_run(
         boundary=recipe.boundary,
         negative_prompt=negative_prompt if "negative" in recipe.prompts else None,
         recipe=recipe,
-        leading_frames=request.extra_frames,
+        leading_frames=leading_frames,
         windows=windows,
         blocks=blocks,
         fps=fps,
@@ -232,6 +233,7 @@ def _report_plan(
     yield from _report_idle_negative_prompt(request, recipe)
     yield from _report_idle_video(request)
     yield from _report_absent_control(request, variant)
+    yield from _report_idle_relighting(request, variant)
 
 
 def report_output_size(geometry: VideoGeometry) -> Iterator[Notice]:
@@ -263,6 +265,18 @@ def _report_absent_control(request: GenerateRequest, variant: Variant) -> Iterat
         yield Notice("Without --control-video the model follows the prompt and the images alone.")
 
 
+def _report_idle_relighting(request: GenerateRequest, variant: Variant) -> Iterator[Notice]:
+    """Say so where Animate's relighting adapter has no video whose light it could bring to the character."""
+    background = "animate_inpaint_video"
+    if background in variant.inputs.optional and getattr(request, background) is None:
+        for choice in request.loras:
+            if "relight" in choice.path.name.lower():
+                yield Notice(
+                    f"{choice.named}: is made for a character that takes a person's place in "
+                    f"{flag_of(background)}, which is not given."
+                )
+
+
 def _plan_size(
     request: GenerateRequest, config: ModelConfig, variant: Variant, shown: ShownSize | None
 ) -> _Size:
@@ -273,15 +287,19 @@ def _plan_size(
     if request.width or request.height:
         return _size_for_fit(request, config, shown)
     area = defaults.max_area or defaults.width * defaults.height
-    width, height = (variant.choose_size or size_for_area)(shown.height, shown.width, area)
+    choose_size = variant.choose_size or size_for_area
+    width, height = choose_size(shown.height, shown.width, area)
     if min(width, height) < 1:
         raise RequestError(
             shown.field,
             f"{shown.width}x{shown.height} pixels: too long and thin for a video of {area} pixels a frame. "
             "Crop it, or give --width and --height.",
         )
+    rounded = _round_size(width, height, config)
+    if variant.inputs.sized_by:
+        return rounded
     text = f"Size {width}x{height} follows the {shown.noun}'s shape, within {area} pixels."
-    return _Size(width, height, area, (Notice(text),))
+    return replace(rounded, area=area, notices=(Notice(text),))
 
 
 def _size_for_fit(request: GenerateRequest, config: ModelConfig, shown: ShownSize) -> _Size:

@@ -109,6 +109,8 @@ class Inputs:
         one_frame: optional too, all of them or none: they make one picture of what is required, in place of a
             video.
         shorthands: optional too, each with the inputs that it stands for, beside which it is not given.
+        sized_by: the video that decides the size of the result; "" for the first image, or else first video.
+        own_sizes: videos whose frames are not of the result's size, with their width and height in pixels.
     """
 
     required: tuple[str, ...] = ("prompt",)
@@ -116,6 +118,8 @@ class Inputs:
     alternatives: tuple[str, ...] = ()
     one_frame: tuple[str, ...] = ()
     shorthands: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    sized_by: str = ""
+    own_sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def together(self) -> tuple[str, ...]:
@@ -161,6 +165,7 @@ class Variant:
         continuation: how a video goes on from the frames of another, or of a part before; None for a model
             that makes videos at once only.
         choose_size: the video's size where it follows the first image; None for a model that takes no image.
+        leading_frames: latent frames that are sampled before the video's, and dropped.
         low_area_shift: an official exception to the default shift.
         names: what its publishers call it, where nothing else tells it from a model with the same tensors;
             None where the tensors tell it.
@@ -183,6 +188,7 @@ class Variant:
     units: tuple[ConditioningUnit, ...] = (PROMPTS,)
     continuation: Continuation | None = None
     choose_size: ChooseSize | None = None
+    leading_frames: int = 0
     low_area_shift: LowAreaShift | None = None
     names: re.Pattern[str] | None = None
     is_marked: Callable[[CheckpointFacts, Evidence], bool] = _tell_nothing

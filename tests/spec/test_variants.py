@@ -12,6 +12,7 @@ import pytest
 from mlx_video.conditioning.types import Conditioning
 from mlx_video.conditioning.units import ADD_ON, UnitInputs
 from mlx_video.config import (
+    FaceConfig,
     ModelConfig,
     TransformerConfig,
     config_from_json,
@@ -54,6 +55,7 @@ KINDS = {
     "wan2.1-vace-1.3b": (16, 16, False, VACE),
     "wan2.1-vace-14b": (16, 16, False, VACE),
     "wan2.2-vace-fun-a14b": (16, 16, True, VACE),
+    "wan2.2-animate-14b": (36, 16, False, {"image_dim": 32, "face": FaceConfig(layers=(0, 1))}),
     "longcat-video": (16, 16, False, {"time_dim": 24}),
     "wan2.1-video-as-prompt-14b": (36, 16, False, {"image_dim": 32, "mot_layers": (0, 1)}),
     "wan2.2-s2v-14b": (16, 16, False, {"audio_dim": 32, "audio_layers": (0, 1), "pose_dim": 16}),
@@ -185,8 +187,8 @@ def test_it_asks_for_the_images_it_needs(variant: Variant):
 
 @every_variant
 def test_the_size_follows_the_image(variant: Variant):
-    if variant.choose_size is None:
-        pytest.skip("takes no image")
+    if variant.choose_size is None or variant.inputs.sized_by:
+        pytest.skip("takes no image, or follows another input")
     config = config_of(variant)
     request = replace(request_for(variant), image=Path("first.png"))
     plan = plan_run(request, config, variant, ShownSize(height=1000, width=1000))
@@ -227,7 +229,7 @@ def test_its_defaults_are_plausible(variant: Variant):
     assert 1 <= sampling.steps <= 100
     assert 1 <= sampling.shift <= 20
     assert all(1 <= scale <= 10 for scale in sampling.guide_scale)
-    assert sampling.fps in (15, 16, 24)
+    assert sampling.fps in (15, 16, 24, 30)
 
 
 UNPUBLISHED = (
