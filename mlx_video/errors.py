@@ -85,3 +85,7 @@ class NonFiniteError(MLXVideoError):
 
 class TrainingError(MLXVideoError):
     """A training cannot go on: its numbers are no longer finite, or nothing is learned."""
+
+
+class ClusterError(MLXVideoError):
+    """A machine of several cannot be reached, was lost, or holds something else than the others."""

@@ -13,6 +13,7 @@ import pytest
 from mlx_video import (
     WanPipeline,
     calibrate,
+    check_cluster,
     check_device,
     convert_checkpoint,
     convert_wan,
@@ -29,6 +30,7 @@ COMMANDS = {
     "convert_wan": convert_wan,
     "generate_wan": generate_wan,
     "calibrate": calibrate,
+    "check_cluster": check_cluster,
     "check_device": check_device,
     "prepare_control": prepare_control,
     "serve": serve,

@@ -52,7 +52,7 @@ def open_streamed_transformer(
     network = find_variant(config).network
     sizes = adapters.stored_sizes(config.transformer) if adapters else config.transformer
     if adapters:
-        prepare_block = _prepare_with(adapters, lora_mode)
+        prepare_block = prepare_with(adapters, lora_mode)
     with (
         open_transformer_file(model.transformers[name]) as source,
         resident(lambda: network.build(sizes)) as transformer,
@@ -71,7 +71,9 @@ def open_streamed_transformer(
         yield transformer, blocks
 
 
-def _prepare_with(adapters: AdapterSet, mode: LoraMode) -> PrepareBlock:
+def prepare_with(adapters: AdapterSet, mode: LoraMode) -> PrepareBlock:
+    """What applies adapters to a block that has just been read; arguments as above."""
+
     def prepare_block(name: BlockName, block: nn.Module) -> None:
         apply_adapters(block, adapters, mode=mode, prefix=name.prefix)
 

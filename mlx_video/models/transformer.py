@@ -197,8 +197,7 @@ class WanTransformer(Embeddings, VideoTransformer):
         """Turn the tokens that left the last block into a velocity [out_dim, T, H, W]."""
         _, frames, rows, columns = part.latents.shape
         grid = token_grid((frames, rows, columns), self.config.patch_size)
-        patches = forward.layout.select_outputs(self.head(forward.tokens, forward.context.time))
-        return unpatchify(patches, grid, self.config.patch_size)
+        return unpatchify(forward.outputs(self.head), grid, self.config.patch_size)
 
     def _resident_blocks(self) -> ResidentBlocks:
         if len(self.blocks) != self.config.num_layers:

@@ -152,7 +152,7 @@ class CrossAttention(SelfAttention):
             image = prompt.image.keys_values(index, self.image_keys_values)
             site = AttentionSite("image", self, context)
             mixed = mixed + context.attention(queries, image.keys, image.values, site)
-        return project(self.o, merge_heads(mixed))
+        return self.merge(mixed)
 
 
 class FeedForward(nn.Module):

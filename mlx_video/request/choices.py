@@ -29,6 +29,7 @@ RecipeName = Literal[
     "causvid",
     "self-forcing",
     "lightx2v",
+    "krea",
     "longcat",
     "longcat-distilled",
     "longcat-refine",
@@ -62,6 +63,7 @@ FitMode = Literal["cover", "letterbox", "stretch"]
 VACERegion = Literal["generate", "repaint"]
 OutputType = Literal["video", "latent", "both", "images"]
 StreamMode = Literal["auto", "on", "off"]
+ParallelMode = Literal["auto", "data", "guidance", "context", "tensor", "sharded"]
 QuantizationBits = Literal[4, 8]
 QuantizationGroup = Literal[32, 64, 128]
 

@@ -38,6 +38,7 @@ from mlx_video.request.option import (
     positive,
     settle_paths,
 )
+from mlx_video.request.parallel import ParallelOptions
 from mlx_video.request.previews import PREVIEW_GROUP, PreviewOptions
 from mlx_video.request.sampling import GUIDANCE_GROUP, SamplingOptions
 from mlx_video.request.shared import adapters_option, strict_option
@@ -60,6 +61,7 @@ def draw_seed() -> int:
 @dataclass(frozen=True)
 # The fields of the last one come first.
 class GenerateRequest(
+    ParallelOptions,
     PreviewOptions,
     LongRunOptions,
     SamplingOptions,

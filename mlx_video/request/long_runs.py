@@ -129,6 +129,14 @@ class LongRunOptions:
         check=at_least(1),
         only_with=("context_frames",),
     )
+    kv_cache_frames: int | None = option(
+        None,
+        help="make the video block by block, in memory that does not grow with it: each block sees the keys "
+        "and values of so many finished latent frames, 1 to 18; for krea-realtime, which was trained with 3",
+        group=LONG_VIDEOS_GROUP,
+        metavar="N",
+        check=at_least(1),
+    )
     continue_from: VideoSource | None = option(
         None,
         help="video to go on from, or the state or latents of the run that made it: the clip begins with its "

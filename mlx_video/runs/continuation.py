@@ -33,8 +33,8 @@ def find_length(request: GenerateRequest, variant: Variant, config: ModelConfig)
     way = variant.continuation
     if way is None or way.find_length is None or request.decode_only:
         return None
-    if request.continue_from is None:  # which may take the place of one that is missing
-        check_inputs(request, variant)  # before any is opened
+    if request.continue_from is None:
+        check_inputs(request, variant)  # before any input is opened
     return way.find_length(request, config)
 
 
@@ -165,7 +165,9 @@ def count_made_frames(run: Run) -> int:
 
 def count_new_frames(run: Run) -> int:
     """Frames that a run adds to its video."""
-    new = count_made_frames(run) - count_skipped(run)
+    new, way = count_made_frames(run) - count_skipped(run), run.variant.continuation
+    if way and (most := way.most_new(run.request)) is not None:
+        new = min(new, most)
     if run.length is None or run.length.frames is None:
         return new
     made = run.earlier.made if run.earlier else None

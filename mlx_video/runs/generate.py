@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_video.conditioning.control.units import camera_poses
 from mlx_video.config import ModelConfig
+from mlx_video.errors import RequestError
 from mlx_video.events import FileWritten, MemoryPlanned, Notice, Value, Work
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.adapters import read_all_adapters, widen_config
@@ -21,7 +23,10 @@ from mlx_video.media.open_image import open_image
 from mlx_video.media.sound import read_sound
 from mlx_video.media.sources.pick_frames import check_length
 from mlx_video.media.sources.source_video import SourceVideo, open_video
+from mlx_video.planning.division import UNDIVIDED, Division
 from mlx_video.planning.memory_plan import MemoryPlan
+from mlx_video.planning.mlx_limits import MLXLimits
+from mlx_video.planning.turns import turn
 from mlx_video.request import (
     FRAME_INPUTS,
     IMAGE_INPUTS,
@@ -58,14 +63,20 @@ from mlx_video.runs.profile import Profile, profiled
 from mlx_video.runs.run import Run
 from mlx_video.runs.sampling.measured_file import read_measured
 from mlx_video.runs.settings import ShownSize, plan_run, report_unlike_prompt
+from mlx_video.runs.sharing import StepSharing
 from mlx_video.runs.stages.decode import FrameSink
 from mlx_video.runs.state.resume import find_start, forget_state, report_start
 from mlx_video.runs.work import describe_work
 from mlx_video.variants.registry import find_variant
 
 
+@turn()
 def prepare_run(
-    request: GenerateRequest, model: ModelFolder, config: ModelConfig, session: Session | None = None
+    request: GenerateRequest,
+    model: ModelFolder,
+    config: ModelConfig,
+    session: Session | None = None,
+    sharing: StepSharing | None = None,
 ) -> Run:
     """Settle the settings and check files and outputs, before anything heavy is loaded.
 
@@ -74,6 +85,7 @@ def prepare_run(
         model: the converted folder.
         config: what its config.json says.
         session: keeps networks from run to run; None for one of this run alone, which keeps none.
+        sharing: lets other machines take part in the steps; None for this one alone.
 
     Raises:
         CheckpointError: the folder has no tokenizer, a weight file is damaged, or the VAE cannot read images.
@@ -84,7 +96,15 @@ def prepare_run(
         MemoryBudgetError: a stage needs more than there is, whatever stays in memory.
         DeviceError: an operation of the device gives wrong numbers, and there is no other way.
     """
+    if request.parallel != "auto" and sharing is None:
+        raise RequestError(
+            "parallel",
+            f"{request.parallel}: needs other machines, and this process works by itself. Start the command "
+            "with mlx.launch, or leave the option out.",
+        )
     run = settle(request, model, config, session)
+    if sharing is not None:
+        run = replace(run, sharing=sharing, weights=sharing.weights, division=sharing.division)
     if request.profile:
         run = replace(run, profile=Profile(request.profile))
     is_new = run.finished_latents is None
@@ -152,14 +172,10 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
     given = {name: image for name in IMAGE_INPUTS if (image := getattr(request, name)) is not None}
     opened = {name: open_image(image) for name, image in given.items()}
     images = {name: image.pixels for name, image in opened.items()}
-    first = next((images[name] for name in FRAME_INPUTS if name in images), None)
     measured = read_measured(model.path) if request.step_cache == "magcache" else ()
     given_videos = {name: video for name in VIDEO_INPUTS if (video := getattr(request, name)) is not None}
     videos = {name: open_video(video) for name, video in given_videos.items()}
-    if first is None or variant.inputs.sized_by:
-        shown = _first_video_size(videos, variant.inputs.sized_by)
-    else:
-        shown = ShownSize(*first.shape[:2])
+    shown = find_shown(images, videos, variant.inputs.sized_by)
     plan = plan_run(request, config, variant, shown, measured)
     part = find_part(way, earlier, plan.geometry, request, length)
     several = {name: [*map(open_image, getattr(request, name))] for name in PICTURE_INPUTS}
@@ -203,25 +219,44 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
     return run
 
 
-def _first_video_size(videos: Mapping[str, SourceVideo], wanted: str = "") -> ShownSize | None:
-    """The size of the first given video that is no mask, or of the wanted one."""
+def find_shown(
+    images: Mapping[str, np.ndarray], videos: Mapping[str, SourceVideo], sized_by: str = ""
+) -> ShownSize | None:
+    """The size of the first given frame; else of the first given video that is no mask.
+
+    Args:
+        images, videos: as in `Run`.
+        sized_by: the video that decides instead of all these; "" for none.
+    """
+    first = next((images[name] for name in FRAME_INPUTS if name in images), None)
+    if first is not None and not sized_by:
+        return ShownSize(*first.shape[:2])
     for name, video in videos.items():
-        if name == wanted or (not wanted and INPUTS[name] in ("video", "tail")):
+        if name == sized_by or (not sized_by and INPUTS[name] in ("video", "tail")):
             frame, _ = next(video.read())
             height, width = frame.shape[:2]
             return ShownSize(height, width, name)
     return None
 
 
+@turn()
 def plan_generation(
-    request: GenerateRequest, model: ModelFolder, config: ModelConfig, session: Session | None = None
+    request: GenerateRequest,
+    model: ModelFolder,
+    config: ModelConfig,
+    session: Session | None = None,
+    division: Division = UNDIVIDED,
 ) -> MemoryPlan:
     """What a run of this request would keep in memory; nothing is downloaded, written or computed.
+
+    Args:
+        request, model, config, session: as of :func:`prepare_run`.
+        division: what one of several machines has in memory of a transformer's work.
 
     Raises:
         MLXVideoError: as :func:`prepare_run`; neither the device nor outputs are checked.
     """
-    run = settle(request, model, config, session)
+    run = replace(settle(request, model, config, session), division=division)
     if run.finished_latents is None:
         notices = (*report_missing_tokenizer(model), *run.plan.notices)
         run = replace(run, plan=replace(run.plan, notices=notices))
@@ -262,9 +297,9 @@ def within_limits(run: Run, work: Work[Value]) -> Work[Value]:
 
     MLX's own limits stay until another run goes on, or this one ends.
     """
-    limits, own = planned_limits(run), on_device(run, work)
+    limits = planned_limits(run) or MLXLimits({})
     try:
-        return (yield from limits.in_force(own) if limits else own)
+        return (yield from limits.in_force(on_device(run, work)))
     finally:
         release_memory()
 

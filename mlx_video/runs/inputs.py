@@ -100,6 +100,12 @@ def needed_units(run: Run) -> tuple[ConditioningUnit, ...]:
 
 def encodes_frames(run: Run) -> bool:
     """Whether the VAE's encoder works in a run; control models read what it makes of absent inputs too."""
+    blocks = run.plan.blocks
+    return (blocks is not None and blocks.encodes) or encodes_inputs(run)
+
+
+def encodes_inputs(run: Run) -> bool:
+    """Whether the VAE's encoder works before the first step."""
     return any(unit.stage == "image" for unit in needed_units(run))
 
 

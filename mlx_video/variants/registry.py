@@ -10,15 +10,27 @@ from typing import Any
 from mlx_video.config import FaceConfig, ModelConfig, TransformerConfig, find_vae_config
 from mlx_video.errors import CheckpointError, ConfigError, RequestError
 from mlx_video.formats.tensor_info import TensorInfo
-from mlx_video.variants import animate, camera, fun, i2v, longcat, speech, t2v, ti2v, vace, video_as_prompt
+from mlx_video.variants import (
+    animate,
+    camera,
+    fun,
+    i2v,
+    krea,
+    longcat,
+    speech,
+    t2v,
+    ti2v,
+    vace,
+    video_as_prompt,
+)
 from mlx_video.variants.control_adapter import (
     fits_with_control_video,
     takes_control_video,
     with_control_video,
 )
-from mlx_video.variants.lookalikes import Evidence, name_lookalike
+from mlx_video.variants.lookalikes import name_lookalike
 from mlx_video.variants.other_models import name_other_model
-from mlx_video.variants.variant import CheckpointFacts, Shapes, Variant
+from mlx_video.variants.variant import CheckpointFacts, Evidence, Shapes, Variant
 from mlx_video.weights.names.animate_names import FACE_ANCHOR, list_face_statements, read_head_dim
 from mlx_video.weights.names.animate_names import PARTS as FACE_PARTS
 from mlx_video.weights.names.control_sizes import list_statements, read_control_sizes
@@ -35,6 +47,7 @@ VARIANTS: tuple[Variant, ...] = (
     t2v.DEMO,
     i2v.DEMO_I2V,
     fun.DEMO_CONTROL,
+    krea.KREA,
     t2v.T2V_1_3B,
     t2v.T2V_14B,
     i2v.FLF2V_14B,
@@ -237,7 +250,7 @@ def _match(facts: CheckpointFacts, shapes: Shapes | None = None, evidence: Evide
             f"transformer: {_describe(facts)}: this is {title}, which this version cannot convert. {advice}"
         )
     for variant in VARIANTS:
-        if variant.traits.fit(facts) and variant.answers_to(evidence.names):
+        if variant.traits.fit(facts) and variant.is_meant(facts, evidence):
             return variant
     for variant in VARIANTS:
         if fits_with_control_video(variant, facts) and variant.answers_to(evidence.names):

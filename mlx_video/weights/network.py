@@ -43,29 +43,36 @@ class TransformerNetwork:
 
     Attributes:
         build: sizes → the module without weights. Its parameters carry the names of a converted file.
-        base_tensors: sizes → name and shape of every tensor but the extra ones. Another architecture has its
-            own, under Wan's names where both have the same part.
         extra_tensors: sizes → name and shape of every tensor that the plain transformer lacks, as the
             official code spells them.
         extra_rules: official name → converted name and layout, for those of them that differ.
         extra_diffusers_rules: what Diffusers calls them → official name.
+        base_tensors: sizes → name and shape of every tensor but the extra ones. Another architecture has its
+            own, under Wan's names where both have the same part.
         own_sizes: its tensors under their official names → sizes that the plain transformer does not have.
         is_quantized: whether the layer of a path, in converted names, is changed when a model is quantized.
         peak: memory of one forward beside the weights.
         read_frames: sizes → token frames that a forward only reads, beside those of the video.
         further_blocks: the blocks besides the main ones that are streamed like these.
+        knows_others: whether blocks of another architecture than Wan's attend to tokens of other processes.
     """
 
     build: Callable[[TransformerConfig], VideoTransformer] = WanTransformer
-    base_tensors: Callable[[TransformerConfig], Mapping[str, Shape]] = transformer_tensors
     extra_tensors: Callable[[TransformerConfig], Mapping[str, Shape]] = _no_tensors
     extra_rules: tuple[Rule, ...] = ()
     extra_diffusers_rules: tuple[Rule, ...] = ()
+    base_tensors: Callable[[TransformerConfig], Mapping[str, Shape]] = transformer_tensors
     own_sizes: Callable[[Mapping[str, Shape]], Mapping[str, Any]] = _no_sizes
     is_quantized: ChooseLayer = is_quantized_layer
     peak: ForwardPeak = forward_peak
     read_frames: Callable[[TransformerConfig], int] = lambda config: int(config.reference_dim is not None)
     further_blocks: Callable[[TransformerConfig], FurtherBlocks] = _no_blocks
+    knows_others: bool = False
+
+    @property
+    def can_be_shared(self) -> bool:
+        """Whether machines can make a forward together; blocks of other designs may know of no others."""
+        return self.base_tensors is transformer_tensors or self.knows_others
 
     @property
     def rules(self) -> tuple[Rule, ...]:

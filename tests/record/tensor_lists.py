@@ -352,6 +352,10 @@ LISTS: Mapping[str, tuple[str, Maker]] = {
         "Wan2.1-Fun-1.3B-InP: diffusion_pytorch_model.safetensors",
         small_image_transformer,
     ),
+    "transformer-krea-realtime-14b": (
+        "krea-realtime-video-14b.safetensors",
+        lambda: prefixed(official_transformer("wan2.1-t2v-14b"), "model."),
+    ),
     **{
         f"diffusers-{name}": (
             f"{name}, Diffusers: transformer/diffusion_pytorch_model*.safetensors",
@@ -378,6 +382,10 @@ LISTS: Mapping[str, tuple[str, Maker]] = {
     "gguf-wan2.2-animate-14b": (
         "Wan2.2-Animate-14B-F16.gguf, as ComfyUI-GGUF's converter makes it",
         lambda: gguf_transformer(ANIMATE),
+    ),
+    "comfy-wan2.1-t2v-14b-fp8-scaled": (
+        "Wan2.1 T2V 14B in float8, as ComfyUI reads such files",
+        lambda: scale_matrices(in_16_bits(official_transformer("wan2.1-t2v-14b")), _BLOCK_MATRICES),
     ),
     "gguf-wan2.1-t2v-14b": (
         "wan2.1-t2v-14b-F16.gguf, as ComfyUI-GGUF's converter makes it",

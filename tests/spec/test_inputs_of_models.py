@@ -49,6 +49,7 @@ ROWS = {
     "wan2.1-t2v-1.3b": TEXT,
     "wan2.1-t2v-14b": TEXT,
     "wan2.1-t2v": TEXT,
+    "krea-realtime-14b": "- - - - - - - - - - - -",
     "wan2.2-t2v-a14b": "- - - - - - - - - - - -",
     "wan2.2-ti2v-5b": "o - - - - - - - - - - -",
     "wan2.2-i2v-demo": "R - - - - - - - - - - -",

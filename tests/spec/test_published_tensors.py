@@ -27,6 +27,7 @@ pytestmark = pytest.mark.slow
 DIGESTS = {
     "transformer-wan2.1-t2v-1.3b": "Wan2.1 T2V 1.3B",
     "transformer-wan2.1-t2v-14b": "Wan2.1 T2V 14B, or an expert of Wan2.2 T2V A14B",
+    "transformer-krea-realtime-14b": "krea-realtime 14B",
     "transformer-wan2.1-i2v-14b": "Wan2.1 I2V 14B, or Fun-14B-InP",
     "transformer-wan2.1-flf2v-14b": "Wan2.1 FLF2V 14B",
     "transformer-wan2.1-fun-1.3b-inp": "Wan2.1 Fun-1.3B-InP",
@@ -174,6 +175,7 @@ HF_CLIP_BLOCKS = {"vision_model.encoder.layers": 3}
 
 
 SAME_TENSORS = {
+    "krea-realtime-14b": "wan2.1-t2v-14b",  # in its folder; the single file has a prefix
     "wan2.2-t2v-a14b": "wan2.1-t2v-14b",
     "wan2.1-fun-inp": "wan2.1-i2v-14b",
     "wan2.2-fun-a14b-inp": "wan2.2-i2v-a14b",

@@ -52,6 +52,8 @@ def test_every_published_variant_is_known_by_the_digest_of_its_tensors(name: str
     variant = next(variant for variant in VARIANTS if variant.name == name)
     config = ALL_TRANSFORMERS[name]
     tensors = variant.network.tensors(config) | (blur_buffers() if config.face else {})
+    if variant.name == "krea-realtime-14b":  # what tells it from Wan2.1 T2V
+        tensors = {f"model.{tensor}": shape for tensor, shape in tensors.items()}
     assert variant.title in PUBLISHED[digest_shapes(tensors)]
 
 

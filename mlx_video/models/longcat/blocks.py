@@ -23,6 +23,12 @@ def count_clean_tokens(layout: TokenLayout) -> int:
     return sum(segment.num_tokens for segment in clean)
 
 
+def count_clean_here(context: BlockContext) -> int:
+    """How many of the tokens at the start of those of this process are free of noise."""
+    rows = context.rows
+    return max(0, min(count_clean_tokens(context.layout), rows.stop) - rows.start)
+
+
 @fused
 def silu_gated(x: mx.array, gate: mx.array) -> mx.array:
     """silu(x) · gate, in the type of both."""
@@ -67,13 +73,15 @@ class SelfAttention(nn.Module):
         queries = self._place(queries, self.norm_q, context.rotary)
         keys = self._place(keys, self.norm_k, context.rotary)
         values = split_heads(values, self.num_heads)
-        site, clean = AttentionSite("self", self, context), count_clean_tokens(context.layout)
+        keys, values = context.sharing.join_keys_values(queries, keys, values, context.layout.num_tokens)
+        site = AttentionSite("self", self, context, sees_all=True)
+        clean, here = count_clean_tokens(context.layout), count_clean_here(context)
         parts = []
-        if clean:
-            own = slice(0, clean)
-            parts.append(context.attention(queries[:, :, own], keys[:, :, own], values[:, :, own], site))
-        if clean < len(x):
-            parts.append(context.attention(queries[:, :, clean:], keys, values, site))
+        if here:
+            seen = slice(0, clean)
+            parts.append(context.attention(queries[:, :, :here], keys[:, :, seen], values[:, :, seen], site))
+        if here < len(x):
+            parts.append(context.attention(queries[:, :, here:], keys, values, site))
         return project(self.o, merge_heads(mx.concatenate(parts, axis=2)))
 
     def _place(self, x: mx.array, norm: nn.RMSNorm, rotary: RotaryTable) -> mx.array:
@@ -126,7 +134,7 @@ class CrossAttention(nn.Module):
         Returns:
             [L, dim] in the weights' type, zeros for clean tokens.
         """
-        clean = count_clean_tokens(context.layout)
+        clean = count_clean_here(context)
         if clean == len(x):
             return mx.zeros_like(x)
         text = context.text.text.keys_values(context.index, self.keys_values)

@@ -30,12 +30,17 @@ def longcat_peak(size: ForwardSize, *, waits_for_blocks: bool = False) -> Peak:
     noisy = replace(size, num_tokens=size.num_tokens - kept, remembered_tokens=0)
     moments = (
         _rotation(noisy),
-        _attention_to_blocks(noisy) if size.sees_blocks else attention_moment(noisy, size.num_tokens),
+        _attention_to_blocks(noisy) if size.sees_blocks else _attention(noisy, size),
         attention_moment(noisy, text_keys(size)),
         _feed_forward(noisy),
     )
     keys_values = 2 * size.config.num_layers * kept * size.config.dim * size.compute_bytes
     return peak_of_moments(noisy, moments, waits_for_blocks=waits_for_blocks).beside(keys_values)
+
+
+def _attention(noisy: ForwardSize, size: ForwardSize) -> Moment:
+    """Noisy tokens against all."""
+    return attention_moment(noisy, size.all_tokens, gathers=size.num_keys is not None)
 
 
 def _rotation(size: ForwardSize) -> Moment:

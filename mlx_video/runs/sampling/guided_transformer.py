@@ -22,6 +22,7 @@ from mlx_video.models.forward import BlockSource
 from mlx_video.models.remembered_keys import RememberedKeys
 from mlx_video.models.token_layout import TokenLayout, layout_around_given
 from mlx_video.models.video_transformer import Part, VideoTransformer
+from mlx_video.runs.sharing import WHOLE, StepPart
 from mlx_video.sampling.context_windows import ContextWindows, Window
 from mlx_video.sampling.guidance import Branch, Guidance, PromptName
 from mlx_video.sampling.sampler_state import KeptArrays, SamplerState
@@ -62,6 +63,7 @@ class FramePredictions:
         memory: keeps what step caches remember.
         caches: the step caches of this transformer; None for none.
         blocks: where its blocks are read from; None where all are in memory.
+        part: what of the predictions this process computes.
     """
 
     def __init__(
@@ -73,7 +75,9 @@ class FramePredictions:
         memory: SamplerState,
         caches: CachesOf | None,
         blocks: BlockSource | None,
+        part: StepPart = WHOLE,
     ) -> None:
+        self._part = part
         self._transformer = transformer
         self._conditioning = conditioning
         self._layout = layout
@@ -108,8 +112,6 @@ class FramePredictions:
     def _build_pass(self, branch: Branch) -> Pass:
         time_path = partial(self._transformer.embed_time, layout=self._layout)
         cache = self._caches.new_cache(branch, time_path) if self._caches else None
-        if cache:
-            self._memory.add(f"cache.{branch.name}", cache)
         one = Pass(
             self._prompts[branch.prompt],
             cache=cache,
@@ -119,6 +121,9 @@ class FramePredictions:
         )
         for add in self._conditioning.add_ons:
             one = add(self._transformer, one)
+        one = self._part.share_pass(one)
+        if one.cache:
+            self._memory.add(f"cache.{branch.name}", one.cache)
         return one
 
 
@@ -138,12 +143,13 @@ class RememberingPredictions(FramePredictions):
         memory: SamplerState,
         caches: CachesOf | None,
         blocks: BlockSource | None,
+        part: StepPart = WHOLE,
     ) -> None:
         clean, *noisy = layout.segments
         self._clean_layout = TokenLayout((clean,))
         self._keys: RememberedKeys | None = None
         super().__init__(
-            transformer, conditioning, TokenLayout(tuple(noisy)), prompts, memory, caches, blocks
+            transformer, conditioning, TokenLayout(tuple(noisy)), prompts, memory, caches, blocks, part
         )
 
     def __call__(self, latents: mx.array, step: Step, branches: Sequence[Branch]) -> list[mx.array]:
@@ -189,6 +195,7 @@ class GuidedTransformer:
         blocks: where its blocks are read from; None where all are in memory.
         windows: in which it sees the video; None for the video as a whole.
         windows_at_once: how many of them go through the blocks together.
+        part: what of the predictions this process computes.
     """
 
     def __init__(
@@ -203,6 +210,7 @@ class GuidedTransformer:
         blocks: BlockSource | None = None,
         windows: ContextWindows | None = None,
         windows_at_once: int = 1,
+        part: StepPart = WHOLE,
     ) -> None:
         self._guidance = guidance
         memory = memory or SamplerState()
@@ -212,7 +220,7 @@ class GuidedTransformer:
 
             def predictions(own: Conditioning, layout: TokenLayout, memory: SamplerState) -> FramePredictions:
                 kind = RememberingPredictions if own.remembers_first_frames else FramePredictions
-                return kind(transformer, own, layout, prompts, memory, caches, blocks)
+                return kind(transformer, own, layout, prompts, memory, caches, blocks, part)
 
             if windows is None:
                 return predictions(conditioning, layout, memory)
@@ -222,14 +230,20 @@ class GuidedTransformer:
             )
 
         self._open_predictions = open_predictions
-        self._predict = open_predictions()
+        self._part = part
+        self._predict = part.share(open_predictions())
         self._kept = memory.add("guidance", KeptArrays())
         cache = caches.new_prediction_cache() if caches else None
         self._prediction_cache = cache and memory.add("prediction_cache", cache)
 
     def renew(self) -> None:
         """Compute anew what is computed once for all steps, as the transformer's adapters have changed."""
-        self._predict = self._open_predictions()
+        self._predict = self._part.share(self._open_predictions())
+
+    def predict(self, latents: mx.array, step: Step, names: Collection[str]) -> list[mx.array]:
+        """Velocities [C, T, H, W] of the branches of some names, in the order of a step that needs all."""
+        branches = [branch for branch in self._guidance.all_branches if branch.name in names]
+        return self._predict(latents, step, branches)
 
     def __call__(self, latents: mx.array, step: Step) -> mx.array:
         """Predict the velocity [C, T, H, W] of latents [C, T, H, W]; no forward is made without need."""
