@@ -71,7 +71,7 @@ class TransformerNetwork:
 
     @property
     def can_be_shared(self) -> bool:
-        """Whether machines can make a forward together; blocks of other architectures may know of no others."""
+        """Whether machines can make a forward together; other architectures may know of no others."""
         return self.base_tensors is transformer_tensors or self.knows_others
 
     @property
