@@ -57,6 +57,7 @@ _SIZES = {
     "patch_size": (1, 64),
     "image_positions": (0, 2**16),
     "vace_in_dim": (0, WIDEST),
+    "pose_dim": (0, WIDEST),
     "eps": (1e-20, 0.1),
 }
 """Least and most of sizes; every other one is between 1 and WIDEST."""
@@ -89,6 +90,8 @@ class TransformerConfig:
     channels of its context; none and 0 without VACE. `reference_dim` is the number of latent channels of a
     reference image, `camera_dim` that of a packed camera path; None without these networks. `time_dim` is the
     width of time features that every block widens by a layer of its own; None where all share one table.
+    `audio_dim` is the width of the sound features that speech-to-video reads, `audio_layers` are the indices
+    of the blocks behind which tokens attend to them, and `pose_dim` the latent channels of a pose video.
     `mot_layers` are the indices of the blocks that have an expert for a reference video.
     """
 
@@ -110,6 +113,9 @@ class TransformerConfig:
     vace_in_dim: int = 0
     reference_dim: int | None = None
     camera_dim: int | None = None
+    audio_dim: int | None = None
+    audio_layers: tuple[int, ...] = ()
+    pose_dim: int = 0
     time_dim: int | None = None
     mot_layers: tuple[int, ...] = ()
 
@@ -125,6 +131,12 @@ class TransformerConfig:
             raise ConfigError(
                 f"transformer: VACE layers {list(layers)} must rise from 0 within the {self.num_layers} "
                 "blocks. Check config.json against the model's page."
+            )
+        heard = self.audio_layers
+        if heard and (sorted({*heard}) != [*heard] or heard[-1] >= self.num_layers):
+            raise ConfigError(
+                f"transformer: audio layers {list(heard)} must rise within the {self.num_layers} blocks. "
+                "Check config.json against the model's page."
             )
         experts = self.mot_layers
         if experts and (sorted({*experts}) != [*experts] or experts[-1] >= self.num_layers):
@@ -182,6 +194,51 @@ class ImageEncoderConfig:
     def num_tokens(self) -> int:
         """Tokens of one image: its patches, and one for the whole."""
         return 1 + (self.image_size // self.patch_size) ** 2
+
+
+@dataclass(frozen=True, slots=True)
+class AudioEncoderConfig:
+    """Sizes of a wav2vec 2.0 encoder.
+
+    `conv_kernels` and `conv_strides` are samples, or features of the layer before, that each convolution
+    reads and moves on by. `position_kernel` counts features, `position_groups` splits the channels.
+    """
+
+    width: int = 1024
+    mlp_width: int = 4096
+    num_heads: int = 16
+    num_layers: int = 24
+    conv_width: int = 512
+    conv_kernels: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
+    conv_strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
+    position_kernel: int = 128
+    position_groups: int = 16
+
+    def __post_init__(self) -> None:
+        _check_sizes("audio encoder", self)
+        for name in ("num_heads", "position_groups"):
+            if self.width % getattr(self, name):
+                raise ConfigError(
+                    f"audio encoder: width {self.width} is no multiple of {name} {getattr(self, name)}. "
+                    "Fetch the file again."
+                )
+
+    @property
+    def hop(self) -> int:
+        """Samples from one feature to the next."""
+        return math.prod(self.conv_strides)
+
+    @property
+    def reach(self) -> int:
+        """Samples that a feature is made of."""
+        reach = 1
+        for kernel, stride in zip(self.conv_kernels[::-1], self.conv_strides[::-1], strict=True):
+            reach = (reach - 1) * stride + kernel
+        return reach
+
+    def count_features(self, num_samples: int) -> int:
+        """Features that a sound has."""
+        return max(0, (num_samples - self.reach) // self.hop + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -403,6 +460,9 @@ def _control_sizes(network: TransformerConfig) -> dict[str, Any]:
     for name in ("reference_dim", "camera_dim", "time_dim"):
         if (size := getattr(network, name)) is not None:
             sizes[name] = size
+    if network.audio_dim is not None:
+        sizes |= {"audio_dim": network.audio_dim, "audio_layers": list(network.audio_layers)}
+        sizes["pose_dim"] = network.pose_dim
     return sizes
 
 
@@ -513,6 +573,9 @@ class _ConfigReader:
             vace_in_dim=extra.take_count("vace_in_dim", 0, lowest=0),
             reference_dim=extra.take_optional_count("reference_dim"),
             camera_dim=extra.take_optional_count("camera_dim"),
+            audio_dim=extra.take_optional_count("audio_dim"),
+            audio_layers=extra.take_counts("audio_layers"),
+            pose_dim=extra.take_count("pose_dim", 0, lowest=0),
             time_dim=extra.take_optional_count("time_dim"),
             mot_layers=extra.take_counts("mot_layers"),
         )

@@ -83,5 +83,9 @@ class NonFiniteError(MLXVideoError):
     """Latents or frames stopped being finite numbers; going on would end in a black video."""
 
 
+class TrainingError(MLXVideoError):
+    """A training cannot go on: its numbers are no longer finite, or nothing is learned."""
+
+
 class ClusterError(MLXVideoError):
     """A machine of several cannot be reached, was lost, or holds something else than the others."""

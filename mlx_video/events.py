@@ -112,6 +112,27 @@ class StepFinished:
     clean: mx.array | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class TrainingStepFinished:
+    """One update of the trained weights is done.
+
+    Attributes:
+        index: counts from 0.
+        total: number of steps of the training.
+        loss: mean over the step's examples.
+        learning_rate: that it was taken with.
+        wall_seconds: time of this step.
+        peak_bytes: most MLX memory since the stage began.
+    """
+
+    index: int
+    total: int
+    loss: float
+    learning_rate: float
+    wall_seconds: float
+    peak_bytes: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class PreviewMade:
     """What the video would be if all noise left were taken away at once, small.
@@ -312,6 +333,7 @@ Event = (
     | StageStarted
     | StageFinished
     | StepFinished
+    | TrainingStepFinished
     | PreviewMade
     | StateSaved
     | BlocksRead

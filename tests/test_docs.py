@@ -20,6 +20,7 @@ from mlx_video import (
     generate_wan,
     prepare_control,
     serve,
+    train_wan,
 )
 
 START = "python -m mlx_video."
@@ -33,6 +34,7 @@ COMMANDS = {
     "check_device": check_device,
     "prepare_control": prepare_control,
     "serve": serve,
+    "train_wan": train_wan,
 }
 
 

@@ -21,6 +21,7 @@ from mlx_video import (
     generate_wan,
     prepare_control,
     serve,
+    train_wan,
 )
 from mlx_video.device.known_faults import find_faults
 
@@ -33,6 +34,7 @@ COMMANDS = {
     "check_device": check_device,
     "prepare_control": prepare_control,
     "serve": serve,
+    "train_wan": train_wan,
 }
 HEAVY = (
     "torch",

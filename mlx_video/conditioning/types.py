@@ -39,6 +39,8 @@ class Conditioning:
         first_frames: latents that the first latent frames keep, [C, c, H, W]; None where all start as noise.
         remembers_first_frames: whether keys and values of the first frames are computed once for all steps.
         start_latents: of the video that is begun with, [C, T, H, W], in place of pure noise; None for none.
+        latents_before: that the decoder sees before the result, and which are not shown, [C, n, H, W]; None
+            for none.
         frames: which latent frames are sampled, and which are the result.
         add_ons: put hooks, modulation or attention of add-on networks into the passes.
     """
@@ -50,6 +52,7 @@ class Conditioning:
     first_frames: mx.array | None = None
     remembers_first_frames: bool = False
     start_latents: mx.array | None = None
+    latents_before: mx.array | None = None
     frames: LatentFrames = VIDEO_ALONE
     add_ons: tuple[AddOn, ...] = ()
 

@@ -252,6 +252,30 @@ IMAGE_ENCODER = Component(
     ),
 )
 
+AUDIO_ENCODER = Component(
+    name="audio_encoder",
+    file_name="audio_encoder.safetensors",  # the name is ours
+    option="audio_encoder",
+    original_files=("wav2vec2-large-xlsr-53-english/model.safetensors",),
+    folder="audio_encoder",
+    stem=ENCODER_STEM,
+    advice=(
+        "the transformer hears sound through it. It is in Wan-AI/Wan2.2-S2V-14B, as "
+        "wav2vec2-large-xlsr-53-english/model.safetensors (1.3 GB). Put it there, or give it as "
+        "--audio-encoder FILE."
+    ),
+    width=("feature_projection.projection.weight", 0),
+    read_by=("casual_audio_encoder.encoder.conv1_global.conv.weight", 1),
+    use="hears sound through it",
+    refusal="this transformer hears no sound.",
+    not_for=("t2v", "i2v", "flf2v", "ti2v", "vace", "two experts"),
+    name_hint="wav2vec|audio.?enc",
+    marks=(
+        Marks("mlx", ("position.weight_v", "feature_projection.weight"), "position.weight_v"),
+        Marks("huggingface", ("encoder.pos_conv_embed.conv.bias", "feature_projection.projection.weight")),
+    ),
+)
+
 MOTION_CONTROLLER = Component(
     name="motion_controller",
     file_name="motion_controller.safetensors",  # the name is ours, in both places
@@ -320,6 +344,7 @@ COMPONENTS: tuple[Component, ...] = (
     TRANSFORMER,
     TEXT_ENCODER,
     IMAGE_ENCODER,
+    AUDIO_ENCODER,
     MOTION_CONTROLLER,
     VAE,
     TINY_VAE,

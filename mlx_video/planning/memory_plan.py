@@ -43,6 +43,8 @@ class MemoryTask:
         num_passes: forwards of a step.
         num_images: that the user gave, as many of them as the transformer reads.
         num_videos: that the user gave.
+        hears_sound: whether features of a sound are made or read.
+        num_samples: of the sound that the user gave.
         reads_image_tokens: whether the transformer reads tokens of an image, or what stands for them.
         leading_frames: latent frames of references, which are sampled before the video's.
         reference_frames: token frames of references that are only read.
@@ -70,6 +72,8 @@ class MemoryTask:
     num_passes: int
     num_images: int = 0
     num_videos: int = 0
+    hears_sound: bool = False
+    num_samples: int = 0
     reads_image_tokens: bool = False
     reference_frames: int = 0
     leading_frames: int = 0
@@ -268,6 +272,8 @@ def _plan(task: MemoryTask, host: Host, choose: Choose) -> MemoryPlan:
     if not task.only_decodes:
         if task.takes_steps:
             stages.append(plan_text(task, host))
+            if task.hears_sound:
+                stages.append(_stage(task, "audio", "features of a clip", Peak(0, 0), host))
         if task.encodes_frames:
             image, tile = _first_that_fits(tiles, partial(_plan_image, task, host), host)
             stages, choices = [*stages, image], replace(choices, encode_tile=tile)
@@ -312,7 +318,7 @@ def _stage(
         network = find_network(part)
         if network.stage != name:
             continue
-        work = Workload(weights.number_bytes, task.num_images, task.geometry.latent_shape)
+        work = Workload(weights.number_bytes, task.num_images, task.geometry.latent_shape, task.num_samples)
         own, words = network.peak(sizes, work).beside(weights.total), find_component(part).words
         if network.placement == "before" and not keeps:
             peak, holds = peak.or_before(own), f"{words}, then {holds}"

@@ -73,6 +73,7 @@ InputKind = Literal[
     "video",
     "whole video",
     "all frames",
+    "footage",
     "tail",
     "mask",
     "audio",

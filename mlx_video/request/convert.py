@@ -74,6 +74,7 @@ class ConvertRequest:
     text_encoder: Place | None = _weights_option("UMT5")
     vae: Place | None = _weights_option("the VAE")
     clip: Place | None = _weights_option("the image encoder of Wan2.1 image-to-video models")
+    audio_encoder: Place | None = _weights_option("wav2vec 2.0, through which speech-to-video models hear")
     motion_controller: Place | None = _weights_option("a motion controller, for --motion-bucket-id")
     tiny_vae: Place | None = tiny_vae_option(_COMPONENTS)
     tokenizer: Place | None = tokenizer_option(

@@ -41,10 +41,12 @@ from mlx_video.request.parallel import ParallelOptions
 from mlx_video.request.previews import PREVIEW_GROUP, PreviewOptions
 from mlx_video.request.sampling import GUIDANCE_GROUP, SamplingOptions
 from mlx_video.request.shared import adapters_option, strict_option
+from mlx_video.request.speech import SPEECH_GROUP, SpeechOptions
 from mlx_video.request.video_prompt import VIDEO_PROMPT_GROUP, VideoPromptOptions
 
 SPARINGLY_RECORDED = (
     GUIDANCE_GROUP, STEP_CACHE_GROUP, VACE_GROUP, LONG_VIDEOS_GROUP, PREVIEW_GROUP, VIDEO_PROMPT_GROUP,
+    SPEECH_GROUP,
     LONGCAT_GROUP,
 )  # fmt: skip
 """Groups of options that decide nothing, and are not recorded, at their defaults."""
@@ -63,6 +65,7 @@ class GenerateRequest(
     PreviewOptions,
     LongRunOptions,
     SamplingOptions,
+    SpeechOptions,
     LongCatOptions,
     VideoPromptOptions,
     InputOptions,
@@ -350,9 +353,8 @@ INPUTS: Mapping[str, InputKind] = MappingProxyType(
 IMAGE_INPUTS = tuple(name for name, kind in INPUTS.items() if kind == "image")
 FRAME_INPUTS = ("image", "end_image")
 """Those of them that become frames of the video; its size follows the first."""
-VIDEO_INPUTS = tuple(
-    name for name, kind in INPUTS.items() if kind in ("video", "whole video", "all frames", "tail", "mask")
-)
+_VIDEO_KINDS = ("video", "whole video", "all frames", "footage", "tail", "mask")
+VIDEO_INPUTS = tuple(name for name, kind in INPUTS.items() if kind in _VIDEO_KINDS)
 PICTURE_INPUTS = tuple(name for name, kind in INPUTS.items() if kind == "pictures")
 LORA_FIELDS = tuple(name for name, declared in _OPTIONS.items() if declared.kind is ADAPTERS)
 

@@ -20,6 +20,7 @@ from mlx_video.loading.residency import release_memory
 from mlx_video.loading.session import Session
 from mlx_video.loading.vae_halves import check_vae_encoder
 from mlx_video.media.open_image import open_image
+from mlx_video.media.sound import read_sound
 from mlx_video.media.sources.pick_frames import check_length
 from mlx_video.media.sources.source_video import SourceVideo, open_video
 from mlx_video.planning.division import UNDIVIDED, Division
@@ -32,6 +33,7 @@ from mlx_video.request import (
     VIDEO_INPUTS,
     GenerateRequest,
 )
+from mlx_video.request.speech import frames_of_clip
 from mlx_video.runs.continuation import (
     check_continuing,
     count_all_frames,
@@ -108,7 +110,9 @@ def prepare_run(
     made = replace(request, segments=run.request.segments)
     check_outputs(made, run.plan.geometry, files_read(request, run.model), count_all_frames(run))
     run = fit_run(run)
-    return find_start(run) if is_new else run
+    # A video whose inputs make several parts has a start in each of these.
+    is_whole = run.request.segments == request.segments
+    return find_start(run) if is_new and is_whole else run
 
 
 def fit_run(run: Run) -> Run:
@@ -144,6 +148,7 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
         MediaError: an image or a video cannot be read.
     """
     variant = find_variant(config)
+    request = replace(request, num_frames=frames_of_clip(request.infer_frames, request.num_frames))
     length = find_length(request, variant, config)
     request = with_parts(request, length)
     check_continuing(request, variant)
@@ -180,6 +185,8 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
         if INPUTS[name] == "tail":
             plan = check_tail(request, plan, name, video)
             notices = (*notices, plan.notices[-1])
+        elif INPUTS[name] == "footage":
+            notices = (*notices, *video.notices)
         elif INPUTS[name] != "all frames" and not (video.is_still and INPUTS[name] == "mask"):
             notices = (*notices, *check_length(video, find_picking(request, plan, name, part.first_frame)))
     if "camera_trajectory" in variant.inputs.all:
@@ -201,6 +208,7 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
         shared_frames=shared,
         part=part,
         length=length,
+        sound=read_sound(request.input_audio) if request.input_audio else None,
     )
     if encodes_frames(run):
         check_vae_encoder(model, config)

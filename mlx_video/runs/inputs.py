@@ -19,6 +19,7 @@ from mlx_video.conditioning.disk_cache import TextStore, open_prompt_cache
 from mlx_video.conditioning.frames import Encoding, FrameEncoder, cut_images
 from mlx_video.conditioning.image_tokens import encode_images
 from mlx_video.conditioning.longcat import TAIL_FRAMES
+from mlx_video.conditioning.speech.sound import encode_sound
 from mlx_video.conditioning.text import PromptTokenizer, count_tokens, load_tokenizer, number_prompt
 from mlx_video.conditioning.units import ConditioningUnit, UnitInputs
 from mlx_video.errors import CheckpointError, MediaError, RequestError
@@ -40,6 +41,7 @@ from mlx_video.request import FRAME_INPUTS, INPUTS, GenerateRequest, flag_of, op
 from mlx_video.request.choices import InputKind
 from mlx_video.runs.networks import (
     is_kept,
+    use_audio_encoder,
     use_image_encoder,
     use_motion_controller,
     use_text_encoder,
@@ -71,6 +73,7 @@ def unit_inputs(run: Run) -> UnitInputs:
         },
         masks={name: partial(_fit_masks, run, name) for name in run.videos if INPUTS[name] == "mask"},
         pictures=run.pictures,
+        footage={name: video for name, video in run.videos.items() if INPUTS[name] == "footage"},
         options={name: getattr(run.request, name) for name in options_of(type(run.request))},
         reference_prompts=_reference_prompts(run),
         part=run.part,
@@ -100,7 +103,9 @@ def encodes_frames(run: Run) -> bool:
 def _find_videos_that_count(run: Run) -> Iterator[str]:
     """Names of the given videos, without one that is begun with and of which nothing would stay."""
     for name in run.videos:
-        if INPUTS[name] != "mask" and (name != "input_video" or run.request.denoising_strength < 1):
+        if INPUTS[name] not in ("mask", "footage") and (
+            name != "input_video" or run.request.denoising_strength < 1
+        ):
             yield name
 
 
@@ -214,6 +219,12 @@ class ModelEncoders:
             added = controller(motion_bucket_id)
             mx.eval(added)
         return added
+
+    def encode_sound(self, first_frame: int, num_frames: int) -> mx.array:
+        """Encode the sound of some frames to features [layers, num_frames, width], evaluated."""
+        assert self._run.sound is not None  # the unit that asks for it needs one
+        with use_audio_encoder(self._run) as encoder:
+            return encode_sound(encoder, self._run.sound, first_frame, num_frames)
 
     @contextmanager
     def open_vae(self) -> Iterator[FrameEncoder]:

@@ -12,6 +12,7 @@ from mlx_video.formats.fingerprint import stamp_files
 from mlx_video.layouts.components import TINY_VAE
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.components import (
+    load_audio_encoder,
     load_image_encoder,
     load_motion_controller,
     load_text_encoder,
@@ -23,11 +24,13 @@ from mlx_video.loading.session import Network, NetworkKey
 from mlx_video.loading.streamed_transformer import open_streamed_transformer
 from mlx_video.loading.vae_halves import Half, load_vae_decoder, load_vae_encoder
 from mlx_video.models.control.motion_controller import MotionController
+from mlx_video.models.encoders.audio_encoder import Wav2Vec2Encoder
 from mlx_video.models.encoders.image_encoder import CLIPImageEncoder
 from mlx_video.models.encoders.text_encoder import UMT5Encoder
 from mlx_video.models.vae.autoencoder import WanVAE
 from mlx_video.models.vae.tiny import TinyDecoder
 from mlx_video.planning.choices import (
+    AUDIO_ENCODER,
     IMAGE_ENCODER,
     MOTION_CONTROLLER,
     TEXT_ENCODER,
@@ -135,6 +138,11 @@ def use_text_encoder(run: Run) -> AbstractContextManager[UMT5Encoder]:
 def use_image_encoder(run: Run) -> AbstractContextManager[CLIPImageEncoder]:
     """The image encoder, for the length of a `with` block."""
     return _use(run, IMAGE_ENCODER, load_image_encoder)
+
+
+def use_audio_encoder(run: Run) -> AbstractContextManager[Wav2Vec2Encoder]:
+    """The audio encoder, for the length of a `with` block."""
+    return _use(run, AUDIO_ENCODER, load_audio_encoder)
 
 
 def use_motion_controller(run: Run) -> AbstractContextManager[MotionController]:

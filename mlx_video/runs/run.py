@@ -18,6 +18,7 @@ from mlx_video.latents.run_state import RunState
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.session import Session
 from mlx_video.lora.read import AdapterSet
+from mlx_video.media.sound import Sound
 from mlx_video.media.sources.source_video import SourceVideo
 from mlx_video.models.dispatch import Limits, current_limits
 from mlx_video.planning.division import UNDIVIDED, Division
@@ -44,6 +45,7 @@ class Run:
         shared_frames: that a segment takes of what is before it.
         part: where the run lies in a video of several parts.
         length: of that video, where its inputs tell; None for what the options say.
+        sound: of the whole video; None where none is given.
         state: of an earlier run, to go on from; None to begin at the first step.
         identity: what decides the latents, to be compared with a state's; empty where no state is kept.
         memory_plan: behind the choices in `plan`; None where memory was not planned.
@@ -72,6 +74,7 @@ class Run:
     shared_frames: int = 1
     part: Part = WHOLE
     length: Length | None = None
+    sound: Sound | None = None
     state: RunState | None = None
     identity: Mapping[str, str] = field(default_factory=dict)
     memory_plan: MemoryPlan | None = None

@@ -31,10 +31,18 @@ class Examples(Protocol):
     Attributes:
         batches_per_epoch: how many batches show every example once.
         empty_context: text features of the empty prompt, [n, text_dim], for caption dropout.
+        identity: text that is equal for the same examples in the same order.
     """
 
     batches_per_epoch: int
     empty_context: mx.array
+
+    @property
+    def identity(self) -> str:
+        """See above."""
+
+    def describe(self) -> str:
+        """A line for people: how many there are."""
 
     def batch(self, position: int) -> tuple[Example, ...]:
         """The batch of a number since the beginning, whose examples have one shape.

@@ -10,7 +10,7 @@ from typing import Any
 from mlx_video.config import ModelConfig, TransformerConfig, find_vae_config
 from mlx_video.errors import CheckpointError, ConfigError, RequestError
 from mlx_video.formats.tensor_info import TensorInfo
-from mlx_video.variants import camera, fun, i2v, longcat, t2v, ti2v, vace, video_as_prompt
+from mlx_video.variants import camera, fun, i2v, longcat, speech, t2v, ti2v, vace, video_as_prompt
 from mlx_video.variants.control_adapter import (
     fits_with_control_video,
     takes_control_video,
@@ -22,6 +22,7 @@ from mlx_video.variants.variant import CheckpointFacts, Shapes, Variant
 from mlx_video.weights.names.control_sizes import list_statements, read_control_sizes
 from mlx_video.weights.names.fun_names import CAMERA_ANCHOR, REFERENCE_ANCHOR
 from mlx_video.weights.names.longcat_names import FUSED_PART
+from mlx_video.weights.names.speech_names import AUDIO_ANCHOR, POSE_ANCHOR
 from mlx_video.weights.names.transformer_names import IMAGE_ANCHOR, original_shapes, read_image_sizes
 from mlx_video.weights.names.vace_names import VACE_ANCHOR
 from mlx_video.weights.network import TransformerNetwork
@@ -51,6 +52,7 @@ VARIANTS: tuple[Variant, ...] = (
     vace.VACE_14B,
     vace.VACE_FUN_A14B,
     longcat.LONGCAT,
+    speech.S2V_14B,
     video_as_prompt.VIDEO_AS_PROMPT,
     t2v.T2V_OTHER,
     i2v.I2V_EXPERT,
@@ -75,6 +77,8 @@ _EVIDENCE = {
     "image_positions": "img_emb.emb_pos",
     "patch_size": "patch_embedding.weight",
     "vace_in_dim": VACE_ANCHOR,
+    **dict.fromkeys(("audio_dim", "num_audio_token", "enable_adain", "adain_mode"), AUDIO_ANCHOR),
+    "cond_dim": POSE_ANCHOR,
     **dict.fromkeys(("add_ref_conv", "has_ref_conv", "in_dim_ref_conv"), REFERENCE_ANCHOR),
     **dict.fromkeys(
         ("add_control_adapter", "in_dim_control_adapter", "downscale_factor_control_adapter"), CAMERA_ANCHOR
@@ -144,6 +148,7 @@ def _part_names(network: TransformerConfig) -> frozenset[str]:
         "img_emb.emb_pos": network.image_positions > 0,
         CAMERA_ANCHOR: network.camera_dim is not None,
         REFERENCE_ANCHOR: network.reference_dim is not None,
+        **dict.fromkeys(speech.ANCHORS, network.audio_dim is not None),
         "vace_patch_embedding.weight": bool(network.vace_layers),
         "vace_blocks.0.modulation": bool(network.vace_layers),
         f"{FUSED_PART}weight": network.time_dim is not None,

@@ -52,6 +52,7 @@ class TransformerNetwork:
         own_sizes: its tensors under their official names → sizes that the plain transformer does not have.
         is_quantized: whether the layer of a path, in converted names, is changed when a model is quantized.
         peak: memory of one forward beside the weights.
+        read_frames: sizes → token frames that a forward only reads, beside those of the video.
         further_blocks: the blocks besides the main ones that are streamed like these.
         knows_others: whether blocks of another architecture than Wan's attend to tokens of other processes.
     """
@@ -64,6 +65,7 @@ class TransformerNetwork:
     own_sizes: Callable[[Mapping[str, Shape]], Mapping[str, Any]] = _no_sizes
     is_quantized: ChooseLayer = is_quantized_layer
     peak: ForwardPeak = forward_peak
+    read_frames: Callable[[TransformerConfig], int] = lambda config: int(config.reference_dim is not None)
     further_blocks: Callable[[TransformerConfig], FurtherBlocks] = _no_blocks
     knows_others: bool = False
 

@@ -11,6 +11,7 @@ import mlx.core as mx
 from mlx_video.errors import CheckpointError
 from mlx_video.formats.tensor_source import TensorSource
 from mlx_video.weights.names import (
+    audio_encoder_names,
     image_encoder_names,
     longcat_names,
     motion_names,
@@ -194,6 +195,10 @@ TEXT_ENCODER = (
 IMAGE_ENCODER = (
     Spelling(image_encoder_names.HF_ANCHORS, lambda _: image_encoder_names.HF_RULES, _stack_projections),
     _keep(image_encoder_names.ANCHOR),
+)
+AUDIO_ENCODER = (
+    Spelling((audio_encoder_names.ANCHOR,), lambda _: audio_encoder_names.HF_RULES),
+    _keep(audio_encoder_names.ANCHOR),
 )
 MOTION_CONTROLLER = (_keep(motion_names.ANCHOR),)
 VAE = (

@@ -41,6 +41,7 @@ class LongCatRequest:
         remembers: whether keys and values of these are kept.
         goes_on: whether they are the end of a video.
         refined: pictures of the video that is refined.
+        part: of a video made in several; each draws its noise behind that of the others.
         changes: of weights by the adapter, under the authors' names; not None for the distilled steps.
     """
 
@@ -56,6 +57,7 @@ class LongCatRequest:
     remembers: bool = False
     goes_on: bool = False
     refined: Sequence[Image.Image] = ()
+    part: int = 0
     changes: Arrays | None = None
 
 
@@ -85,7 +87,8 @@ class LongCatPipeline:
         self._set_weights(request.changes or {})
         shape = (1, 16, 1 + (request.num_frames - 1) // 4, request.height // 8, request.width // 8)
         generator = torch.Generator().manual_seed(request.seed)
-        latents = torch.randn(shape, generator=generator)
+        for _ in range(1 + request.part):
+            latents = torch.randn(shape, generator=generator)
         if request.given:
             clean = self.encode(request.given, request.width, request.height)
             latents[:, :, : clean.shape[2]] = clean

@@ -17,6 +17,7 @@ from mlx_video.variants.variant import Variant
 from tests.spec.test_variants import config_of
 
 PICTURE, OTHER, VIDEO = Path("absent.png"), Path("other.png"), Path("absent.mp4")
+SOUND = Path("absent.wav")
 # Column of the table → what is given for it.
 COLUMNS: dict[str, dict[str, Any]] = {
     "image": {"image": PICTURE},
@@ -33,6 +34,8 @@ COLUMNS: dict[str, dict[str, Any]] = {
     "video prompt": {"vap_video": VIDEO, "vap_prompt": "a dog"},
     "earlier video": {"longcat_video": VIDEO},
     "refined video": {"longcat_refine": VIDEO},
+    "sound": {"input_audio": SOUND},
+    "poses and motion": {"s2v_pose_video": VIDEO, "motion_video": VIDEO},
 }
 # R: required, o: optional, -: refused, as is what a row leaves out at its end; in the order of the columns.
 TEXT, IMAGE, MASKED = "- - - - - - - - - o - -", "R o - - - - - - - - - -", "o o - - - - - o - - - -"
@@ -66,6 +69,7 @@ ROWS = {
     "wan2.2-vace-fun-a14b": "o o - - o o o - - - - -",
     "longcat-video": "o - - - - - - - - - - - o o",
     "wan2.1-video-as-prompt-14b": "R o - - - - - - - - - R",
+    "wan2.2-s2v-14b": "R - - - - - - - - - - - - - R o",
 }
 ROWS = {name: f"{row}{' -' * (len(COLUMNS) - len(row.split()))}" for name, row in ROWS.items()}
 CELLS = [
@@ -99,7 +103,7 @@ def test_every_model_and_every_input_has_its_place():
     placed = {name for given in COLUMNS.values() for name in given} | {"prompt", "input_video"}
     unplaced = set(INPUTS) - placed
     camera = {"camera_trajectory", "camera_control_speed", "camera_control_origin"}
-    assert unplaced == {*camera, "negative_vap_prompt"}
+    assert unplaced == {*camera, "negative_vap_prompt", "audio_embeds"}
 
 
 @pytest.mark.parametrize(("variant", "column", "code"), CELLS)
@@ -133,6 +137,14 @@ def test_every_input_that_a_model_takes_goes_with_all_others(variant: Variant):
     taken = [column for column, code in codes.items() if code != "-" and column != "one frame"]
     taken = [column for column in taken if not set(COLUMNS[column]) & set(variant.inputs.shorthands)]
     check_inputs(request_of(*taken), variant)
+
+
+def test_an_option_of_longcat_video_is_refused_by_others():
+    (variant,) = (variant for variant in VARIANTS if variant.name == "wan2.1-t2v-14b")
+    error = refusal(GenerateRequest("a cat", longcat_kv_cache=False), variant)
+    assert (error.field, error.message) == (
+        "longcat_kv_cache", "Wan2.1 T2V 14B keeps none. Leave the option out."
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(

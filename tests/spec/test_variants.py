@@ -56,6 +56,7 @@ KINDS = {
     "wan2.2-vace-fun-a14b": (16, 16, True, VACE),
     "longcat-video": (16, 16, False, {"time_dim": 24}),
     "wan2.1-video-as-prompt-14b": (36, 16, False, {"image_dim": 32, "mot_layers": (0, 1)}),
+    "wan2.2-s2v-14b": (16, 16, False, {"audio_dim": 32, "audio_layers": (0, 1), "pose_dim": 16}),
 }
 SIZES = {
     "wan2.1-t2v-demo": (192, 6), "wan2.2-i2v-demo": (192, 6), "wan2.2-fun-control-demo": (192, 6),
@@ -78,11 +79,17 @@ def config_of(variant: Variant) -> ModelConfig:
     )  # fmt: skip
 
 
+ALTERNATIVES = {
+    "camera_control_direction": "Left", "camera_trajectory": Path("Zoom_In"),
+    "input_audio": Path("sound.wav"), "audio_embeds": Path("sound.npy"),
+}  # fmt: skip
+
+
 def request_for(variant: Variant, **options: object) -> GenerateRequest:
     names = {*variant.inputs.required, *({"control_video"} & {*variant.inputs.optional})} - {"prompt"}
-    camera = {"camera_control_direction": "Left"} if variant.inputs.alternatives else {}
     given = {name: "a dog" if INPUTS[name] == "text" else Path("picture.png") for name in names}
-    return GenerateRequest("a cat", **given, **camera, **options)
+    given |= {name: ALTERNATIVES[name] for name in variant.inputs.alternatives[:1]}
+    return GenerateRequest("a cat", **given, **options)
 
 
 @every_variant
@@ -90,17 +97,19 @@ def test_of_alternatives_it_needs_just_one(variant: Variant):
     inputs = variant.inputs
     if not inputs.alternatives:
         pytest.skip("has none")
-    without = replace(request_for(variant), camera_control_direction=None)
-    with pytest.raises(RequestError, match="missing: .* --camera-control-direction or --camera-trajectory"):
+    one, other = inputs.alternatives
+    without = replace(request_for(variant), **{one: None})
+    flags = " or ".join(f"--{name.replace('_', '-')}" for name in inputs.alternatives)
+    with pytest.raises(RequestError, match=f"missing: .* {flags}"):
         plan_run(without, config_of(variant), variant)
-    both = replace(request_for(variant), camera_trajectory=Path("Zoom_In"))
+    both = replace(request_for(variant), **{other: ALTERNATIVES[other]})
     with pytest.raises(RequestError, match=f"beside others: {re.escape(variant.title)}"):
         plan_run(both, config_of(variant), variant)
 
 
 @every_variant
 def test_camera_options_are_refused_where_they_say_nothing(variant: Variant):
-    if not variant.inputs.alternatives:
+    if "camera_trajectory" not in variant.inputs.all:
         with pytest.raises(RequestError, match=re.escape(variant.title)) as caught:
             plan_run(replace(request_for(variant), camera_control_speed=0.1), config_of(variant), variant)
         assert caught.value.field == "camera_control_speed"
@@ -258,6 +267,7 @@ OFFICIAL = {  # steps, shift, guide scales (low, high), boundary, fps, frames
     "wan2.1-vace-14b": (50, 16.0, (5.0, 5.0), 0.0, 16, 81),
     "wan2.2-vace-fun-a14b": (50, 12.0, (5.0, 5.0), 0.875, 16, 81),
     "wan2.1-video-as-prompt-14b": (50, 4.0, (5.0, 5.0), 0.0, 16, 49),
+    "wan2.2-s2v-14b": (40, 3.0, (4.5, 4.5), 0.0, 16, 77),
 }
 
 

@@ -20,7 +20,6 @@ IMAGE = ("img_emb.proj.0.weight",)
 # Source: the tensors that comfy/model_detection.py, detect_unet_config, tells these models by.
 MODELS = {
     "Wan2.2 Fun-5B-Control-Camera": (100, 48, ("control_adapter.conv.weight",)),
-    "Wan2.2 S2V 14B": (16, 16, ("casual_audio_encoder.encoder.final_linear.weight",)),
     "HuMo": (16, 16, ("audio_proj.audio_proj_glob_1.layer.bias",)),
     "Wan2.2 Animate 14B": (36, 16, ("face_adapter.fuser_blocks.0.k_norm.weight", *IMAGE)),
     "SCAIL": (20, 16, ("patch_embedding_pose.weight",)),

@@ -64,6 +64,7 @@ class Continuation:
         refuses: inputs that say what they say, and are given for no part.
         is_shown_again: whether the part begins with these frames; where it is joined they are cut.
         count_lost: frames at the start of a video that nothing is before which are not shown.
+        extra_frames: that a part shows beyond those of its latents alone, since others are decoded before it.
         reads_history: whether conditioning units get these frames.
         is_exact: whether they get them as they left the decoder, not as the video holds them.
         reads_on: whether a part reads its other inputs from where it lies, not from their beginning.
@@ -78,6 +79,7 @@ class Continuation:
     refuses: tuple[str, ...] = ()
     is_shown_again: bool = True
     count_lost: Callable[[GenerateRequest], int] = lambda request: 0
+    extra_frames: int = 0
     reads_history: bool = False
     is_exact: bool = False
     reads_on: bool = False
