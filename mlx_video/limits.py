@@ -22,6 +22,8 @@ MOST_FRAMES = 1_000_000
 """Of a video that is made: eleven hours at 24 frames a second."""
 MOST_PIXELS = 100_000_000
 """Of a picture that is opened, and of a frame that is made."""
+LONGEST_WAIT_SECONDS = 300
+"""That the Hub may ask for between two requests; it counts them by five minutes."""
 LONGEST_WORD = 400
 """Characters without a blank that a message quotes; the middle of a longer one is left out."""
 LONGEST_LINE, LONGEST_MESSAGE = 1900, 20_000
