@@ -23,8 +23,8 @@ COPIED = (
     *(PACKAGE, "tests", "docs", "examples", "benchmarks"),
     *("README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml"),
 )
-BUDGET_S = 20.0
-"""What the tests of one mutant may take together without it, in the measured run."""
+SHARE = 0.05
+"""What the tests of one mutant may take together, of all tests in the measured run."""
 LIMIT_S = 240.0
 """After so long a mutant that keeps its tests from ending counts as noticed."""
 KILLED, SURVIVED, UNREACHED, EQUIVALENT = "killed", "survived", "reached by no test", "equivalent"
@@ -172,7 +172,7 @@ class Workplace:
             reasons: keys of mutants that no test can notice → why.
         """
         mistake = mutant.mistake
-        tests = reach.tests_of(mutant.file, mistake.line, mistake.end_line, BUDGET_S)
+        tests = reach.tests_of(mutant.file, mistake.line, mistake.end_line, SHARE * sum(reach.seconds.values()))
         if not tests:
             state = EQUIVALENT if mutant.key in reasons else UNREACHED
             return Outcome(mutant, state, 0, reasons.get(mutant.key, ""))
