@@ -24,6 +24,7 @@ from mlx_video.loading.model_parts import parts_named
 from mlx_video.loading.session import Session
 from mlx_video.media.clip import Video, VideoMade
 from mlx_video.planning.memory_plan import MemoryPlan
+from mlx_video.planning.turns import end_in_turn
 from mlx_video.progress.python_call import Cancel, EventHandler, events_shown
 from mlx_video.request import ConvertRequest, GenerateRequest, ModelRequest, make_request, options_of
 from mlx_video.request.describe import takes_options
@@ -63,7 +64,7 @@ class WanPipeline:
         self.config = config
         self._session = Session(keeps=keep_networks)
         self._is_closed = False
-        weakref.finalize(self, self._session.close)
+        weakref.finalize(self, end_in_turn, self._session.close)
 
     @classmethod
     @takes_options(ModelRequest)
@@ -124,12 +125,12 @@ class WanPipeline:
 
     def release(self) -> None:
         """Give back the memory of all networks; the next video loads them anew."""
-        self._session.release()
+        end_in_turn(self._session.release)
 
     def close(self) -> None:
         """Give back the memory of all networks, for good."""
-        self._session.close()
         self._is_closed = True
+        end_in_turn(self._session.close)
 
     def _open_session(self) -> Session:
         if self._is_closed:

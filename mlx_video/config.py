@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from mlx_video.errors import ConfigError
@@ -57,6 +57,7 @@ _SIZES = {
     "patch_size": (1, 64),
     "image_positions": (0, 2**16),
     "vace_in_dim": (0, WIDEST),
+    "pose_dim": (0, WIDEST),
     "eps": (1e-20, 0.1),
 }
 """Least and most of sizes; every other one is between 1 and WIDEST."""
@@ -79,6 +80,39 @@ def _check_sizes(owner: str, sizes: Any) -> None:
                 )
 
 
+FACE_SIZE = 512
+"""Pixels of a side of the faces that Animate reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class FaceConfig:
+    """Sizes of what lets a transformer follow a face and poses.
+
+    `layers` are the indices of the blocks behind which the tokens read the face. `channels` are those of the
+    motion encoder, at each size of the face from the whole down to 4 pixels a side; `style_dim` is the width
+    of its linear layers, `num_directions` what they end in, `motion_dim` the width of its result.
+    `hidden_dim` is that of each of the face encoder's `num_heads` groups. `pose_dim` counts the latent
+    channels of the poses.
+    """
+
+    layers: tuple[int, ...] = tuple(range(0, 40, 5))
+    channels: tuple[int, ...] = (32, 64, 128, 256, 512, 512, 512, 512)
+    style_dim: int = 512
+    num_directions: int = 20
+    motion_dim: int = 512
+    hidden_dim: int = 1024
+    num_heads: int = 4
+    pose_dim: int = 16
+
+    def __post_init__(self) -> None:
+        _check_sizes("face", self)
+        if 4 << (len(self.channels) - 1) != FACE_SIZE or min(self.channels) < 1:
+            raise ConfigError(
+                f"face: channels {list(self.channels)}, expected 8 positive numbers. "
+                "Check config.json against the model's page."
+            )
+
+
 @dataclass(frozen=True, slots=True)
 class TransformerConfig:
     """Sizes of one transformer. Widths are channels; `text_len` and the RoPE grid count tokens.
@@ -87,8 +121,12 @@ class TransformerConfig:
     that branch. `image_positions` counts the image tokens that have a position of their own, 0 without such.
     `vace_layers` are the indices of the blocks behind which a hint of VACE is added, and `vace_in_dim` the
     channels of its context; none and 0 without VACE. `reference_dim` is the number of latent channels of a
-    reference image, `camera_dim` that of a packed camera path; None without these networks. `mot_layers` are
-    the indices of the blocks that have an expert for a reference video.
+    reference image, `camera_dim` that of a packed camera path; None without these networks. `time_dim` is the
+    width of time features that every block widens by a layer of its own; None where all share one table.
+    `audio_dim` is the width of the sound features that speech-to-video reads, `audio_layers` are the indices
+    of the blocks behind which tokens attend to them, and `pose_dim` the latent channels of a pose video.
+    `mot_layers` are the indices of the blocks that have an expert for a reference video. `face` is None for
+    models that read no face.
     """
 
     dim: int
@@ -109,6 +147,11 @@ class TransformerConfig:
     vace_in_dim: int = 0
     reference_dim: int | None = None
     camera_dim: int | None = None
+    audio_dim: int | None = None
+    audio_layers: tuple[int, ...] = ()
+    pose_dim: int = 0
+    time_dim: int | None = None
+    face: FaceConfig | None = None
     mot_layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -124,11 +167,22 @@ class TransformerConfig:
                 f"transformer: VACE layers {list(layers)} must rise from 0 within the {self.num_layers} "
                 "blocks. Check config.json against the model's page."
             )
+        heard = self.audio_layers
+        if heard and (sorted({*heard}) != [*heard] or heard[-1] >= self.num_layers):
+            raise ConfigError(
+                f"transformer: audio layers {list(heard)} must rise within the {self.num_layers} blocks. "
+                "Check config.json against the model's page."
+            )
         experts = self.mot_layers
         if experts and (sorted({*experts}) != [*experts] or experts[-1] >= self.num_layers):
             raise ConfigError(
                 f"transformer: blocks {list(experts)} with an expert must rise within the {self.num_layers} "
                 "blocks. Check config.json against the model's page."
+            )
+        if self.face and not {*self.face.layers} <= {*range(self.num_layers)}:
+            raise ConfigError(
+                f"transformer: the face is read behind blocks {list(self.face.layers)}, but there are "
+                f"{self.num_layers}. Check config.json against the model's page."
             )
 
     @property
@@ -180,6 +234,51 @@ class ImageEncoderConfig:
     def num_tokens(self) -> int:
         """Tokens of one image: its patches, and one for the whole."""
         return 1 + (self.image_size // self.patch_size) ** 2
+
+
+@dataclass(frozen=True, slots=True)
+class AudioEncoderConfig:
+    """Sizes of a wav2vec 2.0 encoder.
+
+    `conv_kernels` and `conv_strides` are samples, or features of the layer before, that each convolution
+    reads and moves on by. `position_kernel` counts features, `position_groups` splits the channels.
+    """
+
+    width: int = 1024
+    mlp_width: int = 4096
+    num_heads: int = 16
+    num_layers: int = 24
+    conv_width: int = 512
+    conv_kernels: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
+    conv_strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
+    position_kernel: int = 128
+    position_groups: int = 16
+
+    def __post_init__(self) -> None:
+        _check_sizes("audio encoder", self)
+        for name in ("num_heads", "position_groups"):
+            if self.width % getattr(self, name):
+                raise ConfigError(
+                    f"audio encoder: width {self.width} is no multiple of {name} {getattr(self, name)}. "
+                    "Fetch the file again."
+                )
+
+    @property
+    def hop(self) -> int:
+        """Samples from one feature to the next."""
+        return math.prod(self.conv_strides)
+
+    @property
+    def reach(self) -> int:
+        """Samples that a feature is made of."""
+        reach = 1
+        for kernel, stride in zip(self.conv_kernels[::-1], self.conv_strides[::-1], strict=True):
+            reach = (reach - 1) * stride + kernel
+        return reach
+
+    def count_features(self, num_samples: int) -> int:
+        """Features that a sound has."""
+        return max(0, (num_samples - self.reach) // self.hop + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -392,15 +491,23 @@ def config_to_json(config: ModelConfig) -> dict[str, Any]:
 
 
 def _control_sizes(network: TransformerConfig) -> dict[str, Any]:
-    """Sizes of the control networks that a transformer has."""
+    """Sizes of what a transformer has beyond the plain one."""
     sizes: dict[str, Any] = {}
     if network.vace_layers:
         sizes |= {"vace_layers": list(network.vace_layers), "vace_in_dim": network.vace_in_dim}
     if network.mot_layers:
         sizes["mot_layers"] = list(network.mot_layers)
-    for name in ("reference_dim", "camera_dim"):
+    for name in ("reference_dim", "camera_dim", "time_dim"):
         if (size := getattr(network, name)) is not None:
             sizes[name] = size
+    if network.face is not None:
+        sizes["face"] = {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(network.face).items()
+        }
+    if network.audio_dim is not None:
+        sizes |= {"audio_dim": network.audio_dim, "audio_layers": list(network.audio_layers)}
+        sizes["pose_dim"] = network.pose_dim
     return sizes
 
 
@@ -465,6 +572,23 @@ class _ConfigReader:
             raise self.wrong(key, f"{value!r}, which is no list of whole numbers")
         return tuple(value)
 
+    def take_face(self) -> FaceConfig | None:
+        """Sizes of what reads a face; None where nothing does."""
+        self.taken.add("face")
+        if "face" not in self.data:
+            return None
+        reader = _ConfigReader(self.data["face"], f"{self.where}, 'face'")
+        return FaceConfig(
+            layers=reader.take_counts("layers"),
+            channels=reader.take_counts("channels"),
+            style_dim=reader.take_count("style_dim"),
+            num_directions=reader.take_count("num_directions"),
+            motion_dim=reader.take_count("motion_dim"),
+            hidden_dim=reader.take_count("hidden_dim"),
+            num_heads=reader.take_count("num_heads"),
+            pose_dim=reader.take_count("pose_dim"),
+        )
+
     def take_triple(self, key: str, default: tuple[int, int, int]) -> tuple[int, int, int]:
         """Three positive whole numbers."""
         self.taken.add(key)
@@ -511,6 +635,11 @@ class _ConfigReader:
             vace_in_dim=extra.take_count("vace_in_dim", 0, lowest=0),
             reference_dim=extra.take_optional_count("reference_dim"),
             camera_dim=extra.take_optional_count("camera_dim"),
+            audio_dim=extra.take_optional_count("audio_dim"),
+            audio_layers=extra.take_counts("audio_layers"),
+            pose_dim=extra.take_count("pose_dim", 0, lowest=0),
+            time_dim=extra.take_optional_count("time_dim"),
+            face=extra.take_face(),
             mot_layers=extra.take_counts("mot_layers"),
         )
 

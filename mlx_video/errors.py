@@ -63,6 +63,10 @@ class MemoryBudgetError(MLXVideoError):
     """A run needs more memory than the machine or the user's limit allows."""
 
 
+class DatasetError(MLXVideoError):
+    """A dataset to train on cannot be read, or does not fit the model; the message names the file."""
+
+
 class MediaError(MLXVideoError):
     """An image, video or sound file cannot be read or written."""
 
@@ -77,3 +81,11 @@ class DeviceError(MLXVideoError):
 
 class NonFiniteError(MLXVideoError):
     """Latents or frames stopped being finite numbers; going on would end in a black video."""
+
+
+class TrainingError(MLXVideoError):
+    """A training cannot go on: its numbers are no longer finite, or nothing is learned."""
+
+
+class ClusterError(MLXVideoError):
+    """A machine of several cannot be reached, was lost, or holds something else than the others."""

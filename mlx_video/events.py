@@ -112,6 +112,27 @@ class StepFinished:
     clean: mx.array | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class TrainingStepFinished:
+    """One update of the trained weights is done.
+
+    Attributes:
+        index: counts from 0.
+        total: number of steps of the training.
+        loss: mean over the step's examples.
+        learning_rate: that it was taken with.
+        wall_seconds: time of this step.
+        peak_bytes: most MLX memory since the stage began.
+    """
+
+    index: int
+    total: int
+    loss: float
+    learning_rate: float
+    wall_seconds: float
+    peak_bytes: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class PreviewMade:
     """What the video would be if all noise left were taken away at once, small.
@@ -231,6 +252,30 @@ class OperationsChecked:
 
 
 @dataclass(frozen=True, slots=True)
+class ClipsRead:
+    """Clips of a dataset so far that were looked at: their size, their length, and what they hold."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionsEncoded:
+    """Captions of a dataset so far, of those that were still to be encoded."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExamplesEncoded:
+    """Examples of a dataset so far, of those that were still to be encoded."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
 class VideoStarted:
     """A video of a list is begun, or gone on with.
 
@@ -288,6 +333,7 @@ Event = (
     | StageStarted
     | StageFinished
     | StepFinished
+    | TrainingStepFinished
     | PreviewMade
     | StateSaved
     | BlocksRead
@@ -298,6 +344,9 @@ Event = (
     | BytesChecked
     | BytesWritten
     | OperationsChecked
+    | ClipsRead
+    | CaptionsEncoded
+    | ExamplesEncoded
     | VideoStarted
     | VideoFailed
     | TextResult

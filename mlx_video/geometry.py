@@ -41,6 +41,11 @@ class VideoGeometry:
         return replace(self, latent_shape=latent_shape, grid=(tokens * longer // frames, rows, columns))
 
     @property
+    def frames_of_latent(self) -> int:
+        """Pixel frames of a latent frame but the first; 1 of a single frame."""
+        return (self.num_frames - 1) // max(self.latent_shape[1] - 1, 1) or 1
+
+    @property
     def num_tokens(self) -> int:
         """Length of the transformer's sequence."""
         return self.grid[0] * self.grid[1] * self.grid[2]
@@ -122,6 +127,11 @@ def size_for_area(
     rows = int(sqrt(max_area * ratio) // stride // patch_size * patch_size)
     columns = int(sqrt(max_area / ratio) // stride // patch_size * patch_size)
     return columns * stride, rows * stride
+
+
+def size_as_shown(height: int, width: int, max_area: int) -> tuple[int, int]:
+    """The size of a video that is as large as what decides it: (width, height) in pixels."""
+    return width, height
 
 
 def best_output_size(

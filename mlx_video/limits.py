@@ -22,7 +22,13 @@ MOST_FRAMES = 1_000_000
 """Of a video that is made: eleven hours at 24 frames a second."""
 MOST_PIXELS = 100_000_000
 """Of a picture that is opened, and of a frame that is made."""
+LONGEST_WAIT_SECONDS = 300
+"""That the Hub may ask for between two requests; it counts them by five minutes."""
 LONGEST_WORD = 400
 """Characters without a blank that a message quotes; the middle of a longer one is left out."""
 LONGEST_LINE, LONGEST_MESSAGE = 1900, 20_000
 """Characters of a message's line, and of all; the middle of a longer one is left out."""
+LARGEST_CAPTION_BYTES = 1_000_000
+"""Of a clip's description; the longest that a model reads has some 2,000."""
+MOST_CLIPS = 1_000_000
+"""Of a dataset, and of the stretches that are taken of one clip; repeats of a clip count too."""

@@ -13,12 +13,14 @@ import pytest
 from mlx_video import (
     WanPipeline,
     calibrate,
+    check_cluster,
     check_device,
     convert_checkpoint,
     convert_wan,
     generate_wan,
     prepare_control,
     serve,
+    train_wan,
 )
 
 START = "python -m mlx_video."
@@ -28,9 +30,11 @@ COMMANDS = {
     "convert_wan": convert_wan,
     "generate_wan": generate_wan,
     "calibrate": calibrate,
+    "check_cluster": check_cluster,
     "check_device": check_device,
     "prepare_control": prepare_control,
     "serve": serve,
+    "train_wan": train_wan,
 }
 
 

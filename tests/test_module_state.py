@@ -24,6 +24,7 @@ REMEMBERED = {
     "planning/memory_plan.py _weigh": "a function of its argument alone",
     "planning/mlx_limits.py _in_force": "whose limits MLX has; a run that goes on sets its own",
     "planning/mlx_limits.py _of_process": "MLX's limits before any run, given back by the last",
+    "planning/turns.py _stream_of": "a stream of each device, which one thread at a time uses",
     "progress/bars.py bar_class": "a class, built where tqdm is first needed",
     "request/option.py _options_of": "a function of its argument alone",
     "weights/rules.py _pattern": "a function of its argument alone",

@@ -13,7 +13,16 @@ from pathlib import Path
 import pytest
 
 import mlx_video
-from mlx_video import calibrate, check_device, convert_wan, generate_wan, prepare_control, serve
+from mlx_video import (
+    calibrate,
+    check_cluster,
+    check_device,
+    convert_wan,
+    generate_wan,
+    prepare_control,
+    serve,
+    train_wan,
+)
 from mlx_video.device.known_faults import find_faults
 
 ROOT = Path(__file__).parent.parent
@@ -21,9 +30,11 @@ COMMANDS = {
     "convert_wan": convert_wan,
     "generate_wan": generate_wan,
     "calibrate": calibrate,
+    "check_cluster": check_cluster,
     "check_device": check_device,
     "prepare_control": prepare_control,
     "serve": serve,
+    "train_wan": train_wan,
 }
 HEAVY = (
     "torch",

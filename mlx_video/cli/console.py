@@ -105,6 +105,12 @@ def show_error(ending: Ending, display: Display, *, with_traceback: bool = False
             print(hint, file=display.stream, flush=True)
 
 
+def print_error(error: Exception) -> None:
+    """Print what went wrong in a process that shows nothing else."""
+    with suppress(OSError):
+        print(f"error: {describe_error(error)}", file=sys.stderr, flush=True)
+
+
 def _print_result(result: Path | str) -> None:
     """Print a path or a text on stdout.
 

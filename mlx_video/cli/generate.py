@@ -10,15 +10,26 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_video.cli import arguments
 from mlx_video.cli.checks import check_terminal
+from mlx_video.cli.clustered import planned_division, refuse_on_several, run_with_others
 from mlx_video.cli.console import run_command
 from mlx_video.cli.interactive import run_interactive
-from mlx_video.cli.many import list_items, make_list, open_maker, print_settings, read_many, shared_options
+from mlx_video.cli.many import (
+    list_items,
+    make_list,
+    open_maker,
+    print_settings,
+    read_many,
+    shared_options,
+    with_team,
+)
 from mlx_video.cli.named_model import inputs_of, open_model_of, parts_of
+from mlx_video.distributed.launch import is_launched
 from mlx_video.events import TextResult
 from mlx_video.request import GenerateRequest, ModelRequest, option
 from mlx_video.request.many import ManyOptions
 
 if TYPE_CHECKING:
+    from mlx_video.distributed.cluster import Cluster
     from mlx_video.events import Event
 
 
@@ -65,8 +76,13 @@ def with_usual_prompt(args: argparse.Namespace, shared: Mapping[str, Any]) -> di
     return {**usual, **shared}
 
 
-def run_events(args: argparse.Namespace) -> Iterator[Event]:
-    """Open the model, then make the videos; or show what would be made."""
+def run_events(args: argparse.Namespace, cluster: Cluster | None = None) -> Iterator[Event]:
+    """Open the model, then make the videos; or show what would be made.
+
+    Args:
+        args: parsed.
+        cluster: whose rank 0 this process is; None for a process that works alone.
+    """
     many = read_many(args)
     if many.print_settings:
         yield from print_settings(args)
@@ -76,16 +92,24 @@ def run_events(args: argparse.Namespace) -> Iterator[Event]:
     items = list_items(args, many, with_usual_prompt(args, shared))
     for item in items:
         check_terminal(item.request, is_shown=not args.quiet and not args.plan)
+    if cluster is not None:
+        refuse_on_several(args)
     if args.plan:
-        yield from plan_events(args, [item.request for item in items])
-    elif len(items) > 1:
+        yield from plan_events(args, [item.request for item in items], cluster)
+        return
+    if len(items) > 1:
         inputs = inputs_of([item.request for item in items])
-        yield from make_list((yield from open_maker(args, inputs)), items)
+        maker = yield from open_maker(args, inputs)
+        if cluster is not None:
+            maker, items = yield from with_team(maker, cluster, items)
+        yield from make_list(maker, items)
     else:
-        yield from make_one(args, items[0].request)
+        yield from make_one(args, items[0].request, cluster)
 
 
-def make_one(args: argparse.Namespace, request: GenerateRequest) -> Iterator[Event]:
+def make_one(
+    args: argparse.Namespace, request: GenerateRequest, cluster: Cluster | None = None
+) -> Iterator[Event]:
     """Open the model and make one video, of which no network outlives its stage."""
     from mlx_video.convert.local_files import with_local_adapters
     from mlx_video.runs.generate import prepare_run
@@ -93,10 +117,17 @@ def make_one(args: argparse.Namespace, request: GenerateRequest) -> Iterator[Eve
 
     model, config = yield from open_model_of(args, inputs_of([request]))
     request = yield from with_local_adapters(request)
-    yield from make_anywhere(request, lambda one: prepare_run(one, model, config))
+    sharing = None
+    if cluster is not None:
+        from mlx_video.runs.cluster.team import form_team
+
+        sharing = (yield from form_team(cluster, model, config, [request])).sharing
+    yield from make_anywhere(request, lambda one: prepare_run(one, model, config, sharing=sharing))
 
 
-def plan_events(args: argparse.Namespace, requests: Sequence[GenerateRequest]) -> Iterator[Event]:
+def plan_events(
+    args: argparse.Namespace, requests: Sequence[GenerateRequest], cluster: Cluster | None = None
+) -> Iterator[Event]:
     """Open the model and say what runs would keep in memory; nothing is downloaded or left on disk."""
     from mlx_video.convert.demo_model import demo_for, passing_demo_model
     from mlx_video.convert.local_files import with_local_adapters
@@ -115,7 +146,10 @@ def plan_events(args: argparse.Namespace, requests: Sequence[GenerateRequest]) -
             place = stack.enter_context(passing_demo_model(demo))
         model, config = finish(open_named_model(place, args.revision, parts_of(args)), events.append)
         local = [finish(with_local_adapters(request), events.append) for request in requests]
-        plans = [plan_generation(request, model, config) for request in local]
+        plans = [
+            plan_generation(request, model, config, division=planned_division(cluster, request.parallel))
+            for request in local
+        ]
     yield from events
     different: dict[object, str] = {}
     for plan in plans:  # what is free on the machine may change between equal ones
@@ -130,4 +164,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 done, 1 a known error, 2 a wrong option, 130 interrupted.
     """
     args = build_parser().parse_args(argv)
-    return run_interactive(args) if args.interactive else run_command(run_events, args)
+    if args.interactive and not is_launched():
+        return run_interactive(args)
+    if is_launched():
+        return run_with_others(args, run_events)
+    return run_command(run_events, args)

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from mlx_video.request.many import ManyOptions
 from mlx_video.request.prompt_lines import PromptLine, read_lines
 
 if TYPE_CHECKING:
+    from mlx_video.distributed.cluster import Cluster
     from mlx_video.events import Event, Work
     from mlx_video.runs.batch.item import BatchItem, BatchResult
     from mlx_video.runs.batch.maker import VideoMaker
@@ -119,6 +121,22 @@ def open_maker(args: argparse.Namespace, inputs: Collection[str]) -> Work[VideoM
 
     model, config = yield from open_model_of(args, inputs)
     return VideoMaker(model, config, Session(keeps=True))
+
+
+def with_team(
+    maker: VideoMaker, cluster: Cluster, items: list[BatchItem]
+) -> Work[tuple[VideoMaker, list[BatchItem]]]:
+    """A maker of a list whom the other machines help, and the list as each of them is asked for it.
+
+    Raises:
+        RequestError: they cannot share the work as it is asked for.
+        ClusterError: a machine differs from the others, or is lost.
+    """
+    from mlx_video.runs.cluster.team import form_team
+
+    team = yield from form_team(cluster, maker.model, maker.config, [item.request for item in items])
+    own = [replace(item, request=replace(item.request, parallel="auto")) for item in items]
+    return replace(maker, sharing=team.sharing, dealing=team.dealing), own
 
 
 def make_list(maker: VideoMaker, items: list[BatchItem]) -> Iterator[Event]:

@@ -54,13 +54,13 @@ class PromptCache:
         folder: made when something is stored.
         encoder: everything besides the tokens that decides the features, from :func:`describe_encoder`.
         dim: numbers per token.
-        max_bytes: of all files; beyond it the ones not used for longest are removed.
+        max_bytes: of all files; beyond it the ones not used for longest are removed. None removes none.
     """
 
     folder: Path
     encoder: str
     dim: int
-    max_bytes: int = MAX_BYTES
+    max_bytes: int | None = MAX_BYTES
 
     def load(self, numbers: Sequence[int]) -> mx.array | None:
         """Find the features of a prompt.
@@ -100,14 +100,15 @@ class PromptCache:
                 mx.save_safetensors(str(temporary), {TENSOR_NAME: features}, metadata)
         except RuntimeError as error:  # how MLX reports a full disk
             raise MediaError(f"{path}: cannot be written ({error}). Check the free space.") from error
-        self._remove_oldest()
+        if self.max_bytes is not None:
+            self._remove_oldest(self.max_bytes)
 
     def path_of(self, numbers: Sequence[int]) -> Path:
         """The file of a prompt, which need not exist."""
         key = hashlib.sha256(json.dumps([self.encoder, list(numbers)]).encode()).hexdigest()
         return self.folder / f"{key}{_SUFFIX}"
 
-    def _remove_oldest(self) -> None:
+    def _remove_oldest(self, max_bytes: int) -> None:
         newest_first = sorted(self._files(), key=lambda entry: entry[1].st_mtime, reverse=True)
         total = 0
         for path, status in newest_first:
@@ -115,7 +116,7 @@ class PromptCache:
             # Hidden files are another program's that is writing; old ones were left by one that was killed.
             is_writing = path.name.startswith(".")
             age = time.time() - status.st_mtime
-            if age > _ABANDONED_SECONDS if is_writing else total > self.max_bytes:
+            if age > _ABANDONED_SECONDS if is_writing else total > max_bytes:
                 with suppress(OSError):
                     path.unlink()
 

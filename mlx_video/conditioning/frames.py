@@ -120,13 +120,13 @@ def hold_first_frame(
         geometry: of the video.
 
     Returns:
-        `first_frame` [C, 1, h, w].
+        `first_frames` [C, 1, h, w].
 
     Source: Wan2.2 wan/textimage2video.py, WanTI2V.i2v.
     """
     covering = cover_lanczos(images[0], geometry.height, geometry.width)
-    first_frame = yield from encode([mx.array(to_unit_range(covering))[None]], 1)
-    return {"first_frame": first_frame}
+    first_frames = yield from encode([mx.array(to_unit_range(covering))[None]], 1)
+    return {"first_frames": first_frames}
 
 
 def cut_images(
@@ -209,22 +209,23 @@ def frame_mask(geometry: VideoGeometry, kept: Iterable[int] = (0,)) -> mx.array:
     return mx.broadcast_to(mask[:, :, None, None], (MASK_CHANNELS, *geometry.latent_shape[1:]))
 
 
-def impose_first_frame(latents: mx.array, first_frame: mx.array) -> mx.array:
-    """Put the given first latent frame back in its place.
+def impose_first_frames(latents: mx.array, first_frames: mx.array) -> mx.array:
+    """Put the given first latent frames back in their places.
 
     Args:
         latents: [C, T, H, W].
-        first_frame: [C, 1, H, W].
+        first_frames: [C, c, H, W].
 
     Returns:
         [C, T, H, W].
 
     Raises:
-        ValueError: the frame does not fit the latents.
+        ValueError: the frames do not fit the latents.
 
     Source: Wan2.2 wan/textimage2video.py, WanTI2V.i2v.
     """
-    channels, _, *sides = latents.shape
-    if first_frame.shape != (channels, 1, *sides):
-        raise ValueError(f"first_frame is {first_frame.shape}, expected {(channels, 1, *sides)}.")
-    return mx.concatenate([first_frame, latents[:, 1:]], axis=1)
+    channels, frames, *sides = latents.shape
+    given = first_frames.shape[1]
+    if given > frames or first_frames.shape != (channels, given, *sides):
+        raise ValueError(f"first_frames is {first_frames.shape}, for latents of {latents.shape}.")
+    return mx.concatenate([first_frames, latents[:, given:]], axis=1)

@@ -18,6 +18,7 @@ from mlx_video.config import ModelConfig, TransformerConfig
 from mlx_video.events import Work
 from mlx_video.geometry import VideoGeometry
 from mlx_video.media.resize import to_unit_range
+from mlx_video.media.sources.source_video import SourceVideo
 
 Fields = Mapping[str, object]
 """Names of fields of `Conditioning` → their values."""
@@ -37,6 +38,7 @@ class UnitInputs:
         pictures: name of an input that takes several → uint8 [H, W, 3] each, as the user gave them.
         videos: name of the input → its frames, fitted to the video's size.
         masks: name of the input → its frames, fitted likewise.
+        footage: name of the input → the video as the user gave it, for units that take it in their own way.
         options: name → value, of all options.
         part: where the run lies in a video of several parts, with the frames before it.
     """
@@ -49,6 +51,7 @@ class UnitInputs:
     pictures: Mapping[str, Sequence[np.ndarray]] = field(default_factory=dict)
     videos: Mapping[str, ReadFrames] = field(default_factory=dict)
     masks: Mapping[str, ReadMasks] = field(default_factory=dict)
+    footage: Mapping[str, SourceVideo] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     reference_prompts: tuple[str, ...] = ()
     part: Part = WHOLE
@@ -70,6 +73,9 @@ class Encoders(Protocol):
 
     def encode_motion(self, motion_bucket_id: float) -> mx.array:
         """Encode how much moves to an addition to the modulation, [6, dim]."""
+
+    def encode_sound(self, first_frame: int, num_frames: int) -> mx.array:
+        """Encode the sound of some frames of the run's video to features [layers, num_frames, width]."""
 
     def open_vae(self) -> AbstractContextManager[FrameEncoder]:
         """Open the VAE's encoder; it is released with the context."""

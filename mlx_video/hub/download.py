@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_video.events import BytesChecked, BytesDownloaded
+from mlx_video.hub.answers import ask, seconds_to_wait
 from mlx_video.hub.listing import HubFile, Snapshot
 
 _WORKERS = 4
@@ -177,9 +178,10 @@ class _Download:
                     break
                 except Exception as error:
                     tries = _TRIES if growing.tell() > begun else tries - 1
-                    if not (_is_broken_connection(error) and tries):
+                    seconds = seconds_to_wait(error, _RETRY_SECONDS) if tries else None
+                    if seconds is None:
                         raise
-                if self.stopped.wait(_RETRY_SECONDS):
+                if self.stopped.wait(seconds):
                     raise DownloadStopped
             if growing.tell() != file.nbytes:
                 raise _remove(file, partial, f"{growing.tell()} bytes, {file.nbytes} stated")
@@ -187,21 +189,10 @@ class _Download:
 
     def _request(self, file: HubFile, growing: _StoppableFile) -> None:
         """Append to a file what it still lacks, as far as the connection holds."""
-        from huggingface_hub import constants, hf_hub_url
-        from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
+        from huggingface_hub import hf_hub_url
 
-        headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
-        if growing.tell():
-            headers["Range"] = f"bytes={growing.tell()}-"
-        with http_stream_backoff(
-            "GET",
-            hf_hub_url(self.snapshot.repository, file.name, revision=self.snapshot.commit),
-            headers=headers,
-            timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
-            retry_on_exceptions=(),
-            retry_on_status_codes=(408, 429),
-        ) as response:
-            hf_raise_for_status(response)
+        url = hf_hub_url(self.snapshot.repository, file.name, revision=self.snapshot.commit)
+        with ask(url, {"Range": f"bytes={growing.tell()}-"} if growing.tell() else None) as response:
             if response.status_code != _PARTIAL_CONTENT:
                 growing.begin_anew()
             # Chunks as they come: a stop is noticed at each, and what came before it stays.
@@ -268,11 +259,6 @@ def _is_plain_download(file: HubFile) -> bool:
     from huggingface_hub.constants import MAX_HTTP_DOWNLOAD_SIZE
 
     return file.nbytes <= MAX_HTTP_DOWNLOAD_SIZE
-
-
-def _is_broken_connection(error: Exception) -> bool:
-    """Whether asking again may help; the library of this class changed its name between versions."""
-    return any(kind.__name__ == "TransportError" for kind in type(error).__mro__)
 
 
 def _begin_digest(file: HubFile) -> Any:

@@ -21,6 +21,7 @@ from mlx_video.events import Event, Notice, Work
 from mlx_video.files.file_bytes import describe_bytes, refuse_dangling
 from mlx_video.files.hub_cache import COMMIT, NotInCacheError, find_in_cache, storage_folder
 from mlx_video.files.unusable_paths import is_dangling
+from mlx_video.hub.answers import UnusableAnswer, stated_wait
 from mlx_video.hub.download import (
     DamagedDownload,
     bytes_here,
@@ -282,16 +283,22 @@ def _reason(error: BaseException) -> str:
     return str(error).partition("\n")[0] or type(error).__name__
 
 
+def _response(error: Exception) -> Any:
+    """The answer that an error of huggingface_hub is about; None for none."""
+    return getattr(error, "response", None)
+
+
 def _status(error: Exception) -> int | None:
     """The HTTP status that an error of huggingface_hub carries."""
-    return getattr(getattr(error, "response", None), "status_code", None)
+    return getattr(_response(error), "status_code", None)
 
 
 def _is_unreachable(error: Exception) -> bool:
     """Whether the Hub gave no answer, or none of its own."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    return not isinstance(error, HfHubHTTPError) or (_status(error) or 0) >= 500
+    status = _status(error) or 0
+    return not isinstance(error, HfHubHTTPError) or status >= 500 or status == 429
 
 
 def _explain(error: Exception, repository: str, revision: str) -> Exception:
@@ -337,6 +344,15 @@ def _describe_failure(error: Exception, repository: str, revision: str) -> str:
             return (
                 f"{error}. Run the same command again; if that happens again, the connection changes what it "
                 "carries, or a mirror that HF_ENDPOINT names."
+            )
+        case UnusableAnswer():
+            return f"the Hub sends {error}. Is HF_ENDPOINT a mirror? Leave it out, or run the command again."
+        case _ if status == 429:
+            seconds = stated_wait(_response(error).headers)
+            asks = f" and asks to wait {seconds:,} s" if seconds else ""
+            return (
+                f"the Hub has had too many requests (HTTP 429){asks}. Run the same command again later: it "
+                f"goes on with what has come in. More are allowed to those who {login}."
             )
         case _ if status == 403:
             return f"the Hub refuses access (HTTP {status}). Check that your token may read it, or {login}."

@@ -30,6 +30,7 @@ from mlx_video.layouts.folder_layout import (
     TOKENIZER_FOLDER,
     Layout,
     find_fastvideo_folder,
+    find_transformer_folder,
     recognise_listing,
 )
 from mlx_video.layouts.listing import Listing, ReadJson
@@ -120,7 +121,8 @@ def _choose_diffusers(listing: Listing, given: Collection[str]) -> Iterator[str]
     second = find_role("low_noise").folder
     is_dual = listing.has_folder(second) and second not in absent
     roles = EXPERT_ROLES if is_dual else [find_role("model")]
-    folders = {role.folder: ORIGINAL_STEM for role in _without(roles, given)}
+    own = {find_role("model").folder: find_transformer_folder(listing)}
+    folders = {own.get(role.folder, role.folder): ORIGINAL_STEM for role in _without(roles, given)}
     folders |= {row.folder: row.stem for row in _without(list_parts(), given) if row.folder}
     for folder, stem in folders.items():
         if folder not in absent:

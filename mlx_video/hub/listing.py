@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 from mlx_video.addresses import is_plain_name
 from mlx_video.errors import CheckpointError
 from mlx_video.files.hub_cache import COMMIT, storage_folder
+from mlx_video.hub.answers import ask_for_json
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_MOST_BYTES = 2**63
 _MIRROR = "Is HF_ENDPOINT a mirror? Leave it out, or set it to one that you trust."
 
 
@@ -64,7 +67,7 @@ class Snapshot:
         if not is_plain_name(name):
             raise CheckpointError(f"{where} leads out of the repository. {_MIRROR}")
         size, checksum, pattern = _read_entry(entry)
-        if not (isinstance(size, int) and size >= 0):
+        if not (type(size) is int and 0 <= size < _MOST_BYTES):  # true is an int, too
             raise CheckpointError(f"{where} has the size {size!r}. {_MIRROR}")
         if not (isinstance(checksum, str) and pattern.fullmatch(checksum)):
             raise CheckpointError(
@@ -89,22 +92,32 @@ def read_snapshot(repository: str, revision: str) -> Snapshot:
         CheckpointError: the answer names no commit.
         Exception: whatever huggingface_hub raises where there is no answer.
     """
-    from huggingface_hub import HfApi
-    from huggingface_hub.constants import HF_HUB_DOWNLOAD_TIMEOUT
+    from huggingface_hub import constants
 
-    info = HfApi().model_info(
-        repository, revision=revision, files_metadata=True, timeout=HF_HUB_DOWNLOAD_TIMEOUT
-    )
-    if not (isinstance(info.sha, str) and COMMIT.fullmatch(info.sha)):
+    place = f"/api/models/{repository}/revision/{quote(revision, safe='')}?blobs=true"
+    info = ask_for_json(constants.ENDPOINT + place)
+    commit, files = info.get("sha"), info.get("siblings") or []
+    if not (isinstance(commit, str) and COMMIT.fullmatch(commit)):
         raise CheckpointError(
-            f"{repository}: the Hub gives {info.sha!r} for the commit of {revision}, which is none. {_MIRROR}"
+            f"{repository}: the Hub gives {commit!r} for the commit of {revision}, which is none. {_MIRROR}"
         )
-    entries = {entry.rfilename: entry for entry in info.siblings or ()}
-    return Snapshot(repository, info.sha, storage_folder(repository), entries)
+    try:
+        entries = {_name_of(entry): entry for entry in files}
+    except TypeError as error:
+        raise CheckpointError(f"{repository}: the Hub's list of files is none. {_MIRROR}") from error
+    return Snapshot(repository, commit, storage_folder(repository), entries)
 
 
-def _read_entry(entry: Any) -> tuple[Any, Any, re.Pattern[str]]:
+def _name_of(entry: Any) -> str:
+    name = entry["rfilename"] if isinstance(entry, dict) and "rfilename" in entry else None
+    if not isinstance(name, str):
+        raise TypeError(f"{name!r} is no name")
+    return name
+
+
+def _read_entry(entry: Mapping[str, Any]) -> tuple[Any, Any, re.Pattern[str]]:
     """Size and checksum of a file, and how the checksum must look."""
-    if entry.lfs:
-        return entry.lfs.size, entry.lfs.sha256, _SHA256
-    return entry.size, entry.blob_id, COMMIT
+    large = entry.get("lfs")
+    if isinstance(large, dict):
+        return large.get("size"), large.get("sha256"), _SHA256
+    return entry.get("size"), entry.get("blobId"), COMMIT

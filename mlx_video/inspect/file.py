@@ -30,6 +30,7 @@ from mlx_video.weights.component_kind import (
 )
 from mlx_video.weights.component_networks import as_original, describe_other_part
 from mlx_video.weights.names.fastvideo_names import is_fastvideo, open_fastvideo_file
+from mlx_video.weights.names.transformer_names import QUANTIZED_SAMPLE
 from mlx_video.weights.quantize import read_quantization
 from mlx_video.weights.stored.all_in_one import pick_component
 from mlx_video.weights.stored.fix_5d_file import (
@@ -47,6 +48,7 @@ SPELLINGS = {
     "gguf": "llama.cpp's names",
     "mlx": "converted for MLX",
     "fastvideo": "converted for MLX by FastVideo",
+    "longcat": "its authors' names",
 }
 _SCALES = {
     ".scale_weight": "scales beside the weights (ComfyUI or musubi, scale_weight)",
@@ -173,7 +175,7 @@ def _packed_size(infos: Mapping[str, TensorInfo], layer: str) -> tuple[str, int]
 
 def _guess_inputs(infos: Mapping[str, TensorInfo], layer: str) -> int | None:
     """Inputs of a layer outside of the blocks, in groups as large as those of the first block."""
-    first, groups = "blocks.0.self_attn.q", infos[f"{layer}.scales"].shape[-1:]
+    first, groups = QUANTIZED_SAMPLE, infos[f"{layer}.scales"].shape[-1:]
     columns, scales = _inputs(infos, first), infos.get(f"{first}.scales")
     if layer.startswith("blocks.") or not columns or scales is None or not all(scales.shape) or not groups:
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -121,26 +121,71 @@ def decode_chunks(
 
     Source: Wan2.1 wan/modules/vae.py, WanVAE.decode; Wan2.2 wan/modules/vae2_2.py, Wan2_2_VAE.decode.
     """
-    if latents.ndim != 4 or latents.shape[0] != vae.config.z_dim:
-        raise ValueError(f"latents are {list(latents.shape)}, expected [{vae.config.z_dim}, T, H, W].")
-    if latents_per_push < 1:
-        raise ValueError(f"latents_per_push is {latents_per_push}, must be at least 1.")
+    pushes = push_latents(latents, latents_per_push, vae.config)
     height, width = latents.shape[2:]
-    pushes = _pushes(latents, latents_per_push, vae.config)
     if tile is None or tile >= max(height, width):
         return _decode_whole_frames(vae, pushes, parts)
     grid = cut_tiles(DECODER_STAGES, height, width, tile)
     return _decode_tile_by_tile(vae, pushes, grid, parts, scratch_folder)
 
 
-def _pushes(latents: mx.array, size: int, config: VAEConfig) -> Iterator[mx.array]:
-    """The clip as [1, t, H, W, C], `size` latent frames at a time, no longer normalised."""
-    for start in range(0, latents.shape[1], size):
-        yield denormalise(latents[:, start : start + size].transpose(1, 2, 3, 0)[None], config)
+def push_latents(latents: mx.array, latents_per_push: int, config: VAEConfig) -> list[mx.array]:
+    """The clip as [1, t, H, W, C], some latent frames at a time, no longer normalised.
+
+    Args:
+        latents, latents_per_push: as for :func:`decode_chunks`.
+        config: of the VAE.
+
+    Raises:
+        ValueError: as :func:`decode_chunks`.
+    """
+    if latents.ndim != 4 or latents.shape[0] != config.z_dim:
+        raise ValueError(f"latents are {list(latents.shape)}, expected [{config.z_dim}, T, H, W].")
+    if latents_per_push < 1:
+        raise ValueError(f"latents_per_push is {latents_per_push}, must be at least 1.")
+    return [
+        denormalise(latents[:, start : start + latents_per_push].transpose(1, 2, 3, 0)[None], config)
+        for start in range(0, latents.shape[1], latents_per_push)
+    ]
+
+
+class FrameStream:
+    """Decodes a clip whose latents come little by little; its frames are those of :func:`decode_frames`.
+
+    What the layers keep from one call to the next takes the same memory for a clip of any length.
+
+    Args:
+        vae: with its decoder.
+    """
+
+    def __init__(self, vae: WanVAE) -> None:
+        self._vae = vae
+        self._state = StreamState()
+
+    def decode(self, latents: mx.array) -> Iterator[mx.array]:
+        """Decode the clip's next latents.
+
+        Args:
+            latents: [C, T, H, W] in latent cells, normalised.
+
+        Returns:
+            Chunks [f, h·H, w·W, 3], one for each latent frame, as of :func:`decode_frames`.
+
+        Raises:
+            NonFiniteError, DeviceError: while frames are taken, as of :func:`decode_chunks`.
+        """
+        return _decode_pushes(
+            self._vae, push_latents(latents, 1, self._vae.config), FRAME_BY_FRAME, self._state
+        )
 
 
 def _decode_whole_frames(vae: WanVAE, pushes: Iterable[mx.array], parts: Sequence[int]) -> Iterator[mx.array]:
-    state = StreamState()
+    return _decode_pushes(vae, pushes, parts, StreamState())
+
+
+def _decode_pushes(
+    vae: WanVAE, pushes: Iterable[mx.array], parts: Sequence[int], state: StreamState
+) -> Iterator[mx.array]:
     for push in pushes:
         yield _join_frames(vae.decode(push, state, parts), push)
 
@@ -156,28 +201,48 @@ def _join_frames(chunks: Iterable[mx.array], latents: mx.array) -> mx.array:
 
 def _decode_tile_by_tile(
     vae: WanVAE,
-    pushes: Iterable[mx.array],
+    pushes: Sequence[mx.array],
     grid: Sequence[Sequence[Tile]],
     parts: Sequence[int],
     scratch_folder: Path | None,
 ) -> Iterator[mx.array | TilesDecoded]:
     with ScratchFile(scratch_folder) as scratch:
-        latents, tiles = list(pushes), list(chain(*grid))
-        features = _store_features(vae, latents, scratch)
-        decoded: list[list[Stored]] = []
-        for tile in tiles:
-            decoded.append([])
-            rows, columns = tile.crop_input()
-            parts_of_clip = (
-                (scratch.get(stored)[:, :, rows, columns], push[:, :, rows, columns])
-                for stored, push in zip(features, latents, strict=True)
-            )
-            for chunk in _decode_tile(vae, parts_of_clip, tile, parts):
-                decoded[-1].append(scratch.put(chunk))
-                done = (len(decoded) - 1) * len(features) + len(decoded[-1])
-                yield TilesDecoded(done, len(tiles) * len(features))
+        decoded = yield from decode_to_scratch(vae, pushes, list(chain(*grid)), parts, scratch)
         for chunks in zip(*decoded, strict=True):
             yield join_tiles(grid, map(scratch.get, chunks))
+
+
+def decode_to_scratch(
+    vae: WanVAE,
+    pushes: Sequence[mx.array],
+    tiles: Sequence[Tile],
+    parts: Sequence[int],
+    scratch: ScratchFile,
+) -> Generator[TilesDecoded, None, list[list[Stored]]]:
+    """Decode tiles one after another, each through the entire clip.
+
+    Args:
+        vae: with its decoder.
+        pushes: the clip, from :func:`push_latents`.
+        tiles: of its frames.
+        parts: frames that each resolution takes at a time.
+        scratch: takes what is not needed at once.
+
+    Yields:
+        What is done.
+
+    Returns:
+        Where the chunks of each tile lie, one for each push.
+    """
+    features = _store_features(vae, pushes, scratch)
+    decoded: list[list[Stored]] = []
+    for tile in tiles:
+        decoded.append([])
+        for chunk in decode_tile(vae, zip(map(scratch.get, features), pushes, strict=True), tile, parts):
+            decoded[-1].append(scratch.put(chunk))
+            done = (len(decoded) - 1) * len(features) + len(decoded[-1])
+            yield TilesDecoded(done, len(tiles) * len(features))
+    return decoded
 
 
 def _store_features(vae: WanVAE, pushes: Iterable[mx.array], scratch: ScratchFile) -> list[Stored]:
@@ -185,13 +250,25 @@ def _store_features(vae: WanVAE, pushes: Iterable[mx.array], scratch: ScratchFil
     return [scratch.put(vae.decode_whole(push, state)) for push in pushes]
 
 
-def _decode_tile(
-    vae: WanVAE, parts_of_clip: Iterable[tuple[mx.array, mx.array]], tile: Tile, parts: Sequence[int]
+def decode_tile(
+    vae: WanVAE, clip: Iterable[tuple[mx.array, mx.array]], tile: Tile, parts: Sequence[int]
 ) -> Iterator[mx.array]:
-    """Decode one tile from its part of the features and latents; one chunk of frames for each push."""
+    """Decode one tile of a clip.
+
+    Args:
+        vae: with its decoder.
+        clip: features of whole frames, from `vae.decode_whole`, and the push that they were made of.
+        tile: of the frames.
+        parts: frames that each resolution takes at a time.
+
+    Yields:
+        [f, h·H, w·W, 3] of the tile for each push, as from :func:`decode_chunks`.
+    """
     state = StreamState()
-    for features, latents in parts_of_clip:
-        yield _join_frames(vae.decode_features(features, state, parts, tile.crops), latents)
+    rows, columns = tile.crop_input()
+    for features, latents in clip:
+        chunks = vae.decode_features(features[:, :, rows, columns], state, parts, tile.crops)
+        yield _join_frames(chunks, latents[:, :, rows, columns])
 
 
 def denormalise(latents: mx.array, config: VAEConfig) -> mx.array:

@@ -140,9 +140,33 @@ def cut_tiles(stages: Sequence[Stage], height: int, width: int, side: int) -> li
     Returns:
         Rows of tiles, from the top and from the left; their cores cover every cell once.
     """
-    columns = [_route(stages, core, width) for core in split_evenly(width, side)]
-    rows = (_route(stages, core, height) for core in split_evenly(height, side))
-    return [[Tile(row, column) for column in columns] for row in rows]
+    return _cut(stages, height, width, side, side)
+
+
+def share_tiles(height: int, width: int, side: int | None, count: int) -> list[list[Tile]]:
+    """Cut frames into tiles that several processes decode.
+
+    Args:
+        height, width: of the frame, in latent cells.
+        side: of a tile that fits in a process's memory, in latent cells; None where whole frames do.
+        count: of the processes.
+
+    Returns:
+        Strips, one for each process at most, where they are no larger than the tile; else such tiles.
+    """
+    longest, shortest = max(height, width), min(height, width)
+    strip = -(-longest // count)
+    if side is not None and strip * shortest > side * side:
+        return cut_tiles(DECODER_STAGES, height, width, min(side, strip))
+    sides = (strip, shortest) if height >= width else (shortest, strip)
+    return _cut(DECODER_STAGES, height, width, *sides)
+
+
+def _cut(stages: Sequence[Stage], height: int, width: int, rows: int, columns: int) -> list[list[Tile]]:
+    """Tiles of at most so many rows and columns."""
+    across = [_route(stages, core, width) for core in split_evenly(width, columns)]
+    down = (_route(stages, core, height) for core in split_evenly(height, rows))
+    return [[Tile(row, column) for column in across] for row in down]
 
 
 def _route(stages: Sequence[Stage], core: range, size: int) -> Route:

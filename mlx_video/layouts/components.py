@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Literal, get_args
 
 Expert = Literal["low_noise", "high_noise"]
-SpellingName = Literal["original", "diffusers", "huggingface", "gguf", "mlx", "fastvideo"]
+SpellingName = Literal["original", "diffusers", "huggingface", "gguf", "mlx", "fastvideo", "longcat"]
 
 # How the names of weight files begin: of the originals and Diffusers, and of the transformers package.
 ORIGINAL_STEM = "diffusion_pytorch_model"
@@ -180,6 +180,8 @@ TRANSFORMER = Component(
     is_needed=True,
     marks=(
         Marks("mlx", ("head.modulation", "patch_embedding_proj.weight")),
+        Marks("mlx", ("head.time_projection.weight", "patch_embedding_proj.weight")),  # LongCat-Video
+        Marks("longcat", ("x_embedder.proj.weight", "blocks.0.attn.qkv.weight", "blocks.0.ffn.w3.weight")),
         # Only FastVideo calls the norm between the attentions so.
         Marks(
             "fastvideo",
@@ -247,6 +249,30 @@ IMAGE_ENCODER = Component(
             "huggingface",
             ("encoder.layers.0.self_attn.q_proj.weight", "embeddings.class_embedding"),
         ),
+    ),
+)
+
+AUDIO_ENCODER = Component(
+    name="audio_encoder",
+    file_name="audio_encoder.safetensors",  # the name is ours
+    option="audio_encoder",
+    original_files=("wav2vec2-large-xlsr-53-english/model.safetensors",),
+    folder="audio_encoder",
+    stem=ENCODER_STEM,
+    advice=(
+        "the transformer hears sound through it. It is in Wan-AI/Wan2.2-S2V-14B, as "
+        "wav2vec2-large-xlsr-53-english/model.safetensors (1.3 GB). Put it there, or give it as "
+        "--audio-encoder FILE."
+    ),
+    width=("feature_projection.projection.weight", 0),
+    read_by=("casual_audio_encoder.encoder.conv1_global.conv.weight", 1),
+    use="hears sound through it",
+    refusal="this transformer hears no sound.",
+    not_for=("t2v", "i2v", "flf2v", "ti2v", "vace", "two experts"),
+    name_hint="wav2vec|audio.?enc",
+    marks=(
+        Marks("mlx", ("position.weight_v", "feature_projection.weight"), "position.weight_v"),
+        Marks("huggingface", ("encoder.pos_conv_embed.conv.bias", "feature_projection.projection.weight")),
     ),
 )
 
@@ -318,6 +344,7 @@ COMPONENTS: tuple[Component, ...] = (
     TRANSFORMER,
     TEXT_ENCODER,
     IMAGE_ENCODER,
+    AUDIO_ENCODER,
     MOTION_CONTROLLER,
     VAE,
     TINY_VAE,

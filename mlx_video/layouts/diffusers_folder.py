@@ -7,6 +7,7 @@ bytedance/Video-As-Prompt, WanImageToVideoMOTPipeline.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,9 +19,12 @@ from mlx_video.layouts.checkpoint_files import CheckpointFiles, PartName, Sampli
 from mlx_video.layouts.components import EXPERT_ROLES, Component, list_parts
 from mlx_video.layouts.folder_layout import (
     CONFIG_FILE,
+    DIFFUSERS_TRANSFORMERS,
     MODEL_INDEX,
     TOKENIZER_FOLDER,
+    find_transformer_folder,
     is_tokenizer_folder,
+    list_folder,
     read_json_object,
 )
 from mlx_video.layouts.original_folder import check_tokenizer
@@ -28,17 +32,18 @@ from mlx_video.layouts.shards import FoundWeights, find_weights
 
 SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
 
-# The last two are FastVideo's, for distilled models.
+# Those of DMD are FastVideo's, for distilled models.
 _PIPELINES = (
     "WanPipeline",
     "WanImageToVideoPipeline",
     "WanVideoToVideoPipeline",
     "WanVACEPipeline",
+    "WanAnimatePipeline",
     "WanImageToVideoMOTPipeline",
     "WanDMDPipeline",
     "WanImageToVideoDmdPipeline",
+    "LongCatVideoPipeline",
 )
-_TRANSFORMER_CLASSES = ("WanTransformer3DModel", "WanVACETransformer3DModel", "WanTransformer3DMOTModel")
 _EXPERTS = MappingProxyType({role.name: role.folder for role in EXPERT_ROLES})
 # Key of transformer/config.json → key of the original config.json.
 _SIZE_KEYS = MappingProxyType(
@@ -56,16 +61,65 @@ _SIZE_KEYS = MappingProxyType(
         "patch_size": "patch_size",
         "vace_layers": "vace_layers",
         "vace_in_channels": "vace_in_dim",
+        "motion_encoder_size": "motion_encoder_size",
+        "motion_encoder_dim": "motion_encoder_dim",
+        "motion_style_dim": "motion_style_dim",
+        "motion_dim": "motion_dim",
+        "face_encoder_hidden_dim": "face_encoder_hidden_dim",
+        "face_encoder_num_heads": "face_encoder_num_heads",
+        "inject_face_latents_blocks": "inject_face_latents_blocks",
         "block_idx_with_mot_ref": "mot_layers",
     }
 )
-# What every Wan network has; another value makes another network of the same tensors.
-_TRANSFORMER_CONSTANTS = MappingProxyType(
-    {"qk_norm": "rms_norm_across_heads", "cross_attn_norm": True, "reference_train_mode": None}
+
+
+@dataclass(frozen=True, slots=True)
+class _TransformerClass:
+    """How one class of transformers writes its config.json.
+
+    Attributes:
+        size_keys: its key → key of the original config.json.
+        constants: what every network of it has; another value makes another network of the same tensors.
+    """
+
+    size_keys: Mapping[str, str]
+    constants: Mapping[str, Any]
+
+
+_WAN = _TransformerClass(
+    _SIZE_KEYS,
+    MappingProxyType(
+        {"qk_norm": "rms_norm_across_heads", "cross_attn_norm": True, "reference_train_mode": None}
+    ),
+)
+_LONGCAT = _TransformerClass(
+    MappingProxyType(
+        {
+            "hidden_size": "dim",
+            "num_heads": "num_heads",
+            "depth": "num_layers",
+            "in_channels": "in_dim",
+            "out_channels": "out_dim",
+            "caption_channels": "text_dim",
+            "frequency_embedding_size": "freq_dim",
+            "adaln_tembed_dim": "time_dim",
+            "patch_size": "patch_size",
+        }
+    ),
+    MappingProxyType({"text_tokens_zero_pad": True, "enable_bsa": False}),
+)
+_TRANSFORMER_CLASSES = MappingProxyType(
+    {
+        "WanTransformer3DModel": _WAN,
+        "WanVACETransformer3DModel": _WAN,
+        "WanAnimateTransformer3DModel": _WAN,
+        "WanTransformer3DMOTModel": _WAN,
+        "LongCatVideoTransformer3DModel": _LONGCAT,
+    }
 )
 _ADVICE = MappingProxyType(
     {
-        "transformer": "It is the model itself; download the whole repository.",
+        **dict.fromkeys(DIFFUSERS_TRANSFORMERS, "It is the model itself; download the whole repository."),
         "transformer_2": "A Wan2.2 A14B model needs both transformers; fetch it.",
     }
 )
@@ -91,9 +145,8 @@ def open_diffusers_folder(path: Path, given: Collection[PartName] = ()) -> Check
     _check_pipeline(path, index)
     is_dual = _is_dual(path, index)
     rows = [row for row in list_parts() if row.name not in given and _is_there(path, index, row)]
-    folders = (
-        {name: path / part for name, part in _EXPERTS.items()} if is_dual else {"model": path / "transformer"}
-    )
+    own = path / find_transformer_folder(list_folder(path))
+    folders = {name: path / part for name, part in _EXPERTS.items()} if is_dual else {"model": own}
     folders = {name: folder for name, folder in folders.items() if name not in given}
     _check_parts(path, [f.name for f in folders.values()], rows)
     check_tokenizer(path / TOKENIZER_FOLDER)
@@ -115,7 +168,7 @@ def open_diffusers_folder(path: Path, given: Collection[PartName] = ()) -> Check
 
 
 def _refuse_lone_component(path: Path) -> None:
-    if (path / MODEL_INDEX).is_file() or (path / "transformer").is_dir():
+    if (path / MODEL_INDEX).is_file() or any((path / name).is_dir() for name in DIFFUSERS_TRANSFORMERS):
         return
     above = real_path(path).parent
     raise MissingPartError(
@@ -183,14 +236,16 @@ def read_transformer_sizes(folder: Path) -> dict[str, Any]:
             "Copy it from the repository."
         )
     config = read_json_object(folder / CONFIG_FILE)
-    name = config.get("_class_name", _TRANSFORMER_CLASSES[0])
+    first, *_ = _TRANSFORMER_CLASSES
+    name = config.get("_class_name", first)
     if name not in _TRANSFORMER_CLASSES:
         raise CheckpointError(
             f"{folder / CONFIG_FILE}: is a {name}, which this version cannot convert. "
             f"It converts {' and '.join(_TRANSFORMER_CLASSES)}."
         )
-    _check_constants(folder / CONFIG_FILE, config, _TRANSFORMER_CONSTANTS)
-    sizes = {ours: config[theirs] for theirs, ours in _SIZE_KEYS.items() if theirs in config}
+    kind = _TRANSFORMER_CLASSES[name]
+    _check_constants(folder / CONFIG_FILE, config, kind.constants)
+    sizes = {ours: config[theirs] for theirs, ours in kind.size_keys.items() if theirs in config}
     if sizes.get("image_positions", 0) is None:
         sizes["image_positions"] = 0
     heads, head_dim = config.get("num_attention_heads"), config.get("attention_head_dim")

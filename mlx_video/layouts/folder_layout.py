@@ -29,6 +29,8 @@ TRANSFORMER_FILES = {role.name: role.file_name for role in ROLES}
 TOKENIZER_FOLDER = "tokenizer"  # also Diffusers'
 ORIGINAL_TOKENIZER = "google/umt5-xxl"
 MODEL_INDEX = "model_index.json"
+# Folder of the transformer where a model has one; the second name is LongCat-Video's.
+DIFFUSERS_TRANSFORMERS = ("transformer", "dit")
 EXPERT_FOLDERS = {role.name: role.original_folder for role in EXPERT_ROLES}
 # What LightX2V calls the tensors of no block, where each block has a file of its own.
 SPLIT_REST = "non_block.safetensors"
@@ -41,8 +43,13 @@ FASTVIDEO_EMA = "ema"  # averaged weights
 
 _CONVERTED_KEYS = ("t5_vocab_size", "vae_z_dim")
 _CONVERTED_TENSOR = "patch_embedding_proj.weight"
-_DIFFUSERS_CLASSES = ("WanTransformer3DModel", "WanVACETransformer3DModel")
-_ORIGINAL_CLASSES = ("WanModel", "VaceWanModel")
+_DIFFUSERS_CLASSES = (
+    "WanTransformer3DModel",
+    "WanVACETransformer3DModel",
+    "WanAnimateTransformer3DModel",
+    "LongCatVideoTransformer3DModel",
+)
+_ORIGINAL_CLASSES = ("WanModel", "VaceWanModel", "WanAnimateModel")
 _COMFY_FOLDERS = ("diffusion_models", "unet", "text_encoders")
 
 
@@ -65,7 +72,7 @@ def list_folder(folder: Path) -> Listing:
 
     A dangling link counts, so that whoever opens it says what is wrong.
     """
-    places = (folder, folder / "transformer", folder / FASTVIDEO_EMA)
+    places = (folder, *(folder / name for name in DIFFUSERS_TRANSFORMERS), folder / FASTVIDEO_EMA)
     paths = [path for place in places for path in place.glob("*")]
     names = (f"{path.relative_to(folder).as_posix()}{'/' * path.is_dir()}" for path in paths)
     return Listing(
@@ -139,8 +146,17 @@ def _is_converted(listing: Listing) -> bool:
 
 
 def _is_diffusers(listing: Listing) -> bool:
-    is_named = MODEL_INDEX in listing.files or (listing.has_names_alone and listing.has_folder("transformer"))
-    return is_named or _has_class(listing, _DIFFUSERS_CLASSES, "", "transformer/")
+    has_folder = any(map(listing.has_folder, DIFFUSERS_TRANSFORMERS))
+    is_named = MODEL_INDEX in listing.files or (listing.has_names_alone and has_folder)
+    return is_named or _has_class(
+        listing, _DIFFUSERS_CLASSES, "", *(f"{name}/" for name in DIFFUSERS_TRANSFORMERS)
+    )
+
+
+def find_transformer_folder(listing: Listing) -> str:
+    """Name of the folder of the one transformer of a folder in Diffusers' layout."""
+    first, *_ = DIFFUSERS_TRANSFORMERS
+    return next(filter(listing.has_folder, DIFFUSERS_TRANSFORMERS), first)
 
 
 def _has_class(listing: Listing, classes: tuple[str, ...], *places: str) -> bool:

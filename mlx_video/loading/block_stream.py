@@ -93,7 +93,7 @@ class BlockStream:
         self._slots = [_Slot(streamed, source.infos) for _ in range(SLOTS if streamed else 0)]
         self._reads: Generator[nn.Module, None, None] | None = None
         self._awaited: _Walk | None = None
-        self._turn: _Turn | None = None
+        self._turn: Turn | None = None
 
     @property
     def bytes_per_step(self) -> int:
@@ -115,7 +115,7 @@ class BlockStream:
         turns = iter(range(len(streamed)))
         for name in names:
             block = self._resident[name] if name in self._resident else self._take(streamed, next(turns))
-            self._turn = _Turn(block)
+            self._turn = Turn(block)
             del block
             try:
                 yield self._turn
@@ -245,7 +245,7 @@ def _find_kinds(
     return {name: firsts.setdefault((name.sequence, frozenset(stored[name.prefix])), name) for name in blocks}
 
 
-class _Turn:
+class Turn:
     """A block whose results are computed when it returns them: afterwards its weights may change."""
 
     def __init__(self, block: nn.Module) -> None:

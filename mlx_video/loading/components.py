@@ -15,7 +15,14 @@ from mlx_video.errors import ConfigError, MissingPartError
 from mlx_video.events import Work
 from mlx_video.formats.tensor_source import TensorSource
 from mlx_video.hub.fetch import fetch_folder
-from mlx_video.layouts.components import IMAGE_ENCODER, MOTION_CONTROLLER, TINY_VAE, Component, list_parts
+from mlx_video.layouts.components import (
+    AUDIO_ENCODER,
+    IMAGE_ENCODER,
+    MOTION_CONTROLLER,
+    TINY_VAE,
+    Component,
+    list_parts,
+)
 from mlx_video.layouts.folder_layout import CONFIG_FILE, recognise_layout
 from mlx_video.layouts.model_folder import ModelFolder, open_model_folder
 from mlx_video.loading.fastvideo_model import open_fastvideo_model
@@ -30,6 +37,7 @@ from mlx_video.loading.vae_halves import check_vae_decoder
 from mlx_video.lora.apply import apply_adapters
 from mlx_video.lora.read import AdapterSet
 from mlx_video.models.control.motion_controller import MotionController
+from mlx_video.models.encoders.audio_encoder import Wav2Vec2Encoder
 from mlx_video.models.encoders.image_encoder import CLIPImageEncoder
 from mlx_video.models.encoders.text_encoder import UMT5Encoder
 from mlx_video.models.vae.tiny import TinyDecoder
@@ -181,6 +189,17 @@ def load_image_encoder(model: ModelFolder, config: ModelConfig) -> CLIPImageEnco
     return encoder
 
 
+def load_audio_encoder(model: ModelFolder, config: ModelConfig) -> Wav2Vec2Encoder:
+    """Load wav2vec 2.0 in the dtype of its file.
+
+    Raises:
+        CheckpointError: the folder has none, or one of another width than the transformer hears.
+    """
+    encoder = load_part(model, config, AUDIO_ENCODER)
+    assert isinstance(encoder, Wav2Vec2Encoder)
+    return encoder
+
+
 def load_motion_controller(model: ModelFolder, config: ModelConfig) -> MotionController:
     """Load the motion controller.
 
@@ -247,6 +266,7 @@ def load_transformer(
     name: str = "model",
     adapters: AdapterSet | None = None,
     lora_mode: LoraMode = "auto",
+    dtype: mx.Dtype | None = None,
 ) -> VideoTransformer:
     """Load a transformer in the dtype, or the quantization, of its file, and apply its adapters.
 
@@ -256,6 +276,7 @@ def load_transformer(
         name: "model" for a single transformer.
         adapters: of this transformer.
         lora_mode: whether they are merged, or run beside quantized layers.
+        dtype: of its numbers; None for that of its file.
 
     Raises:
         CheckpointError: the file does not hold the transformer that config.json describes.
@@ -265,7 +286,7 @@ def load_transformer(
     sizes = adapters.stored_sizes(config.transformer) if adapters else config.transformer
     transformer = find_variant(config).network.build(sizes)
     with open_transformer(model.transformers[name]) as source:
-        load_module(transformer, source, quantization=config.quantization)
+        load_module(transformer, source, dtype=dtype, quantization=config.quantization)
     if adapters:
         apply_adapters(transformer, adapters, mode=lora_mode)
     return transformer

@@ -32,6 +32,7 @@ from mlx_video.weights.stored.fix_5d_file import is_fix_5d_file, with_fix_5d_fil
 # Where ComfyUI looks for models, the folders that matter here; they may hold folders themselves.
 TREE_FOLDERS = (
     "diffusion_models", "unet", "checkpoints", "text_encoders", "clip", "vae", "clip_vision",
+    "audio_encoders",
 )  # fmt: skip
 
 

@@ -28,6 +28,7 @@ def open_streamed_transformer(
     resident_blocks: int,
     adapters: AdapterSet | None = None,
     lora_mode: LoraMode = "auto",
+    prepare_block: PrepareBlock | None = None,
 ) -> Iterator[tuple[VideoTransformer, BlockStream]]:
     """Load a transformer but for the blocks that it reads as it needs them; all is released at the end.
 
@@ -38,6 +39,7 @@ def open_streamed_transformer(
         resident_blocks: how many of its blocks stay in memory.
         adapters: of this transformer; applied to a streamed block each time that it has been read.
         lora_mode: whether they are merged, or run beside quantized layers.
+        prepare_block: changes a block each time that it has been read; not beside adapters.
 
     Yields:
         The transformer, and the block source to call it with.
@@ -49,7 +51,8 @@ def open_streamed_transformer(
     """
     network = find_variant(config).network
     sizes = adapters.stored_sizes(config.transformer) if adapters else config.transformer
-    prepare_block = _prepare_with(adapters, lora_mode) if adapters else None
+    if adapters:
+        prepare_block = prepare_with(adapters, lora_mode)
     with (
         open_transformer_file(model.transformers[name]) as source,
         resident(lambda: network.build(sizes)) as transformer,
@@ -68,7 +71,9 @@ def open_streamed_transformer(
         yield transformer, blocks
 
 
-def _prepare_with(adapters: AdapterSet, mode: LoraMode) -> PrepareBlock:
+def prepare_with(adapters: AdapterSet, mode: LoraMode) -> PrepareBlock:
+    """What applies adapters to a block that has just been read; arguments as above."""
+
     def prepare_block(name: BlockName, block: nn.Module) -> None:
         apply_adapters(block, adapters, mode=mode, prefix=name.prefix)
 

@@ -17,6 +17,7 @@ from mlx_video.formats.fingerprint import fingerprint_weights, stamp_files
 from mlx_video.formats.safetensors import SafetensorsFile
 from mlx_video.formats.tensor_source import TensorInfo, open_tensors
 from mlx_video.layouts.adapter_folder import ADAPTER_CONFIG, ADAPTER_FILES, adapter_candidates
+from mlx_video.lora.longcat_file import LongCatAdapter, is_longcat_file
 
 
 class AdapterFile:
@@ -42,9 +43,9 @@ class AdapterFile:
         file = _find_file(path)
         self.label = published_name(path) or str(path)
         source = open_tensors(file)
-        self._source = source
         weakref.finalize(self, source.close)
-        self.infos: Mapping[str, TensorInfo] = source.infos
+        self._source = LongCatAdapter(source) if is_longcat_file(source) else source
+        self.infos: Mapping[str, TensorInfo] = self._source.infos
         self.metadata = source.metadata if isinstance(source, SafetensorsFile) else {}
         config = file.with_name(ADAPTER_CONFIG)
         self.config_path = config if file.name in ADAPTER_FILES and config.is_file() else None

@@ -47,6 +47,9 @@ _LONGEST_FIRST = tuple(sorted(PREFIXES, key=len, reverse=True))
 
 _DIFFUSERS_MARK = re.compile(
     r"[._]attn[12][._]|condition_embedder|ffn[._]net[._]|ffn[._]fc_(in|out)|scale_shift_table|proj_out"
+    # LongCat-Video's authors, whose names lead to ours by rules of the same kind.
+    r"|[._](adaLN_modulation|pre_crs_attn_norm|[qkv]{1,2}_linear)|[._]attn[._](qkv|proj)|ffn[._]w[123]"
+    r"|^[xyt]_embedder|^final_layer"
 )
 
 
@@ -93,7 +96,7 @@ def _strip_prefixes(path: str) -> tuple[str, tuple[str, ...]]:
 
 
 def is_diffusers(keys: Iterable[AdapterKey]) -> bool:
-    """Whether a file spells layers as Diffusers does.
+    """Whether a file spells layers as Diffusers does, or another that is not the Wan original.
 
     This matters where both spell a name and mean different layers by it: `norm2` is our `norm3` there.
     """

@@ -23,6 +23,7 @@ _FAMILIES = (
     (r"face_adapter|motion_encoder|pose_patch_embedding", "Wan2.2 Animate"),
     (r"audio_injector|casual_audio_encoder", "Wan2.2 S2V"),
     (r"vace_(blocks|patch_embedding)", "Wan VACE"),
+    (r"adaLN_modulation|pre_crs_attn_norm|[._]attn[._]qkv|ffn[._]w[123]", "LongCat-Video"),
     (r"^(self_attn|cross_attn|ffn|blocks[._]\d+)", "another Wan model or a renamed one"),
 )
 

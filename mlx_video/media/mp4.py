@@ -17,6 +17,7 @@ from mlx_video.files.whole_file import held, publish, temporary_sibling
 from mlx_video.media.embedded_settings import settings_to_text, text_to_settings, title_of
 from mlx_video.media.ffmpeg import cannot_start, find_ffmpeg, format_tags, last_lines, read_tags, run_ffmpeg
 from mlx_video.media.frame_writer import FrameWriter
+from mlx_video.media.sound import SOUND_INPUT, SoundTrack
 
 # What imageio makes of quality 8, the official setting: int(51 · (1 - 8/10)).
 CONSTANT_RATE_FACTOR = 10
@@ -38,6 +39,9 @@ _COLOUR_TAGS = [
     "bt709",
 ]
 
+# Source: Wan2.2 wan/utils/utils.py, merge_video_audio.
+_AAC = ["-c:a", "aac", "-b:a", "192k"]
+
 _PPM_HEADER = re.compile(rb"P6\s(\d+)\s(\d+)\s255\s")
 
 
@@ -50,6 +54,7 @@ class Mp4Writer(FrameWriter):
         height: pixels, even.
         fps: frames per second.
         metadata: the run's settings; tag "title" holds the prompt, "comment" all of them as JSON.
+        sound: what is heard; None for nothing.
 
     Raises:
         MediaError: ffmpeg is missing or cannot be started.
@@ -58,7 +63,15 @@ class Mp4Writer(FrameWriter):
     Source: Wan2.1 wan/utils/utils.py, cache_video (libx264, quality 8).
     """
 
-    def __init__(self, path: Path, width: int, height: int, fps: float, metadata: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        width: int,
+        height: int,
+        fps: float,
+        metadata: Mapping[str, str],
+        sound: SoundTrack | None = None,
+    ) -> None:
         super().__init__(width, height)
         if width % 2 or height % 2:
             raise ValueError(f"MP4 needs an even width and height, these frames are {width}x{height}.")
@@ -76,16 +89,19 @@ class Mp4Writer(FrameWriter):
             self._log = tempfile.TemporaryFile()  # noqa: SIM115 (a pipe would block once nobody reads it)
             self._files.enter_context(self._log)
             self._files.enter_context(held(self._temporary))
-            self._process = self._start(program, fps)
+            self._process = self._start(program, fps, sound)
         except BaseException:
             self._remove_files()
             raise
 
-    def _start(self, program: str, fps: float) -> subprocess.Popen[bytes]:
+    def _start(self, program: str, fps: float, sound: SoundTrack | None) -> subprocess.Popen[bytes]:
         command = [program, "-y", "-nostats", "-v", "warning"]
         command += ["-f", "ffmetadata", "-i", self._tags.name]
         command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{self.width}x{self.height}"]
         command += ["-r", str(Fraction(fps).limit_denominator(65536)), "-i", "-"]
+        if sound is not None:
+            command += [*SOUND_INPUT, "-i", str(sound.path.absolute()), "-map", "2:a:0", *_AAC]
+            command += ["-af", f"apad=whole_dur={sound.seconds},atrim=end={sound.seconds}"]
         command += ["-map", "1:v", "-map_metadata", "0", "-vf", _COLOUR_FILTER, *_COLOUR_TAGS]
         command += ["-c:v", "libx264", "-crf", str(CONSTANT_RATE_FACTOR), "-movflags", "+faststart"]
         command += ["-f", "mp4", str(self._temporary.absolute())]

@@ -16,6 +16,7 @@ from mlx_video.media.ffmpeg import check_h264
 from mlx_video.media.frame_writer import FrameWriter
 from mlx_video.media.image import STILL_SUFFIXES, StillWriter, check_still
 from mlx_video.media.mp4 import Mp4Writer, read_mp4_frames, read_mp4_settings
+from mlx_video.media.sound import SoundTrack
 
 SUFFIXES = (".mp4", ".gif", ".webp", *STILL_SUFFIXES)
 
@@ -40,7 +41,12 @@ def check_output(path: Path, num_frames: int) -> None:
 
 
 def open_video_writer(
-    path: Path, width: int, height: int, fps: float, metadata: Mapping[str, str]
+    path: Path,
+    width: int,
+    height: int,
+    fps: float,
+    metadata: Mapping[str, str],
+    sound: SoundTrack | None = None,
 ) -> FrameWriter:
     """Open a video file that takes frames as they are decoded.
 
@@ -54,6 +60,7 @@ def open_video_writer(
         height: pixels; even for MP4.
         fps: frames per second.
         metadata: the run's settings, stored in the file; "prompt" becomes the title of an MP4.
+        sound: what is heard in an MP4; other formats have no sound.
 
     Returns:
         A writer, best used as a context manager; that of a still image refuses a second frame (RequestError).
@@ -69,8 +76,9 @@ def open_video_writer(
     check_folder(path.parent)
     if suffix in STILL_SUFFIXES:
         return StillWriter(path, width, height, metadata)
-    writer = Mp4Writer if suffix == ".mp4" else AnimationWriter
-    return writer(path, width, height, fps, metadata)
+    if suffix == ".mp4":
+        return Mp4Writer(path, width, height, fps, metadata, sound)
+    return AnimationWriter(path, width, height, fps, metadata)
 
 
 def read_video_metadata(path: Path) -> dict[str, str]:

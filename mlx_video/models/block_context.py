@@ -13,6 +13,7 @@ from mlx_video.models.block_order import BlockName
 from mlx_video.models.matmul import attend
 from mlx_video.models.rope import RotaryTable
 from mlx_video.models.token_layout import TokenLayout, TokenSpan
+from mlx_video.models.token_sharing import ALL_TOKENS, TokenSharing
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,8 @@ class TimeFeatures:
 
     Attributes:
         embedding: [U, D], float32; the head uses it.
-        modulation: [U, 6, D], float32; every block adds its own table to it.
+        modulation: [U, 6, D], float32; every block adds its own table to it. Blocks that make theirs of it by
+            a layer of their own may take another shape, [U, ...].
         spans: cover all tokens in order. One span for a timestep that all tokens share.
     """
 
@@ -130,11 +132,13 @@ class AttentionSite:
         kind: tokens attend to each other ("self"), to the text, or to the image tokens.
         layer: its projections.
         context: of its block.
+        sees_all: whether keys and values are those of all tokens already, those of other processes too.
     """
 
     kind: Literal["self", "text", "image"]
     layer: AttentionLayer
     context: BlockContext
+    sees_all: bool = False
 
 
 Attention = Callable[[mx.array, mx.array, mx.array, AttentionSite], mx.array]
@@ -155,12 +159,14 @@ class BlockContext:
 
     Attributes:
         step: the step that is being taken.
-        time: features of the timesteps in use.
-        layout: of the L tokens.
-        rotary: positions of the L tokens.
+        time: features of the timesteps in use, and which of the L tokens here use which.
+        layout: of all tokens, those of other processes too.
+        rotary: positions of the L tokens here.
         text: the prompt, and the image tokens beside it.
         attention: how tokens attend.
         index: of the block.
+        sharing: which of all tokens are here.
+        whole: the context of all tokens, where only some are here.
     """
 
     step: Step
@@ -170,10 +176,21 @@ class BlockContext:
     text: PromptTokens
     attention: Attention = attend_plainly
     index: int = 0
+    sharing: TokenSharing = ALL_TOKENS
+    whole: BlockContext | None = None
 
     def at(self, index: int) -> BlockContext:
         """This context, of another block."""
         return replace(self, index=index)
+
+    @property
+    def rows(self) -> slice:
+        """Which of all tokens are here."""
+        return self.sharing.rows(self.layout.num_tokens)
+
+    def of_all_tokens(self) -> BlockContext:
+        """The context of all tokens, of the same block."""
+        return self if self.whole is None else self.whole.at(self.index)
 
 
 class Block(Protocol):
@@ -186,11 +203,18 @@ class Block(Protocol):
 class StepCache(Protocol):
     """Decides in each forward of one pass whether the blocks run, or an earlier result stands in for them.
 
+    The tokens that it is given are those of this process, the contexts those of all tokens: every process
+    must decide alike.
+
     Attributes:
         decides_after: how many blocks run before it decides; 0 for one that decides before the first.
     """
 
     decides_after: int
+
+    @property
+    def token_arrays(self) -> frozenset[str]:
+        """Names of those arrays of its state that have a row for each token."""
 
     def enter(self, tokens: mx.array) -> None:
         """Take the tokens that enter block 0, [L, dim], float32; called first in every forward."""
@@ -226,10 +250,13 @@ class BlockHook:
     One hook serves one pass, so it may remember that pass's tokens from one block to the next.
 
     Attributes:
+        takes_some_tokens: whether it treats each token by itself, apart from attention. Such a hook is given
+            the tokens of this process alone, behind :meth:`extend`; any other one all tokens.
         further_blocks: the transformer's blocks that it works with, besides the main ones: index of a main
             block → the block that has its turn behind that one.
     """
 
+    takes_some_tokens: bool = False
     further_blocks: Mapping[int, BlockName] = MappingProxyType({})
 
     def extend(self, tokens: mx.array, layout: TokenLayout) -> tuple[mx.array, TokenLayout]:
@@ -275,7 +302,9 @@ class Pass:
         skip_layers: indices of blocks that leave the tokens as they are.
         attention: how tokens attend.
         added_modulation: [6, dim], float32, added to the modulation of every timestep; None for nothing.
+        sharing: which of the tokens this process computes.
         is_negative: whether `text` is the negative prompt.
+        shares_tokens: whether processes may share its tokens out: not where `attention` needs all queries.
     """
 
     text: PromptTokens
@@ -284,4 +313,6 @@ class Pass:
     skip_layers: frozenset[int] = field(default_factory=frozenset)
     attention: Attention = attend_plainly
     added_modulation: mx.array | None = None
+    sharing: TokenSharing = ALL_TOKENS
     is_negative: bool = False
+    shares_tokens: bool = True

@@ -97,6 +97,7 @@ class Limits:
         unpacked: packings (see :func:`packing_name`) whose weights are unpacked once for UNPACKED_ROWS rows
             and more, where that is faster than to unpack them for every tile of rows.
         kernels: names of kernels of ours that stand for operations of MLX.
+        traces_gradients: only operations are taken whose gradients are finite wherever they are.
     """
 
     seconds: float = 1.0
@@ -115,6 +116,7 @@ class Limits:
     pairs_latents: bool = False
     unpacked: frozenset[str] = frozenset()
     kernels: frozenset[str] = frozenset()
+    traces_gradients: bool = False
 
     def rows(self, *, elements: int = 0, flops: float = 0, fewest: int = TILE) -> int:
         """How many rows of work to do at a time: whole tiles, and never an array beyond LARGEST_ARRAY.

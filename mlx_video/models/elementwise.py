@@ -90,7 +90,9 @@ def gelu_tanh(x: mx.array) -> mx.array:
 
     Source: arXiv 1606.08415.
     """
-    return _gelu_by_tanh(x) if on_gpu() else _gelu_by_power(x)
+    # The power overflows below -10.7, where 1 / (1 + it) is 0 as it should be, but has no gradient.
+    by_tanh = on_gpu() or current_limits().traces_gradients
+    return _gelu_by_tanh(x) if by_tanh else _gelu_by_power(x)
 
 
 @fused

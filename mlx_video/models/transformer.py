@@ -66,6 +66,10 @@ class Embeddings(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
+        self.build_layers(config)
+
+    def build_layers(self, config: TransformerConfig) -> None:
+        """Put in the layers that have weights; another architecture puts in its own."""
         dim = config.dim
         self.patch_embedding_proj = nn.Linear(config.in_dim * int(np.prod(config.patch_size)), dim)
         self.text_embedding_0 = nn.Linear(config.text_dim, dim)
@@ -128,11 +132,17 @@ class WanTransformer(Embeddings, VideoTransformer):
     Source: Wan2.1 and Wan2.2 wan/modules/model.py, WanModel.
     """
 
+    head: nn.Module
+
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config)
+        self.rotary_table = lru_cache(maxsize=4)(partial(build_rotary_table, head_dim=config.head_dim))
+
+    def build_layers(self, config: TransformerConfig) -> None:
+        """See :class:`Embeddings`."""
+        super().build_layers(config)
         self.blocks = [TransformerBlock(config) for _ in range(config.num_layers)]
         self.head = Head(config.dim, config.out_dim * int(np.prod(config.patch_size)), config.eps)
-        self.rotary_table = lru_cache(maxsize=4)(partial(build_rotary_table, head_dim=config.head_dim))
 
     def forget_layouts(self) -> None:
         """Let go the rotary tables of the layouts seen so far; they are built again when needed."""
@@ -187,8 +197,7 @@ class WanTransformer(Embeddings, VideoTransformer):
         """Turn the tokens that left the last block into a velocity [out_dim, T, H, W]."""
         _, frames, rows, columns = part.latents.shape
         grid = token_grid((frames, rows, columns), self.config.patch_size)
-        patches = forward.layout.select_outputs(self.head(forward.tokens, forward.context.time))
-        return unpatchify(patches, grid, self.config.patch_size)
+        return unpatchify(forward.outputs(self.head), grid, self.config.patch_size)
 
     def _resident_blocks(self) -> ResidentBlocks:
         if len(self.blocks) != self.config.num_layers:

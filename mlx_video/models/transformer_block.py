@@ -152,7 +152,7 @@ class CrossAttention(SelfAttention):
             image = prompt.image.keys_values(index, self.image_keys_values)
             site = AttentionSite("image", self, context)
             mixed = mixed + context.attention(queries, image.keys, image.values, site)
-        return project(self.o, merge_heads(mixed))
+        return self.merge(mixed)
 
 
 class FeedForward(nn.Module):
@@ -189,6 +189,11 @@ class BlockLayers(nn.Module):
 
     Source: Wan2.1 wan/modules/model.py, WanAttentionBlock.
     """
+
+    # Another architecture puts its own in their places.
+    self_attn: nn.Module
+    cross_attn: nn.Module
+    ffn: nn.Module
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlx_video.config import TransformerConfig
@@ -32,8 +32,13 @@ class ForwardSize:
         image_tokens: that cross-attention reads besides the text.
         num_passes: predictions of a step: 2 with guidance, else 1.
         windows_at_once: context windows that go through streamed blocks together.
+        num_keys: tokens that each of these attends to, where other processes have some; None for these alone.
+        context_tokens: to whose keys and values, computed before, the video's tokens attend too.
         on_gpu: where it runs.
         limits: of one dispatch there.
+        remembered_tokens: of them, those whose keys and values are kept from step to step in place of a
+            forward of theirs.
+        sees_blocks: whether self-attention gathers few blocks of keys for each block of tokens.
     """
 
     config: TransformerConfig
@@ -45,6 +50,15 @@ class ForwardSize:
     on_gpu: bool
     limits: Limits
     windows_at_once: int = 1
+    num_keys: int | None = None
+    context_tokens: int = 0
+    remembered_tokens: int = 0
+    sees_blocks: bool = False
+
+    @property
+    def all_tokens(self) -> int:
+        """Tokens of all processes."""
+        return self.num_keys or self.num_tokens
 
     @property
     def num_waiting(self) -> int:
@@ -89,11 +103,26 @@ def forward_peak(size: ForwardSize, *, waits_for_blocks: bool = False) -> Peak:
         size: of the forward.
         waits_for_blocks: each block is evaluated before the next begins, as streamed ones are.
     """
-    moments = list(_moments(size))
+    moments = (
+        _rotation(size),
+        attention_moment(size, size.all_tokens, size.context_tokens, gathers=size.num_keys is not None),
+        attention_moment(size, text_keys(size)),
+        _feed_forward(size),
+    )
+    return peak_of_moments(size, moments, waits_for_blocks=waits_for_blocks)
+
+
+def peak_of_moments(size: ForwardSize, moments: Sequence[Moment], *, waits_for_blocks: bool) -> Peak:
+    """Peak of one forward of which these moments take most; arguments as for :func:`forward_peak`."""
     needed = max(moment.needed for moment in moments)
     usual = max(moment.usual for moment in moments) + _bytes_ahead(size, waits_for_blocks)
-    rotary = size.num_tokens * size.config.head_dim * WIDE  # a cosine and a sine for each pair
+    rotary = size.all_tokens * size.config.head_dim * WIDE  # a cosine and a sine for each pair
     return Peak(int(needed), int(max(needed, usual))).beside(kept_text_bytes(size) + rotary)
+
+
+def context_cache_bytes(size: ForwardSize) -> int:
+    """Keys and values of the context in all blocks."""
+    return 2 * size.config.num_layers * size.context_tokens * size.config.dim * size.compute_bytes
 
 
 def kept_text_bytes(size: ForwardSize) -> int:
@@ -106,7 +135,7 @@ def kept_text_bytes(size: ForwardSize) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class _Moment:
+class Moment:
     """Bytes of the arrays that one operation of a block needs.
 
     Attributes:
@@ -118,53 +147,62 @@ class _Moment:
     usual: float
 
 
-def _moments(size: ForwardSize) -> Iterator[_Moment]:
-    yield _rotation(size)
-    yield _attention(size, size.num_tokens)
-    yield _attention(size, _text_keys(size))
-    yield _feed_forward(size)
-
-
-def _text_keys(size: ForwardSize) -> int:
+def text_keys(size: ForwardSize) -> int:
     """Keys of cross-attention: to the text, and at once to the image."""
     return size.config.text_len + size.image_tokens
 
 
-def _rotation(size: ForwardSize) -> _Moment:
+def _rotation(size: ForwardSize) -> Moment:
     """Tokens, their norm and the queries; halves of the keys, and these joined."""
     nbytes = size.stream + 4 * size.activation
     if not size.on_gpu:
         nbytes += 2 * size.stream  # no kernel of their own: twice as many halves, and the keys
-    return _with_weight(size, size.config.dim, nbytes)
+    return with_weight(size, size.config.dim, nbytes)
 
 
-def _attention(size: ForwardSize, num_keys: int) -> _Moment:
+def attention_moment(
+    size: ForwardSize, num_keys: int, context_keys: int = 0, *, gathers: bool = False
+) -> Moment:
+    """Tokens and queries against keys and values.
+
+    Args:
+        size: of the forward.
+        num_keys: of the tokens, or of a text.
+        context_keys: computed before, in front of these.
+        gathers: whether other processes have some of the keys.
+    """
     dim, key_bytes = size.config.dim, size.compute_bytes
-    # Tokens and queries, keys and values.
+    # Tokens and queries, keys and values; behind a context these, and all of them joined.
     arrays = size.stream + size.activation
+    if context_keys:
+        arrays += 2 * num_keys * dim * size.compute_bytes
+        num_keys += context_keys
     if size.on_gpu and size.limits.fused_attention:
         rows = size.limits.rows(flops=4 * num_keys * dim, fewest=FEWEST_QUERIES)
         arrays += size.activation  # what is mixed
     else:
-        rows, scores = _written_out(size, num_keys)
+        rows, scores = written_out(size, num_keys)
         key_bytes += WIDE  # laid out for products
         arrays += 2 * scores
     arrays += 2 * num_keys * dim * key_bytes
+    if gathers:
+        # The keys and values of these tokens; those of all once more, without what made parts even.
+        arrays += 2 * size.activation + 2 * num_keys * dim * size.compute_bytes
     if rows < size.num_tokens:
         # Between chunks variables still hold the norm of the tokens, and the chunks that are done are kept.
-        return _with_weight(size, dim, arrays, named=2 * size.activation)
+        return with_weight(size, dim, arrays, named=2 * size.activation)
     # Without chunks nothing waits before what is mixed is merged, projected and scaled.
-    return _with_weight(size, dim, arrays, later=3 * size.activation)
+    return with_weight(size, dim, arrays, later=3 * size.activation)
 
 
-def _written_out(size: ForwardSize, num_keys: int) -> tuple[int, int]:
+def written_out(size: ForwardSize, num_keys: int) -> tuple[int, int]:
     """Rows of a chunk of attention whose scores exist in memory, and the bytes of these scores."""
     heads = size.config.num_heads
     rows = size.limits.rows(elements=heads * num_keys, flops=4 * num_keys * size.config.dim)
     return rows, size.rows_at_once(rows) * heads * num_keys * WIDE
 
 
-def _feed_forward(size: ForwardSize) -> _Moment:
+def _feed_forward(size: ForwardSize) -> Moment:
     dim, hidden_dim = size.config.dim, size.config.ffn_dim
     rows = size.limits.rows(elements=hidden_dim, flops=4 * dim * hidden_dim)
     # Tokens and what is added to them; before and after the GELU.
@@ -172,13 +210,13 @@ def _feed_forward(size: ForwardSize) -> _Moment:
     arrays = size.stream + size.activation + 2 * hidden
     # Between chunks the norm of the tokens.
     named = size.activation if rows < size.num_tokens else 0
-    text_rows, scores = _written_out(size, _text_keys(size))
+    text_rows, scores = written_out(size, text_keys(size))
     # Scores and weights of the cross-attention before, unless it was evaluated chunk by chunk.
     later = 2 * scores if text_rows >= size.num_tokens else 0
-    return _with_weight(size, hidden_dim, arrays, named=named, later=later)
+    return with_weight(size, hidden_dim, arrays, named=named, later=later)
 
 
-def _with_weight(size: ForwardSize, width: int, arrays: int, *, named: int = 0, later: int = 0) -> _Moment:
+def with_weight(size: ForwardSize, width: int, arrays: int, *, named: int = 0, later: int = 0) -> Moment:
     """A moment at a product between the transformer's width and another.
 
     Args:
@@ -191,7 +229,7 @@ def _with_weight(size: ForwardSize, width: int, arrays: int, *, named: int = 0, 
     weight, copies = size.config.dim * width * size.compute_bytes, size.weight_copies
     if size.on_gpu or size.bits is not None:
         later = 0
-    return _Moment(arrays + named + copies.needed * weight, arrays + later + copies.in_a_row * weight)
+    return Moment(arrays + named + copies.needed * weight, arrays + later + copies.in_a_row * weight)
 
 
 def _bytes_ahead(size: ForwardSize, waits_for_blocks: bool) -> float:

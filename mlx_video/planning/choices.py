@@ -6,7 +6,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 TEXT_ENCODER, IMAGE_ENCODER = "text_encoder", "image_encoder"
-MOTION_CONTROLLER = "motion_controller"
+AUDIO_ENCODER, MOTION_CONTROLLER = "audio_encoder", "motion_controller"
 VAE_ENCODER, VAE_DECODER = "vae_encoder", "vae_decoder"
 NETWORK_TITLES = {
     "model": "transformer",
@@ -14,6 +14,7 @@ NETWORK_TITLES = {
     "low_noise": "low-noise expert",
     TEXT_ENCODER: "text encoder",
     IMAGE_ENCODER: "image encoder",
+    AUDIO_ENCODER: "audio encoder",
     MOTION_CONTROLLER: "motion controller",
     VAE_ENCODER: "VAE encoder",
     VAE_DECODER: "VAE decoder",

@@ -9,6 +9,7 @@ from typing import ClassVar, TypeVar
 import mlx.core as mx
 
 from mlx_video.planning.budget import Budget, Machine
+from mlx_video.planning.turns import end_in_turn, turn
 
 Told = TypeVar("Told")
 Value = TypeVar("Value")
@@ -49,17 +50,23 @@ class MLXLimits:
         MLXLimits._in_force = self
 
     def in_force(self, work: Generator[Told, None, Value]) -> Generator[Told, None, Value]:
-        """Let work go on under these limits; they are released when it ends, or is left."""
+        """Let work go on in turns, under these limits; they are released when it ends, or is left."""
         try:
             while True:
-                self.hold()
-                try:
-                    told = next(work)
-                except StopIteration as end:
-                    return end.value
+                with turn():
+                    self.hold()
+                    try:
+                        told = next(work)
+                    except StopIteration as end:
+                        return end.value
                 yield told
         finally:
+            end_in_turn(lambda: self._leave(work))
+
+    def _leave(self, work: Generator[object, None, object]) -> None:
+        try:
             work.close()
+        finally:
             self.release()
 
     def release(self) -> None:

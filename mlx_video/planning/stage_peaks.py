@@ -11,6 +11,7 @@ from mlx_video.loading.stream_plan import SLOTS, choose_streamed
 from mlx_video.models.encoders.text_encoder_memory import text_encoder_peak
 from mlx_video.models.peak import WIDE, Peak
 from mlx_video.models.transformer_memory import ForwardSize
+from mlx_video.planning.division import UNDIVIDED, Division
 from mlx_video.planning.weight_bytes import WeightBytes
 from mlx_video.weights.network import PLAIN, TransformerNetwork
 
@@ -29,12 +30,13 @@ def denoise_peak(
     network: TransformerNetwork = PLAIN,
     cache_bytes: int = 0,
     num_windows: int = 1,
+    division: Division = UNDIVIDED,
 ) -> Peak:
     """Peak of the sampling stage.
 
     Args:
         size: of a forward.
-        weights: of one transformer; the larger of two.
+        weights: of one transformer, as far as this process has it; the larger of two.
         geometry: of the video.
         resident_blocks: how many stay in memory; None for all.
         num_transformers: kept at a time.
@@ -42,11 +44,12 @@ def denoise_peak(
         network: what the transformer is.
         cache_bytes: of a step cache, for each number of a transformer's residual stream.
         num_windows: of the video, which pass one after the other.
+        division: over processes, of which this is one.
     """
-    is_streamed = bytes_read_per_step(weights, resident_blocks) > 0
-    in_use = weight_bytes_in_use(weights, resident_blocks) + adapter_bytes
-    if adapter_bytes and is_streamed:
-        in_use += weights.largest_block  # adapters are merged into a copy of the block at its turn
+    sharded = division.bytes_in_use(weights)
+    is_streamed = sharded is not None or bytes_read_per_step(weights, resident_blocks) > 0
+    in_use = transformer_bytes(weights, resident_blocks, adapter_bytes, sharded)
+    size = division.share_forward(size)
     forward = network.peak(size, waits_for_blocks=is_streamed)
     held = num_transformers * in_use + (num_transformers - 1) * forward.held
     # Sums of the windows and what they become: two for each pass beside what every step has.
@@ -57,6 +60,23 @@ def denoise_peak(
         # The passes of a step go through a block together: those that wait hold their tokens.
         held += (size.num_waiting - 1) * size.stream
     return forward.beside(held)
+
+
+def transformer_bytes(
+    weights: WeightBytes, resident_blocks: int | None, adapter_bytes: int, sharded: int | None = None
+) -> int:
+    """Bytes of a transformer with its adapters while it runs.
+
+    Args:
+        weights, resident_blocks: as for :func:`weight_bytes_in_use`.
+        adapter_bytes: of its adapters.
+        sharded: of its weights where processes keep parts of the blocks; None where this one has them all.
+    """
+    in_use = weight_bytes_in_use(weights, resident_blocks) if sharded is None else sharded
+    in_use += adapter_bytes
+    if adapter_bytes and (sharded is not None or bytes_read_per_step(weights, resident_blocks)):
+        in_use += weights.largest_block  # adapters are merged into a copy of the block at its turn
+    return in_use
 
 
 def weight_bytes_in_use(weights: WeightBytes, resident_blocks: int | None) -> int:

@@ -20,7 +20,7 @@ from math import prod
 
 from mlx_video.config import VAEConfig
 from mlx_video.latents.decode import ONE_BY_ONE, Pace
-from mlx_video.latents.tiling import DECODER_STAGES, ENCODER_STAGES, Tile, cut_tiles
+from mlx_video.latents.tiling import DECODER_STAGES, ENCODER_STAGES, Tile, cut_tiles, share_tiles
 from mlx_video.models.dispatch import Limits
 from mlx_video.models.vae.autoencoder import NETWORK_STRIDE
 from mlx_video.models.vae.halves import LAST_STAGE, decoder_widths, encoder_widths
@@ -105,6 +105,7 @@ def decode_peak_bytes(
     tile: int | None = None,
     pace: Pace = ONE_BY_ONE,
     gpu: Limits | None = None,
+    processes: int = 1,
 ) -> int:
     """The most memory that :func:`mlx_video.latents.decode.decode_frames` takes, for a clip of any length.
 
@@ -115,6 +116,7 @@ def decode_peak_bytes(
         tile: as for `decode_frames`.
         pace: of the frames; only the first of its parts may be more than one.
         gpu: as for :class:`Frame`.
+        processes: that decode together; counted is what one of them takes.
 
     Returns:
         Bytes beside the weights and the latents. Clips of one or two latent frames need less.
@@ -123,18 +125,40 @@ def decode_peak_bytes(
     width = decoder_widths(config.decoder_dim or 0)[0]
     whole = _whole_layers(frame, width, causal_conv(frame, config.z_dim, width, count), count)
     features = frame.nbytes(width, count)
-    longest = max(latent_height, latent_width)
-    grid = cut_tiles(DECODER_STAGES, latent_height, latent_width, min(tile or longest, longest))
+    grid = _decoder_tiles(latent_height, latent_width, tile, processes)
     stages_of = partial(_decoder_stages, config, gpu=gpu, first_frames=pace.parts[0])
     tiles = [
         (add_stages(stages_of(part)), features + _made(config, _core(part), count)) for part in chain(*grid)
     ]
-    if len(tiles) == 1:
-        stages, held = tiles[0]
-        return whole.kept + stages.kept + max(whole.working, held + stages.working)
+    # Joined tiles are read, or gathered, put into rows, and these together.
+    joined = 3 * _made(config, frame, count) if len(tiles) > 1 else 0
+    if len(tiles) <= processes:
+        stages, held = max(tiles, key=lambda one: one[0].kept + one[0].working + one[1])
+        return whole.kept + stages.kept + max(whole.working, held + stages.working, joined)
     one_tile = max(stages.kept + stages.working + held for stages, held in tiles)
-    # Joined tiles are read, put into rows, and these together.
-    return max(whole.kept + whole.working, one_tile, 3 * _made(config, frame, count))
+    return max(whole.kept + whole.working, one_tile, joined)
+
+
+def _decoder_tiles(height: int, width: int, tile: int | None, processes: int) -> list[list[Tile]]:
+    if processes > 1:
+        return share_tiles(height, width, tile, processes)
+    longest = max(height, width)
+    return cut_tiles(DECODER_STAGES, height, width, min(tile or longest, longest))
+
+
+def decode_kept_bytes(
+    config: VAEConfig, latent_height: int, latent_width: int, *, gpu: Limits | None = None
+) -> int:
+    """What the decoder's layers keep from one latent frame to the next, where it works on whole frames.
+
+    Args:
+        config, latent_height, latent_width, gpu: as for :func:`decode_peak_bytes`.
+    """
+    frame, longest = Frame(latent_height, latent_width, gpu), max(latent_height, latent_width)
+    width = decoder_widths(config.decoder_dim or 0)[0]
+    ((tile,),) = cut_tiles(DECODER_STAGES, latent_height, latent_width, longest)
+    stages = add_stages(_decoder_stages(config, tile, gpu, 1))
+    return _whole_layers(frame, width, causal_conv(frame, config.z_dim, width, 1), 1).kept + stages.kept
 
 
 def encode_peak_bytes(

@@ -7,10 +7,10 @@ from contextlib import AbstractContextManager, suppress
 from functools import cache
 from typing import TYPE_CHECKING, TextIO
 
-from mlx_video.events import Event, PreviewMade, StageFinished, StageStarted
+from mlx_video.events import Event, PreviewMade, StageFinished, StageStarted, TrainingStepFinished
 from mlx_video.progress.display import TextDisplay
 from mlx_video.progress.terminal_pictures import find_protocol, picture_text
-from mlx_video.progress.wording import Count, describe_timing
+from mlx_video.progress.wording import Count, describe_count, describe_loss, describe_timing, is_told
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -46,6 +46,8 @@ class Bars(TextDisplay):
 
     def show_count(self, count: Count, event: Event) -> None:
         """Move the bar of a count, opening it first if need be."""
+        if isinstance(event, TrainingStepFinished) and is_told(event):
+            self.write_line(f"{describe_count(count)}: {describe_loss(event)}")
         if self._bar is None or self._label != count.label:
             self.close()
             self._bar, self._label = open_bar(count, self.stream), count.label

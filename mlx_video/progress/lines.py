@@ -5,10 +5,17 @@ from __future__ import annotations
 import time
 from typing import TextIO
 
-from mlx_video.events import Event, StepFinished
+from mlx_video.events import Event, StepFinished, TrainingStepFinished
 from mlx_video.progress.display import TextDisplay
 from mlx_video.progress.time_left import Clock
-from mlx_video.progress.wording import Count, describe_count, describe_timing, in_gb
+from mlx_video.progress.wording import (
+    Count,
+    describe_count,
+    describe_loss,
+    describe_timing,
+    in_gb,
+    is_told,
+)
 
 SECONDS_BETWEEN_LINES = 60.0
 
@@ -23,14 +30,16 @@ class Lines(TextDisplay):
     def show_count(self, count: Count, event: Event) -> None:
         """Show how far something is, with the times, and behind a step the memory it took."""
         if isinstance(event, StepFinished):
-            memory = f", peak memory {in_gb(event.peak_bytes)} GB"
+            more = f", peak memory {in_gb(event.peak_bytes)} GB"
+        elif isinstance(event, TrainingStepFinished):
+            if not is_told(event):
+                return
+            more = f", {describe_loss(event)}"
         elif self.tally.clock() - self._last_line >= SECONDS_BETWEEN_LINES:
-            memory = ""
+            more = ""
         else:
             return
-        self.write_line(
-            f"{describe_count(count)}: {describe_timing(self.tally.timing(), count.unit)}{memory}"
-        )
+        self.write_line(f"{describe_count(count)}: {describe_timing(self.tally.timing(), count.unit)}{more}")
 
     def write_line(self, text: str) -> None:
         """Print a line, and note when."""

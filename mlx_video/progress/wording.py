@@ -11,7 +11,10 @@ from mlx_video.events import (
     BytesChecked,
     BytesDownloaded,
     BytesWritten,
+    CaptionsEncoded,
+    ClipsRead,
     Event,
+    ExamplesEncoded,
     FramesDecoded,
     FramesEncoded,
     MemoryPlanned,
@@ -21,6 +24,7 @@ from mlx_video.events import (
     StageStarted,
     StepFinished,
     TilesDecoded,
+    TrainingStepFinished,
     VideoStarted,
 )
 
@@ -49,7 +53,7 @@ class Count:
 def count_of(event: Event) -> Count | None:
     """What an event counts; None for one that counts nothing."""
     match event:
-        case StepFinished(index, total):
+        case StepFinished(index, total) | TrainingStepFinished(index, total):
             return Count("steps", index + 1, total, "step")
         case BlocksRead(done, total):
             return Count("blocks", done, total, "block")
@@ -59,6 +63,12 @@ def count_of(event: Event) -> Count | None:
             return Count("frames", done, total, "frame")
         case OperationsChecked(done, total):
             return Count("operations", done, total, "operation")
+        case ClipsRead(done, total):
+            return Count("clips", done, total, "clip")
+        case CaptionsEncoded(done, total):
+            return Count("captions", done, total, "caption")
+        case ExamplesEncoded(done, total):
+            return Count("examples", done, total, "example")
         case BytesDownloaded(done, total):
             return Count("download", done, total, "B")
         case BytesChecked(done, total):
@@ -84,6 +94,16 @@ def messages_of(event: Event) -> Iterator[str]:
                 yield f"kept in memory for the next run: {', '.join(kept)}"
         case StageFinished(stage, wall_seconds, peak_bytes):
             yield f"{stage}: {wall_seconds:.1f} s, peak memory {in_gb(peak_bytes)} GB"
+
+
+def is_told(event: TrainingStepFinished) -> bool:
+    """Whether a step of a training is worth a line: the first, the last, and about a hundred between."""
+    return event.index in (0, event.total - 1) or (event.index + 1) % max(1, event.total // 100) == 0
+
+
+def describe_loss(event: TrainingStepFinished) -> str:
+    """What was measured at a step of a training."""
+    return f"loss {event.loss:.4f}, learning rate {event.learning_rate:.2e}"
 
 
 def summary_of(tally: Tally) -> Iterator[str]:

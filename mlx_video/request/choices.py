@@ -29,6 +29,10 @@ RecipeName = Literal[
     "causvid",
     "self-forcing",
     "lightx2v",
+    "krea",
+    "longcat",
+    "longcat-distilled",
+    "longcat-refine",
 ]
 NoiseLevelsName = Literal[
     "official",
@@ -59,11 +63,25 @@ FitMode = Literal["cover", "letterbox", "stretch"]
 VACERegion = Literal["generate", "repaint"]
 OutputType = Literal["video", "latent", "both", "images"]
 StreamMode = Literal["auto", "on", "off"]
+ParallelMode = Literal["auto", "data", "guidance", "context", "tensor", "sharded"]
 QuantizationBits = Literal[4, 8]
 QuantizationGroup = Literal[32, 64, 128]
 
-InputKind = Literal["text", "image", "pictures", "video", "whole video", "mask", "audio", "number", "camera"]
-"""What an input is by which a model is conditioned."""
+InputKind = Literal[
+    "text",
+    "image",
+    "pictures",
+    "video",
+    "whole video",
+    "all frames",
+    "footage",
+    "tail",
+    "mask",
+    "audio",
+    "number",
+    "camera",
+]
+"""What an input is by which a model is conditioned; of a "tail" the last frames count."""
 CameraDirection = Literal[
     "Left", "Right", "Up", "Down", "LeftUp", "LeftDown", "RightUp", "RightDown", "In", "Out"
 ]

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from mlx_video.errors import RequestError
+from mlx_video.request.animate import ANIMATE_GROUP, AnimateOptions
 from mlx_video.request.choices import (
     RANDOM_SEED,
     InputKind,
@@ -27,6 +28,7 @@ from mlx_video.request.kinds import (
     WrittenPath,
 )
 from mlx_video.request.long_runs import LONG_VIDEOS_GROUP, STEP_CACHE_GROUP, LongRunOptions
+from mlx_video.request.longcat import LONGCAT_GROUP, LongCatOptions
 from mlx_video.request.option import (
     at_least,
     check_options,
@@ -36,13 +38,16 @@ from mlx_video.request.option import (
     positive,
     settle_paths,
 )
+from mlx_video.request.parallel import ParallelOptions
 from mlx_video.request.previews import PREVIEW_GROUP, PreviewOptions
 from mlx_video.request.sampling import GUIDANCE_GROUP, SamplingOptions
 from mlx_video.request.shared import adapters_option, strict_option
+from mlx_video.request.speech import SPEECH_GROUP, SpeechOptions
 from mlx_video.request.video_prompt import VIDEO_PROMPT_GROUP, VideoPromptOptions
 
 SPARINGLY_RECORDED = (
-    GUIDANCE_GROUP, STEP_CACHE_GROUP, VACE_GROUP, LONG_VIDEOS_GROUP, PREVIEW_GROUP, VIDEO_PROMPT_GROUP,
+    GUIDANCE_GROUP, STEP_CACHE_GROUP, VACE_GROUP, ANIMATE_GROUP, LONG_VIDEOS_GROUP, PREVIEW_GROUP,
+    VIDEO_PROMPT_GROUP, SPEECH_GROUP, LONGCAT_GROUP,
 )  # fmt: skip
 """Groups of options that decide nothing, and are not recorded, at their defaults."""
 
@@ -55,7 +60,17 @@ def draw_seed() -> int:
 @documented
 @dataclass(frozen=True)
 # The fields of the last one come first.
-class GenerateRequest(PreviewOptions, LongRunOptions, SamplingOptions, VideoPromptOptions, InputOptions):
+class GenerateRequest(
+    ParallelOptions,
+    PreviewOptions,
+    LongRunOptions,
+    SamplingOptions,
+    SpeechOptions,
+    LongCatOptions,
+    VideoPromptOptions,
+    AnimateOptions,
+    InputOptions,
+):
     """One video to make. None stands for the model's own default."""
 
     loras: Adapters = adapters_option("lora", "adapters")
@@ -273,11 +288,14 @@ class GenerateRequest(PreviewOptions, LongRunOptions, SamplingOptions, VideoProm
             )
 
     def _check_pairs(self) -> None:
-        pair = ("inpaint_video", "inpaint_video_mask")
-        absent = [name for name in pair if getattr(self, name) is None]
-        if len(absent) == 1:
-            given, other = (name for name in pair if name not in absent), f"--{absent[0].replace('_', '-')}"
-            raise RequestError(next(given), f"needs {other} beside it. Give both.")
+        for pair in (
+            ("inpaint_video", "inpaint_video_mask"),
+            ("animate_inpaint_video", "animate_mask_video"),
+        ):
+            absent = [name for name in pair if getattr(self, name) is None]
+            if len(absent) == 1:
+                given = next(name for name in pair if name not in absent)
+                raise RequestError(given, f"needs --{absent[0].replace('_', '-')} beside it. Give both.")
 
     def _check_one_frame(self) -> None:
         beside = ("control_image", "control_index")
@@ -339,7 +357,8 @@ INPUTS: Mapping[str, InputKind] = MappingProxyType(
 IMAGE_INPUTS = tuple(name for name, kind in INPUTS.items() if kind == "image")
 FRAME_INPUTS = ("image", "end_image")
 """Those of them that become frames of the video; its size follows the first."""
-VIDEO_INPUTS = tuple(name for name, kind in INPUTS.items() if kind in ("video", "whole video", "mask"))
+_VIDEO_KINDS = ("video", "whole video", "all frames", "footage", "tail", "mask")
+VIDEO_INPUTS = tuple(name for name, kind in INPUTS.items() if kind in _VIDEO_KINDS)
 PICTURE_INPUTS = tuple(name for name, kind in INPUTS.items() if kind == "pictures")
 LORA_FIELDS = tuple(name for name, declared in _OPTIONS.items() if declared.kind is ADAPTERS)
 

@@ -17,13 +17,13 @@ from mlx_video.runs.inputs import unit_inputs, with_tokenizer
 from mlx_video.runs.run import Run
 from mlx_video.runs.sampling.measured_file import read_measured, write_measured
 from mlx_video.runs.stages.denoise import DENOISE
-from mlx_video.runs.stages.encode import IMAGE, TEXT
+from mlx_video.runs.stages.encode import AUDIO, IMAGE, TEXT
 from mlx_video.runs.stages.stage import run_stages
 from mlx_video.runs.work import describe_work
 from mlx_video.sampling.step_caches.measured import Measurement, Probes, average
 from mlx_video.sampling.step_caches.step_cache import FEWEST_STEPS, CacheFacts
 
-_STAGES = (TEXT, IMAGE, DENOISE)
+_STAGES = (TEXT, AUDIO, IMAGE, DENOISE)
 
 
 def calibrate(request: CalibrateRequest, model: ModelFolder, config: ModelConfig) -> Iterator[Event]:

@@ -18,6 +18,7 @@ from mlx_video.geometry import VideoGeometry, latent_frames, pixel_frames
 from mlx_video.media.colour_match import ColourMatch
 from mlx_video.media.sources.source_video import open_video
 from mlx_video.request import GenerateRequest, flag_of
+from mlx_video.runs.input_checks import check_inputs
 from mlx_video.runs.run import Run
 from mlx_video.variants.variant import Variant
 
@@ -27,11 +28,13 @@ def find_length(request: GenerateRequest, variant: Variant, config: ModelConfig)
 
     Raises:
         MediaError: an input cannot be read.
-        RequestError: `segments` says something else.
+        RequestError: `segments` says something else, or the model does not take what is given.
     """
     way = variant.continuation
     if way is None or way.find_length is None or request.decode_only:
         return None
+    if request.continue_from is None:  # which may take the place of one that is missing
+        check_inputs(request, variant)  # before any is opened
     return way.find_length(request, config)
 
 
@@ -84,7 +87,11 @@ def open_earlier(
 
 
 def find_part(
-    way: Continuation | None, earlier: EarlierVideo | None, geometry: VideoGeometry, request: GenerateRequest
+    way: Continuation | None,
+    earlier: EarlierVideo | None,
+    geometry: VideoGeometry,
+    request: GenerateRequest,
+    length: Length | None = None,
 ) -> Part:
     """Where a run lies in a video of several parts.
 
@@ -93,16 +100,20 @@ def find_part(
         earlier: the video that the run goes on from.
         geometry: of the run.
         request: of the run.
+        length: of the video, where its inputs tell.
     """
-    if way is None or earlier is None:
+    if way is None:
         return WHOLE
+    end = length.frames if length and way.turns_back else None
+    if earlier is None:
+        return Part(turns_back_at=end)
     made = earlier.made
     begins = 0
     if made and way.reads_on:
         again = len(earlier.tail) if way.is_shown_again else 0
         begins = made.frames - again + way.count_lost(request)
     history = partial(earlier.history, geometry) if way.reads_history else None
-    return Part(made.parts if made else 0, begins, history)
+    return Part(made.parts if made else 0, begins, history, end)
 
 
 def check_continuing(request: GenerateRequest, variant: Variant) -> None:
@@ -146,9 +157,17 @@ def count_skipped(run: Run) -> int:
     return len(run.earlier.tail) if way.is_shown_again else 0
 
 
+def count_made_frames(run: Run) -> int:
+    """Frames that a run makes, of which it may not show all."""
+    way = run.variant.continuation
+    return run.plan.geometry.num_frames + (way.extra_frames if way else 0)
+
+
 def count_new_frames(run: Run) -> int:
     """Frames that a run adds to its video."""
-    new = run.plan.geometry.num_frames - count_skipped(run)
+    new, way = count_made_frames(run) - count_skipped(run), run.variant.continuation
+    if way and (most := way.most_new(run.request)) is not None:
+        new = min(new, most)
     if run.length is None or run.length.frames is None:
         return new
     made = run.earlier.made if run.earlier else None
@@ -161,7 +180,7 @@ def count_all_frames(run: Run) -> int:
     if run.length and run.length.frames is not None:
         made = run.earlier.made if run.earlier else None
         return before - (made.frames if made else 0) + run.length.frames
-    way, num_frames = run.variant.continuation, run.plan.geometry.num_frames
+    way, num_frames = run.variant.continuation, count_made_frames(run)
     again = run.shared_frames if way and way.is_shown_again else 0
     following = 0 if run.request.decode_only else run.request.segments - 1
     return before + count_new_frames(run) + following * (num_frames - again)
@@ -181,12 +200,13 @@ class NewFrames:
 
     Args:
         run: whose clip it is.
+        decoded: frames that leave the decoder.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, decoded: int) -> None:
         way = run.variant.continuation
         self._earlier = run.earlier if way and way.matches_colours and way.is_shown_again else None
-        self._skip = count_skipped(run)
+        self._skip = decoded - count_made_frames(run) + count_skipped(run)
         self._left = count_new_frames(run)
         self._match: ColourMatch | None = None
 

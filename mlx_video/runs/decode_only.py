@@ -30,15 +30,22 @@ def prepare_decoding(request: GenerateRequest, path: Path, model: ModelFolder, c
 
     Raises:
         MediaError: the file holds no latents.
-        RequestError: the run of the latents has steps left, they are of another VAE, or all frames are to be
-            trimmed.
+        RequestError: the model cannot, the run of the latents has steps left, they are of another VAE, or all
+            frames are to be trimmed.
         CheckpointError: the VAE's file is damaged or lacks the decoder.
     """
+    variant = find_variant(config)
+    if variant.continuation and variant.continuation.extra_frames:
+        raise RequestError(
+            "decode_only",
+            f"{path}: {variant.title} decodes each clip behind the frames before it, which a file of latents "
+            "does not have. Go on with --resume, or make the video again.",
+        )
     state = load_finished(path)
     geometry = measure_latents(path, state, config)
     check_vae_decoder(model, config)
     check_trim(request, geometry.num_frames)
-    return Run(model, config, find_variant(config), request, plan_decoding(geometry, config), state=state)
+    return Run(model, config, variant, request, plan_decoding(geometry, config), state=state)
 
 
 def check_decoder(run: Run) -> None:

@@ -12,6 +12,7 @@ from mlx_video.events import Work
 from mlx_video.geometry import measure, size_multiple
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.session import Session
+from mlx_video.planning.turns import turn
 from mlx_video.request import GenerateRequest
 from mlx_video.runs.decode_only import plan_decoding
 from mlx_video.runs.device_check import with_safe_limits
@@ -32,6 +33,7 @@ from mlx_video.runs.stages.stage import timed
 from mlx_video.variants.registry import find_variant
 
 
+@turn()
 def prepare_encoding(
     request: GenerateRequest, model: ModelFolder, config: ModelConfig, session: Session
 ) -> Run:
@@ -56,11 +58,11 @@ def prepare_encoding(
 def encode_prompt(run: Run) -> Work[EncodedPrompt]:
     """Encode the prompt and the negative prompt of a run from :func:`prepare_encoding`."""
     yield from run.plan.notices
-    make_room(run)
     return (yield from within_limits(run, timed("text", _encode(run))))
 
 
 def _encode(run: Run) -> Work[EncodedPrompt]:
+    make_room(run)
     tokenizer, texts = open_tokenizer(run), unit_inputs(run).prompts
     yield from report_cut_texts(run.request, tokenizer, run.config.transformer.text_len)
     numbered = number_texts(run, tokenizer, texts)

@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_video.conditioning.control.units import camera_poses
 from mlx_video.config import ModelConfig
+from mlx_video.errors import RequestError
 from mlx_video.events import FileWritten, MemoryPlanned, Notice, Value, Work
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.adapters import read_all_adapters, widen_config
@@ -18,9 +20,13 @@ from mlx_video.loading.residency import release_memory
 from mlx_video.loading.session import Session
 from mlx_video.loading.vae_halves import check_vae_encoder
 from mlx_video.media.open_image import open_image
+from mlx_video.media.sound import read_sound
 from mlx_video.media.sources.pick_frames import check_length
 from mlx_video.media.sources.source_video import SourceVideo, open_video
+from mlx_video.planning.division import UNDIVIDED, Division
 from mlx_video.planning.memory_plan import MemoryPlan
+from mlx_video.planning.mlx_limits import MLXLimits
+from mlx_video.planning.turns import turn
 from mlx_video.request import (
     FRAME_INPUTS,
     IMAGE_INPUTS,
@@ -29,6 +35,7 @@ from mlx_video.request import (
     VIDEO_INPUTS,
     GenerateRequest,
 )
+from mlx_video.request.speech import frames_of_clip
 from mlx_video.runs.continuation import (
     check_continuing,
     count_all_frames,
@@ -42,7 +49,13 @@ from mlx_video.runs.decode_only import check_decoder, prepare_decoding
 from mlx_video.runs.device_check import held_to_limits, with_safe_limits
 from mlx_video.runs.files_read import files_read
 from mlx_video.runs.input_checks import check_inputs, check_parts
-from mlx_video.runs.inputs import encodes_frames, find_picking, report_missing_tokenizer, with_tokenizer
+from mlx_video.runs.inputs import (
+    check_tail,
+    encodes_frames,
+    find_picking,
+    report_missing_tokenizer,
+    with_tokenizer,
+)
 from mlx_video.runs.memory import plan_of, planned_limits, with_memory_plan
 from mlx_video.runs.modes import make_video, mode_of
 from mlx_video.runs.outputs import check_outputs, check_scratch_space
@@ -50,14 +63,20 @@ from mlx_video.runs.profile import Profile, profiled
 from mlx_video.runs.run import Run
 from mlx_video.runs.sampling.measured_file import read_measured
 from mlx_video.runs.settings import ShownSize, plan_run, report_unlike_prompt
+from mlx_video.runs.sharing import StepSharing
 from mlx_video.runs.stages.decode import FrameSink
 from mlx_video.runs.state.resume import find_start, forget_state, report_start
 from mlx_video.runs.work import describe_work
 from mlx_video.variants.registry import find_variant
 
 
+@turn()
 def prepare_run(
-    request: GenerateRequest, model: ModelFolder, config: ModelConfig, session: Session | None = None
+    request: GenerateRequest,
+    model: ModelFolder,
+    config: ModelConfig,
+    session: Session | None = None,
+    sharing: StepSharing | None = None,
 ) -> Run:
     """Settle the settings and check files and outputs, before anything heavy is loaded.
 
@@ -66,6 +85,7 @@ def prepare_run(
         model: the converted folder.
         config: what its config.json says.
         session: keeps networks from run to run; None for one of this run alone, which keeps none.
+        sharing: lets other machines take part in the steps; None for this one alone.
 
     Raises:
         CheckpointError: the folder has no tokenizer, a weight file is damaged, or the VAE cannot read images.
@@ -76,7 +96,15 @@ def prepare_run(
         MemoryBudgetError: a stage needs more than there is, whatever stays in memory.
         DeviceError: an operation of the device gives wrong numbers, and there is no other way.
     """
+    if request.parallel != "auto" and sharing is None:
+        raise RequestError(
+            "parallel",
+            f"{request.parallel}: needs other machines, and this process works by itself. Start the command "
+            "with mlx.launch, or leave the option out.",
+        )
     run = settle(request, model, config, session)
+    if sharing is not None:
+        run = replace(run, sharing=sharing, weights=sharing.weights, division=sharing.division)
     if request.profile:
         run = replace(run, profile=Profile(request.profile))
     is_new = run.finished_latents is None
@@ -85,7 +113,9 @@ def prepare_run(
     made = replace(request, segments=run.request.segments)
     check_outputs(made, run.plan.geometry, files_read(request, run.model), count_all_frames(run))
     run = fit_run(run)
-    return find_start(run) if is_new else run
+    # A video whose inputs make several parts has a start in each of these.
+    is_whole = run.request.segments == request.segments
+    return find_start(run) if is_new and is_whole else run
 
 
 def fit_run(run: Run) -> Run:
@@ -121,6 +151,7 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
         MediaError: an image or a video cannot be read.
     """
     variant = find_variant(config)
+    request = replace(request, num_frames=frames_of_clip(request.infer_frames, request.num_frames))
     length = find_length(request, variant, config)
     request = with_parts(request, length)
     check_continuing(request, variant)
@@ -130,21 +161,23 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
         earlier = open_earlier(request, way, shared, config.vae.stride[0])
     if way and earlier:
         request = way.begin(request, earlier, config)
+    check_inputs(request, variant)  # before any image is opened
+    if variant.settle:
+        request = variant.settle(request, config)
     adapters, adapter_notices = read_all_adapters(request, config)
     stored, config = config, widen_config(config, adapters)
     variant = find_variant(config)
-    check_inputs(request, variant)  # before any image is opened
+    check_inputs(request, variant)
     check_parts(request, model)
     given = {name: image for name in IMAGE_INPUTS if (image := getattr(request, name)) is not None}
     opened = {name: open_image(image) for name, image in given.items()}
     images = {name: image.pixels for name, image in opened.items()}
-    first = next((images[name] for name in FRAME_INPUTS if name in images), None)
     measured = read_measured(model.path) if request.step_cache == "magcache" else ()
     given_videos = {name: video for name in VIDEO_INPUTS if (video := getattr(request, name)) is not None}
     videos = {name: open_video(video) for name, video in given_videos.items()}
-    shown = _first_video_size(videos) if first is None else ShownSize(*first.shape[:2])
+    shown = find_shown(images, videos, variant.inputs.sized_by)
     plan = plan_run(request, config, variant, shown, measured)
-    part = find_part(way, earlier, plan.geometry, request)
+    part = find_part(way, earlier, plan.geometry, request, length)
     several = {name: [*map(open_image, getattr(request, name))] for name in PICTURE_INPUTS}
     pictures = {name: tuple(each.pixels for each in found) for name, found in several.items() if found}
     all_images = (*opened.values(), *(each for found in several.values() for each in found))
@@ -153,8 +186,13 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
     if earlier:
         notices = (*notices, *report_continuing(earlier, plan.fps))
     for name, video in videos.items():
-        if not (video.is_still and INPUTS[name] == "mask"):
-            notices = (*notices, *check_length(video, find_picking(request, plan, name, part.first_frame)))
+        if INPUTS[name] == "tail":
+            plan = check_tail(request, plan, name, video)
+            notices = (*notices, plan.notices[-1])
+        elif INPUTS[name] == "footage":
+            notices = (*notices, *video.notices)
+        elif INPUTS[name] != "all frames" and not (video.is_still and INPUTS[name] == "mask"):
+            notices = (*notices, *check_length(video, find_picking(request, plan, name, part)))
     if "camera_trajectory" in variant.inputs.all:
         camera_poses({name: getattr(request, name) for name in INPUTS}, plan.geometry.num_frames)
     check_weights(model, stored)
@@ -174,31 +212,51 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
         shared_frames=shared,
         part=part,
         length=length,
+        sound=read_sound(request.input_audio) if request.input_audio else None,
     )
     if encodes_frames(run):
         check_vae_encoder(model, config)
     return run
 
 
-def _first_video_size(videos: Mapping[str, SourceVideo]) -> ShownSize | None:
-    """The size of the first given video that is no mask."""
+def find_shown(
+    images: Mapping[str, np.ndarray], videos: Mapping[str, SourceVideo], sized_by: str = ""
+) -> ShownSize | None:
+    """The size of the first given frame; else of the first given video that is no mask.
+
+    Args:
+        images, videos: as in `Run`.
+        sized_by: the video that gives the size whatever else is given; "" for none.
+    """
+    first = next((images[name] for name in FRAME_INPUTS if name in images), None)
+    if first is not None and not sized_by:
+        return ShownSize(*first.shape[:2])
     for name, video in videos.items():
-        if INPUTS[name] == "video":
+        if name == sized_by or (not sized_by and INPUTS[name] in ("video", "tail")):
             frame, _ = next(video.read())
             height, width = frame.shape[:2]
             return ShownSize(height, width, name)
     return None
 
 
+@turn()
 def plan_generation(
-    request: GenerateRequest, model: ModelFolder, config: ModelConfig, session: Session | None = None
+    request: GenerateRequest,
+    model: ModelFolder,
+    config: ModelConfig,
+    session: Session | None = None,
+    division: Division = UNDIVIDED,
 ) -> MemoryPlan:
     """What a run of this request would keep in memory; nothing is downloaded, written or computed.
+
+    Args:
+        request, model, config, session: as of :func:`prepare_run`.
+        division: what one of several machines has in memory of a transformer's work.
 
     Raises:
         MLXVideoError: as :func:`prepare_run`; neither the device nor outputs are checked.
     """
-    run = settle(request, model, config, session)
+    run = replace(settle(request, model, config, session), division=division)
     if run.finished_latents is None:
         notices = (*report_missing_tokenizer(model), *run.plan.notices)
         run = replace(run, plan=replace(run.plan, notices=notices))
@@ -239,9 +297,9 @@ def within_limits(run: Run, work: Work[Value]) -> Work[Value]:
 
     MLX's own limits stay until another run goes on, or this one ends.
     """
-    limits, own = planned_limits(run), on_device(run, work)
+    limits = planned_limits(run) or MLXLimits({})
     try:
-        return (yield from limits.in_force(own) if limits else own)
+        return (yield from limits.in_force(on_device(run, work)))
     finally:
         release_memory()
 

@@ -46,6 +46,11 @@ def check_inputs(request: GenerateRequest, variant: Variant) -> None:
             )
     if request.vace_scale != 1 and "vace_video" not in variant.inputs.all:
         raise RequestError("vace_scale", f"{variant.title} has no VACE blocks. Leave the option out.")
+    for name in ("num_clips", "infer_frames", "start_from_ref"):
+        if getattr(request, name) and "input_audio" not in variant.inputs.all:
+            raise RequestError(name, f"{variant.title} is no speech-to-video model. Leave the option out.")
+    if not request.longcat_kv_cache and "longcat_video" not in variant.inputs.all:
+        raise RequestError("longcat_kv_cache", f"{variant.title} keeps none. Leave the option out.")
     _check_camera(request)
     _check_one_frame(request, variant, given)
 

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import repeat
 from pathlib import Path
+from types import MappingProxyType
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_video.conditioning.clips import ReadMasks
+from mlx_video.conditioning.continuation.part import WHOLE as AT_ONCE
+from mlx_video.conditioning.continuation.part import Part
 from mlx_video.conditioning.control.units import COMMON_UNITS
 from mlx_video.conditioning.disk_cache import TextStore, open_prompt_cache
 from mlx_video.conditioning.frames import Encoding, FrameEncoder, cut_images
 from mlx_video.conditioning.image_tokens import encode_images
+from mlx_video.conditioning.longcat import TAIL_FRAMES
+from mlx_video.conditioning.speech.sound import encode_sound
 from mlx_video.conditioning.text import PromptTokenizer, count_tokens, load_tokenizer, number_prompt
 from mlx_video.conditioning.units import ConditioningUnit, UnitInputs
-from mlx_video.errors import CheckpointError, MediaError
+from mlx_video.errors import CheckpointError, MediaError, RequestError
 from mlx_video.events import BlocksRead, Event, FramesEncoded, Notice, Work, finish, with_events
+from mlx_video.geometry import VideoGeometry, latent_frames
 from mlx_video.hub.fetch import TOKENIZER_REPOSITORY, fetch_tokenizer
 from mlx_video.latents.encode import encode_chunks
 from mlx_video.layouts.model_folder import ModelFolder
@@ -28,12 +34,16 @@ from mlx_video.loading.open_parts import open_text_encoder
 from mlx_video.loading.streamed_text_encoder import encode_resident, encode_streamed
 from mlx_video.media.control.mask_check import check_masks
 from mlx_video.media.fit import fit_frame, fit_mask
+from mlx_video.media.sources.last_frames import read_last_frames
 from mlx_video.media.sources.pick_frames import Picking, pick_frames
+from mlx_video.media.sources.source_video import SourceVideo
 from mlx_video.models.vae.autoencoder import WanVAE
 from mlx_video.planning.choices import TEXT_ENCODER
 from mlx_video.request import FRAME_INPUTS, INPUTS, GenerateRequest, flag_of, options_of
+from mlx_video.request.choices import InputKind
 from mlx_video.runs.networks import (
     is_kept,
+    use_audio_encoder,
     use_image_encoder,
     use_motion_controller,
     use_text_encoder,
@@ -41,9 +51,10 @@ from mlx_video.runs.networks import (
 )
 from mlx_video.runs.run import Run
 from mlx_video.runs.settings import RunPlan
+from mlx_video.variants.variant import Variant
 
 Texts = Sequence[Sequence[int]]
-WHOLE = "whole video"
+WHOLE: InputKind = "whole video"
 """Kind of input of which all is used, however long it is."""
 
 
@@ -60,11 +71,12 @@ def unit_inputs(run: Run) -> UnitInputs:
         dict(zip(images, cut, strict=True)),
         originals=run.images,
         videos={
-            name: partial(_pick_whole if INPUTS[name] == WHOLE else _fit_frames, run, name)
+            name: partial(_READERS.get(INPUTS[name], _fit_frames), run, name)
             for name in _find_videos_that_count(run)
         },
         masks={name: partial(_fit_masks, run, name) for name in run.videos if INPUTS[name] == "mask"},
         pictures=run.pictures,
+        footage={name: video for name, video in run.videos.items() if INPUTS[name] == "footage"},
         options={name: getattr(run.request, name) for name in options_of(type(run.request))},
         reference_prompts=_reference_prompts(run),
         part=run.part,
@@ -88,20 +100,35 @@ def needed_units(run: Run) -> tuple[ConditioningUnit, ...]:
 
 def encodes_frames(run: Run) -> bool:
     """Whether the VAE's encoder works in a run; control models read what it makes of absent inputs too."""
+    blocks = run.plan.blocks
+    return (blocks is not None and blocks.encodes) or encodes_inputs(run)
+
+
+def encodes_inputs(run: Run) -> bool:
+    """Whether the VAE's encoder works before the first step."""
     return any(unit.stage == "image" for unit in needed_units(run))
 
 
 def _find_videos_that_count(run: Run) -> Iterator[str]:
     """Names of the given videos, without one that is begun with and of which nothing would stay."""
     for name in run.videos:
-        if INPUTS[name] != "mask" and (name != "input_video" or run.request.denoising_strength < 1):
+        if INPUTS[name] not in ("mask", "footage") and (
+            name != "input_video" or run.request.denoising_strength < 1
+        ):
             yield name
 
 
-def find_picking(request: GenerateRequest, plan: RunPlan, name: str, first: int = 0) -> Picking:
-    """Which frames of a given video a run takes, from frame `first` of the new ones."""
-    is_whole = INPUTS[name] == WHOLE
-    return Picking(name, plan.geometry.num_frames, plan.fps, request.video_fps, is_whole, first)
+def find_picking(request: GenerateRequest, plan: RunPlan, name: str, part: Part = AT_ONCE) -> Picking:
+    """Which frames of a given video a run takes, from where its part lies."""
+    return Picking(
+        name,
+        plan.geometry.num_frames,
+        plan.fps,
+        request.video_fps,
+        INPUTS[name] == WHOLE,
+        part.first_frame,
+        part.turns_back_at,
+    )
 
 
 def _pick_whole(run: Run, name: str) -> Iterator[np.ndarray]:
@@ -111,17 +138,64 @@ def _pick_whole(run: Run, name: str) -> Iterator[np.ndarray]:
 
 def _fit_frames(run: Run, name: str) -> Iterator[np.ndarray]:
     """Frames of a given video at the rate and size of the video that is made, uint8 [H, W, 3]."""
-    geometry = run.plan.geometry
-    for frame in pick_frames(
-        run.videos[name], find_picking(run.request, run.plan, name, run.part.first_frame)
-    ):
-        yield fit_frame(frame, geometry.height, geometry.width, run.request.fit)
+    width, height = size_of_input(run.variant, run.plan.geometry, name)
+    for frame in pick_frames(run.videos[name], find_picking(run.request, run.plan, name, run.part)):
+        yield fit_frame(frame, height, width, run.request.fit)
+
+
+def size_of_input(variant: Variant, geometry: VideoGeometry, name: str) -> tuple[int, int]:
+    """Width and height that the frames of a given video are brought to."""
+    return variant.inputs.own_sizes.get(name, (geometry.width, geometry.height))
+
+
+def _cut_tail(run: Run, name: str) -> Iterator[np.ndarray]:
+    """Last frames of a given video at the rate of the video that is made, cut to what it shows."""
+    request, plan = run.request, run.plan
+    frames = _read_tail(request, plan, run.videos[name])
+    to_video = bool(request.width or request.height)
+    return iter(cut_images(frames, plan.geometry, to_video=to_video, fit=request.fit))
+
+
+def _read_tail(request: GenerateRequest, plan: RunPlan, video: SourceVideo) -> tuple[np.ndarray, ...]:
+    stride = plan.geometry.frames_of_latent
+    return read_last_frames(
+        video, request.continue_frames or TAIL_FRAMES, stride, plan.fps, request.video_fps
+    )
+
+
+def check_tail(request: GenerateRequest, plan: RunPlan, name: str, video: SourceVideo) -> RunPlan:
+    """Read a video whose last frames are taken; gives the plan with their number.
+
+    Raises:
+        RequestError: the video to be made has no frame besides these.
+        MediaError: it cannot be read.
+    """
+    taken, wanted = len(_read_tail(request, plan, video)), plan.geometry.num_frames
+    if taken >= wanted:
+        raise RequestError(
+            "num_frames",
+            f"{wanted}: the last {taken} frames of {flag_of(name)} leave none to make. Ask for more.",
+        )
+    notice = Notice(f"{video.name}: the video begins with its last {taken} frames.")
+    given = latent_frames(taken, plan.geometry.frames_of_latent)
+    return replace(plan, notices=(*plan.notices, notice), tail_frames=given)
+
+
+def _read_all(run: Run, name: str) -> Iterator[np.ndarray]:
+    """All frames of a given video one by one, as they are, uint8 [H, W, 3]."""
+    return (frame for frame, _ in run.videos[name].read())
+
+
+_READERS: Mapping[InputKind, Callable[[Run, str], Iterator[np.ndarray]]] = MappingProxyType(
+    {WHOLE: _pick_whole, "tail": _cut_tail, "all frames": _read_all}
+)
+"""Kind of input → how its frames are read, where that is in a way of its own."""
 
 
 def _fit_masks(run: Run, name: str) -> Iterator[np.ndarray]:
     """Frames of a given mask likewise, bool [H, W]; one picture serves all frames."""
     geometry = run.plan.geometry
-    video, picking = run.videos[name], find_picking(run.request, run.plan, name, run.part.first_frame)
+    video, picking = run.videos[name], find_picking(run.request, run.plan, name, run.part)
     frames = pick_frames(video, picking)
     if video.is_still:
         ((picture, _),) = video.read()
@@ -164,6 +238,12 @@ class ModelEncoders:
             added = controller(motion_bucket_id)
             mx.eval(added)
         return added
+
+    def encode_sound(self, first_frame: int, num_frames: int) -> mx.array:
+        """Encode the sound of some frames to features [layers, num_frames, width], evaluated."""
+        assert self._run.sound is not None  # the unit that asks for it needs one
+        with use_audio_encoder(self._run) as encoder:
+            return encode_sound(encoder, self._run.sound, first_frame, num_frames)
 
     @contextmanager
     def open_vae(self) -> Iterator[FrameEncoder]:

@@ -11,8 +11,8 @@ from mlx_video.config import ModelConfig
 from mlx_video.formats.fingerprint import stamp_files
 from mlx_video.layouts.components import TINY_VAE
 from mlx_video.layouts.model_folder import ModelFolder
-from mlx_video.loading.block_stream import BlockStream
 from mlx_video.loading.components import (
+    load_audio_encoder,
     load_image_encoder,
     load_motion_controller,
     load_text_encoder,
@@ -24,12 +24,13 @@ from mlx_video.loading.session import Network, NetworkKey
 from mlx_video.loading.streamed_transformer import open_streamed_transformer
 from mlx_video.loading.vae_halves import Half, load_vae_decoder, load_vae_encoder
 from mlx_video.models.control.motion_controller import MotionController
+from mlx_video.models.encoders.audio_encoder import Wav2Vec2Encoder
 from mlx_video.models.encoders.image_encoder import CLIPImageEncoder
 from mlx_video.models.encoders.text_encoder import UMT5Encoder
 from mlx_video.models.vae.autoencoder import WanVAE
 from mlx_video.models.vae.tiny import TinyDecoder
-from mlx_video.models.video_transformer import VideoTransformer
 from mlx_video.planning.choices import (
+    AUDIO_ENCODER,
     IMAGE_ENCODER,
     MOTION_CONTROLLER,
     TEXT_ENCODER,
@@ -39,11 +40,10 @@ from mlx_video.planning.choices import (
 from mlx_video.request import GenerateRequest, LoraMode
 from mlx_video.request.option import is_given
 from mlx_video.runs.run import Run
+from mlx_video.runs.sharing import OpenTransformer
 from mlx_video.weights.component_networks import find_network
 
 Load = Callable[[ModelFolder, ModelConfig], Module]
-OpenTransformer = tuple[VideoTransformer, BlockStream | None]
-"""A transformer, and where its blocks are read from; None where all are in memory."""
 
 
 def network_key(run: Run, name: str) -> NetworkKey:
@@ -57,7 +57,7 @@ def network_key(run: Run, name: str) -> NetworkKey:
     if name in model.transformers:
         adapters = run.adapters.get(name)
         changes: Hashable = (adapters.identity, find_lora_mode(run, name)) if adapters else None
-        streaming = run.plan.memory.resident_blocks
+        streaming = run.weights.mode if run.weights else run.plan.memory.resident_blocks
         files: tuple[Path | None, ...] = (model.transformers[name],)
         sizes: Hashable = (config.transformer, config.quantization, changes, streaming)
     elif name in model.parts:
@@ -117,7 +117,10 @@ def load_or_stream(run: Run, name: str) -> Iterator[OpenTransformer]:
     """Load a transformer, whole or but for the blocks that are streamed; all is released at the end."""
     adapters, mode = run.adapters.get(name), find_lora_mode(run, name)
     resident_blocks = run.plan.memory.resident_blocks
-    if resident_blocks is None:
+    if run.weights is not None:
+        with run.weights.open(run.model, run.config, name, adapters, mode) as shared:
+            yield shared
+    elif resident_blocks is None:
         with resident(lambda: load_transformer(run.model, run.config, name, adapters, mode)) as transformer:
             yield transformer, None
     else:
@@ -135,6 +138,11 @@ def use_text_encoder(run: Run) -> AbstractContextManager[UMT5Encoder]:
 def use_image_encoder(run: Run) -> AbstractContextManager[CLIPImageEncoder]:
     """The image encoder, for the length of a `with` block."""
     return _use(run, IMAGE_ENCODER, load_image_encoder)
+
+
+def use_audio_encoder(run: Run) -> AbstractContextManager[Wav2Vec2Encoder]:
+    """The audio encoder, for the length of a `with` block."""
+    return _use(run, AUDIO_ENCODER, load_audio_encoder)
 
 
 def use_motion_controller(run: Run) -> AbstractContextManager[MotionController]:

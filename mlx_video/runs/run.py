@@ -18,13 +18,16 @@ from mlx_video.latents.run_state import RunState
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.session import Session
 from mlx_video.lora.read import AdapterSet
+from mlx_video.media.sound import Sound
 from mlx_video.media.sources.source_video import SourceVideo
 from mlx_video.models.dispatch import Limits, current_limits
+from mlx_video.planning.division import UNDIVIDED, Division
 from mlx_video.planning.memory_plan import MemoryPlan
 from mlx_video.request import GenerateRequest
 from mlx_video.runs.profile import Profile
 from mlx_video.runs.record import describe_run
 from mlx_video.runs.settings import RunPlan
+from mlx_video.runs.sharing import SharedWeights, StepSharing
 from mlx_video.variants.variant import Variant
 
 
@@ -42,6 +45,7 @@ class Run:
         shared_frames: that a segment takes of what is before it.
         part: where the run lies in a video of several parts.
         length: of that video, where its inputs tell; None for what the options say.
+        sound: of the whole video; None where none is given.
         state: of an earlier run, to go on from; None to begin at the first step.
         identity: what decides the latents, to be compared with a state's; empty where no state is kept.
         memory_plan: behind the choices in `plan`; None where memory was not planned.
@@ -51,6 +55,9 @@ class Run:
         session: opens the networks.
         profile: notes when the run did what; None where nobody asks.
         kept_frames: file that the run's own frames are kept in besides; None for none.
+        sharing: lets other machines take part in its steps; None for this one alone.
+        weights: how machines share the weights of its transformers; None where each has all.
+        division: what one of them has in memory of a transformer's work.
         whole_video: settings of the video of which this run makes a segment; None where it makes all of it.
     """
 
@@ -67,6 +74,7 @@ class Run:
     shared_frames: int = 1
     part: Part = WHOLE
     length: Length | None = None
+    sound: Sound | None = None
     state: RunState | None = None
     identity: Mapping[str, str] = field(default_factory=dict)
     memory_plan: MemoryPlan | None = None
@@ -77,6 +85,9 @@ class Run:
     profile: Profile | None = None
     kept_frames: Path | None = None
     whole_video: Mapping[str, str] | None = None
+    sharing: StepSharing | None = None
+    weights: SharedWeights | None = None
+    division: Division = UNDIVIDED
 
     @property
     def finished_latents(self) -> mx.array | None:

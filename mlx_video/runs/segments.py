@@ -87,12 +87,10 @@ def generate_segments(
     """
     request = yield from _with_decoded(request, prepare)
     if request.segments == 1 or request.decode_only:
-        # A state may be of any part, and inputs may ask for several.
-        run = prepare(replace(request, resume=False))
-        request = replace(request, segments=run.request.segments)
-        if request.segments == 1:
-            run = prepare(request) if request.resume else run
+        run = prepare(request)
+        if run.request.segments == 1 or request.decode_only:
             return run, (yield from generate(run, extra_sinks))
+        request = replace(request, segments=run.request.segments)  # that the inputs make
     with ExitStack() as stack:
         video = request.output_path or Path(stack.enter_context(tempfile.TemporaryDirectory()), "video")
         before = None if request.continue_from is None else open_video(request.continue_from)

@@ -11,6 +11,7 @@ from mlx_video.config import SamplingDefaults
 from mlx_video.sampling.experts import ExpertSplit
 from mlx_video.sampling.guidance import Guidance, PromptName
 from mlx_video.sampling.guidance_forms.form import GuidanceForm
+from mlx_video.sampling.noise_levels.comfy import Levels
 from mlx_video.sampling.schedule import Schedule
 from mlx_video.sampling.step_caches.step_cache import CacheMethod, CachePlan
 
@@ -65,6 +66,7 @@ class ModelSampling:
         defaults: of the model, the shift settled for the size of the video.
         variant: name of the model's variant; "" where it is not known.
         has_image: whether an image is given.
+        goes_on: whether the last frames of a video are given, from which this one goes on.
         pixels: of a frame.
     """
 
@@ -73,6 +75,7 @@ class ModelSampling:
     defaults: SamplingDefaults
     variant: str = ""
     has_image: bool = False
+    goes_on: bool = False
     pixels: int = 0
 
 
@@ -105,6 +108,9 @@ class Preset:
         guide_scale: of both experts; None for the model's. A number marks distilled models.
         shifts: model type → shift; the model's where there is none.
         trained_steps: which list of steps a model takes; None for even ones.
+        levels: spacing of the noise levels, from steps and shift; None for the official one.
+        fps: of the result; None for the model's.
+        guidance_forms: that guidance has unless the user gives others of their kind.
         splits_in_half: whether two experts share the steps by number, and not by noise level.
         sizes: model type → width and height in pixels and frames of the videos that it was trained on.
     """
@@ -116,6 +122,9 @@ class Preset:
     guide_scale: float | None = None
     shifts: Mapping[str, float] = field(default_factory=dict)
     trained_steps: Callable[[ModelSampling], TrainedSteps] | None = None
+    levels: Callable[[ModelSampling, int, float], Levels] | None = None
+    fps: int | None = None
+    guidance_forms: tuple[GuidanceForm, ...] = ()
     splits_in_half: bool = False
     sizes: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, TypeVar
 
 import mlx.core as mx
 
 
-class Resumable(Protocol):
-    """Something that remembers arrays: a solver, a step cache, the source of fresh noise."""
+class Elsewhere(Protocol):
+    """Something that remembers arrays, and need not be in this process."""
 
     def state(self) -> dict[str, mx.array]:
         """Arrays that the next step needs, by names of its own; empty where it needs none."""
+
+
+class Resumable(Elsewhere, Protocol):
+    """Something that remembers arrays: a solver, a step cache, the source of fresh noise."""
 
     def restore(self, state: dict[str, mx.array]) -> None:
         """Go on from what :meth:`state` returned, bit for bit.
@@ -48,7 +52,7 @@ class SamplerState:
 
     def __init__(self, restored: Mapping[str, mx.array] | None = None) -> None:
         self._restored = dict(restored or {})
-        self._parts: dict[str, Resumable] = {}
+        self._parts: dict[str, Elsewhere] = {}
         self._prefix = ""
 
     def within(self, folder: str) -> SamplerState:
@@ -73,6 +77,26 @@ class SamplerState:
             part.restore({key.removeprefix(f"{name}."): array for key, array in left.items()})
         return part
 
+    def add_elsewhere(self, part: Elsewhere) -> None:
+        """Keep what parts of this folder remember that are in other processes, under names as if here."""
+        self._parts[self._prefix] = part
+
+    def hand_over(self, is_elsewhere: Callable[[str], bool]) -> dict[str, mx.array]:
+        """Let go what an earlier run left here for parts that are in other processes.
+
+        Args:
+            is_elsewhere: tells it from the name, in this folder, of an array.
+        """
+        found = self.peek(is_elsewhere)
+        for name in found:
+            del self._restored[self._prefix + name]
+        return found
+
+    def peek(self, is_asked_for: Callable[[str], bool]) -> dict[str, mx.array]:
+        """What an earlier run left here for parts that were not added yet, by its name in this folder."""
+        names = [key.removeprefix(self._prefix) for key in _within(self._prefix, self._restored)]
+        return {name: self._restored[self._prefix + name] for name in names if is_asked_for(name)}
+
     def clear(self) -> None:
         """Forget the parts that are kept here, and what an earlier run left for them."""
         tables: tuple[dict[str, Any], ...] = (self._parts, self._restored)
@@ -83,8 +107,13 @@ class SamplerState:
     def arrays(self) -> dict[str, mx.array]:
         """Arrays of all parts, and those whose part has not been added yet."""
         states = {name: part.state() for name, part in self._parts.items()}
-        now = {f"{name}.{key}": array for name, state in states.items() for key, array in state.items()}
+        now = {_join(name, key): array for name, state in states.items() for key, array in state.items()}
         return self._restored | now
+
+
+def _join(name: str, key: str) -> str:
+    """The name of a part's array; a part that is a whole folder ends in a dot."""
+    return name + key if name.endswith(".") else f"{name}.{key}"
 
 
 def _within(prefix: str, keys: Iterable[str]) -> list[str]:

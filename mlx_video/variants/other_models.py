@@ -34,10 +34,7 @@ class OtherModel:
 OTHER_MODELS = (
     OtherModel("Wan2.2 Fun-5B-Control-Camera", "control_adapter.", (100, 48)),
     OtherModel("a Fun Control-Camera model", "control_adapter."),
-    OtherModel("Wan2.2 S2V 14B", "casual_audio_encoder."),
     OtherModel("HuMo", "audio_proj."),
-    OtherModel("Wan2.2 Animate 14B", "face_adapter."),
-    OtherModel("Wan2.2 Animate 14B", "pose_patch_embedding."),
     OtherModel("SCAIL", "patch_embedding_pose."),
     OtherModel("a Fun Control model", channels=(48, 16)),
     OtherModel("Lucy-Edit, or another 5B model that edits videos", channels=(96, 48)),
@@ -75,6 +72,7 @@ PUBLISHED: Mapping[str, str] = MappingProxyType(
         "9c8818c2cbea55eca56c7b447df170da": "UMT5-XXL",
         "ccc42284ea13e1ad04693284c7a09be6": "VAE of Wan2.1",
         "e1de6c02cdac79f8b739f4d3698cd216": "VAE of Wan2.2",
+        "06be60f3a4526586d8431cd038a71486": "wav2vec 2.0 of Wan2.2 S2V 14B",
         "5941c53e207d62f20f9025686193c40b": "CLIP ViT-H with XLM-RoBERTa",
     }
 )

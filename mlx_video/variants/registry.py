@@ -7,20 +7,36 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlx_video.config import ModelConfig, TransformerConfig, find_vae_config
+from mlx_video.config import FaceConfig, ModelConfig, TransformerConfig, find_vae_config
 from mlx_video.errors import CheckpointError, ConfigError, RequestError
 from mlx_video.formats.tensor_info import TensorInfo
-from mlx_video.variants import camera, fun, i2v, t2v, ti2v, vace, video_as_prompt
+from mlx_video.variants import (
+    animate,
+    camera,
+    fun,
+    i2v,
+    krea,
+    longcat,
+    speech,
+    t2v,
+    ti2v,
+    vace,
+    video_as_prompt,
+)
 from mlx_video.variants.control_adapter import (
     fits_with_control_video,
     takes_control_video,
     with_control_video,
 )
-from mlx_video.variants.lookalikes import Evidence, name_lookalike
+from mlx_video.variants.lookalikes import name_lookalike
 from mlx_video.variants.other_models import name_other_model
-from mlx_video.variants.variant import CheckpointFacts, Shapes, Variant
+from mlx_video.variants.variant import CheckpointFacts, Evidence, Shapes, Variant
+from mlx_video.weights.names.animate_names import FACE_ANCHOR, list_face_statements, read_head_dim
+from mlx_video.weights.names.animate_names import PARTS as FACE_PARTS
 from mlx_video.weights.names.control_sizes import list_statements, read_control_sizes
 from mlx_video.weights.names.fun_names import CAMERA_ANCHOR, REFERENCE_ANCHOR
+from mlx_video.weights.names.longcat_names import FUSED_PART
+from mlx_video.weights.names.speech_names import AUDIO_ANCHOR, POSE_ANCHOR
 from mlx_video.weights.names.transformer_names import IMAGE_ANCHOR, original_shapes, read_image_sizes
 from mlx_video.weights.names.vace_names import VACE_ANCHOR
 from mlx_video.weights.network import TransformerNetwork
@@ -31,6 +47,7 @@ VARIANTS: tuple[Variant, ...] = (
     t2v.DEMO,
     i2v.DEMO_I2V,
     fun.DEMO_CONTROL,
+    krea.KREA,
     t2v.T2V_1_3B,
     t2v.T2V_14B,
     i2v.FLF2V_14B,
@@ -49,6 +66,9 @@ VARIANTS: tuple[Variant, ...] = (
     vace.VACE_1_3B,
     vace.VACE_14B,
     vace.VACE_FUN_A14B,
+    animate.ANIMATE_14B,
+    longcat.LONGCAT,
+    speech.S2V_14B,
     video_as_prompt.VIDEO_AS_PROMPT,
     t2v.T2V_OTHER,
     i2v.I2V_EXPERT,
@@ -73,12 +93,16 @@ _EVIDENCE = {
     "image_positions": "img_emb.emb_pos",
     "patch_size": "patch_embedding.weight",
     "vace_in_dim": VACE_ANCHOR,
+    **dict.fromkeys(list_face_statements(FaceConfig()), FACE_ANCHOR),
+    **dict.fromkeys(("audio_dim", "num_audio_token", "enable_adain", "adain_mode"), AUDIO_ANCHOR),
+    "cond_dim": POSE_ANCHOR,
     **dict.fromkeys(("add_ref_conv", "has_ref_conv", "in_dim_ref_conv"), REFERENCE_ANCHOR),
     **dict.fromkeys(
         ("add_control_adapter", "in_dim_control_adapter", "downscale_factor_control_adapter"), CAMERA_ANCHOR
     ),
 }
-HEAD_DIM = 128  # of every published transformer; only used where config.json names no num_heads
+# Of every published transformer; only used where neither config.json nor a tensor tells.
+HEAD_DIM = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +166,11 @@ def _part_names(network: TransformerConfig) -> frozenset[str]:
         "img_emb.emb_pos": network.image_positions > 0,
         CAMERA_ANCHOR: network.camera_dim is not None,
         REFERENCE_ANCHOR: network.reference_dim is not None,
+        **dict.fromkeys(speech.ANCHORS, network.audio_dim is not None),
         "vace_patch_embedding.weight": bool(network.vace_layers),
         "vace_blocks.0.modulation": bool(network.vace_layers),
+        **dict.fromkeys(FACE_PARTS, network.face is not None),
+        f"{FUSED_PART}weight": network.time_dim is not None,
         "mot_ref.patch_embedding.weight": bool(network.mot_layers),
     }
     return frozenset(name for name, is_there in names.items() if is_there)
@@ -223,7 +250,7 @@ def _match(facts: CheckpointFacts, shapes: Shapes | None = None, evidence: Evide
             f"transformer: {_describe(facts)}: this is {title}, which this version cannot convert. {advice}"
         )
     for variant in VARIANTS:
-        if variant.traits.fit(facts) and variant.answers_to(evidence.names):
+        if variant.traits.fit(facts) and variant.is_meant(facts, evidence):
             return variant
     for variant in VARIANTS:
         if fits_with_control_video(variant, facts) and variant.answers_to(evidence.names):
@@ -318,16 +345,18 @@ def _read_transformer_config(
     for key, (name, axis) in SIZE_TENSORS.items():
         sizes[key] = _size(shapes, name, axis, label)
     control = read_control_sizes(shapes, source)
+    own = variant.network.own_sizes(shapes)
     branch = {"image_dim": image_dim, "image_positions": image_positions, "patch_size": list(patch[2:])}
-    for key, size in {**sizes, **branch, **list_statements(control)}.items():
+    for key, size in {**sizes, **branch, **own, **list_statements(control)}.items():
         if key in source and source[key] != size and key != "in_dim":
             raise ConfigError(
                 f"config.json says {key} {source[key]}, but {_evidence(key, shapes, label)} says {size}. "
                 "They belong to different checkpoints; fetch both from the same place."
             )
+    head_dim = read_head_dim(shapes, HEAD_DIM)
+    heads: dict[str, Any] = {"num_heads": int(_number(source, "num_heads", max(1, facts.dim // head_dim)))}
     return TransformerConfig(
         **sizes,
-        num_heads=int(_number(source, "num_heads", max(1, facts.dim // HEAD_DIM))),
         model_type=variant.model_type,
         text_len=int(_number(source, "text_len", 512)),
         eps=_number(source, "eps", 1e-6),
@@ -335,6 +364,7 @@ def _read_transformer_config(
         image_dim=image_dim,
         image_positions=image_positions,
         **control,
+        **{**heads, **own},
     )
 
 

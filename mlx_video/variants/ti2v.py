@@ -17,7 +17,7 @@ TI2V_5B = Variant(
     traits=Traits(channels=(48, 48)),
     sampling=SamplingDefaults(fps=24, num_frames=121, width=1280, height=704, max_area=1280 * 704),
     inputs=Inputs(optional=("image",)),
-    units=(PROMPTS, frames_unit("first frame", ("first_frame",), hold_first_frame)),
+    units=(PROMPTS, frames_unit("first frame", ("first_frames",), hold_first_frame)),
     continuation=LAST_FRAME,
     choose_size=best_output_size,
 )

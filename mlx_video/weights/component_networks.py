@@ -18,14 +18,17 @@ from mlx_video.formats.tensor_info import TensorInfo
 from mlx_video.formats.tensor_source import TensorSource
 from mlx_video.layouts.components import Component
 from mlx_video.models.control.motion_controller import MotionController, motion_peak
+from mlx_video.models.encoders.audio_encoder import Wav2Vec2Encoder
 from mlx_video.models.encoders.image_encoder import CLIPImageEncoder
 from mlx_video.models.encoders.image_encoder_memory import image_encoder_peak
 from mlx_video.models.encoders.text_encoder import UMT5Encoder
 from mlx_video.models.peak import Peak
+from mlx_video.models.speech.speech_memory import audio_encoder_peak
 from mlx_video.models.vae.autoencoder import WanVAE
 from mlx_video.models.vae.tiny import TinyDecoder
 from mlx_video.weights import other_parts, spellings
 from mlx_video.weights.names import (
+    audio_encoder_names,
     image_encoder_names,
     motion_names,
     text_encoder_names,
@@ -58,11 +61,13 @@ class Workload:
         number_bytes: of one number of its weights.
         num_images: that the user gave.
         latent_shape: of the video, (C, T, H, W).
+        num_samples: of the sound that the user gave.
     """
 
     number_bytes: int
     num_images: int
     latent_shape: tuple[int, int, int, int]
+    num_samples: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +206,25 @@ def _width_for_motion(config: ModelConfig) -> int | None:
     return config.transformer.dim if is_served else None
 
 
+_AUDIO_ENCODER = ComponentNetwork(
+    spellings=spellings.AUDIO_ENCODER,
+    read_sizes=audio_encoder_names.read_audio_encoder_config,
+    read_converted_sizes=audio_encoder_names.read_converted_audio_encoder_config,
+    tensors=audio_encoder_names.audio_encoder_tensors,
+    rules=lambda sizes: audio_encoder_names.WAN_RULES,
+    build=Wav2Vec2Encoder,
+    describe=lambda sizes: f"wav2vec 2.0 of {sizes.num_layers} blocks, width {sizes.width}",
+    # Whatever is asked for, as the official code runs it.
+    store_as=lambda asked: "F32",
+    width=lambda sizes: sizes.width,
+    taken_width=lambda config: config.transformer.audio_dim,
+    stage="audio",
+    called_by="input_audio",
+    placement="before",
+    peak=lambda sizes, work: audio_encoder_peak(sizes, work.num_samples, number_bytes=work.number_bytes),
+)
+
+
 _MOTION_CONTROLLER = ComponentNetwork(
     spellings=spellings.MOTION_CONTROLLER,
     read_sizes=motion_names.read_motion_controller_config,
@@ -248,6 +272,7 @@ _TINY_VAE = ComponentNetwork(
 NETWORKS: Mapping[str, ComponentNetwork] = {
     "text_encoder": _TEXT_ENCODER,
     "image_encoder": _IMAGE_ENCODER,
+    "audio_encoder": _AUDIO_ENCODER,
     "motion_controller": _MOTION_CONTROLLER,
     "vae": _VAE,
     "tiny_vae": _TINY_VAE,

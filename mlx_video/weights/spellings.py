@@ -11,7 +11,10 @@ import mlx.core as mx
 from mlx_video.errors import CheckpointError
 from mlx_video.formats.tensor_source import TensorSource
 from mlx_video.weights.names import (
+    animate_names,
+    audio_encoder_names,
     image_encoder_names,
+    longcat_names,
     motion_names,
     text_encoder_names,
     tiny_vae_names,
@@ -158,6 +161,7 @@ def _restore_axes(source: TensorSource) -> TensorSource:
         if name.rpartition(".")[2] in _WITH_AXIS_OF_ONE and len(info.shape) == 2
     }
     unfolded = unfold(source, TRANSFORMER_KERNELS)
+    stacks |= animate_names.find_stacks(source.infos)
     return StackedTensors(unfolded, stacks) if stacks else unfolded
 
 
@@ -179,6 +183,7 @@ def spell_transformer(extra_diffusers_rules: Sequence[Rule] = ()) -> tuple[Spell
     """
     rules = (*extra_diffusers_rules, *transformer_names.DIFFUSERS_RULES)
     return (
+        Spelling(longcat_names.AUTHORS_ANCHORS, lambda _: longcat_names.AUTHORS_RULES, _restore_axes),
         Spelling(transformer_names.DIFFUSERS_ANCHORS, lambda _: rules, _restore_axes),
         _keep(transformer_names.ANCHOR, transformer_names.BIAS_ANCHOR, rebuild=_restore_axes),
     )
@@ -192,6 +197,10 @@ TEXT_ENCODER = (
 IMAGE_ENCODER = (
     Spelling(image_encoder_names.HF_ANCHORS, lambda _: image_encoder_names.HF_RULES, _stack_projections),
     _keep(image_encoder_names.ANCHOR),
+)
+AUDIO_ENCODER = (
+    Spelling((audio_encoder_names.ANCHOR,), lambda _: audio_encoder_names.HF_RULES),
+    _keep(audio_encoder_names.ANCHOR),
 )
 MOTION_CONTROLLER = (_keep(motion_names.ANCHOR),)
 VAE = (

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from mlx_video import calibrate, check_device, convert_wan, generate_wan, prepare_control
+from mlx_video import (
+    calibrate,
+    check_cluster,
+    check_device,
+    convert_wan,
+    generate_wan,
+    prepare_control,
+    train_wan,
+)
 
 CASES = [
     (generate_wan, ["--steps", "many"], "argument --steps: 'many' is no whole number, such as 4"),
@@ -47,7 +55,10 @@ def test_a_wrong_option_or_value_prints_one_line(command, options: list[str], te
     assert line.endswith("--help lists all options.")
 
 
-@pytest.mark.parametrize("command", [generate_wan, convert_wan, check_device, calibrate, prepare_control])
+@pytest.mark.parametrize(
+    "command",
+    [generate_wan, convert_wan, check_cluster, check_device, calibrate, prepare_control, train_wan],
+)
 def test_help_still_shows_usage_and_all_options(command, capsys):
     with pytest.raises(SystemExit) as caught:
         command.main(["--help"])

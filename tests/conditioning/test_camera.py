@@ -147,7 +147,7 @@ def test_camera_tokens_are_made_once_for_each_transformer_and_go_with_it(monkeyp
         return original(self, frames)
 
     monkeypatch.setattr(adapter, "__call__", count)
-    add_on = CameraAddOn(CameraRays(path_in_direction("Left", 9, 0.01), 32, 48), 3)
+    add_on = CameraAddOn(CameraRays(path_in_direction("Left", 9, 0.01), 32, 48), (0, 1, 2))
     text = transformer.project_text(mx.zeros((7, 20)), mx.zeros((257, 1280)))
     for _ in range(2):
         assert len(add_on(transformer, Pass(text)).hooks) == 1
@@ -168,7 +168,7 @@ def test_camera_tokens_are_made_once_for_each_transformer_and_go_with_it(monkeyp
 
 
 def count_arrays(add_on: CameraAddOn) -> int:
-    return sum(isinstance(each, mx.array) for pair in gc.get_referents(add_on._made) for each in pair)
+    return sum(isinstance(each, mx.array) for pair in gc.get_referents(add_on._made._made) for each in pair)
 
 
 def test_the_origin_is_the_default_lens_without_movement():

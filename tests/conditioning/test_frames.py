@@ -19,7 +19,7 @@ from mlx_video.conditioning.frames import (
     fit_frame,
     frame_mask,
     hold_first_frame,
-    impose_first_frame,
+    impose_first_frames,
 )
 from mlx_video.events import FramesEncoded
 from mlx_video.geometry import VideoGeometry, measure
@@ -134,8 +134,8 @@ def test_a_held_frame_covers_the_video_and_is_encoded_alone():
     encode, image = RecordingEncoder(), picture(62, 100)
     condition = finish(hold_first_frame(encode, [image], geometry_of(96, 64, 9, stride=16, z_dim=48)))
     np.testing.assert_array_equal(encode.clip, to_unit_range(cover_lanczos(image, 64, 96))[None])
-    assert condition.keys() == {"first_frame"}
-    assert condition["first_frame"].shape[:2] == (3, 1)
+    assert condition.keys() == {"first_frames"}
+    assert condition["first_frames"].shape[:2] == (3, 1)
 
 
 def test_fitted_frames_keep_what_the_interpolation_overshoots():
@@ -185,13 +185,18 @@ def test_images_are_fitted_to_the_video_or_to_the_first_of_them(fit):
 def test_the_first_frame_replaces_that_of_the_latents_only():
     latents = mx.random.normal((48, 3, 4, 6), key=mx.random.key(0))
     first = mx.random.normal((48, 1, 4, 6), key=mx.random.key(1))
-    imposed = impose_first_frame(latents, first)
+    imposed = impose_first_frames(latents, first)
     assert mx.array_equal(imposed[:, :1], first)
     assert mx.array_equal(imposed[:, 1:], latents[:, 1:])
-    assert mx.array_equal(impose_first_frame(imposed, first), imposed)
+    assert mx.array_equal(impose_first_frames(imposed, first), imposed)
 
 
-@pytest.mark.parametrize("shape", [(16, 1, 4, 6), (48, 2, 4, 6), (48, 1, 4, 5)])
-def test_a_first_frame_of_another_shape_is_refused(shape: tuple[int, ...]):
-    with pytest.raises(ValueError, match=r"first_frame is .*, expected \(48, 1, 4, 6\)"):
-        impose_first_frame(mx.zeros((48, 3, 4, 6)), mx.zeros(shape))
+def test_several_first_frames_replace_as_many_of_the_latents():
+    latents, first = mx.zeros((48, 3, 4, 6)), mx.ones((48, 2, 4, 6))
+    assert mx.array_equal(impose_first_frames(latents, first)[:, :, 0, 0], mx.array([[1.0, 1.0, 0.0]] * 48))
+
+
+@pytest.mark.parametrize("shape", [(16, 1, 4, 6), (48, 4, 4, 6), (48, 1, 4, 5)])
+def test_first_frames_of_another_shape_is_refused(shape: tuple[int, ...]):
+    with pytest.raises(ValueError, match=r"first_frames is .*, for latents of \(48, 3, 4, 6\)"):
+        impose_first_frames(mx.zeros((48, 3, 4, 6)), mx.zeros(shape))

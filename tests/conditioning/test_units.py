@@ -38,9 +38,9 @@ def test_units_fill_the_fields_that_they_own():
     one, two = mx.zeros(2), mx.ones(3)
     found = fill(
         unit("a", ("image_tokens",), {"image_tokens": one}),
-        unit("b", ("concat_latents", "first_frame"), {"first_frame": two}),
+        unit("b", ("concat_latents", "first_frames"), {"first_frames": two}),
     )
-    assert found == {"image_tokens": one, "first_frame": two}
+    assert found == {"image_tokens": one, "first_frames": two}
 
 
 def test_a_unit_that_is_not_needed_does_nothing():

@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,6 +35,7 @@ class Case:
         command: "convert", "generate", "inspect" …
         is_sound: whether the command must succeed; else it must refuse.
         says: what the message has to hold.
+        environment: variables of the command's own.
     """
 
     kind: str
@@ -43,6 +44,7 @@ class Case:
     command: str = "convert"
     is_sound: bool = False
     says: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -79,16 +81,17 @@ def run_case(case: Case, folder: Path) -> Outcome:
     started = time.perf_counter()
     process = os.fork()
     if not process:
-        _run_in_fork(case.command, argv, work, log)
+        _run_in_fork(case, argv, work, log)
     code, peak = _wait(process, started)
     outcome = Outcome(code, log.read_text(errors="replace"), time.perf_counter() - started, peak)
     outcome.faults += judge(case, outcome, before, fingerprint(work), folder)
     return outcome
 
 
-def _run_in_fork(command: str, argv: Sequence[str], work: Path, log: Path) -> None:
+def _run_in_fork(case: Case, argv: Sequence[str], work: Path, log: Path) -> None:
     code = 99
     try:
+        os.environ.update(case.environment)
         os.setsid()
         os.chdir(work)
         stream = os.open(log, os.O_WRONLY | os.O_CREAT)
@@ -98,7 +101,7 @@ def _run_in_fork(command: str, argv: Sequence[str], work: Path, log: Path) -> No
         sys.stdout = os.fdopen(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 30, 4 << 30))
-        code = _command(command)(argv)
+        code = _command(case.command)(argv)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
     except BaseException:
@@ -166,8 +169,25 @@ def judge(
         yield f"changed {', '.join(changed[:3])}"
     if not case.is_sound and (made := [name for name in after.keys() - before.keys() if is_result(name)]):
         yield f"left {', '.join(made[:3])}"
+    yield from led_astray(folder)
+
+
+def led_astray(folder: Path) -> Iterator[str]:
+    """What came to lie outside the case's folder, or looks whole in its cache and is not."""
     if (folder.parent / "touched").exists():
         yield "code of the file ran"
+    outside = [path.name for path in folder.iterdir() if path.name not in ("work", "log")]
+    outside += [path.name for path in folder.parent.iterdir() if not path.name.isdecimal()]
+    if outside:
+        yield f"wrote {', '.join(outside[:3])} outside"
+    for path in (folder / "work").glob("cache/*/models--*/blobs/*"):
+        content, name = path.read_bytes(), path.name
+        git = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+        if not name.endswith(".incomplete") and name not in (git, hashlib.sha256(content).hexdigest()):
+            yield f"keeps {name} damaged"
+    for path in (folder / "work").glob("cache/*/models--*/snapshots/*/**/*"):
+        if not path.is_dir() and not path.exists():
+            yield f"keeps {path.name}, a link to nothing"
 
 
 def is_result(name: str) -> bool:

@@ -13,6 +13,7 @@ from mlx_video.latents.tiling import (
     ENCODER_STAGES,
     cut_tiles,
     join_tiles,
+    share_tiles,
     split_evenly,
     tile_for_mode,
     tile_sides,
@@ -50,6 +51,18 @@ def test_cores_cover_every_cell_once(stages, height, width, side):
         for column in tile.columns.core
     ]
     assert sorted(cells) == [(row, column) for row in range(height) for column in range(width)]
+
+
+@settings(deadline=None, max_examples=25)
+@given(height=sides, width=sides, side=st.none() | sides, count=st.integers(1, 5))
+def test_shared_tiles_cover_every_cell_once_and_are_no_larger_than_asked(height, width, side, count):
+    tiles = list(chain(*share_tiles(height, width, side, count)))
+    cells = [(row, column) for tile in tiles for row in tile.rows.core for column in tile.columns.core]
+    assert sorted(cells) == [(row, column) for row in range(height) for column in range(width)]
+    if side is None:
+        assert len(tiles) <= count
+    else:
+        assert max(len(tile.rows.core) * len(tile.columns.core) for tile in tiles) <= side * side
 
 
 @halves

@@ -43,6 +43,8 @@ def wan_module(name: str) -> ModuleType:
         _make_namespace("wan", root)
         _make_namespace("wan.modules", f"{root}/modules")
         _make_namespace("wan.modules.animate", f"{root}/modules/animate")
+        _make_namespace("wan.modules.s2v", f"{root}/modules/s2v")
+        _make_namespace("wan.distributed", f"{root}/distributed")
         _make_namespace("wan.utils", f"{root}/utils")
         torch.cuda.current_device = lambda: "cpu"  # t5.py asks at import time
     module = importlib.import_module(f"wan.modules.{name}")
@@ -50,6 +52,13 @@ def wan_module(name: str) -> ModuleType:
         if hasattr(module, function):
             setattr(module, function, exact_attention)
     return module
+
+
+def speech_module(name: str) -> ModuleType:
+    """Import `wan.modules.s2v.<name>`, with the attention of all modules that it takes classes from."""
+    for other in ("attention", "model", "s2v.motioner"):
+        wan_module(other)
+    return wan_module(f"s2v.{name}")
 
 
 def clip_module() -> ModuleType:

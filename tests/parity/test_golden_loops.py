@@ -24,7 +24,7 @@ from mlx_video.models.block_context import Step
 from mlx_video.models.token_layout import video_layout
 from mlx_video.models.transformer import WanTransformer
 from mlx_video.runs.sampling.guided_transformer import GuidedTransformer
-from mlx_video.runs.sampling.sample import keep_first_frame
+from mlx_video.runs.sampling.sample import keep_first_frames
 from mlx_video.sampling.denoise import denoise
 from mlx_video.sampling.experts import ExpertName, ExpertRelay, split_at_boundary
 from mlx_video.sampling.guidance import ClassifierFreeGuidance, Velocity
@@ -223,7 +223,7 @@ def run_loop(loop: Loop) -> tuple[np.ndarray, Served]:
     conditioning = make_conditioning(loop, geometry)
     schedule = build_schedule(loop.solver, loop.steps, loop.shift)
     solver = build_solver(loop.solver, schedule)
-    layout = video_layout(geometry.grid, 0 if conditioning.first_frame is None else 1)
+    layout = video_layout(geometry.grid, conditioning.num_first_frames)
     scales = dict(zip(("low_noise", "high_noise"), loop.guide_scale, strict=True))
 
     @contextmanager
@@ -234,7 +234,7 @@ def run_loop(loop: Loop) -> tuple[np.ndarray, Served]:
 
     noise = mx.array(fill(geometry.latent_shape, 2001, 1.7))
     with ExpertRelay(open_expert, split_at_boundary(loop.boundary)) as velocity:
-        *_, last = denoise(noise, schedule, solver, velocity, constrain=keep_first_frame(conditioning))
+        *_, last = denoise(noise, schedule, solver, velocity, constrain=keep_first_frames(conditioning))
     return np.array(last.latents), served
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from mlx_video.cli import calibrate, check_device, convert, generate, serve
+from mlx_video.cli import calibrate, check_cluster, check_device, convert, generate, serve, train
 from mlx_video.request.table import grouped_option_tables, option_table
 
 ROOT = Path(__file__).parents[2]
@@ -19,8 +19,10 @@ OPTIONS = {
     "convert_wan": convert.OPTIONS,
     "generate_wan": generate.OPTIONS,
     "calibrate": calibrate.OPTIONS,
+    "check_cluster": check_cluster.OPTIONS,
     "check_device": check_device.OPTIONS,
     "serve": serve.OPTIONS,
+    "train_wan": train.OPTIONS,
 }
 TABLE = re.compile(
     r"(?P<begin><!-- options of (?P<command>\w+)(: (?P<group>[^>]+)|(?P<all> by heading))? -->\n)"

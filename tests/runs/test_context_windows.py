@@ -125,7 +125,7 @@ def test_a_held_first_frame_is_free_of_noise_in_every_window():
         layouts.append([(segment.timestep, segment.times) for segment in layout.segments])
         return latents
 
-    conditioning = Conditioning(mx.zeros((1, 1)), first_frame=mx.zeros((1, 1, 1, 1)))
+    conditioning = Conditioning(mx.zeros((1, 1)), first_frames=mx.zeros((1, 1, 1, 1)))
     join(ContextWindows(3, 1), conditioning, 5, predict)
     assert layouts == [[(0.0, (0,)), (None, (1, 2))], [(0.0, (0,)), (None, (1, 2, 3))]]
 
@@ -141,7 +141,7 @@ def test_add_ons_take_the_frames_of_a_window():
     context = mx.arange(6).reshape(1, 6, 1, 1)
     rays = CameraRays(path_in_direction("Left", 21, 0.01), 32, 48)
     reference = ReferenceAddOn(mx.zeros((1, 1, 1)))
-    add_ons = (VACEAddOn(context), CameraAddOn(rays, 6), reference)
+    add_ons = (VACEAddOn(context), CameraAddOn(rays, (0, 1, 2, 3, 4, 5)), reference)
     own = Conditioning(mx.zeros((1, 1)), add_ons=add_ons).take_frames((0, 3, 4))
     vace, camera, same = own.add_ons
     assert vace.vace_context.flatten().tolist() == [0, 3, 4]

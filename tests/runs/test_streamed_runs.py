@@ -83,7 +83,7 @@ def imagine(run: Run) -> Conditioning:
     if config.in_dim > config.out_dim:
         given["concat_latents"] = draw(config.in_dim - config.out_dim, *geometry.latent_shape[1:])
     elif run.images:
-        given["first_frame"] = draw(config.out_dim, 1, *geometry.latent_shape[2:])
+        given["first_frames"] = draw(config.out_dim, 1, *geometry.latent_shape[2:])
     return Conditioning(draw(6, config.text_dim), draw(4, config.text_dim), **given)
 
 
@@ -119,7 +119,7 @@ def test_the_image_branch(root: Path):
 def test_a_first_frame_with_timesteps_of_its_own(root: Path):
     options = {"image": IMAGE, "width": 64, "height": 64}
     folder = converted(root, "wan2.2-ti2v-5b")
-    assert imagine(prepare(folder, 1, **options)).first_frame is not None
+    assert imagine(prepare(folder, 1, **options)).first_frames is not None
     assert_same_latents(folder, **options)
 
 

@@ -38,6 +38,7 @@ PUBLISHED = [
     ("fastwan", TI2V, [1, 0.756757, 0.521739], [1000, 757, 522], None),
     ("fastmetal", T2V, [1, 0.756757, 0.521739], [1000, 757, 522], None),
     ("fastmetal", TI2V, [1, 0.939672, 0.845207], [1000, 939.67, 845.21], None),
+    ("krea", T2V, [1, 0.990099, 0.97561, 0.952381, 0.909091, 0.8], None, None),
 ]
 RENOISING = {"causvid", "self-forcing", "fastwan", "fastmetal"}
 
@@ -66,7 +67,13 @@ def test_a_recipe_takes_the_published_steps(name, model, sigmas, timesteps, high
 
 
 def test_every_recipe_is_tested():
-    assert {name for name, *_ in PUBLISHED} | {"official"} == set(RECIPES)
+    """Those of LongCat-Video are, in a file of their own."""
+    assert {name for name, *_ in PUBLISHED} | {
+        "official",
+        "longcat",
+        "longcat-distilled",
+        "longcat-refine",
+    } == set(RECIPES)
 
 
 def test_two_by_two_steps_are_what_both_boundaries_make_of_shift_5_but_not_of_8():
@@ -93,8 +100,8 @@ def test_the_official_recipe_is_the_models_defaults():
 
 
 def test_guidance_on_a_distilled_model_is_said():
-    for name in RECIPES.keys() - {"official"}:
-        (text,) = (text for text in settle(name, guide_scale=(5.0, 5.0)).notices if "distilled" in text)
+    for name in RECIPES.keys() - {"official", "longcat"}:
+        (text,) = (text for text in settle(name, guide_scale=(5.0, 5.0)).notices if "distilled model" in text)
         assert text == (
             "Guide scale 5 on a distilled model: it learned to do without, so the video blurs and each step "
             "takes twice as long. Leave --guide-scale out."
@@ -214,6 +221,7 @@ def test_a_boundary_wins_over_the_split_in_half():
         ("Wan21_CausVid_14B_T2V_lora_rank32.safetensors", "causvid"),
         ("self_forcing_dmd.pt", "self-forcing"),
         ("Wan2.1-T2V-14B-MeanFlow", "meanflow"),
+        ("krea-realtime-video-14b.safetensors", "krea"),
     ],
 )
 def test_a_recipe_is_recognised_by_its_models_names(name, recipe):

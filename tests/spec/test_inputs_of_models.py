@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from mlx_video.variants.variant import Variant
 from tests.spec.test_variants import config_of
 
 PICTURE, OTHER, VIDEO = Path("absent.png"), Path("other.png"), Path("absent.mp4")
+SOUND = Path("absent.wav")
 # Column of the table → what is given for it.
 COLUMNS: dict[str, dict[str, Any]] = {
     "image": {"image": PICTURE},
@@ -31,8 +33,15 @@ COLUMNS: dict[str, dict[str, Any]] = {
     "motion bucket": {"motion_bucket_id": 50},
     "one frame": {"target_index": 1, "control_image": (OTHER,), "control_index": (0,)},
     "video prompt": {"vap_video": VIDEO, "vap_prompt": "a dog"},
+    "earlier video": {"longcat_video": VIDEO},
+    "refined video": {"longcat_refine": VIDEO},
+    "sound": {"input_audio": SOUND},
+    "poses and motion": {"s2v_pose_video": VIDEO, "motion_video": VIDEO},
+    "poses": {"animate_pose_video": VIDEO},
+    "face": {"animate_face_video": VIDEO},
+    "background": {"animate_inpaint_video": VIDEO, "animate_mask_video": VIDEO},
 }
-# R: required, o: optional, -: refused; in the order of the columns.
+# R: required, o: optional, -: refused, as are last ones left out; in the order of the columns.
 TEXT, IMAGE, MASKED = "- - - - - - - - - o - -", "R o - - - - - - - - - -", "o o - - - - - o - - - -"
 ENDED_CONTROL, VACE = "o o o o - - - - - - - -", "o o - - o o o - - o - -"
 ROWS = {
@@ -40,6 +49,7 @@ ROWS = {
     "wan2.1-t2v-1.3b": TEXT,
     "wan2.1-t2v-14b": TEXT,
     "wan2.1-t2v": TEXT,
+    "krea-realtime-14b": "- - - - - - - - - - - -",
     "wan2.2-t2v-a14b": "- - - - - - - - - - - -",
     "wan2.2-ti2v-5b": "o - - - - - - - - - - -",
     "wan2.2-i2v-demo": "R - - - - - - - - - - -",
@@ -62,12 +72,21 @@ ROWS = {
     "wan2.1-vace-14b": VACE,
     "wan2.1-vace": VACE,
     "wan2.2-vace-fun-a14b": "o o - - o o o - - - - -",
+    "longcat-video": "o - - - - - - - - - - - o o",
     "wan2.1-video-as-prompt-14b": "R o - - - - - - - - - R",
+    "wan2.2-s2v-14b": "R - - - - - - - - - - - - - R o",
+    "wan2.2-animate-14b": "R - - - - - - - - - - - - - - - R R o",
 }
+
+
+def codes_of(variant: Variant) -> dict[str, str]:
+    return dict(zip_longest(COLUMNS, ROWS[variant.name].split(), fillvalue="-"))
+
+
 CELLS = [
     pytest.param(variant, column, code, id=f"{variant.name}, {column}")
     for variant in VARIANTS
-    for column, code in zip(COLUMNS, ROWS[variant.name].split(), strict=True)
+    for column, code in codes_of(variant).items()
 ]
 # What one input is not given without.
 NEEDED = {"end image": ("image",), "VACE mask": ("VACE video",)}
@@ -79,7 +98,7 @@ def request_of(*columns: str) -> GenerateRequest:
 
 
 def required(variant: Variant, without: str = "") -> list[str]:
-    codes = zip(COLUMNS, ROWS[variant.name].split(), strict=True)
+    codes = codes_of(variant).items()
     return [column for column, code in codes if code == "R" and column != without]
 
 
@@ -95,7 +114,7 @@ def test_every_model_and_every_input_has_its_place():
     placed = {name for given in COLUMNS.values() for name in given} | {"prompt", "input_video"}
     unplaced = set(INPUTS) - placed
     camera = {"camera_trajectory", "camera_control_speed", "camera_control_origin"}
-    assert unplaced == {*camera, "negative_vap_prompt"}
+    assert unplaced == {*camera, "negative_vap_prompt", "audio_embeds"}
 
 
 @pytest.mark.parametrize(("variant", "column", "code"), CELLS)
@@ -125,11 +144,18 @@ def test_every_model_begins_with_a_video(variant: Variant):
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
 def test_every_input_that_a_model_takes_goes_with_all_others(variant: Variant):
-    codes = dict(zip(COLUMNS, ROWS[variant.name].split(), strict=True))
+    codes = codes_of(variant)
     taken = [column for column, code in codes.items() if code != "-" and column != "one frame"]
-    if variant.inputs.shorthands:
-        taken = [column for column in taken if "image" not in column]
+    taken = [column for column in taken if not set(COLUMNS[column]) & set(variant.inputs.shorthands)]
     check_inputs(request_of(*taken), variant)
+
+
+def test_an_option_of_longcat_video_is_refused_by_others():
+    (variant,) = (variant for variant in VARIANTS if variant.name == "wan2.1-t2v-14b")
+    error = refusal(GenerateRequest("a cat", longcat_kv_cache=False), variant)
+    assert (error.field, error.message) == (
+        "longcat_kv_cache", "Wan2.1 T2V 14B keeps none. Leave the option out."
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 from mlx_video.conditioning.types import Conditioning
 from mlx_video.conditioning.units import ADD_ON, UnitInputs
 from mlx_video.config import (
+    FaceConfig,
     ModelConfig,
     TransformerConfig,
     config_from_json,
@@ -54,7 +55,10 @@ KINDS = {
     "wan2.1-vace-1.3b": (16, 16, False, VACE),
     "wan2.1-vace-14b": (16, 16, False, VACE),
     "wan2.2-vace-fun-a14b": (16, 16, True, VACE),
+    "wan2.2-animate-14b": (36, 16, False, {"image_dim": 32, "face": FaceConfig(layers=(0, 1))}),
+    "longcat-video": (16, 16, False, {"time_dim": 24}),
     "wan2.1-video-as-prompt-14b": (36, 16, False, {"image_dim": 32, "mot_layers": (0, 1)}),
+    "wan2.2-s2v-14b": (16, 16, False, {"audio_dim": 32, "audio_layers": (0, 1), "pose_dim": 16}),
 }
 SIZES = {
     "wan2.1-t2v-demo": (192, 6), "wan2.2-i2v-demo": (192, 6), "wan2.2-fun-control-demo": (192, 6),
@@ -77,11 +81,17 @@ def config_of(variant: Variant) -> ModelConfig:
     )  # fmt: skip
 
 
+ALTERNATIVES = {
+    "camera_control_direction": "Left", "camera_trajectory": Path("Zoom_In"),
+    "input_audio": Path("sound.wav"), "audio_embeds": Path("sound.npy"),
+}  # fmt: skip
+
+
 def request_for(variant: Variant, **options: object) -> GenerateRequest:
     names = {*variant.inputs.required, *({"control_video"} & {*variant.inputs.optional})} - {"prompt"}
-    camera = {"camera_control_direction": "Left"} if variant.inputs.alternatives else {}
     given = {name: "a dog" if INPUTS[name] == "text" else Path("picture.png") for name in names}
-    return GenerateRequest("a cat", **given, **camera, **options)
+    given |= {name: ALTERNATIVES[name] for name in variant.inputs.alternatives[:1]}
+    return GenerateRequest("a cat", **given, **options)
 
 
 @every_variant
@@ -89,17 +99,19 @@ def test_of_alternatives_it_needs_just_one(variant: Variant):
     inputs = variant.inputs
     if not inputs.alternatives:
         pytest.skip("has none")
-    without = replace(request_for(variant), camera_control_direction=None)
-    with pytest.raises(RequestError, match="missing: .* --camera-control-direction or --camera-trajectory"):
+    one, other = inputs.alternatives
+    without = replace(request_for(variant), **{one: None})
+    flags = " or ".join(f"--{name.replace('_', '-')}" for name in inputs.alternatives)
+    with pytest.raises(RequestError, match=f"missing: .* {flags}"):
         plan_run(without, config_of(variant), variant)
-    both = replace(request_for(variant), camera_trajectory=Path("Zoom_In"))
+    both = replace(request_for(variant), **{other: ALTERNATIVES[other]})
     with pytest.raises(RequestError, match=f"beside others: {re.escape(variant.title)}"):
         plan_run(both, config_of(variant), variant)
 
 
 @every_variant
 def test_camera_options_are_refused_where_they_say_nothing(variant: Variant):
-    if not variant.inputs.alternatives:
+    if "camera_trajectory" not in variant.inputs.all:
         with pytest.raises(RequestError, match=re.escape(variant.title)) as caught:
             plan_run(replace(request_for(variant), camera_control_speed=0.1), config_of(variant), variant)
         assert caught.value.field == "camera_control_speed"
@@ -134,7 +146,8 @@ def test_its_defaults_make_a_video(variant: Variant):
     sampling, config = variant.sampling, config_of(variant)
     check_num_frames(sampling.num_frames, config.vae.stride[0])
     plan = plan_run(request_for(variant), config, variant)
-    assert plan.notices == (), "the default size must need no rounding"
+    told = [notice.text for notice in plan.notices if not notice.text.startswith("Recipe ")]
+    assert told == [], "the default size must need no rounding"
     expected = measure(
         sampling.width, sampling.height, sampling.num_frames,
         z_dim=config.vae.z_dim, stride=config.vae.stride, patch_size=config.transformer.patch_size,
@@ -174,8 +187,8 @@ def test_it_asks_for_the_images_it_needs(variant: Variant):
 
 @every_variant
 def test_the_size_follows_the_image(variant: Variant):
-    if variant.choose_size is None:
-        pytest.skip("takes no image")
+    if variant.choose_size is None or variant.inputs.sized_by:
+        pytest.skip("takes no image, or follows another input")
     config = config_of(variant)
     request = replace(request_for(variant), image=Path("first.png"))
     plan = plan_run(request, config, variant, ShownSize(height=1000, width=1000))
@@ -214,9 +227,9 @@ def test_each_conditioning_field_has_one_owner(variant: Variant):
 def test_its_defaults_are_plausible(variant: Variant):
     sampling = variant.sampling
     assert 1 <= sampling.steps <= 100
-    assert 1 <= sampling.shift <= 16
+    assert 1 <= sampling.shift <= 20
     assert all(1 <= scale <= 10 for scale in sampling.guide_scale)
-    assert sampling.fps in (16, 24)
+    assert sampling.fps in (15, 16, 24, 30)
 
 
 UNPUBLISHED = (
@@ -256,7 +269,9 @@ OFFICIAL = {  # steps, shift, guide scales (low, high), boundary, fps, frames
     "wan2.1-vace-1.3b": (50, 16.0, (5.0, 5.0), 0.0, 16, 81),
     "wan2.1-vace-14b": (50, 16.0, (5.0, 5.0), 0.0, 16, 81),
     "wan2.2-vace-fun-a14b": (50, 12.0, (5.0, 5.0), 0.875, 16, 81),
+    "krea-realtime-14b": (6, 20.0, (1.0, 1.0), 0.0, 16, 81),
     "wan2.1-video-as-prompt-14b": (50, 4.0, (5.0, 5.0), 0.0, 16, 49),
+    "wan2.2-s2v-14b": (40, 3.0, (4.5, 4.5), 0.0, 16, 77),
 }
 
 

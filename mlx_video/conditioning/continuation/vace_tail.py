@@ -7,11 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from mlx_video.conditioning.continuation.count_tail import count_tail
 from mlx_video.conditioning.continuation.part import EarlierVideo
 from mlx_video.conditioning.continuation.way import Continuation, in_size_of_earlier
 from mlx_video.config import ModelConfig
-from mlx_video.errors import RequestError
-from mlx_video.geometry import latent_frames, pixel_frames
 from mlx_video.media.sources.source_video import SourceVideo, TimedFrame
 from mlx_video.request import GenerateRequest
 
@@ -19,19 +18,6 @@ USUAL_TAIL = 17
 """Frames of an earlier video that a clip begins with."""
 GREY = 128
 """The level next to 0 in [-1, 1]: what VACE sees of frames that are to be made."""
-
-
-def _count_shared(request: GenerateRequest, config: ModelConfig, title: str) -> int:
-    asked, num_frames = request.continue_frames, request.num_frames or config.sampling.num_frames
-    stride = config.vae.stride[0]
-    if asked is None:
-        return min(USUAL_TAIL, pixel_frames(latent_frames((num_frames + 1) // 2, stride), stride))
-    if pixel_frames(latent_frames(asked, stride), stride) != asked or asked >= num_frames:
-        raise RequestError(
-            "continue_frames",
-            f"{asked}: must be {stride}n+1, as the VAE packs frames, and less than the clip's {num_frames}.",
-        )
-    return asked
 
 
 def _with_video(request: GenerateRequest, earlier: EarlierVideo, config: ModelConfig) -> GenerateRequest:
@@ -58,6 +44,6 @@ def _given_then(what: str, given: Sequence[np.ndarray], level: int, num_frames: 
 
 
 VACE_TAIL = Continuation(
-    _count_shared, _with_video, replaces=("image",), refuses=("vace_video", "vace_video_mask")
+    count_tail(USUAL_TAIL), _with_video, replaces=("image",), refuses=("vace_video", "vace_video_mask")
 )
 """The way of VACE models."""

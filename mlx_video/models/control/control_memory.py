@@ -33,7 +33,8 @@ def mot_peak(size: ForwardSize, *, waits_for_blocks: bool = False) -> Peak:
     Arguments as for :func:`forward_peak`. In the blocks with an expert all tokens attend to each other.
     """
     config = size.config
-    joint = forward_peak(replace(size, num_tokens=2 * size.num_tokens), waits_for_blocks=waits_for_blocks)
+    both = replace(size, num_tokens=2 * size.num_tokens, num_keys=size.num_keys and 2 * size.num_keys)
+    joint = forward_peak(both, waits_for_blocks=waits_for_blocks)
     own = replace(size, config=replace(config, num_layers=len(config.mot_layers), mot_layers=()))
     streams = size.num_waiting - 1 if waits_for_blocks else 0
     return joint.beside(kept_text_bytes(own) + streams * size.stream)

@@ -15,6 +15,7 @@ from mlx_video.models.block_context import (
     PromptTokens,
     TimeFeatures,
 )
+from mlx_video.models.shared_forward import share_context
 from mlx_video.models.token_layout import TokenLayout, video_layout
 from mlx_video.models.transformer import Embeddings, WanTransformer, token_grid
 from mlx_video.models.transformer_block import BlockLayers, TransformerBlock
@@ -65,9 +66,15 @@ class MoTBlock(TransformerBlock):
             layers.self_attn.project_heads(layers.enter(tokens, table, own.time), own.rotary)
             for (layers, tokens, own), table in zip(streams, tables, strict=True)
         ]
-        queries, keys, values = (mx.concatenate([*pair], axis=2) for pair in zip(*heads, strict=True))
-        mixed = context.attention(queries, keys, values, AttentionSite("self", self.self_attn, context))
-        del heads, queries, keys, values
+        joined = [
+            own.sharing.join_keys_values(queries, keys, values, own.layout.num_tokens)
+            for (queries, keys, values), (_, _, own) in zip(heads, streams, strict=True)
+        ]
+        queries = mx.concatenate([queries for queries, _, _ in heads], axis=2)
+        keys, values = (mx.concatenate([*pair], axis=2) for pair in zip(*joined, strict=True))
+        site = AttentionSite("self", self.self_attn, context, sees_all=True)
+        mixed = context.attention(queries, keys, values, site)
+        del heads, joined, queries, keys, values
         parts = mx.split(mixed, [len(x)], axis=2)
         main, other = (
             layers.leave(tokens, layers.self_attn.merge(part), table, own)
@@ -103,6 +110,8 @@ class MoTHook(BlockHook):
         ValueError: the latents have other channels than the model takes.
     """
 
+    takes_some_tokens = True
+
     def __init__(
         self, transformer: MoTTransformer, reference_latents: mx.array, prompt: PromptTokens
     ) -> None:
@@ -124,8 +133,9 @@ class MoTHook(BlockHook):
         """See :meth:`BlockHook.before_blocks`."""
         expert, layout = self._transformer.mot_ref, self._layout
         time: TimeFeatures = expert.embed_time(REFERENCE_TIMESTEP, layout)
-        own = BlockContext(context.step, time, layout, self._transformer.rotary_table(layout), self._prompt)
-        self._stream = Reference(expert.embed_patches(self._latents), own)
+        whole = BlockContext(context.step, time, layout, self._transformer.rotary_table(layout), self._prompt)
+        own = share_context(whole, context.sharing)
+        self._stream = Reference(expert.embed_patches(self._latents)[own.rows], own)
         return tokens
 
     def join_block(self, block: Block, index: int) -> Block:

@@ -62,12 +62,13 @@ class VACETransformer(WanTransformer):
         self.vace_before_proj = nn.Linear(config.dim, config.dim)
         self.vace_blocks: Sequence[VACEBlock] = [VACEBlock(config) for _ in config.vace_layers]
 
-    def begin_vace(self, vace_context: mx.array, tokens: mx.array) -> mx.array:
+    def begin_vace(self, vace_context: mx.array, tokens: mx.array, rows: slice | None = None) -> mx.array:
         """VACE stream as it enters its first block.
 
         Args:
             vace_context: [vace_in_dim, T, H, W].
             tokens: main stream [L, dim], float32, as it enters block 0.
+            rows: which of all tokens these are; None for all.
 
         Returns:
             [L, dim], float32.
@@ -80,6 +81,8 @@ class VACETransformer(WanTransformer):
                 f"{vace_context.shape[0]} VACE channels, the transformer takes {self.config.vace_in_dim}"
             )
         patches = patchify(vace_context, self.config.patch_size)
+        if rows:
+            patches = patches[rows]
         if len(patches) != len(tokens):
             raise ValueError(f"VACE context of {len(patches)} tokens beside a video of {len(tokens)}")
         embedded = project(self.vace_patch_embedding_proj, patches)
@@ -101,6 +104,8 @@ class VACEHook(BlockHook):
         ValueError: there is another number of scales.
     """
 
+    takes_some_tokens = True
+
     def __init__(self, transformer: VACETransformer, vace_context: mx.array, scales: Sequence[float]) -> None:
         layers = transformer.config.vace_layers
         if len(scales) != len(layers):
@@ -117,7 +122,7 @@ class VACEHook(BlockHook):
     def before_blocks(self, tokens: mx.array, context: BlockContext) -> mx.array:
         """See :meth:`BlockHook.before_blocks`."""
         if self._scales:
-            self._stream = self._transformer.begin_vace(self._vace_context, tokens)
+            self._stream = self._transformer.begin_vace(self._vace_context, tokens, context.rows)
         return tokens
 
     def run_block(self, tokens: mx.array, context: BlockContext, block: Block) -> mx.array:

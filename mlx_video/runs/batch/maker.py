@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 from mlx_video.conditioning.disk_cache import PromptCache
 from mlx_video.conditioning.encoded_prompt import EncodedPrompt
@@ -26,10 +27,23 @@ from mlx_video.runs.files_read import files_read
 from mlx_video.runs.generate import prepare_run
 from mlx_video.runs.run import Run
 from mlx_video.runs.segments import FrameCollector
+from mlx_video.runs.sharing import StepSharing
 from mlx_video.runs.uploads import make_anywhere, staged
 
 Making = Generator[Event | BatchResult, None, None]
 """Work that yields what happens, and what became of each video when that is known."""
+
+
+class Dealing(Protocol):
+    """Lets other machines make videos of a list."""
+
+    def deal(
+        self,
+        items: Sequence[BatchItem],
+        settings: Mapping[int, Mapping[str, str]],
+        make_here: Callable[[BatchItem], Making],
+    ) -> Making:
+        """See `runs.cluster.dealer.Dealer`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +56,8 @@ class VideoMaker:
         collects: whether results hold the frames, or leave them in files alone.
         texts: encoded already.
         encoded: the prompt of every video, where the caller has encoded it.
+        sharing: lets other machines take part in the steps of each video.
+        dealing: lets other machines make whole videos of a list.
     """
 
     model: ModelFolder
@@ -50,10 +66,12 @@ class VideoMaker:
     collects: bool = False
     texts: PromptCache | None = None
     encoded: EncodedPrompt | None = None
+    sharing: StepSharing | None = None
+    dealing: Dealing | None = None
 
     def prepare(self, request: GenerateRequest) -> Run:
         """A run of a request; raises as `prepare_run` and `with_encoded`."""
-        run = prepare_run(request, self.model, self.config, self.session)
+        run = prepare_run(request, self.model, self.config, self.session, self.sharing)
         return replace(run, texts=self.texts) if self.encoded is None else with_encoded(run, self.encoded)
 
     def make(self, item: BatchItem) -> Making:
@@ -85,9 +103,14 @@ class VideoMaker:
     def _make_list(self, items: Sequence[BatchItem]) -> Making:
         looked = _Looked()
         yield from self._look_at(items, looked)
+        if self.dealing is not None:
+            yield from self.dealing.deal(looked.dealt, looked.settings, self.make)
+            for item in looked.bound:
+                yield from self.make(item)
+            return
         if looked.texts and looked.first is not None:
             yield from self._encode(looked.first, looked.texts)
-        if len(looked.in_turns) > 1:
+        if len(looked.in_turns) > 1 and self.sharing is None:  # other machines take part in a run at a time
             yield from ExpertPhases(self.prepare, collects=self.collects).make(looked.in_turns)
         else:
             looked.whole = sorted([*looked.whole, *looked.in_turns], key=lambda item: item.index)
@@ -107,7 +130,7 @@ class VideoMaker:
         local, upload = staged(item.request)
         reads, writes = {path for _, path in files_read(local, self.model)}, set(result_paths(local))
         if reads & looked.written:
-            looked.whole.append(item)  # it begins with what an earlier video of the list becomes
+            looked.bind(item)  # it begins with what an earlier video of the list becomes
         else:
             # Segments find out by themselves where they go on: the state may be of any of them.
             run = self.prepare(local if local.segments == 1 else replace(local, resume=False))
@@ -146,6 +169,9 @@ class _Looked:
 
     Attributes:
         whole: videos that are made one after another.
+        bound: those of them that need something of this machine's: an earlier video, a state, an upload.
+        dealt: those of all that any machine can make.
+        settings: index of a dealt video → everything that makes it, as text.
         in_turns: those of which the experts take turns over the list.
         texts: of all of them.
         written: what the videos so far become.
@@ -157,9 +183,26 @@ class _Looked:
     texts: list[Numbered] = field(default_factory=list)
     written: set[Path] = field(default_factory=set)
     first: GenerateRequest | None = None
+    bound: list[BatchItem] = field(default_factory=list)
+    dealt: list[BatchItem] = field(default_factory=list)
+    settings: dict[int, dict[str, str]] = field(default_factory=dict)
+
+    def bind(self, item: BatchItem) -> None:
+        """Note a video that is made here, whole and after those before it."""
+        self.whole.append(item)
+        self.bound.append(item)
+
+    def _note_dealt(self, item: BatchItem, run: Run, *, is_local: bool) -> None:
+        # A clip that goes on from files would tell of them as they are called on the other machine.
+        if not is_local or run.state is not None or item.request.segments > 1:
+            self.bound.append(item)
+            return
+        self.dealt.append(replace(item, request=replace(item.request, seed=run.request.seed)))
+        self.settings[item.index] = run.settings()
 
     def add(self, item: BatchItem, run: Run, *, is_local: bool) -> None:
         """Sort a video that can be made."""
+        self._note_dealt(item, run, is_local=is_local)
         if texts := texts_of(run):
             self.texts += texts
             self.first = self.first or run.request

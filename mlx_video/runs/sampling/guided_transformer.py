@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import mlx.core as mx
@@ -19,8 +19,10 @@ from mlx_video.models.block_context import (
     attend_plainly,
 )
 from mlx_video.models.forward import BlockSource
+from mlx_video.models.remembered_keys import RememberedKeys
 from mlx_video.models.token_layout import TokenLayout, layout_around_given
 from mlx_video.models.video_transformer import Part, VideoTransformer
+from mlx_video.runs.sharing import WHOLE, StepPart
 from mlx_video.sampling.context_windows import ContextWindows, Window
 from mlx_video.sampling.guidance import Branch, Guidance, PromptName
 from mlx_video.sampling.sampler_state import KeptArrays, SamplerState
@@ -61,6 +63,7 @@ class FramePredictions:
         memory: keeps what step caches remember.
         caches: the step caches of this transformer; None for none.
         blocks: where its blocks are read from; None where all are in memory.
+        part: what of the predictions this process computes.
     """
 
     def __init__(
@@ -72,7 +75,9 @@ class FramePredictions:
         memory: SamplerState,
         caches: CachesOf | None,
         blocks: BlockSource | None,
+        part: StepPart = WHOLE,
     ) -> None:
+        self._part = part
         self._transformer = transformer
         self._conditioning = conditioning
         self._layout = layout
@@ -107,8 +112,6 @@ class FramePredictions:
     def _build_pass(self, branch: Branch) -> Pass:
         time_path = partial(self._transformer.embed_time, layout=self._layout)
         cache = self._caches.new_cache(branch, time_path) if self._caches else None
-        if cache:
-            self._memory.add(f"cache.{branch.name}", cache)
         one = Pass(
             self._prompts[branch.prompt],
             cache=cache,
@@ -118,7 +121,65 @@ class FramePredictions:
         )
         for add in self._conditioning.add_ons:
             one = add(self._transformer, one)
+        one = self._part.share_pass(one)
+        if one.cache:
+            self._memory.add(f"cache.{branch.name}", one.cache)
         return one
+
+
+class RememberingPredictions(FramePredictions):
+    """Passes over the noisy frames alone, for a transformer whose clean frames see nothing but each other.
+
+    Keys and values of the clean frames are then the same in every step and under every prompt, so that a
+    forward of these alone, before the first step, gives them for all.
+    """
+
+    def __init__(
+        self,
+        transformer: VideoTransformer,
+        conditioning: Conditioning,
+        layout: TokenLayout,
+        prompts: Mapping[PromptName, PromptTokens],
+        memory: SamplerState,
+        caches: CachesOf | None,
+        blocks: BlockSource | None,
+        part: StepPart = WHOLE,
+    ) -> None:
+        clean, *noisy = layout.segments
+        self._clean_layout = TokenLayout((clean,))
+        self._keys: RememberedKeys | None = None
+        super().__init__(
+            transformer, conditioning, TokenLayout(tuple(noisy)), prompts, memory, caches, blocks, part
+        )
+
+    def __call__(self, latents: mx.array, step: Step, branches: Sequence[Branch]) -> list[mx.array]:
+        """Velocities [C, T, H, W] of latents [C, T, H, W]; those of clean frames are 0."""
+        count = self._conditioning.num_first_frames
+        if self._keys is None:
+            self._keys = self._remember(step)
+        still = mx.zeros_like(latents[:, :count])
+        found = super().__call__(latents[:, count:], step, branches)
+        return [mx.concatenate([still, velocity], axis=1) for velocity in found]
+
+    def _remember(self, step: Step) -> RememberedKeys:
+        """Keys and values of the clean frames."""
+        keys, latents = RememberedKeys(), self._conditioning.first_frames
+        assert latents is not None
+        text = next(iter(self._prompts.values()))  # which no clean frame reads
+        self._transformer.predict(
+            latents,
+            step,
+            [Pass(text, attention=keys.recording(attend_plainly))],
+            layout=self._clean_layout,
+            block_source=self._blocks,
+        )
+        keys.evaluate()
+        return keys
+
+    def _build_pass(self, branch: Branch) -> Pass:
+        one = super()._build_pass(branch)
+        assert self._keys is not None
+        return replace(one, attention=self._keys.before(one.attention))
 
 
 class GuidedTransformer:
@@ -134,6 +195,7 @@ class GuidedTransformer:
         blocks: where its blocks are read from; None where all are in memory.
         windows: in which it sees the video; None for the video as a whole.
         windows_at_once: how many of them go through the blocks together.
+        part: what of the predictions this process computes.
     """
 
     def __init__(
@@ -148,6 +210,7 @@ class GuidedTransformer:
         blocks: BlockSource | None = None,
         windows: ContextWindows | None = None,
         windows_at_once: int = 1,
+        part: StepPart = WHOLE,
     ) -> None:
         self._guidance = guidance
         memory = memory or SamplerState()
@@ -156,7 +219,8 @@ class GuidedTransformer:
             prompts = project_prompts(transformer, conditioning, guidance.prompts)
 
             def predictions(own: Conditioning, layout: TokenLayout, memory: SamplerState) -> FramePredictions:
-                return FramePredictions(transformer, own, layout, prompts, memory, caches, blocks)
+                kind = RememberingPredictions if own.remembers_first_frames else FramePredictions
+                return kind(transformer, own, layout, prompts, memory, caches, blocks, part)
 
             if windows is None:
                 return predictions(conditioning, layout, memory)
@@ -166,14 +230,20 @@ class GuidedTransformer:
             )
 
         self._open_predictions = open_predictions
-        self._predict = open_predictions()
+        self._part = part
+        self._predict = part.share(open_predictions())
         self._kept = memory.add("guidance", KeptArrays())
         cache = caches.new_prediction_cache() if caches else None
         self._prediction_cache = cache and memory.add("prediction_cache", cache)
 
     def renew(self) -> None:
         """Compute anew what is computed once for all steps, as the transformer's adapters have changed."""
-        self._predict = self._open_predictions()
+        self._predict = self._part.share(self._open_predictions())
+
+    def predict(self, latents: mx.array, step: Step, names: Collection[str]) -> list[mx.array]:
+        """Velocities [C, T, H, W] of the branches of some names, in the order of a step that needs all."""
+        branches = [branch for branch in self._guidance.all_branches if branch.name in names]
+        return self._predict(latents, step, branches)
 
     def __call__(self, latents: mx.array, step: Step) -> mx.array:
         """Predict the velocity [C, T, H, W] of latents [C, T, H, W]; no forward is made without need."""
@@ -232,8 +302,8 @@ def predict_in_windows(
 
     def open_window(seen: SeenFrames) -> Own:
         own = conditioning.take_frames(seen.numbers)
-        is_given = conditioning.first_frame is not None
-        given = [place for place, number in enumerate(seen.numbers) if is_given and number == 0]
+        first = conditioning.num_first_frames
+        given = [place for place, number in enumerate(seen.numbers) if number < first]
         around = layout_around_given((len(seen.numbers), rows, columns), given)
         return predictions(own, around, memory.within(f"window to {seen.numbers[-1]}"))
 

@@ -184,10 +184,10 @@ def choose_recipe(
     notices: tuple[str, ...] = ()
     if choices.recipe is not None:
         preset = find_recipe(choices.recipe)
-    elif own is not None:
+    elif own is not None and own.is_distilled:
         preset = own
     else:
-        preset, notices = _recognise_adapters(request, config)
+        preset, notices = _recognise_adapters(request, config, own or OFFICIAL)
     if preset is not own:
         base = variant.sampling if own else sampling  # the model's own are those of its recipe
         values = ("steps", "shift", "guide_scale", "boundary")
@@ -198,18 +198,20 @@ def choose_recipe(
     return ChosenRecipe(preset, replace(sampling, guide_scale=scale), notices)
 
 
-def _recognise_adapters(request: GenerateRequest, config: ModelConfig) -> tuple[Preset, tuple[str, ...]]:
-    """The recipe that distilled adapters need, where every transformer has one of the same."""
+def _recognise_adapters(
+    request: GenerateRequest, config: ModelConfig, usual: Preset
+) -> tuple[Preset, tuple[str, ...]]:
+    """The recipe of distilled adapters, where every transformer has one of the same; else the usual."""
     fields = [("loras", "loras_high"), ("loras", "loras_low")] if config.is_dual else [("loras",)]
     found: list[tuple[Preset, str]] = []
     for names in fields:
         choices = [choice for name in names for choice in getattr(request, name) if choice.strength]
         own = next(filter(None, map(_recognise_adapter, choices)), None)
         if own is None:
-            return OFFICIAL, ()
+            return usual, ()
         found.append(own)
     if len({preset.name for preset, _ in found}) > 1:
-        return OFFICIAL, ()
+        return usual, ()
     preset, sign = found[0]
     return preset, (f"{sign}; recipe {preset.name} is taken.",)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 
 import mlx.core as mx
 
-from mlx_video.conditioning.frames import impose_first_frame
+from mlx_video.conditioning.frames import impose_first_frames
 from mlx_video.conditioning.latent_frames import VIDEO_ALONE, LatentFrames
 from mlx_video.conditioning.types import Conditioning
 from mlx_video.events import Event, Notice, StepFinished, Work, with_events
@@ -21,6 +21,7 @@ from mlx_video.runs.networks import use_transformer
 from mlx_video.runs.run import Run
 from mlx_video.runs.sampling.guided_transformer import CachesOf, GuidedTransformer
 from mlx_video.runs.sampling.previews import Previews, open_previews
+from mlx_video.runs.sharing import WHOLE, SharedSteps, StepPart
 from mlx_video.runs.state.resume import keep_step
 from mlx_video.sampling.denoise import Constrain, denoise
 from mlx_video.sampling.experts import ExpertRelay, count_high_noise_steps
@@ -64,7 +65,8 @@ def sample_latents(
     memory.add("noise", noise)
     with (
         open_previews(run, colours) as previews,
-        open_velocity(run, recipe, conditioning, memory) as velocity,
+        shared_steps(run, conditioning) as shared,
+        open_velocity(run, recipe, conditioning, memory, shared) as velocity,
     ):
         steps = denoise(
             latents,
@@ -72,7 +74,7 @@ def sample_latents(
             solver,
             velocity,
             start=first_step,
-            constrain=keep_first_frame(conditioning),
+            constrain=keep_first_frames(conditioning),
             estimates_clean=previews.is_due,
         )
         del latents
@@ -122,19 +124,34 @@ def describe_experts(run: Run, recipe: Recipe) -> Iterator[Notice]:
         )
 
 
-def keep_first_frame(conditioning: Conditioning) -> Constrain | None:
+def keep_first_frames(conditioning: Conditioning) -> Constrain | None:
     """What is done to the latents after every step; None where noise becomes all of them."""
-    first_frame = conditioning.first_frame
-    return None if first_frame is None else lambda latents: impose_first_frame(latents, first_frame)
+    first_frames = conditioning.first_frames
+    return None if first_frames is None else lambda latents: impose_first_frames(latents, first_frames)
+
+
+def shared_steps(run: Run, conditioning: Conditioning) -> AbstractContextManager[SharedSteps | None]:
+    """What other machines take part in while the context is open; None where there are none."""
+    return nullcontext() if run.sharing is None else run.sharing.begin(run, conditioning)
 
 
 def open_velocity(
-    run: Run, recipe: Recipe, conditioning: Conditioning, memory: SamplerState
+    run: Run,
+    recipe: Recipe,
+    conditioning: Conditioning,
+    memory: SamplerState,
+    shared: SharedSteps | None = None,
 ) -> AbstractContextManager[Velocity]:
     """The velocity function of a run; its transformers are in memory at most while the context is open."""
 
-    def open_expert(name: str) -> AbstractContextManager[Velocity]:
-        return open_guided_transformer(run, recipe, conditioning, name, memory)
+    @contextmanager
+    def open_expert(name: str) -> Iterator[Velocity]:
+        own = memory.within(name)
+        with (
+            nullcontext(WHOLE) if shared is None else shared.open(name, recipe.guidance[name], own) as part,
+            open_guided_transformer(run, recipe, conditioning, name, memory, part) as velocity,
+        ):
+            yield with_strengths(velocity, run.adapters.get(name))
 
     if recipe.expert_split is None:
         return open_expert("model")
@@ -143,21 +160,31 @@ def open_velocity(
 
 @contextmanager
 def open_guided_transformer(
-    run: Run, recipe: Recipe, conditioning: Conditioning, name: str, memory: SamplerState
-) -> Iterator[Velocity]:
+    run: Run,
+    recipe: Recipe,
+    conditioning: Conditioning,
+    name: str,
+    memory: SamplerState,
+    part: StepPart = WHOLE,
+) -> Iterator[GuidedTransformer]:
     """One transformer of the model under guidance, for the length of a `with` block.
 
     What its step caches and its guidance remember is forgotten with it.
+
+    Args:
+        run, recipe, conditioning: of what is made.
+        name: of the transformer.
+        memory: of the sampler.
+        part: what of the predictions this process computes.
     """
-    given_frames = 0 if conditioning.first_frame is None else 1
-    layout = conditioning.frames.layout(run.plan.geometry.grid, given_frames)
+    layout = conditioning.frames.layout(run.plan.geometry.grid, conditioning.num_first_frames)
     own_memory = memory.within(name)
     try:
         with use_transformer(run, name) as (transformer, streamed):
             blocks: BlockSource | None = streamed
             if run.profile:
                 blocks = run.profile.watch(blocks or ResidentBlocks(transformer))
-            velocity = GuidedTransformer(
+            yield GuidedTransformer(
                 transformer,
                 recipe.guidance[name],
                 conditioning,
@@ -167,8 +194,8 @@ def open_guided_transformer(
                 blocks=blocks,
                 windows=run.plan.windows,
                 windows_at_once=run.plan.memory.windows_at_once,
+                part=part,
             )
-            yield with_strengths(velocity, run.adapters.get(name))
     finally:
         own_memory.clear()
 

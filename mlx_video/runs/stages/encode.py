@@ -37,4 +37,20 @@ def encoding_stage(name: str) -> Stage:
 
 
 TEXT = encoding_stage("text")
+AUDIO = encoding_stage("audio")
 IMAGE = encoding_stage("image")
+
+
+def give_latents_before(run: Run, conditioning: Fields) -> Work[object]:
+    """What the decoder sees before the result, which outlives the rest of the conditioning."""
+    yield from ()  # nothing is computed here
+    return conditioning.get("latents_before")
+
+
+BEFORE = Stage(
+    "latents before",
+    give_latents_before,
+    takes=("conditioning",),
+    gives="latents_before",
+    is_reported=False,
+)

@@ -14,7 +14,7 @@ from mlx_video.formats.fingerprint import fingerprint_weights
 from mlx_video.layouts.components import TINY_VAE, VAE
 from mlx_video.layouts.folder_layout import TOKENIZER_FILES
 from mlx_video.media.sources.source_video import SourceVideo
-from mlx_video.request import LORA_FIELDS, flag_of, options_of
+from mlx_video.request import INPUTS, LORA_FIELDS, flag_of, options_of
 from mlx_video.request.kinds import ADAPTERS, IMAGE, PICTURES, VIDEO
 from mlx_video.runs.inputs import encodes_frames
 from mlx_video.runs.networks import is_called
@@ -41,9 +41,10 @@ def identify_run(run: Run) -> dict[str, str]:
         identity[flag_of(name)] = _fingerprint_pixels(image)
     for name, pictures in run.pictures.items():
         identity[flag_of(name)] = "; ".join(map(_fingerprint_pixels, pictures))
-    trajectory = run.request.camera_trajectory
-    if trajectory is not None and trajectory.is_file():
-        identity[flag_of("camera_trajectory")] = hashlib.sha256(trajectory.read_bytes()).hexdigest()[:16]
+    for name, kind in INPUTS.items():
+        path = getattr(run.request, name) if kind in ("camera", "audio") else None
+        if isinstance(path, Path) and path.is_file():
+            identity[flag_of(name)] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     for name, video in run.videos.items():
         identity[flag_of(name)] = _fingerprint_video(getattr(run.request, name), video)
     if run.part.history:

@@ -16,6 +16,7 @@ from mlx_video.models.block_context import (
     TextAttentionLayer,
     attend_plainly,
 )
+from mlx_video.models.token_sharing import ALL_TOKENS, TokenSharing
 from mlx_video.sampling.guidance import Branch, Guidance, PromptName
 from mlx_video.sampling.guidance_forms.form import Wrapped
 
@@ -64,22 +65,26 @@ class NormalizedAttention:
                 return mixed
             layer = cast(TextAttentionLayer, site.layer)
             other = negative.keys_values(site.context.index, layer.keys_values)
-            return self.push_apart(mixed, attend_plainly(queries, other.keys, other.values, site))
+            opposed = attend_plainly(queries, other.keys, other.values, site)
+            return self.push_apart(mixed, opposed, site.context.sharing)
 
         return attention
 
-    def push_apart(self, positive: mx.array, negative: mx.array) -> mx.array:
+    def push_apart(
+        self, positive: mx.array, negative: mx.array, sharing: TokenSharing = ALL_TOKENS
+    ) -> mx.array:
         """Move results away from those of the negative prompt, no farther than the limit.
 
         Args:
             positive, negative: [1, N, L, D], mixed values under both prompts.
+            sharing: which heads these are.
 
         Returns:
             The same shape and type.
         """
         near, far = positive.astype(mx.float32), negative.astype(mx.float32)
         pushed = self.scale * near - (self.scale - 1) * far
-        size, pushed_size = _token_size(near), _token_size(pushed)
+        size, pushed_size = sharing.add_heads(mx.stack([_token_size(near), _token_size(pushed)]))
         ratio = pushed_size / size
         ratio = mx.where(mx.isnan(ratio), _RATIO_OF_NOTHING, ratio)
         shrunk = pushed * (self.limit * size / (pushed_size + _LEAST))

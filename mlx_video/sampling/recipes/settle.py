@@ -17,7 +17,7 @@ from mlx_video.sampling.experts import (
     split_at_step,
 )
 from mlx_video.sampling.guidance import ClassifierFreeGuidance
-from mlx_video.sampling.guidance_forms.form import wrap_guidance
+from mlx_video.sampling.guidance_forms.form import GuidanceForm, wrap_guidance
 from mlx_video.sampling.noise_levels.listed import (
     last_part,
     looked_up,
@@ -27,7 +27,7 @@ from mlx_video.sampling.noise_levels.listed import (
 )
 from mlx_video.sampling.noise_levels.table import OFFICIAL, space_levels
 from mlx_video.sampling.recipe import GuideScale, ModelSampling, Preset, Recipe, SamplingChoices, TrainedSteps
-from mlx_video.sampling.schedule import Schedule
+from mlx_video.sampling.schedule import Schedule, check_settings, schedule_of
 from mlx_video.sampling.solvers.table import adapt_schedule
 from mlx_video.sampling.step_caches.step_cache import CacheFacts, CacheMethod
 
@@ -50,6 +50,7 @@ def adopt_recipe(preset: Preset, sampling: SamplingDefaults, model_type: str) ->
         steps=preset.steps or sampling.steps,
         guide_scale=sampling.guide_scale if scale is None else (scale, scale),
         shift=preset.shifts.get(model_type, sampling.shift),
+        fps=preset.fps or sampling.fps,
         width=width,
         height=height,
         num_frames=num_frames,
@@ -78,7 +79,8 @@ def settle_recipe(preset: Preset, choices: SamplingChoices, model: ModelSampling
         whole = _build_schedule(preset, replace(choices, strength=1.0), model, solver, shift)
     split, boundary = _split_experts(preset, choices, model, whole, base, schedule)
     low, high = (
-        wrap_guidance(ClassifierFreeGuidance(one), choices.guidance_forms, schedule.steps) for one in scale
+        wrap_guidance(ClassifierFreeGuidance(one), _join_forms(preset, choices), schedule.steps)
+        for one in scale
     )
     guidance = {"low_noise": low, "high_noise": high} if model.is_dual else {"model": low}
     recipe = Recipe(
@@ -94,6 +96,12 @@ def settle_recipe(preset: Preset, choices: SamplingChoices, model: ModelSampling
     )
     recipe = replace(recipe, notices=tuple(_report(preset, choices, recipe)))
     return recipe if choices.step_cache is None else _add_step_cache(recipe, choices.step_cache, model)
+
+
+def _join_forms(preset: Preset, choices: SamplingChoices) -> tuple[GuidanceForm, ...]:
+    """Forms of guidance that the user gives, and those of the recipe that are of other kinds."""
+    given = {type(form) for form in choices.guidance_forms}
+    return (*(form for form in preset.guidance_forms if type(form) not in given), *choices.guidance_forms)
 
 
 def _add_step_cache(recipe: Recipe, method: CacheMethod, model: ModelSampling) -> Recipe:
@@ -137,6 +145,10 @@ def _build_schedule(
     if listed is not None:
         return last_part(listed, choices.strength)
     steps = choices.steps or model.defaults.steps
+    if preset.levels and choices.spacing is None:
+        check_settings(steps, shift, choices.strength)
+        own = preset.levels(model, int(steps / choices.strength), shift)
+        return schedule_of(own if choices.strength == 1 else own[-steps:], shift=shift)
     return space_levels(choices.spacing or OFFICIAL, solver, steps, shift, choices.strength)
 
 
@@ -227,7 +239,7 @@ def _record(preset: Preset, choices: SamplingChoices) -> dict[str, str]:
 
 def _report(preset: Preset, choices: SamplingChoices, recipe: Recipe) -> Iterator[str]:
     """What the recipe sets, what the user sets in its place, and what does not go together."""
-    if preset.name != OFFICIAL:
+    if preset.is_distilled:
         yield (
             f"Recipe {preset.name}: {recipe.steps} steps by {recipe.solver}, at guide scale "
             f"{_write_scale(recipe.guide_scale)}."

@@ -8,11 +8,26 @@ from types import MappingProxyType
 from mlx_video.errors import ConfigError, RequestError
 from mlx_video.sampling.recipe import Preset
 from mlx_video.sampling.recipes.dmd import CAUSVID, FASTMETAL, FASTWAN, SELF_FORCING
+from mlx_video.sampling.recipes.krea import KREA
 from mlx_video.sampling.recipes.lightx2v import LIGHTNING, LIGHTX2V, MEANFLOW
+from mlx_video.sampling.recipes.longcat import LONGCAT, LONGCAT_DISTILLED, LONGCAT_REFINE
 from mlx_video.sampling.recipes.official import OFFICIAL
 
 # Names are tried in this order: of "Wan2.2-Lightning-4steps" the maker is told, not the number of steps.
-_ALL = (OFFICIAL, FASTWAN, FASTMETAL, LIGHTNING, MEANFLOW, CAUSVID, SELF_FORCING, LIGHTX2V)
+_ALL = (
+    OFFICIAL,
+    FASTWAN,
+    FASTMETAL,
+    LIGHTNING,
+    MEANFLOW,
+    CAUSVID,
+    SELF_FORCING,
+    LIGHTX2V,
+    KREA,
+    LONGCAT,
+    LONGCAT_DISTILLED,
+    LONGCAT_REFINE,
+)
 
 RECIPES: Mapping[str, Preset] = MappingProxyType({preset.name: preset for preset in _ALL})
 

@@ -53,6 +53,8 @@ class FirstBlockCache:
 class FirstBlockDecision:
     """Compares what the first block adds with what it added when all blocks ran last."""
 
+    token_arrays = frozenset({"probe"})
+
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
         self._probe: mx.array | None = None
@@ -61,7 +63,7 @@ class FirstBlockDecision:
         """See `residual.Decision`."""
         probe = tokens - entering
         if not is_forced and self._probe is not None:
-            change = relative_change(probe, self._probe.astype(mx.float32))
+            change = relative_change(probe, self._probe.astype(mx.float32), context.sharing)
             if change <= self._threshold:
                 return True
         self._probe = probe.astype(mx.bfloat16)  # half the size; rounds by 0.2 %, far below the threshold

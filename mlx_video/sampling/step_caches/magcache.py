@@ -259,6 +259,8 @@ class PlannedDecision:
         plan: a letter for each step, see :func:`plan_skips`.
     """
 
+    token_arrays: frozenset[str] = frozenset()
+
     def __init__(self, plan: str) -> None:
         self._plan = plan
 

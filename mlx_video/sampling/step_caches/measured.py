@@ -87,6 +87,7 @@ class RatioProbe:
     """Runs the blocks in every step, and measures what they add."""
 
     decides_after = 0
+    token_arrays: frozenset[str] = frozenset()
 
     def __init__(self) -> None:
         self._entering: mx.array | None = None

@@ -7,6 +7,7 @@ from typing import Protocol, cast
 import mlx.core as mx
 
 from mlx_video.models.block_context import BlockContext
+from mlx_video.models.token_sharing import ALL_TOKENS, TokenSharing
 
 MOST_ABSENT_STEPS = 1
 KEPT_BYTES = 2  # of a number of the residual
@@ -15,6 +16,10 @@ BYTES_UNDER_WAY = 4  # of a number that entered the blocks, until they are throu
 
 class Decision(Protocol):
     """Decides in each forward of one branch whether the blocks are skipped."""
+
+    @property
+    def token_arrays(self) -> frozenset[str]:
+        """See `models.block_context.StepCache`."""
 
     def skips(self, entering: mx.array, tokens: mx.array, context: BlockContext, *, is_forced: bool) -> bool:
         """Decide, once in every step that the branch is part of.
@@ -51,6 +56,11 @@ class ResidualCache:
         self._base: mx.array | None = None
         self._residual: mx.array | None = None
         self._last_step = -1
+
+    @property
+    def token_arrays(self) -> frozenset[str]:
+        """See `models.block_context.StepCache`."""
+        return self._decision.token_arrays | {"residual"}
 
     def enter(self, tokens: mx.array) -> None:
         """See `models.block_context.StepCache`."""
@@ -93,9 +103,14 @@ class ResidualCache:
         self._decision.restore(own)
 
 
-def relative_change(now: mx.array, before: mx.array) -> float:
-    """Mean change of some numbers, by the mean size that they had, rounded to float32."""
-    change = mx.mean(mx.abs(now - before)) / mx.mean(mx.abs(before))
+def relative_change(now: mx.array, before: mx.array, sharing: TokenSharing = ALL_TOKENS) -> float:
+    """Mean change of tokens, by the mean size that they had, rounded to float32.
+
+    Args:
+        now, before: [L, dim], of this process.
+        sharing: which of all tokens these are.
+    """
+    change = sharing.mean(mx.abs(now - before)) / sharing.mean(mx.abs(before))
     return read_number(change)
 
 

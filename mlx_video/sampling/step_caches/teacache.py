@@ -249,6 +249,8 @@ def _count_computed(changes: Sequence[float | None], threshold: float) -> int:
 class TeaDecision:
     """Adds up the estimated change of the result since the blocks ran last."""
 
+    token_arrays: frozenset[str] = frozenset()
+
     def __init__(self, rule: TeaRule, threshold: float) -> None:
         self._rule = rule
         self._threshold = threshold

@@ -78,6 +78,7 @@ DIFFUSERS_RULES = (
 
 CONVERTED_RULES = (drop("freqs"), Rule("*", "*"))
 CONVERTED_ANCHOR = "patch_embedding_proj.bias"
+QUANTIZED_SAMPLE = "blocks.0.cross_attn.q"  # a layer of every transformer, as wide as its tokens
 PATCH_SIZE = (1, 2, 2)  # of every published transformer; a flattened kernel does not show it
 PATCH_CELLS = math.prod(PATCH_SIZE)
 
@@ -115,7 +116,7 @@ def original_shapes(infos: Mapping[str, TensorInfo], extra_rules: Sequence[Rule]
     backwards = tuple(Rule(rule.target, rule.source) for rule in rules if rule.target is not None)
     anchor = infos.get(CONVERTED_ANCHOR)
     width = anchor.shape[0] if anchor is not None and anchor.shape else 1
-    shapes = dense_shapes(infos, "blocks.0.self_attn.q", max(width, 1))
+    shapes = dense_shapes(infos, QUANTIZED_SAMPLE, max(width, 1))
     renamed = {str(apply_rules(name, backwards)[0]): shape for name, shape in shapes.items()}
     if len(patch := renamed.get(ANCHOR, ())) == 2:
         renamed[ANCHOR] = (patch[0], patch[1] // PATCH_CELLS, *PATCH_SIZE)

@@ -1,0 +1,1 @@
+"""LongCat-Video's transformer. Arrays in, arrays out."""
