@@ -172,7 +172,9 @@ class Workplace:
             reasons: keys of mutants that no test can notice → why.
         """
         mistake = mutant.mistake
-        tests = reach.tests_of(mutant.file, mistake.line, mistake.end_line, SHARE * sum(reach.seconds.values()))
+        tests = reach.tests_of(
+            mutant.file, mistake.line, mistake.end_line, SHARE * sum(reach.seconds.values())
+        )
         if not tests:
             state = EQUIVALENT if mutant.key in reasons else UNREACHED
             return Outcome(mutant, state, 0, reasons.get(mutant.key, ""))
