@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from mlx_video.errors import ConfigError
@@ -80,6 +80,39 @@ def _check_sizes(owner: str, sizes: Any) -> None:
                 )
 
 
+FACE_SIZE = 512
+"""Pixels of a side of the faces that Animate reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class FaceConfig:
+    """Sizes of what lets a transformer follow a face and poses.
+
+    `layers` are the indices of the blocks behind which the tokens read the face. `channels` are those of the
+    motion encoder, at each size of the face from the whole down to 4 pixels a side; `style_dim` is the width
+    of its linear layers, `num_directions` what they end in, `motion_dim` the width of its result.
+    `hidden_dim` is that of each of the face encoder's `num_heads` groups. `pose_dim` counts the latent
+    channels of the poses.
+    """
+
+    layers: tuple[int, ...] = tuple(range(0, 40, 5))
+    channels: tuple[int, ...] = (32, 64, 128, 256, 512, 512, 512, 512)
+    style_dim: int = 512
+    num_directions: int = 20
+    motion_dim: int = 512
+    hidden_dim: int = 1024
+    num_heads: int = 4
+    pose_dim: int = 16
+
+    def __post_init__(self) -> None:
+        _check_sizes("face", self)
+        if 4 << (len(self.channels) - 1) != FACE_SIZE or min(self.channels) < 1:
+            raise ConfigError(
+                f"face: channels {list(self.channels)}, expected 8 positive numbers. "
+                "Check config.json against the model's page."
+            )
+
+
 @dataclass(frozen=True, slots=True)
 class TransformerConfig:
     """Sizes of one transformer. Widths are channels; `text_len` and the RoPE grid count tokens.
@@ -92,7 +125,8 @@ class TransformerConfig:
     width of time features that every block widens by a layer of its own; None where all share one table.
     `audio_dim` is the width of the sound features that speech-to-video reads, `audio_layers` are the indices
     of the blocks behind which tokens attend to them, and `pose_dim` the latent channels of a pose video.
-    `mot_layers` are the indices of the blocks that have an expert for a reference video.
+    `mot_layers` are the indices of the blocks that have an expert for a reference video. `face` is None for
+    models that read no face.
     """
 
     dim: int
@@ -117,6 +151,7 @@ class TransformerConfig:
     audio_layers: tuple[int, ...] = ()
     pose_dim: int = 0
     time_dim: int | None = None
+    face: FaceConfig | None = None
     mot_layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -143,6 +178,11 @@ class TransformerConfig:
             raise ConfigError(
                 f"transformer: blocks {list(experts)} with an expert must rise within the {self.num_layers} "
                 "blocks. Check config.json against the model's page."
+            )
+        if self.face and not {*self.face.layers} <= {*range(self.num_layers)}:
+            raise ConfigError(
+                f"transformer: the face is read behind blocks {list(self.face.layers)}, but there are "
+                f"{self.num_layers}. Check config.json against the model's page."
             )
 
     @property
@@ -460,6 +500,11 @@ def _control_sizes(network: TransformerConfig) -> dict[str, Any]:
     for name in ("reference_dim", "camera_dim", "time_dim"):
         if (size := getattr(network, name)) is not None:
             sizes[name] = size
+    if network.face is not None:
+        sizes["face"] = {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(network.face).items()
+        }
     if network.audio_dim is not None:
         sizes |= {"audio_dim": network.audio_dim, "audio_layers": list(network.audio_layers)}
         sizes["pose_dim"] = network.pose_dim
@@ -527,6 +572,23 @@ class _ConfigReader:
             raise self.wrong(key, f"{value!r}, which is no list of whole numbers")
         return tuple(value)
 
+    def take_face(self) -> FaceConfig | None:
+        """Sizes of what reads a face; None where nothing does."""
+        self.taken.add("face")
+        if "face" not in self.data:
+            return None
+        reader = _ConfigReader(self.data["face"], f"{self.where}, 'face'")
+        return FaceConfig(
+            layers=reader.take_counts("layers"),
+            channels=reader.take_counts("channels"),
+            style_dim=reader.take_count("style_dim"),
+            num_directions=reader.take_count("num_directions"),
+            motion_dim=reader.take_count("motion_dim"),
+            hidden_dim=reader.take_count("hidden_dim"),
+            num_heads=reader.take_count("num_heads"),
+            pose_dim=reader.take_count("pose_dim"),
+        )
+
     def take_triple(self, key: str, default: tuple[int, int, int]) -> tuple[int, int, int]:
         """Three positive whole numbers."""
         self.taken.add(key)
@@ -577,6 +639,7 @@ class _ConfigReader:
             audio_layers=extra.take_counts("audio_layers"),
             pose_dim=extra.take_count("pose_dim", 0, lowest=0),
             time_dim=extra.take_optional_count("time_dim"),
+            face=extra.take_face(),
             mot_layers=extra.take_counts("mot_layers"),
         )
 

@@ -129,6 +129,11 @@ def size_for_area(
     return columns * stride, rows * stride
 
 
+def size_as_shown(height: int, width: int, max_area: int) -> tuple[int, int]:
+    """The size of a video that is as large as what decides it: (width, height) in pixels."""
+    return width, height
+
+
 def best_output_size(
     image_height: int, image_width: int, max_area: int, *, step: int = _BEST_SIZE_STEP
 ) -> tuple[int, int]:

@@ -96,6 +96,8 @@ COMPANIONS = {
     "control_index": {"target_index": 1, "control_image": ["a.png"]},
     "inpaint_video": {"inpaint_video_mask": "mask.mp4"},
     "inpaint_video_mask": {"inpaint_video": "video.mp4"},
+    "animate_inpaint_video": {"animate_mask_video": "mask.mp4"},
+    "animate_mask_video": {"animate_inpaint_video": "video.mp4"},
 }
 CAMERA = [
     "camera_control_direction", "camera_trajectory", "camera_control_speed", "camera_control_origin",
@@ -222,6 +224,8 @@ def test_inputs_adapters_and_components_follow_from_the_declarations():
     kinds |= dict.fromkeys(CAMERA, "camera")
     kinds |= dict.fromkeys(("motion_bucket_id", "target_index", "control_index"), "number")
     kinds |= {"control_image": "pictures"}
+    kinds |= dict.fromkeys(("animate_pose_video", "animate_face_video", "animate_inpaint_video"), "video")
+    kinds |= {"animate_mask_video": "mask"}
     kinds |= {"input_audio": "audio", "audio_embeds": "audio"}
     kinds |= {"s2v_pose_video": "footage", "motion_video": "footage"}
     kinds |= {"vap_video": "whole video", "vap_prompt": "text", "negative_vap_prompt": "text"}

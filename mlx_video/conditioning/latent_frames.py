@@ -19,11 +19,13 @@ class LatentFrames:
 
     Attributes:
         leading: frames of references, which stand before the video's, are sampled with them and then dropped.
+        is_one_draw: whether the noise of leading frames is drawn with the video's, not behind it.
         times: position in time of every frame; None where they follow on each other.
         kept: number of the one frame that is the result; None where all but the leading ones are.
     """
 
     leading: int = 0
+    is_one_draw: bool = False
     times: tuple[int, ...] | None = None
     kept: int | None = None
 
@@ -55,7 +57,7 @@ class LatentFrames:
             shape: [C, T, H, W] of the result.
         """
         channels, frames, *sides = shape
-        if self.times is None:
+        if self.times is None and not self.is_one_draw:
             return draw_start_noise(noise, shape, self.leading)
         return noise.draw((channels, self.count(frames), *sides))
 

@@ -53,7 +53,8 @@ def find_checkpoint(request: ConvertRequest) -> CheckpointFiles:
         name: _read_option(name, path) for name, path in request.components.items() if name != "tokenizer"
     }
     base = _open_base(request, chosen)
-    return _with_tokenizer(_with_options(base, chosen), request.tokenizer)
+    files = _with_tokenizer(_with_options(base, chosen), request.tokenizer)
+    return replace(files, called=request.called or "")
 
 
 def check_component(name: str, path: Path) -> None:

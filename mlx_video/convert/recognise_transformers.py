@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import fields
 
 from mlx_video.convert.original_component import original_component
-from mlx_video.errors import CheckpointError
+from mlx_video.errors import CheckpointError, RequestError
 from mlx_video.formats.tensor_source import TensorSource, open_tensors
 from mlx_video.layouts.checkpoint_files import CheckpointFiles
 from mlx_video.layouts.components import ROLES
 from mlx_video.request import ConvertRequest
-from mlx_video.variants.registry import Recognition, recognise_checkpoint
+from mlx_video.variants.registry import VARIANTS, Recognition, recognise_checkpoint
+from mlx_video.variants.variant import Variant
 from mlx_video.weights.rules import Shape
 from mlx_video.weights.spellings import have_equal_rows
 
@@ -32,7 +33,8 @@ def recognise_transformers(
     Raises:
         CheckpointError: no variant fits, the experts are of different models, or they are the same file.
         ConfigError: config.json contradicts the tensors.
-        RequestError: the user's model version contradicts the tensors.
+        RequestError: the user's model version contradicts the tensors, or the user's name for the model is
+            that of none with such tensors.
     """
     found = {name: _recognise_one(files, transformers, name, request) for name in transformers}
     (first, recognition), *others = found.items()
@@ -43,7 +45,19 @@ def recognise_transformers(
                 f"({_list_differences(recognition, other)}). Fetch both experts from the same repository."
             )
         _refuse_twins(files, transformers[first], transformers[name])
+    _check_called(files, recognition.variant)
     return recognition
+
+
+def _check_called(files: CheckpointFiles, variant: Variant) -> None:
+    """Refuse a name of the user's that tells nothing."""
+    if files.called and variant.names is None:
+        names = ", ".join(each.title for each in VARIANTS if each.names)
+        raise RequestError(
+            "called",
+            f"{files.called}: names no model with these tensors, which are those of {variant.title}. Names "
+            f"tell {names}; leave the option out for others.",
+        )
 
 
 def _recognise_one(

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlx_video.config import TransformerConfig
+from mlx_video.config import FaceConfig, TransformerConfig
 from mlx_video.inspect.inspection import AdapterFacts
 from mlx_video.layouts.components import Expert
 from mlx_video.lora.adapter_file import AdapterFile
@@ -31,8 +31,9 @@ from mlx_video.weights.names.adapter_names import PAIR_ROLES, Role
 
 # A transformer that has every layer of the family's; only names are made of it.
 _LARGEST = TransformerConfig(
-    dim=64, ffn_dim=64, num_heads=1, num_layers=48, in_dim=36, image_dim=64, image_positions=2, time_dim=64
-)
+    dim=64, ffn_dim=64, num_heads=1, num_layers=48, in_dim=36, image_dim=64, image_positions=2, time_dim=64,
+    face=FaceConfig(),
+)  # fmt: skip
 _ENDINGS = {
     ".lora_A": "PEFT pairs (lora_A, lora_B)",
     ".lora_down": "Kohya pairs (lora_down, lora_up)",

@@ -149,8 +149,43 @@ def push_latents(latents: mx.array, latents_per_push: int, config: VAEConfig) ->
     ]
 
 
+class FrameStream:
+    """Decodes a clip whose latents come little by little; its frames are those of :func:`decode_frames`.
+
+    What the layers keep from one call to the next takes the same memory for a clip of any length.
+
+    Args:
+        vae: with its decoder.
+    """
+
+    def __init__(self, vae: WanVAE) -> None:
+        self._vae = vae
+        self._state = StreamState()
+
+    def decode(self, latents: mx.array) -> Iterator[mx.array]:
+        """Decode the clip's next latents.
+
+        Args:
+            latents: [C, T, H, W] in latent cells, normalised.
+
+        Returns:
+            Chunks [f, h·H, w·W, 3], one for each latent frame, as of :func:`decode_frames`.
+
+        Raises:
+            NonFiniteError, DeviceError: while frames are taken, as of :func:`decode_chunks`.
+        """
+        return _decode_pushes(
+            self._vae, push_latents(latents, 1, self._vae.config), FRAME_BY_FRAME, self._state
+        )
+
+
 def _decode_whole_frames(vae: WanVAE, pushes: Iterable[mx.array], parts: Sequence[int]) -> Iterator[mx.array]:
-    state = StreamState()
+    return _decode_pushes(vae, pushes, parts, StreamState())
+
+
+def _decode_pushes(
+    vae: WanVAE, pushes: Iterable[mx.array], parts: Sequence[int], state: StreamState
+) -> Iterator[mx.array]:
     for push in pushes:
         yield _join_frames(vae.decode(push, state, parts), push)
 

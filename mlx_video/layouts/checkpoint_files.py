@@ -53,6 +53,7 @@ class CheckpointFiles:
         names_transformers: whether what the folder is called tells of its transformers; not where the user
             gives others for all of them.
         notices: how the files were found, where their names do not tell.
+        called: what the user says its publisher calls it; "" for nothing.
     """
 
     path: Path
@@ -65,6 +66,7 @@ class CheckpointFiles:
     hints: SamplingHints = SamplingHints()
     names_transformers: bool = True
     notices: tuple[str, ...] = ()
+    called: str = ""
 
     @property
     def text_encoder(self) -> tuple[Path, ...]:
@@ -85,6 +87,8 @@ class CheckpointFiles:
     @property
     def told_names(self) -> tuple[str, ...]:
         """Everything that a publisher's name may be told by: of each transformer, and of the whole."""
+        if self.called:
+            return (self.called,)
         transformers = (told_name(paths[0]) for paths in self.transformers.values())
         return tuple(dict.fromkeys((*transformers, *self.names)))
 

@@ -38,6 +38,7 @@ _PIPELINES = (
     "WanImageToVideoPipeline",
     "WanVideoToVideoPipeline",
     "WanVACEPipeline",
+    "WanAnimatePipeline",
     "WanImageToVideoMOTPipeline",
     "WanDMDPipeline",
     "WanImageToVideoDmdPipeline",
@@ -60,6 +61,13 @@ _SIZE_KEYS = MappingProxyType(
         "patch_size": "patch_size",
         "vace_layers": "vace_layers",
         "vace_in_channels": "vace_in_dim",
+        "motion_encoder_size": "motion_encoder_size",
+        "motion_encoder_dim": "motion_encoder_dim",
+        "motion_style_dim": "motion_style_dim",
+        "motion_dim": "motion_dim",
+        "face_encoder_hidden_dim": "face_encoder_hidden_dim",
+        "face_encoder_num_heads": "face_encoder_num_heads",
+        "inject_face_latents_blocks": "inject_face_latents_blocks",
         "block_idx_with_mot_ref": "mot_layers",
     }
 )
@@ -104,6 +112,7 @@ _TRANSFORMER_CLASSES = MappingProxyType(
     {
         "WanTransformer3DModel": _WAN,
         "WanVACETransformer3DModel": _WAN,
+        "WanAnimateTransformer3DModel": _WAN,
         "WanTransformer3DMOTModel": _WAN,
         "LongCatVideoTransformer3DModel": _LONGCAT,
     }

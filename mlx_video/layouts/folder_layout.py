@@ -43,8 +43,13 @@ FASTVIDEO_EMA = "ema"  # averaged weights
 
 _CONVERTED_KEYS = ("t5_vocab_size", "vae_z_dim")
 _CONVERTED_TENSOR = "patch_embedding_proj.weight"
-_DIFFUSERS_CLASSES = ("WanTransformer3DModel", "WanVACETransformer3DModel", "LongCatVideoTransformer3DModel")
-_ORIGINAL_CLASSES = ("WanModel", "VaceWanModel")
+_DIFFUSERS_CLASSES = (
+    "WanTransformer3DModel",
+    "WanVACETransformer3DModel",
+    "WanAnimateTransformer3DModel",
+    "LongCatVideoTransformer3DModel",
+)
+_ORIGINAL_CLASSES = ("WanModel", "VaceWanModel", "WanAnimateModel")
 _COMFY_FOLDERS = ("diffusion_models", "unet", "text_encoders")
 
 

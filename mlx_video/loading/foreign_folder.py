@@ -171,7 +171,7 @@ def _correct(folder: ModelFolder, weights: _Weights) -> tuple[ModelConfig, Notic
     recipe, told = _adopt_fastwan(data, found.variant, where)
     notices += told
     config = config_from_json(data, where=where)
-    config = replace(config, sampling=replace(config.sampling, recipe=recipe))
+    config = _with_few_steps(replace(config, sampling=replace(config.sampling, recipe=recipe)), found.variant)
     return _complete(config, found), tuple(notices)
 
 
@@ -226,6 +226,12 @@ def _adopt_fastwan(data: dict[str, Any], variant: Variant, where: str) -> tuple[
         f"{usual.steps} steps, guide scale {usual.guide_scale[0]:g}."
     )
     return FASTWAN.name, (text,)
+
+
+def _with_few_steps(config: ModelConfig, variant: Variant) -> ModelConfig:
+    """The config with the defaults of a model for few steps, where those of its base model are written."""
+    is_meant_for_few = variant.sampling.recipe and config.sampling.steps > MOST_STEPS
+    return replace(config, sampling=variant.sampling) if is_meant_for_few else config
 
 
 def _complete(config: ModelConfig, found: Recognition) -> ModelConfig:

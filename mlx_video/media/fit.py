@@ -70,6 +70,30 @@ def letterbox_reference(pixels: np.ndarray, height: int, width: int) -> np.ndarr
     return page
 
 
+def letterbox_character(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Show a whole picture between black bars, resized as the official code does: bilinear, never averaging.
+
+    Args:
+        pixels: uint8 [H, W, 3].
+        height, width: of the result.
+
+    Returns:
+        uint8 [height, width, 3].
+
+    Source: Wan2.2 wan/animate.py, WanAnimate.padding_resize.
+    """
+    old_height, old_width = pixels.shape[:2]
+    if old_height / old_width > height / width:
+        rows, columns = height, max(1, int(height / old_height * old_width))
+    else:
+        rows, columns = max(1, int(width / old_width * old_height)), width
+    resized = resize_bilinear(pixels.astype(np.float32), rows, columns)
+    page = np.zeros((height, width, 3), np.uint8)
+    top, left = (height - rows) // 2, (width - columns) // 2
+    page[top : top + rows, left : left + columns] = np.rint(resized)
+    return page
+
+
 def _fit(pixels: np.ndarray, height: int, width: int, fit: Fit, resampling: str, canvas: int) -> np.ndarray:
     old_height, old_width = pixels.shape[:2]
     if (old_height, old_width) == (height, width):

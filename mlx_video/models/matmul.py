@@ -126,12 +126,12 @@ def attend(queries: mx.array, keys: mx.array, values: mx.array, scale: float) ->
     """Softmax attention over all keys.
 
     Args:
-        queries: [1, N, L, D].
-        keys, values: [1, N, K, D], the type of `queries`.
+        queries: [B, N, L, D].
+        keys, values: [B, N, K, D], the type of `queries`.
         scale: of the products of queries and keys.
 
     Returns:
-        [1, N, L, D].
+        [B, N, L, D].
     """
     limits = current_limits()
     row_scores = math.prod(keys.shape[:3])

@@ -33,6 +33,7 @@ class ForwardSize:
         num_passes: predictions of a step: 2 with guidance, else 1.
         windows_at_once: context windows that go through streamed blocks together.
         num_keys: tokens that each of these attends to, where other processes have some; None for these alone.
+        context_tokens: to whose keys and values, computed before, the video's tokens attend too.
         on_gpu: where it runs.
         limits: of one dispatch there.
         remembered_tokens: of them, those whose keys and values are kept from step to step in place of a
@@ -50,6 +51,7 @@ class ForwardSize:
     limits: Limits
     windows_at_once: int = 1
     num_keys: int | None = None
+    context_tokens: int = 0
     remembered_tokens: int = 0
     sees_blocks: bool = False
 
@@ -102,9 +104,11 @@ def forward_peak(size: ForwardSize, *, waits_for_blocks: bool = False) -> Peak:
         waits_for_blocks: each block is evaluated before the next begins, as streamed ones are.
     """
     moments = (
-        _rotation(size), attention_moment(size, size.all_tokens, gathers=size.num_keys is not None),
-        attention_moment(size, text_keys(size)), _feed_forward(size),
-    )  # fmt: skip
+        _rotation(size),
+        attention_moment(size, size.all_tokens, size.context_tokens, gathers=size.num_keys is not None),
+        attention_moment(size, text_keys(size)),
+        _feed_forward(size),
+    )
     return peak_of_moments(size, moments, waits_for_blocks=waits_for_blocks)
 
 
@@ -114,6 +118,11 @@ def peak_of_moments(size: ForwardSize, moments: Sequence[Moment], *, waits_for_b
     usual = max(moment.usual for moment in moments) + _bytes_ahead(size, waits_for_blocks)
     rotary = size.all_tokens * size.config.head_dim * WIDE  # a cosine and a sine for each pair
     return Peak(int(needed), int(max(needed, usual))).beside(kept_text_bytes(size) + rotary)
+
+
+def context_cache_bytes(size: ForwardSize) -> int:
+    """Keys and values of the context in all blocks."""
+    return 2 * size.config.num_layers * size.context_tokens * size.config.dim * size.compute_bytes
 
 
 def kept_text_bytes(size: ForwardSize) -> int:
@@ -151,11 +160,23 @@ def _rotation(size: ForwardSize) -> Moment:
     return with_weight(size, size.config.dim, nbytes)
 
 
-def attention_moment(size: ForwardSize, num_keys: int, *, gathers: bool = False) -> Moment:
-    """Tokens and queries against so many keys and values, which may be gathered from other processes."""
+def attention_moment(
+    size: ForwardSize, num_keys: int, context_keys: int = 0, *, gathers: bool = False
+) -> Moment:
+    """Tokens and queries against keys and values.
+
+    Args:
+        size: of the forward.
+        num_keys: of the tokens, or of a text.
+        context_keys: computed before, in front of these.
+        gathers: whether other processes have some of the keys.
+    """
     dim, key_bytes = size.config.dim, size.compute_bytes
-    # Tokens and queries, keys and values.
+    # Tokens and queries, keys and values; behind a context these, and all of them joined.
     arrays = size.stream + size.activation
+    if context_keys:
+        arrays += 2 * num_keys * dim * size.compute_bytes
+        num_keys += context_keys
     if size.on_gpu and size.limits.fused_attention:
         rows = size.limits.rows(flops=4 * num_keys * dim, fewest=FEWEST_QUERIES)
         arrays += size.activation  # what is mixed

@@ -134,6 +134,11 @@ def _smaller(task: MemoryTask) -> Iterator[Change]:
 
 
 def _shorter(task: MemoryTask) -> Iterator[Change]:
+    """Fewer frames in memory at once: of the video, or of those that its blocks see."""
+    if task.blocks:
+        for context in sorted({max(1, int(task.blocks.context * scale)) for scale in SCALES}, reverse=True):
+            yield f"--kv-cache-frames {context}", replace(task, blocks=replace(task.blocks, context=context))
+        return
     geometry, stride = task.geometry, task.sizes.config.vae.stride[0]
     least = latent_frames(task.least_frames + stride - 1, stride)
     for scale in SCALES:
@@ -148,7 +153,8 @@ def _everything_less(task: MemoryTask) -> Iterator[Change]:
     *_, (flags, free) = [("", task), *_freed(task)]
     for text, sizes in (("", free), *((f"{text} and ", packed) for text, packed in _quantized(free))):
         for (size, small), scale in zip(_smaller(sizes), range(len(SCALES)), strict=True):
-            frames, shorter = list(_shorter(small))[scale]
+            less = list(_shorter(small))
+            frames, shorter = less[min(scale, len(less) - 1)]
             yield f"{text}{f'{flags} ' if flags else ''}{size} {frames}", shorter
 
 

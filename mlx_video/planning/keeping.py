@@ -44,6 +44,8 @@ def used_networks(task: MemoryTask) -> tuple[str, ...]:
         for name in task.sizes.parts
         if name != TINY_VAE.name and (task.num_images or find_network(name).stage != "image")
     )
+    if task.blocks:  # both halves of the VAE work beside the transformer, which is what takes time to read
+        return (*task.sizes.transformers, TEXT_ENCODER, *parts)
     encoders = (VAE_ENCODER,) if task.encodes_frames else ()
     if not task.takes_steps:
         return (*decoders, *encoders, *(name for name in parts if find_network(name).stage != "text"))

@@ -15,17 +15,24 @@ from mlx_video.layouts.components import TINY_VAE, find_component
 from mlx_video.models.block_order import BlockName
 from mlx_video.models.dispatch import Limits
 from mlx_video.models.peak import Peak
-from mlx_video.models.transformer_memory import ForwardSize
+from mlx_video.models.transformer_memory import ForwardSize, context_cache_bytes
+from mlx_video.planning.block_memory import BlockSizes, block_peak
 from mlx_video.planning.budget import GB, LEAST_CACHE_BYTES, Budget, Machine
 from mlx_video.planning.choices import KeptNetwork, MemoryChoices
 from mlx_video.planning.division import UNDIVIDED, Division
 from mlx_video.planning.model_sizes import Infos, ModelSizes
 from mlx_video.planning.preview_memory import PreviewMaker, preview_peak, tiny_decode_bytes
-from mlx_video.planning.stage_peaks import bytes_read_per_step, denoise_peak, text_peak
+from mlx_video.planning.stage_peaks import (
+    bytes_read_per_step,
+    denoise_peak,
+    text_peak,
+    transformer_bytes,
+)
 from mlx_video.planning.vae_layers import Frame
 from mlx_video.planning.vae_memory import decode_peak_bytes, encode_peak_bytes, scratch_bytes
 from mlx_video.planning.weight_bytes import WeightBytes, weigh
 from mlx_video.request import DecoderName, StreamMode, TilingMode
+from mlx_video.sampling.blocks import BlockPlan
 from mlx_video.tables import html_lines, html_table
 from mlx_video.weights.component_networks import Workload, find_network
 
@@ -62,6 +69,7 @@ class MemoryTask:
         fits_colours: whether the colours of previews are fitted to the VAE first.
         decoder: what makes the frames.
         division: of the transformer's work over processes, of which this is one.
+        blocks: in which the video is made, one after the other; None for the video as a whole.
         remembered_frames: latent frames at the start whose keys and values are kept, of the whole video.
         sees_blocks: whether self-attention gathers few blocks of keys for each block of tokens.
     """
@@ -91,13 +99,16 @@ class MemoryTask:
     fits_colours: bool = False
     decoder: DecoderName = "vae"
     division: Division = UNDIVIDED
+    blocks: BlockPlan | None = None
     remembered_frames: int = 0
     sees_blocks: bool = False
 
     @property
     def tokens_at_once(self) -> int:
-        """Tokens of a forward."""
+        """Tokens of a forward; of a video made block by block those of one latent frame."""
         frames, rows, columns = self.geometry.grid
+        if self.blocks:
+            return rows * columns
         seen = min(frames, self.window_frames or frames) + self.leading_frames + self.reference_frames
         return seen * rows * columns
 
@@ -232,7 +243,7 @@ def plan_memory(task: MemoryTask, host: Host) -> MemoryPlan:
         The plan; its `misfits` are the stages for which the budget is too small whatever is chosen.
     """
     plan = _plan(task, host, choose=lambda choices: choices)
-    whole = [_plan_decode(task, host, None)]
+    whole = [] if task.blocks else [_plan_decode(task, host, None)]
     if task.encodes_frames and not task.only_decodes:
         whole.append(_plan_image(task, host, None))
     return replace(plan, needs_tiles=not all(stage.fits(host.budget) for stage in whole))
@@ -282,14 +293,16 @@ def _plan(task: MemoryTask, host: Host, choose: Choose) -> MemoryPlan:
     if task.takes_steps and not task.only_decodes:
         weights = _heaviest(task)
         streaming = choose(list(_streaming_choices(task, weights)))
-        denoise, streamed = _first_that_fits(streaming, partial(_plan_denoise, task, host, weights), host)
+        plan_steps = _plan_blocks if task.blocks else _plan_denoise
+        denoise, streamed = _first_that_fits(streaming, partial(plan_steps, task, host, weights), host)
         stages = [*stages, denoise]
         choices = replace(
             choices, resident_blocks=streamed.resident_blocks, windows_at_once=streamed.windows_at_once
         )
-    decode, tile = _first_that_fits(tiles, partial(_plan_decode, task, host), host)
-    choices = replace(choices, decode_tile=tile)
-    return MemoryPlan(host, choices, (*stages, decode), _scratch_bytes(task, choices))
+    if task.blocks is None:
+        decode, tile = _first_that_fits(tiles, partial(_plan_decode, task, host), host)
+        stages, choices = [*stages, decode], replace(choices, decode_tile=tile)
+    return MemoryPlan(host, choices, tuple(stages), _scratch_bytes(task, choices))
 
 
 def _first_that_fits(
@@ -427,12 +440,38 @@ def _plan_denoise(task: MemoryTask, host: Host, weights: WeightBytes, streaming:
     blocks = task.division.describe(_describe_blocks(len(weights.blocks), resident_blocks if read else None))
     if streaming.windows_at_once > 1:
         blocks += f" for {streaming.windows_at_once} windows at a time"
+    holds = f"{_describe_transformers(task)}, {blocks}"
+    return _with_previews(task, host, holds, peak, task.sampled_geometry.latent_shape, read)
+
+
+def _plan_blocks(task: MemoryTask, host: Host, weights: WeightBytes, streaming: Streaming) -> StagePlan:
+    """The stage that makes a video block by block, the VAE beside the transformer."""
+    plan, config, resident_blocks = task.blocks, task.sizes.config, streaming.resident_blocks
+    assert plan is not None
+    channels, _, height, width = task.geometry.latent_shape
+    vae_bytes = task.sizes.vae_bytes("decoder") + (task.sizes.vae_bytes("encoder") if plan.encodes else 0)
+    sizes = BlockSizes(plan, (channels, height, width), config.vae, vae_bytes, _gpu(host))
+    size, read = forward_size(task, weights, host), bytes_read_per_step(weights, resident_blocks)
+    in_use = transformer_bytes(weights, resident_blocks, task.adapter_bytes)
+    peak = block_peak(size, sizes, task.sizes.network, in_use, is_streamed=read > 0)
+    cache = context_cache_bytes(replace(size, context_tokens=plan.context * size.num_tokens))
+    holds = (
+        f"transformer, {_describe_blocks(len(weights.blocks), resident_blocks if read else None)}, keys and "
+        f"values of {plan.context} latent frames ({cache / GB:.2f} GB), VAE"
+    )
+    return _with_previews(task, host, holds, peak, (channels, plan.frames, height, width), read)
+
+
+def _with_previews(
+    task: MemoryTask, host: Host, holds: str, peak: Peak, latent_shape: tuple[int, int, int, int], read: int
+) -> StagePlan:
+    """The stage of the steps, with previews of latents of a shape between them."""
     frame, tiny = Frame(*_latent_size(task), _gpu(host)), task.sizes.parts.get(TINY_VAE.name)
-    preview = preview_peak(task.previews, task.sampled_geometry.latent_shape, frame, tiny)
+    preview = preview_peak(task.previews, latent_shape, frame, tiny)
     # A preview is made between forwards, when what stays is all there is beside it.
     peak = peak.beside(preview.held)
     work = peak.held + preview.needed - preview.held
-    holds = f"{_describe_transformers(task)}, {blocks}{', tiny decoder' if task.previews == 'tiny' else ''}"
+    holds += ", tiny decoder" if task.previews == "tiny" else ""
     return _stage(task, "denoise", holds, peak.or_before(Peak(work, work)), host, read)
 
 

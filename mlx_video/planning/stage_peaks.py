@@ -48,11 +48,8 @@ def denoise_peak(
     """
     sharded = division.bytes_in_use(weights)
     is_streamed = sharded is not None or bytes_read_per_step(weights, resident_blocks) > 0
-    in_use = weight_bytes_in_use(weights, resident_blocks) if sharded is None else sharded
-    in_use += adapter_bytes
+    in_use = transformer_bytes(weights, resident_blocks, adapter_bytes, sharded)
     size = division.share_forward(size)
-    if adapter_bytes and is_streamed:
-        in_use += weights.largest_block  # adapters are merged into a copy of the block at its turn
     forward = network.peak(size, waits_for_blocks=is_streamed)
     held = num_transformers * in_use + (num_transformers - 1) * forward.held
     # Sums of the windows and what they become: two for each pass beside what every step has.
@@ -63,6 +60,23 @@ def denoise_peak(
         # The passes of a step go through a block together: those that wait hold their tokens.
         held += (size.num_waiting - 1) * size.stream
     return forward.beside(held)
+
+
+def transformer_bytes(
+    weights: WeightBytes, resident_blocks: int | None, adapter_bytes: int, sharded: int | None = None
+) -> int:
+    """Bytes of a transformer with its adapters while it runs.
+
+    Args:
+        weights, resident_blocks: as for :func:`weight_bytes_in_use`.
+        adapter_bytes: of its adapters.
+        sharded: of its weights where processes keep parts of the blocks; None where this one has them all.
+    """
+    in_use = weight_bytes_in_use(weights, resident_blocks) if sharded is None else sharded
+    in_use += adapter_bytes
+    if adapter_bytes and (sharded is not None or bytes_read_per_step(weights, resident_blocks)):
+        in_use += weights.largest_block  # adapters are merged into a copy of the block at its turn
+    return in_use
 
 
 def weight_bytes_in_use(weights: WeightBytes, resident_blocks: int | None) -> int:

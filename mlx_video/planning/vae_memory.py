@@ -146,6 +146,21 @@ def _decoder_tiles(height: int, width: int, tile: int | None, processes: int) ->
     return cut_tiles(DECODER_STAGES, height, width, min(tile or longest, longest))
 
 
+def decode_kept_bytes(
+    config: VAEConfig, latent_height: int, latent_width: int, *, gpu: Limits | None = None
+) -> int:
+    """What the decoder's layers keep from one latent frame to the next, where it works on whole frames.
+
+    Args:
+        config, latent_height, latent_width, gpu: as for :func:`decode_peak_bytes`.
+    """
+    frame, longest = Frame(latent_height, latent_width, gpu), max(latent_height, latent_width)
+    width = decoder_widths(config.decoder_dim or 0)[0]
+    ((tile,),) = cut_tiles(DECODER_STAGES, latent_height, latent_width, longest)
+    stages = add_stages(_decoder_stages(config, tile, gpu, 1))
+    return _whole_layers(frame, width, causal_conv(frame, config.z_dim, width, 1), 1).kept + stages.kept
+
+
 def encode_peak_bytes(
     config: VAEConfig,
     latent_height: int,

@@ -29,6 +29,7 @@ RecipeName = Literal[
     "causvid",
     "self-forcing",
     "lightx2v",
+    "krea",
     "longcat",
     "longcat-distilled",
     "longcat-refine",

@@ -58,6 +58,13 @@ class ConvertRequest:
     model_version: ModelVersion = option(
         "auto", help="Wan generation, `2.1` or `2.2`; `auto` tells it from the tensors"
     )
+    called: str | None = option(
+        None,
+        help="what the transformer's publisher calls it, such as `krea-realtime-video`, for models that have "
+        "the tensors of others and whose files were renamed",
+        metavar="NAME",
+        default_text="the names of files and folders",
+    )
     quantize: bool = option(False, help="quantize the transformer blocks' linear layers")
     bits: QuantizationBits = option(4, help="bits of a quantized weight, 4 or 8")
     group_size: QuantizationGroup = option(64, help="weights that share one scale: 32, 64 or 128")

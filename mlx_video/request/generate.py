@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from mlx_video.errors import RequestError
+from mlx_video.request.animate import ANIMATE_GROUP, AnimateOptions
 from mlx_video.request.choices import (
     RANDOM_SEED,
     InputKind,
@@ -45,9 +46,8 @@ from mlx_video.request.speech import SPEECH_GROUP, SpeechOptions
 from mlx_video.request.video_prompt import VIDEO_PROMPT_GROUP, VideoPromptOptions
 
 SPARINGLY_RECORDED = (
-    GUIDANCE_GROUP, STEP_CACHE_GROUP, VACE_GROUP, LONG_VIDEOS_GROUP, PREVIEW_GROUP, VIDEO_PROMPT_GROUP,
-    SPEECH_GROUP,
-    LONGCAT_GROUP,
+    GUIDANCE_GROUP, STEP_CACHE_GROUP, VACE_GROUP, ANIMATE_GROUP, LONG_VIDEOS_GROUP, PREVIEW_GROUP,
+    VIDEO_PROMPT_GROUP, SPEECH_GROUP, LONGCAT_GROUP,
 )  # fmt: skip
 """Groups of options that decide nothing, and are not recorded, at their defaults."""
 
@@ -68,6 +68,7 @@ class GenerateRequest(
     SpeechOptions,
     LongCatOptions,
     VideoPromptOptions,
+    AnimateOptions,
     InputOptions,
 ):
     """One video to make. None stands for the model's own default."""
@@ -287,11 +288,14 @@ class GenerateRequest(
             )
 
     def _check_pairs(self) -> None:
-        pair = ("inpaint_video", "inpaint_video_mask")
-        absent = [name for name in pair if getattr(self, name) is None]
-        if len(absent) == 1:
-            given, other = (name for name in pair if name not in absent), f"--{absent[0].replace('_', '-')}"
-            raise RequestError(next(given), f"needs {other} beside it. Give both.")
+        for pair in (
+            ("inpaint_video", "inpaint_video_mask"),
+            ("animate_inpaint_video", "animate_mask_video"),
+        ):
+            absent = [name for name in pair if getattr(self, name) is None]
+            if len(absent) == 1:
+                given = next(name for name in pair if name not in absent)
+                raise RequestError(given, f"needs --{absent[0].replace('_', '-')} beside it. Give both.")
 
     def _check_one_frame(self) -> None:
         beside = ("control_image", "control_index")

@@ -225,7 +225,8 @@ class InputOptions:
         group="size",
         only_with=(
             "image", "end_image", "reference_image", "control_image", "control_video", "inpaint_video",
-            "input_video", "vace_video", "vace_video_mask", "longcat_video",
+            "input_video", "vace_video", "vace_video_mask", "animate_pose_video", "animate_face_video",
+            "animate_inpaint_video", "animate_mask_video", "longcat_video",
         ),
     )  # fmt: skip
     width: int | None = option(

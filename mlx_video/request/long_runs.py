@@ -129,6 +129,14 @@ class LongRunOptions:
         check=at_least(1),
         only_with=("context_frames",),
     )
+    kv_cache_frames: int | None = option(
+        None,
+        help="make the video block by block, in memory that does not grow with it: each block sees the keys "
+        "and values of so many finished latent frames, 1 to 18; for krea-realtime, which was trained with 3",
+        group=LONG_VIDEOS_GROUP,
+        metavar="N",
+        check=at_least(1),
+    )
     continue_from: VideoSource | None = option(
         None,
         help="video to go on from, or the state or latents of the run that made it: the clip begins with its "
@@ -138,12 +146,13 @@ class LongRunOptions:
     )
     continue_frames: int | None = option(
         None,
-        help="last frames, 4n+1, of the video or segment before that a clip of a VACE model begins with",
+        help="last frames of the video or segment before that a clip begins with: 4n+1 for VACE and "
+        "LongCat-Video, 1 or 5 for Animate",
         group=LONG_VIDEOS_GROUP,
         metavar="N",
-        default_text="17, of short clips half",
+        default_text="VACE: 17, of short clips half; LongCat-Video: 13; Animate: 1",
         check=at_least(1),
-        only_with=("continue_from",),
+        only_with=("continue_from", "animate_pose_video"),
     )
     segments: int = option(
         1,

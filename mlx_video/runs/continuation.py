@@ -33,8 +33,8 @@ def find_length(request: GenerateRequest, variant: Variant, config: ModelConfig)
     way = variant.continuation
     if way is None or way.find_length is None or request.decode_only:
         return None
-    if request.continue_from is None:
-        check_inputs(request, variant)  # before any input is opened
+    if request.continue_from is None:  # which may take the place of one that is missing
+        check_inputs(request, variant)  # before any is opened
     return way.find_length(request, config)
 
 
@@ -87,7 +87,11 @@ def open_earlier(
 
 
 def find_part(
-    way: Continuation | None, earlier: EarlierVideo | None, geometry: VideoGeometry, request: GenerateRequest
+    way: Continuation | None,
+    earlier: EarlierVideo | None,
+    geometry: VideoGeometry,
+    request: GenerateRequest,
+    length: Length | None = None,
 ) -> Part:
     """Where a run lies in a video of several parts.
 
@@ -96,16 +100,20 @@ def find_part(
         earlier: the video that the run goes on from.
         geometry: of the run.
         request: of the run.
+        length: of the video, where its inputs tell.
     """
-    if way is None or earlier is None:
+    if way is None:
         return WHOLE
+    end = length.frames if length and way.turns_back else None
+    if earlier is None:
+        return Part(turns_back_at=end)
     made = earlier.made
     begins = 0
     if made and way.reads_on:
         again = len(earlier.tail) if way.is_shown_again else 0
         begins = made.frames - again + way.count_lost(request)
     history = partial(earlier.history, geometry) if way.reads_history else None
-    return Part(made.parts if made else 0, begins, history)
+    return Part(made.parts if made else 0, begins, history, end)
 
 
 def check_continuing(request: GenerateRequest, variant: Variant) -> None:
@@ -157,7 +165,9 @@ def count_made_frames(run: Run) -> int:
 
 def count_new_frames(run: Run) -> int:
     """Frames that a run adds to its video."""
-    new = count_made_frames(run) - count_skipped(run)
+    new, way = count_made_frames(run) - count_skipped(run), run.variant.continuation
+    if way and (most := way.most_new(run.request)) is not None:
+        new = min(new, most)
     if run.length is None or run.length.frames is None:
         return new
     made = run.earlier.made if run.earlier else None

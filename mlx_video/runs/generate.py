@@ -175,8 +175,9 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
     measured = read_measured(model.path) if request.step_cache == "magcache" else ()
     given_videos = {name: video for name in VIDEO_INPUTS if (video := getattr(request, name)) is not None}
     videos = {name: open_video(video) for name, video in given_videos.items()}
-    plan = plan_run(request, config, variant, find_shown(images, videos), measured)
-    part = find_part(way, earlier, plan.geometry, request)
+    shown = find_shown(images, videos, variant.inputs.sized_by)
+    plan = plan_run(request, config, variant, shown, measured)
+    part = find_part(way, earlier, plan.geometry, request, length)
     several = {name: [*map(open_image, getattr(request, name))] for name in PICTURE_INPUTS}
     pictures = {name: tuple(each.pixels for each in found) for name, found in several.items() if found}
     all_images = (*opened.values(), *(each for found in several.values() for each in found))
@@ -191,7 +192,7 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
         elif INPUTS[name] == "footage":
             notices = (*notices, *video.notices)
         elif INPUTS[name] != "all frames" and not (video.is_still and INPUTS[name] == "mask"):
-            notices = (*notices, *check_length(video, find_picking(request, plan, name, part.first_frame)))
+            notices = (*notices, *check_length(video, find_picking(request, plan, name, part)))
     if "camera_trajectory" in variant.inputs.all:
         camera_poses({name: getattr(request, name) for name in INPUTS}, plan.geometry.num_frames)
     check_weights(model, stored)
@@ -218,17 +219,20 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
     return run
 
 
-def find_shown(images: Mapping[str, np.ndarray], videos: Mapping[str, SourceVideo]) -> ShownSize | None:
+def find_shown(
+    images: Mapping[str, np.ndarray], videos: Mapping[str, SourceVideo], sized_by: str = ""
+) -> ShownSize | None:
     """The size of the first given frame; else of the first given video that is no mask.
 
     Args:
         images, videos: as in `Run`.
+        sized_by: the video that gives the size whatever else is given; "" for none.
     """
     first = next((images[name] for name in FRAME_INPUTS if name in images), None)
-    if first is not None:
+    if first is not None and not sized_by:
         return ShownSize(*first.shape[:2])
     for name, video in videos.items():
-        if INPUTS[name] in ("video", "tail"):
+        if name == sized_by or (not sized_by and INPUTS[name] in ("video", "tail")):
             frame, _ = next(video.read())
             height, width = frame.shape[:2]
             return ShownSize(height, width, name)

@@ -14,6 +14,8 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_video.conditioning.clips import ReadMasks
+from mlx_video.conditioning.continuation.part import WHOLE as AT_ONCE
+from mlx_video.conditioning.continuation.part import Part
 from mlx_video.conditioning.control.units import COMMON_UNITS
 from mlx_video.conditioning.disk_cache import TextStore, open_prompt_cache
 from mlx_video.conditioning.frames import Encoding, FrameEncoder, cut_images
@@ -24,7 +26,7 @@ from mlx_video.conditioning.text import PromptTokenizer, count_tokens, load_toke
 from mlx_video.conditioning.units import ConditioningUnit, UnitInputs
 from mlx_video.errors import CheckpointError, MediaError, RequestError
 from mlx_video.events import BlocksRead, Event, FramesEncoded, Notice, Work, finish, with_events
-from mlx_video.geometry import latent_frames
+from mlx_video.geometry import VideoGeometry, latent_frames
 from mlx_video.hub.fetch import TOKENIZER_REPOSITORY, fetch_tokenizer
 from mlx_video.latents.encode import encode_chunks
 from mlx_video.layouts.model_folder import ModelFolder
@@ -49,6 +51,7 @@ from mlx_video.runs.networks import (
 )
 from mlx_video.runs.run import Run
 from mlx_video.runs.settings import RunPlan
+from mlx_video.variants.variant import Variant
 
 Texts = Sequence[Sequence[int]]
 WHOLE: InputKind = "whole video"
@@ -97,6 +100,12 @@ def needed_units(run: Run) -> tuple[ConditioningUnit, ...]:
 
 def encodes_frames(run: Run) -> bool:
     """Whether the VAE's encoder works in a run; control models read what it makes of absent inputs too."""
+    blocks = run.plan.blocks
+    return (blocks is not None and blocks.encodes) or encodes_inputs(run)
+
+
+def encodes_inputs(run: Run) -> bool:
+    """Whether the VAE's encoder works before the first step."""
     return any(unit.stage == "image" for unit in needed_units(run))
 
 
@@ -109,10 +118,17 @@ def _find_videos_that_count(run: Run) -> Iterator[str]:
             yield name
 
 
-def find_picking(request: GenerateRequest, plan: RunPlan, name: str, first: int = 0) -> Picking:
-    """Which frames of a given video a run takes, from frame `first` of the new ones."""
-    is_whole = INPUTS[name] == WHOLE
-    return Picking(name, plan.geometry.num_frames, plan.fps, request.video_fps, is_whole, first)
+def find_picking(request: GenerateRequest, plan: RunPlan, name: str, part: Part = AT_ONCE) -> Picking:
+    """Which frames of a given video a run takes, from where its part lies."""
+    return Picking(
+        name,
+        plan.geometry.num_frames,
+        plan.fps,
+        request.video_fps,
+        INPUTS[name] == WHOLE,
+        part.first_frame,
+        part.turns_back_at,
+    )
 
 
 def _pick_whole(run: Run, name: str) -> Iterator[np.ndarray]:
@@ -122,11 +138,14 @@ def _pick_whole(run: Run, name: str) -> Iterator[np.ndarray]:
 
 def _fit_frames(run: Run, name: str) -> Iterator[np.ndarray]:
     """Frames of a given video at the rate and size of the video that is made, uint8 [H, W, 3]."""
-    geometry = run.plan.geometry
-    for frame in pick_frames(
-        run.videos[name], find_picking(run.request, run.plan, name, run.part.first_frame)
-    ):
-        yield fit_frame(frame, geometry.height, geometry.width, run.request.fit)
+    width, height = size_of_input(run.variant, run.plan.geometry, name)
+    for frame in pick_frames(run.videos[name], find_picking(run.request, run.plan, name, run.part)):
+        yield fit_frame(frame, height, width, run.request.fit)
+
+
+def size_of_input(variant: Variant, geometry: VideoGeometry, name: str) -> tuple[int, int]:
+    """Width and height that the frames of a given video are brought to."""
+    return variant.inputs.own_sizes.get(name, (geometry.width, geometry.height))
 
 
 def _cut_tail(run: Run, name: str) -> Iterator[np.ndarray]:
@@ -176,7 +195,7 @@ _READERS: Mapping[InputKind, Callable[[Run, str], Iterator[np.ndarray]]] = Mappi
 def _fit_masks(run: Run, name: str) -> Iterator[np.ndarray]:
     """Frames of a given mask likewise, bool [H, W]; one picture serves all frames."""
     geometry = run.plan.geometry
-    video, picking = run.videos[name], find_picking(run.request, run.plan, name, run.part.first_frame)
+    video, picking = run.videos[name], find_picking(run.request, run.plan, name, run.part)
     frames = pick_frames(video, picking)
     if video.is_still:
         ((picture, _),) = video.read()

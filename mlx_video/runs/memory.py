@@ -19,7 +19,7 @@ from mlx_video.planning.memory_plan import Host, MemoryPlan, MemoryTask, plan_te
 from mlx_video.planning.mlx_limits import MLXLimits, plan_limits
 from mlx_video.planning.model_sizes import ModelSizes, read_model_sizes, read_vae_sizes
 from mlx_video.planning.preview_memory import PreviewMaker
-from mlx_video.runs.inputs import encodes_frames, needed_units, unit_inputs
+from mlx_video.runs.inputs import encodes_inputs, needed_units, unit_inputs
 from mlx_video.runs.networks import is_called, network_key
 from mlx_video.runs.run import Run
 from mlx_video.runs.sampling.previews import takes_tiny_decoder
@@ -136,7 +136,7 @@ def find_task(run: Run) -> MemoryTask:
         num_passes=max(plan.recipe.most_passes, len(plan.recipe.prompts)) if plan.recipe else 1,
         cache_bytes=plan.recipe.step_cache.stream_bytes if plan.recipe and plan.recipe.step_cache else 0,
         num_images=count_read_images(run.config.transformer, len(run.images)),
-        num_videos=max(len(run.videos), not only_decodes and encodes_frames(run)),
+        num_videos=max(len(run.videos), not only_decodes and encodes_inputs(run)),
         reads_image_tokens=any("image_tokens" in unit.owns for unit in units),
         reference_frames=run.variant.network.read_frames(run.config.transformer),
         hears_sound=any(unit.stage == "audio" for unit in units),
@@ -152,6 +152,7 @@ def find_task(run: Run) -> MemoryTask:
         fits_colours=not only_decodes and fits_colours(run),
         decoder=request.decoder,
         division=run.division,
+        blocks=plan.blocks,
         remembered_frames=plan.tail_frames if request.longcat_kv_cache and not plan.windows else 0,
         sees_blocks=any("refining_add_on" in unit.owns for unit in units),
         **_find_windows(run),

@@ -11,6 +11,7 @@ from mlx_video.conditioning.units import Fields
 from mlx_video.events import Work
 from mlx_video.runs.inputs import unit_inputs
 from mlx_video.runs.run import Run
+from mlx_video.runs.stages.blocks import BLOCKS
 from mlx_video.runs.stages.colours import COLOURS, known_colours
 from mlx_video.runs.stages.decode import DECODE, FrameSink
 from mlx_video.runs.stages.denoise import DENOISE
@@ -25,16 +26,20 @@ MODES: dict[str, tuple[Stage, ...]] = {
     "keep": (IMAGE, KEEP, SAVE_LATENTS, DECODE),
     "decode": (SAVE_LATENTS, DECODE),
     "decode behind": (IMAGE, BEFORE, SAVE_LATENTS, DECODE),
+    "blocks": (TEXT, COLOURS, BLOCKS, SAVE_LATENTS),
 }
 """Name of a mode → its stages. "generate" makes a video from what the user gave, with images or without;
 "denoise" from conditioning that is there; "keep" makes nothing of it anew; "decode" makes it from latents
-that are there; "decode behind" does so behind others that are made anew."""
+that are there; "decode behind" does so behind others that are made anew; "blocks" makes it from text block by
+block."""
 
 
 def mode_of(run: Run) -> tuple[Stage, ...]:
     """The stages of a run."""
     if run.finished_latents is not None:
         return MODES["decode behind" if decodes_behind(run) else "decode"]
+    if run.plan.blocks:
+        return MODES["blocks"]
     if run.conditioning is not None:
         return MODES["denoise"]
     return MODES["generate" if run.request.takes_steps else "keep"]

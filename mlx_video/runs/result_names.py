@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mlx_video.errors import RequestError
 from mlx_video.files.unusable_paths import real_path
+from mlx_video.latents.block_file import block_path, is_block_file
 from mlx_video.latents.latents_file import is_latents_file
 from mlx_video.latents.run_state import find_state_path, is_state_file
 from mlx_video.media.earlier_result import FOREIGN, is_replaceable, is_vacant
@@ -99,6 +100,9 @@ def _results(request: GenerateRequest, num_frames: int) -> Iterator[_Result]:
         # Going on from a state reads it, and tells better what is wrong with it.
         may_replace = _anything if request.resume else _may_replace_state
         yield _Result("output_path", state, may_replace, "the run keeps its state here, but this file ")
+    if request.output_path and request.kv_cache_frames is not None:
+        what = "the run keeps finished blocks here, but this file "
+        yield _Result("output_path", block_path(request.output_path), _may_replace_blocks, what)
     if folder := request.frames_path:
         option = _option_of(request, "save_frames")
         for index in range(num_frames):
@@ -135,6 +139,10 @@ def _may_replace_profile(path: Path) -> bool:
 
 def _may_replace_state(path: Path) -> bool:
     return is_vacant(path) or is_state_file(path)
+
+
+def _may_replace_blocks(path: Path) -> bool:
+    return is_vacant(path) or is_block_file(path)
 
 
 def _may_replace_segment(path: Path) -> bool:

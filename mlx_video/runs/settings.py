@@ -21,8 +21,9 @@ from mlx_video.geometry import (
 from mlx_video.models.dispatch import LARGEST_ARRAY
 from mlx_video.models.rope import MAX_POSITIONS
 from mlx_video.planning.choices import MemoryChoices
-from mlx_video.request import FRAME_INPUTS, INPUTS, LORA_FIELDS, GenerateRequest, given_inputs
+from mlx_video.request import FRAME_INPUTS, INPUTS, LORA_FIELDS, GenerateRequest, flag_of, given_inputs
 from mlx_video.runs.input_checks import check_inputs, check_layer_scales
+from mlx_video.runs.sampling.block_choice import plan_blocks, report_blocks, settle_blocks
 from mlx_video.runs.sampling.context_choice import check_caches, plan_windows, report_windows
 from mlx_video.runs.sampling.recipe_choice import (
     ChosenRecipe,
@@ -32,6 +33,7 @@ from mlx_video.runs.sampling.recipe_choice import (
     with_measured,
 )
 from mlx_video.runs.sampling.strengths import check_strengths
+from mlx_video.sampling.blocks import BlockPlan
 from mlx_video.sampling.context_windows import ContextWindows
 from mlx_video.sampling.recipe import ModelSampling, Recipe
 from mlx_video.sampling.recipes.settle import settle_recipe
@@ -78,6 +80,7 @@ class RunPlan:
         recipe: how noise becomes latents; None where latents are only decoded.
         leading_frames: latent frames of reference or control pictures, which are sampled beside the result's.
         windows: in which the transformer sees the video; None for the video as a whole.
+        blocks: in which the video is made, one after the other; None for the video as a whole.
         tail_frames: latent frames that the video begins with, of another one's end.
     """
 
@@ -94,12 +97,19 @@ class RunPlan:
     recipe: Recipe | None = None
     leading_frames: int = 0
     windows: ContextWindows | None = None
+    blocks: BlockPlan | None = None
     tail_frames: int = 0
 
     @property
     def sampled_geometry(self) -> VideoGeometry:
         """Geometry of the latents that are sampled, of the result and of pictures beside it."""
         return self.geometry.with_leading(self.leading_frames)
+
+    @property
+    def step_shape(self) -> tuple[int, int, int, int]:
+        """[C, T, H, W] of the latents that a step changes: all that are sampled, or those of a block."""
+        channels, frames, height, width = self.sampled_geometry.latent_shape
+        return channels, self.blocks.frames if self.blocks else frames, height, width
 
     @property
     def guide_scale_text(self) -> str:
@@ -140,10 +150,47 @@ def plan_run(
     check_layer_scales(request, config, variant)
     has_image = shown is not None and shown.field in FRAME_INPUTS
     size = _plan_size(request, config, variant, shown)
-    geometry = _plan_geometry(request, config, size)
+    blocks = plan_blocks(request, config, variant)
+    geometry = _plan_geometry(request, config, size, blocks)
     windows = plan_windows(request, geometry, config.vae.stride[0])
-    sampled = geometry.with_leading(request.extra_frames)
-    _check_grid(sampled, config.transformer.dim, windows)
+    leading_frames = request.extra_frames + variant.leading_frames
+    sampled = geometry.with_leading(leading_frames)
+    _check_grid(sampled, config.transformer.dim, windows, blocks)
+    if blocks:
+        recipe, fps = settle_blocks(request, variant), config.sampling.fps
+    else:
+        recipe, fps = _settle_whole(request, config, variant, measured, size, has_image=has_image)
+    if windows:
+        check_caches(windows, recipe)
+    asked = request.negative_prompt
+    negative_prompt = config.sampling.negative_prompt if asked is None else asked
+    return RunPlan(
+        geometry=geometry,
+        steps=recipe.schedule.steps * (blocks.count if blocks else 1),
+        shift=recipe.shift,
+        guide_scale=recipe.guide_scale,
+        boundary=recipe.boundary,
+        negative_prompt=negative_prompt if "negative" in recipe.prompts else None,
+        recipe=recipe,
+        leading_frames=leading_frames,
+        windows=windows,
+        blocks=blocks,
+        fps=fps,
+        crops_images=has_image and bool(request.width or request.height),
+        notices=tuple(_report_plan(request, variant, recipe, windows, blocks, geometry, size)),
+    )
+
+
+def _settle_whole(
+    request: GenerateRequest,
+    config: ModelConfig,
+    variant: Variant,
+    measured: tuple[Measurement, ...],
+    size: _Size,
+    *,
+    has_image: bool,
+) -> tuple[Recipe, int]:
+    """The sampling of a video made as a whole, and its frames a second; raises as :func:`plan_run`."""
     choices = with_measured(read_choices(request, config), measured)
     chosen = choose_recipe(request, choices, config, variant)
     recipe = settle_recipe(
@@ -156,35 +203,18 @@ def plan_run(
             variant=variant.name,
             has_image=has_image,
             goes_on=any(INPUTS[name] == "tail" for name in given_inputs(request)),
-            pixels=geometry.width * geometry.height,
+            pixels=size.width * size.height,
         ),
     )
-    if windows:
-        check_caches(windows, recipe)
-    asked = request.negative_prompt
-    negative_prompt = config.sampling.negative_prompt if asked is None else asked
-    return RunPlan(
-        geometry=geometry,
-        steps=recipe.schedule.steps,
-        shift=recipe.shift,
-        guide_scale=recipe.guide_scale,
-        boundary=recipe.boundary,
-        negative_prompt=negative_prompt if "negative" in recipe.prompts else None,
-        recipe=recipe,
-        leading_frames=request.extra_frames,
-        windows=windows,
-        fps=chosen.defaults.fps,
-        crops_images=has_image and bool(request.width or request.height),
-        notices=tuple(_report_plan(request, variant, chosen, recipe, windows, geometry, size)),
-    )
+    return replace(recipe, notices=(*chosen.notices, *recipe.notices)), chosen.defaults.fps
 
 
 def _report_plan(
     request: GenerateRequest,
     variant: Variant,
-    chosen: ChosenRecipe,
     recipe: Recipe,
     windows: ContextWindows | None,
+    blocks: BlockPlan | None,
     geometry: VideoGeometry,
     size: _Size,
 ) -> Iterator[Notice]:
@@ -196,11 +226,14 @@ def _report_plan(
     yield from size.notices
     yield from report_output_size(geometry)
     yield from report_windows(request, windows, geometry, recipe)
+    if blocks:
+        yield from report_blocks(request, blocks, geometry, recipe)
     yield from check_strengths(request, recipe)
-    yield from map(Notice, (*chosen.notices, *recipe.notices, *report_distilled(request, recipe)))
+    yield from map(Notice, (*recipe.notices, *report_distilled(request, recipe)))
     yield from _report_idle_negative_prompt(request, recipe)
     yield from _report_idle_video(request)
     yield from _report_absent_control(request, variant)
+    yield from _report_idle_relighting(request, variant)
 
 
 def report_output_size(geometry: VideoGeometry) -> Iterator[Notice]:
@@ -232,6 +265,18 @@ def _report_absent_control(request: GenerateRequest, variant: Variant) -> Iterat
         yield Notice("Without --control-video the model follows the prompt and the images alone.")
 
 
+def _report_idle_relighting(request: GenerateRequest, variant: Variant) -> Iterator[Notice]:
+    """Say so where Animate's relighting adapter has no video whose light it could bring to the character."""
+    background = "animate_inpaint_video"
+    if background in variant.inputs.optional and getattr(request, background) is None:
+        for choice in request.loras:
+            if "relight" in choice.path.name.lower():
+                yield Notice(
+                    f"{choice.named}: is made for a character that takes a person's place in "
+                    f"{flag_of(background)}, which is not given."
+                )
+
+
 def _plan_size(
     request: GenerateRequest, config: ModelConfig, variant: Variant, shown: ShownSize | None
 ) -> _Size:
@@ -242,15 +287,19 @@ def _plan_size(
     if request.width or request.height:
         return _size_for_fit(request, config, shown)
     area = defaults.max_area or defaults.width * defaults.height
-    width, height = (variant.choose_size or size_for_area)(shown.height, shown.width, area)
+    choose_size = variant.choose_size or size_for_area
+    width, height = choose_size(shown.height, shown.width, area)
     if min(width, height) < 1:
         raise RequestError(
             shown.field,
             f"{shown.width}x{shown.height} pixels: too long and thin for a video of {area} pixels a frame. "
             "Crop it, or give --width and --height.",
         )
+    rounded = _round_size(width, height, config)
+    if variant.inputs.sized_by:
+        return rounded
     text = f"Size {width}x{height} follows the {shown.noun}'s shape, within {area} pixels."
-    return _Size(width, height, area, (Notice(text),))
+    return replace(rounded, area=area, notices=(Notice(text),))
 
 
 def _size_for_fit(request: GenerateRequest, config: ModelConfig, shown: ShownSize) -> _Size:
@@ -282,10 +331,12 @@ def _round_size(width: int, height: int, config: ModelConfig) -> _Size:
     return _Size(*rounded, rounded[0] * rounded[1], notices)
 
 
-def _plan_geometry(request: GenerateRequest, config: ModelConfig, size: _Size) -> VideoGeometry:
+def _plan_geometry(
+    request: GenerateRequest, config: ModelConfig, size: _Size, blocks: BlockPlan | None
+) -> VideoGeometry:
     vae = config.vae
     default = config.sampling.num_frames if request.target_index is None else 1
-    num_frames = request.num_frames or default
+    num_frames = blocks.num_frames(vae.stride[0]) if blocks else request.num_frames or default
     check_num_frames(num_frames, vae.stride[0])
     check_trim(request, num_frames)
     return measure(
@@ -319,10 +370,13 @@ def _default_shift(chosen: ChosenRecipe, variant: Variant, area: int) -> float:
     return exception.shift if exception and is_official and area <= exception.max_area else shift
 
 
-def _check_grid(geometry: VideoGeometry, dim: int, windows: ContextWindows | None) -> None:
+def _check_grid(
+    geometry: VideoGeometry, dim: int, windows: ContextWindows | None, blocks: BlockPlan | None
+) -> None:
     """Refuse more tokens than a forward takes; one over a context window may also see a frame before it."""
     frames, rows, columns = geometry.grid
-    seen = (min(frames, windows.size + 1), rows, columns) if windows else geometry.grid
+    longest = windows.size + 1 if windows else blocks.seen if blocks else frames
+    seen = (min(frames, longest), rows, columns)
     for name, tokens in zip(("num_frames", "height", "width"), seen, strict=True):
         if tokens > MAX_POSITIONS:
             raise RequestError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mlx_video.device.report import this_machine
@@ -30,15 +31,25 @@ def describe_work(run: Run, stages: Sequence[Stage], *, runs_after: int = 0) -> 
     first = run.state.next_step if run.state else 0
     return WorkPlanned(
         stages=tuple(stage.name for stage in stages if stage.is_reported),
-        step_weights=tuple(_weigh_step(run, recipe, step) for step in steps) if recipe else (),
+        step_weights=_weigh_steps(run, recipe, steps) if recipe else (),
         first_step=first,
-        loading_steps=_loading_steps(recipe, steps[first:]) if recipe else (),
-        weights_are_certain=_is_planned(recipe),
+        loading_steps=_loading_steps(run, recipe, steps, first) if recipe else (),
+        # What the VAE does between blocks is no step's, and counts in the mean.
+        weights_are_certain=_is_planned(recipe) and run.plan.blocks is None,
         decoded_pixels=width * height * geometry.num_frames,
         speed_key=_speed_key(run),
         decode_key=_digest(_decoding_facts(run)),
         runs_after=runs_after,
     )
+
+
+def _weigh_steps(run: Run, recipe: Recipe, steps: list[Step]) -> tuple[float, ...]:
+    """Forwards of every step; before the first of a block its context goes through the transformer too."""
+    weights, blocks = [_weigh_step(run, recipe, step) for step in steps], run.plan.blocks
+    if blocks is None:
+        return tuple(weights)
+    shares = (blocks.context_of(index) / blocks.frames for index in range(blocks.count))
+    return tuple(weight for share in shares for weight in (weights[0] + share, *weights[1:]))
 
 
 def _weigh_step(run: Run, recipe: Recipe, step: Step) -> float:
@@ -65,10 +76,12 @@ def _transformer_of(recipe: Recipe, step: Step) -> str:
     return recipe.expert_split(step) if recipe.expert_split else "model"
 
 
-def _loading_steps(recipe: Recipe, steps: list[Step]) -> tuple[int, ...]:
-    """The first of these steps that each transformer serves."""
+def _loading_steps(run: Run, recipe: Recipe, steps: list[Step], start: int) -> tuple[int, ...]:
+    """The first step that each transformer serves, of those from `start` on."""
+    if run.plan.blocks:
+        return (start,)
     first: dict[str, int] = {}
-    for step in steps:
+    for step in steps[start:]:
         first.setdefault(_transformer_of(recipe, step), step.index)
     return tuple(first.values())
 
@@ -89,8 +102,7 @@ def _speed_key(run: Run) -> str:
         run.config.text_encoder,
         run.config.quantization,
         *(_size(path) for path in (*run.model.transformers.values(), run.model.text_encoder)),
-        run.plan.sampled_geometry.grid,
-        run.plan.windows,
+        *_seen_frames(run),
         memory.resident_blocks,
         memory.encode_tile,
         sorted((*run.images, *run.videos, *run.pictures)),
@@ -102,6 +114,12 @@ def _speed_key(run: Run) -> str:
         *_machine(),
     ]
     return _digest(facts)
+
+
+def _seen_frames(run: Run) -> list[object]:
+    """What a forward sees; of a video made block by block whatever its length."""
+    plan, grid = run.plan, run.plan.sampled_geometry.grid
+    return [replace(plan.blocks, count=0), grid[1:]] if plan.blocks else [grid, plan.windows]
 
 
 def _decoding_facts(run: Run) -> list[object]:

@@ -22,6 +22,9 @@ class NoiseSource(Protocol):
     def draw(self, shape: tuple[int, ...]) -> mx.array:
         """Draw the next noise, float32 of any shape."""
 
+    def skip(self, shape: tuple[int, ...], times: int) -> None:
+        """Go on as if noise of this shape had been drawn so often."""
+
     def state(self) -> dict[str, mx.array]:
         """Arrays that the next draw depends on, by name."""
 
@@ -70,6 +73,11 @@ class TorchNoise:
         """See :meth:`NoiseSource.draw`."""
         return mx.array(_torch_normals(self._engine, math.prod(shape)).reshape(shape))
 
+    def skip(self, shape: tuple[int, ...], times: int) -> None:
+        """See :meth:`NoiseSource.skip`."""
+        for _ in range(times):
+            _skip_normals(self._engine, math.prod(shape))
+
     def state(self) -> dict[str, mx.array]:
         """See :meth:`NoiseSource.state`: the engine's words, [624], and how many of them are used up, [1]."""
         engine = self._engine.get_state(legacy=False)["state"]
@@ -97,6 +105,10 @@ class MLXNoise:
             key = mx.random.split(key, self._draws + 1)[self._draws]
         self._draws += 1
         return mx.random.normal(shape, key=key)
+
+    def skip(self, shape: tuple[int, ...], times: int) -> None:
+        """See :meth:`NoiseSource.skip`."""
+        self._draws += times
 
     def state(self) -> dict[str, mx.array]:
         """See :meth:`NoiseSource.state`: the number of draws, [1]."""
@@ -128,6 +140,14 @@ def _torch_normals(engine: np.random.RandomState, count: int) -> npt.NDArray[np.
     if whole < count:  # a last group that is not full overlaps the one before it, with new numbers
         normals[-GROUP:] = _box_muller(_uniform24(engine, GROUP))
     return normals
+
+
+def _skip_normals(engine: np.random.RandomState, count: int) -> None:
+    """Use up what `count` numbers of torch.randn are made of."""
+    if count < GROUP:
+        _few_normals(engine, count)
+    else:
+        _draw_words(engine, count + (GROUP if count % GROUP else 0))
 
 
 def _draw_words(engine: np.random.RandomState, count: int) -> npt.NDArray[np.uint32]:

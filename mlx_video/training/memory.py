@@ -27,9 +27,9 @@ STAGE = "training"
 # Arrays of a block on its way back that exist together, as measured on a CPU: of all tokens at the
 # transformer's width and at the feed-forward's, and of the text's at the transformer's.
 _STREAM_ARRAYS, _HIDDEN_ARRAYS, _TEXT_ARRAYS = 6.0, 10.0, 35.0
-_SCORE_ARRAYS, _SCORE_ARRAYS_AHEAD = 4.5, 12.0
+_SCORE_ARRAYS, _SCORE_ARRAYS_AHEAD = 4.5, 10.0
 """Scores of a chunk of attention; and where there are many chunks, those that MLX schedules ahead."""
-_SAVED_STREAM_ARRAYS, _SAVED_HIDDEN_ARRAYS = 12.0, 4.0
+_SAVED_STREAM_ARRAYS, _SAVED_HIDDEN_ARRAYS = 12.0, 5.6
 """The same of what a block leaves where activations are kept."""
 _WEIGHT_COPIES = 2.6
 """Float32 copies of the largest weight, where weights are of another type than products."""
@@ -210,7 +210,8 @@ def _kept_bytes(size: TrainingSize, compute: int, way: MemoryWay) -> int:
     if way.checkpoints:
         return len(size.weights.blocks) * size.num_tokens * config.dim * WIDE
     saved = _SAVED_STREAM_ARRAYS * config.dim + _SAVED_HIDDEN_ARRAYS * config.ffn_dim
-    return int(len(size.weights.blocks) * size.num_tokens * saved * compute)
+    # The last block has not let go of anything when it is at its peak.
+    return int((len(size.weights.blocks) - 1) * size.num_tokens * saved * compute)
 
 
 def plan_memory(plan: TrainingPlan, size: TrainingSize, host: Host) -> tuple[MemoryWay, MemoryPlan]:

@@ -21,8 +21,9 @@ from mlx_video.training.loss import TIMESTEPS, Drawing
 from mlx_video.training.noise_levels import NoiseLevels
 from mlx_video.training.optimizers import Schedule
 from mlx_video.training.state import STATE_FILE
+from mlx_video.variants import fun, vace
 from mlx_video.variants.registry import find_variant
-from mlx_video.weights.network import TransformerNetwork
+from mlx_video.weights.network import PLAIN, TransformerNetwork
 
 RATE_TIMES_WIDTH = 0.4
 """Default rate of an adapter times the transformer's width: wider layers want smaller rates under Adam, which
@@ -32,6 +33,8 @@ CAREFUL = 0.1
 WARM_UP_SHARE = 20
 
 
+TRAINED_NETWORKS = (PLAIN, fun.NETWORK, vace.NETWORK)
+"""Transformers whose gradients are held to those of PyTorch."""
 _SETTLED = ("steps", "learning_rate", "schedule", "warm_up_steps", "init_lora")
 """Options that stand in a training's identity as what follows from them, or count at its beginning alone."""
 
@@ -112,6 +115,7 @@ def plan_training(request: TrainRequest, model: ModelFolder, config: ModelConfig
     Raises:
         RequestError: an option does not fit the model.
     """
+    _refuse_unlike_models(config)
     transformer = _find_transformer(request, config)
     if request.network == "full" and config.quantization is not None:
         raise RequestError(
@@ -128,6 +132,17 @@ def plan_training(request: TrainRequest, model: ModelFolder, config: ModelConfig
         _plan_schedule(request, config),
         Drawing(request.seed, _plan_levels(request, config), request.caption_dropout),
     )
+
+
+def _refuse_unlike_models(config: ModelConfig) -> None:
+    """Refuse models whose forward is another one than flow matching of whole clips trains."""
+    variant = find_variant(config)
+    if variant.network not in TRAINED_NETWORKS or variant.blocks is not None:
+        raise RequestError(
+            "folder",
+            f"{variant.title} cannot be trained here. Text-to-video, image-to-video, TI2V, Fun and VACE "
+            "models of Wan2.1 and Wan2.2 can.",
+        )
 
 
 def _find_transformer(request: TrainRequest, config: ModelConfig) -> str:

@@ -53,7 +53,7 @@ LONGCAT = Variant(
     ),
     inputs=Inputs(optional=(VIDEO,), shorthands={"image": (VIDEO,), REFINED: ("image", VIDEO)}),
     units=(PROMPTS, frames_unit("first frame", ("first_frames",), hold_first_frames), LAST_FRAMES, REFINE),
-    continuation=replace(LONGCAT_TAIL, refuses=(REFINED,), find_length=find_refined_length),
+    continuation=replace(LONGCAT_TAIL, find_length=find_refined_length),
     settle=settle_refinement,
     choose_size=choose_bucket,
 )

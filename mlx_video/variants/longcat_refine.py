@@ -5,8 +5,17 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+from mlx_video.conditioning.continuation.part import MadeParts
 from mlx_video.conditioning.continuation.way import Length
-from mlx_video.conditioning.longcat_refine import REFINED, SIZE_STEP, count_refined
+from mlx_video.conditioning.longcat_refine import (
+    PART_FRAMES,
+    REFINED,
+    REFINED_TAIL,
+    SIZE_STEP,
+    count_parts,
+    count_refined,
+    find_start,
+)
 from mlx_video.config import ModelConfig
 from mlx_video.errors import RequestError
 from mlx_video.media.sources.source_video import open_video
@@ -37,7 +46,9 @@ def settle_refinement(request: GenerateRequest, config: ModelConfig) -> Generate
         return request
     _check(request)
     count, height, width = _measure(request)
-    _, made = count_refined(count, config.vae.stride[0])
+    before = request.continue_from.frames if isinstance(request.continue_from, MadeParts) else 0
+    own = min(PART_FRAMES, count - find_start(before))
+    _, made = count_refined(own, config.vae.stride[0], REFINED_TAIL if before else 0)
     chosen = choose_from(BUCKETS_REFINED, height, width)
     return replace(
         request,
@@ -53,8 +64,9 @@ def find_refined_length(request: GenerateRequest, config: ModelConfig) -> Length
     if request.longcat_refine is None:
         return None
     count, *_ = _measure(request)
-    shown, _ = count_refined(count, config.vae.stride[0])
-    return Length(1, shown, f"--longcat-refine has {count} frames")
+    parts = count_parts(count)
+    shown = 2 * count if parts > 1 else count_refined(count, config.vae.stride[0])[0]
+    return Length(parts, shown, f"--longcat-refine has {count} frames")
 
 
 def _check(request: GenerateRequest) -> None:

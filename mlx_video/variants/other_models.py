@@ -35,8 +35,6 @@ OTHER_MODELS = (
     OtherModel("Wan2.2 Fun-5B-Control-Camera", "control_adapter.", (100, 48)),
     OtherModel("a Fun Control-Camera model", "control_adapter."),
     OtherModel("HuMo", "audio_proj."),
-    OtherModel("Wan2.2 Animate 14B", "face_adapter."),
-    OtherModel("Wan2.2 Animate 14B", "pose_patch_embedding."),
     OtherModel("SCAIL", "patch_embedding_pose."),
     OtherModel("a Fun Control model", channels=(48, 16)),
     OtherModel("Lucy-Edit, or another 5B model that edits videos", channels=(96, 48)),

@@ -7,18 +7,32 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlx_video.config import ModelConfig, TransformerConfig, find_vae_config
+from mlx_video.config import FaceConfig, ModelConfig, TransformerConfig, find_vae_config
 from mlx_video.errors import CheckpointError, ConfigError, RequestError
 from mlx_video.formats.tensor_info import TensorInfo
-from mlx_video.variants import camera, fun, i2v, longcat, speech, t2v, ti2v, vace, video_as_prompt
+from mlx_video.variants import (
+    animate,
+    camera,
+    fun,
+    i2v,
+    krea,
+    longcat,
+    speech,
+    t2v,
+    ti2v,
+    vace,
+    video_as_prompt,
+)
 from mlx_video.variants.control_adapter import (
     fits_with_control_video,
     takes_control_video,
     with_control_video,
 )
-from mlx_video.variants.lookalikes import Evidence, name_lookalike
+from mlx_video.variants.lookalikes import name_lookalike
 from mlx_video.variants.other_models import name_other_model
-from mlx_video.variants.variant import CheckpointFacts, Shapes, Variant
+from mlx_video.variants.variant import CheckpointFacts, Evidence, Shapes, Variant
+from mlx_video.weights.names.animate_names import FACE_ANCHOR, list_face_statements, read_head_dim
+from mlx_video.weights.names.animate_names import PARTS as FACE_PARTS
 from mlx_video.weights.names.control_sizes import list_statements, read_control_sizes
 from mlx_video.weights.names.fun_names import CAMERA_ANCHOR, REFERENCE_ANCHOR
 from mlx_video.weights.names.longcat_names import FUSED_PART
@@ -33,6 +47,8 @@ VARIANTS: tuple[Variant, ...] = (
     t2v.DEMO,
     i2v.DEMO_I2V,
     fun.DEMO_CONTROL,
+    longcat.LONGCAT,  # its own tensors lie in the blocks, where they are no strays of plain models
+    krea.KREA,
     t2v.T2V_1_3B,
     t2v.T2V_14B,
     i2v.FLF2V_14B,
@@ -51,7 +67,7 @@ VARIANTS: tuple[Variant, ...] = (
     vace.VACE_1_3B,
     vace.VACE_14B,
     vace.VACE_FUN_A14B,
-    longcat.LONGCAT,
+    animate.ANIMATE_14B,
     speech.S2V_14B,
     video_as_prompt.VIDEO_AS_PROMPT,
     t2v.T2V_OTHER,
@@ -77,6 +93,7 @@ _EVIDENCE = {
     "image_positions": "img_emb.emb_pos",
     "patch_size": "patch_embedding.weight",
     "vace_in_dim": VACE_ANCHOR,
+    **dict.fromkeys(list_face_statements(FaceConfig()), FACE_ANCHOR),
     **dict.fromkeys(("audio_dim", "num_audio_token", "enable_adain", "adain_mode"), AUDIO_ANCHOR),
     "cond_dim": POSE_ANCHOR,
     **dict.fromkeys(("add_ref_conv", "has_ref_conv", "in_dim_ref_conv"), REFERENCE_ANCHOR),
@@ -84,7 +101,8 @@ _EVIDENCE = {
         ("add_control_adapter", "in_dim_control_adapter", "downscale_factor_control_adapter"), CAMERA_ANCHOR
     ),
 }
-HEAD_DIM = 128  # of every published transformer; only used where config.json names no num_heads
+# Of every published transformer; only used where neither config.json nor a tensor tells.
+HEAD_DIM = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +169,7 @@ def _part_names(network: TransformerConfig) -> frozenset[str]:
         **dict.fromkeys(speech.ANCHORS, network.audio_dim is not None),
         "vace_patch_embedding.weight": bool(network.vace_layers),
         "vace_blocks.0.modulation": bool(network.vace_layers),
+        **dict.fromkeys(FACE_PARTS, network.face is not None),
         f"{FUSED_PART}weight": network.time_dim is not None,
         "mot_ref.patch_embedding.weight": bool(network.mot_layers),
     }
@@ -231,7 +250,7 @@ def _match(facts: CheckpointFacts, shapes: Shapes | None = None, evidence: Evide
             f"transformer: {_describe(facts)}: this is {title}, which this version cannot convert. {advice}"
         )
     for variant in VARIANTS:
-        if variant.traits.fit(facts) and variant.answers_to(evidence.names):
+        if variant.traits.fit(facts) and variant.is_meant(facts, evidence):
             return variant
     for variant in VARIANTS:
         if fits_with_control_video(variant, facts) and variant.answers_to(evidence.names):
@@ -334,7 +353,8 @@ def _read_transformer_config(
                 f"config.json says {key} {source[key]}, but {_evidence(key, shapes, label)} says {size}. "
                 "They belong to different checkpoints; fetch both from the same place."
             )
-    heads: dict[str, Any] = {"num_heads": int(_number(source, "num_heads", max(1, facts.dim // HEAD_DIM)))}
+    head_dim = read_head_dim(shapes, HEAD_DIM)
+    heads: dict[str, Any] = {"num_heads": int(_number(source, "num_heads", max(1, facts.dim // head_dim)))}
     return TransformerConfig(
         **sizes,
         model_type=variant.model_type,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from mlx_video.conditioning.continuation.way import Continuation
 from mlx_video.conditioning.units import PROMPTS, ConditioningUnit
 from mlx_video.config import ModelConfig, SamplingDefaults
 from mlx_video.request import GenerateRequest
+from mlx_video.sampling.blocks import BlockMethod
 from mlx_video.weights.network import PLAIN, TransformerNetwork
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -29,6 +31,30 @@ class CheckpointFacts:
     def has_part(self, prefix: str) -> bool:
         """Whether any tensor name starts with `prefix`."""
         return any(name.startswith(prefix) for name in self.names)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What tells transformers apart besides their tensors.
+
+    Attributes:
+        names: what their publisher calls them: folder or repository, files.
+        stored: the tensors under the names of the file.
+        config: what a config.json beside them says.
+    """
+
+    names: tuple[str, ...] = ()
+    stored: Shapes = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def class_name(self) -> str:
+        """The class that config.json says they are of; "" where it says none."""
+        return str(self.config.get("_class_name", ""))
+
+
+def _tell_nothing(facts: CheckpointFacts, evidence: Evidence) -> bool:
+    return False
 
 
 # What the tensors' names of a transformer for text alone begin with; every other one has these too.
@@ -83,6 +109,8 @@ class Inputs:
         one_frame: optional too, all of them or none: they make one picture of what is required, in place of a
             video.
         shorthands: optional too, each with the inputs that it stands for, beside which it is not given.
+        sized_by: the video that decides the size of the result; "" for the first image, or else first video.
+        own_sizes: videos whose frames are not of the result's size, with their width and height in pixels.
     """
 
     required: tuple[str, ...] = ("prompt",)
@@ -90,6 +118,8 @@ class Inputs:
     alternatives: tuple[str, ...] = ()
     one_frame: tuple[str, ...] = ()
     shorthands: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    sized_by: str = ""
+    own_sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def together(self) -> tuple[str, ...]:
@@ -135,13 +165,16 @@ class Variant:
         continuation: how a video goes on from the frames of another, or of a part before; None for a model
             that makes videos at once only.
         choose_size: the video's size where it follows the first image; None for a model that takes no image.
+        leading_frames: latent frames that are sampled before the video's, and dropped.
         low_area_shift: an official exception to the default shift.
         names: what its publishers call it, where nothing else tells it from a model with the same tensors;
             None where the tensors tell it.
+        is_marked: whether something else tells a model that has `names`, where none of them is there.
         remark: what the converter tells the user of this model besides its name.
         settle: what given inputs decide of the other options.
         remark_on_prompt: what to tell the user of a prompt that the model cannot follow, "" for nothing; None
             for a model that takes any prompt.
+        blocks: how it makes videos block by block; None for a model that was not trained to.
     """
 
     name: str
@@ -155,12 +188,19 @@ class Variant:
     units: tuple[ConditioningUnit, ...] = (PROMPTS,)
     continuation: Continuation | None = None
     choose_size: ChooseSize | None = None
+    leading_frames: int = 0
     low_area_shift: LowAreaShift | None = None
     names: re.Pattern[str] | None = None
+    is_marked: Callable[[CheckpointFacts, Evidence], bool] = _tell_nothing
     remark: str = ""
     settle: Settle | None = None
     remark_on_prompt: Callable[[str], str] | None = None
+    blocks: BlockMethod | None = None
 
     def answers_to(self, names: Iterable[str]) -> bool:
         """Whether one of its publisher's names, of a folder, a repository or a file, may be this model's."""
         return self.names is None or any(map(self.names.search, names))
+
+    def is_meant(self, facts: CheckpointFacts, evidence: Evidence) -> bool:
+        """Whether a checkpoint that has the model's tensors is this model's."""
+        return self.answers_to(evidence.names) or self.is_marked(facts, evidence)

@@ -43,12 +43,12 @@ class TransformerNetwork:
 
     Attributes:
         build: sizes → the module without weights. Its parameters carry the names of a converted file.
-        base_tensors: sizes → name and shape of every tensor but the extra ones. Another architecture has its
-            own, under Wan's names where both have the same part.
         extra_tensors: sizes → name and shape of every tensor that the plain transformer lacks, as the
             official code spells them.
         extra_rules: official name → converted name and layout, for those of them that differ.
         extra_diffusers_rules: what Diffusers calls them → official name.
+        base_tensors: sizes → name and shape of every tensor but the extra ones. Another architecture has its
+            own, under Wan's names where both have the same part.
         own_sizes: its tensors under their official names → sizes that the plain transformer does not have.
         is_quantized: whether the layer of a path, in converted names, is changed when a model is quantized.
         peak: memory of one forward beside the weights.
@@ -58,10 +58,10 @@ class TransformerNetwork:
     """
 
     build: Callable[[TransformerConfig], VideoTransformer] = WanTransformer
-    base_tensors: Callable[[TransformerConfig], Mapping[str, Shape]] = transformer_tensors
     extra_tensors: Callable[[TransformerConfig], Mapping[str, Shape]] = _no_tensors
     extra_rules: tuple[Rule, ...] = ()
     extra_diffusers_rules: tuple[Rule, ...] = ()
+    base_tensors: Callable[[TransformerConfig], Mapping[str, Shape]] = transformer_tensors
     own_sizes: Callable[[Mapping[str, Shape]], Mapping[str, Any]] = _no_sizes
     is_quantized: ChooseLayer = is_quantized_layer
     peak: ForwardPeak = forward_peak
@@ -71,7 +71,7 @@ class TransformerNetwork:
 
     @property
     def can_be_shared(self) -> bool:
-        """Whether machines can make a forward together; blocks of other architectures may know none."""
+        """Whether machines can make a forward together; blocks of other designs may know of no others."""
         return self.base_tensors is transformer_tensors or self.knows_others
 
     @property

@@ -11,6 +11,7 @@ import mlx.core as mx
 from mlx_video.errors import CheckpointError
 from mlx_video.formats.tensor_source import TensorSource
 from mlx_video.weights.names import (
+    animate_names,
     audio_encoder_names,
     image_encoder_names,
     longcat_names,
@@ -160,6 +161,7 @@ def _restore_axes(source: TensorSource) -> TensorSource:
         if name.rpartition(".")[2] in _WITH_AXIS_OF_ONE and len(info.shape) == 2
     }
     unfolded = unfold(source, TRANSFORMER_KERNELS)
+    stacks |= animate_names.find_stacks(source.infos)
     return StackedTensors(unfolded, stacks) if stacks else unfolded
 
 

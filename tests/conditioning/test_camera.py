@@ -168,7 +168,7 @@ def test_camera_tokens_are_made_once_for_each_transformer_and_go_with_it(monkeyp
 
 
 def count_arrays(add_on: CameraAddOn) -> int:
-    return sum(isinstance(each, mx.array) for pair in gc.get_referents(add_on._made) for each in pair)
+    return sum(isinstance(each, mx.array) for pair in gc.get_referents(add_on._made._made) for each in pair)
 
 
 def test_the_origin_is_the_default_lens_without_movement():

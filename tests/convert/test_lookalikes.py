@@ -7,13 +7,14 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mlx_video.config import TransformerConfig
 from mlx_video.convert.convert import convert
 from mlx_video.convert.plan import Plan, plan_conversion
-from mlx_video.errors import CheckpointError
+from mlx_video.errors import CheckpointError, RequestError
 from mlx_video.inspect.path import inspect_path
 from mlx_video.loading.components import open_model
 from mlx_video.request import ConvertRequest
@@ -54,12 +55,12 @@ SPELLINGS: dict[str, Callable[[TransformerConfig], TensorList]] = {
 }
 
 
-def plan(source: Path | None, out: Path, **options: Path) -> Plan:
+def plan(source: Path | None, out: Path, **options: Any) -> Plan:
     with ExitStack() as opened:
         return plan_conversion(ConvertRequest(source, out, **options), opened)
 
 
-def refused(source: Path | None, out: Path, **options: Path) -> str:
+def refused(source: Path | None, out: Path, **options: Any) -> str:
     with pytest.raises(CheckpointError) as caught:
         plan(source, out, **options)
     return str(caught.value)
@@ -110,14 +111,19 @@ def test_a_fun_model_with_the_tensors_of_another_is_told_by_its_folder(tmp_path:
     assert plan(usual.path, tmp_path / "out").config["mlx_video"]["variant"] == "wan2.1-i2v-14b"
 
 
+def found_by(source: Path | None, out: Path, **options: Any) -> str:
+    """The variant that a conversion would write."""
+    return plan(source, out, **options).config["mlx_video"]["variant"]
+
+
 def test_krea_realtime_is_told_by_the_names_of_its_tensors(brief_path: Path, others: dict[str, Path]):
     tensors = {f"model.{name}": tensor for name, tensor in read_list("transformer-wan2.1-t2v-14b").items()}
     assert PUBLISHED[digest_shapes({n: t.shape for n, t in tensors.items()})] == "krea-realtime 14B"
     path = write_sparse(brief_path / "wan.safetensors", tensors)
-    message = refused(None, brief_path / "out", transformer=path, **others)
-    assert "this is krea-realtime 14B (its tensors are named as that file's, first model." in message
-    assert "Use Wan2.1 T2V" in message
-    assert message in inspect_path(path).problems
+    found = plan(None, brief_path / "out", transformer=path, **others)
+    assert found.config["mlx_video"]["variant"] == "krea-realtime-14b"
+    assert found.config["num_heads"] == 40
+    assert (inspect_path(path).model, inspect_path(path).problems) == ("krea-realtime 14B", ())
 
 
 @pytest.mark.parametrize("prefix", ["", "model.", "model.diffusion_model."])
@@ -126,9 +132,8 @@ def test_krea_realtime_is_told_by_the_name_of_its_file_whatever_its_tensors_are_
 ):
     tiny = write_tiny_checkpoint(tmp_path / "Wan2.1-T2V", prefix=prefix)
     file = tiny.transformer_file.rename(tmp_path / KREA)
-    message = refused(tiny.path, tmp_path / "out", transformer=file)
-    assert f"this is krea-realtime 14B (it is called {KREA})" in message
-    assert message in inspect_path(file).problems
+    assert found_by(tiny.path, tmp_path / "out", transformer=file) == "krea-realtime-14b"
+    assert inspect_path(file).model == "krea-realtime 14B"
 
 
 def test_krea_realtime_is_told_in_a_comfyui_tree(tmp_path: Path):
@@ -137,50 +142,72 @@ def test_krea_realtime_is_told_in_a_comfyui_tree(tmp_path: Path):
     tree = write_comfy_tree(
         tmp_path / "models", tiny, lambda name: renamed if name.startswith("diffusion_models") else name
     )
-    assert "this is krea-realtime 14B" in refused(tree, tmp_path / "out")
-    assert any("this is krea-realtime 14B" in text for text in inspect_path(tree).problems)
+    assert found_by(tree, tmp_path / "out") == "krea-realtime-14b"
 
 
 @pytest.mark.parametrize("layout", ["original", "diffusers", "hub cache", "folder of its transformer"])
 def test_krea_realtime_is_told_by_its_folder(tmp_path: Path, layout: str):
     tiny = write_tiny_checkpoint(tmp_path / "krea-realtime-video")
-    path, name, options = tiny.path, "krea-realtime-video", {}
+    path, options = tiny.path, {}
     if layout == "diffusers":
         path = tmp_path / "Krea_RealTime-Diffusers"
         write_diffusers_variant(path, "wan2.1-t2v-14b")
-        name = path.name
     if layout == "hub cache":
         path = tmp_path / "models--krea--krea-realtime-video" / "snapshots" / ("0" * 40)
         path.parent.mkdir(parents=True)
         tiny.path.rename(path)
-        name = "krea/krea-realtime-video"
     if layout == "folder of its transformer":
         path = write_tiny_checkpoint(tmp_path / "Wan2.1-T2V").path
         (tiny.path / "transformer").mkdir()
         for file in (tiny.transformer_file, tiny.path / "config.json"):
             file.rename(tiny.path / "transformer" / file.name)
         options = {"transformer": tiny.path / "transformer"}
-    assert f"this is krea-realtime 14B (it is called {name})" in refused(path, tmp_path / "out", **options)
+    assert found_by(path, tmp_path / "out", **options) == "krea-realtime-14b"
 
 
 @pytest.mark.parametrize("prefix", ["", "model."])
-def test_the_repository_of_krea_realtime_is_named_before_what_it_lacks(tmp_path: Path, prefix: str):
+def test_of_the_repository_of_krea_realtime_is_said_what_it_lacks(tmp_path: Path, prefix: str):
     tiny = write_tiny_checkpoint(tmp_path / "Wan2.1-T2V", prefix=prefix)
     folder = tmp_path / "krea"
     folder.mkdir()
     file = tiny.transformer_file.rename(folder / KREA)
     for source in (folder, file):
-        assert f"this is krea-realtime 14B (it is called {KREA})" in refused(source, tmp_path / "out")
+        message = refused(source, tmp_path / "out")
+        assert "--text-encoder FILE" in message
+        assert "--vae FILE" in message
 
 
 def test_a_causal_transformer_is_told_by_the_class_in_its_config(tmp_path: Path):
     tiny = write_tiny_checkpoint(tmp_path / "Wan2.1-T2V")
     config = source_config(tiny.sizes.transformer) | {"_class_name": "CausalWanModel"}
     (tiny.path / "config.json").write_text(json.dumps(config))
-    message = refused(tiny.path, tmp_path / "out")
-    assert "this is a model that makes videos block by block (krea-realtime, Self-Forcing)" in message
+    assert found_by(tiny.path, tmp_path / "out") == "krea-realtime-14b"
+
+
+def test_a_causal_transformer_of_the_small_size_is_of_other_authors(
+    brief_path: Path, others: dict[str, Path]
+):
+    folder = brief_path / "transformer"
+    folder.mkdir()
+    sizes = TransformerConfig(1536, 8960, 12, 30)
+    write_sparse(folder / "diffusion_pytorch_model.safetensors", listed(sizes, "model.{}".format))
+    config = source_config(sizes)
+    (folder / "config.json").write_text(json.dumps(config))
+    assert found_by(None, brief_path / "out", transformer=folder, **others) == "wan2.1-t2v-1.3b"
+    (folder / "config.json").write_text(json.dumps(config | {"_class_name": "CausalWanModel"}))
+    message = refused(None, brief_path / "out", transformer=folder, **others)
+    assert "this is a 1.3B model that makes videos block by block (Self-Forcing)" in message
     assert "config.json says CausalWanModel" in message
-    assert message in inspect_path(tiny.path).problems
+    assert "Use Wan2.1 T2V" in message
+
+
+def test_the_user_says_what_a_renamed_file_is(tmp_path: Path):
+    tiny = write_tiny_checkpoint(tmp_path / "krea-realtime-video")
+    assert found_by(tiny.path, tmp_path / "out", called="Wan2.1-Krea-Realtime") == "krea-realtime-14b"
+    image = write_tiny_checkpoint(tmp_path / "Wan2.1-I2V", TinySizes().reading_images())
+    assert found_by(image.path, tmp_path / "out", called="Wan2.1-Fun-14B-InP") == "wan2.1-fun-inp"
+    with pytest.raises(RequestError, match=r"called: Krea: names no model .* krea-realtime 14B, Wan2.1 Fun"):
+        plan(tiny.path, tmp_path / "out", called="Krea")
 
 
 def test_a_folder_that_another_tool_converted_is_told_by_its_name(tmp_path: Path):
@@ -189,10 +216,10 @@ def test_a_folder_that_another_tool_converted_is_told_by_its_name(tmp_path: Path
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     del config["mlx_video"]
     (tmp_path / "out" / "config.json").write_text(json.dumps(config))
-    assert open_model(tmp_path / "out")
-    model = (tmp_path / "out").rename(tmp_path / "krea-realtime-mlx")
-    with pytest.raises(CheckpointError, match=r"krea-realtime 14B \(it is called krea-realtime-mlx\)"):
-        open_model(model)
+    assert open_model(tmp_path / "out")[1].sampling.steps == 50
+    _, found = open_model((tmp_path / "out").rename(tmp_path / "krea-realtime-mlx"))
+    assert found.variant == "krea-realtime-14b"
+    assert (found.sampling.recipe, found.sampling.steps, found.sampling.shift) == ("krea", 6, 20.0)
 
 
 def test_other_models_with_parts_of_such_names_are_left_alone(tmp_path: Path):

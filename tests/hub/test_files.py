@@ -57,6 +57,18 @@ def test_the_image_encoder_is_for_models_that_read_images_through_it(model_type,
     assert (CLIP in chosen) == is_chosen
 
 
+def test_of_animate_nothing_is_chosen_that_only_prepares_its_inputs():
+    names = [*original_names(), CLIP]
+    flux = "process_checkpoint/FLUX.1-Kontext-dev"
+    others = [
+        "relighting_lora.ckpt", "process_checkpoint/det/yolov10m.onnx",
+        "process_checkpoint/sam2/sam2_hiera_large.pt", f"{flux}/model_index.json",
+        f"{flux}/transformer/{STEM}-00001-of-00003.safetensors", f"{flux}/vae/{STEM}.safetensors",
+    ]  # fmt: skip
+    config = {"_class_name": "WanAnimateModel", "in_dim": 36, "out_dim": 16}
+    assert choose([*names, *others], {"config.json": config}) == sorted(names)
+
+
 @pytest.mark.parametrize(("channels", "vae"), [(16, "Wan2.1_VAE.pth"), (48, "Wan2.2_VAE.pth")])
 def test_of_two_vaes_the_one_with_the_transformers_channels_is_chosen(channels, vae):
     names = [*original_names(), "Wan2.2_VAE.pth"]

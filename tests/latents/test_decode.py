@@ -9,6 +9,7 @@ import pytest
 from mlx_video.latents.decode import (
     ONE_BY_ONE,
     PAIRS,
+    FrameStream,
     choose_pace,
     decode_frames,
     denormalise,
@@ -42,6 +43,15 @@ def test_more_latents_per_push_give_fewer_chunks_and_the_same_frames(vae):
     assert [len(chunk) for chunk in two] == [5, 8, 4]
     # Float32 sums in another order.
     assert largest_difference(mx.concatenate(two), mx.concatenate(one)) <= 1e-5
+
+
+def test_latents_that_come_little_by_little_give_the_same_frames(vae):
+    latents, stream = draw_latents(7), FrameStream(vae)
+    parts = [latents[:, start:stop] for start, stop in ((0, 3), (3, 4), (4, 7))]
+    chunks = [chunk for part in parts for chunk in stream.decode(part)]
+    expected = list(decode_frames(vae, latents))
+    assert [chunk.shape for chunk in chunks] == [chunk.shape for chunk in expected]
+    assert mx.array_equal(mx.concatenate(chunks), mx.concatenate(expected))
 
 
 def test_frames_are_clamped_to_the_range_of_pixels(vae):

@@ -129,7 +129,7 @@ def test_a_component_without_weights_says_which_files_were_expected(tmp_path):
     assert "no text encoder found, expected model.safetensors or its shards" in refused(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["WanAnimatePipeline", "HunyuanVideoPipeline"])
+@pytest.mark.parametrize("name", ["WanSpeechToVideoPipeline", "HunyuanVideoPipeline"])
 def test_other_pipelines_are_refused_by_name(tmp_path, name):
     assert f"is a {name}, which this version cannot convert" in refused(diffusers(tmp_path, _class_name=name))
 
@@ -137,7 +137,7 @@ def test_other_pipelines_are_refused_by_name(tmp_path, name):
 @pytest.mark.parametrize(
     ("change", "name"),
     [
-        ({"_class_name": "WanAnimateTransformer3DModel"}, "WanAnimateTransformer3DModel"),
+        ({"_class_name": "CosmosTransformer3DModel"}, "CosmosTransformer3DModel"),
         ({"_class_name": "HunyuanVideoTransformer3DModel"}, "HunyuanVideoTransformer3DModel"),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_video.media.fit import fit_frame, fit_mask, letterbox_reference
+from mlx_video.media.fit import fit_frame, fit_mask, letterbox_character, letterbox_reference
 
 sides = st.integers(1, 40)
 
@@ -113,3 +113,19 @@ def test_covering_is_within_a_level_of_the_official_resizing(old, new):
     top, left = (size[0] - new[0]) // 2, (size[1] - new[1]) // 2
     expected = resized[top : top + new[0], left : left + new[1]]
     assert np.abs(fit_frame(pixels, *new).astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("size", "rows", "columns"),
+    [((10, 30), (4, 12), (0, 24)), ((40, 20), (0, 16), (8, 16)), ((7, 9), (0, 16), (2, 22))],
+)
+def test_a_character_is_shown_whole_between_black_bars(size, rows, columns):
+    # Source of the places: Wan2.2 wan/animate.py, WanAnimate.padding_resize.
+    page = letterbox_character(np.full((*size, 3), 200, np.uint8), 16, 24)
+    expected = np.zeros((16, 24, 3), np.uint8)
+    expected[slice(*rows), slice(*columns)] = 200
+    assert np.array_equal(page, expected)
+
+
+def test_a_character_of_the_right_size_keeps_every_byte():
+    assert np.array_equal(letterbox_character(picture(16, 24), 16, 24), picture(16, 24))

@@ -13,6 +13,7 @@ from mlx_video.config import ImageEncoderConfig, TextEncoderConfig, TransformerC
 from tests.fixtures.diffusers_checkpoint import BOUNDARIES, diffusers_arrays, pipeline_index, write_json
 from tests.fixtures.tiny_checkpoint import write_tokenizer
 from tests.fixtures.tiny_variants import TINY_VARIANTS
+from tests.parity.official_animate import build_diffusers_animate
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -49,6 +50,9 @@ def save_with_diffusers(
 
 def build_transformer(config: TransformerConfig) -> Any:
     from diffusers import WanTransformer3DModel, WanVACETransformer3DModel
+
+    if config.face:
+        return build_diffusers_animate(config)
 
     vace = {"vace_layers": list(config.vace_layers), "vace_in_channels": config.vace_in_dim}
     build = partial(WanVACETransformer3DModel, **vace) if config.vace_layers else WanTransformer3DModel

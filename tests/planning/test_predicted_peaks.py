@@ -16,12 +16,22 @@ import mlx.nn as nn
 import pytest
 from mlx.utils import tree_flatten, tree_map
 
-from mlx_video.config import AudioEncoderConfig, ImageEncoderConfig, TextEncoderConfig, TransformerConfig
+from mlx_video.config import (
+    FACE_SIZE,
+    AudioEncoderConfig,
+    FaceConfig,
+    ImageEncoderConfig,
+    TextEncoderConfig,
+    TransformerConfig,
+)
 from mlx_video.formats.safetensors import SafetensorsFile
 from mlx_video.formats.tensor_source import open_tensors
 from mlx_video.geometry import VideoGeometry
 from mlx_video.loading.block_stream import load_streamed
 from mlx_video.loading.streamed_text_encoder import encode_streamed
+from mlx_video.models.animate.animate import AnimateHook, AnimateTransformer
+from mlx_video.models.animate.animate_memory import face_peak
+from mlx_video.models.animate.motion_encoder import MotionEncoder
 from mlx_video.models.block_context import BlockHook, Pass, PromptTokens, attend_plainly
 from mlx_video.models.control.mot import MoTHook, MoTTransformer
 from mlx_video.models.control.vace import VACEHook, VACETransformer
@@ -42,6 +52,7 @@ from mlx_video.models.transformer_memory import ForwardSize, forward_peak
 from mlx_video.models.video_transformer import Part
 from mlx_video.planning.stage_peaks import denoise_peak, text_peak, weight_bytes_in_use
 from mlx_video.planning.weight_bytes import WeightBytes, weigh
+from mlx_video.variants.animate import NETWORK as ANIMATE_NETWORK
 from mlx_video.variants.longcat import NETWORK as LONGCAT_NETWORK
 from mlx_video.variants.speech import S2V_14B
 from mlx_video.variants.vace import NETWORK as VACE_NETWORK
@@ -66,12 +77,19 @@ WITH_IMAGE = replace(NARROW, image_dim=64)
 LONGCAT = replace(NARROW, time_dim=32, model_type="longcat")
 WITH_VACE = replace(NARROW, vace_layers=(0, 2), vace_in_dim=8)
 WITH_REFERENCE = replace(WITH_IMAGE, mot_layers=(0, 2))
+WITH_FACE = replace(
+    WITH_IMAGE,
+    face=FaceConfig(
+        (0, 2), (1,) * 8, style_dim=8, num_directions=4, motion_dim=8, hidden_dim=8, num_heads=4, pose_dim=4
+    ),
+)
 WITH_SOUND = replace(NARROW, audio_dim=32, audio_layers=(0, 2), pose_dim=4)
 IMAGE_TOKENS = 257
 # Cuts attention and feed-forward of so few tokens as the limits of a CPU cut those of a whole video.
 CUTTING = replace(CPU_LIMITS, chunk_elements=2**18)
 GRID = (1, 20, 24)
 LATENT_SHAPE = (4, 1, 40, 48)
+TWO_FRAMES = (4, 2, 20, 48)  # of as many tokens
 TEXT = TextEncoderConfig(vocab_size=200, dim=256, dim_attn=256, dim_ffn=640, num_heads=4, num_layers=2)
 AUDIO = AudioEncoderConfig(width=256, mlp_width=1024, num_heads=4, num_layers=3, conv_width=64)
 IMAGE = ImageEncoderConfig(width=320, mlp_width=1280, num_heads=4, num_layers=2)
@@ -97,6 +115,9 @@ class Case:
 
     @property
     def network(self) -> TransformerNetwork:
+        if self.config.face:
+            # Encoding a face, which takes more than so few tokens, is compared below.
+            return replace(ANIMATE_NETWORK, peak=forward_peak)
         if self.config.time_dim:
             return LONGCAT_NETWORK
         if self.config.mot_layers:
@@ -127,6 +148,9 @@ CASES = {
     "reference video": Case(WITH_REFERENCE),
     "reference video, streamed": Case(WITH_REFERENCE, streams=True),
     "reference video, 4 bits": Case(WITH_REFERENCE, bits=4, num_passes=1),
+    "face": Case(WITH_FACE),
+    "face, streamed, one pass": Case(WITH_FACE, streams=True, num_passes=1),
+    "face, bfloat16": Case(WITH_FACE, dtype=mx.bfloat16, num_passes=1),
     "sound": Case(WITH_SOUND, num_frames=4),
     "sound, streamed": Case(WITH_SOUND, streams=True, num_frames=4),
     "sound, 4 bits": Case(WITH_SOUND, bits=4, num_passes=1, num_frames=4),
@@ -193,10 +217,14 @@ def take_steps(case: Case, transformer: WanTransformer, blocks: BlockSource | No
         expert, video = transformer.mot_ref, mx.zeros((config.in_dim, *LATENT_SHAPE[1:]))
         captions = [expert.project_text(mx.zeros((20, config.text_dim)), image) for _ in prompts]
         hooks = [(MoTHook(transformer, video, caption),) for caption in captions]
+    shape = case.latent_shape
     if isinstance(transformer, SpeechTransformer):
         hooks = [speech_hooks(transformer, case) for _ in prompts]
+    if isinstance(transformer, AnimateTransformer):
+        shape, poses = TWO_FRAMES, mx.zeros((4, 1, *TWO_FRAMES[2:]))
+        hooks = [(AnimateHook(transformer, poses, mx.zeros((2, 5, config.dim))),) for _ in prompts]
     passes = [Pass(prompt, own) for prompt, own in zip(prompts, hooks, strict=True)]
-    part = Part(mx.zeros(case.latent_shape), passes)
+    part = Part(mx.zeros(shape), passes)
     for _ in range(STEPS):
         mx.eval(transformer.predict_parts([part] * case.windows_at_once, at(500.0), block_source=blocks))
 
@@ -239,6 +267,14 @@ def test_prediction_of_a_forward_is_within_fifteen_percent(case: Case, tmp_path:
         order = case.network.block_order(case.config)
         predicted = predicted_bytes(case, weigh(source.infos.values(), order))
     assert predicted == pytest.approx(found, rel=WITHIN)
+
+
+def test_prediction_of_encoding_a_face_is_within_fifteen_percent():
+    face = FaceConfig()
+    encoder = MotionEncoder(face)
+    mx.eval(encoder.parameters())
+    found = measured(lambda: encoder.encode_video(mx.zeros((FACE_SIZE, FACE_SIZE, 3)) for _ in range(2)))
+    assert face_peak(face).usual == pytest.approx(found, rel=WITHIN)
 
 
 @pytest.mark.parametrize("bits", [None, 4])

@@ -28,6 +28,7 @@ VACE_MODELS = {"wan2.1-vace-1.3b": ("wan2.1-t2v-1.3b", 15), "wan2.1-vace-14b": (
 VACE_CHANNELS = 96
 # Positions of two images' tokens, which FLF2V adds. Source: Wan2.1 wan/modules/model.py, MLPProj.
 FLF2V_POSITIONS = Recorded("F32", (1, 514, 1280))
+ANIMATE = "wan2.2-animate-14b"
 # What Wan2.2 Animate has besides the network of Wan2.1 I2V.
 ANIMATE_PARTS = ("pose_patch_embedding.", "face_adapter.", "face_encoder.", "motion_encoder.")
 IMAGE_BRANCH = {"image_dim": 1280, "added_kv_proj_dim": 5120}
@@ -73,6 +74,8 @@ def build(make: Callable[[], Any], dtype: str) -> TensorList:
 
 def official_transformer(name: str) -> TensorList:
     """The transformer of a published checkpoint in the original layout."""
+    if name == ANIMATE:
+        return official_animate("BF16")
     if name in ("wan2.1-i2v-14b", "wan2.1-flf2v-14b"):
         return _official_image_transformer(has_positions=name == "wan2.1-flf2v-14b")
     if name in VACE_MODELS:
@@ -122,11 +125,16 @@ def small_image_transformer() -> TensorList:
 
 def _official_image_transformer(*, has_positions: bool) -> TensorList:
     """Wan2.1's image-to-video network: the package has it inside Wan2.2 Animate alone."""
-    wan_module("model")
-    animate = wan_module("animate.model_animate")
-    whole = build(lambda: animate.WanAnimateModel(in_dim=36, **_14B), "F32")
+    whole = official_animate("F32")
     found = {name: tensor for name, tensor in whole.items() if not name.startswith(ANIMATE_PARTS)}
     return found | ({"img_emb.emb_pos": FLF2V_POSITIONS} if has_positions else {})
+
+
+def official_animate(dtype: str) -> TensorList:
+    """Wan2.2 Animate, with the kernels of its blurs."""
+    wan_module("model")
+    animate = wan_module("animate.model_animate")
+    return build(lambda: animate.WanAnimateModel(in_dim=36, **_14B), dtype)
 
 
 def _official_vace(base: str, count: int) -> TensorList:
@@ -150,8 +158,10 @@ def _official_vace(base: str, count: int) -> TensorList:
 
 def diffusers_transformer(name: str) -> TensorList:
     """The same in Diffusers' layout."""
-    from diffusers import WanTransformer3DModel, WanVACETransformer3DModel
+    from diffusers import WanAnimateTransformer3DModel, WanTransformer3DModel, WanVACETransformer3DModel
 
+    if name == ANIMATE:
+        return build(lambda: WanAnimateTransformer3DModel(**IMAGE_BRANCH), "F32")
     if name in VACE_MODELS:
         base, count = VACE_MODELS[name]
         arguments = DIFFUSERS_TRANSFORMERS[base]
@@ -329,7 +339,7 @@ LISTS: Mapping[str, tuple[str, Maker]] = {
             f"{name}: diffusion_pytorch_model*.safetensors",
             lambda name=name: official_transformer(name),
         )
-        for name in (*OFFICIAL_TRANSFORMERS, "wan2.1-i2v-14b", "wan2.1-flf2v-14b", *VACE_MODELS)
+        for name in (*OFFICIAL_TRANSFORMERS, "wan2.1-i2v-14b", "wan2.1-flf2v-14b", *VACE_MODELS, ANIMATE)
     },
     **{
         f"transformer-{name}": (
@@ -342,12 +352,16 @@ LISTS: Mapping[str, tuple[str, Maker]] = {
         "Wan2.1-Fun-1.3B-InP: diffusion_pytorch_model.safetensors",
         small_image_transformer,
     ),
+    "transformer-krea-realtime-14b": (
+        "krea-realtime-video-14b.safetensors",
+        lambda: prefixed(official_transformer("wan2.1-t2v-14b"), "model."),
+    ),
     **{
         f"diffusers-{name}": (
             f"{name}, Diffusers: transformer/diffusion_pytorch_model*.safetensors",
             lambda name=name: diffusers_transformer(name),
         )
-        for name in (*DIFFUSERS_TRANSFORMERS, *VACE_MODELS)
+        for name in (*DIFFUSERS_TRANSFORMERS, *VACE_MODELS, ANIMATE)
     },
     "diffusers-wan2.1-video-as-prompt-14b": (
         "Video-As-Prompt-Wan2.1-14B: transformer/diffusion_pytorch_model*.safetensors",
@@ -360,6 +374,18 @@ LISTS: Mapping[str, tuple[str, Maker]] = {
     "comfy-wan2.1-i2v-14b-fp8-scaled": (
         "wan2.1_i2v_480p_14B_fp8_scaled.safetensors, as ComfyUI reads such files",
         lambda: scale_matrices(in_16_bits(official_transformer("wan2.1-i2v-14b")), _BLOCK_MATRICES),
+    ),
+    "comfy-wan2.1-t2v-14b-fp8-scaled": (
+        "Wan2.1 T2V 14B in float8, as ComfyUI reads such files",
+        lambda: scale_matrices(in_16_bits(official_transformer("wan2.1-t2v-14b")), _BLOCK_MATRICES),
+    ),
+    "comfy-wan2.2-animate-14b-fp8-scaled": (
+        "Wan2_2-Animate-14B_fp8_e4m3fn_scaled_KJ.safetensors, as ComfyUI reads such files",
+        lambda: scale_matrices(official_transformer(ANIMATE), _BLOCK_MATRICES),
+    ),
+    "gguf-wan2.2-animate-14b": (
+        "Wan2.2-Animate-14B-F16.gguf, as ComfyUI-GGUF's converter makes it",
+        lambda: gguf_transformer(ANIMATE),
     ),
     "gguf-wan2.1-t2v-14b": (
         "wan2.1-t2v-14b-F16.gguf, as ComfyUI-GGUF's converter makes it",

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 from mlx_video import RequestError, WanPipeline, convert_checkpoint
-from mlx_video.conditioning.longcat_refine import count_refined
+from mlx_video.conditioning import longcat_refine
+from mlx_video.conditioning.continuation import longcat_tail
+from mlx_video.conditioning.longcat_refine import REFINED_TAIL, count_parts, count_refined, find_start
+from mlx_video.variants import longcat_refine as refine_variant
 from mlx_video.variants.longcat_sizes import BUCKETS_REFINED, choose_from
 from tests.fixtures.longcat_checkpoint import longcat_adapter
 from tests.fixtures.tiny_variants import LONGCAT, write_tiny_variant
@@ -46,6 +49,13 @@ def test_frames_are_doubled_and_fill_blocks(given, shown, made):
     assert count_refined(given, 4) == (shown, made)
 
 
+def test_long_videos_are_refined_in_parts_as_published():
+    assert [count_parts(count) for count in (1, 93, 94, 173, 174)] == [1, 1, 2, 2, 3]
+    assert [find_start(refined) for refined in (0, 186, 346)] == [0, 80, 160]
+    assert count_refined(93, 4, REFINED_TAIL) == (160, 189)
+    assert count_refined(20, 4, REFINED_TAIL) == (14, 45)
+
+
 @pytest.mark.parametrize(
     ("height", "width", "expected"), [(480, 832, (1280, 704)), (1, 1, (960, 960)), (832, 480, (704, 1280))]
 )
@@ -75,6 +85,34 @@ def test_streamed_blocks_refine_alike_and_a_plan_is_made(pipeline: WanPipeline, 
     assert list(pipeline.plan("", **options).predicted) == ["text", "image", "denoise", "decode"]
 
 
+@pytest.fixture
+def short_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of 17 frames in place of 93: what is shared stays."""
+    for module in (longcat_refine, refine_variant, longcat_tail):
+        monkeypatch.setattr(module, "PART_FRAMES", 17)
+
+
+@pytest.mark.slow
+def test_a_long_video_is_refined_in_parts(short_parts, pipeline: WanPipeline, adapter: Path, tmp_path: Path):
+    video = np.random.default_rng(1).integers(0, 256, (20, 20, 24, 3), np.uint8)
+    options = {"longcat_refine": video, "loras": [adapter], **OPTIONS, "width": 64}
+    whole, path = pipeline("", **options), tmp_path / "a.webp"
+    assert whole.frames.shape == (40, 64, 64, 3)
+    first = pipeline("", **options | {"longcat_refine": video[:17]})
+    assert np.array_equal(whole.frames[:34], first.frames[:34])
+    seen = [0]
+
+    def interrupt(event: object) -> None:
+        seen[0] += type(event).__name__ == "StepFinished"
+        if seen[0] == 4:  # the first step of the second part
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pipeline("", **options, output_path=path, on_event=interrupt)
+    resumed = pipeline("", **options, output_path=path, resume=True)
+    assert np.array_equal(resumed.frames, whole.frames)
+
+
 @pytest.mark.slow
 def test_a_refinement_is_resumed(pipeline: WanPipeline, adapter: Path, tmp_path: Path):
     options = {"longcat_refine": FIRST, "loras": [adapter], **OPTIONS}
@@ -99,6 +137,7 @@ def test_a_refinement_is_resumed(pipeline: WanPipeline, adapter: Path, tmp_path:
         ({"loras": ["adapter"], "num_frames": 9}, "num_frames: beside --longcat-refine"),
         ({"loras": ["adapter"], "width": 80}, "width: 80: a refined video has multiples of 64"),
         ({"loras": ["adapter"], "segments": 2}, "segments: 2: --longcat-refine has 5 frames"),
+        ({"loras": ["adapter"], "continue_from": FIRST}, "continue_from: beside --longcat-refine"),
         (
             {"loras": ["adapter"], "longcat_refine": None},
             "refines a finished video. Give that with --longcat",

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_video.sampling.noise import draw_noise
+from mlx_video.sampling.noise import draw_noise, open_noise
 
 # torch 2.13 on an x86 processor: torch.randn(count, generator=torch.Generator("cpu").manual_seed(seed)).
 RECORDED = {
@@ -92,3 +92,13 @@ def test_a_seed_out_of_range_is_refused(seed):
 def test_an_unknown_kind_is_refused_with_the_choices():
     with pytest.raises(ValueError, match="'cuda'; choose from torch, mlx"):
         draw_noise("cuda", 0, (4,))
+
+
+@settings(deadline=None, max_examples=25)
+@given(kind=st.sampled_from(["torch", "mlx"]), count=st.integers(0, 50), times=st.integers(0, 3))
+def test_skipped_noise_is_noise_that_nobody_has(kind, count, times):
+    drawing, skipping = open_noise(kind, 3), open_noise(kind, 3)
+    for _ in range(times):
+        drawing.draw((count,))
+    skipping.skip((count,), times)
+    assert mx.array_equal(drawing.draw((20,)), skipping.draw((20,))).item()

@@ -38,6 +38,7 @@ PUBLISHED = [
     ("fastwan", TI2V, [1, 0.756757, 0.521739], [1000, 757, 522], None),
     ("fastmetal", T2V, [1, 0.756757, 0.521739], [1000, 757, 522], None),
     ("fastmetal", TI2V, [1, 0.939672, 0.845207], [1000, 939.67, 845.21], None),
+    ("krea", T2V, [1, 0.990099, 0.97561, 0.952381, 0.909091, 0.8], None, None),
 ]
 RENOISING = {"causvid", "self-forcing", "fastwan", "fastmetal"}
 
@@ -220,6 +221,7 @@ def test_a_boundary_wins_over_the_split_in_half():
         ("Wan21_CausVid_14B_T2V_lora_rank32.safetensors", "causvid"),
         ("self_forcing_dmd.pt", "self-forcing"),
         ("Wan2.1-T2V-14B-MeanFlow", "meanflow"),
+        ("krea-realtime-video-14b.safetensors", "krea"),
     ],
 )
 def test_a_recipe_is_recognised_by_its_models_names(name, recipe):

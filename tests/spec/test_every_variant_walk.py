@@ -128,6 +128,8 @@ ONLY_WITH: Mapping[str, tuple[str, ...]] = {
     "image": ("end_image",),
     "inpaint_video": ("inpaint_video_mask",),
     "inpaint_video_mask": ("inpaint_video",),
+    "animate_inpaint_video": ("animate_mask_video",),
+    "animate_mask_video": ("animate_inpaint_video",),
 }
 """Input → the others that cannot be given without it."""
 

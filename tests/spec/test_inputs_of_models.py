@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,11 @@ COLUMNS: dict[str, dict[str, Any]] = {
     "refined video": {"longcat_refine": VIDEO},
     "sound": {"input_audio": SOUND},
     "poses and motion": {"s2v_pose_video": VIDEO, "motion_video": VIDEO},
+    "poses": {"animate_pose_video": VIDEO},
+    "face": {"animate_face_video": VIDEO},
+    "background": {"animate_inpaint_video": VIDEO, "animate_mask_video": VIDEO},
 }
-# R: required, o: optional, -: refused, as is what a row leaves out at its end; in the order of the columns.
+# R: required, o: optional, -: refused, as are last ones left out; in the order of the columns.
 TEXT, IMAGE, MASKED = "- - - - - - - - - o - -", "R o - - - - - - - - - -", "o o - - - - - o - - - -"
 ENDED_CONTROL, VACE = "o o o o - - - - - - - -", "o o - - o o o - - o - -"
 ROWS = {
@@ -45,6 +49,7 @@ ROWS = {
     "wan2.1-t2v-1.3b": TEXT,
     "wan2.1-t2v-14b": TEXT,
     "wan2.1-t2v": TEXT,
+    "krea-realtime-14b": "- - - - - - - - - - - -",
     "wan2.2-t2v-a14b": "- - - - - - - - - - - -",
     "wan2.2-ti2v-5b": "o - - - - - - - - - - -",
     "wan2.2-i2v-demo": "R - - - - - - - - - - -",
@@ -70,12 +75,18 @@ ROWS = {
     "longcat-video": "o - - - - - - - - - - - o o",
     "wan2.1-video-as-prompt-14b": "R o - - - - - - - - - R",
     "wan2.2-s2v-14b": "R - - - - - - - - - - - - - R o",
+    "wan2.2-animate-14b": "R - - - - - - - - - - - - - - - R R o",
 }
-ROWS = {name: f"{row}{' -' * (len(COLUMNS) - len(row.split()))}" for name, row in ROWS.items()}
+
+
+def codes_of(variant: Variant) -> dict[str, str]:
+    return dict(zip_longest(COLUMNS, ROWS[variant.name].split(), fillvalue="-"))
+
+
 CELLS = [
     pytest.param(variant, column, code, id=f"{variant.name}, {column}")
     for variant in VARIANTS
-    for column, code in zip(COLUMNS, ROWS[variant.name].split(), strict=True)
+    for column, code in codes_of(variant).items()
 ]
 # What one input is not given without.
 NEEDED = {"end image": ("image",), "VACE mask": ("VACE video",)}
@@ -87,7 +98,7 @@ def request_of(*columns: str) -> GenerateRequest:
 
 
 def required(variant: Variant, without: str = "") -> list[str]:
-    codes = zip(COLUMNS, ROWS[variant.name].split(), strict=True)
+    codes = codes_of(variant).items()
     return [column for column, code in codes if code == "R" and column != without]
 
 
@@ -133,7 +144,7 @@ def test_every_model_begins_with_a_video(variant: Variant):
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
 def test_every_input_that_a_model_takes_goes_with_all_others(variant: Variant):
-    codes = dict(zip(COLUMNS, ROWS[variant.name].split(), strict=True))
+    codes = codes_of(variant)
     taken = [column for column, code in codes.items() if code != "-" and column != "one frame"]
     taken = [column for column in taken if not set(COLUMNS[column]) & set(variant.inputs.shorthands)]
     check_inputs(request_of(*taken), variant)

@@ -36,6 +36,7 @@ pytestmark = pytest.mark.slow
 PUBLISHED_COUNTS = {
     "wan2.1-t2v-1.3b": (825, 1_418_996_800),
     "wan2.1-t2v-14b": (1095, 14_288_491_584),
+    "krea-realtime-14b": (1095, 14_288_491_584),
     "wan2.1-i2v-14b": (1303, 16_394_878_784),
     "wan2.1-flf2v-14b": (1304, 16_395_536_704),
     "wan2.2-t2v-a14b": (1095, 14_288_491_584),
@@ -49,6 +50,7 @@ PUBLISHED_COUNTS = {
     "wan2.1-fun-v1.1-control-camera": (1309, 16_898_128_704),
     "wan2.2-fun-a14b-control-camera": (1101, 14_792_233_024),
     "wan2.2-fun-a14b-control": (1097, 14_289_561_664),
+    "wan2.2-animate-14b": (1427, 17_274_816_884),  # without the kernels of 14 blurs
     "wan2.2-ti2v-5b": (825, 4_999_787_712),
     "wan2.1-video-as-prompt-14b": (1643, 20_674_265_664),
 }
@@ -126,6 +128,30 @@ TREES = {
         "diffusion_models/wan2.2_fun_vace_low_noise_14B_fp16.safetensors": "comfy-wan2.1-vace-14b",
         "text_encoders/models_t5_umt5-xxl-enc-bf16.pth": "umt5",
         "vae/wan_2.1_vae.safetensors": "vae-2.1-comfy",
+    },
+    "krea-realtime-14b, GGUF": {
+        "unet/krea-realtime-video-14b-F16.gguf": "gguf-wan2.1-t2v-14b",
+        "text_encoders/umt5-xxl-encoder-F16.gguf": "umt5-gguf",
+        "vae/wan_2.1_vae.safetensors": "vae-2.1-comfy",
+    },
+    "krea-realtime-14b, float8": {
+        "diffusion_models/krea_realtime_14b_fp8_scaled.safetensors": "comfy-wan2.1-t2v-14b-fp8-scaled",
+        "text_encoders/umt5_xxl_fp8_e4m3fn_scaled.safetensors": "umt5-comfy-fp8-scaled",
+        "vae/wan_2.1_vae.safetensors": "vae-2.1-comfy",
+    },
+    "wan2.2-animate-14b": {
+        "diffusion_models/Wan2_2-Animate-14B_fp8_e4m3fn_scaled_KJ.safetensors": (
+            "comfy-wan2.2-animate-14b-fp8-scaled"
+        ),
+        "text_encoders/umt5_xxl_fp16.safetensors": "umt5-comfy",
+        "vae/wan_2.1_vae.safetensors": "vae-2.1-comfy",
+        "clip_vision/clip_vision_h.safetensors": "clip-comfy",
+    },
+    "wan2.2-animate-14b, GGUF": {
+        "unet/Wan2.2-Animate-14B-F16.gguf": "gguf-wan2.2-animate-14b",
+        "text_encoders/umt5-xxl-encoder-F16.gguf": "umt5-gguf",
+        "vae/wan_2.1_vae.safetensors": "vae-2.1-comfy",
+        "clip_vision/clip_vision_h.safetensors": "clip-comfy",
     },
     "wan2.2-ti2v-5b": {
         "diffusion_models/wan2.2_ti2v_5B.safetensors": "transformer-wan2.2-ti2v-5b",

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.slow
 DIGESTS = {
     "transformer-wan2.1-t2v-1.3b": "Wan2.1 T2V 1.3B",
     "transformer-wan2.1-t2v-14b": "Wan2.1 T2V 14B, or an expert of Wan2.2 T2V A14B",
+    "transformer-krea-realtime-14b": "krea-realtime 14B",
     "transformer-wan2.1-i2v-14b": "Wan2.1 I2V 14B, or Fun-14B-InP",
     "transformer-wan2.1-flf2v-14b": "Wan2.1 FLF2V 14B",
     "transformer-wan2.1-fun-1.3b-inp": "Wan2.1 Fun-1.3B-InP",
@@ -39,6 +40,7 @@ DIGESTS = {
     "transformer-wan2.2-ti2v-5b": "Wan2.2 TI2V 5B",
     "transformer-wan2.1-vace-1.3b": "Wan2.1 VACE 1.3B",
     "transformer-wan2.1-vace-14b": "Wan2.1 VACE 14B, or an expert of Wan2.2 VACE-Fun A14B",
+    "transformer-wan2.2-animate-14b": "Wan2.2 Animate 14B",
     "umt5": "UMT5-XXL",
     "vae-2.1": "VAE of Wan2.1",
     "vae-2.2": "VAE of Wan2.2",
@@ -164,7 +166,8 @@ def check_against(file: Path, name: str, blocks: dict[str, int]) -> None:
     assert stored_axes(file) == expected
 
 
-TRANSFORMER_BLOCKS, UMT5_BLOCKS = {"blocks": 2, "vace_blocks": 2}, {"blocks": 2}
+TRANSFORMER_BLOCKS = {"blocks": 2, "vace_blocks": 2, "face_adapter.fuser_blocks": 1, "face_adapter": 1}
+UMT5_BLOCKS = {"blocks": 2}
 EXPERT_OF = {"wan2.2-t2v-a14b": "wan2.1-t2v-14b", "wan2.2-vace-fun-a14b": "wan2.1-vace-14b"}
 HF_UMT5_BLOCKS = {"encoder.block": 2}
 CLIP_BLOCKS = {"visual.transformer": 3, "textual.blocks": 2}
@@ -172,6 +175,7 @@ HF_CLIP_BLOCKS = {"vision_model.encoder.layers": 3}
 
 
 SAME_TENSORS = {
+    "krea-realtime-14b": "wan2.1-t2v-14b",  # in its folder; the single file has a prefix
     "wan2.2-t2v-a14b": "wan2.1-t2v-14b",
     "wan2.1-fun-inp": "wan2.1-i2v-14b",
     "wan2.2-fun-a14b-inp": "wan2.2-i2v-a14b",

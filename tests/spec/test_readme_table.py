@@ -21,6 +21,7 @@ NETWORKS = {variant.name: variant.network for variant in VARIANTS}
 PARAMETERS = {
     "wan2.1-t2v-1.3b": 1_418_996_800,
     "wan2.1-t2v-14b": 14_288_491_584,
+    "krea-realtime-14b": 14_288_491_584,
     "wan2.1-i2v-14b": 16_394_878_784,
     "wan2.1-flf2v-14b": 16_395_536_704,
     "wan2.2-t2v-a14b": 14_288_491_584,
@@ -35,6 +36,7 @@ PARAMETERS = {
     "wan2.1-vace-1.3b": 2_153_972_032,
     "wan2.1-vace-14b": 17_337_592_896,
     "wan2.2-vace-fun-a14b": 17_337_592_896,
+    "wan2.2-animate-14b": 17_274_816_884,
     "wan2.2-ti2v-5b": 4_999_787_712,
     "longcat-video": 13_581_071_424,
 }

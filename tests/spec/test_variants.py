@@ -12,6 +12,7 @@ import pytest
 from mlx_video.conditioning.types import Conditioning
 from mlx_video.conditioning.units import ADD_ON, UnitInputs
 from mlx_video.config import (
+    FaceConfig,
     ModelConfig,
     TransformerConfig,
     config_from_json,
@@ -54,6 +55,7 @@ KINDS = {
     "wan2.1-vace-1.3b": (16, 16, False, VACE),
     "wan2.1-vace-14b": (16, 16, False, VACE),
     "wan2.2-vace-fun-a14b": (16, 16, True, VACE),
+    "wan2.2-animate-14b": (36, 16, False, {"image_dim": 32, "face": FaceConfig(layers=(0, 1))}),
     "longcat-video": (16, 16, False, {"time_dim": 24}),
     "wan2.1-video-as-prompt-14b": (36, 16, False, {"image_dim": 32, "mot_layers": (0, 1)}),
     "wan2.2-s2v-14b": (16, 16, False, {"audio_dim": 32, "audio_layers": (0, 1), "pose_dim": 16}),
@@ -144,7 +146,8 @@ def test_its_defaults_make_a_video(variant: Variant):
     sampling, config = variant.sampling, config_of(variant)
     check_num_frames(sampling.num_frames, config.vae.stride[0])
     plan = plan_run(request_for(variant), config, variant)
-    assert plan.notices == (), "the default size must need no rounding"
+    told = [notice.text for notice in plan.notices if not notice.text.startswith("Recipe ")]
+    assert told == [], "the default size must need no rounding"
     expected = measure(
         sampling.width, sampling.height, sampling.num_frames,
         z_dim=config.vae.z_dim, stride=config.vae.stride, patch_size=config.transformer.patch_size,
@@ -184,8 +187,8 @@ def test_it_asks_for_the_images_it_needs(variant: Variant):
 
 @every_variant
 def test_the_size_follows_the_image(variant: Variant):
-    if variant.choose_size is None:
-        pytest.skip("takes no image")
+    if variant.choose_size is None or variant.inputs.sized_by:
+        pytest.skip("takes no image, or follows another input")
     config = config_of(variant)
     request = replace(request_for(variant), image=Path("first.png"))
     plan = plan_run(request, config, variant, ShownSize(height=1000, width=1000))
@@ -224,9 +227,9 @@ def test_each_conditioning_field_has_one_owner(variant: Variant):
 def test_its_defaults_are_plausible(variant: Variant):
     sampling = variant.sampling
     assert 1 <= sampling.steps <= 100
-    assert 1 <= sampling.shift <= 16
+    assert 1 <= sampling.shift <= 20
     assert all(1 <= scale <= 10 for scale in sampling.guide_scale)
-    assert sampling.fps in (15, 16, 24)
+    assert sampling.fps in (15, 16, 24, 30)
 
 
 UNPUBLISHED = (
@@ -266,6 +269,7 @@ OFFICIAL = {  # steps, shift, guide scales (low, high), boundary, fps, frames
     "wan2.1-vace-1.3b": (50, 16.0, (5.0, 5.0), 0.0, 16, 81),
     "wan2.1-vace-14b": (50, 16.0, (5.0, 5.0), 0.0, 16, 81),
     "wan2.2-vace-fun-a14b": (50, 12.0, (5.0, 5.0), 0.875, 16, 81),
+    "krea-realtime-14b": (6, 20.0, (1.0, 1.0), 0.0, 16, 81),
     "wan2.1-video-as-prompt-14b": (50, 4.0, (5.0, 5.0), 0.0, 16, 49),
     "wan2.2-s2v-14b": (40, 3.0, (4.5, 4.5), 0.0, 16, 77),
 }

@@ -8,7 +8,14 @@ import mlx.core as mx
 import pytest
 
 from mlx_video import train_wan
+from mlx_video.config import ModelConfig, TransformerConfig
+from mlx_video.errors import RequestError
+from mlx_video.layouts.model_folder import ModelFolder
+from mlx_video.request.train import TrainRequest
 from mlx_video.training.log import read_log
+from mlx_video.training.plan import plan_training
+from mlx_video.variants.registry import VARIANTS
+from mlx_video.variants.variant import Variant
 from tests.training.data.clip_files import draw_frames, write_picture, write_video
 from tests.training.data.tiny_learners import convert_tiny
 
@@ -24,6 +31,7 @@ KINDS = {
     "wan2.1-fun-control": NO_WORDS,
     "wan2.1-fun-v1.1-control-camera": NO_WORDS,
 }
+OTHERS = {"krea-realtime-14b", "longcat-video", "wan2.1-video-as-prompt-14b"}
 COLUMNS = {
     "wan2.1-vace-1.3b": ("vace_video", "b.mp4"),
     "wan2.1-fun-control": ("control_video", "b.mp4"),
@@ -69,3 +77,16 @@ def test_one_frame_among_controls_is_learned(tmp_path: Path):
     words = ["--model-dir", str(model.path), "--dataset-config", str(config), "--rank", "2"]
     assert train_wan.main([*words, "--output-dir", str(tmp_path / "out"), "--steps", "2"]) == 0
     assert [record.loss > 0 for record in read_log(tmp_path / "out")] == [True, True]
+
+
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v.name in OTHERS], ids=lambda v: v.name)
+def test_a_model_of_another_kind_is_refused(variant: Variant, tmp_path: Path):
+    sizes = TransformerConfig(64, 96, 2, 2, model_type=variant.model_type)
+    config = ModelConfig(variant.name, variant.model_version, sizes)
+    folder = ModelFolder(tmp_path, {}, {"model": tmp_path}, {}, None)
+    with pytest.raises(RequestError, match=f"{variant.title} cannot be trained here"):
+        plan_training(TrainRequest(output_dir=tmp_path), folder, config)
+
+
+def test_there_are_models_of_another_kind():
+    assert {variant.name for variant in VARIANTS} >= OTHERS

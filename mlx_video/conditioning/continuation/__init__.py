@@ -10,6 +10,7 @@ To add one, say what of its fields differs from the way of `last_frame.py`:
   conditioning units read (`reads_history`), as they left the decoder or as in the video (`is_exact`);
 - whether each part reads its other inputs from their beginning, or from where it lies itself (`reads_on`):
   then `UnitInputs.videos` and `.masks` begin at `UnitInputs.part.first_frame`, as a unit does with sound;
+- whether an input that ends before the last part does goes back and forth there (`turns_back`) or is refused;
 - how many parts there are: as `--segments` says, or as an input is long (`find_length`), to which the last
   part is cut;
 - which noise a part begins with (`noise_goes_on`), and whether its colours are matched (`matches_colours`).

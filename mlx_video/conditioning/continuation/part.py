@@ -91,11 +91,14 @@ class Part:
         first_frame: from which the part reads other inputs, such as control videos and sound, counted in
             frames of the video.
         history: the frames before the part, for ways that hand them to conditioning units; None for none.
+        turns_back_at: how many frames of other inputs count; behind them these go back and forth. None for
+            inputs that are as long as the part needs.
     """
 
     number: int = 0
     first_frame: int = 0
     history: ReadHistory | None = None
+    turns_back_at: int | None = None
 
 
 WHOLE = Part()

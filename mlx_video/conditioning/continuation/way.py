@@ -64,11 +64,14 @@ class Continuation:
         refuses: inputs that say what they say, and are given for no part.
         is_shown_again: whether the part begins with these frames; where it is joined they are cut.
         count_lost: frames at the start of a video that nothing is before which are not shown.
+        most_new: how many frames a part adds at most; None for all that it makes.
         extra_frames: that a part shows beyond those of its latents alone, since others are decoded before it.
         reads_history: whether conditioning units get these frames.
         is_exact: whether they get them as they left the decoder, not as the video holds them.
         reads_on: whether a part reads its other inputs from where it lies, not from their beginning.
-        find_length: how long the video is; None for as many parts as the user wants.
+        turns_back: whether inputs that end before the last part does go back and forth there.
+        find_length: how long the video is; None for as many parts as the user wants, which is also returned
+            where the input that tells is missing.
         noise_goes_on: whether a part draws its noise behind that of the parts before, not from the next seed.
         matches_colours: whether a part is brought to the colours of what is before it.
     """
@@ -79,10 +82,12 @@ class Continuation:
     refuses: tuple[str, ...] = ()
     is_shown_again: bool = True
     count_lost: Callable[[GenerateRequest], int] = lambda request: 0
+    most_new: Callable[[GenerateRequest], int | None] = lambda request: None
     extra_frames: int = 0
     reads_history: bool = False
     is_exact: bool = False
     reads_on: bool = False
+    turns_back: bool = False
     find_length: Callable[[GenerateRequest, ModelConfig], Length | None] | None = None
     noise_goes_on: bool = False
     matches_colours: bool = True

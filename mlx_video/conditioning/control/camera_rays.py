@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -11,6 +10,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_video.conditioning.control.camera_path import POSE_HEIGHT, POSE_WIDTH
+from mlx_video.conditioning.made_once import MadeOnce
 from mlx_video.models.block_context import Pass
 from mlx_video.models.control.camera_adapter import CameraHook
 from mlx_video.models.control.fun import FunTransformer
@@ -100,10 +100,7 @@ class CameraAddOn:
 
     rays: CameraRays
     latent_frames: tuple[int, ...]
-    # Of each transformer: its tokens are the same in all passes and steps, and go when it goes.
-    _made: list[tuple[weakref.ref[WanTransformer], mx.array]] = field(
-        default_factory=list, init=False, repr=False
-    )
+    _made: MadeOnce[mx.array] = field(default_factory=MadeOnce, init=False, repr=False)
 
     def __call__(self, transformer: WanTransformer, one: Pass) -> Pass:
         """The pass with the camera's tokens added to the video's."""
@@ -114,28 +111,8 @@ class CameraAddOn:
         return CameraAddOn(self.rays, tuple(self.latent_frames[frame] for frame in frames))
 
     def _tokens_of(self, transformer: WanTransformer) -> mx.array:
-        for reference, tokens in self._made:
-            if reference() is transformer:
-                return tokens
-        tokens = cast(FunTransformer, transformer).control_adapter(self._frames())
-        self._made.append((weakref.ref(transformer, _forgetting(self)), tokens))
-        return tokens
-
-    def forget_gone(self) -> None:
-        """Let the tokens go whose transformer is gone."""
-        self._made[:] = [(reference, tokens) for reference, tokens in self._made if reference() is not None]
+        adapter = cast(FunTransformer, transformer)
+        return self._made.take(transformer, None, lambda: adapter.control_adapter(self._frames()))
 
     def _frames(self) -> Iterator[mx.array]:
         return (mx.array(self.rays.packed_frame(index)) for index in self.latent_frames)
-
-
-def _forgetting(add_on: CameraAddOn) -> Callable[[object], None]:
-    """A callback for when a transformer goes; it does not keep the add-on."""
-    owner = weakref.ref(add_on)
-
-    def forget(gone: object) -> None:
-        add_on = owner()
-        if add_on is not None:
-            add_on.forget_gone()
-
-    return forget

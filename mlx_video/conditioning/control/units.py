@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
+from mlx_video.conditioning.animate import POSES, read_character
 from mlx_video.conditioning.clips import (
     ReadFrames,
     clip_with_frames,
@@ -226,14 +227,21 @@ SPEED = ConditioningUnit(
 # Video to video, and one frame
 
 
+def _leading_pictures(inputs: UnitInputs) -> Iterator[np.ndarray]:
+    """Pictures that are sampled before the video, of its size: VACE's references, Animate's character."""
+    height, width = inputs.geometry.height, inputs.geometry.width
+    for picture in inputs.pictures.get(VACE_REFERENCES, ()):
+        yield letterbox_reference(picture, height, width)
+    if POSES in inputs.videos:
+        yield read_character(inputs)
+
+
 def _make_start(inputs: UnitInputs, encoders: Encoders) -> Work[Fields]:
     read: ReadFrames = inputs.videos["input_video"]
-    references = inputs.pictures.get(VACE_REFERENCES, ())
     geometry = inputs.geometry
     with encoders.open_vae() as encode:
         parts = []
-        for picture in references:
-            page = letterbox_reference(picture, geometry.height, geometry.width)
+        for page in _leading_pictures(inputs):
             parts.append((yield from encode_picture(encode, page)))
         parts.append((yield from encode_frames(encode, read_clip(read, geometry), geometry)))
         latents = mx.concatenate(parts, axis=1)
@@ -244,7 +252,7 @@ def _make_start(inputs: UnitInputs, encoders: Encoders) -> Work[Fields]:
 START = ConditioningUnit(
     "input video", "image", ("start_latents",), _make_start, lambda inputs: "input_video" in inputs.videos
 )
-"""Latents of a video that is begun with, behind those of VACE's references."""
+"""Latents of a video that is begun with, behind those of pictures that are sampled before it."""
 
 COMMON_UNITS = (START,)
 """Units that work for every model, behind its own."""

@@ -28,6 +28,8 @@ class Picking:
             by one where it does not tell.
         is_whole: whether frames at even distances from its first to its last are taken, whatever the rates.
         first: the frame that is picked first, of those that could be from the beginning.
+        turns_back_at: how many of these there are; behind the last one they come again in reverse, and so
+            on, back and forth. None for as many as are needed.
     """
 
     field: str
@@ -36,6 +38,21 @@ class Picking:
     video_fps: float | None = None
     is_whole: bool = False
     first: int = 0
+    turns_back_at: int | None = None
+
+    @property
+    def numbers(self) -> list[int]:
+        """The frames that are picked, counted from the beginning of the video at the new rate."""
+        straight = range(self.first, self.first + self.num_frames)
+        if self.turns_back_at is None:
+            return [*straight]
+        there_and_back = max(2 * (self.turns_back_at - 1), 1)
+        return [min(at := number % there_and_back, there_and_back - at) for number in straight]
+
+    @property
+    def end(self) -> int:
+        """How many frames, from the beginning at the new rate, are gone through."""
+        return max(self.numbers) + 1
 
     def rate_of(self, video: SourceVideo) -> float:
         """Frames per second of a video."""
@@ -47,7 +64,7 @@ class Picking:
 
     def frames_needed(self, video: SourceVideo) -> int:
         """How many frames of a video are gone through until the last is picked."""
-        return math.floor((self.first + self.num_frames - 1) * self.step(video) + _SLACK) + 1
+        return math.floor((self.end - 1) * self.step(video) + _SLACK) + 1
 
 
 def pick_frames(video: SourceVideo, picking: Picking) -> Iterator[np.ndarray]:
@@ -67,17 +84,32 @@ def pick_frames(video: SourceVideo, picking: Picking) -> Iterator[np.ndarray]:
     if picking.is_whole:
         yield from _pick_evenly(video, picking.num_frames)
         return
-    step, last = picking.step(video), picking.first + picking.num_frames
+    numbers, passing = picking.numbers, _pass_frames(video, picking)
+    last_places = {number: place for place, number in enumerate(numbers)}
+    kept: dict[int, np.ndarray] = {}
+    for place, number in enumerate(numbers):
+        while number not in kept:
+            passed, frame = next(passing)
+            if passed in last_places:
+                kept[passed] = frame
+        yield kept.pop(number) if last_places[number] == place else kept[number]
+
+
+def _pass_frames(video: SourceVideo, picking: Picking) -> Iterator[tuple[int, np.ndarray]]:
+    """Frames at the new rate from the beginning, each with its number; raises as :func:`pick_frames`."""
+    step, last = picking.step(video), picking.end
     passed, end, count = 0, 0.0, 0
     for frame, length in video.read():
         end, count = end + length, count + 1
         while passed < last and passed * step < end - _SLACK:
-            if passed >= picking.first:
-                yield frame
+            yield passed, frame
             passed += 1
-        if passed == last:
-            return
     raise _too_short(video, picking, passed, count)
+
+
+def count_frames(video: SourceVideo, fps: float, video_fps: float | None = None) -> int:
+    """How many frames all of a video makes at a frame rate; arguments as for :func:`pick_all`."""
+    return sum(1 for _ in pick_all(video, fps, video_fps))
 
 
 def _pick_evenly(video: SourceVideo, num_frames: int) -> Iterator[np.ndarray]:
@@ -142,7 +174,7 @@ def check_length(video: SourceVideo, picking: Picking) -> tuple[Notice, ...]:
         if end > needed + _SLACK:
             break
     taken = math.ceil((end - _SLACK) / picking.step(video))
-    if taken < picking.first + picking.num_frames:
+    if taken < picking.end:
         raise _too_short(video, picking, taken, count)
     return (*video.notices, *_describe_picking(video, picking, is_longer=end > needed + _SLACK))
 
@@ -155,17 +187,16 @@ def _describe_picking(video: SourceVideo, picking: Picking, *, is_longer: bool) 
             f"{video.name} has {rate:g} frames per second{stated}: {picking.num_frames} of its first "
             f"{needed} are picked for {picking.fps:g}."
         )
-    elif is_longer:
+    elif is_longer and picking.turns_back_at in (None, picking.end):  # parts that follow may read on
         yield Notice(f"{video.name} is longer than needed: its first {needed} frames are used.")
 
 
 def _too_short(video: SourceVideo, picking: Picking, taken: int, count: int) -> RequestError:
     rate, needed = picking.rate_of(video), picking.frames_needed(video)
     at_rate = f" at {rate:g} per second" if abs(rate - picking.fps) > _SLACK else ""
-    last = picking.first + picking.num_frames
-    nearest = (taken - 1) // 4 * 4 + 1
+    shorter = "" if picking.turns_back_at else f", or --num-frames {(taken - 1) // 4 * 4 + 1}"
     return RequestError(
         picking.field,
-        f"{video.name} has {count} frames{at_rate}, {needed} are needed for {last} at "
-        f"{picking.fps:g} per second. Give a longer video, or --num-frames {nearest}.",
+        f"{video.name} has {count} frames{at_rate}, {needed} are needed for {picking.end} at "
+        f"{picking.fps:g} per second. Give a longer video{shorter}.",
     )

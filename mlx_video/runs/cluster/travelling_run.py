@@ -75,7 +75,7 @@ def pack_run(run: Run, conditioning: Conditioning, *, is_joint: bool) -> tuple[A
     request = replace(run.request, **_OWN_TO_RANK_0)  # type: ignore[arg-type]
     travelling = TravellingRun(
         request,
-        find_shown(run.images, run.videos),
+        find_shown(run.images, run.videos, run.variant.inputs.sized_by),
         tuple(run.images),
         describe_plan(run.plan),
         _describe_order(run.plan.memory) if is_joint else None,

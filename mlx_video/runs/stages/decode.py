@@ -10,7 +10,7 @@ from typing import Protocol
 import mlx.core as mx
 import numpy as np
 
-from mlx_video.events import FramesDecoded, TilesDecoded, Work
+from mlx_video.events import Event, FramesDecoded, TilesDecoded, Work
 from mlx_video.geometry import pixel_frames
 from mlx_video.latents.decode import choose_pace, decode_chunks, to_uint8, to_uint8_rounded
 from mlx_video.latents.tiny_decode import decode_tiny
@@ -46,7 +46,7 @@ def decode_video(
         sinks: get the frames besides those files.
     """
     with ExitStack() as stack:
-        joined = [*sinks, *(stack.enter_context(sink) for sink in open_sinks(run))]
+        joined = stack.enter_context(open_all_sinks(run, sinks))
         kept = run.kept_frames
         own = [stack.enter_context(open_kept(run, kept, latents))] if kept else []
         # Entered last, whole first: a segment counts as finished when its own file is there.
@@ -92,18 +92,29 @@ def pass_earlier(sinks: Sequence[FrameSink], run: Run) -> None:
 
 
 def pass_frames(
-    chunks: Iterable[mx.array | TilesDecoded],
+    chunks: Iterable[mx.array | Event],
     sinks: Sequence[FrameSink],
     run: Run,
     total: int,
     exact: ExactFrames | None = None,
-) -> Iterator[FramesDecoded | TilesDecoded]:
-    """Give the new ones of chunks of frames, `total` in all, to every sink, and to `exact` as they are."""
+) -> Iterator[Event]:
+    """Give the new ones of each chunk of frames to every sink, and to `exact` as they are.
+
+    Args:
+        chunks: [f, H, W, 3] in [-1, 1], and events on their way.
+        sinks: in their order.
+        run: what is being made.
+        total: frames of all chunks.
+        exact: takes frames as they leave the decoder; None for nothing.
+
+    Yields:
+        The events, and one for each chunk.
+    """
     done = 0
     new_frames = NewFrames(run, total)
     to_bytes = to_uint8_rounded if total == 1 else to_uint8  # a single frame is a picture, not a video
     for chunk in chunks:
-        if isinstance(chunk, TilesDecoded):
+        if not isinstance(chunk, mx.array):
             yield chunk
             continue
         frames, new = to_bytes(chunk), new_frames.take(len(chunk))
@@ -120,6 +131,13 @@ def find_sound_track(run: Run) -> SoundTrack | None:
     """What is heard in the video; None for nothing."""
     path = run.request.input_audio
     return None if path is None else SoundTrack(path, count_all_frames(run) / run.plan.fps)
+
+
+@contextmanager
+def open_all_sinks(run: Run, sinks: Sequence[FrameSink]) -> Iterator[list[FrameSink]]:
+    """These sinks and the files that the request names; an error discards what is in these."""
+    with ExitStack() as stack:
+        yield [*sinks, *(stack.enter_context(sink) for sink in open_sinks(run))]
 
 
 def open_sinks(run: Run) -> Iterator[FrameWriter]:

@@ -15,6 +15,7 @@ from mlx_video.conditioning.latent_frames import VIDEO_ALONE, LatentFrames
 from mlx_video.errors import MediaError
 from mlx_video.events import FileWritten, Notice, ResumeHint, StateSaved, StepFinished
 from mlx_video.files.unusable_paths import real_path
+from mlx_video.latents.block_file import block_path
 from mlx_video.latents.run_state import (
     RunState,
     current_versions,
@@ -30,6 +31,9 @@ from mlx_video.runs.state.identity import identify_run, refuse_other_run
 from mlx_video.sampling.noise import open_noise
 from mlx_video.sampling.sampler_state import SamplerState
 from mlx_video.sampling.solvers.table import build_solver
+
+NOISES = ("noise", "start_noise")
+"""Names of the sources of noise in a state; the second is there where each block has noise of its own."""
 
 
 def find_start(run: Run) -> Run:
@@ -69,7 +73,7 @@ def find_start(run: Run) -> Run:
 def _check_fits(path: Path, state: RunState, run: Run) -> None:
     """Refuse a state that says it is of this run, but cannot be: something else has changed it."""
     request, plan = run.request, run.plan
-    shape = (plan.geometry if state.is_finished else plan.sampled_geometry).latent_shape
+    shape = plan.geometry.latent_shape if state.is_finished else plan.step_shape
     assert plan.recipe is not None  # only a run that decodes has none
     try:
         if state.steps != plan.steps or state.latents.shape != shape:
@@ -79,7 +83,8 @@ def _check_fits(path: Path, state: RunState, run: Run) -> None:
         solver = build_solver(plan.recipe.solver, plan.recipe.schedule, partial(mx.zeros, shape))
         memory = SamplerState(state.sampler)
         memory.add("solver", solver)
-        memory.add("noise", open_noise(request.noise, request.seed))
+        for name in NOISES:
+            memory.add(name, open_noise(request.noise, request.seed))
     except ValueError as error:
         raise MediaError(f"{path}: is damaged ({error}). Begin anew without --resume.") from error
 
@@ -125,12 +130,17 @@ def keep_step(
     if done == event.total and frames != VIDEO_ALONE:
         latents, sampler = frames.select_result(latents), {}
     state = RunState(latents, done, event.total, run.settings(), run.identity, sampler)
+    yield from save_and_tell(run, path, state)
+
+
+def save_and_tell(run: Run, path: Path, state: RunState) -> Iterator[Notice | StateSaved]:
+    """Write a run's state, and say how to go on from it; one that cannot be written ends no run."""
     try:
         save_state(path, state)
     except MediaError as error:
         yield Notice(f"The state after {state.progress} is not kept. {error}")
     else:
-        yield StateSaved(path, done, event.total, describe_resume_hint(run, state, path))
+        yield StateSaved(path, state.next_step, state.steps, describe_resume_hint(run, state, path))
 
 
 def forget_state(run: Run) -> Iterator[FileWritten]:
@@ -139,6 +149,8 @@ def forget_state(run: Run) -> Iterator[FileWritten]:
     A file that `--decode-only` reads stays, unless it is the state beside this very video.
     """
     path, source = find_state_path(run.request), run.request.decode_only
+    if run.plan.blocks and run.request.output_path:
+        block_path(run.request.output_path).unlink(missing_ok=True)
     if path is None or not path.exists() or (source and real_path(source) != real_path(path)):
         return
     if run.request.keep_state:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from mlx_video.errors import ConfigError, RequestError
 from mlx_video.sampling.recipe import Preset
 from mlx_video.sampling.recipes.dmd import CAUSVID, FASTMETAL, FASTWAN, SELF_FORCING
+from mlx_video.sampling.recipes.krea import KREA
 from mlx_video.sampling.recipes.lightx2v import LIGHTNING, LIGHTX2V, MEANFLOW
 from mlx_video.sampling.recipes.longcat import LONGCAT, LONGCAT_DISTILLED, LONGCAT_REFINE
 from mlx_video.sampling.recipes.official import OFFICIAL
@@ -22,6 +23,7 @@ _ALL = (
     CAUSVID,
     SELF_FORCING,
     LIGHTX2V,
+    KREA,
     LONGCAT,
     LONGCAT_DISTILLED,
     LONGCAT_REFINE,

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
+from mlx_video.config import FaceConfig
 from mlx_video.errors import ConfigError
 from mlx_video.models.control.camera_adapter import UNSHUFFLE
 from mlx_video.models.speech.sound_features import NUM_GROUPS
+from mlx_video.weights.names.animate_names import list_face_statements, read_face_sizes
 from mlx_video.weights.names.fun_names import CAMERA_ANCHOR, REFERENCE_ANCHOR
 from mlx_video.weights.names.mot_names import find_mot_layers
 from mlx_video.weights.names.speech_names import (
@@ -28,6 +30,7 @@ class ControlSizes(TypedDict):
     vace_in_dim: int
     reference_dim: int | None
     camera_dim: int | None
+    face: FaceConfig | None
     audio_dim: int | None
     audio_layers: tuple[int, ...]
     pose_dim: int
@@ -43,6 +46,7 @@ def read_control_sizes(shapes: Mapping[str, Shape], source_config: Mapping[str, 
 
     Raises:
         ConfigError: config.json names other VACE layers than there are VACE blocks, or audio layers.
+        CheckpointError: a tensor that tells a size of what reads a face is missing or misshapen.
     """
     camera = _input_channels(shapes, CAMERA_ANCHOR)
     num_layers = len({name.split(".")[1] for name in shapes if name.startswith("blocks.")})
@@ -51,6 +55,7 @@ def read_control_sizes(shapes: Mapping[str, Shape], source_config: Mapping[str, 
         vace_in_dim=_input_channels(shapes, VACE_ANCHOR) or 0,
         reference_dim=_input_channels(shapes, REFERENCE_ANCHOR),
         camera_dim=None if camera is None else camera // UNSHUFFLE**2,
+        face=read_face_sizes(shapes, num_layers),
         audio_dim=_read_audio_dim(shapes.get(AUDIO_ANCHOR, ())),
         audio_layers=read_audio_layers(count_audio_blocks(shapes), num_layers, source_config),
         pose_dim=_input_channels(shapes, POSE_ANCHOR) or 0,
@@ -73,6 +78,7 @@ def list_statements(sizes: ControlSizes) -> dict[str, object]:
         "add_ref_conv": reference is not None,
         "has_ref_conv": reference is not None,
         "add_control_adapter": camera is not None,
+        **list_face_statements(sizes["face"]),
     }
     if reference is not None:
         statements["in_dim_ref_conv"] = reference

@@ -19,10 +19,12 @@ class Stack:
     Attributes:
         parts: tensors of the other source, whose rows follow one another.
         new_axes: how many axes of length one stand before the rows; then there is one part.
+        axes_behind: how many axes of length one follow; then there is one part likewise.
     """
 
     parts: tuple[str, ...]
     new_axes: int = 0
+    axes_behind: int = 0
 
 
 class StackedTensors(TensorView):
@@ -59,7 +61,8 @@ class StackedTensors(TensorView):
                 )
         rows = sum(self._source.infos[part].shape[0] for part in stack.parts)
         stored_as = ", ".join(self._source.infos[part].stored_as or part for part in stack.parts)
-        return TensorInfo(name, (1,) * stack.new_axes + (rows, *first.shape[1:]), first.dtype, stored_as)
+        shape = (*(1,) * stack.new_axes, rows, *first.shape[1:], *(1,) * stack.axes_behind)
+        return TensorInfo(name, shape, first.dtype, stored_as)
 
     def file_of(self, name: str) -> Path:
         """The file that holds a tensor, or its first part."""
@@ -70,7 +73,7 @@ class StackedTensors(TensorView):
         stack = self._stacks.get(name)
         if stack is None:
             return self._source.read(name, rows)
-        if stack.new_axes:
+        if stack.new_axes or stack.axes_behind:
             whole = self._source.read(stack.parts[0]).reshape(self.infos[name].shape)
             return whole if rows is None else whole[rows]
         return mx.concatenate(list(self._read_parts(name, stack, rows)))

@@ -19,7 +19,9 @@ Cells = tuple[int, int, int]
 Kernels = Mapping[str, Cells]
 
 # Official name of a layer, or its end → cells of the kernel, time first.
-TRANSFORMER_KERNELS: Kernels = MappingProxyType({"patch_embedding": (1, 2, 2)})
+TRANSFORMER_KERNELS: Kernels = MappingProxyType(
+    {"patch_embedding": (1, 2, 2), "pose_patch_embedding": (1, 2, 2)}
+)
 VAE_KERNELS: Kernels = MappingProxyType(
     {
         "conv1": (1, 1, 1),

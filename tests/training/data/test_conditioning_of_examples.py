@@ -127,7 +127,7 @@ def differences(found: Any, expected: Any, name: str = "") -> list[str]:
         pairs = enumerate(zip(found, expected, strict=True))
         return [each for i, pair in pairs for each in differences(*pair, f"{name}.{i}")]
     if is_dataclass(found):
-        names = [each.name for each in fields(found)]
+        names = [each.name for each in fields(found) if each.init]  # what is made later is remade
         return [
             each
             for one in names

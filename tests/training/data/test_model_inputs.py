@@ -24,7 +24,7 @@ FIRST, BOTH = ("image",), ("image", "end_image")
 OF_CLIPS = {
     "wan2.1-i2v-14b": FIRST, "wan2.2-i2v-a14b": FIRST, "wan2.2-ti2v-5b": FIRST, "wan2.2-i2v": FIRST,
     "wan2.2-i2v-demo": FIRST, "wan2.1-flf2v-14b": BOTH, "wan2.1-fun-inp": BOTH, "wan2.1-fun-1.3b-inp": BOTH,
-    "wan2.2-fun-a14b-inp": BOTH,
+    "wan2.2-fun-a14b-inp": BOTH, "longcat-video": FIRST,
 }  # fmt: skip
 
 
