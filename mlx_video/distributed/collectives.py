@@ -112,10 +112,10 @@ class NeighbourCollectives(Collectives):
     def gather(self, x: mx.array) -> mx.array:
         """See :class:`Collectives`."""
         rightward, leftward, from_left, from_right = (self._stream, *self._further_streams)
-        parts = {self.rank: x}
+        parts, sent = {self.rank: x}, list[mx.array]()
         for distance in range(1, self.size):
-            self._send(parts.get(self.rank - distance + 1), self.rank + 1, rightward)
-            self._send(parts.get(self.rank + distance - 1), self.rank - 1, leftward)
+            sent += self._send(parts.get(self.rank - distance + 1), self.rank + 1, rightward)
+            sent += self._send(parts.get(self.rank + distance - 1), self.rank - 1, leftward)
             for source, neighbour, stream in (
                 (self.rank - distance, self.rank - 1, from_left),
                 (self.rank + distance, self.rank + 1, from_right),
@@ -125,17 +125,21 @@ class NeighbourCollectives(Collectives):
                         x, self.first + neighbour, group=self.group, stream=stream
                     )
                     mx.async_eval(parts[source])
-        return mx.concatenate([parts[rank] for rank in range(self.size)])
+        joined = mx.concatenate([parts[rank] for rank in range(self.size)])
+        # Over when what this process sends is, too: nothing else may overtake it.
+        return mx.depends(joined, sent) if sent else joined
 
     def sum(self, x: mx.array) -> mx.array:
         """See :class:`Collectives`."""
         return self.gather(x[None]).sum(axis=0)
 
-    def _send(self, x: mx.array | None, neighbour: int, stream: mx.Stream) -> None:
+    def _send(self, x: mx.array | None, neighbour: int, stream: mx.Stream) -> list[mx.array]:
         if x is None or not 0 <= neighbour < self.size:
-            return
+            return []
         self.traffic.add(x.nbytes)
-        mx.async_eval(mx.distributed.send(x, self.first + neighbour, group=self.group, stream=stream))
+        sent = mx.distributed.send(x, self.first + neighbour, group=self.group, stream=stream)
+        mx.async_eval(sent)
+        return [sent]
 
 
 def split_group(group: mx.distributed.Group, size: int, traffic: Traffic | None = None) -> Collectives:

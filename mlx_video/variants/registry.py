@@ -47,6 +47,7 @@ VARIANTS: tuple[Variant, ...] = (
     t2v.DEMO,
     i2v.DEMO_I2V,
     fun.DEMO_CONTROL,
+    longcat.LONGCAT,  # its own tensors lie in the blocks, where they are no strays of plain models
     krea.KREA,
     t2v.T2V_1_3B,
     t2v.T2V_14B,
@@ -67,7 +68,6 @@ VARIANTS: tuple[Variant, ...] = (
     vace.VACE_14B,
     vace.VACE_FUN_A14B,
     animate.ANIMATE_14B,
-    longcat.LONGCAT,
     speech.S2V_14B,
     video_as_prompt.VIDEO_AS_PROMPT,
     t2v.T2V_OTHER,

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 SECONDS = 30.0
 MOST_BYTES = 2_000_000_000
@@ -81,14 +82,15 @@ def run_case(case: Case, folder: Path) -> Outcome:
     started = time.perf_counter()
     process = os.fork()
     if not process:
-        _run_in_fork(case, argv, work, log)
+        run_in_fork(case, argv, work, log)
     code, peak = _wait(process, started)
     outcome = Outcome(code, log.read_text(errors="replace"), time.perf_counter() - started, peak)
     outcome.faults += judge(case, outcome, before, fingerprint(work), folder)
     return outcome
 
 
-def _run_in_fork(case: Case, argv: Sequence[str], work: Path, log: Path) -> None:
+def run_in_fork(case: Case, argv: Sequence[str], work: Path, log: Path) -> NoReturn:
+    """Run a case's command in the process that was forked for it, and end the process."""
     code = 99
     try:
         os.environ.update(case.environment)

@@ -47,3 +47,14 @@ def test_first_runs_at_once_wait_for_each_other(tmp_path):
     errors = [run.communicate(timeout=120)[1] for run in runs]
     assert [run.returncode for run in runs] == [0, 0, 0], errors
     assert len(list(tmp_path.glob("*.png"))) == 3
+
+
+def test_commands_killed_at_any_moment_leave_nothing_that_looks_whole(tmp_path):
+    command = [sys.executable, "-m", "tests.hostile.kills", "--count", "2"]
+    result = subprocess.run(
+        command, cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-2000:]
+    lines = [line for line in result.stdout.splitlines() if line.endswith("not as they must be")]
+    assert len(lines) == 5
+    assert all("2 kills, 0 not" in line for line in lines)

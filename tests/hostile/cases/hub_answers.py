@@ -279,7 +279,7 @@ def build(world: World) -> dict[str, tuple[str, Repository, bool]]:
     return found
 
 
-def serve(world: World, repositories: dict[str, Repository]) -> str:
+def serve(repositories: dict[str, Repository]) -> str:
     """Serve repositories from a process of its own until this one ends; returns the address."""
     server, parent = HubServer(), os.getpid()
     if not os.fork():
@@ -293,11 +293,9 @@ def serve(world: World, repositories: dict[str, Repository]) -> str:
     return server.url
 
 
-def cases(world: World) -> Iterator[Case]:
-    """Conversions of a repository, which is downloaded first."""
-    served = build(world)
-    address = serve(world, {name: repository for name, (_, repository, _) in served.items()})
-    environment = {
+def on_the_hub(address: str) -> dict[str, str]:
+    """Variables by which a command finds the server, and has a cache in its own folder."""
+    return {
         "HF_ENDPOINT": address,
         "HF_HUB_OFFLINE": "0",
         "HF_HUB_CACHE": "cache/hub",
@@ -306,6 +304,12 @@ def cases(world: World) -> Iterator[Case]:
         "HF_TOKEN": "hf_secret",
         "no_proxy": "*",
     }
+
+
+def cases(world: World) -> Iterator[Case]:
+    """Conversions of a repository, which is downloaded first."""
+    served = build(world)
+    address = serve({name: repository for name, (_, repository, _) in served.items()})
     for name, (what, _, is_sound) in served.items():
         yield Case(
             "hub",
@@ -313,5 +317,5 @@ def cases(world: World) -> Iterator[Case]:
             lambda folder, one=name: world.convert(Path(one)),
             is_sound=is_sound,
             says="" if is_sound else name.partition("/")[2],
-            environment=environment,
+            environment=on_the_hub(address),
         )

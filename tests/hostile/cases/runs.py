@@ -6,8 +6,10 @@ import io
 import json
 import os
 import struct
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +28,9 @@ def cases(world: World) -> Iterator[Case]:
     yield from latents(world)
     yield from adapters(world)
     yield from pictures(world)
+    yield from videos()
     yield from outputs(world)
+    yield from caches(world)
     yield from options(world)
 
 
@@ -296,6 +300,107 @@ def _special_video(folder: Path, kind: str) -> list[str | Path]:
     return ["grey", path, "out.mp4"]
 
 
+def videos() -> Iterator[Case]:
+    """Films that end early or say what is not so, given as controls."""
+    sound = film()
+    moov, mdat = sound.index(b"moov"), sound.index(b"mdat")
+    damaged = {
+        "nothing but its first bytes": sound[:40],
+        "cut within its tables": sound[: (moov + len(sound)) // 2] if moov > mdat else sound[: (moov + mdat) // 2],
+        "tables of zeros": sound[: moov + 4] + bytes(len(sound) - moov - 4),
+        "a box of 2^32 - 1 bytes": b"\xff\xff\xff\xff" + sound[4:],
+        "a box of no bytes": bytes(4) + sound[4:],
+        "only pictures, no tables": sound[mdat - 4 :] if mdat > moov else sound[:moov],
+    }  # fmt: skip
+    for name, content in damaged.items():
+        yield Case("videos", name, lambda folder, one=content: _prepared(folder, one, ".mp4"), "prepare")
+    for suffix in (".mp4", ".gif", ".png", ".webm"):
+        yield Case(
+            "videos",
+            f"a film called {suffix}",
+            lambda folder, end=suffix: _prepared(folder, sound, end),
+            "prepare",
+            is_sound=True,
+        )
+    frames = io.BytesIO()
+    Image.new("P", (8, 8)).save(
+        frames, "GIF", save_all=True, append_images=[Image.new("P", (8, 8), n) for n in range(9)]
+    )
+    pictures = frames.getvalue()
+    for name, content in {
+        "cut short": pictures[: len(pictures) - 30],
+        "its header alone": pictures[:20],
+    }.items():
+        yield Case(
+            "videos", f"a GIF: {name}", lambda folder, one=content: _prepared(folder, one, ".gif"), "prepare"
+        )
+    for kind in ("pipe", "zero", "folder", "loop", "nowhere"):
+        yield Case(
+            "special files",
+            f"{kind} as a folder's frame",
+            lambda folder, one=kind: _frame_folder(folder, one),
+            "prepare",
+        )
+    yield Case(
+        "videos", "a link to a film", lambda folder: _linked_film(folder, sound), "prepare", is_sound=True
+    )
+    yield Case("videos", "an empty folder of frames", lambda folder: _frame_folder(folder, ""), "prepare")
+
+
+@cache
+def film() -> bytes:
+    """A sound film of four frames."""
+    from mlx_video import Video
+
+    with tempfile.TemporaryDirectory() as place:
+        frames = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+        return Video(frames, 8.0).save(Path(place) / "film.mp4").read_bytes()
+
+
+def _linked_film(folder: Path, content: bytes) -> list[str | Path]:
+    (folder / "film.mp4").write_bytes(content)
+    (folder / "link.mp4").symlink_to("film.mp4")
+    return ["grey", folder / "link.mp4", "out.mp4"]
+
+
+def _frame_folder(folder: Path, kind: str) -> list[str | Path]:
+    frames = folder / "frames"
+    frames.mkdir()
+    if kind:
+        make_special(frames / "0001.png", kind)
+    return ["grey", frames, "out.mp4"]
+
+
+def caches(world: World) -> Iterator[Case]:
+    """Folders of caches that take nothing, or hold junk: a run needs none of them."""
+    for name, place in {
+        "a file": "taken",
+        "a full device": "/dev/full",
+        "a folder that takes no files": "/proc/self",
+        "a link loop": "loop",
+        "no folder yet": "a/b/c/d",
+        "a folder of junk": "junk",
+    }.items():
+        yield _generate(
+            "caches",
+            name,
+            lambda folder: _beside_caches(world, folder),
+            is_sound=True,
+            environment={"MLX_VIDEO_CACHE": place},
+        )
+
+
+def _beside_caches(world: World, folder: Path) -> list[str | Path]:
+    (folder / "taken").write_text("a file")
+    (folder / "loop").symlink_to("loop")
+    for name in ("device", "prompts", "speeds", "rates", "demo-model"):
+        (folder / "junk" / name).mkdir(parents=True)
+        (folder / "junk" / name / "x.json").write_bytes(b"\xff[")
+    arguments = world.generate()
+    arguments.remove("--no-device-check")
+    return arguments
+
+
 def outputs(world: World) -> Iterator[Case]:
     """Places that take no result."""
     for name, place in {
@@ -311,7 +416,80 @@ def outputs(world: World) -> Iterator[Case]:
         yield _generate("outputs", name, lambda folder, one=place: [*world.generate(), "--output-path", one])
     yield _generate("outputs", "a folder named like the state", lambda folder: _state_folder(world, folder))
     yield _generate("outputs", "a folder of this name", lambda folder: _output_folder(world, folder))
+    for kind in ("pipe", "zero", "loop"):
+        yield _generate(
+            "special files",
+            f"{kind} as the output",
+            lambda folder, one=kind: _special_output(world, folder, one),
+        )
+    yield _generate(
+        "outputs", "a link to a full device", lambda folder: _linked_output(world, folder, "/dev/full")
+    )
+    yield _generate(
+        "outputs",
+        "a link into a folder that takes no files",
+        lambda folder: _linked_output(world, folder, "/proc/self/out.png"),
+    )
+    yield _generate(
+        "outputs",
+        "one name for the video and the latents",
+        lambda folder: world.generate("--save-latents", "out.png"),
+    )
+    yield _generate("outputs", "the model's own weights", lambda folder: _over_the_model(world, folder))
+    yield Case("outputs", "a conversion into its own source", lambda folder: _into_source(world, folder))
+    yield Case("outputs", "a conversion over a file", lambda folder: _over_a_file(world, folder))
+    yield Case(
+        "outputs",
+        "a conversion to a folder that takes no files",
+        lambda folder: [*world.convert(world.checkpoint.path), "--output-dir", "/proc/self/model"],
+    )
+    yield Case(
+        "outputs",
+        "a conversion to no name",
+        lambda folder: [*world.convert(world.checkpoint.path), "--output-dir", ""],
+    )
+    yield Case(
+        "outputs",
+        "a conversion to a name of 300 letters",
+        lambda folder: [*world.convert(world.checkpoint.path), "--output-dir", "a" * 300],
+    )
+    yield Case(
+        "outputs",
+        "a conversion to a null byte",
+        lambda folder: [*world.convert(world.checkpoint.path), "--output-dir", "a\x00"],
+    )
+    yield Case("outputs", "a conversion through a link loop", lambda folder: _through_loop(world, folder))
     yield _generate("outputs", "a folder that takes no files", lambda folder: _closed_folder(world, folder))
+
+
+def _special_output(world: World, folder: Path, kind: str) -> list[str | Path]:
+    make_special(folder / "out.png", kind)
+    return world.generate()
+
+
+def _linked_output(world: World, folder: Path, target: str) -> list[str | Path]:
+    (folder / "out.png").symlink_to(target)
+    return world.generate()
+
+
+def _over_the_model(world: World, folder: Path) -> list[str | Path]:
+    model = world.copy_model(folder)
+    return [*world.generate(model=model), "--save-latents", model / "model.safetensors"]
+
+
+def _into_source(world: World, folder: Path) -> list[str | Path]:
+    source = world.copy_checkpoint(folder)
+    return [*world.convert(source), "--output-dir", source]
+
+
+def _over_a_file(world: World, folder: Path) -> list[str | Path]:
+    (folder / "converted").write_text("mine")
+    return world.convert(world.checkpoint.path)
+
+
+def _through_loop(world: World, folder: Path) -> list[str | Path]:
+    (folder / "loop").symlink_to("loop")
+    return [*world.convert(world.checkpoint.path), "--output-dir", folder / "loop" / "model"]
 
 
 def _state_folder(world: World, folder: Path) -> list[str | Path]:
