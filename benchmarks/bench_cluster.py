@@ -7,8 +7,8 @@ generate command: by one process, by two with --parallel guidance, and lists by 
 data. Each is made in a shorter and a longer run, and the difference is told: it leaves out imports, meeting
 and loading. Ways take turns; medians of `--turns`. Latents of all ways must be equal, bit for bit.
 
-The wall clock is that of a machine on which nothing else runs. On Linux the time of the busiest thread of any
-process, which computes, is told besides: it leaves out the times in which others run.
+The wall clock is that of a machine on which nothing else runs. The most that one of the processes computes is
+told besides: it leaves out the times in which others run, and in which one waits for the other.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from pathlib import Path
 from socket import socket
 from typing import Any
 
-from benchmarks.bench_context_parallel import count_thread_seconds
 from benchmarks.bench_relay import ROOT, convert, write_source
 
 OPTIONS = (
@@ -98,7 +97,7 @@ def measure(way: Way, words: Sequence[str], folder: Path) -> dict[str, float]:
 
 
 def run(processes: int, words: Sequence[str], folder: Path) -> dict[str, float]:
-    """Seconds of the slowest process, by the clock and of its busiest thread; the latents are compared."""
+    """Seconds of the slowest process, by the clock and of its computing; the latents are compared."""
     command = [sys.executable, "-m", "benchmarks.bench_cluster", "--child", *words]
     with ExitStack() as stack:
         hostfile = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "ring.json"
@@ -159,7 +158,7 @@ def run_here(words: Sequence[str]) -> int:
     code = generate_wan.main(words)
     figures: Mapping[str, float] = {
         "wall": time.perf_counter() - begun,
-        "busiest thread": max(count_thread_seconds().values()),
+        "computing": time.process_time(),
     }
     print(json.dumps(figures))
     return code
@@ -167,7 +166,7 @@ def run_here(words: Sequence[str]) -> int:
 
 def report(alone: str, together: str, turns: Sequence[Mapping[str, Mapping[str, float]]]) -> None:
     """Print both times and how many times as fast two are."""
-    for name in ("wall", "busiest thread"):
+    for name in ("wall", "computing"):
         one, two = ([turn[way][name] for turn in turns] for way in (alone, together))
         gain = statistics.median(one) / statistics.median(two)
         spread = ", ".join(f"{a / b:.2f}" for a, b in zip(one, two, strict=True))

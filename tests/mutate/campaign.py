@@ -199,8 +199,8 @@ class Workplace:
         environment = {**os.environ, "PYTHONPATH": str(self._folder)}
         try:
             result = subprocess.run(
-                command, cwd=self._folder, env=environment, capture_output=True, text=True, check=False, errors="replace",
-                timeout=LIMIT_S,
+                command, cwd=self._folder, env=environment, capture_output=True, text=True, check=False,
+                errors="replace", timeout=LIMIT_S,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             return "time"
