@@ -77,8 +77,11 @@ def expand_home(text: str | Path) -> Path:
     """A path with `~` expanded; whether it exists is checked where it is opened.
 
     Raises:
-        AddressError: it begins with the `~` of a user that the system does not know, or holds a zero byte.
+        AddressError: it is empty, begins with the `~` of a user that the system does not know, or holds a
+            zero byte.
     """
+    if not str(text):  # Python would take it for the folder that one is in
+        raise AddressError("the path is empty. Write one, or a point for the folder that you are in.")
     _refuse_zero_byte(str(text))
     try:
         return Path(text).expanduser()

@@ -272,3 +272,10 @@ def test_without_a_file_nothing_is_decoded_and_no_video_is_made_in_its_place():
         with pytest.raises(RequestError, match="must be a path") as caught:
             pipeline.decode(file)
         assert caught.value.field == "decode_only"
+
+
+def test_an_empty_text_is_no_path():
+    with pytest.raises(AddressError, match="the path is empty"):
+        local_path("")
+    with pytest.raises(RequestError, match="output_dir"):
+        convert_checkpoint("somewhere", "")

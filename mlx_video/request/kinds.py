@@ -188,7 +188,9 @@ def _read_tuple(name: str, value: Any) -> Any:
 
 
 def _read_path(name: str, value: Any) -> Any:
-    return Path(value) if isinstance(value, str) else value
+    return (
+        Path(value) if isinstance(value, str) and value else value
+    )  # an empty text would be the folder here
 
 
 def _parse_preview(text: str) -> Path | str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,26 @@ def test_a_killed_server_goes_on_with_its_video_and_then_with_the_others(models:
         server.wait_for(again, "completed", "failed")
         in_two_goes = frames_of(server, first, tmp_path / "two.mp4")
         np.testing.assert_array_equal(in_two_goes, frames_of(server, again, tmp_path / "one.mp4"))
+
+
+def test_a_server_killed_again_and_again_makes_the_same_video(models: Path, tmp_path: Path):
+    words, moments = (tmp_path / "served", "--models", str(models)), np.random.default_rng(0)
+    with running_server(*words) as server:
+        video = ask(server, **SLOW)
+        time.sleep(moments.uniform(0, 1))
+        server.kill()
+    for _ in range(3):
+        with running_server(*words) as server:
+            time.sleep(moments.uniform(0, 1))
+            server.kill()
+        finished = tmp_path / "served" / video / "video.mp4"
+        assert not finished.exists() or len(read_frames(finished)) == SLOW["num_frames"]
+    with running_server(*words) as server:
+        assert server.wait_for(video, "completed", "failed")["status"] == "completed"
+        again = ask(server, **SLOW)
+        assert server.wait_for(again, "completed", "failed")["status"] == "completed"
+        found = frames_of(server, video, tmp_path / "killed.mp4")
+        np.testing.assert_array_equal(found, frames_of(server, again, tmp_path / "one.mp4"))
 
 
 def test_ctrl_c_ends_a_server_at_once_although_pages_listen_and_keeps_its_state(models: Path, tmp_path: Path):
