@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -21,6 +21,45 @@ from mlx_video.request import GenerateRequest, flag_of
 from mlx_video.runs.input_checks import check_inputs
 from mlx_video.runs.run import Run
 from mlx_video.variants.variant import Variant
+
+
+@dataclass(frozen=True, slots=True)
+class GoingOn:
+    """How a run goes on from what is before it.
+
+    Attributes:
+        way: of the model; None for one that makes a video at once.
+        length: of the video, where its inputs tell; None for what the options say.
+        shared: frames that a part takes of what is before it.
+        earlier: the video that the run goes on from; None for none.
+    """
+
+    way: Continuation | None = None
+    length: Length | None = None
+    shared: int = 0
+    earlier: EarlierVideo | None = None
+
+
+def settle_continuing(
+    request: GenerateRequest, variant: Variant, config: ModelConfig
+) -> tuple[GenerateRequest, GoingOn]:
+    """The request with what comes of its parts and of the video before it, and how it goes on from there.
+
+    Raises:
+        MediaError: an input or the earlier video cannot be read.
+        RequestError: the model or the request does not allow it.
+    """
+    length = find_length(request, variant, config)
+    request = with_parts(request, length)
+    check_continuing(request, variant)
+    way = variant.continuation
+    if way is None:
+        return request, GoingOn(length=length)
+    shared = way.count_shared(request, config, variant.title)
+    earlier = open_earlier(request, way, shared, config.vae.stride[0])
+    if earlier:
+        request = way.begin(request, earlier, config)
+    return request, GoingOn(way, length, shared, earlier)
 
 
 def find_length(request: GenerateRequest, variant: Variant, config: ModelConfig) -> Length | None:
@@ -86,22 +125,15 @@ def open_earlier(
     return EarlierVideo(source, tuple(tail)[-kept:], count)
 
 
-def find_part(
-    way: Continuation | None,
-    earlier: EarlierVideo | None,
-    geometry: VideoGeometry,
-    request: GenerateRequest,
-    length: Length | None = None,
-) -> Part:
+def find_part(going_on: GoingOn, geometry: VideoGeometry, request: GenerateRequest) -> Part:
     """Where a run lies in a video of several parts.
 
     Args:
-        way: of the model; None for one that makes a video at once.
-        earlier: the video that the run goes on from.
+        going_on: how it goes on from the part before.
         geometry: of the run.
         request: of the run.
-        length: of the video, where its inputs tell.
     """
+    way, length, earlier = going_on.way, going_on.length, going_on.earlier
     if way is None:
         return WHOLE
     end = length.frames if length and way.turns_back else None

@@ -2,67 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
-import numpy as np
 
-from mlx_video.conditioning.control.units import camera_poses
 from mlx_video.config import ModelConfig
 from mlx_video.errors import RequestError
-from mlx_video.events import FileWritten, MemoryPlanned, Notice, Value, Work
+from mlx_video.events import FileWritten, MemoryPlanned, Value, Work
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.adapters import read_all_adapters, widen_config
 from mlx_video.loading.components import check_weights
 from mlx_video.loading.residency import release_memory
 from mlx_video.loading.session import Session
 from mlx_video.loading.vae_halves import check_vae_encoder
-from mlx_video.media.open_image import open_image
 from mlx_video.media.sound import read_sound
-from mlx_video.media.sources.pick_frames import check_length
-from mlx_video.media.sources.source_video import SourceVideo, open_video
 from mlx_video.planning.division import UNDIVIDED, Division
 from mlx_video.planning.memory_plan import MemoryPlan
 from mlx_video.planning.mlx_limits import MLXLimits
 from mlx_video.planning.turns import turn
-from mlx_video.request import (
-    FRAME_INPUTS,
-    IMAGE_INPUTS,
-    INPUTS,
-    PICTURE_INPUTS,
-    VIDEO_INPUTS,
-    GenerateRequest,
-)
+from mlx_video.request import GenerateRequest
 from mlx_video.request.speech import frames_of_clip
-from mlx_video.runs.continuation import (
-    check_continuing,
-    count_all_frames,
-    find_length,
-    find_part,
-    open_earlier,
-    report_continuing,
-    with_parts,
-)
+from mlx_video.runs.continuation import count_all_frames, settle_continuing
 from mlx_video.runs.decode_only import check_decoder, prepare_decoding
 from mlx_video.runs.device_check import held_to_limits, with_safe_limits
 from mlx_video.runs.files_read import files_read
 from mlx_video.runs.input_checks import check_inputs, check_parts
-from mlx_video.runs.inputs import (
-    check_tail,
-    encodes_frames,
-    find_picking,
-    report_missing_tokenizer,
-    with_tokenizer,
-)
+from mlx_video.runs.inputs import encodes_frames, report_missing_tokenizer, with_tokenizer
 from mlx_video.runs.memory import plan_of, planned_limits, with_memory_plan
 from mlx_video.runs.modes import make_video, mode_of
+from mlx_video.runs.opened_inputs import check_camera_path, check_videos, open_inputs
 from mlx_video.runs.outputs import check_outputs, check_scratch_space
 from mlx_video.runs.profile import Profile, profiled
 from mlx_video.runs.run import Run
-from mlx_video.runs.sampling.measured_file import read_measured
-from mlx_video.runs.settings import ShownSize, plan_run, report_unlike_prompt
+from mlx_video.runs.settings import report_unlike_prompt
 from mlx_video.runs.sharing import StepSharing
 from mlx_video.runs.stages.decode import FrameSink
 from mlx_video.runs.state.resume import find_start, forget_state, report_start
@@ -152,15 +126,7 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
     """
     variant = find_variant(config)
     request = replace(request, num_frames=frames_of_clip(request.infer_frames, request.num_frames))
-    length = find_length(request, variant, config)
-    request = with_parts(request, length)
-    check_continuing(request, variant)
-    way, shared, earlier = variant.continuation, 0, None
-    if way:
-        shared = way.count_shared(request, config, variant.title)
-        earlier = open_earlier(request, way, shared, config.vae.stride[0])
-    if way and earlier:
-        request = way.begin(request, earlier, config)
+    request, going_on = settle_continuing(request, variant, config)
     check_inputs(request, variant)  # before any image is opened
     if variant.settle:
         request = variant.settle(request, config)
@@ -169,74 +135,16 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
     variant = find_variant(config)
     check_inputs(request, variant)
     check_parts(request, model)
-    given = {name: image for name in IMAGE_INPUTS if (image := getattr(request, name)) is not None}
-    opened = {name: open_image(image) for name, image in given.items()}
-    images = {name: image.pixels for name, image in opened.items()}
-    measured = read_measured(model.path) if request.step_cache == "magcache" else ()
-    given_videos = {name: video for name in VIDEO_INPUTS if (video := getattr(request, name)) is not None}
-    videos = {name: open_video(video) for name, video in given_videos.items()}
-    shown = find_shown(images, videos, variant.inputs.sized_by)
-    plan = plan_run(request, config, variant, shown, measured)
-    part = find_part(way, earlier, plan.geometry, request, length)
-    several = {name: [*map(open_image, getattr(request, name))] for name in PICTURE_INPUTS}
-    pictures = {name: tuple(each.pixels for each in found) for name, found in several.items() if found}
-    all_images = (*opened.values(), *(each for found in several.values() for each in found))
-    of_images = (notice for image in all_images for notice in image.notices)
-    notices = (*map(Notice, model.notices), *of_images, *plan.notices)
-    if earlier:
-        notices = (*notices, *report_continuing(earlier, plan.fps))
-    for name, video in videos.items():
-        if INPUTS[name] == "tail":
-            plan = check_tail(request, plan, name, video)
-            notices = (*notices, plan.notices[-1])
-        elif INPUTS[name] == "footage":
-            notices = (*notices, *video.notices)
-        elif INPUTS[name] != "all frames" and not (video.is_still and INPUTS[name] == "mask"):
-            notices = (*notices, *check_length(video, find_picking(request, plan, name, part)))
-    if "camera_trajectory" in variant.inputs.all:
-        camera_poses({name: getattr(request, name) for name in INPUTS}, plan.geometry.num_frames)
+    run = open_inputs(request, model, config, variant, going_on)
+    plan = check_videos(run)
+    check_camera_path(run)
     check_weights(model, stored)
-    notices = (*notices, *adapter_notices)
-    plan = replace(plan, notices=notices)
-    run = Run(
-        model,
-        config,
-        variant,
-        request,
-        plan,
-        images,
-        videos,
-        pictures,
-        adapters,
-        earlier,
-        shared_frames=shared,
-        part=part,
-        length=length,
-        sound=read_sound(request.input_audio) if request.input_audio else None,
-    )
+    plan = replace(plan, notices=(*plan.notices, *adapter_notices))
+    sound = read_sound(request.input_audio) if request.input_audio else None
+    run = replace(run, plan=plan, adapters=adapters, sound=sound)
     if encodes_frames(run):
         check_vae_encoder(model, config)
     return run
-
-
-def find_shown(
-    images: Mapping[str, np.ndarray], videos: Mapping[str, SourceVideo], sized_by: str = ""
-) -> ShownSize | None:
-    """The size of the first given frame; else of the first given video that is no mask.
-
-    Args:
-        images, videos: as in `Run`.
-        sized_by: the video that gives the size whatever else is given; "" for none.
-    """
-    first = next((images[name] for name in FRAME_INPUTS if name in images), None)
-    if first is not None and not sized_by:
-        return ShownSize(*first.shape[:2])
-    for name, video in videos.items():
-        if name == sized_by or (not sized_by and INPUTS[name] in ("video", "tail")):
-            frame, _ = next(video.read())
-            height, width = frame.shape[:2]
-            return ShownSize(height, width, name)
-    return None
 
 
 @turn()

@@ -20,7 +20,8 @@ from mlx_video.loading.session import Session
 from mlx_video.planning.choices import MemoryChoices
 from mlx_video.request import GenerateRequest
 from mlx_video.runs.cluster.step_split import StepSplit
-from mlx_video.runs.generate import find_shown, fit_run
+from mlx_video.runs.generate import fit_run
+from mlx_video.runs.opened_inputs import find_shown
 from mlx_video.runs.run import Run
 from mlx_video.runs.sampling.measured_file import read_measured
 from mlx_video.runs.settings import RunPlan, ShownSize, plan_run
