@@ -10,8 +10,10 @@ from typing import Any
 from mlx_video.config import QuantizationConfig
 from mlx_video.errors import MemoryBudgetError, RequestError
 from mlx_video.geometry import VideoGeometry, latent_frames, measure, pixel_frames, round_size
+from mlx_video.planning.best_plan import fits_at_all, plan_memory
 from mlx_video.planning.budget import GB, find_budget
-from mlx_video.planning.memory_plan import Host, MemoryPlan, MemoryTask, fits_at_all, plan_memory
+from mlx_video.planning.memory_plan import MemoryPlan
+from mlx_video.planning.memory_task import Host, MemoryTask
 from mlx_video.planning.model_sizes import Infos
 from mlx_video.planning.weight_bytes import quantized
 from mlx_video.weights.network import TransformerNetwork

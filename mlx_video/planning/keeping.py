@@ -13,8 +13,11 @@ from mlx_video.planning.choices import (
     VAE_ENCODER,
     KeptNetwork,
 )
-from mlx_video.planning.memory_plan import MemoryPlan, MemoryTask, StagePlan, plan_text, weigh_transformers
+from mlx_video.planning.memory_plan import MemoryPlan, StagePlan
+from mlx_video.planning.memory_task import MemoryTask
 from mlx_video.planning.stage_peaks import weight_bytes_in_use
+from mlx_video.planning.stage_plans import plan_text
+from mlx_video.planning.step_plans import weigh_transformers
 from mlx_video.weights.component_networks import find_network
 
 

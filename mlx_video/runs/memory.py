@@ -15,10 +15,12 @@ from mlx_video.planning.budget import GB, find_budget, find_machine
 from mlx_video.planning.choices import TEXT_ENCODER, KeptNetwork, MemoryChoices
 from mlx_video.planning.fitting import fit_memory
 from mlx_video.planning.keeping import keep_networks, used_networks
-from mlx_video.planning.memory_plan import Host, MemoryPlan, MemoryTask, plan_text
+from mlx_video.planning.memory_plan import MemoryPlan
+from mlx_video.planning.memory_task import Host, MemoryTask
 from mlx_video.planning.mlx_limits import MLXLimits, plan_limits
 from mlx_video.planning.model_sizes import ModelSizes, read_model_sizes, read_vae_sizes
 from mlx_video.planning.preview_memory import PreviewMaker
+from mlx_video.planning.stage_plans import plan_text
 from mlx_video.runs.inputs import encodes_inputs, needed_units, unit_inputs
 from mlx_video.runs.networks import is_called, network_key
 from mlx_video.runs.run import Run

@@ -14,7 +14,8 @@ from mlx_video.loading.open_parts import open_transformer
 from mlx_video.models.peak import WIDE, Peak
 from mlx_video.planning.budget import GB
 from mlx_video.planning.choices import MemoryChoices
-from mlx_video.planning.memory_plan import Host, MemoryPlan, StagePlan
+from mlx_video.planning.memory_plan import MemoryPlan, StagePlan
+from mlx_video.planning.memory_task import Host
 from mlx_video.planning.stage_peaks import weight_bytes_in_use
 from mlx_video.planning.weight_bytes import WeightBytes, weigh
 from mlx_video.request.train import OptimizerName, TrainRequest

@@ -11,9 +11,11 @@ from mlx_video.errors import DatasetError
 from mlx_video.events import MemoryPlanned, TextResult, Work
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.residency import release_memory
-from mlx_video.planning.memory_plan import MemoryPlan, MemoryTask, plan_encoding, plan_text
+from mlx_video.planning.memory_plan import MemoryPlan
+from mlx_video.planning.memory_task import MemoryTask
 from mlx_video.planning.mlx_limits import plan_limits
 from mlx_video.planning.model_sizes import read_model_sizes
+from mlx_video.planning.stage_plans import plan_encoding, plan_text
 from mlx_video.request.dataset import DatasetOptions
 from mlx_video.request.train import TrainRequest
 from mlx_video.runs.memory import find_host

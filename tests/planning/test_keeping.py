@@ -8,7 +8,8 @@ from mlx_video.planning.budget import GB
 from mlx_video.planning.choices import KeptNetwork
 from mlx_video.planning.fitting import fit_memory
 from mlx_video.planning.keeping import keep_networks, used_networks
-from mlx_video.planning.memory_plan import MemoryPlan, MemoryTask
+from mlx_video.planning.memory_plan import MemoryPlan
+from mlx_video.planning.memory_task import MemoryTask
 from tests.fixtures.published_models import mac, task
 
 HD = (832, 480)

@@ -23,16 +23,12 @@ from mlx_video.loading.components import open_model
 from mlx_video.models.dispatch import CPU_LIMITS, current_limits
 from mlx_video.models.elementwise import is_compile_enabled
 from mlx_video.models.transformer_memory import ForwardSize, forward_peak
+from mlx_video.planning.best_plan import plan_memory
 from mlx_video.planning.budget import GB, Machine, find_budget
 from mlx_video.planning.fitting import fit_memory
-from mlx_video.planning.memory_plan import (
-    Host,
-    MemoryPlan,
-    MemoryTask,
-    forward_size,
-    plan_memory,
-    weigh_transformers,
-)
+from mlx_video.planning.memory_plan import MemoryPlan
+from mlx_video.planning.memory_task import Host, MemoryTask
+from mlx_video.planning.step_plans import forward_size, weigh_transformers
 from mlx_video.request import GenerateRequest
 from mlx_video.runs import memory as run_memory
 from mlx_video.runs.generate import generate, prepare_run, settle_run

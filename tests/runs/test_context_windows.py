@@ -18,8 +18,8 @@ from mlx_video.conditioning.types import Conditioning
 from mlx_video.formats.safetensors import SafetensorsFile
 from mlx_video.models.token_layout import video_layout
 from mlx_video.models.transformer import WanTransformer
-from mlx_video.planning import memory_plan
-from mlx_video.planning.memory_plan import Streaming
+from mlx_video.planning import best_plan
+from mlx_video.planning.step_plans import Streaming
 from mlx_video.runs.sampling.guided_transformer import predict_in_windows
 from mlx_video.sampling.context_windows import ContextWindows
 from mlx_video.sampling.guidance import POSITIVE
@@ -206,7 +206,7 @@ def test_streamed_blocks_are_read_once_for_all_windows(
     together = pipeline("a cat", **options).latents
     once = sum(read_bytes)
     read_bytes.clear()
-    monkeypatch.setattr(memory_plan, "_streaming_choices", lambda *_: [Streaming(0, 1)])
+    monkeypatch.setattr(best_plan, "list_streaming", lambda *_: [Streaming(0, 1)])
     assert mx.array_equal(pipeline("a cat", **options).latents, together)
     block_bytes = sum(read_bytes) / (SMALL["steps"] * 3)
     # The reader is ahead by a block or two when it is stopped.

@@ -14,7 +14,8 @@ from mlx_video.events import Work
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.models.dispatch import use_limits
 from mlx_video.planning.choices import TEXT_ENCODER
-from mlx_video.planning.memory_plan import MemoryTask, plan_text
+from mlx_video.planning.memory_task import MemoryTask
+from mlx_video.planning.stage_plans import plan_text
 from mlx_video.runs.generate import within_limits
 from mlx_video.runs.inputs import (
     Texts,

@@ -6,9 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from mlx_video.errors import RequestError
+from mlx_video.planning.best_plan import plan_memory
 from mlx_video.planning.budget import Budget
 from mlx_video.planning.machine_gains import Link, StepSize, step_seconds
-from mlx_video.planning.memory_plan import Host, MemoryPlan, MemoryTask, plan_memory, weigh_transformers
+from mlx_video.planning.memory_plan import MemoryPlan
+from mlx_video.planning.memory_task import Host, MemoryTask
+from mlx_video.planning.step_plans import weigh_transformers
 from mlx_video.request.choices import ParallelMode
 from mlx_video.runs.cluster.machine_facts import MachineFacts
 from mlx_video.runs.cluster.modes import check_mode, divide

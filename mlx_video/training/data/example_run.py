@@ -24,7 +24,7 @@ from mlx_video.media.resize import to_unit_range
 from mlx_video.media.sources.source_video import SourceVideo, open_video
 from mlx_video.planning.budget import GB
 from mlx_video.planning.choices import IMAGE_ENCODER, MOTION_CONTROLLER, VAE_ENCODER, MemoryChoices
-from mlx_video.planning.memory_plan import plan_encoding
+from mlx_video.planning.stage_plans import plan_encoding
 from mlx_video.request import INPUTS, GenerateRequest
 from mlx_video.runs.input_checks import check_inputs, check_parts
 from mlx_video.runs.inputs import ModelEncoders, unit_inputs
