@@ -127,13 +127,13 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
     variant = find_variant(config)
     request = replace(request, num_frames=frames_of_clip(request.infer_frames, request.num_frames))
     request, going_on = settle_continuing(request, variant, config)
-    check_inputs(request, variant)  # before any image is opened
     if variant.settle:
+        check_inputs(request, variant)  # before what decides is opened
         request = variant.settle(request, config)
     adapters, adapter_notices = read_all_adapters(request, config)
     stored, config = config, widen_config(config, adapters)
     variant = find_variant(config)
-    check_inputs(request, variant)
+    check_inputs(request, variant)  # before any image is opened
     check_parts(request, model)
     run = open_inputs(request, model, config, variant, going_on)
     plan = check_videos(run)

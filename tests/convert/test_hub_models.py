@@ -219,7 +219,9 @@ def test_a_checkpoint_without_tokenizer_gets_the_one_of_all_wan_models(single_fi
 
 
 def test_an_unknown_option_is_named(tmp_path):
-    with pytest.raises(RequestError, match=r"vaee: unknown option\. Known: bits, checkpoint_dir, clip"):
+    with pytest.raises(
+        RequestError, match=r"vaee: unknown option\. Known: audio_encoder, bits, called, checkpoint_dir"
+    ):
         convert_checkpoint(None, tmp_path / "out", vaee="a.safetensors")
 
 

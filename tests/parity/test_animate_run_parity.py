@@ -64,6 +64,9 @@ CASES = {
     "replacement under guidance": Case(7, steps=3, guide_scale=2.5, is_replacement=True, size=(24, 48)),
 }
 
+# Others have a segment behind another one, a replacement and guidance, each alone.
+NIGHTLY = ("one segment", "animation", "replacement", "replacement in its light")
+
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
@@ -117,7 +120,13 @@ def write_inputs(folder: Path, case: Case) -> list[str]:
     return [*map(str, words)]
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=name, marks=[pytest.mark.nightly] * (name in NIGHTLY))
+        for name, case in CASES.items()
+    ],
+)
 def test_a_video_agrees_with_the_official_pipeline(
     case: Case, tmp_path: Path, record_property: Callable[[str, object], None]
 ):

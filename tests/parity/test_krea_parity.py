@@ -175,9 +175,9 @@ def encode_prompt(root: Path, sizes: TinySizes) -> object:
 @pytest.mark.parametrize(
     ("context", "blocks", "options"),
     [
-        (3, 4, ()),
+        pytest.param(3, 4, (), marks=pytest.mark.nightly),
         (1, 3, ("--steps", "4")),
-        (4, 4, ("--steps", "2", "--shift", "8")),
+        pytest.param(4, 4, ("--steps", "2", "--shift", "8"), marks=pytest.mark.nightly),
     ],
 )
 def test_a_video_made_block_by_block_is_that_of_the_authors(

@@ -80,7 +80,7 @@ def test_a_measurement_tells_its_work_prompt_by_prompt(pipeline: WanPipeline, tm
     told = map(json.loads, capsys.readouterr().err.splitlines())
     first, second = (each for each in told if each["event"] == "WorkPlanned")
     assert (first["runs_after"], second["runs_after"]) == (1, 0)
-    assert first["stages"] == ["text", "image", "denoise"]
+    assert first["stages"] == ["text", "audio", "image", "denoise"]
     assert first["step_weights"] == [2.0] * STEPS
     assert first["weights_are_certain"]
 

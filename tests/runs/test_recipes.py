@@ -58,7 +58,18 @@ def test_a_run_by_any_solver_is_resumed_bit_for_bit(
     assert_differs(assert_resumes_bit_for_bit(pipeline, tmp_path, velocities), plain)
 
 
-@pytest.mark.parametrize("recipe", [name for name in RECIPES if name != "official"])
+# Recipes of a model of their own, which tests/spec resumes in every run.
+OWN = ("longcat", "longcat-distilled", "longcat-refine", "krea")
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        pytest.param(name, marks=[pytest.mark.nightly] * (name in OWN))
+        for name in RECIPES
+        if name != "official"
+    ],
+)
 @pytest.mark.parametrize("kind", ["pipeline", "experts"])
 def test_a_run_by_any_recipe_is_resumed_bit_for_bit(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str, kind: str

@@ -173,9 +173,9 @@ def test_two_experts_and_an_image_go_on_with_the_right_expert(
     interrupt(experts, output, after=after, **options)
     open_guided_transformer = sample.open_guided_transformer
 
-    def noted(run, recipe, conditioning, name, memory):
+    def noted(run, recipe, conditioning, name, *others):
         opened.append(name)
-        return open_guided_transformer(run, recipe, conditioning, name, memory)
+        return open_guided_transformer(run, recipe, conditioning, name, *others)
 
     monkeypatch.setattr(sample, "open_guided_transformer", noted)
     video = experts("a cat", **(SMALL | options), output_path=output, resume=True)
