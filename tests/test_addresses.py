@@ -145,6 +145,11 @@ def test_the_home_folder_is_found_in_texts_and_paths(monkeypatch):
         local_path("~nobody-of-this-name/a.png")
 
 
+def test_an_address_with_a_zero_byte_is_refused():
+    with pytest.raises(AddressError, match="holds a zero byte, which no path can"):
+        local_path("file:///photos/a%00b.png")
+
+
 def test_a_file_of_another_machine_is_refused():
     with pytest.raises(AddressError, match=r"file://server/a\.png: is a file of the host server\. Copy it"):
         local_path("file://server/a.png")

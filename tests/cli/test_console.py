@@ -14,8 +14,9 @@ import mlx.core as mx
 import pytest
 from tqdm import tqdm
 
+from mlx_video.cli import console
 from mlx_video.cli.arguments import CommonOptions, build_parser
-from mlx_video.cli.console import run_command
+from mlx_video.cli.console import perform, run_command
 from mlx_video.errors import CheckpointError, RequestError
 from mlx_video.events import (
     FileWritten,
@@ -26,6 +27,7 @@ from mlx_video.events import (
     StateSaved,
     StepFinished,
 )
+from mlx_video.progress.display import Display
 from mlx_video.request.kinds import parse_guide_scale
 
 
@@ -151,6 +153,30 @@ def test_a_closed_terminal_holds_up_no_other_thread_that_draws_a_bar(monkeypatch
     download.start()
     download.join(timeout=20)
     assert not download.is_alive()
+
+
+def test_bars_are_closed_before_a_result_is_printed(monkeypatch, tmp_path):
+    shown: list[str] = []
+
+    class Noted(Display):
+        def close(self) -> None:
+            shown.append("closed")
+
+    monkeypatch.setattr(console, "_print_result", lambda result: shown.append("printed"))
+    ending = perform(lambda: iter([FileWritten(tmp_path)]), Noted(io.StringIO()))
+    assert shown[:2] == ["closed", "printed"]
+    assert ending.exit_code == 0
+
+
+def test_a_traceback_is_shown_only_where_it_is_asked_for():
+    def fail():
+        yield from failing(ZeroDivisionError("a"))(None)
+
+    without, with_it = io.StringIO(), io.StringIO()
+    perform(fail, Display(without))
+    perform(fail, Display(with_it), with_traceback=True)
+    assert "Traceback" not in without.getvalue()
+    assert "Traceback" in with_it.getvalue()
 
 
 def test_work_goes_on_without_any_stderr(capsys, monkeypatch, tmp_path):

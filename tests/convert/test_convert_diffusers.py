@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mlx_video import WanPipeline
-from mlx_video.config import config_from_json
+from mlx_video.config import config_from_json, find_vae_config
 from mlx_video.convert.convert import convert
 from mlx_video.errors import CheckpointError, ConfigError
 from mlx_video.events import Notice
@@ -257,6 +257,13 @@ CONTRADICTIONS = [
     ("transformer/config.json", "patch_size", [1, 1, 1], r"patch_size \[1, 1, 1\], but .* \[1, 2, 2\]"),
     ("transformer/config.json", "qk_norm", None, r"qk_norm is None, Wan's network has 'rms_norm_across"),
     ("vae/config.json", "latents_std", [1.0] * 16, r"other latents_std than the Wan VAE of 16 channels"),
+    (
+        "vae/config.json",
+        "latents_mean",
+        list(find_vae_config(16).latent_mean[:4]),
+        r"other latents_mean than",
+    ),
+    ("vae/config.json", "latents_mean", "none", r"other latents_mean than the Wan VAE of 16 channels"),
     ("model_index.json", "expand_timesteps", True, r"expand_timesteps true, .* are of wan2.1-t2v"),
     ("scheduler/scheduler_config.json", "flow_shift", -1, r"flow_shift is -1, expected a positive"),
 ]

@@ -440,6 +440,17 @@ def test_encoders_of_other_models_in_the_tree_are_passed_over(shared, expected, 
     )
 
 
+@pytest.mark.parametrize(
+    ("is_file", "message"), [(False, "no such folder"), (True, "its folder is expected")]
+)
+def test_a_tokenizer_that_is_no_folder_is_refused(shared, tree, tmp_path, is_file: bool, message: str):
+    write_words(tree / TEXT_ENCODER, comfy_text_encoder(shared.text_encoder))
+    place = tmp_path / "umt5-xxl"
+    if is_file:
+        place.write_bytes(b"")
+    assert message in refused(RequestError, tree, tmp_path / "out", tokenizer=place)
+
+
 def test_a_text_encoder_without_tokenizer_asks_for_one_if_none_can_be_downloaded(shared, tree, tmp_path):
     write_words(tree / TEXT_ENCODER, comfy_text_encoder(shared.text_encoder))
     text = refused(CheckpointError, tree, tmp_path / "out")

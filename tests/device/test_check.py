@@ -15,7 +15,7 @@ import pytest
 from mlx_video.device import check as check_module
 from mlx_video.device.check import ROUNDING, check, check_operation, relative_error
 from mlx_video.device.operations import OPERATIONS, Fallback, Operation
-from mlx_video.device.trials import Trial, sample_rows
+from mlx_video.device.trials import Draw, Trial, sample_rows
 from mlx_video.models import matmul
 from mlx_video.models.dispatch import WINOGRAD_SWITCH, Limits, current_limits, use_limits
 from mlx_video.models.elementwise import enable_compile
@@ -49,6 +49,11 @@ def test_the_error_is_that_of_the_worst_row():
     assert relative_error(expected + np.array([[0.0, 1.0]]), expected) == 1 / 5
     assert relative_error(np.array([[3.0, 4.0], [math.nan, 40.0]]), expected) == math.inf
     assert relative_error(expected[:1], expected) == math.inf
+
+
+def test_drawn_arrays_have_the_type_that_is_asked_for():
+    assert Draw()(2, 3, dtype=mx.bfloat16).dtype == mx.bfloat16
+    assert mx.allclose(Draw()(2, 3, scale=3.0), 3 * Draw()(2, 3)).item()
 
 
 @pytest.mark.parametrize("count", [1, 20, 5000, 33000, 65520])
