@@ -13,14 +13,12 @@ from PIL import Image
 
 from mlx_video import RequestError, WanPipeline, convert_checkpoint
 from mlx_video.cli import generate
-from mlx_video.conditioning.control.camera_path import DEFAULT_ORIGIN
 from mlx_video.events import Event, Notice
 from mlx_video.media.video import read_video_metadata
-from mlx_video.request import INPUTS, GenerateRequest, flag_of, make_request
-from mlx_video.runs.input_checks import COMMON_INPUTS, check_inputs
+from mlx_video.request import GenerateRequest, flag_of, make_request
+from mlx_video.runs.input_checks import check_inputs
 from mlx_video.runs.inputs import check_given_masks
-from mlx_video.variants.registry import VARIANTS, find_by_name
-from mlx_video.variants.variant import Variant
+from mlx_video.variants.registry import find_by_name
 from tests.fixtures.adapter_files import write_adapter
 from tests.fixtures.tiny_variants import write_tiny_variant
 
@@ -232,46 +230,6 @@ def test_a_run_from_the_command_line_records_its_inputs(pipeline: WanPipeline, t
     assert settings["vace_reference_image"] == f"{tmp_path / 'one.png'}, {tmp_path / 'two.png'}"
     assert (settings["vace_scale"], settings["vace_masked_region"]) == ("1.0, 0.5", "repaint")
     assert settings["vace_video"] == str(tmp_path / "video")
-
-
-SAMPLES = {
-    "text": "a cat", "image": "a.png", "video": "a.mp4", "mask": "a.mp4", "pictures": ["a.png"],
-}  # fmt: skip
-ONE_FRAME = {"target_index": 1, "control_image": ["a.png"], "control_index": [0]}
-BY_NAME = {
-    **ONE_FRAME, "motion_bucket_id": 50, "camera_control_direction": "Left",
-    "camera_trajectory": "Zoom_In", "camera_control_speed": 0.5,
-    "camera_control_origin": DEFAULT_ORIGIN,
-}  # fmt: skip
-
-COMPANIONS = {
-    "end_image": {"image": "a.png"},
-    "inpaint_video": {"inpaint_video_mask": "a.mp4"},
-    "inpaint_video_mask": {"inpaint_video": "a.mp4"},
-    **dict.fromkeys(ONE_FRAME, ONE_FRAME),
-}
-"""What an input needs beside it."""
-
-
-def sample_of(name: str) -> object:
-    return BY_NAME.get(name) or SAMPLES[INPUTS[name]]
-
-
-@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
-def test_every_input_that_a_model_does_not_take_is_refused_by_name(variant: Variant):
-    required = {name: sample_of(name) for name in variant.inputs.required}
-    for name in INPUTS:
-        alternatives = variant.inputs.alternatives
-        chosen = () if name in alternatives else alternatives[:1]
-        companions = COMPANIONS.get(name, {}) | {other: sample_of(other) for other in chosen}
-        given = required | {name: sample_of(name)} | companions
-        request = make_request(GenerateRequest, given)
-        if name in (*variant.inputs.all, *COMMON_INPUTS):
-            check_inputs(request, variant)
-            continue
-        with pytest.raises(RequestError, match="Leave the option out") as caught:
-            check_inputs(request, variant)
-        assert caught.value.field in (name, *COMPANIONS.get(name, {}))
 
 
 def test_a_scale_is_refused_without_vace_blocks():
