@@ -158,3 +158,17 @@ def test_a_step_is_told_to_programs(model: Path, clips: Path, tmp_path: Path, ca
     steps = [event for event in events if event["event"] == "TrainingStepFinished"]
     assert [event["index"] for event in steps] == [0, 1, 2]
     assert all(event["loss"] > 0 for event in steps)
+
+
+def test_several_machines_are_refused_and_one_is_not(
+    model: Path, clips: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+):
+    hosts = tmp_path / "ring.json"
+    monkeypatch.setenv("MLX_RANK", "0")
+    monkeypatch.setenv("MLX_HOSTFILE", str(hosts))
+    hosts.write_text('[["127.0.0.1:5000"], ["127.0.0.1:5001"]]')
+    assert train(model, clips, tmp_path / "several") == 1
+    assert "train_wan works on one machine" in capsys.readouterr().err
+    assert not (tmp_path / "several").exists()
+    hosts.write_text('[["127.0.0.1:5000"]]')
+    assert train(model, clips, tmp_path / "one") == 0
