@@ -230,9 +230,10 @@ def test_inputs_adapters_and_components_follow_from_the_declarations():
     kinds |= {"s2v_pose_video": "footage", "motion_video": "footage"}
     kinds |= {"vap_video": "whole video", "vap_prompt": "text", "negative_vap_prompt": "text"}
     kinds |= {"longcat_video": "tail", "longcat_refine": "all frames"}
+    kinds |= {"bernini_video": "footage", "bernini_reference_image": "pictures"}
     assert dict(INPUTS) == kinds
     assert IMAGE_INPUTS == ("image", "end_image", "reference_image")
-    assert PICTURE_INPUTS == ("vace_reference_image", "control_image")
+    assert PICTURE_INPUTS == ("vace_reference_image", "control_image", "bernini_reference_image")
     assert set(VIDEO_INPUTS) == {
         name
         for name, kind in kinds.items()

@@ -30,9 +30,12 @@ def adopt_hints(config: ModelConfig, files: CheckpointFiles) -> tuple[ModelConfi
     _check_timesteps(config, files)
     _check_statistics(config, files)
     official, hints = config.sampling, files.hints
-    sampling = replace(
-        official, shift=hints.shift or official.shift, boundary=hints.boundary or official.boundary
-    )
+    sampling = official
+    # A recipe of the model's own decides; the scheduler beside it is what its base model came with.
+    if not official.recipe:
+        sampling = replace(
+            official, shift=hints.shift or official.shift, boundary=hints.boundary or official.boundary
+        )
     settled, distilled = _adopt_distilled(sampling, config, files)
     notices = [
         f"{published_name(files.path)}: {name} {found:g} becomes the default (official: {usual:g})."

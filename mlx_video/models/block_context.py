@@ -304,6 +304,7 @@ class Pass:
         added_modulation: [6, dim], float32, added to the modulation of every timestep; None for nothing.
         sharing: which of the tokens this process computes.
         is_negative: whether `text` is the negative prompt.
+        sees: kinds of the given videos and pictures that it sees beside the noise; None for all.
         shares_tokens: whether processes may share its tokens out: not where `attention` needs all queries.
     """
 
@@ -315,4 +316,5 @@ class Pass:
     added_modulation: mx.array | None = None
     sharing: TokenSharing = ALL_TOKENS
     is_negative: bool = False
+    sees: frozenset[str] | None = None
     shares_tokens: bool = True

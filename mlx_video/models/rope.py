@@ -44,24 +44,31 @@ def token_angles(segment: Segment, head_dim: int) -> np.ndarray:
         head_dim: channels of one head, even.
 
     Returns:
-        [L, head_dim/2], float64, in the order of the tokens. Each axis starts anew at frequency 1.
+        [L, head_dim/2], float64, in the order of the tokens. Each axis starts anew at frequency 1; the
+        segment's source turns the pairs of all axes, at frequencies of their own.
 
     Raises:
         ValueError: a position is beyond those that the models were trained with.
 
-    Source: Wan2.1 wan/modules/model.py, rope_params and rope_apply.
+    Source: Wan2.1 wan/modules/model.py, rope_params and rope_apply; bytedance/Bernini
+    bernini/models/transformer_wan.py, WanRotaryPosEmbed (source).
     """
     grid = tuple(map(len, segment.axes))
     per_axis = []
     for axis, (positions, channels) in enumerate(zip(segment.axes, split_axes(head_dim), strict=True)):
         if max(map(abs, positions)) >= MAX_POSITIONS:
             raise ValueError(f"token grid {grid}: positions end at {MAX_POSITIONS} along each axis")
-        frequencies = BASE ** (-np.arange(0, channels, 2, dtype=np.float64) / channels)
-        angles = np.asarray(positions, dtype=np.float64)[:, None] * frequencies
+        angles = np.asarray(positions, dtype=np.float64)[:, None] * _frequencies(channels)
         shape = [1, 1, 1, angles.shape[1]]
         shape[axis] = grid[axis]
         per_axis.append(np.broadcast_to(angles.reshape(shape), (*grid, angles.shape[1])))
-    return np.concatenate(per_axis, axis=-1).reshape(-1, head_dim // 2)
+    of_places = np.concatenate(per_axis, axis=-1).reshape(-1, head_dim // 2)
+    return of_places + segment.source * _frequencies(head_dim) if segment.source else of_places
+
+
+def _frequencies(channels: int) -> np.ndarray:
+    """Angle by which each of `channels` / 2 pairs turns from one position to the next, float64."""
+    return BASE ** (-np.arange(0, channels, 2, dtype=np.float64) / channels)
 
 
 def build_rotary_table(layout: TokenLayout, head_dim: int) -> RotaryTable:

@@ -33,6 +33,8 @@ class Segment:
             a token; columns change fastest, times slowest.
         timestep: 0 to 1000 for tokens at a noise level of their own; None for that of the step.
         is_output: whether the velocity of these tokens is part of the result.
+        source: number of the video or picture that they are of, whole or not; all channels of a head turn by
+            it. 0 for the video that is made.
     """
 
     times: Axis
@@ -40,6 +42,7 @@ class Segment:
     columns: Axis
     timestep: float | None = None
     is_output: bool = True
+    source: float = 0.0
 
     @property
     def axes(self) -> tuple[Axis, Axis, Axis]:
@@ -117,19 +120,24 @@ class TokenLayout:
 
 
 def video_segment(
-    grid: Triple, origin: Triple = (0, 0, 0), *, timestep: float | None = None, is_output: bool = True
+    grid: Triple,
+    origin: Triple = (0, 0, 0),
+    *,
+    timestep: float | None = None,
+    is_output: bool = True,
+    source: float = 0.0,
 ) -> Segment:
     """A segment of whole positions.
 
     Args:
         grid: tokens (t, h, w).
         origin: position of the first token.
-        timestep, is_output: as in :class:`Segment`.
+        timestep, is_output, source: as in :class:`Segment`.
     """
     times, rows, columns = (
         tuple(map(float, range(first, first + length))) for first, length in zip(origin, grid, strict=True)
     )
-    return Segment(times, rows, columns, timestep, is_output)
+    return Segment(times, rows, columns, timestep, is_output, source)
 
 
 def video_layout(grid: Triple, given_frames: int = 0) -> TokenLayout:

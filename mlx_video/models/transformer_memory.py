@@ -31,6 +31,7 @@ class ForwardSize:
         bits: of the blocks' quantized layers, 4 or 8; None for dense ones.
         image_tokens: that cross-attention reads besides the text.
         num_passes: predictions of a step: 2 with guidance, else 1.
+        num_prompts: that these read; None for one each.
         windows_at_once: context windows that go through streamed blocks together.
         num_keys: tokens that each of these attends to, where other processes have some; None for these alone.
         context_tokens: to whose keys and values, computed before, the video's tokens attend too.
@@ -49,6 +50,7 @@ class ForwardSize:
     num_passes: int
     on_gpu: bool
     limits: Limits
+    num_prompts: int | None = None
     windows_at_once: int = 1
     num_keys: int | None = None
     context_tokens: int = 0
@@ -128,7 +130,7 @@ def context_cache_bytes(size: ForwardSize) -> int:
 def kept_text_bytes(size: ForwardSize) -> int:
     """Prompts at the transformer's width, and the keys and values that every block makes of them once."""
     config = size.config
-    text = size.num_passes * config.text_len
+    text = (size.num_passes if size.num_prompts is None else size.num_prompts) * config.text_len
     kept_in_blocks = 2 * config.num_layers * (text + size.image_tokens) * config.dim
     features = text * (config.text_dim + config.dim) + size.image_tokens * config.dim
     return (kept_in_blocks + features) * size.compute_bytes

@@ -23,6 +23,7 @@ class MemoryTask:
         geometry: of the video.
         text_lengths: tokens of each text that is encoded.
         num_passes: forwards of a step.
+        num_prompts: that these read; None for one each.
         num_images: that the user gave, as many of them as the transformer reads.
         num_videos: that the user gave.
         hears_sound: whether features of a sound are made or read.
@@ -53,6 +54,7 @@ class MemoryTask:
     geometry: VideoGeometry
     text_lengths: tuple[int, ...]
     num_passes: int
+    num_prompts: int | None = None
     num_images: int = 0
     num_videos: int = 0
     hears_sound: bool = False

@@ -158,6 +158,7 @@ def forward_size(task: MemoryTask, weights: WeightBytes, host: Host) -> ForwardS
         bits=weights.bits,
         image_tokens=task.sizes.image_tokens(max(task.num_images, task.reads_image_tokens)),
         num_passes=task.num_passes,
+        num_prompts=task.num_prompts,
         on_gpu=host.machine.on_gpu,
         limits=host.limits,
         remembered_tokens=task.remembered_frames * task.geometry.grid[1] * task.geometry.grid[2],

@@ -33,6 +33,7 @@ RecipeName = Literal[
     "longcat",
     "longcat-distilled",
     "longcat-refine",
+    "bernini",
 ]
 NoiseLevelsName = Literal[
     "official",

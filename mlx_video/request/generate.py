@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from mlx_video.errors import RequestError
 from mlx_video.request.animate import ANIMATE_GROUP, AnimateOptions
+from mlx_video.request.bernini import BERNINI_GROUP, BerniniOptions
 from mlx_video.request.choices import (
     RANDOM_SEED,
     InputKind,
@@ -47,7 +48,7 @@ from mlx_video.request.video_prompt import VIDEO_PROMPT_GROUP, VideoPromptOption
 
 SPARINGLY_RECORDED = (
     GUIDANCE_GROUP, STEP_CACHE_GROUP, VACE_GROUP, ANIMATE_GROUP, LONG_VIDEOS_GROUP, PREVIEW_GROUP,
-    VIDEO_PROMPT_GROUP, SPEECH_GROUP, LONGCAT_GROUP,
+    VIDEO_PROMPT_GROUP, SPEECH_GROUP, LONGCAT_GROUP, BERNINI_GROUP,
 )  # fmt: skip
 """Groups of options that decide nothing, and are not recorded, at their defaults."""
 
@@ -67,6 +68,7 @@ class GenerateRequest(
     SamplingOptions,
     SpeechOptions,
     LongCatOptions,
+    BerniniOptions,
     VideoPromptOptions,
     AnimateOptions,
     InputOptions,

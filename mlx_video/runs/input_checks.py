@@ -51,6 +51,11 @@ def check_inputs(request: GenerateRequest, variant: Variant) -> None:
             raise RequestError(name, f"{variant.title} is no speech-to-video model. Leave the option out.")
     if not request.longcat_kv_cache and "longcat_video" not in variant.inputs.all:
         raise RequestError("longcat_kv_cache", f"{variant.title} keeps none. Leave the option out.")
+    if request.num_frames == 1 and request.bernini_reference_image:
+        raise RequestError(
+            "bernini_reference_image",
+            "beside --num-frames 1: pictures of what is to appear are for videos. Ask for 5 frames or more.",
+        )
     _check_camera(request)
     _check_one_frame(request, variant, given)
 

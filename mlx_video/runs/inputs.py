@@ -21,6 +21,7 @@ from mlx_video.conditioning.disk_cache import TextStore, open_prompt_cache
 from mlx_video.conditioning.frames import Encoding, FrameEncoder, cut_images
 from mlx_video.conditioning.image_tokens import encode_images
 from mlx_video.conditioning.longcat import TAIL_FRAMES
+from mlx_video.conditioning.sources import SOURCE_VIDEO, check_source
 from mlx_video.conditioning.speech.sound import encode_sound
 from mlx_video.conditioning.text import PromptTokenizer, count_tokens, load_tokenizer, number_prompt
 from mlx_video.conditioning.units import ConditioningUnit, UnitInputs
@@ -179,6 +180,12 @@ def check_tail(request: GenerateRequest, plan: RunPlan, name: str, video: Source
     notice = Notice(f"{video.name}: the video begins with its last {taken} frames.")
     given = latent_frames(taken, plan.geometry.frames_of_latent)
     return replace(plan, notices=(*plan.notices, notice), tail_frames=given)
+
+
+def check_footage(request: GenerateRequest, plan: RunPlan, name: str, video: SourceVideo) -> None:
+    """Refuse a video to edit that is too short; raises as `sources.check_source`."""
+    if name == SOURCE_VIDEO:
+        check_source(video, plan.geometry.num_frames, request.video_fps, plan.fps)
 
 
 def _read_all(run: Run, name: str) -> Iterator[np.ndarray]:

@@ -6,6 +6,7 @@ from collections.abc import Hashable
 from dataclasses import replace
 from typing import Any
 
+from mlx_video.conditioning.sources import SOURCE_PICTURES, SOURCE_VIDEO, count_source_frames
 from mlx_video.conditioning.text import most_tokens
 from mlx_video.conditioning.units import count_read_images
 from mlx_video.errors import MemoryBudgetError
@@ -136,11 +137,12 @@ def find_task(run: Run) -> MemoryTask:
         text_lengths=tuple(min(run.config.transformer.text_len, most_tokens(text)) for text in texts),
         leading_frames=plan.leading_frames,
         num_passes=max(plan.recipe.most_passes, len(plan.recipe.prompts)) if plan.recipe else 1,
+        num_prompts=len(plan.recipe.prompts) if plan.recipe else None,
         cache_bytes=plan.recipe.step_cache.stream_bytes if plan.recipe and plan.recipe.step_cache else 0,
         num_images=count_read_images(run.config.transformer, len(run.images)),
         num_videos=max(len(run.videos), not only_decodes and encodes_inputs(run)),
         reads_image_tokens=any("image_tokens" in unit.owns for unit in units),
-        reference_frames=run.variant.network.read_frames(run.config.transformer),
+        reference_frames=_count_read_frames(run),
         hears_sound=any(unit.stage == "audio" for unit in units),
         num_samples=len(run.sound.samples) if run.sound else 0,
         keeps_both=run.config.is_dual and request.experts == "parallel",
@@ -159,6 +161,13 @@ def find_task(run: Run) -> MemoryTask:
         sees_blocks=any("refining_add_on" in unit.owns for unit in units),
         **_find_windows(run),
     )
+
+
+def _count_read_frames(run: Run) -> int:
+    """Token frames that a forward only reads, beside those of the video."""
+    sizes = [(len(pixels), pixels.shape[1]) for pixels in run.pictures.get(SOURCE_PICTURES, ())]
+    sources = count_source_frames(run.plan.geometry, sizes, has_video=SOURCE_VIDEO in run.videos)
+    return run.variant.network.read_frames(run.config.transformer) + sources
 
 
 def _find_previews(run: Run) -> PreviewMaker:

@@ -23,7 +23,7 @@ from mlx_video.request import (
     GenerateRequest,
 )
 from mlx_video.runs.continuation import GoingOn, find_part, report_continuing
-from mlx_video.runs.inputs import check_tail, find_picking
+from mlx_video.runs.inputs import check_footage, check_tail, find_picking
 from mlx_video.runs.run import Run
 from mlx_video.runs.sampling.measured_file import read_measured
 from mlx_video.runs.settings import RunPlan, ShownSize, plan_run
@@ -127,6 +127,7 @@ def check_videos(run: Run) -> RunPlan:
 def _check_video(run: Run, plan: RunPlan, name: str, video: SourceVideo) -> tuple[Notice, ...]:
     kind = INPUTS[name]
     if kind == "footage":
+        check_footage(run.request, plan, name, video)
         return video.notices
     if kind == "all frames" or (video.is_still and kind == "mask"):
         return ()

@@ -204,6 +204,8 @@ def _settle_whole(
             has_image=has_image,
             goes_on=any(INPUTS[name] == "tail" for name in given_inputs(request)),
             pixels=size.width * size.height,
+            inputs=frozenset(given_inputs(request)),
+            is_picture=(request.num_frames or config.sampling.num_frames) == 1,
         ),
     )
     return replace(recipe, notices=(*chosen.notices, *recipe.notices)), chosen.defaults.fps

@@ -30,12 +30,14 @@ class Branch:
         prompt: what it is made under.
         skip_layers: indices of blocks that are left out.
         make_attention: gives the way to attend, for guidance that works there; None for the usual one.
+        sees: kinds of the given videos and pictures that it is made under; None for all.
     """
 
     name: str
     prompt: PromptName
     skip_layers: frozenset[int] = field(default_factory=frozenset)
     make_attention: MakeAttention | None = None
+    sees: frozenset[str] | None = None
 
 
 POSITIVE = Branch("positive", "positive")

@@ -68,6 +68,8 @@ class ModelSampling:
         has_image: whether an image is given.
         goes_on: whether the last frames of a video are given, from which this one goes on.
         pixels: of a frame.
+        inputs: names of those that are given.
+        is_picture: whether one frame is made, and no video.
     """
 
     model_type: str
@@ -77,6 +79,8 @@ class ModelSampling:
     has_image: bool = False
     goes_on: bool = False
     pixels: int = 0
+    inputs: frozenset[str] = frozenset()
+    is_picture: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +115,8 @@ class Preset:
         levels: spacing of the noise levels, from steps and shift; None for the official one.
         fps: of the result; None for the model's.
         guidance_forms: that guidance has unless the user gives others of their kind.
+        guide: model, guide scale and name of a transformer → guidance of its own, which takes no further
+            forms; None for the official one.
         splits_in_half: whether two experts share the steps by number, and not by noise level.
         sizes: model type → width and height in pixels and frames of the videos that it was trained on.
     """
@@ -125,6 +131,7 @@ class Preset:
     levels: Callable[[ModelSampling, int, float], Levels] | None = None
     fps: int | None = None
     guidance_forms: tuple[GuidanceForm, ...] = ()
+    guide: Callable[[ModelSampling, float, str], Guidance] | None = None
     splits_in_half: bool = False
     sizes: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
+from mlx_video.conditioning.sources import TASK_PROMPTS
 from mlx_video.config import ModelConfig
 from mlx_video.errors import RequestError
 from mlx_video.formats.fingerprint import fingerprint_weights
@@ -137,7 +138,8 @@ def plan_training(request: TrainRequest, model: ModelFolder, config: ModelConfig
 def _refuse_unlike_models(config: ModelConfig) -> None:
     """Refuse models whose forward is another one than flow matching of whole clips trains."""
     variant = find_variant(config)
-    if variant.network.build not in TRAINED_NETWORKS or variant.blocks is not None:
+    reads_tasks = TASK_PROMPTS in variant.units
+    if reads_tasks or variant.network.build not in TRAINED_NETWORKS or variant.blocks is not None:
         raise RequestError(
             "folder",
             f"{variant.title} cannot be trained here. Text-to-video, image-to-video, TI2V, Fun and VACE "

@@ -12,6 +12,7 @@ from mlx_video.errors import CheckpointError, ConfigError, RequestError
 from mlx_video.formats.tensor_info import TensorInfo
 from mlx_video.variants import (
     animate,
+    bernini,
     camera,
     fun,
     i2v,
@@ -49,6 +50,8 @@ VARIANTS: tuple[Variant, ...] = (
     fun.DEMO_CONTROL,
     longcat.LONGCAT,  # its own tensors lie in the blocks, where they are no strays of plain models
     krea.KREA,
+    bernini.BERNINI_1_3B,
+    bernini.BERNINI_A14B,
     t2v.T2V_1_3B,
     t2v.T2V_14B,
     i2v.FLF2V_14B,

@@ -18,6 +18,7 @@ from mlx_video.errors import CheckpointError, RequestError
 from mlx_video.inspect.path import inspect_path
 from mlx_video.loading.components import open_model
 from mlx_video.request import ConvertRequest
+from mlx_video.variants.bernini import BERNINI_A14B
 from mlx_video.variants.other_models import PUBLISHED, digest_shapes
 from mlx_video.weights.names.transformer_names import transformer_tensors
 from tests.fixtures.comfy_files import SIZES, write_comfy_tree
@@ -206,7 +207,9 @@ def test_the_user_says_what_a_renamed_file_is(tmp_path: Path):
     assert found_by(tiny.path, tmp_path / "out", called="Wan2.1-Krea-Realtime") == "krea-realtime-14b"
     image = write_tiny_checkpoint(tmp_path / "Wan2.1-I2V", TinySizes().reading_images())
     assert found_by(image.path, tmp_path / "out", called="Wan2.1-Fun-14B-InP") == "wan2.1-fun-inp"
-    with pytest.raises(RequestError, match=r"called: Krea: names no model .* krea-realtime 14B, Wan2.1 Fun"):
+    with pytest.raises(
+        RequestError, match=r"called: Krea: names no model .* krea-realtime 14B, Bernini-R 1.3B"
+    ):
         plan(tiny.path, tmp_path / "out", called="Krea")
 
 
@@ -226,3 +229,24 @@ def test_other_models_with_parts_of_such_names_are_left_alone(tmp_path: Path):
     for name in ("krea-style-T2V", "realtime-wan", "function-inpaint"):
         tiny = write_tiny_checkpoint(tmp_path / name)
         assert plan(tiny.path, tmp_path / "out").config["mlx_video"]["variant"] == "wan2.1-t2v"
+
+
+@pytest.mark.parametrize("folder", ["Bernini-R-Diffusers", "models--ByteDance--Bernini-R-Diffusers"])
+def test_bernini_r_is_told_by_its_folder_and_keeps_the_defaults_of_its_authors(tmp_path: Path, folder: str):
+    path = tmp_path / folder
+    if folder.startswith("models--"):
+        path = path / "snapshots" / ("0" * 40)
+    write_diffusers_variant(path, "bernini-r-a14b")
+    # The scheduler of its base model, whose shift the authors' command line does not take.
+    settings = {"_class_name": "UniPCMultistepScheduler", "flow_shift": 12.0}
+    (path / "scheduler" / "scheduler_config.json").write_text(json.dumps(settings))
+    list(convert(ConvertRequest(path, tmp_path / "out")))
+    _, found = open_model(tmp_path / "out")
+    assert (found.variant, found.sampling) == ("bernini-r-a14b", BERNINI_A14B.sampling)
+
+
+@pytest.mark.parametrize(
+    "name", ["Bernini-Diffusers", "Bernini-Diffusers-v2", "Bernini-Rome-style", "bernini"]
+)
+def test_bernini_with_its_planner_is_not_taken_for_it(name: str):
+    assert not BERNINI_A14B.answers_to([name])

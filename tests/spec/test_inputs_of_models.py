@@ -37,6 +37,8 @@ COLUMNS: dict[str, dict[str, Any]] = {
     "refined video": {"longcat_refine": VIDEO},
     "sound": {"input_audio": SOUND},
     "poses and motion": {"s2v_pose_video": VIDEO, "motion_video": VIDEO},
+    "edited video": {"bernini_video": VIDEO},
+    "edit references": {"bernini_reference_image": (OTHER,)},
     "poses": {"animate_pose_video": VIDEO},
     "face": {"animate_face_video": VIDEO},
     "background": {"animate_inpaint_video": VIDEO, "animate_mask_video": VIDEO},
@@ -50,6 +52,8 @@ ROWS = {
     "wan2.1-t2v-14b": TEXT,
     "wan2.1-t2v": TEXT,
     "krea-realtime-14b": "- - - - - - - - - - - -",
+    "bernini-r-a14b": f"{12 * '- '}- - - - o o",
+    "bernini-r-1.3b": f"{12 * '- '}- - - - o o",
     "wan2.2-t2v-a14b": "- - - - - - - - - - - -",
     "wan2.2-ti2v-5b": "o - - - - - - - - - - -",
     "wan2.2-i2v-demo": "R - - - - - - - - - - -",
@@ -75,7 +79,7 @@ ROWS = {
     "longcat-video": "o - - - - - - - - - - - o o",
     "wan2.1-video-as-prompt-14b": "R o - - - - - - - - - R",
     "wan2.2-s2v-14b": "R - - - - - - - - - - - - - R o",
-    "wan2.2-animate-14b": "R - - - - - - - - - - - - - - - R R o",
+    "wan2.2-animate-14b": "R - - - - - - - - - - - - - - - - - R R o",
 }
 
 

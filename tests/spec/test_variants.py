@@ -58,12 +58,13 @@ KINDS = {
     "wan2.2-animate-14b": (36, 16, False, {"image_dim": 32, "face": FaceConfig(layers=(0, 1))}),
     "longcat-video": (16, 16, False, {"time_dim": 24}),
     "wan2.1-video-as-prompt-14b": (36, 16, False, {"image_dim": 32, "mot_layers": (0, 1)}),
+    "bernini-r-a14b": (16, 16, True, {}),
     "wan2.2-s2v-14b": (16, 16, False, {"audio_dim": 32, "audio_layers": (0, 1), "pose_dim": 16}),
 }
 SIZES = {
     "wan2.1-t2v-demo": (192, 6), "wan2.2-i2v-demo": (192, 6), "wan2.2-fun-control-demo": (192, 6),
     "wan2.1-t2v-1.3b": (1536, 30),
-    "wan2.1-t2v-14b": (5120, 40), "wan2.1-fun-1.3b-inp": (1536, 30),
+    "wan2.1-t2v-14b": (5120, 40), "bernini-r-1.3b": (1536, 30), "wan2.1-fun-1.3b-inp": (1536, 30),
     "wan2.1-vace-1.3b": (1536, 30), "wan2.1-vace-14b": (5120, 40),
 }  # fmt: skip
 
@@ -269,6 +270,8 @@ OFFICIAL = {  # steps, shift, guide scales (low, high), boundary, fps, frames
     "wan2.1-vace-1.3b": (50, 16.0, (5.0, 5.0), 0.0, 16, 81),
     "wan2.1-vace-14b": (50, 16.0, (5.0, 5.0), 0.0, 16, 81),
     "wan2.2-vace-fun-a14b": (50, 12.0, (5.0, 5.0), 0.875, 16, 81),
+    "bernini-r-a14b": (40, 5.0, (3.2, 4.0), 0.875, 16, 81),
+    "bernini-r-1.3b": (40, 5.0, (4.0, 4.0), 0.0, 16, 81),
     "krea-realtime-14b": (6, 20.0, (1.0, 1.0), 0.0, 16, 81),
     "wan2.1-video-as-prompt-14b": (50, 4.0, (5.0, 5.0), 0.0, 16, 49),
     "wan2.2-s2v-14b": (40, 3.0, (4.5, 4.5), 0.0, 16, 77),

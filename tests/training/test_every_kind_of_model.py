@@ -31,7 +31,7 @@ KINDS = {
     "wan2.1-fun-control": NO_WORDS,
     "wan2.1-fun-v1.1-control-camera": NO_WORDS,
 }
-OTHERS = {"krea-realtime-14b", "longcat-video", "wan2.1-video-as-prompt-14b"}
+OTHERS = {"bernini-r-1.3b", "krea-realtime-14b", "longcat-video", "wan2.1-video-as-prompt-14b"}
 COLUMNS = {
     "wan2.1-vace-1.3b": ("vace_video", "b.mp4"),
     "wan2.1-fun-control": ("control_video", "b.mp4"),

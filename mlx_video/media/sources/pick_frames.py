@@ -125,7 +125,12 @@ def _pick_evenly(video: SourceVideo, num_frames: int) -> Iterator[np.ndarray]:
 
 
 def even_numbers(last: int, count: int) -> np.ndarray:
-    """Whole numbers [count] from 0 to `last` at even distances, rounded down from torch's float32 values.
+    """Whole numbers [count] from 0 to `last` at even distances, rounded down from torch's float32 values."""
+    return even_places(last, count).astype(int)
+
+
+def even_places(last: int, count: int) -> np.ndarray:
+    """Places [count] from 0 to `last` at even distances, float32 as torch's.
 
     Source: PyTorch aten/src/ATen/native/cpu/RangeFactoriesKernel.cpp, linspace_kernel.
     """
@@ -133,7 +138,7 @@ def even_numbers(last: int, count: int) -> np.ndarray:
     step = np.float64(np.float32(last) / np.float32(steps))
     # From both ends, so that each end is exact; product and difference are rounded together.
     values = np.where(places < count // 2, step * places, last - step * (steps - places))
-    return values.astype(np.float32).astype(int)
+    return values.astype(np.float32)
 
 
 def pick_all(video: SourceVideo, fps: float, video_fps: float | None = None) -> Iterator[np.ndarray]:

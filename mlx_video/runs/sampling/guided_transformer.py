@@ -118,6 +118,7 @@ class FramePredictions:
             skip_layers=branch.skip_layers,
             attention=branch.make_attention(self._prompts) if branch.make_attention else attend_plainly,
             is_negative=branch.prompt == "negative",
+            sees=branch.sees,
         )
         for add in self._conditioning.add_ons:
             one = add(self._transformer, one)

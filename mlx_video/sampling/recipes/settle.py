@@ -16,7 +16,7 @@ from mlx_video.sampling.experts import (
     split_at_boundary,
     split_at_step,
 )
-from mlx_video.sampling.guidance import ClassifierFreeGuidance
+from mlx_video.sampling.guidance import ClassifierFreeGuidance, Guidance
 from mlx_video.sampling.guidance_forms.form import GuidanceForm, wrap_guidance
 from mlx_video.sampling.noise_levels.listed import (
     last_part,
@@ -78,11 +78,11 @@ def settle_recipe(preset: Preset, choices: SamplingChoices, model: ModelSampling
     if choices.strength != 1:
         whole = _build_schedule(preset, replace(choices, strength=1.0), model, solver, shift)
     split, boundary = _split_experts(preset, choices, model, whole, base, schedule)
-    low, high = (
-        wrap_guidance(ClassifierFreeGuidance(one), _join_forms(preset, choices), schedule.steps)
-        for one in scale
-    )
-    guidance = {"low_noise": low, "high_noise": high} if model.is_dual else {"model": low}
+    scales = dict(zip(("low_noise", "high_noise"), scale, strict=True))
+    guidance = {
+        name: _guide(preset, choices, model, one, name, schedule.steps)
+        for name, one in (scales if model.is_dual else {"model": scale[0]}).items()
+    }
     recipe = Recipe(
         schedule,
         solver,
@@ -96,6 +96,25 @@ def settle_recipe(preset: Preset, choices: SamplingChoices, model: ModelSampling
     )
     recipe = replace(recipe, notices=tuple(_report(preset, choices, recipe)))
     return recipe if choices.step_cache is None else _add_step_cache(recipe, choices.step_cache, model)
+
+
+def _guide(
+    preset: Preset, choices: SamplingChoices, model: ModelSampling, scale: float, transformer: str, steps: int
+) -> Guidance:
+    """The guidance of one transformer.
+
+    Raises:
+        RequestError: the user asks for a form of it that the recipe's own does not take.
+    """
+    if preset.guide is None:
+        return wrap_guidance(ClassifierFreeGuidance(scale), _join_forms(preset, choices), steps)
+    if choices.guidance_forms:
+        raise RequestError(
+            "recipe",
+            f"{preset.name}: its own guidance does not go with {choices.guidance_forms[0].setting}. Leave "
+            "one of the two out; --recipe official takes plain guidance.",
+        )
+    return preset.guide(model, scale, transformer)
 
 
 def _join_forms(preset: Preset, choices: SamplingChoices) -> tuple[GuidanceForm, ...]:

@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from mlx_video.errors import ConfigError, RequestError
 from mlx_video.sampling.recipe import Preset
+from mlx_video.sampling.recipes.bernini import BERNINI
 from mlx_video.sampling.recipes.dmd import CAUSVID, FASTMETAL, FASTWAN, SELF_FORCING
 from mlx_video.sampling.recipes.krea import KREA
 from mlx_video.sampling.recipes.lightx2v import LIGHTNING, LIGHTX2V, MEANFLOW
@@ -27,6 +28,7 @@ _ALL = (
     LONGCAT,
     LONGCAT_DISTILLED,
     LONGCAT_REFINE,
+    BERNINI,
 )
 
 RECIPES: Mapping[str, Preset] = MappingProxyType({preset.name: preset for preset in _ALL})
