@@ -67,9 +67,10 @@ def test_a_recipe_takes_the_published_steps(name, model, sigmas, timesteps, high
 
 
 def test_every_recipe_is_tested():
-    """Those of LongCat-Video are, in a file of their own."""
+    """Those of LongCat-Video and Bernini-R are, in files of their own."""
     assert {name for name, *_ in PUBLISHED} | {
         "official",
+        "bernini",
         "longcat",
         "longcat-distilled",
         "longcat-refine",
@@ -100,7 +101,7 @@ def test_the_official_recipe_is_the_models_defaults():
 
 
 def test_guidance_on_a_distilled_model_is_said():
-    for name in RECIPES.keys() - {"official", "longcat"}:
+    for name in RECIPES.keys() - {"official", "longcat", "bernini"}:
         (text,) = (text for text in settle(name, guide_scale=(5.0, 5.0)).notices if "distilled model" in text)
         assert text == (
             "Guide scale 5 on a distilled model: it learned to do without, so the video blurs and each step "
