@@ -80,7 +80,7 @@ def test_every_input_changes_the_video_and_silence_is_no_speech(pipeline, tone, 
     ("seconds", "changes", "frames"),
     [
         (0.2, {}, 4),  # shorter than what a clip shows
-        (1.2, {}, 20),  # of the 21 that three clips show
+        pytest.param(1.2, {}, 20, marks=pytest.mark.nightly),  # of the 21 that three clips show
         (1.2, {"num_clips": 1}, 5),
         (0.75, {}, 12),  # cut within the second clip
         (0.75, {"start_from_ref": True}, 12),
@@ -98,7 +98,9 @@ def test_a_video_ends_with_the_sound_or_the_last_clip_that_is_wanted(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("where", [(1, 1), (2, 0), (2, 1)])
+@pytest.mark.parametrize(
+    "where", [(1, 1), *(pytest.param(at, marks=pytest.mark.nightly) for at in ((2, 0), (2, 1)))]
+)
 def test_an_interrupted_song_goes_on_bit_for_bit(pipeline, tone, tmp_path: Path, where: tuple[int, int]):
     given = options(tone(0.75), s2v_pose_video=POSES, video_fps=16)
     whole = pipeline(**given, save_latents=tmp_path / "whole")

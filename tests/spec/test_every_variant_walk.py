@@ -305,7 +305,21 @@ def test_no_tiny_checkpoint_is_of_a_variant_that_is_gone():
     assert set(ROWS) <= {variant.name for variant in VARIANTS}
 
 
-@pytest.fixture(scope="module", params=VARIANTS, ids=lambda variant: variant.name)
+# Networks and inputs of another row in other sizes.
+LIKENESSES = (
+    "wan2.1-t2v-demo", "wan2.1-t2v", "wan2.1-t2v-14b", "wan2.2-i2v-demo", "wan2.2-i2v", "wan2.1-fun-inp",
+    "wan2.2-fun-control-demo", "wan2.2-fun-control", "wan2.2-fun-control-camera", "wan2.1-vace",
+    "wan2.1-vace-14b",
+)  # fmt: skip
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(each, id=each.name, marks=[pytest.mark.nightly] * (each.name in LIKENESSES))
+        for each in VARIANTS
+    ],
+)
 def walk(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Walk:
     variant = request.param
     if variant.name not in ROWS:
