@@ -114,6 +114,16 @@ def in_our_layout(kind: Kind, arrays: dict) -> dict:
     return found
 
 
+@pytest.fixture
+def two_threads():
+    """PyTorch adds in one order wherever the test runs: Adam magnifies the rounding of small gradients."""
+    count = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(count)
+
+
+@pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("is_adapter", [True, False], ids=["adapter", "all weights"])
 def test_five_steps_of_adamw_agree(is_adapter):
     kind, loss = KINDS["text to video"], build_loss("text to video")
