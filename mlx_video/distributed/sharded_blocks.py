@@ -18,7 +18,7 @@ from mlx_video.loading.block_stream import PrepareBlock, Turn
 from mlx_video.loading.refillable_module import copy_module
 from mlx_video.loading.stream_plan import SLOTS
 from mlx_video.models.block_context import Block
-from mlx_video.models.block_order import BlockName, find_blocks
+from mlx_video.models.block_order import BlockName, take_blocks
 from mlx_video.models.video_transformer import VideoTransformer
 from mlx_video.weights.load import fit_module
 
@@ -50,9 +50,7 @@ def load_sharded(
         ConfigError: as :func:`mlx_video.weights.load.load_module`.
     """
     fit_module(transformer, source, quantization=quantization)
-    blocks = {name: find_blocks(transformer, name.sequence)[name.index] for name in order}
-    for sequence in dict.fromkeys(name.sequence for name in order):
-        find_blocks(transformer, sequence).clear()
+    blocks = take_blocks(transformer, order)
     transformer.update(tree_unflatten(list(_read(transformer, source, "").items())))
     mx.eval(transformer.parameters())
     shards = {}

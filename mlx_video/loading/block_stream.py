@@ -19,7 +19,7 @@ from mlx_video.loading.refillable_module import Memory, RefillableModule, copy_m
 from mlx_video.loading.residency import count_bytes
 from mlx_video.loading.stream_plan import READ_AHEAD, SLOTS, StreamPlan, plan_stream
 from mlx_video.models.block_context import Block, BlockContext
-from mlx_video.models.block_order import BlockName, find_blocks, find_prefix
+from mlx_video.models.block_order import BlockName, find_prefix, take_blocks
 from mlx_video.models.video_transformer import VideoTransformer
 from mlx_video.weights.load import fit_module
 
@@ -51,9 +51,7 @@ def load_streamed(
         ConfigError: as :func:`mlx_video.weights.load.load_module`.
     """
     fit_module(transformer, source, quantization=quantization)
-    blocks = {name: find_blocks(transformer, name.sequence)[name.index] for name in order}
-    for sequence in dict.fromkeys(name.sequence for name in order):
-        find_blocks(transformer, sequence).clear()
+    blocks = take_blocks(transformer, order)
     plan = plan_stream(source.infos, order, resident_blocks)
     RefillableModule(transformer, source.infos, "").fill(source, "")
     return BlockStream(blocks, source, plan, prepare_block)

@@ -63,6 +63,14 @@ def find_blocks(module: nn.Module, sequence: str) -> list[nn.Module]:
     return cast(list[nn.Module], found)
 
 
+def take_blocks(module: nn.Module, order: Iterable[BlockName]) -> dict[BlockName, nn.Module]:
+    """Blocks of a transformer, in the order given; its lists of them are emptied."""
+    blocks = {name: find_blocks(module, name.sequence)[name.index] for name in order}
+    for sequence in dict.fromkeys(name.sequence for name in blocks):
+        find_blocks(module, sequence).clear()
+    return blocks
+
+
 _PREFIX = re.compile(r"[^\d]+?\.\d+\.")
 
 
