@@ -35,16 +35,18 @@ def silu_gated(x: mx.array, gate: mx.array) -> mx.array:
     return x * mx.sigmoid(x) * gate
 
 
-class SelfAttention(nn.Module):
-    """Attention of noisy tokens to all, and of clean tokens to clean ones; each head is normalized by itself.
+class HeadAttention(nn.Module):
+    """What both attentions of a block have: heads of which each is normalized by itself.
 
-    Source: meituan-longcat/LongCat-Video longcat_video/modules/attention.py, Attention.
+    Args:
+        dim: width of the tokens.
+        num_heads: that it is cut into.
+        eps: of the norms.
     """
 
     def __init__(self, dim: int, num_heads: int, eps: float) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = nn.Linear(dim, 3 * dim)
         self.o = nn.Linear(dim, dim)
         self.norm_q = nn.RMSNorm(dim // num_heads, eps=eps)
         self.norm_k = nn.RMSNorm(dim // num_heads, eps=eps)
@@ -53,6 +55,17 @@ class SelfAttention(nn.Module):
     def scale(self) -> float:
         """Of the products of queries and keys: one over the root of a head's channels."""
         return self.norm_q.weight.size**-0.5
+
+
+class SelfAttention(HeadAttention):
+    """Attention of noisy tokens to all, and of clean tokens to clean ones.
+
+    Source: meituan-longcat/LongCat-Video longcat_video/modules/attention.py, Attention.
+    """
+
+    def __init__(self, dim: int, num_heads: int, eps: float) -> None:
+        super().__init__(dim, num_heads, eps)
+        self.qkv = nn.Linear(dim, 3 * dim)
 
     @property
     def input_dtype(self) -> mx.Dtype:
@@ -90,25 +103,16 @@ class SelfAttention(nn.Module):
         return rotate(heads, rotary)[None].swapaxes(1, 2)
 
 
-class CrossAttention(nn.Module):
+class CrossAttention(HeadAttention):
     """Attention of noisy tokens to the text; clean tokens get nothing of it.
 
     Source: meituan-longcat/LongCat-Video longcat_video/modules/attention.py, MultiHeadCrossAttention.
     """
 
     def __init__(self, dim: int, num_heads: int, eps: float) -> None:
-        super().__init__()
-        self.num_heads = num_heads
+        super().__init__(dim, num_heads, eps)
         self.q = nn.Linear(dim, dim)
         self.kv = nn.Linear(dim, 2 * dim)
-        self.o = nn.Linear(dim, dim)
-        self.norm_q = nn.RMSNorm(dim // num_heads, eps=eps)
-        self.norm_k = nn.RMSNorm(dim // num_heads, eps=eps)
-
-    @property
-    def scale(self) -> float:
-        """Of the products of queries and keys: one over the root of a head's channels."""
-        return self.norm_q.weight.size**-0.5
 
     @property
     def query_dtype(self) -> mx.Dtype:
