@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import mlx.core as mx
@@ -52,10 +52,11 @@ class CachesOf:
         return self.plan.new_prediction_cache and self.plan.new_prediction_cache(self.transformer)
 
 
+@dataclass(eq=False)
 class FramePredictions:
     """The passes of one transformer over some frames.
 
-    Args:
+    Attributes:
         transformer: loaded.
         conditioning: of these frames.
         layout: of their tokens.
@@ -63,45 +64,34 @@ class FramePredictions:
         memory: keeps what step caches remember.
         caches: the step caches of this transformer; None for none.
         blocks: where its blocks are read from; None where all are in memory.
-        part: what of the predictions this process computes.
+        step_part: what of the predictions this process computes.
     """
 
-    def __init__(
-        self,
-        transformer: VideoTransformer,
-        conditioning: Conditioning,
-        layout: TokenLayout,
-        prompts: Mapping[PromptName, PromptTokens],
-        memory: SamplerState,
-        caches: CachesOf | None,
-        blocks: BlockSource | None,
-        part: StepPart = WHOLE,
-    ) -> None:
-        self._part = part
-        self._transformer = transformer
-        self._conditioning = conditioning
-        self._layout = layout
-        self._prompts = prompts
-        self._memory = memory
-        self._caches = caches
-        self._blocks = blocks
-        self._passes: dict[str, Pass] = {}
+    transformer: VideoTransformer
+    conditioning: Conditioning
+    layout: TokenLayout
+    prompts: Mapping[PromptName, PromptTokens]
+    memory: SamplerState
+    caches: CachesOf | None
+    blocks: BlockSource | None
+    step_part: StepPart = WHOLE
+    _passes: dict[str, Pass] = field(default_factory=dict, init=False)
 
     def __call__(self, latents: mx.array, step: Step, branches: Sequence[Branch]) -> list[mx.array]:
         """Velocities [C, T, H, W] of latents [C, T, H, W] under some branches."""
-        return self._transformer.predict(
+        return self.transformer.predict(
             latents,
             step,
             [self._pass_of(branch) for branch in branches],
-            concat_latents=self._conditioning.concat_latents,
-            layout=self._layout,
-            block_source=self._blocks,
+            concat_latents=self.conditioning.concat_latents,
+            layout=self.layout,
+            block_source=self.blocks,
         )
 
     def part(self, latents: mx.array, branches: Sequence[Branch]) -> Part:
         """What the transformer is asked to predict of latents [C, T, H, W] under some branches."""
         passes = [self._pass_of(branch) for branch in branches]
-        return Part(latents, passes, self._conditioning.concat_latents, self._layout)
+        return Part(latents, passes, self.conditioning.concat_latents, self.layout)
 
     def _pass_of(self, branch: Branch) -> Pass:
         """The pass of a branch, the same in every step: its hooks and its cache remember."""
@@ -110,24 +100,25 @@ class FramePredictions:
         return self._passes[branch.name]
 
     def _build_pass(self, branch: Branch) -> Pass:
-        time_path = partial(self._transformer.embed_time, layout=self._layout)
-        cache = self._caches.new_cache(branch, time_path) if self._caches else None
+        time_path = partial(self.transformer.embed_time, layout=self.layout)
+        cache = self.caches.new_cache(branch, time_path) if self.caches else None
         one = Pass(
-            self._prompts[branch.prompt],
+            self.prompts[branch.prompt],
             cache=cache,
             skip_layers=branch.skip_layers,
-            attention=branch.make_attention(self._prompts) if branch.make_attention else attend_plainly,
+            attention=branch.make_attention(self.prompts) if branch.make_attention else attend_plainly,
             is_negative=branch.prompt == "negative",
             sees=branch.sees,
         )
-        for add in self._conditioning.add_ons:
-            one = add(self._transformer, one)
-        one = self._part.share_pass(one)
+        for add in self.conditioning.add_ons:
+            one = add(self.transformer, one)
+        one = self.step_part.share_pass(one)
         if one.cache:
-            self._memory.add(f"cache.{branch.name}", one.cache)
+            self.memory.add(f"cache.{branch.name}", one.cache)
         return one
 
 
+@dataclass(eq=False)
 class RememberingPredictions(FramePredictions):
     """Passes over the noisy frames alone, for a transformer whose clean frames see nothing but each other.
 
@@ -135,27 +126,16 @@ class RememberingPredictions(FramePredictions):
     forward of these alone, before the first step, gives them for all.
     """
 
-    def __init__(
-        self,
-        transformer: VideoTransformer,
-        conditioning: Conditioning,
-        layout: TokenLayout,
-        prompts: Mapping[PromptName, PromptTokens],
-        memory: SamplerState,
-        caches: CachesOf | None,
-        blocks: BlockSource | None,
-        part: StepPart = WHOLE,
-    ) -> None:
-        clean, *noisy = layout.segments
+    _keys: RememberedKeys | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        clean, *noisy = self.layout.segments
         self._clean_layout = TokenLayout((clean,))
-        self._keys: RememberedKeys | None = None
-        super().__init__(
-            transformer, conditioning, TokenLayout(tuple(noisy)), prompts, memory, caches, blocks, part
-        )
+        self.layout = TokenLayout(tuple(noisy))
 
     def __call__(self, latents: mx.array, step: Step, branches: Sequence[Branch]) -> list[mx.array]:
         """Velocities [C, T, H, W] of latents [C, T, H, W]; those of clean frames are 0."""
-        count = self._conditioning.num_first_frames
+        count = self.conditioning.num_first_frames
         if self._keys is None:
             self._keys = self._remember(step)
         still = mx.zeros_like(latents[:, :count])
@@ -164,15 +144,15 @@ class RememberingPredictions(FramePredictions):
 
     def _remember(self, step: Step) -> RememberedKeys:
         """Keys and values of the clean frames."""
-        keys, latents = RememberedKeys(), self._conditioning.first_frames
+        keys, latents = RememberedKeys(), self.conditioning.first_frames
         assert latents is not None
-        text = next(iter(self._prompts.values()))  # which no clean frame reads
-        self._transformer.predict(
+        text = next(iter(self.prompts.values()))  # which no clean frame reads
+        self.transformer.predict(
             latents,
             step,
             [Pass(text, attention=keys.recording(attend_plainly))],
             layout=self._clean_layout,
-            block_source=self._blocks,
+            block_source=self.blocks,
         )
         keys.evaluate()
         return keys
