@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_video.conditioning.clips import ReadFrames, ReadMasks, encode_frames, encode_picture, read_clip
-from mlx_video.conditioning.frames import MASK_CHANNELS
+from mlx_video.conditioning.frames import MASK_CHANNELS, pack_frames
 from mlx_video.conditioning.latent_frames import LatentFrames
 from mlx_video.conditioning.made_once import MadeOnce
 from mlx_video.conditioning.units import ConditioningUnit, Encoders, Fields, UnitInputs, Work
@@ -119,8 +119,7 @@ def keep_channels(num_given: int, masks: ReadMasks | None, geometry: VideoGeomet
         for number, mask in enumerate(islice(masks(), geometry.num_frames)):
             kept[number] = ~mask[::CELL, ::CELL]
     kept[:num_given] = 1
-    slots = np.concatenate([np.repeat(kept[:1], MASK_CHANNELS, 0), kept[1:]])
-    return mx.array(slots.reshape(-1, MASK_CHANNELS, rows, columns).swapaxes(0, 1))
+    return pack_frames(kept)
 
 
 def read_character(inputs: UnitInputs) -> np.ndarray:

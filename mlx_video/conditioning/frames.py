@@ -204,9 +204,22 @@ def frame_mask(geometry: VideoGeometry, kept: Iterable[int] = (0,)) -> mx.array:
     """
     flags = np.zeros(geometry.num_frames, np.float32)
     flags[list(kept)] = 1
-    slots = np.concatenate([np.repeat(flags[:1], MASK_CHANNELS), flags[1:]])
-    mask = mx.array(slots.reshape(-1, MASK_CHANNELS).T)
-    return mx.broadcast_to(mask[:, :, None, None], (MASK_CHANNELS, *geometry.latent_shape[1:]))
+    mask = pack_frames(flags[:, None, None])
+    return mx.broadcast_to(mask, (MASK_CHANNELS, *geometry.latent_shape[1:]))
+
+
+def pack_frames(values: np.ndarray) -> mx.array:
+    """What is said of each pixel frame, laid out beside the latents.
+
+    Args:
+        values: [F, h, w], F = 4n+1.
+
+    Returns:
+        [4, T, h, w]: channel c of latent frame t stands for the c-th pixel frame packed into it; all channels
+        of the first latent frame stand for the first pixel frame.
+    """
+    slots = np.concatenate([np.repeat(values[:1], MASK_CHANNELS, 0), values[1:]])
+    return mx.array(slots.reshape(-1, MASK_CHANNELS, *values.shape[1:]).swapaxes(0, 1))
 
 
 def impose_first_frames(latents: mx.array, first_frames: mx.array) -> mx.array:

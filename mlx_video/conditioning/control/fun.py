@@ -17,7 +17,7 @@ from mlx_video.conditioning.clips import (
     read_clip,
     read_masks,
 )
-from mlx_video.conditioning.frames import MASK_CHANNELS, Encoding, FrameEncoder
+from mlx_video.conditioning.frames import MASK_CHANNELS, Encoding, FrameEncoder, pack_frames
 from mlx_video.geometry import VideoGeometry
 from mlx_video.models.block_context import Pass
 from mlx_video.models.control.fun import FunTransformer, ReferenceHook
@@ -135,9 +135,7 @@ def keep_channels(masks: Iterator[np.ndarray]) -> mx.array:
 
     Source: aigc-apps/VideoX-Fun videox_fun/pipeline/pipeline_wan_fun_inpaint.py, __call__ and resize_mask.
     """
-    kept = [_shrink(mask) for mask in masks]
-    slots = np.stack([*kept[:1] * MASK_CHANNELS, *kept[1:]])
-    return mx.array(slots.reshape(-1, MASK_CHANNELS, *slots.shape[1:]).swapaxes(0, 1))
+    return pack_frames(np.stack([_shrink(mask) for mask in masks]))
 
 
 def _shrink(mask: np.ndarray) -> np.ndarray:
