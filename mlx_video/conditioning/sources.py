@@ -15,7 +15,7 @@ from mlx_video.conditioning.units import ConditioningUnit, Encoders, Fields, Uni
 from mlx_video.errors import RequestError
 from mlx_video.events import Work
 from mlx_video.geometry import VideoGeometry
-from mlx_video.media.resize import resize_cubic, to_unit_range
+from mlx_video.media.resize import resize_by_pillow, to_unit_range
 from mlx_video.media.sources.pick_frames import even_places
 from mlx_video.media.sources.source_video import SourceVideo
 from mlx_video.models.block_context import Pass
@@ -184,7 +184,8 @@ def _encode_sources(inputs: UnitInputs, encoders: Encoders) -> Work[Fields]:
             frames = map(to_unit_range, read_source(inputs))
             video = yield from encode_frames(encode, frames, geometry)
         for pixels in inputs.pictures.get(SOURCE_PICTURES, ()):
-            fitted = resize_cubic(pixels, *size_within(len(pixels), pixels.shape[1], longest))
+            size = size_within(len(pixels), pixels.shape[1], longest)
+            fitted = resize_by_pillow(pixels, *size, "BICUBIC")
             pictures.append((yield from encode_picture(encode, to_unit_range(fitted))))
         mx.eval(video, pictures)
     return {"sources_add_on": SourcesAddOn(video, tuple(pictures))}
@@ -207,7 +208,7 @@ def read_source(inputs: UnitInputs) -> Iterator[np.ndarray]:
     wanted = numbers[: geometry.num_frames]
     for number, (frame, _) in enumerate(video.read()):
         for _ in range(wanted.count(number)):
-            yield resize_cubic(frame, geometry.height, geometry.width)
+            yield resize_by_pillow(frame, geometry.height, geometry.width, "BICUBIC")
 
 
 def _kinds_of(inputs: UnitInputs) -> frozenset[str]:

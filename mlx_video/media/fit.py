@@ -6,7 +6,13 @@ from typing import Literal
 
 import numpy as np
 
-from mlx_video.media.resize import centre_crop, resize_bilinear, to_unit_range
+from mlx_video.media.resize import (
+    PillowFilter,
+    centre_crop,
+    resize_bilinear,
+    resize_by_pillow,
+    to_unit_range,
+)
 
 Fit = Literal["cover", "letterbox", "stretch"]
 
@@ -65,9 +71,7 @@ def letterbox_reference(pixels: np.ndarray, height: int, width: int) -> np.ndarr
     scale = min(height / old_height, width / old_width)
     rows, columns = max(1, int(old_height * scale)), max(1, int(old_width * scale))
     page = np.ones((height, width, 3), np.float32)
-    top, left = (height - rows) // 2, (width - columns) // 2
-    page[top : top + rows, left : left + columns] = resize_bilinear(to_unit_range(pixels), rows, columns)
-    return page
+    return _put_on(page, resize_bilinear(to_unit_range(pixels), rows, columns))
 
 
 def letterbox_character(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -88,32 +92,31 @@ def letterbox_character(pixels: np.ndarray, height: int, width: int) -> np.ndarr
     else:
         rows, columns = max(1, int(width / old_width * old_height)), width
     resized = resize_bilinear(pixels.astype(np.float32), rows, columns)
-    page = np.zeros((height, width, 3), np.uint8)
-    top, left = (height - rows) // 2, (width - columns) // 2
-    page[top : top + rows, left : left + columns] = np.rint(resized)
-    return page
+    return _put_on(np.zeros((height, width, 3), np.uint8), np.rint(resized))
 
 
-def _fit(pixels: np.ndarray, height: int, width: int, fit: Fit, resampling: str, canvas: int) -> np.ndarray:
+def _fit(
+    pixels: np.ndarray, height: int, width: int, fit: Fit, resampling: PillowFilter, canvas: int
+) -> np.ndarray:
     old_height, old_width = pixels.shape[:2]
     if (old_height, old_width) == (height, width):
         return pixels
     if fit == "stretch":
-        return _resize(pixels, height, width, resampling)
+        return resize_by_pillow(pixels, height, width, resampling)
     ratios = height / old_height, width / old_width
     scale = max(ratios) if fit == "cover" else min(ratios)
     # Never a pixel short of the side that decides, whichever way its product is rounded.
     rows, columns = max(1, round(old_height * scale)), max(1, round(old_width * scale))
-    resized = _resize(pixels, rows, columns, resampling)
+    resized = resize_by_pillow(pixels, rows, columns, resampling)
     if fit == "cover":
         return centre_crop(resized, height, width)
-    page = np.full((height, width, 3), canvas, np.uint8)
+    return _put_on(np.full((height, width, 3), canvas, np.uint8), resized)
+
+
+def _put_on(page: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    """The page [H, W, 3] with a picture, no larger, in its middle."""
+    height, width = page.shape[:2]
+    rows, columns = picture.shape[:2]
     top, left = (height - rows) // 2, (width - columns) // 2
-    page[top : top + rows, left : left + columns] = resized
+    page[top : top + rows, left : left + columns] = picture
     return page
-
-
-def _resize(pixels: np.ndarray, height: int, width: int, resampling: str) -> np.ndarray:
-    from PIL import Image
-
-    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling[resampling]))

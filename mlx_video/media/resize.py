@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Literal
 
 import numpy as np
 
 FindTaps = Callable[[int, int], list[tuple[np.ndarray, np.ndarray]]]
 """Old and new length of a side → for each tap, which pixel it reads for each new one, and its share."""
+
+PillowFilter = Literal["BOX", "BILINEAR", "BICUBIC", "LANCZOS"]
 
 _BICUBIC_A = -0.75
 # (v / 255 - 0.5) / 0.5 in float32, in the official order, for every value a byte has.
@@ -157,19 +160,24 @@ def resize_lanczos(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     Returns:
         [height, width, 3], uint8.
     """
+    return resize_by_pillow(pixels, height, width, "LANCZOS")
+
+
+def resize_by_pillow(pixels: np.ndarray, height: int, width: int, resampling: PillowFilter) -> np.ndarray:
+    """Resize with a filter of Pillow's, which averages when it shrinks; the aspect ratio is not kept.
+
+    Args:
+        pixels: uint8 [H, W, 3], or float32 [H, W].
+        height: rows of the result.
+        width: pixels of its rows.
+        resampling: the filter.
+
+    Returns:
+        [height, width, …], of the same type.
+    """
     from PIL import Image
 
-    picture = Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS)
-    return np.asarray(picture)
-
-
-def resize_cubic(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize with Pillow's bicubic filter, which averages when it shrinks; arguments as for Lanczos."""
-    from PIL import Image
-
-    if pixels.shape[:2] == (height, width):
-        return pixels
-    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling[resampling]))
 
 
 def centre_crop(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -189,6 +197,21 @@ def centre_crop(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
     if top < 0 or left < 0:
         raise ValueError(f"a crop of {width}x{height} cannot be cut from {list(pixels.shape)}.")
+    return pixels[top : top + height, left : left + width]
+
+
+def centre_cut(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The middle of a picture [H, W, 3], its place rounded to even; zeros around one that is smaller.
+
+    Source: torchvision torchvision/transforms/functional.py, center_crop.
+    """
+    rows, columns = pixels.shape[:2]
+    missing = [(max(0, side - found)) for side, found in ((height, rows), (width, columns))]
+    if any(missing):
+        around = [(each // 2, (each + 1) // 2) for each in missing]
+        pixels = np.pad(pixels, [*around, (0, 0)])
+        rows, columns = pixels.shape[:2]
+    top, left = round((rows - height) / 2), round((columns - width) / 2)
     return pixels[top : top + height, left : left + width]
 
 

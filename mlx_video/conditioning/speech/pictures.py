@@ -10,7 +10,7 @@ import numpy as np
 from mlx_video.conditioning.speech.sound import FRAME_RATE, MOTION_FRAMES
 from mlx_video.errors import RequestError
 from mlx_video.media.fit import Fit, fit_frame
-from mlx_video.media.resize import to_unit_range
+from mlx_video.media.resize import centre_cut, resize_by_pillow, to_unit_range
 from mlx_video.media.sources.source_video import SourceVideo
 
 BLACK = -1.0
@@ -23,21 +23,6 @@ def cover_size(height: int, width: int, shorter: int) -> tuple[int, int]:
     """
     longer = int(shorter * max(height, width) / min(height, width))
     return (longer, shorter) if height > width else (shorter, longer)
-
-
-def centre_cut(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The middle of a picture [H, W, 3]; zeros around one that is smaller.
-
-    Source: torchvision torchvision/transforms/functional.py, center_crop.
-    """
-    rows, columns = pixels.shape[:2]
-    missing = [(max(0, side - found)) for side, found in ((height, rows), (width, columns))]
-    if any(missing):
-        around = [(each // 2, (each + 1) // 2) for each in missing]
-        pixels = np.pad(pixels, [*around, (0, 0)])
-        rows, columns = pixels.shape[:2]
-    top, left = round((rows - height) / 2), round((columns - width) / 2)
-    return pixels[top : top + height, left : left + width]
 
 
 def fit_reference(pixels: np.ndarray, height: int, width: int, fit: Fit = "cover") -> np.ndarray:
@@ -55,11 +40,8 @@ def fit_reference(pixels: np.ndarray, height: int, width: int, fit: Fit = "cover
     """
     if fit != "cover":
         return to_unit_range(fit_frame(pixels, height, width, fit))
-    from PIL import Image
-
     rows, columns = cover_size(pixels.shape[0], pixels.shape[1], min(height, width))
-    resized = np.asarray(Image.fromarray(pixels).resize((columns, rows), Image.Resampling.BILINEAR))
-    return centre_cut(resized, height, width).astype(np.float32) / np.float32(255) * 2 - 1
+    return _to_unit(centre_cut(resize_by_pillow(pixels, rows, columns, "BILINEAR"), height, width))
 
 
 def fit_footage(pixels: np.ndarray, height: int, width: int, fit: Fit = "cover") -> np.ndarray:
@@ -71,15 +53,15 @@ def fit_footage(pixels: np.ndarray, height: int, width: int, fit: Fit = "cover")
     """
     if fit != "cover":
         return to_unit_range(fit_frame(pixels, height, width, fit))
-    from PIL import Image
-
     rows, columns = cover_size(pixels.shape[0], pixels.shape[1], min(height, width))
-    unit = pixels.astype(np.float32) / np.float32(255) * 2 - 1
-    colours = [
-        np.asarray(Image.fromarray(unit[..., colour]).resize((columns, rows), Image.Resampling.BILINEAR))
-        for colour in range(3)
-    ]
+    unit = _to_unit(pixels)
+    colours = [resize_by_pillow(unit[..., colour], rows, columns, "BILINEAR") for colour in range(3)]
     return centre_cut(np.stack(colours, axis=-1), height, width)
+
+
+def _to_unit(pixels: np.ndarray) -> np.ndarray:
+    """Bytes in [-1, 1], float32, rounded as speech-to-video's code does: not as `media.resize` has it."""
+    return pixels.astype(np.float32) / np.float32(255) * 2 - 1
 
 
 def read_footage(video: SourceVideo, fps: float | None, step: bool = True) -> Iterator[np.ndarray]:

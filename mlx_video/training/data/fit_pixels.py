@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from mlx_video.media.resize import centre_crop, resize_lanczos
+from mlx_video.media.resize import centre_crop, centre_cut, resize_by_pillow, resize_lanczos
 
 FitName = Literal["musubi", "diffsynth"]
 
@@ -45,15 +45,11 @@ def _fit_diffsynth(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
     Source: modelscope/DiffSynth-Studio diffsynth/core/data/operators.py, ImageCropAndResize; torchvision
     transforms/functional.py, center_crop.
     """
-    from PIL import Image
-
     old_height, old_width = pixels.shape[:2]
     scale = max(width / old_width, height / old_height)
     # Never short of the size by a rounding.
     columns, rows = max(width, round(old_width * scale)), max(height, round(old_height * scale))
-    resized = np.asarray(Image.fromarray(pixels).resize((columns, rows), Image.Resampling.BILINEAR))
-    top, left = round((rows - height) / 2), round((columns - width) / 2)
-    return resized[top : top + height, left : left + width]
+    return centre_cut(resize_by_pillow(pixels, rows, columns, "BILINEAR"), height, width)
 
 
 def resize_area(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
