@@ -12,6 +12,7 @@ from mlx_video.formats.tensor_source import TensorSource
 from mlx_video.models.block_context import Pass
 from mlx_video.models.matmul import project, split_heads
 from mlx_video.models.rope import RotaryTable, rotate
+from mlx_video.models.token_sharing import AllTokens
 from mlx_video.models.transformer_block import BlockLayers, CrossAttention, FeedForward, SelfAttention
 from mlx_video.models.video_transformer import VideoTransformer
 from mlx_video.weights.block_shares import (
@@ -67,24 +68,10 @@ class TensorParallel:
 
 
 @dataclass(frozen=True, slots=True)
-class Agreed:
+class Agreed(AllTokens):
     """The `TokenSharing` of processes that all compute all tokens, equal but for rounding."""
 
     collectives: Collectives
-
-    def rows(self, num_tokens: int) -> slice:
-        """See `TokenSharing`."""
-        return slice(0, num_tokens)
-
-    def join(self, rows: mx.array, num_tokens: int) -> mx.array:
-        """See `TokenSharing`."""
-        return rows
-
-    def join_keys_values(
-        self, queries: mx.array, keys: mx.array, values: mx.array, num_tokens: int
-    ) -> tuple[mx.array, mx.array]:
-        """See `TokenSharing`."""
-        return keys, values
 
     def mean(self, rows: mx.array) -> mx.array:
         """See `TokenSharing`."""
