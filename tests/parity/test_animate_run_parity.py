@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from tests.parity.official_animate_run import (
 
 torch = pytest.importorskip("torch")
 pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
     pytest.mark.parity,
     pytest.mark.slow,
     # The motion encoder checkpoints activations for gradients, of which there are none.
@@ -62,15 +63,6 @@ CASES = {
 
 # Others have a segment behind another one, a replacement and guidance, each alone.
 NIGHTLY = ("one segment", "animation", "replacement", "replacement in its light")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Several threads wait for each other longer than such small networks take."""
-    count = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(count)
 
 
 def official_sizes() -> TinyVariant:

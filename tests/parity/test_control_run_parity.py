@@ -6,7 +6,7 @@ DiffSynth-Studio and musubi-tuner; encoders, VAE and solver are the official one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from tests.parity.official_wan21_image import encode_clip
 from tests.parity.plain_network import PlainNetwork, control_motion
 
 torch = pytest.importorskip("torch")
-pytestmark = [pytest.mark.parity, pytest.mark.slow]
+pytestmark = [pytest.mark.parity, pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 PROMPT, NEGATIVE_PROMPT, SEED, STEPS, GUIDE_SCALE, SHIFT = (
@@ -42,15 +42,6 @@ PROMPT, NEGATIVE_PROMPT, SEED, STEPS, GUIDE_SCALE, SHIFT = (
 WIDTH, HEIGHT, NUM_FRAMES = 48, 16, 9
 LATENT_FRAMES, ROWS, COLUMNS = 3, 2, 6
 NO_IMAGE_TOKENS = 257  # zeros stand for the features of an image that is not given
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Several threads wait for each other longer than such small networks take."""
-    count = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(count)
 
 
 @dataclass(frozen=True)

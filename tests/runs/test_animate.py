@@ -11,12 +11,13 @@ import pytest
 
 from mlx_video import RequestError, Video, WanPipeline, convert_checkpoint
 from mlx_video.conditioning.animate import AnimateAddOn
-from mlx_video.events import Notice, StageStarted, StepFinished
+from mlx_video.events import Notice, StageStarted
 from mlx_video.latents.latents_file import load_latents
 from mlx_video.media.sources.pick_frames import Picking, pick_frames
 from mlx_video.media.sources.source_video import open_video
 from mlx_video.models.block_context import Pass
 from tests.fixtures.adapter_files import write_relighting_adapter
+from tests.fixtures.interruptions import interrupt_in_part
 from tests.fixtures.tiny_variants import tiny_variant, write_tiny_variant
 from tests.models.animate_networks import FACES, POSE_LATENTS, build_animate
 from tests.models.networks import CONCAT_LATENTS, CONTEXT, LATENTS, ONE_IMAGE, at
@@ -114,18 +115,11 @@ def test_poses_behind_a_segment_change_nothing_in_it(pipeline):
 def test_a_replacement_is_resumed_bit_for_bit(pipeline, tmp_path: Path, where: tuple[int, int]):
     options = {**inputs(8, is_replacement=True), **SHORT}
     whole = pipeline("a cat", **options, save_latents=tmp_path / "whole")
-    path, latents, counts = tmp_path / "a.webp", tmp_path / "latents", [0]
-    part, step = where
-
-    def interrupt(event: object) -> None:
-        begins = isinstance(event, StageStarted) and event.stage == "denoise"
-        counts[0] += begins
-        is_taken = isinstance(event, StepFinished) and event.index + 1 == step
-        if counts[0] == part and ((begins and step == 0) or is_taken):
-            raise KeyboardInterrupt
-
+    path, latents = tmp_path / "a.webp", tmp_path / "latents"
     with pytest.raises(KeyboardInterrupt):
-        pipeline("a cat", **options, output_path=path, save_latents=latents, on_event=interrupt)
+        pipeline(
+            "a cat", **options, output_path=path, save_latents=latents, on_event=interrupt_in_part(*where)
+        )
     resumed = pipeline("a cat", **options, output_path=path, save_latents=latents, resume=True)
     assert np.array_equal(resumed.frames, whole.frames)
     assert mx.array_equal(load_latents(latents)[0], load_latents(tmp_path / "whole")[0])

@@ -16,12 +16,12 @@ from mlx_video.conditioning.continuation.part import Part
 from mlx_video.conditioning.continuation.way import Continuation, Length
 from mlx_video.conditioning.units import ConditioningUnit
 from mlx_video.config import ModelConfig
-from mlx_video.events import StageStarted, StepFinished
 from mlx_video.latents.latents_file import load_latents
 from mlx_video.media.sources.pick_frames import Picking, pick_frames
 from mlx_video.media.sources.source_video import open_video
 from mlx_video.runs import generate
 from mlx_video.variants.registry import find_variant
+from tests.fixtures.interruptions import interrupt_in_part
 from tests.fixtures.tiny_variants import write_tiny_variant
 
 SHORT = {"num_frames": 9, "steps": 2, "guide_scale": 1.0, "seed": 1, "width": 64, "height": 32}
@@ -143,17 +143,10 @@ def test_they_are_resumed_bit_for_bit(pipeline, go_on, tmp_path: Path, where: tu
     options = {"image": IMAGE, **SHORT}
     whole = pipeline("a cat", **options, save_latents=tmp_path / "whole")
     path, latents = tmp_path / "a.webp", tmp_path / "latents"
-    part, step = where
-    counts = [0]
-
-    def interrupt(event: object) -> None:
-        counts[0] += isinstance(event, StageStarted) and event.stage == "denoise"
-        begins = isinstance(event, StageStarted) and event.stage == "denoise" and step == 0
-        if counts[0] == part and (begins or (isinstance(event, StepFinished) and event.index + 1 == step)):
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        pipeline("a cat", **options, output_path=path, save_latents=latents, on_event=interrupt)
+        pipeline(
+            "a cat", **options, output_path=path, save_latents=latents, on_event=interrupt_in_part(*where)
+        )
     resumed = pipeline("a cat", **options, output_path=path, save_latents=latents, resume=True)
     assert np.array_equal(resumed.frames, whole.frames)
     assert mx.array_equal(load_latents(latents)[0], load_latents(tmp_path / "whole")[0])

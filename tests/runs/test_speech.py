@@ -12,12 +12,13 @@ import pytest
 
 from mlx_video import MediaError, RequestError, WanPipeline, convert_checkpoint
 from mlx_video.conditioning.speech.sound import count_clips, count_heard, encode_sound
-from mlx_video.events import Notice, StageStarted, StepFinished
+from mlx_video.events import Notice, StepFinished
 from mlx_video.latents.latents_file import load_latents
 from mlx_video.loading.components import load_audio_encoder
 from mlx_video.media.sound import Sound, read_sound
 from mlx_video.media.video import read_frames
 from mlx_video.variants.speech import size_within_area
+from tests.fixtures.interruptions import interrupt_in_part
 from tests.fixtures.sounds import rising_tone, write_wav
 from tests.fixtures.tiny_variants import write_tiny_variant
 
@@ -104,19 +105,9 @@ def test_a_video_ends_with_the_sound_or_the_last_clip_that_is_wanted(
 def test_an_interrupted_song_goes_on_bit_for_bit(pipeline, tone, tmp_path: Path, where: tuple[int, int]):
     given = options(tone(0.75), s2v_pose_video=POSES, video_fps=16)
     whole = pipeline(**given, save_latents=tmp_path / "whole")
-    clip, step = where
-    begun = [0]
-
-    def interrupt(event: object) -> None:
-        begins = isinstance(event, StageStarted) and event.stage == "denoise"
-        begun[0] += begins
-        ends = isinstance(event, StepFinished) and event.index + 1 == step
-        if begun[0] == clip and (ends or (begins and not step)):
-            raise KeyboardInterrupt
-
     path, latents = tmp_path / "a.webp", tmp_path / "latents"
     with pytest.raises(KeyboardInterrupt):
-        pipeline(**given, output_path=path, save_latents=latents, on_event=interrupt)
+        pipeline(**given, output_path=path, save_latents=latents, on_event=interrupt_in_part(*where))
     told: list[object] = []
     resumed = pipeline(**given, output_path=path, save_latents=latents, resume=True, on_event=told.append)
     assert any(isinstance(event, Notice) and "Going on" in event.text for event in told)
