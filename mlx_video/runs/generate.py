@@ -17,7 +17,6 @@ from mlx_video.loading.components import check_weights
 from mlx_video.loading.residency import release_memory
 from mlx_video.loading.session import Session
 from mlx_video.loading.vae_halves import check_vae_encoder
-from mlx_video.media.sound import read_sound
 from mlx_video.planning.division import UNDIVIDED, Division
 from mlx_video.planning.memory_plan import MemoryPlan
 from mlx_video.planning.mlx_limits import MLXLimits
@@ -140,8 +139,7 @@ def settle_run(request: GenerateRequest, model: ModelFolder, config: ModelConfig
     check_camera_path(run)
     check_weights(model, stored)
     plan = replace(plan, notices=(*plan.notices, *adapter_notices))
-    sound = read_sound(request.input_audio) if request.input_audio else None
-    run = replace(run, plan=plan, adapters=adapters, sound=sound)
+    run = replace(run, plan=plan, adapters=adapters)
     if encodes_frames(run):
         check_vae_encoder(model, config)
     return run

@@ -45,7 +45,6 @@ class Run:
         shared_frames: that a segment takes of what is before it.
         part: where the run lies in a video of several parts.
         length: of that video, where its inputs tell; None for what the options say.
-        sound: of the whole video; None where none is given.
         state: of an earlier run, to go on from; None to begin at the first step.
         identity: what decides the latents, to be compared with a state's; empty where no state is kept.
         memory_plan: behind the choices in `plan`; None where memory was not planned.
@@ -74,7 +73,6 @@ class Run:
     shared_frames: int = 1
     part: Part = WHOLE
     length: Length | None = None
-    sound: Sound | None = None
     state: RunState | None = None
     identity: Mapping[str, str] = field(default_factory=dict)
     memory_plan: MemoryPlan | None = None
@@ -88,6 +86,11 @@ class Run:
     sharing: StepSharing | None = None
     weights: SharedWeights | None = None
     division: Division = UNDIVIDED
+
+    @property
+    def sound(self) -> Sound | None:
+        """The sound of the whole video; None where none is given."""
+        return self.length.sound if self.length else None
 
     @property
     def finished_latents(self) -> mx.array | None:

@@ -54,6 +54,7 @@ def find_sound_length(request: GenerateRequest, config: ModelConfig) -> Length |
     """
     if request.motion_video is not None:
         check_motion(open_video(request.motion_video))
+    sound = None
     clip_frames = (request.num_frames or config.sampling.num_frames) + EXTRA_FRAMES
     if request.input_audio is not None:
         sound = read_sound(request.input_audio)
@@ -71,7 +72,7 @@ def find_sound_length(request: GenerateRequest, config: ModelConfig) -> Length |
     frames = min(clips * clip_frames - _count_lost(request), end)
     # A clip behind the end of the sound would show nothing.
     clips = -(-(int(frames) + _count_lost(request)) // clip_frames)
-    return Length(clips, int(frames), reason)
+    return Length(clips, int(frames), reason, sound)
 
 
 SPEECH_CLIPS = Continuation(

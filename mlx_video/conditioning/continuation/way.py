@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from mlx_video.conditioning.continuation.part import EarlierVideo
 from mlx_video.config import ModelConfig
+from mlx_video.media.sound import Sound
 from mlx_video.request import GenerateRequest
 
 
@@ -19,11 +20,13 @@ class Length:
         parts: how many it is made in.
         frames: to which the last part is cut; None for all that it makes.
         reason: for messages, such as "the pose video has 120 frames".
+        sound: whose length it is; None where no sound tells it.
     """
 
     parts: int
     frames: int | None
     reason: str
+    sound: Sound | None = field(default=None, compare=False)
 
 
 class CountShared(Protocol):
