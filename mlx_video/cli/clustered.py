@@ -1,4 +1,4 @@
-"""The generate command where `mlx.launch` has started it on several machines."""
+"""Commands that `mlx.launch` has started on several machines."""
 
 from __future__ import annotations
 
@@ -101,6 +101,15 @@ def refuse_on_several(args: argparse.Namespace) -> None:
             "interactive",
             "works on one machine. Give a --prompt-file, or start the command without mlx.launch.",
         )
+    refuse_unnamed_model(args)
+
+
+def refuse_unnamed_model(args: argparse.Namespace) -> None:
+    """Refuse the demo model, which each machine would make for itself.
+
+    Raises:
+        RequestError: no other is named.
+    """
     if args.folder is None:
         raise RequestError(
             "model_dir", "is missing: machines that work together need the model's name. Add it."

@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlx_video.cli import arguments
+from mlx_video.cli.clustered import refuse_unnamed_model, run_with_others
 from mlx_video.cli.console import run_command
 from mlx_video.cli.named_model import open_model_of
-from mlx_video.distributed.launch import is_launched, read_launch
-from mlx_video.errors import ClusterError
+from mlx_video.distributed.launch import is_launched
+from mlx_video.events import finish
 from mlx_video.request import ModelRequest, option
 from mlx_video.request.dataset import DatasetOptions
 from mlx_video.request.train import TrainRequest
 
 if TYPE_CHECKING:
+    from mlx_video.distributed.cluster import Cluster
     from mlx_video.events import Event
 
 
@@ -39,34 +41,37 @@ def build_parser() -> argparse.ArgumentParser:
     return arguments.build_parser("python -m mlx_video.train_wan", __doc__, OPTIONS)
 
 
-def run_events(args: argparse.Namespace) -> Iterator[Event]:
+def run_events(args: argparse.Namespace, cluster: Cluster | None = None) -> Iterator[Event]:
     """Open the model, encode what of the dataset is not in its cache yet, and train.
 
-    Raises:
-        ClusterError: the command was started on several machines.
+    Args:
+        args: parsed.
+        cluster: whose rank 0 this process is; None for a process that works alone.
     """
+    from mlx_video.training.cluster.leader import TrainingLeader
     from mlx_video.training.data.input_names import read_extra_inputs
     from mlx_video.training.train_on_dataset import WholeTraining, describe_plan, train_on_dataset
 
-    _refuse_several_machines()
     request = arguments.request_from(TrainRequest, args)
     options = arguments.request_from(DatasetOptions, args)
     inputs = read_extra_inputs(options.extra_inputs) or ()
+    if cluster is not None:
+        refuse_unnamed_model(args)
     model, config = yield from open_model_of(args, inputs)
-    whole = WholeTraining(request, options, model, config)
+    leader = None if cluster is None else TrainingLeader(cluster)
+    whole = WholeTraining(request, options, model, config, leader)
     yield from describe_plan(whole) if args.plan else train_on_dataset(whole)
 
 
-def _refuse_several_machines() -> None:
-    """Refuse what every process would do for itself, all into the same files."""
-    if not is_launched():
-        return
-    launch = read_launch()
-    if launch is None or launch.size > 1:
-        raise ClusterError(
-            "train_wan works on one machine, and mlx.launch has started several. Start it without "
-            "mlx.launch, on one of them."
-        )
+def serve(args: argparse.Namespace, cluster: Cluster) -> None:
+    """Take part in a training as another than rank 0."""
+    from mlx_video.training.cluster.follower import TrainingFollower
+    from mlx_video.training.plan import plan_training
+
+    refuse_unnamed_model(args)
+    model, config = finish(open_model_of(args, ()), lambda event: None)
+    plan = plan_training(arguments.request_from(TrainRequest, args), model, config)
+    TrainingFollower(cluster, plan).serve()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,4 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 done, 1 a known error, 2 a wrong option, 130 interrupted.
     """
-    return run_command(run_events, build_parser().parse_args(argv))
+    args = build_parser().parse_args(argv)
+    if is_launched():
+        return run_with_others(args, run_events, serve)
+    return run_command(run_events, args)

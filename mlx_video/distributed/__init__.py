@@ -21,7 +21,7 @@ What turns a network, its blocks or a pass into one of several processes:
   its tokens alone.
 - `shared_decode.decode_shared(vae, latents, collectives, tile=...)`, in place of `decode_chunks`: all
   processes hold the VAE and take all chunks.
-- `gradients.average_gradients(gradients, collectives)`: for training on other examples in each process.
+- `gradients.sum_gradients(gradients, collectives)`: for training on other examples in each process.
 
 What each process takes is planned with `planning.division.Division(mode, count)` as `MemoryTask.division`,
 and `decode_peak_bytes(..., processes=count)`. "sharded" there means the weights and the tokens.

@@ -17,11 +17,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import mlx.core as mx
+
 from mlx_video.distributed.wire import Message, Wire
 from mlx_video.errors import ClusterError
 
 _ALIVE, _LOST, _FAILED, _END = "alive", "lost", "failed", "end"
 _ENDED = "has ended."
+_FAILURES_AT_MOST = 1000
 _LEAVE_SECONDS = 10.0
 """How long a process that has failed waits for rank 0 to end."""
 
@@ -145,9 +148,26 @@ class Channel:
             if not self._first_loss and not str(error).startswith("["):  # "[ring] connection to a peer …"
                 raise
             self._loss_known.wait(3 * self._interval + 1)
+            _take_further_errors()
             raise self.loss_error() from error
         finally:
             self._is_in_collective = False
+
+    @contextmanager
+    def jointly(self) -> Iterator[None]:
+        """Work of rank 0 that all do together: when it fails here, nobody waits for it.
+
+        Raises:
+            ClusterError: a process is lost.
+        """
+        try:
+            with self.collective():
+                yield
+        except ClusterError:
+            raise
+        except Exception as error:
+            self.give_up(error)
+            raise
 
     def error_of(self, rank: int) -> ClusterError:
         """The error of a process that is lost."""
@@ -248,3 +268,11 @@ class Channel:
         """End a process whose collective nothing else ends: the loop that it waits in is not Python's."""
         os.write(sys.stderr.fileno(), f"error: {self.loss_error()}\n".encode())
         os._exit(1)
+
+
+def _take_further_errors() -> None:
+    """Let MLX tell of all collectives that have failed: it would in whatever work comes next."""
+    for _ in range(_FAILURES_AT_MOST):
+        with suppress(RuntimeError):
+            mx.clear_cache()
+            return

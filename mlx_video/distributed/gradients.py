@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import mlx.core as mx
 
@@ -12,38 +12,30 @@ MESSAGE_BYTES = 32 << 20
 """Of gradients that travel together: single ones are too small for a link, all need twice the memory."""
 
 
-def average_gradients(gradients: Mapping[str, mx.array], collectives: Collectives) -> dict[str, mx.array]:
-    """The mean of the gradients of all processes.
-
-    They are gathered, and added in the order of ranks: every process has the same bits, so that values which
-    were the same stay so.
+def sum_gradients(gradients: Mapping[str, mx.array], collectives: Collectives) -> dict[str, mx.array]:
+    """The sum of the gradients of all processes.
 
     Args:
         gradients: of this process; names and shapes are the same everywhere.
         collectives: exchanges among the processes.
 
     Returns:
-        Shapes and types of `gradients`, evaluated; added up in float32.
+        Shapes and types of `gradients`, evaluated; added up in float32. On some links the bits depend on the
+        rank.
     """
-    averaged: dict[str, mx.array] = {}
+    summed: dict[str, mx.array] = {}
     for names in _batch(gradients):
         own = mx.concatenate([gradients[name].reshape(-1).astype(mx.float32) for name in names])
         mx.eval(own)
-        mean = collectives.gather(own[None]).mean(axis=0)
+        total = collectives.sum(own)
         start = 0
         for name in names:
             gradient = gradients[name]
-            part = mean[start : start + gradient.size].reshape(gradient.shape)
-            averaged[name] = part.astype(gradient.dtype)
+            part = total[start : start + gradient.size].reshape(gradient.shape)
+            summed[name] = part.astype(gradient.dtype)
             start += gradient.size
-        mx.eval([averaged[name] for name in names])
-    return averaged
-
-
-def gather_numbers(numbers: Sequence[float], collectives: Collectives) -> list[float]:
-    """Numbers of all processes, such as losses, by rank; each has as many."""
-    gathered = collectives.gather(mx.array([*numbers], mx.float32))
-    return [float(number) for number in gathered.tolist()]  # type: ignore[union-attr, arg-type]
+        mx.eval([summed[name] for name in names])
+    return summed
 
 
 def _batch(gradients: Mapping[str, mx.array]) -> Iterator[list[str]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from mlx_video.request.kinds import Place
 from mlx_video.request.option import between, check_options, option
+from mlx_video.request.parallel import lost_after_option
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,7 @@ class ClusterCheckRequest:
     width: int = option(832, help="of the video that gains are predicted for", check=between(16, 8192))
     height: int = option(480, help="of the same", check=between(16, 8192))
     num_frames: int = option(81, help="of the same; 4n+1", check=between(1, 10001))
-    lost_after: float = option(
-        60.0,
-        help="seconds without a sign of life after which a machine counts as lost",
-        metavar="SECONDS",
-        check=between(0.1, 86400),
-    )
+    lost_after: float = lost_after_option()
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from mlx_video.request.choices import ParallelMode
 from mlx_video.request.option import between, option
 
 PARALLEL_GROUP = "several machines"
+
+
+def lost_after_option(group: str | None = None) -> Any:
+    """How long a silent machine is waited for; an option of every command that several may work at."""
+    return option(
+        60.0,
+        help="seconds without a sign of life after which a machine counts as lost",
+        group=group,
+        metavar="SECONDS",
+        check=between(0.1, 86400),
+        affects="run",
+    )
 
 
 @dataclass(frozen=True)
@@ -23,11 +36,4 @@ class ParallelOptions:
         group=PARALLEL_GROUP,
         affects="run",
     )
-    lost_after: float = option(
-        60.0,
-        help="seconds without a sign of life after which a machine counts as lost",
-        group=PARALLEL_GROUP,
-        metavar="SECONDS",
-        check=between(0.1, 86400),
-        affects="run",
-    )
+    lost_after: float = lost_after_option(PARALLEL_GROUP)

@@ -10,6 +10,7 @@ from mlx_video.errors import RequestError
 from mlx_video.request.choices import MAX_SEED, StreamMode
 from mlx_video.request.kinds import Kind, Place, ReadPath, WrittenPath
 from mlx_video.request.option import Bounds, at_least, between, check_options, option, positive, settle_paths
+from mlx_video.request.parallel import PARALLEL_GROUP, lost_after_option
 
 NetworkKind = Literal["lora", "loha", "full"]
 ExpertChoice = Literal["high_noise", "low_noise"]
@@ -212,6 +213,7 @@ class TrainRequest:
         metavar="FILE",
         affects="run",
     )
+    lost_after: float = lost_after_option(PARALLEL_GROUP)
     tensorboard: bool = option(
         False,
         help="write TensorBoard's events besides log.jsonl; needs `pip install mlx-video[tensorboard]`",

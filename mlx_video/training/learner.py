@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import mlx.core as mx
 
@@ -16,6 +16,7 @@ from mlx_video.training.network import OpenNetwork
 from mlx_video.training.optimizers import Descent, average_in
 from mlx_video.training.plan import TrainingPlan
 from mlx_video.training.state import TrainingState
+from mlx_video.training.step_gradients import AddUp, ExampleLoss, add_up, draw_step
 from mlx_video.training.trainable import Values
 
 PATIENCE = 10
@@ -30,6 +31,7 @@ class Learner:
         examples: to learn from.
         state: to begin with.
         identity: of the training.
+        gather: computes the gradients of each step.
 
     Attributes:
         examples, identity: as given.
@@ -37,12 +39,18 @@ class Learner:
     """
 
     def __init__(
-        self, plan: TrainingPlan, examples: Examples, state: TrainingState, identity: Mapping[str, str]
+        self,
+        plan: TrainingPlan,
+        examples: Examples,
+        state: TrainingState,
+        identity: Mapping[str, str],
+        gather: AddUp = add_up,
     ) -> None:
         request = plan.request
         self.identity = identity
         self.state = state
         self._plan = plan
+        self._add_up = gather
         self.examples = examples
         self._descent = Descent(
             request.optimizer, request.weight_decay, plan.schedule, request.max_gradient_norm
@@ -64,10 +72,13 @@ class Learner:
             TrainingError: a loss is not finite, or some parameters never got a gradient.
         """
         began, step = time.perf_counter(), self.state.step
-        gradients, losses = self._add_up(network, step)
+        plan = self._plan
+        parts = draw_step(plan.drawing, self.examples, plan.request.gradient_accumulation, step)
+        gradients, losses = self._add_up(network, parts)
+        _check_finite(losses, step)
         values, norm = self._descent.take_step(step, self.state.values, gradients)
         average = self.state.average
-        if decay := self._plan.request.ema:
+        if decay := plan.request.ema:
             # Early on the average is of few steps: 1/11, 2/12, … as diffusers and timm have it.
             average = average_in(average, values, min(decay, (step + 1) / (step + 10)))
         optimizer = self._descent.state()
@@ -81,27 +92,9 @@ class Learner:
         network.trainable.put(values)
         self.state = TrainingState(step + 1, values, optimizer, average)
         self._check_reach(gradients)
-        rate = self._plan.schedule.rate(step)
-        return StepRecord(step + 1, sum(losses) / len(losses), rate, length, time.perf_counter() - began)
-
-    def _add_up(self, network: OpenNetwork, step: int) -> tuple[Values, list[float]]:
-        """Mean gradients of a step's batches, and the loss of each of their examples."""
-        total: Values = {}
-        losses: list[float] = []
-        batches = self._plan.request.gradient_accumulation
-        for position in range(step * batches, (step + 1) * batches):
-            drawn = self._plan.drawing.draw_batch(self.examples, position)
-            for one in drawn:
-                loss, gradients = network.gradients(one)
-                share = 1 / (len(drawn) * batches)
-                total = {
-                    name: gradient * share + total[name] if total else gradient * share
-                    for name, gradient in gradients.items()
-                }
-                mx.eval(loss, total)
-                losses.append(float(loss.item()))  # type: ignore[arg-type]
-                _check_finite(losses[-1], one.name, step)
-        return total, losses
+        rate = plan.schedule.rate(step)
+        loss = sum(one.value for one in losses) / len(losses)
+        return StepRecord(step + 1, loss, rate, length, time.perf_counter() - began)
 
     def _check_reach(self, gradients: Values) -> None:
         """Refuse to go on with parameters that no gradient reaches."""
@@ -127,9 +120,10 @@ class Learner:
         return (name for name, value in values.items() if name.endswith(ending) and not mx.any(value).item())
 
 
-def _check_finite(loss: float, name: str, step: int) -> None:
-    if not math.isfinite(loss):
-        raise TrainingError(
-            f"step {step + 1}: the loss of {name} is {loss}. Look at that clip; if it is sound, lower "
-            "--learning-rate."
-        )
+def _check_finite(losses: Sequence[ExampleLoss], step: int) -> None:
+    for loss in losses:
+        if not math.isfinite(loss.value):
+            raise TrainingError(
+                f"step {step + 1}: the loss of {loss.name} is {loss.value}. Look at that clip; if it is "
+                "sound, lower --learning-rate."
+            )

@@ -34,11 +34,12 @@ from mlx_video.training.plan import TrainingPlan
 from mlx_video.training.results import remove_older_results, write_result
 from mlx_video.training.samples import make_samples
 from mlx_video.training.state import TrainingState, load_state, save_state
+from mlx_video.training.step_gradients import AddUp, add_up
 
 STAGE = "training"
 
 
-def train(plan: TrainingPlan, examples: Examples) -> Work[Path]:
+def train(plan: TrainingPlan, examples: Examples, gather: AddUp = add_up) -> Work[Path]:
     """Train, and write the result.
 
     Whatever ends it early, Ctrl-C included, the steps that are done are kept in the state, from which
@@ -47,6 +48,7 @@ def train(plan: TrainingPlan, examples: Examples) -> Work[Path]:
     Args:
         plan: of the training.
         examples: to learn from.
+        gather: computes the gradients of each step.
 
     Returns:
         The trained file, or folder.
@@ -68,7 +70,7 @@ def train(plan: TrainingPlan, examples: Examples) -> Work[Path]:
         yield Notice(_describe(plan, examples, state))
     else:
         yield Notice(f"Going on after step {state.step} of {request.steps}, from {plan.state_path}.")
-    learner = Learner(plan, examples, state, identity)
+    learner = Learner(plan, examples, state, identity, gather)
     # Whatever happens from here on, what is done is kept.
     yield StateSaved(plan.state_path, state.step, request.steps, _hint(plan))
     log = TrainingLog(request.output_dir, state.step, tensorboard=request.tensorboard)

@@ -11,20 +11,21 @@ from mlx_video.errors import DatasetError
 from mlx_video.events import MemoryPlanned, TextResult, Work
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.loading.residency import release_memory
-from mlx_video.planning.memory_plan import MemoryPlan
 from mlx_video.planning.memory_task import MemoryTask
-from mlx_video.planning.mlx_limits import plan_limits
 from mlx_video.planning.model_sizes import read_model_sizes
 from mlx_video.planning.stage_plans import plan_encoding, plan_text
 from mlx_video.request.dataset import DatasetOptions
 from mlx_video.request.train import TrainRequest
 from mlx_video.runs.memory import find_host
-from mlx_video.training.data import CachedDataset, prepare_dataset, read_dataset
+from mlx_video.training.cluster.leader import TrainingLeader
+from mlx_video.training.data import prepare_dataset, read_dataset
 from mlx_video.training.data.cache_pass import CAPTIONS_AT_A_TIME
 from mlx_video.training.data.example_plan import find_learner, survey_dataset
+from mlx_video.training.fit import fit_training
 from mlx_video.training.largest_example import largest_of_cache, largest_of_survey
-from mlx_video.training.memory import measure_training, plan_memory, read_infos, refuse_misfit
-from mlx_video.training.plan import TrainingPlan, plan_training
+from mlx_video.training.memory import measure_training, plan_memory, read_infos
+from mlx_video.training.plan import plan_training
+from mlx_video.training.step_gradients import add_up
 from mlx_video.training.train import check_start, train
 
 
@@ -36,12 +37,14 @@ class WholeTraining:
         request: the training.
         options: its dataset.
         model, config: of the model.
+        leader: shares the work with other machines; None where there are none.
     """
 
     request: TrainRequest
     options: DatasetOptions
     model: ModelFolder
     config: ModelConfig
+    leader: TrainingLeader | None = None
 
 
 def train_on_dataset(whole: WholeTraining) -> Work[Path | None]:
@@ -52,40 +55,30 @@ def train_on_dataset(whole: WholeTraining) -> Work[Path | None]:
 
     Raises:
         RequestError, DatasetError, MediaError, CheckpointError, MemoryBudgetError, TrainingError,
-        AdapterError: as `plan_training`, `prepare_dataset` and `train`.
+        AdapterError: as `plan_training`, `prepare_dataset`, `fit_training` and `train`.
+        ClusterError: another machine differs, or is lost.
     """
     request, options = whole.request, whole.options
     plan = plan_training(request, whole.model, whole.config)
     if not (options.cache_only or options.inspect_dataset):
         check_start(plan)
+        if whole.leader:
+            whole.leader.check(plan)
     examples = yield from prepare_dataset(
         options, whole.model, whole.config, seed=request.seed, memory_limit=request.memory_limit
     )
     if examples is None:
         return None
-    plan, memory = fit_training(plan, examples)
-    yield MemoryPlanned(memory.predicted)
-    host = memory.host
-    peak = max(memory.predicted.values())
-    limits = plan_limits(host.machine, host.budget, peak, memory.cache_bytes)
+    largest = largest_of_cache(examples, plan.config)
+    fitted = fit_training(plan, largest)
+    yield MemoryPlanned(fitted.memory.predicted)
+    if whole.leader:
+        yield from whole.leader.begin(plan, examples, largest)
+    work = train(fitted.plan, examples, whole.leader.add_up if whole.leader else add_up)
     try:
-        return (yield from limits.in_force(train(plan, examples)))
+        return (yield from fitted.limits.in_force(work))
     finally:
         release_memory()
-
-
-def fit_training(plan: TrainingPlan, examples: CachedDataset) -> tuple[TrainingPlan, MemoryPlan]:
-    """A training fitted to the memory of this machine.
-
-    Raises:
-        MemoryBudgetError: it needs more than there is.
-        RequestError: streaming is asked for, and not possible.
-    """
-    largest = largest_of_cache(examples, plan.config)
-    size = measure_training(plan, read_infos(plan), largest.num_tokens, largest.image_tokens)
-    way, memory = plan_memory(plan, size, find_host(plan.request.memory_limit))
-    refuse_misfit(memory, size)
-    return replace(plan, streams=way.streams, checkpoints=way.checkpoints), memory
 
 
 def describe_plan(whole: WholeTraining) -> Work[None]:

@@ -42,4 +42,4 @@ def test_two_processes_are_told_of_and_compared(tmp_path_factory: pytest.TempPat
     other = models("wan2.1-t2v-1.3b", quantize=True, bits=4, group_size=32)
     first, _ = run_ranks(2, [[*WORDS, f"--model-dir={one}"] for one in (model, other)])
     assert first.code == 1
-    assert "(rank 1 of 2) would make another video" in first.err
+    assert "(rank 1 of 2) would compute something else" in first.err

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 
 import mlx.core as mx
@@ -83,17 +83,8 @@ class StepLeader:
         Raises:
             ClusterError: a machine is lost.
         """
-        if not self.split.is_joint:
+        with self.channel.jointly() if self.split.is_joint else nullcontext():
             yield
-            return
-        try:
-            with self.channel.collective():
-                yield
-        except ClusterError:
-            raise
-        except Exception as error:
-            self.channel.give_up(error)
-            raise
 
     def decode(
         self, vae: WanVAE, latents: mx.array, *, tile: int | None, latents_per_push: int, parts: Sequence[int]

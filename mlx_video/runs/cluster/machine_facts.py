@@ -125,7 +125,7 @@ def refuse_differences(cluster: Cluster, facts: list[MachineFacts]) -> None:
                     f"{cluster.describe(0)}"
                     for name in names
                 )
-                raise ClusterError(f"{cluster.describe(rank)} would make another video: {told}. {cure}")
+                raise ClusterError(f"{cluster.describe(rank)} would compute something else: {told}. {cure}")
 
 
 _SAME_VERSIONS = "Install the same versions on all machines."

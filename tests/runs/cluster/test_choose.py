@@ -102,5 +102,5 @@ def test_facts_name_versions_and_files(opened):
 def test_differences_are_refused_by_name(changes: dict, words: str):
     cluster = Cluster(0, 2, ("one", "two"))
     refuse_differences(cluster, [FACTS, FACTS])
-    with pytest.raises(ClusterError, match=rf"two \(rank 1 of 2\) would make another video: {words}"):
+    with pytest.raises(ClusterError, match=rf"two \(rank 1 of 2\) would compute something else: {words}"):
         refuse_differences(cluster, [FACTS, replace(FACTS, **changes)])

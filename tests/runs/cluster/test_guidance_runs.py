@@ -107,7 +107,7 @@ def test_machines_with_other_files_are_refused_by_name(models: Models, tmp_path:
     words = [[*PROGRAM, *options(model, tmp_path / "v.mp4", GUIDANCE)] for model in (here, there)]
     first, second = run_ranks(2, words)
     assert first.code == 1
-    assert "(rank 1 of 2) would make another video: " in first.err
+    assert "(rank 1 of 2) would compute something else: " in first.err
     assert "Copy the files from one machine to the others" in first.err
     assert (second.code, second.err) == (0, "")
     assert not (tmp_path / "v.mp4").exists()
