@@ -3,12 +3,14 @@
 python -m tests.mutate
 python -m tests.mutate --count 40 --only sampling/ --seed 7
 
-The tests are run once first to learn which comes past which line; `--work-dir` keeps that for the next time.
+The tests are run once first to learn which comes past which line; `--work-dir` keeps that for the next time,
+and what was killed, which is not tried again.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections import Counter, defaultdict
@@ -46,11 +48,14 @@ def main() -> int:
         return 0
     started, reach = time.perf_counter(), measure_reach(args.work_dir / args.marks, args.marks)
     outcomes, reasons = [], read_reasons()
+    killed = Killed(args.work_dir / args.marks / "killed.json")
     workplaces: Queue[Workplace] = Queue()
     for number in range(args.jobs):
         workplaces.put(Workplace((args.work_dir / f"copy_{number}").resolve()))
 
     def try_one(mutant: Mutant) -> Outcome:
+        if known := killed.find(mutant):
+            return known
         workplace = workplaces.get()
         try:
             return workplace.try_mutant(mutant, reach, reasons)
@@ -60,6 +65,7 @@ def main() -> int:
     with ThreadPoolExecutor(args.jobs) as pool:
         for number, outcome in enumerate(pool.map(try_one, mutants), 1):
             outcomes.append(outcome)
+            killed.keep(outcome)
             mutant = outcome.mutant
             print(
                 f"{number}/{len(mutants)} {outcome.state}: line {mutant.mistake.line} of {mutant.key}"
@@ -67,6 +73,29 @@ def main() -> int:
                 flush=True,
             )
     return report(outcomes, time.perf_counter() - started)
+
+
+class Killed:
+    """Mutants that were killed by an earlier run, in a file.
+
+    Args:
+        path: of the file; one that is not there holds none.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._tests: dict[str, str] = json.loads(path.read_text()) if path.is_file() else {}
+
+    def find(self, mutant: Mutant) -> Outcome | None:
+        """What became of a mutant; None unless it was killed."""
+        test = self._tests.get(mutant.key)
+        return None if test is None else Outcome(mutant, KILLED, 0, test)
+
+    def keep(self, outcome: Outcome) -> None:
+        """Remember a mutant that was killed."""
+        if outcome.state == KILLED:
+            self._tests[outcome.mutant.key] = outcome.note
+            self._path.write_text(json.dumps(self._tests, indent=1))
 
 
 def report(outcomes: list[Outcome], seconds: float) -> int:
