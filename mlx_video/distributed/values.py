@@ -27,8 +27,8 @@ def pack(value: Any, arrays: list[mx.array], instead: Instead = refuse) -> Any:
     """A value as JSON.
 
     Args:
-        value: of numbers, texts, paths, arrays of MLX and NumPy, tuples, lists, mappings, and dataclasses of this
-            package.
+        value: of numbers, texts, paths, arrays of MLX and NumPy, tuples, lists, mappings, and dataclasses of
+            this package.
         arrays: gets the arrays, which the JSON refers to by number.
         instead: what goes in place of anything else.
 
