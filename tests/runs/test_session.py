@@ -432,6 +432,7 @@ def test_runs_in_turns_share_what_they_have_in_common(
         assert np.array_equal(sink.frames(), expected.frames)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("first_to_end", [0, 1])
 @pytest.mark.parametrize("how", ["close", "release"])
 @pytest.mark.parametrize("stream", ["off", "on"])
