@@ -10,6 +10,7 @@ from PIL import Image
 
 from mlx_video.errors import RequestError
 from mlx_video.request import ConvertRequest, GenerateRequest, LoraChoice
+from mlx_video.request.speech import frames_of_clip
 
 
 @pytest.mark.parametrize(
@@ -199,3 +200,9 @@ def test_a_video_to_fill_in_and_its_mask_go_together(given: str, other: str):
     with pytest.raises(RequestError, match=f"needs --inpaint-video{other} beside it") as caught:
         GenerateRequest("a cat", **{given: Path("a.mp4")})
     assert caught.value.field == given
+
+
+@pytest.mark.parametrize(("asked", "nearest"), [(81, "80 or 84"), (83, "80 or 84"), (3, "8 or 12")])
+def test_clips_of_other_lengths_are_told_the_nearest(asked: int, nearest: str):
+    with pytest.raises(RequestError, match=f"Nearest: {nearest}"):
+        frames_of_clip(asked, None)
