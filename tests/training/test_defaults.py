@@ -26,3 +26,10 @@ def test_the_rate_follows_from_the_width(model: Path, tmp_path: Path, options: d
 def test_the_warm_up_is_a_twentieth(model: Path, tmp_path: Path):
     assert plan_small(model, tmp_path, steps=1000).schedule.warm_up == 50
     assert plan_small(model, tmp_path, steps=1000, warm_up_steps=3).schedule.warm_up == 3
+
+
+@pytest.mark.parametrize("limits", [{"min_timestep": 100.0}, {"max_timestep": 900.0}])
+def test_one_limit_of_the_noise_may_be_given_alone(model: Path, tmp_path: Path, limits: dict):
+    levels = plan_small(model, tmp_path, **limits).drawing.levels
+    told = {"min_timestep": 0.0, "max_timestep": 1000.0} | limits
+    assert (1000 * levels.lowest, 1000 * levels.highest) == tuple(told.values())
