@@ -18,7 +18,8 @@ from mlx_video.request.option import options_of
 from mlx_video.request.train import TrainRequest
 from mlx_video.training.adapter import AdapterPlan, find_layers
 from mlx_video.training.example import Examples
-from mlx_video.training.loss import TIMESTEPS, Drawing
+from mlx_video.training.lesson import Drawing
+from mlx_video.training.loss import TIMESTEPS, NoiseDrawing
 from mlx_video.training.noise_levels import NoiseLevels
 from mlx_video.training.optimizers import Schedule
 from mlx_video.training.state import STATE_FILE
@@ -131,7 +132,7 @@ def plan_training(request: TrainRequest, model: ModelFolder, config: ModelConfig
         transformer,
         _plan_adapter(request, config),
         _plan_schedule(request, config),
-        Drawing(request.seed, _plan_levels(request, config), request.caption_dropout),
+        NoiseDrawing(request.seed, _plan_levels(request, config), request.caption_dropout),
     )
 
 
