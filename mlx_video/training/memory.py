@@ -165,9 +165,11 @@ def training_peak(size: TrainingSize, host: Host, way: MemoryWay) -> Peak:
     held = weight_bytes_in_use(weights, 0 if way.streams else None)
     held += state + average + (0 if request.network == "full" else values)
     compute = weights.number_bytes if host.machine.on_gpu else WIDE
-    # Sums of the examples before, gradients of this one, and the sums that include them.
-    gradients = values * (3 if request.gradient_accumulation > 1 else 2)
+    # Gradients, and what they are multiplied by; sums of the examples before, and of a walk's later steps.
+    walk_steps = request.walk_steps or 1
+    gradients = values * (2 + (request.gradient_accumulation > 1) + (walk_steps > 1))
     descending = _block_bytes(size, host, compute) + _kept_bytes(size, compute, way) + gradients
+    descending += walk_steps * _latent_bytes(size)
     # Gradients, and the next values, state and average beside the last, which Ctrl-C may still want.
     updating = int(_UPDATE_ARRAYS * values) + state + average
     needed, usual = (
@@ -203,6 +205,11 @@ def _block_bytes(size: TrainingSize, host: Host, compute: int) -> int:
     if not host.machine.on_gpu and (size.weights.bits is not None or size.weights.number_bytes != WIDE):
         copies = _WEIGHT_COPIES * config.dim * config.ffn_dim * WIDE
     return int(arrays * compute + copies)
+
+
+def _latent_bytes(size: TrainingSize) -> int:
+    """Of the latents of an example."""
+    return size.num_tokens * math.prod(size.config.patch_size) * size.config.out_dim * WIDE
 
 
 def _kept_bytes(size: TrainingSize, compute: int, way: MemoryWay) -> int:

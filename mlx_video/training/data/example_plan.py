@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mlx_video.config import ModelConfig
-from mlx_video.errors import DatasetError, MLXVideoError
+from mlx_video.errors import DatasetError, MLXVideoError, RequestError
 from mlx_video.events import ClipsRead, Work
 from mlx_video.geometry import size_multiple
 from mlx_video.training.data.bucket_sizes import Size
@@ -16,6 +16,7 @@ from mlx_video.training.data.clips import Clip, Dataset, Given, Table
 from mlx_video.training.data.content_digest import digest_content, digest_value
 from mlx_video.training.data.frame_windows import Window
 from mlx_video.training.data.input_names import read_extra_inputs
+from mlx_video.training.data.listed_runs import RUN_COLUMNS, read_seed
 from mlx_video.training.data.model_inputs import (
     OwnFrames,
     choose_own_frames,
@@ -36,11 +37,13 @@ class Learner:
     Attributes:
         variant, config: of the model.
         chosen: inputs that the user named; None for no choice.
+        distill_steps: that a student learns to do with; None for no student.
     """
 
     variant: Variant
     config: ModelConfig
     chosen: frozenset[str] | None = None
+    distill_steps: int | None = None
 
     @property
     def fps(self) -> float:
@@ -53,13 +56,17 @@ class Learner:
         return size_multiple(self.config.vae.stride, self.config.transformer.patch_size)
 
 
-def find_learner(config: ModelConfig, extra_inputs: str | None = None) -> Learner:
+def find_learner(
+    config: ModelConfig, extra_inputs: str | None = None, distill_steps: int | None = None
+) -> Learner:
     """The model that a config.json describes, and which inputs it is trained with.
 
     Raises:
         RequestError: --extra-inputs names something unknown.
     """
-    return Learner(find_variant(config), config, read_extra_inputs(extra_inputs))
+    if distill_steps is None and (names := set((extra_inputs or "").split(",")) & set(RUN_COLUMNS)):
+        raise RequestError("extra_inputs", f"{min(names)}: is for --task direct-distill alone. Leave it out.")
+    return Learner(find_variant(config), config, read_extra_inputs(extra_inputs), distill_steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +79,7 @@ class PlannedExample:
         size: width and height in pixels.
         given: option of a run → what the dataset brings for it.
         own_frames: which of its frames the model is given.
+        seed: of the run that made the clip, where a student learns from it.
     """
 
     table: Table
@@ -80,6 +88,7 @@ class PlannedExample:
     size: Size
     given: Mapping[str, Given]
     own_frames: OwnFrames
+    seed: int | None = None
 
     @property
     def name(self) -> str:
@@ -140,6 +149,8 @@ def survey_dataset(dataset: Dataset, learner: Learner, *, keeps: bool) -> Work[S
 
 def _find_facts(table: Table, clip: Clip, learner: Learner, kept: Survey | None) -> ClipFacts:
     rule = table.frames
+    if learner.distill_steps is not None:
+        rule = replace(rule, max_frames=rule.max_frames + 1)  # tells whether there are more
     if not clip.path.exists():
         raise DatasetError(f"{clip.path}: not found; {clip.caption_place} names it. Correct it there.")
 
@@ -157,7 +168,8 @@ def plan_clip(table: Table, clip: Clip, facts: ClipFacts, learner: Learner) -> I
     """The examples of a clip.
 
     Raises:
-        DatasetError: the model makes no video of its size, or takes no such input.
+        DatasetError: the model makes no video of its size, or takes no such input; or a student would see
+            another video than the one that its seed made.
     """
     given = find_inputs(clip, table, learner.variant, learner.chosen)
     for name, path in named_files(given):
@@ -169,9 +181,22 @@ def plan_clip(table: Table, clip: Clip, facts: ClipFacts, learner: Learner) -> I
         size = table.sizes.choose(facts.width, facts.height, learner.multiple)
     except DatasetError as error:
         raise DatasetError(f"{clip.path}: {error}") from error
+    seed = None if learner.distill_steps is None else read_seed(clip, learner.distill_steps)
     for window in [Window(0, 1)] if clip.is_picture else table.frames.windows(facts.frames):
         own: OwnFrames = ()
         if table.one_frame is None:
             own = choose_own_frames(learner.variant, given, learner.chosen, window.length)
         refuse_lacking(clip, table, learner.variant, {*given, *own})
-        yield PlannedExample(table, clip, window, size, given, own)
+        if seed is not None:
+            _refuse_cut(clip, facts, window, size)
+        yield PlannedExample(table, clip, window, size, given, own, seed)
+
+
+def _refuse_cut(clip: Clip, facts: ClipFacts, window: Window, size: Size) -> None:
+    """Refuse an example that is not the whole of its clip, for which a seed's noise would be another."""
+    whole, taken = (facts.width, facts.height, facts.frames), (*size, window.length)
+    if whole != taken:
+        raise DatasetError(
+            f"{clip.path}: would be cut to {size[0]}x{size[1]} and {window.length} frames, but its seed made "
+            "the whole. Give --num-frames, --max-pixels or --width and --height as it was made with."
+        )
