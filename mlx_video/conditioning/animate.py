@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice, repeat
 from typing import cast
 
@@ -30,54 +30,60 @@ LEADING_FRAMES = 1
 """Latent frames before the video's: the picture of the character."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Face:
+    """The face of a character in a clip, as tokens of a transformer, and the black one in its place.
+
+    Attributes:
+        read: the face's frames, uint8 [512, 512, 3].
+        num_frames: of the video.
+    """
+
+    read: ReadFrames
+    num_frames: int
+    _tokens: MadeOnce[mx.array] = field(default_factory=MadeOnce, init=False, repr=False)
+
+    def tokens(self, network: AnimateTransformer, *, is_black: bool) -> mx.array:
+        """Tokens of all frames."""
+        return self._tokens.take(
+            network, is_black, lambda: network.encode_face(self._frames(is_black=is_black))
+        )
+
+    def _frames(self, *, is_black: bool) -> Iterator[mx.array]:
+        if is_black:
+            return repeat(mx.full((FACE_SIZE, FACE_SIZE, 3), -1.0), self.num_frames)
+        return (mx.array(to_unit_range(face)) for face in self.read())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class AnimateAddOn:
     """Poses and a face in every pass of a transformer; in those that guidance leads away from, a black face.
 
-    Args:
+    Attributes:
         pose_latents: [C, T, h, w].
-        read_faces: the face's frames, uint8 [512, 512, 3].
-        num_frames: of the video.
+        face: of the character.
         latent_frames: numbers of those of the leading and the video's latent frames that are seen; None for
             all.
-        face_tokens: of all frames, by transformer and whether the face is black; None for none so far.
     """
 
-    def __init__(
-        self,
-        pose_latents: mx.array,
-        read_faces: ReadFrames,
-        num_frames: int,
-        latent_frames: tuple[int, ...] | None = None,
-        face_tokens: MadeOnce[mx.array] | None = None,
-    ) -> None:
-        self._pose_latents = pose_latents
-        self._read_faces = read_faces
-        self._num_frames = num_frames
-        self._latent_frames = latent_frames
-        self._face_tokens: MadeOnce[mx.array] = MadeOnce() if face_tokens is None else face_tokens
+    pose_latents: mx.array
+    face: Face
+    latent_frames: tuple[int, ...] | None = None
 
     def __call__(self, transformer: VideoTransformer, one: Pass) -> Pass:
         """The pass with a hook for both."""
         network = cast(AnimateTransformer, transformer)
-        face_tokens = self._face_tokens.take(
-            network, one.is_negative, lambda: network.encode_face(self._faces(is_black=one.is_negative))
-        )
-        poses = self._pose_latents
-        if self._latent_frames is not None:
-            face_tokens = face_tokens[mx.array(self._latent_frames)]
-            poses = poses[:, mx.array(self._latent_frames[LEADING_FRAMES:]) - LEADING_FRAMES]
+        face_tokens, poses = self.face.tokens(network, is_black=one.is_negative), self.pose_latents
+        if self.latent_frames is not None:
+            face_tokens = face_tokens[mx.array(self.latent_frames)]
+            poses = poses[:, mx.array(self.latent_frames[LEADING_FRAMES:]) - LEADING_FRAMES]
         return replace(one, hooks=(*one.hooks, AnimateHook(network, poses, face_tokens)))
 
     def take_frames(self, frames: Sequence[int]) -> AnimateAddOn:
         """See `types.FrameAddOn`; leading frames are among them."""
-        known = self._latent_frames
+        known = self.latent_frames
         seen = tuple(frames) if known is None else tuple(known[frame] for frame in frames)
-        return AnimateAddOn(self._pose_latents, self._read_faces, self._num_frames, seen, self._face_tokens)
-
-    def _faces(self, *, is_black: bool) -> Iterator[mx.array]:
-        if is_black:
-            return repeat(mx.full((FACE_SIZE, FACE_SIZE, 3), -1.0), self._num_frames)
-        return (mx.array(to_unit_range(face)) for face in self._read_faces())
+        return replace(self, latent_frames=seen)
 
 
 def given_frames(
@@ -148,7 +154,7 @@ def _make_animate(inputs: UnitInputs, encoders: Encoders) -> Work[Fields]:
         "image_tokens": image_tokens,
         "concat_latents": concat_latents,
         "frames": LatentFrames(LEADING_FRAMES, is_one_draw=True),
-        "animate_add_on": AnimateAddOn(poses, inputs.videos[FACE], geometry.num_frames),
+        "animate_add_on": AnimateAddOn(poses, Face(inputs.videos[FACE], geometry.num_frames)),
     }
 
 

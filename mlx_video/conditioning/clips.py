@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 
 import mlx.core as mx
@@ -16,6 +17,22 @@ FRAMES_OF_A_GROUP = 4
 
 ReadFrames = Callable[[], Iterator[np.ndarray]]
 """Begins a clip anew: frames of the video's size and number, uint8 [H, W, 3]."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KeptFrames:
+    """A clip in memory. A `ReadFrames`.
+
+    Attributes:
+        frames: uint8 [F, H, W, 3].
+    """
+
+    frames: np.ndarray
+
+    def __call__(self) -> Iterator[np.ndarray]:
+        """The frames from the first on."""
+        return iter(self.frames)
+
 
 ReadMasks = Callable[[], Iterator[np.ndarray]]
 """Begins a mask anew: bool [H, W] for each frame of the video, true where something is to be made."""

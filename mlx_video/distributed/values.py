@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 
 _PACKAGE = "mlx_video."
 _KIND = "kind"
@@ -26,7 +27,8 @@ def pack(value: Any, arrays: list[mx.array], instead: Instead = refuse) -> Any:
     """A value as JSON.
 
     Args:
-        value: of numbers, texts, paths, arrays, tuples, lists, mappings, and dataclasses of this package.
+        value: of numbers, texts, paths, arrays of MLX and NumPy, tuples, lists, mappings, and dataclasses of
+            this package.
         arrays: gets the arrays, which the JSON refers to by number.
         instead: what goes in place of anything else.
 
@@ -43,6 +45,10 @@ def pack(value: Any, arrays: list[mx.array], instead: Instead = refuse) -> Any:
         case mx.array():
             arrays.append(value)
             return {_KIND: "array", "number": len(arrays) - 1}
+        case np.ndarray():
+            arrays.append(mx.array(np.frombuffer(value.tobytes(), np.uint8)))
+            shape, dtype = list(value.shape), value.dtype.str
+            return {_KIND: "numbers", "number": len(arrays) - 1, "shape": shape, "dtype": dtype}
         case Path():
             return {_KIND: "path", "text": str(value)}
         case tuple():
@@ -71,6 +77,8 @@ def unpack(value: Any, arrays: Sequence[mx.array]) -> Any:
     match value[_KIND]:
         case "array":
             return arrays[value["number"]]
+        case "numbers":
+            return np.array(arrays[value["number"]]).view(value["dtype"]).reshape(value["shape"])
         case "path":
             return Path(value["text"])
         case "tuple":

@@ -46,7 +46,9 @@ def write_result(plan: TrainingPlan, dataset: str, values: Values, step: int | N
 def describe_result(plan: TrainingPlan, dataset: str, step: int | None) -> Metadata:
     """Texts for the header of an adapter's file."""
     request = plan.request
-    options = {name: str(getattr(request, name)) for name in options_of(TrainRequest)}
+    # Those of this machine's memory, files and moment are nobody else's business.
+    deciding = (name for name, option in options_of(TrainRequest).items() if option.affects == "latents")
+    options = {name: str(getattr(request, name)) for name in deciding}
     return {
         "format": "pt",
         "modelspec.title": request.output_name,

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
 from mlx_video.api import build_request
@@ -30,6 +31,13 @@ def test_arrays_stay_beside_the_text():
     assert len(arrays) == 1
     assert "array" in text
     assert travelled((array,))[0] is array
+
+
+def test_numbers_of_numpy_keep_every_bit():
+    for numbers in (np.array([[1 / 3, -0.0]]), np.zeros((0, 2), np.float32), np.array([True])):
+        found = travelled([numbers])[0]
+        assert (found.dtype, found.shape) == (numbers.dtype, numbers.shape)
+        assert found.tobytes() == numbers.tobytes()
 
 
 def test_a_request_comes_back_equal():

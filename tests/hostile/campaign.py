@@ -115,9 +115,10 @@ def run_in_fork(case: Case, argv: Sequence[str], work: Path, log: Path) -> NoRet
 
 
 def _command(name: str) -> Command:
-    from mlx_video.cli import convert, generate, prepare_control
+    from mlx_video.cli import convert, generate, prepare_control, train
 
-    return {"convert": convert.main, "generate": generate.main, "prepare": prepare_control.main}[name]
+    commands = {"convert": convert, "generate": generate, "prepare": prepare_control, "train": train}
+    return commands[name].main
 
 
 def _wait(process: int, started: float) -> tuple[int | None, int]:

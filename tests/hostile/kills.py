@@ -21,6 +21,7 @@ from tests.fixtures.hub_server import Repository
 from tests.hostile.campaign import DONE, Case, fingerprint, led_astray, run_in_fork
 from tests.hostile.cases.hub_answers import on_the_hub, serve
 from tests.hostile.world import SIZE, World, build_world
+from tests.training.data.clip_files import draw_frames, write_video
 
 COUNT = 8
 REPOSITORY = "sound/model"
@@ -32,7 +33,7 @@ class Killed:
 
     Attributes:
         case: what runs; its `make` may prepare the folder.
-        result: name of the file or folder that it makes.
+        result: the file or folder that it makes.
         resume: options of the run after a kill.
     """
 
@@ -61,6 +62,18 @@ def killed_commands(world: World, address: str) -> dict[str, Killed]:
     generate = world.generate(*options)
     generate[generate.index("out.png")] = "out.webp"
     decode = world.generate("--decode-only", world.latents)
+    train = [
+        *(
+            "--model-dir",
+            world.model,
+            "--dataset",
+            write_clips(world.root / "clips"),
+            "--cache-directory",
+            "cache",
+        ),
+        *("--width", "32", "--height", "32", "--num-frames", "5", "--steps", "30", "--rank", "2"),
+        *("--save-every", "5", "--output-dir", "out"),
+    ]
     download = world.convert(Path(REPOSITORY))
     return {
         "convert": Killed(Case("kills", "convert", lambda folder: world.convert(world.checkpoint.path)), "converted"),
@@ -70,6 +83,9 @@ def killed_commands(world: World, address: str) -> dict[str, Killed]:
         ),
         "generate": Killed(Case("kills", "generate", lambda folder: generate, "generate"), "out.webp", ("--resume",)),
         "decode": Killed(Case("kills", "decode", lambda folder: decode, "generate"), "out.png"),
+        "train": Killed(
+            Case("kills", "train", lambda folder: train, "train"), "out/trained.safetensors", ("--resume",)
+        ),
         "download": Killed(
             Case("kills", "download", lambda folder: download, environment=on_the_hub(address)), "converted"
         ),
@@ -148,8 +164,20 @@ def _run(killed: Killed, folder: Path, kill_after: float | None = None) -> tuple
         time.sleep(kill_after)
         os.kill(process, signal.SIGKILL)
     code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    found = {name: what for name, what in fingerprint(work).items() if name.split("/")[0] == killed.result}
+    found = {name: what for name, what in fingerprint(work).items() if is_part(name, killed.result)}
     return time.perf_counter() - started, code, found
+
+
+def is_part(name: str, result: str) -> bool:
+    """Whether a file is a result, or lies in it."""
+    return name == result or name.startswith(f"{result}/")
+
+
+def write_clips(folder: Path) -> Path:
+    """A dataset of two clips."""
+    for number, caption in enumerate(("a cat", "a dog")):
+        write_video(folder / f"{number}.mp4", draw_frames(5, seed=number), caption)
+    return folder
 
 
 def import_everything() -> None:
@@ -159,7 +187,8 @@ def import_everything() -> None:
     import tokenizers  # noqa: F401
 
     import mlx_video.cli.convert
-    import mlx_video.cli.generate  # noqa: F401
+    import mlx_video.cli.generate
+    import mlx_video.cli.train  # noqa: F401
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mlx_video import RequestError, Video, WanPipeline, convert_checkpoint
-from mlx_video.conditioning.animate import AnimateAddOn
+from mlx_video.conditioning.animate import AnimateAddOn, Face
 from mlx_video.events import Notice, StageStarted
 from mlx_video.latents.latents_file import load_latents
 from mlx_video.media.sources.pick_frames import Picking, pick_frames
@@ -187,7 +187,7 @@ def test_windows_see_the_poses_and_the_face_of_their_frames():
     """What a pass of some frames predicts is what a video of these frames alone makes."""
     network = build_animate()
     faces = [np.uint8(np.round((face + 1) * 127.5)) for face in np.clip(FACES, -1, 1)]
-    whole = AnimateAddOn(mx.array(POSE_LATENTS), lambda: iter(faces), len(faces))
+    whole = AnimateAddOn(mx.array(POSE_LATENTS), Face(lambda: iter(faces), len(faces)))
     text = network.project_text(mx.array(CONTEXT), mx.array(ONE_IMAGE))
 
     def predict(add_on: Any, kept: list[int]) -> mx.array:

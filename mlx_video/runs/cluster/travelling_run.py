@@ -10,6 +10,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from mlx_video.conditioning.clips import KeptFrames
 from mlx_video.conditioning.types import Conditioning
 from mlx_video.config import ModelConfig
 from mlx_video.distributed.values import pack, unpack
@@ -83,7 +84,7 @@ def pack_run(run: Run, conditioning: Conditioning, *, is_joint: bool) -> tuple[A
     )
     arrays: list[mx.array] = []
     try:
-        packed = [pack(travelling, arrays, lambda value: _GIVEN), pack(conditioning, arrays)]
+        packed = [pack(travelling, arrays, lambda value: _GIVEN), pack(conditioning, arrays, _keep_frames)]
     except ValueError as error:
         raise ClusterError(
             f"An input of this run cannot be sent to other machines ({error}). Use --parallel data, or one "
@@ -91,6 +92,13 @@ def pack_run(run: Run, conditioning: Conditioning, *, is_joint: bool) -> tuple[A
         ) from error
     mx.eval(arrays)
     return packed, arrays
+
+
+def _keep_frames(value: object) -> KeptFrames:
+    """A clip that is read as it is needed, all of it."""
+    if not callable(value):
+        raise ValueError(f"{type(value).__name__} does not go to another process")
+    return KeptFrames(np.stack([*value()]))
 
 
 def unpack_run(
