@@ -9,10 +9,11 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from mlx_video import WanPipeline, train_wan
+from mlx_video import WanPipeline, generate_wan, train_wan
 from mlx_video.errors import DatasetError, RequestError
 from mlx_video.events import Notice
 from mlx_video.formats.safetensors_header import read_header
+from mlx_video.latents.latents_file import load_latents, save_latents
 from mlx_video.loading.components import load_transformer, open_model
 from mlx_video.media.sources.source_video import open_video
 from mlx_video.request.train import TrainRequest
@@ -26,7 +27,7 @@ from mlx_video.training.state import load_state
 from mlx_video.training.trainable import Values
 from mlx_video.training.velocity import predict_velocity
 from tests.models.networks import relative_error
-from tests.training.data.clip_files import draw_frames, write_video
+from tests.training.data.clip_files import draw_frames, write_picture, write_video
 from tests.training.data.tiny_learners import cache, convert_tiny
 from tests.training.examples import KINDS, OneExample
 from tests.training.small_training import DrawnExamples, plan_small, run, write_experts, write_model
@@ -322,3 +323,88 @@ def test_columns_of_runs_decide_nothing_of_flow_matching(
     assert "cfg_scale, num_inference_steps, rand_device, seed count for --task direct-distill alone" in told
     assert train_wan.main(words(tiny, clip, tmp_path, rows, "--extra-inputs=seed")) == 2
     assert "seed: is for --task direct-distill alone" in capsys.readouterr().err
+
+
+# Latents that runs wrote
+
+
+def make_latents(model: Path, tmp_path: Path, *more: str) -> Path:
+    """A folder of latents of two prompts and two seeds."""
+    (tmp_path / "prompts.txt").write_text("a cat\na dog\n")
+    named = [f"--model-dir={model}", f"--prompt-file={tmp_path / 'prompts.txt'}", "--seeds=3,4"]
+    named += ["--width=32", "--height=32", "--num-frames=5", "--output-type=latent"]
+    named += [f"--output-path={tmp_path / 'runs' / '{i}.mp4'}", "--no-prompt-cache", *more]
+    assert generate_wan.main(named) == 0
+    return tmp_path / "runs"
+
+
+def distil(model: Path, tmp_path: Path, *more: str) -> int:
+    named = [f"--model-dir={model}", f"--output-dir={tmp_path / 'out'}", "--task=direct-distill"]
+    return train_wan.main([*named, "--rank=2", "--steps=2", "--gradient-accumulation=2", *more])
+
+
+@pytest.mark.slow
+def test_a_folder_of_latents_is_a_dataset_of_runs(tiny: Path, tmp_path: Path):
+    """A student that is to do what the model does anyway has nothing to learn at first."""
+    walk = ["--steps=3", "--scheduler=euler", "--guide-scale=1", "--shift=4"]
+    folder = make_latents(tiny, tmp_path, *walk)
+    assert len(list(folder.glob("*.safetensors"))) == 4
+    steps = ["--distill-steps=3", "--timestep-shift=4"]
+    assert distil(tiny, tmp_path, f"--dataset={folder}", *steps) == 0
+    assert read_log(tmp_path / "out")[0].loss < 1e-8
+    plain = cache(open_model(tiny), dataset=folder, distill_steps=3)
+    assert sorted(example.seed for example in plain.examples) == [3, 3, 4, 4]
+    assert len({example.caption for example in plain.examples}) == 2
+    first = next(example for example in plain.examples if example.name.startswith(str(folder / "1.")))
+    assert mx.array_equal(first.load().latents, load_latents(folder / "1.safetensors")[0])
+
+
+@pytest.mark.slow
+def test_latents_of_a_list_bring_their_seed_and_the_list_their_picture(tmp_path: Path):
+    model = convert_tiny(tmp_path, "wan2.1-i2v-14b")[0].path
+    write_picture(tmp_path / "a.png", draw_frames(1, 32, 32)[0])
+    walk = ["--steps=2", "--scheduler=euler", "--guide-scale=1", "--shift=4", f"--image={tmp_path / 'a.png'}"]
+    folder = make_latents(model, tmp_path, *walk)
+    listed = tmp_path / "list.csv"
+    listed.write_text("video,input_image\n" + "".join(f"runs/{i}.safetensors,a.png\n" for i in range(1, 5)))
+    steps = ["--distill-steps=2", "--timestep-shift=4"]
+    assert distil(model, tmp_path, f"--dataset-config={listed}", *steps) == 0
+    assert read_log(tmp_path / "out")[0].loss < 1e-8
+    with pytest.raises(DatasetError, match=r"its run was given image, .*in the column input_image"):
+        cache(open_model(model), dataset=folder, distill_steps=2)
+
+
+def test_latents_that_cannot_be_repeated_are_refused(tiny: Path, tmp_path: Path):
+    latents, clips = mx.zeros((16, 2, 4, 4)), tmp_path / "clips"
+    save_latents(clips / "a.safetensors", latents, {"prompt": "a", "seed": "1", "noise": "mlx"})
+    with pytest.raises(DatasetError, match="rand_device = mlx"):
+        cache(open_model(tiny), dataset=clips, distill_steps=2)
+    save_latents(clips / "a.safetensors", mx.zeros((48, 2, 4, 4)), {"prompt": "a", "seed": "1"})
+    with pytest.raises(DatasetError, match="has 48 channels, this model's latents have 16"):
+        cache(open_model(tiny), dataset=clips, distill_steps=2)
+    (clips / "a.safetensors").unlink()
+    mx.save_safetensors(str(clips / "b.safetensors"), {"weight": mx.zeros(3)})
+    with pytest.raises(DatasetError, match="no picture and no video"):
+        cache(open_model(tiny), dataset=clips, distill_steps=2)
+    listed = tmp_path / "list.csv"
+    listed.write_text("video,prompt,seed\nclips/b.safetensors,x,1\n")
+    with pytest.raises(DatasetError, match="holds no latents of a run"):
+        cache(open_model(tiny), dataset_config=listed, distill_steps=2)
+
+
+@pytest.mark.slow
+def test_latents_without_their_picture_show_none(tmp_path: Path):
+    model = convert_tiny(tmp_path, "wan2.1-i2v-14b")
+    save_latents(tmp_path / "clips" / "a.safetensors", mx.zeros((16, 2, 4, 4)), {"prompt": "a", "seed": "1"})
+    with pytest.raises(DatasetError, match="show no frame. Give the picture of the run .* input_image"):
+        cache(model, dataset=tmp_path / "clips", distill_steps=2)
+
+
+def test_latents_are_clips_of_flow_matching_too(tiny: Path, tmp_path: Path):
+    save_latents(tmp_path / "clips" / "a.safetensors", mx.ones((16, 2, 4, 4)), {"prompt": "a"})
+    sheet = tmp_path / "sheet.png"
+    named = [f"--model-dir={tiny}", f"--dataset={tmp_path / 'clips'}", f"--output-dir={tmp_path / 'out'}"]
+    assert train_wan.main([*named, "--inspect-dataset", f"--contact-sheet={sheet}"]) == 0
+    assert not sheet.exists()
+    assert train_wan.main([*named, "--steps=2", "--rank=2", "--learning-rate=0.01"]) == 0
+    assert len(read_log(tmp_path / "out")) == 2

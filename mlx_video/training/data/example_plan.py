@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,12 +10,13 @@ from mlx_video.config import ModelConfig
 from mlx_video.errors import DatasetError, MLXVideoError, RequestError
 from mlx_video.events import ClipsRead, Work
 from mlx_video.geometry import size_multiple
-from mlx_video.training.data.bucket_sizes import Size
+from mlx_video.training.data.bucket_sizes import LimitedSizes, Size, SizeRule
 from mlx_video.training.data.clip_reader import ClipFacts, measure_clip, open_clip, recall_facts
 from mlx_video.training.data.clips import Clip, Dataset, Given, Table
 from mlx_video.training.data.content_digest import digest_content, digest_value
+from mlx_video.training.data.finished_latents import is_latents, measure_latents
 from mlx_video.training.data.frame_windows import Window
-from mlx_video.training.data.input_names import read_extra_inputs
+from mlx_video.training.data.input_names import OPTION_OF, read_extra_inputs
 from mlx_video.training.data.listed_runs import RUN_COLUMNS, read_seed
 from mlx_video.training.data.model_inputs import (
     OwnFrames,
@@ -155,6 +156,8 @@ def _find_facts(table: Table, clip: Clip, learner: Learner, kept: Survey | None)
         raise DatasetError(f"{clip.path}: not found; {clip.caption_place} names it. Correct it there.")
 
     def measure() -> ClipFacts:
+        if is_latents(clip.path):
+            return measure_latents(clip.path, learner.config.vae)
         return measure_clip(open_clip(clip.path, is_picture=clip.is_picture), rule, learner.fps)
 
     if kept is None:
@@ -177,19 +180,44 @@ def plan_clip(table: Table, clip: Clip, facts: ClipFacts, learner: Learner) -> I
             raise DatasetError(
                 f"{path}: not found; it is {name} of {clip.path}, by {clip.caption_place}. Correct it there."
             )
-    try:
-        size = table.sizes.choose(facts.width, facts.height, learner.multiple)
-    except DatasetError as error:
-        raise DatasetError(f"{clip.path}: {error}") from error
+    size, windows = _cut(table, clip, facts, learner)
     seed = None if learner.distill_steps is None else read_seed(clip, learner.distill_steps)
-    for window in [Window(0, 1)] if clip.is_picture else table.frames.windows(facts.frames):
+    for window in windows:
         own: OwnFrames = ()
         if table.one_frame is None:
-            own = choose_own_frames(learner.variant, given, learner.chosen, window.length)
+            own = _choose_own_frames(clip, given, learner, window)
         refuse_lacking(clip, table, learner.variant, {*given, *own})
         if seed is not None:
             _refuse_cut(clip, facts, window, size)
         yield PlannedExample(table, clip, window, size, given, own, seed)
+
+
+def _cut(table: Table, clip: Clip, facts: ClipFacts, learner: Learner) -> tuple[Size, Sequence[Window]]:
+    """Size and stretches of a clip's examples; latents stay as they are."""
+    sizes: SizeRule = table.sizes
+    if is_latents(clip.path):
+        sizes = LimitedSizes((facts.width, facts.height))
+    try:
+        size = sizes.choose(facts.width, facts.height, learner.multiple)
+    except DatasetError as error:
+        raise DatasetError(f"{clip.path}: {error}") from error
+    if clip.is_picture or is_latents(clip.path):
+        return size, [Window(0, facts.frames)]
+    return size, table.frames.windows(facts.frames)
+
+
+def _choose_own_frames(clip: Clip, given: Mapping[str, Given], learner: Learner, window: Window) -> OwnFrames:
+    """Which of a clip's own frames the model is given: of latents none, which show no frame."""
+    if not is_latents(clip.path):
+        return choose_own_frames(learner.variant, given, learner.chosen, window.length)
+    own = choose_own_frames(learner.variant, given, learner.chosen or frozenset(), window.length)
+    if own:
+        columns = [column for column, option in OPTION_OF.items() if option in own]
+        raise DatasetError(
+            f"{clip.path}: is latents, which show no frame. Give the picture of the run in a list of clips, "
+            f"in the column {columns[0]}."
+        )
+    return own
 
 
 def _refuse_cut(clip: Clip, facts: ClipFacts, window: Window, size: Size) -> None:

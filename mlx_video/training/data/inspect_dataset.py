@@ -24,6 +24,7 @@ from mlx_video.training.data.contact_sheet import (
 )
 from mlx_video.training.data.example_plan import Learner, PlannedExample, Survey, find_learner, survey_dataset
 from mlx_video.training.data.example_run import read_frames
+from mlx_video.training.data.finished_latents import is_latents
 from mlx_video.training.data.model_inputs import find_unread
 
 if TYPE_CHECKING:
@@ -75,14 +76,15 @@ def report_tables(dataset: Dataset, learner: Learner) -> Iterator[Event]:
         yield from map(Notice, table.notices)
         if names := find_unread(table, learner.variant):
             yield Notice(f"{table.name}: {learner.variant.title} does not read {', '.join(names)}.")
-        told = {name for clip in table.clips for name in clip.run}
+        told = {name for clip in table.clips for name in clip.run if not is_latents(clip.path)}
         if told and learner.distill_steps is None:
             yield Notice(f"{table.name}: {', '.join(sorted(told))} count for --task direct-distill alone.")
 
 
 def _draw_examples(survey: Survey, learner: Learner) -> list[Picture]:
     """Drawn examples; what cannot be read after all joins the survey's list."""
-    chosen = [survey.examples[number] for number in choose_evenly(len(survey.examples), MOST_SHOWN)]
+    shown = [example for example in survey.examples if not is_latents(example.clip.path)]
+    chosen = [shown[number] for number in choose_evenly(len(shown), MOST_SHOWN)]
     cells: list[Picture] = []
     for _, group in groupby(chosen, key=lambda example: (id(example.table), id(example.clip))):
         try:

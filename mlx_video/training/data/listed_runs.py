@@ -12,8 +12,8 @@ from mlx_video.errors import DatasetError
 from mlx_video.request.choices import MAX_SEED
 from mlx_video.training.data.clips import Clip
 
-SEED = "seed"
-RUN_COLUMNS = (SEED, "rand_device", "num_inference_steps", "cfg_scale")
+SEED, DEVICE = "seed", "rand_device"
+RUN_COLUMNS = (SEED, DEVICE, "num_inference_steps", "cfg_scale")
 """Of the clip's run the seed and where its noise was drawn; of the student's walk steps and guidance."""
 
 
@@ -41,7 +41,7 @@ def read_seed(clip: Clip, steps: int) -> int:
     seed = told[SEED]
     if not seed.isdecimal() or int(seed) > MAX_SEED:
         raise DatasetError(f"{place}: seed = {seed}: must be a whole number from 0 to 2**64-1.")
-    device = told.get("rand_device", "cpu")
+    device = told.get(DEVICE, "cpu")
     if device != "cpu":
         raise DatasetError(
             f"{place}: rand_device = {device}: noise of another device cannot be drawn here. Make the clip "
