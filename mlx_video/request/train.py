@@ -24,7 +24,7 @@ from mlx_video.request.option import (
 from mlx_video.request.parallel import PARALLEL_GROUP, lost_after_option
 
 TaskName = Literal["sft", "direct-distill"]
-NetworkKind = Literal["lora", "loha", "full"]
+NetworkKind = Literal["lora", "loha", "lokr", "full"]
 ExpertChoice = Literal["high_noise", "low_noise"]
 NumberType = Literal["float32", "bfloat16"]
 TimestepSampling = Literal["uniform", "sigmoid", "shift", "logit_normal"]
@@ -88,7 +88,8 @@ class TrainRequest:
     )
     network: NetworkKind = option(
         "lora",
-        help="`lora` or `loha`, adapters beside the frozen weights; or `full`, the transformer's own weights",
+        help="`lora`, `loha` or `lokr`, adapters beside the frozen weights; or `full`, the transformer's own "
+        "weights",
         group=_NETWORK,
     )
     rank: int = option(32, help="of an adapter's factors", group=_NETWORK, check=between(1, 4096))
@@ -298,8 +299,10 @@ class TrainRequest:
                     raise RequestError(name, "counts only for adapters. Drop it, or take --network lora.")
             if self.export != "comfyui":
                 raise RequestError("export", f"{self.export}: counts only for adapters. Drop it.")
-        if self.network == "loha" and self.export in ("peft", "diffusers"):
-            raise RequestError("export", f"{self.export}: has no names for `loha`. Take comfyui or kohya.")
+        if self.network in ("loha", "lokr") and self.export in ("peft", "diffusers"):
+            raise RequestError(
+                "export", f"{self.export}: has no names for `{self.network}`. Take comfyui or kohya."
+            )
 
     @property
     def walk_steps(self) -> int | None:

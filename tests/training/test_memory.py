@@ -13,11 +13,12 @@ from mlx_video.config import TransformerConfig
 from mlx_video.errors import MemoryBudgetError, RequestError
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.planning.memory_plan import MemoryPlan
-from mlx_video.request.train import TaskName, TrainRequest
+from mlx_video.request.train import NetworkKind, TaskName, TrainRequest
 from mlx_video.runs.memory import find_host
 from mlx_video.training.adapter import Adapter, AdapterPlan, find_layers
 from mlx_video.training.distillation import WalkDrawing
 from mlx_video.training.example import Example
+from mlx_video.training.factors import KINDS
 from mlx_video.training.gradients import resident_gradients
 from mlx_video.training.memory import (
     MemoryWay,
@@ -98,6 +99,7 @@ def test_blocks_that_change_or_take_turns_with_others_are_not_streamed():
         ({"stream": "off"}, {"stream": "on"}),
         ({"adapter_dtype": "float32"}, {"adapter_dtype": "bfloat16"}),
         ({}, {"target_modules": ("self_attn.q",)}),
+        ({"network": "loha"}, {"rank": 64}),
         ({"network": "full", "stream": "off"}, {"network": "full", "target_modules": ("blocks.1",)}),
     ],
     ids=str,
@@ -129,12 +131,21 @@ def test_a_walk_takes_no_more_than_one_step_of_it(checkpoints: bool):
     assert found == pytest.approx(predicted, rel=0.25)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["loha", "lokr"])
+@pytest.mark.parametrize("checkpoints", [True, False])
+def test_changes_of_weights_take_what_is_planned(network: NetworkKind, checkpoints: bool):
+    found, predicted = compare_peaks(WIDE, (32, 32), mx.float32, network=network, checkpoints=checkpoints)
+    assert found == pytest.approx(predicted, rel=0.25)
+
+
 def compare_peaks(
     config: TransformerConfig,
     sides: tuple[int, int],
     dtype: mx.Dtype,
     task: TaskName = "sft",
     *,
+    network: NetworkKind = "lora",
     checkpoints: bool = True,
 ) -> tuple[int, int]:
     """Bytes that the gradients of one example take, and those predicted."""
@@ -142,7 +153,7 @@ def compare_peaks(
     transformer = kind.build()
     transformer.set_dtype(dtype)
     layers = find_layers(PLAIN, config, ())
-    adapter = Adapter(AdapterPlan("lora", 8, 8.0, layers), 0)
+    adapter = Adapter(AdapterPlan(network, 8, 8.0, layers), 0)
     adapter.attach(transformer)
     mx.eval(transformer.parameters())
     request = TrainRequest(task=task, distill_steps=2 if task == "direct-distill" else 4)
@@ -161,6 +172,8 @@ def compare_peaks(
     trained = sum(value.size for value in adapter.trainable.values().values())
     weights = replace(weigh_of(transformer), number_bytes=dtype.size)
     size = TrainingSize(config, weights, 2 * sides[0] * sides[1] // 4, 0, trained, 2 * trained, 4, request)
+    if KINDS[network].is_whole:
+        size = replace(size, changed=sum(rows * columns for rows, columns in layers.values()))
     held = weights.total + 3 * 4 * trained
     return found, training_peak(size, cpu(64), MemoryWay(checkpoints=checkpoints)).usual - held
 
