@@ -272,6 +272,7 @@ class TrainRequest:
     def __post_init__(self) -> None:
         check_options(self)
         settle_paths(self)
+        self._refuse_other_tasks()
         self._refuse_idle()
         low, high = self.min_timestep, self.max_timestep
         if low is not None and high is not None and low >= high:
@@ -284,8 +285,8 @@ class TrainRequest:
                 "output_name", f"{self.output_name!r}: must be a file's name without a folder."
             )
 
-    def _refuse_idle(self) -> None:
-        """Refuse what would decide nothing."""
+    def _refuse_other_tasks(self) -> None:
+        """Refuse options of another task."""
         declared = options_of(TrainRequest)
         for task, names in _OF_TASKS.items():
             for name in names:
@@ -293,6 +294,9 @@ class TrainRequest:
                     raise RequestError(
                         name, f"{getattr(self, name)}: decides nothing of --task {self.task}. Leave it out."
                     )
+
+    def _refuse_idle(self) -> None:
+        """Refuse what would decide nothing."""
         if self.network == "full":
             for name in ("alpha", "init_lora"):
                 if getattr(self, name) is not None:

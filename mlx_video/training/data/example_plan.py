@@ -155,9 +155,10 @@ def _find_facts(table: Table, clip: Clip, learner: Learner, kept: Survey | None)
     if not clip.path.exists():
         raise DatasetError(f"{clip.path}: not found; {clip.caption_place} names it. Correct it there.")
 
+    if is_latents(clip.path):
+        return measure_latents(clip.path, learner.config.vae)
+
     def measure() -> ClipFacts:
-        if is_latents(clip.path):
-            return measure_latents(clip.path, learner.config.vae)
         return measure_clip(open_clip(clip.path, is_picture=clip.is_picture), rule, learner.fps)
 
     if kept is None:

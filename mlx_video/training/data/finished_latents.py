@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,16 +46,21 @@ def with_told(clip: Clip) -> Clip:
             "latent."
         )
     texts = read_header(clip.path).metadata
+    _refuse_lacking(clip, texts)
+    told = {DEVICE: "cpu" if texts.get("noise", "torch") == "torch" else texts["noise"]}
+    told |= {SEED: texts[SEED]} if SEED in texts else {}
+    caption = texts.get("prompt") if clip.caption is None else clip.caption
+    return replace(clip, caption=caption, run={**told, **clip.run})
+
+
+def _refuse_lacking(clip: Clip, texts: Mapping[str, str]) -> None:
+    """Refuse latents of a run with inputs that their clip does not bring."""
     for column, option in OPTION_OF.items():
         if option in texts and column not in NUMBERS | WORDS and option not in clip.inputs:
             raise DatasetError(
                 f"{clip.path}: its run was given {option}, {texts[option]}. Name that in a list of clips, in "
                 f"the column {column}."
             )
-    told = {DEVICE: "cpu" if texts.get("noise", "torch") == "torch" else texts["noise"]}
-    told |= {SEED: texts[SEED]} if SEED in texts else {}
-    caption = texts.get("prompt") if clip.caption is None else clip.caption
-    return replace(clip, caption=caption, run={**told, **clip.run})
 
 
 def measure_latents(path: Path, vae: VAEConfig) -> ClipFacts:
