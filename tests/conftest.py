@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -27,10 +27,33 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as quick what is neither slow nor compared with PyTorch."""
+    """Mark as nightly what samples leave out, and as quick what is neither slow nor compared with PyTorch."""
+    leave_to_the_night(items)
     for item in items:
         if not any(item.iter_markers("slow")) and not any(item.iter_markers("parity")):
             item.add_marker("quick")
+
+
+def leave_to_the_night(items: Sequence[pytest.Item]) -> None:
+    """Mark as nightly all but a sample of the cases of each test that is marked `sample`."""
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("sample") and not item.get_closest_marker("nightly"):
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for alike in cases.values():
+        count = alike[0].get_closest_marker("sample").args[0]
+        chosen = {round(number * (len(alike) - 1) / max(1, count - 1)) for number in range(count)}
+        for number, item in enumerate(alike):
+            if number not in chosen:
+                item.add_marker("nightly")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_waiting_for_the_disk():
+    """Leave out that files are on the disk before their names are: no test cuts the power."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -58,6 +58,8 @@ OTHER_PAGES = (
     "https://huggingface.co/datasets/a/b",
     "https://huggingface.co/spaces/Wan-AI/Wan2.1",
     "https://huggingface.co/docs/hub/index",
+    "https://huggingface.co/collections/Wan-AI",
+    "https://huggingface.co/spaces/Wan-AI",
     f"{HUB}/discussions/3",
     f"{HUB}/commits/main",
     f"{HUB}/tree",

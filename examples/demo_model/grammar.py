@@ -202,7 +202,12 @@ def shape_distances(shape: str, course: Course) -> np.ndarray:
 
 def draw_scene(scene: Scene, course: Course) -> np.ndarray:
     """Draw a scene's shape along its course: uint8 [F, H, W, 3]."""
-    cover = np.clip(0.5 - shape_distances(scene.shape, course), 0.0, 1.0)[..., None]
+    return draw_distances(scene, shape_distances(scene.shape, course))
+
+
+def draw_distances(scene: Scene, distances: np.ndarray) -> np.ndarray:
+    """Draw what lies at negative distances [F, H, W] in a scene's colours: uint8 [F, H, W, 3]."""
+    cover = np.clip(0.5 - distances, 0.0, 1.0)[..., None]
     background, colour = np.array(BACKGROUNDS[scene.background]), np.array(COLOURS[scene.colour])
     return np.round(background * (1 - cover) + colour * cover).astype(np.uint8)
 

@@ -1,10 +1,10 @@
-"""Make a dataset that teaches the demo model two motions it does not know.
+"""Make a dataset that teaches the demo model a shape and a motion that it does not know.
 
     python examples/demo_model/make_new_clips.py new_clips
     python -m mlx_video.train_wan --dataset-config new_clips/dataset.toml --output-dir new_training
     python examples/demo_model/evaluate_training.py new_training/trained.safetensors
 
-Half of the clips show what is new, jumping or climbing shapes, half what the model knows, so that it forgets
+Half of the clips show what is new, bars or climbing shapes, half what the model knows, so that it forgets
 nothing. Scenes that are held out for the score are in none of them.
 """
 
@@ -22,7 +22,7 @@ FPS = 16.0
 DATASET = """[general]
 resolution = [64, 64]
 caption_extension = ".txt"
-batch_size = 2
+batch_size = 8
 
 [[datasets]]
 video_directory = "{folder}"
@@ -45,7 +45,7 @@ def write_dataset(folder: Path, count: int, seed: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--clips", type=int, default=128)
+    parser.add_argument("--clips", type=int, default=256)
     parser.add_argument("--seed", type=int, default=25)
     args = parser.parse_args()
     write_dataset(args.folder, args.clips, args.seed)

@@ -53,7 +53,9 @@ def find_checkpoint(request: ConvertRequest) -> CheckpointFiles:
         name: _read_option(name, path) for name, path in request.components.items() if name != "tokenizer"
     }
     base = _open_base(request, chosen)
-    files = _with_tokenizer(_with_options(base, chosen), request.tokenizer)
+    files = _with_options(base, chosen)
+    if request.tokenizer is not None:
+        files = replace(files, tokenizer=request.tokenizer)
     return replace(files, called=request.called or "")
 
 
@@ -316,13 +318,6 @@ def _check_experts(path: Path, names: Iterable[str]) -> None:
             f"{path} has one transformer, not two. Add --{other.replace('_', '-')}, or give the file as "
             "--transformer.",
         )
-
-
-def _with_tokenizer(files: CheckpointFiles, folder: Path | None) -> CheckpointFiles:
-    if folder is None:
-        return files
-    _check_tokenizer_folder(folder)
-    return replace(files, tokenizer=folder)
 
 
 def _check_tokenizer_folder(folder: Path) -> None:

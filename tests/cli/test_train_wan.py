@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mlx_video import WanPipeline, train_wan
+from mlx_video.cli import train as cli_train
 from mlx_video.training.log import read_log
 from mlx_video.training.state import load_state
 from tests.training.data.clip_files import draw_frames, write_picture, write_video
@@ -169,3 +170,13 @@ def test_one_machine_that_a_launcher_started_works_alone(
     monkeypatch.setenv("MLX_HOSTFILE", str(hosts))
     hosts.write_text('[["127.0.0.1:5000"]]')
     assert train(model, clips, tmp_path / "one") == 0
+
+
+def test_extra_inputs_decide_which_demo_model_is_trained(clips: Path, monkeypatch: pytest.MonkeyPatch):
+    asked = []
+    monkeypatch.setattr(cli_train, "open_model_of", lambda args, inputs: iter([asked.append(set(inputs))]))
+    for words in ([], ["--extra-inputs", "input_image"]):
+        args = cli_train.build_parser().parse_args(["--dataset", str(clips), *words])
+        with pytest.raises(TypeError):  # of the model that is not there
+            [*cli_train.run_events(args)]
+    assert asked == [set(), {"image"}]

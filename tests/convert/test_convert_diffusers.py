@@ -65,6 +65,7 @@ def assert_same_tensors(found, expected):
             assert mx.array_equal(ours[name], theirs[name]), f"{file}: {name}"
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_tensors_are_those_of_the_original_folder_bit_for_bit(tmp_path, name):
     write_tiny_variant(tmp_path / "original", name)

@@ -73,6 +73,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return request.param, convert_checkpoint(root / "original", root / "mlx", dtype="float32")
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form or "no prefix")
 def test_it_is_told_by_its_tensors_and_converts_to_them(model: tuple[str, Path], tmp_path: Path, form: str):
     name, original = model

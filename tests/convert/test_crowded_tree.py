@@ -79,6 +79,7 @@ def file_bytes(folder):
     return {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("name", [*SAFETENSORS, *OTHER_FORMS])
 def test_a_file_of_another_model_is_named_and_no_fault_of_the_tree(tree, name, capsys):
     put(tree, name)

@@ -137,6 +137,7 @@ OWN = {
 }
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(("name", "option"), [(name, option) for name in OWN for option in OWN[name]])
 def test_a_component_of_the_users_own_is_not_downloaded(name, option, folders, server, tmp_path):
     part = OWN[name][option]
@@ -549,6 +550,7 @@ def address(server, name, rest=""):
     return f"{server.url}/{name}{rest}"
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("rest", ["", "/tree/main", "/tree/COMMIT", "?not-for-all-audiences=true"])
 @pytest.mark.parametrize("is_path", [False, True])
 def test_the_address_of_a_repository_converts_as_its_name(folders, server, tmp_path, rest, is_path):

@@ -407,6 +407,7 @@ def test_a_long_list_of_quantizations_is_cut(wan21, quantstack, tmp_path):
     assert text.endswith("(5 more)")
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     "names",
     [

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from mlx_video.device import check as check_module
+from mlx_video.device import trials
 from mlx_video.device.check import ROUNDING, check, check_operation, relative_error
 from mlx_video.device.operations import OPERATIONS, Fallback, Operation
 from mlx_video.device.trials import Draw, Trial, sample_rows
@@ -149,6 +150,17 @@ def test_large_sizes_pass_the_rows_and_keys_that_faulty_kernels_can_count():
 def test_the_rate_of_attention_is_measured():
     (result,) = check([find("attention among tokens")], "small")
     assert result.flops_per_second == pytest.approx(4 * 2 * 320 * 320 * 64 / result.seconds)
+
+
+def test_the_rate_of_others_is_not_told():
+    (result,) = check([find("SiLU")], "small")
+    assert result.flops_per_second is None
+
+
+def test_a_function_of_two_types_gives_the_first(monkeypatch):
+    monkeypatch.setattr(trials, "working_dtype", lambda dtype: dtype)  # as on a GPU
+    trial = trials.try_elementwise(lambda x, y: x + y, lambda x, y: x + y, 4, 4, (mx.float32, mx.bfloat16))
+    assert trial.dtype == trial.run().dtype == mx.float32
 
 
 # Faults

@@ -24,6 +24,7 @@ def results(count: int) -> list[dict[str, Any]]:
     return [json.loads(one.out) for one in ended]
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("clip", CLIPS)
 def test_every_process_has_the_frames_of_one(count: int, clip: str):

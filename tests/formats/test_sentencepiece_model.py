@@ -61,6 +61,7 @@ def both(request, tmp_path_factory) -> tuple[SentencePieceProcessor, SentencePie
     return SentencePieceProcessor(model_proto=model), SentencePieceProcessor(model_proto=rebuilt)
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("text", PROMPTS)
 def test_it_numbers_prompts_as_before(both, text: str):
     trained, rebuilt = both
@@ -119,6 +120,7 @@ def test_another_kind_of_tokenizer_is_left_alone(tmp_path: Path, family: str):
         assert list(source.infos) == ["w"]
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("name", ["tokens", "scores", "token_type", "precompiled_charsmap"])
 @pytest.mark.parametrize("values", [[], ["x"], [0.5]])
 def test_a_tokenizer_that_is_not_whole_is_none(tmp_path: Path, name: str, values: list[object]):
@@ -126,6 +128,7 @@ def test_a_tokenizer_that_is_not_whole_is_none(tmp_path: Path, name: str, values
     assert rebuild(tmp_path, MODELS["plain"], **{f"tokenizer.ggml.{name}": values}) == b""
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("name", "value"), [("tokens", 1), ("scores", "x"), ("token_type", "x"), ("token_type", 0.5)]
 )

@@ -99,6 +99,7 @@ CONVERTED = {
 }
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(("name", "option"), CONVERTED.items(), ids=CONVERTED)
 def test_a_suggested_conversion_converts(place, tmp_path, monkeypatch, name, option):
     monkeypatch.chdir(tmp_path)
@@ -131,6 +132,7 @@ GENERATED = {
 }
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(("name", "options"), GENERATED.items(), ids=GENERATED)
 def test_a_suggested_run_is_planned(place, tmp_path, capsys, name, options):
     command, argv = fill(inspect_path(place / name).command, place, tmp_path)

@@ -302,6 +302,7 @@ def test_an_adapter_tells_dialect_rank_alpha_and_what_it_is_made_for(tmp_path, n
     assert f"{flag} {path} 1" in found.command
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_adapters_of_every_dialect_are_called_adapters(tmp_path, dialect):
     path = write(tmp_path / "style.safetensors", dialect_arrays(dialect))
@@ -310,6 +311,7 @@ def test_adapters_of_every_dialect_are_called_adapters(tmp_path, dialect):
     assert found.parts[0].adapter.pairs == len(LAYERS)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("form", FORMS)
 def test_an_adapter_for_two_experts_is_said_to_hold_both_halves(tmp_path, form, capsys):
     path = write(tmp_path / "style_high_noise.safetensors", halves(form))
@@ -328,6 +330,7 @@ def test_an_adapter_for_two_experts_is_said_to_hold_both_halves(tmp_path, form, 
     assert json.loads(capsys.readouterr().out)["parts"][0]["adapter"]["halves"] == ["high_noise", "low_noise"]
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("kind", EMPTY)
 def test_an_adapter_of_zeros_is_said_to_change_nothing(tmp_path, kind, capsys):
     path = write(tmp_path / "style.safetensors", EMPTY[kind])

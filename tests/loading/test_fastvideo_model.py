@@ -246,6 +246,7 @@ def diffusers_folders(tiny, converted, folder):
     return {name: folder / "diffusers" / name for name in ("text_encoder", "vae")}
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "parts", [original_parts, converted_parts, converted_files, comfy_files, diffusers_folders]
 )

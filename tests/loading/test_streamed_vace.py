@@ -120,6 +120,7 @@ def test_vace_blocks_have_their_turn_behind_the_block_that_takes_their_hint():
     ]
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("scales", [(1.0, 1.0), (0.0, 1.0), (1.0, 0.0), (0.0, 0.0)], ids=str)
 @pytest.mark.parametrize("resident_blocks", [0, 1, 3])
 def test_streamed_vace_matches_resident_vace_bit_for_bit(file: Path, resident_blocks: int, scales):

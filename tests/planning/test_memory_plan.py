@@ -291,6 +291,7 @@ def follow(advice: str, run: MemoryTask, host: Host) -> tuple[MemoryTask, Host]:
     return run, host
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("memory_gb", [8, 12, 16, 24])
 @pytest.mark.parametrize("keeps_both", [False, True])
 @pytest.mark.parametrize("stream", ["auto", "off"])

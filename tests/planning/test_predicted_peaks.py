@@ -261,6 +261,7 @@ def predicted_bytes(case: Case, weights: WeightBytes) -> int:
 NIGHTLY = ("sound", "sound, 4 bits")  # the streamed one holds the same terms
 
 
+@pytest.mark.sample(10)
 @pytest.mark.parametrize(
     "case",
     [
@@ -350,6 +351,7 @@ def test_prediction_of_the_image_encoder_is_within_fifteen_percent(
     assert predicted == pytest.approx(found, rel=WITHIN)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("seconds", [2, 10])
 @pytest.mark.parametrize("dtype", [mx.float32, mx.float16], ids=["float32", "float16"])
 def test_prediction_of_the_audio_encoder_is_within_fifteen_percent(
@@ -370,6 +372,7 @@ def test_prediction_of_the_audio_encoder_is_within_fifteen_percent(
     assert predicted == pytest.approx(found, rel=WITHIN)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", ["guided", "in chunks"])
 def test_short_of_memory_a_forward_takes_what_it_needs_at_least(name: str, tmp_path: Path):
     """MLX waits for what runs before it allocates more, once its limit is reached."""

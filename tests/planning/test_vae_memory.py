@@ -49,6 +49,7 @@ def encode_and_drop(vae: WanVAE, height: int, width: int, **how) -> None:
         pass
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("config", "height", "width", "tile", "per_push"),
     [

@@ -66,6 +66,7 @@ def pipeline(original: Path) -> WanPipeline:
     return WanPipeline.from_pretrained(convert_checkpoint(original, original.parent / "m", dtype="float32"))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("poses", "shared", "segments"), [(1, None, 1), (3, 1, 1), (5, 1, 1), (6, 1, 2), (9, 1, 2), (10, None, 3)]
 )
@@ -110,6 +111,7 @@ def test_poses_behind_a_segment_change_nothing_in_it(pipeline):
     assert not np.array_equal(one.frames[5:], other.frames[5:])
 
 
+@pytest.mark.sample(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("where", [(1, 1), (2, 0), (2, 1)])
 def test_a_replacement_is_resumed_bit_for_bit(pipeline, tmp_path: Path, where: tuple[int, int]):

@@ -229,6 +229,7 @@ WIDE_VAE = TinySizes(vae=VAEConfig(encoder_dim=32, decoder_dim=32))
 WIDE = TinySizes(transformer=TransformerConfig(512, 2048, 4, 4, text_dim=32, freq_dim=64))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("sizes", "options"),
     [(WIDE_VAE, {"width": 48, "height": 64}), (WIDE, {"width": 96, "height": 96, "kv_cache_frames": 9})],

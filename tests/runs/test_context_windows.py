@@ -170,6 +170,7 @@ def test_forwards_see_no_more_than_a_window(pipeline: WanPipeline, monkeypatch: 
     assert "Context windows of 9 frames: 3 in each step, static." in text
 
 
+@pytest.mark.sample(1)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{}, {"stream": "on"}, {"context_schedule": "looped", "apg": True}], ids=str
@@ -178,6 +179,7 @@ def test_windows_are_resumed_bit_for_bit(pipeline: WanPipeline, tmp_path: Path, 
     assert_resumes_bit_for_bit(pipeline, tmp_path, **(WINDOWS | options))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["static", "uniform", "looped"])
 def test_streamed_windows_are_resident_windows(pipeline: WanPipeline, schedule: str):
@@ -226,6 +228,7 @@ def test_stride_and_weights_change_what_is_made(pipeline: WanPipeline):
     assert_differs(found[0], found[1])
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_each_window_has_a_step_cache_of_its_own(
     pipeline: WanPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -101,6 +101,7 @@ def test_other_inputs_are_refused_by_what_the_adapter_takes(pipeline: WanPipelin
         latents_of(pipeline, loras=[adapter], vace_video=VIDEO)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("options", [{}, QUANTIZED], ids=["dense", "4 bits"])
 @pytest.mark.parametrize("mode", ["auto", "side"])
 def test_streamed_it_is_what_it_is_in_memory(root: Path, adapter: Path, options: dict, mode: str):

@@ -56,6 +56,7 @@ def fit_value(name: str, value: np.ndarray, fit: Fit, height: int = 16, width: i
     return np.stack([fit_frame(frame, height, width, fit) for frame in value])
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("fit", ["letterbox", "stretch"])
 @pytest.mark.parametrize("name", INPUTS)
 def test_an_input_is_fitted_as_if_it_came_so(pipelines, name: str, fit: Fit):

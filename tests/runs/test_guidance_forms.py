@@ -60,6 +60,7 @@ def count_passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", FORMS)
 def test_a_form_is_resumed_and_streamed_bit_for_bit_and_makes_its_forwards(
     pipeline: WanPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -101,6 +102,7 @@ def test_forms_and_two_experts_go_together(
     assert counts[:4] == [3, 3, 1, 1]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("cache", [FirstBlockCache(1.0), EasyCache(5.0, 4)])
 def test_forms_and_step_caches_go_together(
     pipeline: WanPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache

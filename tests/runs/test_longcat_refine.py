@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -12,6 +13,7 @@ from mlx_video import RequestError, WanPipeline, convert_checkpoint
 from mlx_video.conditioning import longcat_refine
 from mlx_video.conditioning.continuation import longcat_tail
 from mlx_video.conditioning.longcat_refine import REFINED_TAIL, count_parts, count_refined, find_start
+from mlx_video.request import GenerateRequest, make_request
 from mlx_video.variants import longcat_refine as refine_variant
 from mlx_video.variants.longcat_sizes import BUCKETS_REFINED, choose_from
 from tests.fixtures.longcat_checkpoint import longcat_adapter
@@ -149,3 +151,9 @@ def test_what_does_not_go_with_it_is_refused(pipeline: WanPipeline, adapter: Pat
         options = options | {"loras": [adapter]}
     with pytest.raises(RequestError, match=text):
         pipeline("", **{"longcat_refine": FIRST, **options})
+
+
+def test_a_part_of_a_refinement_adds_two_frames_for_each_that_it_reads():
+    request = make_request(GenerateRequest, {"prompt": "", "longcat_refine": FIRST})
+    assert longcat_tail.LONGCAT_TAIL.most_new(request) == 186
+    assert longcat_tail.LONGCAT_TAIL.most_new(replace(request, longcat_refine=None)) is None

@@ -57,6 +57,7 @@ def assert_unchanged(pipeline: WanPipeline, **options) -> None:
     assert video.settings == plain.settings
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("scheduler", ["unipc", "dpm++", "euler", "lcm", "dpmpp_sde", "heun"])
 def test_no_number_of_a_run_depends_on_them(pipeline: WanPipeline, scheduler: str):
     assert_unchanged(pipeline, scheduler=scheduler)
@@ -104,6 +105,7 @@ def image_pipeline(tmp_path_factory: pytest.TempPathFactory) -> WanPipeline:
     return WanPipeline.from_pretrained(convert_checkpoint(root / "original", root / "m", dtype="float32"))
 
 
+@pytest.mark.nightly
 def test_segments_show_theirs_one_after_the_other(image_pipeline: WanPipeline, tmp_path: Path):
     path = tmp_path / "growing.gif"
     _, events = watch(image_pipeline, image=IMAGE, segments=2, preview=path, output_path=tmp_path / "v.webp")

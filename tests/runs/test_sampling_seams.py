@@ -213,6 +213,7 @@ class Renoise:
         assert not state
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("noise", ["torch", "mlx"])
 def test_fresh_noise_is_the_same_after_resuming(
     pipeline: WanPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noise: str
@@ -242,6 +243,7 @@ class Reference(BlockHook):
         return tokens * 1.5 if context.index == 0 else tokens
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("stream", ["off", "on"])
 def test_an_add_on_reaches_every_pass(
     pipeline: WanPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stream: str

@@ -150,6 +150,7 @@ def test_segments_are_resumed_bit_for_bit_wherever_they_are_broken_off(pipeline:
     assert [event.path for event in events if isinstance(event, FileWritten)] == [path]
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_segments_of_a_random_seed_and_behind_a_video_are_resumed(pipeline: WanPipeline, tmp_path: Path):
     options = {**SHORT, "seed": -1, "continue_from": Video(EARLIER, 16), "segments": 3}
@@ -274,6 +275,7 @@ def test_vace_goes_on_from_several_frames(vace: WanPipeline):
     assert single.settings["continue_frames"] == "1"
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_segments_of_vace_are_resumed(vace: WanPipeline, tmp_path: Path):
     options = {**NINE, **SIZE, "image": IMAGE, "segments": 3}

@@ -76,6 +76,7 @@ def test_every_input_changes_the_video_and_silence_is_no_speech(pipeline, tone, 
     assert np.abs(changed["earlier frames"] - changed["other earlier frames"]).max() > 1e-3
 
 
+@pytest.mark.sample(2)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("seconds", "changes", "frames"),

@@ -63,6 +63,7 @@ def count_blocks(monkeypatch: pytest.MonkeyPatch, index: int) -> list[int]:
     return steps
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", CACHES)
 def test_a_cached_run_is_resumed_bit_for_bit_and_makes_fewer_forwards(
     pipeline: WanPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -147,6 +148,7 @@ def test_the_steps_of_magcache_weigh_the_forwards_that_run(
     assert work.weights_are_certain
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", ["magcache", "easycache", "first-block"])
 def test_the_cache_of_an_expert_begins_anew(
     experts: WanPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str

@@ -81,6 +81,7 @@ def test_each_step_has_its_strength(pipeline: WanPipeline, adapter: Path):
     assert mx.allclose(none, pipeline("a cat", **SMALL).latents, atol=1e-4).item()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("stream", ["off", "on"])
 def test_they_are_resumed_bit_for_bit_and_streamed(

@@ -103,6 +103,7 @@ def alone(folder: Path) -> dict[str, Video]:
     }
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "name",
     [

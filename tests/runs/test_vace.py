@@ -176,6 +176,7 @@ def test_references_beside_a_video_that_is_begun_with(pipeline: WanPipeline):
     assert mx.abs(near - start).max() < 0.1 * mx.abs(far - start).max()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("bits", [None, 4])
 def test_streamed_vace_blocks_get_the_adapters_of_resident_ones(root: Path, bits: int | None):
     quantization = {"quantize": True, "bits": bits, "group_size": 32} if bits else {}

@@ -68,6 +68,7 @@ def test_a_killed_server_goes_on_with_its_video_and_then_with_the_others(models:
         np.testing.assert_array_equal(in_two_goes, frames_of(server, again, tmp_path / "one.mp4"))
 
 
+@pytest.mark.nightly
 def test_a_server_killed_again_and_again_makes_the_same_video(models: Path, tmp_path: Path):
     words, moments = (tmp_path / "served", "--models", str(models)), np.random.default_rng(0)
     with running_server(*words) as server:

@@ -412,6 +412,7 @@ def test_each_of_its_shorthands_changes_the_video(walk: Walk):
         assert_changed(other.latents, one.latents, name)
 
 
+@pytest.mark.sample(9)
 def test_streamed_blocks_make_the_same_latents(walk: Walk):
     plan = walk.pipeline.plan(**walk.options, stream="on")
     assert plan.choices.resident_blocks == 0
@@ -419,6 +420,7 @@ def test_streamed_blocks_make_the_same_latents(walk: Walk):
     assert_same_steps(walk.run(stream="on", until=is_decoding), walk.whole)
 
 
+@pytest.mark.sample(9)
 def test_quantized_to_eight_bits_it_makes_nearly_the_same_latents(walk: Walk):
     folder = convert_checkpoint(
         walk.model, walk.root / "quantized", quantize_only=True, bits=8, group_size=32, progress=False
@@ -428,6 +430,7 @@ def test_quantized_to_eight_bits_it_makes_nearly_the_same_latents(walk: Walk):
     assert 0 < (mx.linalg.norm(found - exact) / mx.linalg.norm(exact)).item() < QUANTIZED
 
 
+@pytest.mark.sample(9)
 @pytest.mark.slow
 def test_interrupted_after_each_step_it_goes_on_to_the_same_video(walk: Walk, tmp_path: Path):
     output = tmp_path / "video.webp"
@@ -447,6 +450,7 @@ def test_interrupted_after_each_step_it_goes_on_to_the_same_video(walk: Walk, tm
     assert [*tmp_path.iterdir()] == [output], "the state goes away with success"
 
 
+@pytest.mark.sample(9)
 @pytest.mark.slow
 def test_an_adapter_changes_the_video_alike_in_both_modes_and_not_at_strength_zero(walk: Walk):
     def adapted(strength: float, mode: str) -> mx.array:

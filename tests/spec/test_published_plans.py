@@ -227,6 +227,7 @@ FORMS = [
 ]
 
 
+@pytest.mark.sample(10)
 @pytest.mark.parametrize(("write", "name"), FORMS, ids=lambda form: getattr(form, "__name__", form))
 def test_a_published_model_without_its_numbers_gets_its_plan(
     brief_path: Path, write: Callable[[Path, str], Path], name: str
@@ -271,6 +272,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "Wan", shards=2).path
 
 
+@pytest.mark.sample(7)
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.999])
 @pytest.mark.parametrize("file", REQUIRED)
 def test_a_truncated_file_is_named(tiny: Path, tmp_path: Path, file: str, share: float):

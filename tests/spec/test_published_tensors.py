@@ -123,6 +123,7 @@ def test_the_official_modules_still_make_the_list(name: str):
     assert make(name) == read_list(name)
 
 
+@pytest.mark.sample(20)
 @pytest.mark.parametrize("name", list_names())
 def test_each_list_alone_is_taken_by_its_option_and_inspected_as_what_it_is(brief_path: Path, name: str):
     ending = ".gguf" if "gguf" in name else ENDINGS.get(name, ".safetensors")

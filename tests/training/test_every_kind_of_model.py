@@ -50,6 +50,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", KINDS)
 def test_a_kind_of_model_learns_from_a_list(name: str, clips: Path, tmp_path: Path):
     model, _ = convert_tiny(tmp_path, name)

@@ -115,6 +115,7 @@ def test_what_takes_more_memory_is_planned_with_more(more: dict, less: dict):
 WIDE = TransformerConfig(dim=256, ffn_dim=1536, num_heads=2, num_layers=2, text_dim=32)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("sides", [(32, 32), (64, 48)], ids=str)
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16], ids=str)

@@ -50,6 +50,7 @@ def assert_alike(found: Path, expected: Path) -> None:
     assert [each.loss for each in read_log(found)] == [each.loss for each in read_log(expected)]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     "options",
     [

@@ -72,6 +72,7 @@ DTYPES = pytest.mark.parametrize("dtype", [F32, F16, BF16], ids=["float32", "flo
 
 
 @DTYPES
+@pytest.mark.sample(12)
 @pytest.mark.parametrize("dim", DIMS)
 @pytest.mark.parametrize("rows", ROWS)
 def test_layer_norm_is_that_of_its_twin(kernels, rows, dim, dtype):
@@ -98,6 +99,7 @@ def test_layer_norm_of_equal_numbers_is_the_bias(kernels):
 
 
 @DTYPES
+@pytest.mark.sample(12)
 @pytest.mark.parametrize(
     ("heads", "head_dim"), [(1, 12), (12, 128), (24, 128), (40, 128)], ids=["tiny", "1.3B", "5B", "14B"]
 )

@@ -229,6 +229,7 @@ def loads_of(reads: list[str], name: str) -> int:
     return reads.count(name)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", ["wan2.2-t2v-a14b", "wan2.2-i2v-a14b"])
 @pytest.mark.parametrize("has_paths", [True, False], ids=["files", "memory"])
 @pytest.mark.usefixtures("tight")

@@ -106,6 +106,7 @@ def states(pipeline: WanPipeline, tmp_path_factory: pytest.TempPathFactory) -> d
     return copies
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("after", [1, 2, 3])
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_resumed_video_equals_the_uninterrupted_one_bit_for_bit(
