@@ -69,6 +69,7 @@ def loss_of(name: str, walk: Walk, weights: dict):
     return torch.nn.functional.mse_loss(latents[:, given:], numbers(walk.target)[:, given:])
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("name", KINDS)
 def test_the_loss_and_the_gradients_of_an_adapter_agree(name: str):
     kind = KINDS[name]

@@ -125,7 +125,7 @@ def test_the_predicted_peak_is_what_a_step_takes(sides: tuple[int, int], dtype: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("checkpoints", [True, False])
+@pytest.mark.parametrize("checkpoints", [True, pytest.param(False, marks=pytest.mark.nightly)])
 def test_a_walk_takes_no_more_than_one_step_of_it(checkpoints: bool):
     deep = replace(WIDE, num_layers=4)
     found, predicted = compare_peaks(deep, (32, 32), mx.float32, "direct-distill", checkpoints=checkpoints)
@@ -133,8 +133,10 @@ def test_a_walk_takes_no_more_than_one_step_of_it(checkpoints: bool):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("network", ["loha", "lokr"])
-@pytest.mark.parametrize("checkpoints", [True, False])
+@pytest.mark.sample(2)
+@pytest.mark.parametrize(
+    ("network", "checkpoints"), [("loha", True), ("lokr", False), ("lokr", True), ("loha", False)]
+)
 def test_changes_of_weights_take_what_is_planned(network: NetworkKind, checkpoints: bool):
     found, predicted = compare_peaks(WIDE, (32, 32), mx.float32, network=network, checkpoints=checkpoints)
     assert found == pytest.approx(predicted, rel=0.25)

@@ -154,7 +154,6 @@ def _find_facts(table: Table, clip: Clip, learner: Learner, kept: Survey | None)
         rule = replace(rule, max_frames=rule.max_frames + 1)  # tells whether there are more
     if not clip.path.exists():
         raise DatasetError(f"{clip.path}: not found; {clip.caption_place} names it. Correct it there.")
-
     if is_latents(clip.path):
         return measure_latents(clip.path, learner.config.vae)
 

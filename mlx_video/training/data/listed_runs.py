@@ -36,7 +36,7 @@ def read_seed(clip: Clip, steps: int) -> int:
     if SEED not in told:
         raise DatasetError(
             f"{clip.path}: {place} tells no seed, which --task direct-distill begins with. Give a list of "
-            "clips, .csv or .jsonl, with a column seed."
+            "clips, .csv or .jsonl, with a column seed; or latents that runs wrote."
         )
     seed = told[SEED]
     if not seed.isdecimal() or int(seed) > MAX_SEED:
