@@ -195,7 +195,8 @@ def _plan_walks(request: TrainRequest, config: ModelConfig) -> Drawing:
     if config.is_dual:
         raise RequestError(
             "task",
-            "direct-distill: the model has two experts, which share the steps. One of one can learn it.",
+            "direct-distill: the model has two experts, which share the steps; one cannot learn them. Take "
+            "a model of one transformer.",
         )
     return WalkDrawing(request.distill_steps, request.timestep_shift or config.sampling.shift)
 

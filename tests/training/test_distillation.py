@@ -185,6 +185,7 @@ def test_the_shift_is_the_models_unless_one_is_given(model: Path, tmp_path: Path
     plan = plan_small(model, tmp_path, **STUDENT)
     assert plan.drawing == WalkDrawing(3, plan.config.sampling.shift)
     assert plan_small(model, tmp_path, timestep_shift=2.5, **STUDENT).drawing == WalkDrawing(3, 2.5)
+    assert plan_small(model, tmp_path).drawing.levels.shift == 3.0  # of flow matching
 
 
 @pytest.mark.parametrize(
