@@ -44,7 +44,9 @@ def test_every_code_is_the_number_that_torch_makes_of_it(dtype):
     ],
 )
 def test_codes_of_note_are_the_numbers_of_the_definition(dtype, code, number):
-    np.testing.assert_array_equal(decode_float8(CODES, dtype)[code], np.float32(number))
+    decoded = decode_float8(CODES, dtype)
+    assert decoded.dtype == np.float32
+    np.testing.assert_array_equal(decoded[code], np.float32(number))
 
 
 def test_zero_keeps_its_sign():

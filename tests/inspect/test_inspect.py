@@ -364,6 +364,13 @@ def test_values_and_magnitudes_of_zeros_may_change_something(tmp_path, role):
     assert (adapter.layers, adapter.zero_layers) == (1, 0)
 
 
+def test_an_adapter_of_an_image_branch_is_said_to_be_one(tmp_path):
+    name = "diffusion_model.blocks.0.cross_attn.k_img.lora_{}.weight"
+    arrays = {name.format("A"): np.ones((4, 64), np.float32), name.format("B"): np.ones((64, 4), np.float32)}
+    found = inspect_path(write(tmp_path / "style.safetensors", dialect_arrays("lightx2v") | arrays))
+    assert found.parts[0].adapter.made_for.endswith("with an image branch, as Wan2.1 I2V")
+
+
 def test_an_adapter_for_another_model_is_called_one(tmp_path):
     names = ("double_blocks.0.img_attn.proj.lora_A.weight", "double_blocks.0.img_attn.proj.lora_B.weight")
     write_safetensors(
@@ -382,6 +389,12 @@ def test_latents_and_run_states_tell_their_settings(tmp_path):
     assert first.parts[0].notices == ("C 16, T 2, H 4, W 6", "seed 7", "prompt 'a cat'")
     assert "--decode-only" in first.command
     assert f"--output-path {tmp_path / 'b.mp4'} --resume" in second.command
+
+
+def test_latents_beside_what_no_run_writes_are_none(tmp_path):
+    arrays = {"latents": np.zeros((16, 2, 4, 6), np.float32), "other.weight": np.ones((4, 4), np.float32)}
+    write_safetensors(tmp_path / "a.safetensors", [store(*each) for each in arrays.items()])
+    assert inspect_path(tmp_path / "a.safetensors").kind == "unknown"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import time
 from collections import Counter, defaultdict
@@ -39,6 +40,9 @@ def main() -> int:
     parser.add_argument("--only", default="", help="files whose path holds this text")
     parser.add_argument("--jobs", type=int, default=2, help="mutants at a time, default %(default)s")
     parser.add_argument("--marks", default="quick", help="tests, as for pytest -m, default %(default)s")
+    parser.add_argument(
+        "--also", nargs="+", default=(), help="tests to measure once more, which are new since the last time"
+    )
     parser.add_argument("--work-dir", type=Path, default=Path("mutants"), help="default %(default)s")
     parser.add_argument("--list", action="store_true", help="only list the mutants")
     args = parser.parse_args()
@@ -47,6 +51,9 @@ def main() -> int:
         print("\n".join(f"{mutant.mistake.line}: {mutant.key}" for mutant in mutants))
         return 0
     started, reach = time.perf_counter(), measure_reach(args.work_dir / args.marks, args.marks)
+    if args.also:
+        shutil.rmtree(args.work_dir / "also", ignore_errors=True)
+        reach = reach.with_more(measure_reach(args.work_dir / "also", "", args.also))
     outcomes, reasons = [], read_reasons()
     killed = Killed(args.work_dir / args.marks / "killed.json")
     workplaces: Queue[Workplace] = Queue()

@@ -28,6 +28,15 @@ class Reach:
     lines: dict[str, dict[int, list[str]]]
     seconds: dict[str, float]
 
+    def with_more(self, more: Reach) -> Reach:
+        """Both measurements together; lines are those of the files as they are now."""
+        lines = {file: dict(found) for file, found in self.lines.items()}
+        for file, found in more.lines.items():
+            own = lines.setdefault(file, {})
+            for line, tests in found.items():
+                own[line] = sorted({*own.get(line, ()), *tests})
+        return Reach(lines, {**self.seconds, **more.seconds})
+
     def tests_of(self, file: str, line: int, end_line: int, budget: float) -> list[str]:
         """The quickest tests that come past some lines, those of the file's own room first.
 

@@ -81,6 +81,11 @@ def test_the_quickest_tests_of_the_room_come_first_until_the_time_is_up():
     assert imported == ["tests/media/a.py::c", "tests/media/a.py::a"]
 
 
+def test_tests_that_are_measured_later_come_to_the_others():
+    reach = Reach({"a.py": {1: ["old"]}}, {"old": 1.0}).with_more(Reach({"a.py": {1: ["new"]}}, {"new": 2.0}))
+    assert reach == Reach({"a.py": {1: ["new", "old"]}}, {"old": 1.0, "new": 2.0})
+
+
 def test_every_reason_names_a_line_that_is_there():
     reasons = read_reasons()
     files = {key.partition(" ")[0] for key in reasons}
