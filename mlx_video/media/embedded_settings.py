@@ -6,8 +6,9 @@ import json
 import re
 from collections.abc import Mapping
 
-# Half surrogates are no UTF-8 and the two non-characters are no XML; JSON can spell all of them in ASCII.
-_NOT_PLAIN_TEXT = re.compile("[\ud800-\udfff\ufffe\uffff]")
+# Half surrogates are no UTF-8, the two non-characters are no XML, and terminals obey the codes behind ASCII,
+# which json leaves alone; it can spell all of them in ASCII.
+_NOT_PLAIN_TEXT = re.compile("[\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 _RUN_KEYS = frozenset(("prompt", "seed"))
 _MARK, _MAKER = "made_by", "mlx-video"

@@ -11,10 +11,12 @@ import pytest
 from mlx_video.config import TextEncoderConfig
 from mlx_video.convert.convert import convert
 from mlx_video.convert_wan import main
+from mlx_video.inspect.opened_model import describe_opened
 from mlx_video.inspect.path import inspect_path
 from mlx_video.latents.latents_file import save_latents
 from mlx_video.latents.run_state import RunState, save_state
 from mlx_video.layouts.loose_files import WEIGHT_ENDINGS
+from mlx_video.loading.components import open_model
 from mlx_video.loading.found_files import scan_folder
 from mlx_video.request import ConvertRequest
 from mlx_video.variants.other_models import PUBLISHED, digest_shapes
@@ -94,6 +96,15 @@ def test_a_converted_folder_tells_bits_group_and_the_dense_number_of_parameters(
     assert set(transformer.precision) == {"8 bits, group 32", "BF16"}
     assert transformer.parameters == part_of(inspect_path(tiny.path), "transformer").parameters
     assert [part.spelling for part in found.parts] == ["converted for MLX"] * 3
+
+
+def test_an_opened_model_tells_the_bytes_of_its_files_and_folders(tiny, tmp_path):
+    list(convert(ConvertRequest(tiny.path, tmp_path / "out", dtype="float32")))
+    opened = describe_opened(*open_model(tmp_path / "out"), {})
+    assert "tokenizer" in {facts.title for facts in opened.components}
+    for facts in opened.components:
+        files = [facts.place] if facts.place.is_file() else facts.place.rglob("*")
+        assert facts.nbytes == sum(file.stat().st_size for file in files), facts.title
 
 
 def test_a_converted_folder_of_another_tool_is_called_one(tiny, tmp_path):

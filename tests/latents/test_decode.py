@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlx_video.latents import decode
 from mlx_video.latents.decode import (
     ONE_BY_ONE,
     PAIRS,
@@ -120,6 +123,14 @@ def test_bytes_of_a_single_picture_are_rounded():
 )
 def test_latents_go_in_pairs_where_that_makes_them_large_enough(height, width, tile, gpu, pace):
     assert choose_pace(height, width, tile, gpu) == pace
+
+
+def test_every_way_of_cutting_is_handed_on(vae, monkeypatch):
+    asked = {"tile": 3, "latents_per_push": 2, "parts": (1, 2), "scratch_folder": Path("scratch")}
+    told = {}
+    monkeypatch.setattr(decode, "decode_chunks", lambda vae, latents, **how: told.update(how) or iter(()))
+    assert list(decode_frames(vae, draw_latents(1), **asked)) == []
+    assert told == asked
 
 
 def test_pairs_give_the_frames_of_latents_one_by_one(vae):

@@ -1,8 +1,10 @@
 """Names tell experts and pairs of them, or hint at them."""
 
+from pathlib import PurePath
+
 import pytest
 
-from mlx_video.layouts.expert_names import guess_expert_of_name, propose_pairs
+from mlx_video.layouts.expert_names import find_sure_expert, guess_expert_of_name, propose_pairs
 
 
 @pytest.mark.parametrize(
@@ -20,6 +22,12 @@ from mlx_video.layouts.expert_names import guess_expert_of_name, propose_pairs
 )
 def test_an_expert_is_told_by_clear_names_alone(name, expert):
     assert guess_expert_of_name(name) == expert
+
+
+def test_an_expert_is_sure_where_a_name_says_noise():
+    assert find_sure_expert(PurePath("wan/x_high_noise.safetensors")) == "high_noise"
+    assert find_sure_expert(PurePath("low_noise_model/a.safetensors")) == "low_noise"
+    assert find_sure_expert(PurePath("wan/Wan2_2-T2V-A14B-LOW_fp8.safetensors")) is None
 
 
 @pytest.mark.parametrize(

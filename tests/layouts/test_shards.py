@@ -314,18 +314,24 @@ def test_a_total_size_of_another_precision_is_one(tmp_path, state):
     assert f"the shards hold {data} bytes" in refused(tmp_path)
 
 
-def write_sized_shards(folder, dtype):
+def test_a_round_total_size_is_another_from_a_hundredth_on(tmp_path):
+    files, data = write_sized_shards(tmp_path, "BF16", 246_250_000)  # a gigabyte less 1.5 %
+    write_sized_index(tmp_path, files, 10**9)
+    assert f"the shards hold {data} bytes" in refused(tmp_path)
+
+
+def write_sized_shards(folder, dtype, numbers=120_123_456):
     """Two shards of some hundred megabytes that take no room on the disk."""
     files = tuple(folder / shard_name(number, 2) for number in (1, 2))
     for number, file in enumerate(files):
-        nbytes = 2 * (120_123_456 + number)
+        nbytes = 2 * (numbers + number)
         header = json.dumps(
             {f"t{number}": {"dtype": dtype, "shape": [nbytes // 2], "data_offsets": [0, nbytes]}}
         ).encode()
         file.write_bytes(len(header).to_bytes(8, "little") + header)
         with file.open("r+b") as opened:
             opened.truncate(8 + len(header) + nbytes)
-    return files, 2 * (2 * 120_123_456 + 1)
+    return files, 2 * (2 * numbers + 1)
 
 
 def write_sized_index(folder, files, total_size):

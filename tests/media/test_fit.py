@@ -45,6 +45,16 @@ def test_a_letterbox_shows_the_whole_frame_between_black_bars():
     assert not fitted[15:].any()
 
 
+def test_a_stretched_frame_has_no_bars():
+    assert (fit_frame(np.full((10, 40, 3), 200, np.uint8), 20, 40, "stretch") == 200).all()
+
+
+def test_of_equal_ratios_the_width_decides_as_in_the_official_code():
+    """8 / 49 times 49 is a little less than 8, which leaves seven rows."""
+    shown = letterbox_character(np.full((49, 49, 3), 200, np.uint8), 8, 8)
+    assert [bool(row.any()) for row in shown] == [True] * 7 + [False]
+
+
 def test_bars_beside_a_mask_are_white():
     mask = fit_mask(np.zeros((10, 40, 3), np.uint8), 20, 40, "letterbox")
     assert not mask[5:15].any()

@@ -40,6 +40,12 @@ def test_timesteps_are_rounded_where_the_weights_are_bfloat16_alone(model, times
         assert mx.array_equal(found, other) == is_rounded
 
 
+def test_every_norm_of_heads_has_the_models_epsilon(model):
+    blocks = [getattr(block, name) for block in model.blocks for name in ("self_attn", "cross_attn")]
+    norms = [norm for attention in blocks for norm in (attention.norm_q, attention.norm_k)]
+    assert {norm.eps for norm in norms} == {LONGCAT.eps} == {1e-6}
+
+
 def test_clean_frames_see_neither_noise_nor_text_nor_the_timestep(model):
     noisier = LATENTS.copy()
     noisier[:, CLEAN:] *= 2

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_video.models.dispatch import Limits, use_limits
-from mlx_video.models.vae import convolutions, winograd
+from mlx_video.models.vae import bands, convolutions, winograd
 from mlx_video.models.vae.bands import convolve_joined, convolve_repeated
 from mlx_video.models.vae.winograd import LEAST_PIXELS, TILE, band_bytes, cut_bands, winograd_bytes
 
@@ -111,3 +111,10 @@ def test_a_cpu_keeps_to_its_own_ways(monkeypatch):
     with use_limits(Limits(joins_taps=True, repeats_pixels=True, fuses_taps=True)):
         convolutions.convolve_taps(taps, draw(96, 3, 3, 3, 96, seed=7), mx.zeros(96))
         convolutions.convolve_doubled(taps[0], draw(160, 3, 3, 96, seed=7), mx.zeros(160))
+
+
+def test_bands_are_cut_for_what_goes_in_and_what_comes_out(monkeypatch):
+    asked = []
+    monkeypatch.setattr(bands, "cut_bands", lambda *size: asked.append(size) or cut_bands(*size))
+    convolve_repeated(mx.zeros((2, 4, 6, 8)), mx.zeros((5, 3, 3, 8)))
+    assert asked == [(8, 12, 8, 5, 2)]
