@@ -34,6 +34,7 @@ RecipeName = Literal[
     "longcat-distilled",
     "longcat-refine",
     "bernini",
+    "direct-distill",
 ]
 NoiseLevelsName = Literal[
     "official",

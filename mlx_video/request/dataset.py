@@ -26,7 +26,8 @@ class DatasetOptions:
     )
     dataset: ReadPath | None = option(
         None,
-        help="folder of pictures and clips with a `.txt` of the same name beside each",
+        help="folder of pictures and clips with a `.txt` of the same name beside each, or of latents that "
+        "runs wrote",
         group=DATASET_GROUP,
         metavar="DIR",
         excludes_others=True,

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Literal
 
 from mlx_video.errors import RequestError
 from mlx_video.request.choices import MAX_SEED, StreamMode
 from mlx_video.request.kinds import Kind, Place, ReadPath, WrittenPath
-from mlx_video.request.option import Bounds, at_least, between, check_options, option, positive, settle_paths
+from mlx_video.request.option import (
+    Bounds,
+    at_least,
+    between,
+    check_options,
+    option,
+    options_of,
+    positive,
+    settle_paths,
+)
 from mlx_video.request.parallel import PARALLEL_GROUP, lost_after_option
 
-NetworkKind = Literal["lora", "loha", "full"]
+TaskName = Literal["sft", "direct-distill"]
+NetworkKind = Literal["lora", "loha", "lokr", "full"]
 ExpertChoice = Literal["high_noise", "low_noise"]
 NumberType = Literal["float32", "bfloat16"]
 TimestepSampling = Literal["uniform", "sigmoid", "shift", "logit_normal"]
@@ -21,6 +33,7 @@ OptimizerName = Literal["adamw", "adafactor", "lion"]
 ScheduleName = Literal["constant", "cosine", "linear"]
 ExportName = Literal["comfyui", "peft", "kohya", "diffusers"]
 
+_TASK = "task"
 _NETWORK = "what is trained"
 _DESCENT = "learning"
 _NOISE = "noise"
@@ -38,6 +51,22 @@ _WORDS = Kind(
 _Words = Annotated[tuple[str, ...], _WORDS]
 
 MOST_TRAINING_STEPS = 10**7
+MOST_WALK_STEPS = 1000
+_OF_TASKS: Mapping[TaskName, tuple[str, ...]] = MappingProxyType(
+    {
+        "sft": (
+            "caption_dropout",
+            "timestep_sampling",
+            "logit_mean",
+            "logit_std",
+            "min_timestep",
+            "max_timestep",
+            "weighting",
+        ),
+        "direct-distill": ("distill_steps",),
+    }
+)
+"""Task → options that decide nothing of the others."""
 _EXPERTS = "the expert's own range, else 0 to 1000"
 
 
@@ -45,9 +74,22 @@ _EXPERTS = "the expert's own range, else 0 to 1000"
 class TrainRequest:
     """One training; None stands for a default that follows from the model."""
 
+    task: TaskName = option(
+        "sft",
+        help="`sft` learns from clips by flow matching; `direct-distill` learns to end in few steps without "
+        "guidance where full runs of the seeds in the dataset ended",
+        group=_TASK,
+    )
+    distill_steps: int = option(
+        4,
+        help="steps that `direct-distill` learns to do with",
+        group=_TASK,
+        check=between(1, MOST_WALK_STEPS),
+    )
     network: NetworkKind = option(
         "lora",
-        help="`lora` or `loha`, adapters beside the frozen weights; or `full`, the transformer's own weights",
+        help="`lora`, `loha` or `lokr`, adapters beside the frozen weights; or `full`, the transformer's own "
+        "weights",
         group=_NETWORK,
     )
     rank: int = option(32, help="of an adapter's factors", group=_NETWORK, check=between(1, 4096))
@@ -131,7 +173,13 @@ class TrainRequest:
         "towards high noise; `logit_normal`, with a mean and a deviation",
         group=_NOISE,
     )
-    timestep_shift: float = option(3.0, help="of `shift`", group=_NOISE, check=positive())
+    timestep_shift: float | None = option(
+        None,
+        help="of `shift`, and of the steps of `direct-distill`",
+        group=_NOISE,
+        default_text="3; of `direct-distill` the model's for sampling",
+        check=positive(),
+    )
     logit_mean: float = option(0.0, help="of `logit_normal`", group=_NOISE, check=between(-20, 20))
     logit_std: float = option(
         1.0, help="of the normal number behind a sigmoid", group=_NOISE, check=positive()
@@ -224,6 +272,7 @@ class TrainRequest:
     def __post_init__(self) -> None:
         check_options(self)
         settle_paths(self)
+        self._refuse_other_tasks()
         self._refuse_idle()
         low, high = self.min_timestep, self.max_timestep
         if low is not None and high is not None and low >= high:
@@ -236,6 +285,16 @@ class TrainRequest:
                 "output_name", f"{self.output_name!r}: must be a file's name without a folder."
             )
 
+    def _refuse_other_tasks(self) -> None:
+        """Refuse options of another task."""
+        declared = options_of(TrainRequest)
+        for task, names in _OF_TASKS.items():
+            for name in names:
+                if task != self.task and getattr(self, name) != declared[name].default:
+                    raise RequestError(
+                        name, f"{getattr(self, name)}: decides nothing of --task {self.task}. Leave it out."
+                    )
+
     def _refuse_idle(self) -> None:
         """Refuse what would decide nothing."""
         if self.network == "full":
@@ -244,8 +303,15 @@ class TrainRequest:
                     raise RequestError(name, "counts only for adapters. Drop it, or take --network lora.")
             if self.export != "comfyui":
                 raise RequestError("export", f"{self.export}: counts only for adapters. Drop it.")
-        if self.network == "loha" and self.export in ("peft", "diffusers"):
-            raise RequestError("export", f"{self.export}: has no names for `loha`. Take comfyui or kohya.")
+        if self.network in ("loha", "lokr") and self.export in ("peft", "diffusers"):
+            raise RequestError(
+                "export", f"{self.export}: has no names for `{self.network}`. Take comfyui or kohya."
+            )
+
+    @property
+    def walk_steps(self) -> int | None:
+        """Steps that a student learns to do with; None for no student."""
+        return self.distill_steps if self.task == "direct-distill" else None
 
     @property
     def scale_alpha(self) -> float:

@@ -18,11 +18,13 @@ class Example:
         name: the clip's, for messages.
         latents: [C, T, H, W], float32.
         conditioning: what the transformer is told besides them, as a run builds it.
+        seed: of the run that made the clip, where that counts.
     """
 
     name: str
     latents: mx.array
     conditioning: Conditioning
+    seed: int | None = None
 
 
 class Examples(Protocol):

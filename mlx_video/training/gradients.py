@@ -1,4 +1,4 @@
-"""Loss and gradients of one example, with every block's activations in memory or one block's at a time."""
+"""Gradients with all blocks in memory, and with all that they compute or what enters each."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from mlx_video.models.block_order import BlockName
 from mlx_video.models.dispatch import LARGEST_ARRAY, current_limits, use_limits
 from mlx_video.models.forward import BlockSource, ResidentBlocks
 from mlx_video.models.video_transformer import VideoTransformer
-from mlx_video.training.loss import NoisyExample, predict_velocity, velocity_loss
+from mlx_video.training.lesson import Lesson
 from mlx_video.training.trainable import Trainable, Values
+from mlx_video.training.velocity import Objective, Question, Slopes, predict_velocity
 
-Gradients = Callable[[NoisyExample], tuple[mx.array, Values]]
-"""An example → its loss and the gradients of all trained parameters, not yet evaluated."""
+Gradients = Callable[[Lesson], tuple[mx.array, Values]]
+"""A lesson → its loss and the gradients of all trained parameters, not yet evaluated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,17 +83,41 @@ def resident_gradients(
         checkpoints: keep what enters each block only, and compute the block again for its gradient.
     """
     source = CheckpointedBlocks(transformer, trainable) if checkpoints else None
+    network = _ResidentNetwork(transformer, trainable, source)
+    return lambda lesson: lesson.learn(network)
 
-    def compute(one: NoisyExample) -> tuple[mx.array, Values]:
-        def loss(values: Values) -> mx.array:
-            with trainable.holding(values):
-                return velocity_loss(predict_velocity(transformer, one, source), one)
+
+class _ResidentNetwork:
+    """A :class:`mlx_video.training.velocity.Network` with all blocks in memory."""
+
+    def __init__(
+        self, transformer: VideoTransformer, trainable: Trainable, source: CheckpointedBlocks | None
+    ) -> None:
+        self._transformer = transformer
+        self._trainable = trainable
+        self._source = source
+
+    def answer(self, question: Question) -> mx.array:
+        return answer(self._transformer, question, None)
+
+    def differentiate(self, question: Question, objective: Objective) -> Slopes:
+        def value_of(values: Values, latents: mx.array) -> mx.array:
+            with self._trainable.holding(values):
+                asked = replace(question, latents=latents)
+                return objective(predict_velocity(self._transformer, asked, self._source), latents)
 
         with training_limits():
-            value, gradients = mx.value_and_grad(loss)(trainable.values())
-        return value, gradients
+            differentiated = mx.value_and_grad(value_of, argnums=(0, 1))
+            value, slopes = differentiated(self._trainable.values(), question.latents)
+        return Slopes(value, *slopes)
 
-    return compute
+
+def answer(transformer: VideoTransformer, question: Question, block_source: BlockSource | None) -> mx.array:
+    """See :meth:`mlx_video.training.velocity.Network.answer`."""
+    with training_limits():
+        velocity = predict_velocity(transformer, question, block_source)
+        mx.eval(velocity)
+    return velocity
 
 
 class CheckpointedBlocks:
@@ -126,142 +151,3 @@ class CheckpointedBlocks:
             return mx.checkpoint(compute)(own, x, *take_told(context).arrays)
 
         return run
-
-
-def streamed_gradients(
-    transformer: VideoTransformer, trainable: Trainable, source: BlockSource, order: Sequence[BlockName]
-) -> Gradients:
-    """Gradients of a transformer whose blocks come one by one, forward and then backward.
-
-    What enters each block is kept; on the way back each is computed again for its gradient. No more than one
-    block's activations are in memory, and the source reads ahead on both ways.
-
-    Args:
-        transformer: without its blocks.
-        trainable: what is trained of it.
-        source: of its blocks.
-        order: of the main blocks; there must be no others.
-    """
-
-    def compute(one: NoisyExample) -> tuple[mx.array, Values]:
-        with training_limits():
-            return _walk_there_and_back(transformer, trainable, source, order, one)
-
-    return compute
-
-
-def _walk_there_and_back(
-    transformer: VideoTransformer,
-    trainable: Trainable,
-    source: BlockSource,
-    order: Sequence[BlockName],
-    one: NoisyExample,
-) -> tuple[mx.array, Values]:
-    ends = _Ends(transformer, trainable, one)
-    tokens, context = ends.enter()
-    told = take_told(context)
-    entering: list[mx.array] = []
-    blocks = iter(source.blocks([*order, *reversed(order)]))
-    for index, _ in enumerate(order):
-        entering.append(tokens)
-        tokens = next(blocks)(tokens, told.put_into(context.at(index)))
-        mx.eval(tokens)
-    loss, gradients, of_tokens = ends.leave(tokens)
-    of_told = [mx.zeros(array.shape) for array in told.arrays]
-    for index, name in reversed([*enumerate(order)]):
-        own = trainable.of_block(name.prefix)
-        names = [*own]
-        run = _with_arguments(next(blocks), trainable, names, context.at(index))
-        _, found = mx.vjp(run, [entering.pop(), *told.arrays, *own.values()], [of_tokens])
-        of_tokens, *rest = found
-        of_told = [sum_ + new for sum_, new in zip(of_told, rest, strict=False)]
-        gradients |= dict(zip(names, rest[len(of_told) :], strict=True))
-        mx.eval(of_tokens, of_told, [gradients[name] for name in names])
-    return loss, ends.add_entrance(gradients, of_tokens, of_told)
-
-
-def _with_arguments(
-    block: Block, trainable: Trainable, names: Sequence[str], context: BlockContext
-) -> Callable[..., mx.array]:
-    """A block as a function of all that it has gradients for: its tokens, what it is told, its parameters."""
-    count = len(take_told(context).arrays)
-
-    def run(x: mx.array, *rest: mx.array) -> mx.array:
-        with trainable.holding(dict(zip(names, rest[count:], strict=True))):
-            return block(x, Told(rest[:count]).put_into(context))
-
-    return run
-
-
-class _Ends:
-    """What is before and behind the blocks, by way of sources that run none."""
-
-    def __init__(self, transformer: VideoTransformer, trainable: Trainable, one: NoisyExample) -> None:
-        self._transformer = transformer
-        self._trainable = trainable
-        self._one = one
-        self._own = trainable.of_block("")
-
-    def enter(self) -> tuple[mx.array, BlockContext]:
-        """The tokens that enter block 0, and its context; evaluated."""
-        tap = _Tap()
-        predict_velocity(self._transformer, self._one, tap)
-        tokens, context = tap.entering
-        mx.eval(tokens, take_told(context).arrays)
-        return tokens, context
-
-    def leave(self, tokens: mx.array) -> tuple[mx.array, Values, mx.array]:
-        """Loss of the tokens that left the last block, and the gradients of what is behind, and of them."""
-
-        def loss(own: Values, tokens: mx.array) -> mx.array:
-            with self._trainable.holding(own):
-                velocity = predict_velocity(self._transformer, self._one, _Tap(tokens))
-                return velocity_loss(velocity, self._one)
-
-        value, (gradients, of_tokens) = mx.value_and_grad(loss, argnums=(0, 1))(self._own, tokens)
-        mx.eval(value, gradients, of_tokens)
-        return value, gradients, of_tokens
-
-    def add_entrance(self, gradients: Values, of_tokens: mx.array, of_told: Sequence[mx.array]) -> Values:
-        """Gradients with those of what is before the blocks."""
-        if not self._own:
-            return gradients
-        names = [*self._own]
-
-        def enter(*own: mx.array) -> list[mx.array]:
-            tap = _Tap()
-            with self._trainable.holding(dict(zip(names, own, strict=True))):
-                predict_velocity(self._transformer, self._one, tap)
-            tokens, context = tap.entering
-            return [tokens, *take_told(context).arrays]
-
-        _, found = mx.vjp(enter, [*self._own.values()], [of_tokens, *of_told])
-        return gradients | {name: gradients[name] + new for name, new in zip(names, found, strict=True)}
-
-
-class _Tap:
-    """A block source that runs no block: it notes what enters the first, and lets given tokens leave.
-
-    Args:
-        leaving: what leaves the last block; None for what entered.
-    """
-
-    shares_blocks = False
-
-    def __init__(self, leaving: mx.array | None = None) -> None:
-        self._leaving = leaving
-        self._entered: list[tuple[mx.array, BlockContext]] = []
-
-    @property
-    def entering(self) -> tuple[mx.array, BlockContext]:
-        """Tokens and context of block 0."""
-        return self._entered[0]
-
-    def blocks(self, names: Sequence[BlockName]) -> Iterable[Block]:
-        """See :class:`BlockSource`."""
-
-        def run(x: mx.array, context: BlockContext) -> mx.array:
-            self._entered.append((x, context))
-            return x if self._leaving is None else self._leaving
-
-        return (run for _ in names)

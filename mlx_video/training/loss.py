@@ -10,14 +10,11 @@ import numpy as np
 
 from mlx_video.conditioning.frames import impose_first_frames
 from mlx_video.conditioning.types import Conditioning
-from mlx_video.errors import DatasetError
-from mlx_video.models.block_context import Pass, Step
-from mlx_video.models.forward import BlockSource
-from mlx_video.models.transformer import token_grid
-from mlx_video.models.video_transformer import VideoTransformer
-from mlx_video.training.attention import attend_for_training
+from mlx_video.models.block_context import Step
 from mlx_video.training.example import Example, Examples
 from mlx_video.training.noise_levels import NoiseLevels
+from mlx_video.training.trainable import Values
+from mlx_video.training.velocity import Network, Question
 
 TIMESTEPS = 1000
 
@@ -47,10 +44,21 @@ class NoisyExample:
         """What the transformer sees of the level, 0 to 1000."""
         return self.level * TIMESTEPS
 
+    @property
+    def question(self) -> Question:
+        """What the transformer is asked."""
+        step = Step(0, 1, self.timestep, self.level, 0.0)
+        return Question(self.name, self.noisy, step, self.conditioning)
+
+    def learn(self, network: Network) -> tuple[mx.array, Values]:
+        """See :class:`mlx_video.training.lesson.Lesson`."""
+        slopes = network.differentiate(self.question, lambda velocity, _: velocity_loss(velocity, self))
+        return slopes.value, slopes.of_values
+
 
 @dataclass(frozen=True, slots=True)
-class Drawing:
-    """How chance enters the training; each draw is a function of the seed and of where it is made.
+class NoiseDrawing:
+    """Draws a noise level and noise for each example.
 
     Attributes:
         seed: of the training.
@@ -61,6 +69,12 @@ class Drawing:
     seed: int
     levels: NoiseLevels
     caption_dropout: float = 0.0
+
+    def describe(self) -> str:
+        """Which timesteps are drawn."""
+        levels = self.levels
+        way = f"{levels.sampling} {levels.shift:g}" if levels.sampling == "shift" else levels.sampling
+        return f"timesteps {levels.lowest * TIMESTEPS:g} to {levels.highest * TIMESTEPS:g} by {way}"
 
     def draw_batch(self, examples: Examples, position: int) -> list[NoisyExample]:
         """Batch number `position`, each example at a level and under noise of its own."""
@@ -92,38 +106,6 @@ def add_noise(
     if conditioning.first_frames is not None:
         noisy = impose_first_frames(noisy, conditioning.first_frames)
     return NoisyExample(name, noisy, noise - latents, level, weight, conditioning)
-
-
-def predict_velocity(
-    transformer: VideoTransformer, one: NoisyExample, block_source: BlockSource | None = None
-) -> mx.array:
-    """The velocity [C, T, H, W] that a transformer predicts of an example.
-
-    Raises:
-        DatasetError: some of the frames are references, which are no part of a clip.
-    """
-    told = one.conditioning
-    if told.frames.leading:
-        raise DatasetError(
-            f"{one.name}: comes with pictures that stand before its frames, which training does not take. "
-            "Leave vace_reference_image out."
-        )
-    grid = token_grid(
-        (one.noisy.shape[1], one.noisy.shape[2], one.noisy.shape[3]), transformer.config.patch_size
-    )
-    prompt = transformer.project_text(told.context, told.image_tokens)
-    forward = Pass(prompt, attention=attend_for_training)
-    for add_on in told.add_ons:
-        forward = add_on(transformer, forward)
-    (velocity,) = transformer.predict(
-        one.noisy,
-        Step(0, 1, one.timestep, one.level, 0.0),
-        [forward],
-        concat_latents=told.concat_latents,
-        layout=told.frames.layout(grid, told.num_first_frames),
-        block_source=block_source,
-    )
-    return velocity
 
 
 def velocity_loss(velocity: mx.array, one: NoisyExample) -> mx.array:

@@ -35,6 +35,9 @@ _SAVED_STREAM_ARRAYS, _SAVED_HIDDEN_ARRAYS = 12.0, 5.6
 _WEIGHT_COPIES = 2.6
 """Float32 copies of the largest weight, where weights are of another type than products."""
 
+_CHANGE_ARRAYS = 3.0
+"""Arrays of the size of a weight that an adapter changes, where the change is computed as a whole."""
+
 _SHARE_FOR_ACTIVATIONS = 0.5
 _UPDATE_ARRAYS = 2.5
 """Gradients, the next values, and what they are computed by, in the size of the values."""
@@ -53,6 +56,7 @@ class TrainingSize:
         optimizer_numbers: that the optimizer keeps.
         trained_bytes: of one trained number.
         request: of the user.
+        changed: numbers of all weights that an adapter changes and computes its change of as a whole.
     """
 
     config: TransformerConfig
@@ -63,6 +67,7 @@ class TrainingSize:
     optimizer_numbers: int
     trained_bytes: int
     request: TrainRequest
+    changed: int = 0
 
 
 def read_infos(plan: TrainingPlan) -> tuple[TensorInfo, ...]:
@@ -111,7 +116,14 @@ def measure_training(
         optimizer,
         WIDE if plan.adapter is None else plan.adapter.dtype.size,
         plan.request,
+        _count_changed(plan),
     )
+
+
+def _count_changed(plan: TrainingPlan) -> int:
+    if plan.adapter is None or not KINDS[plan.adapter.kind].is_whole:
+        return 0
+    return sum(map(math.prod, plan.adapter.layers.values()))
 
 
 Shape = tuple[int, ...]
@@ -165,9 +177,11 @@ def training_peak(size: TrainingSize, host: Host, way: MemoryWay) -> Peak:
     held = weight_bytes_in_use(weights, 0 if way.streams else None)
     held += state + average + (0 if request.network == "full" else values)
     compute = weights.number_bytes if host.machine.on_gpu else WIDE
-    # Sums of the examples before, gradients of this one, and the sums that include them.
-    gradients = values * (3 if request.gradient_accumulation > 1 else 2)
+    # Gradients, and what they are multiplied by; sums of the examples before, and of a walk's later steps.
+    walk_steps = request.walk_steps or 1
+    gradients = values * (2 + (request.gradient_accumulation > 1) + (walk_steps > 1))
     descending = _block_bytes(size, host, compute) + _kept_bytes(size, compute, way) + gradients
+    descending += walk_steps * _latent_bytes(size) + _change_bytes(size, way)
     # Gradients, and the next values, state and average beside the last, which Ctrl-C may still want.
     updating = int(_UPDATE_ARRAYS * values) + state + average
     needed, usual = (
@@ -203,6 +217,17 @@ def _block_bytes(size: TrainingSize, host: Host, compute: int) -> int:
     if not host.machine.on_gpu and (size.weights.bits is not None or size.weights.number_bytes != WIDE):
         copies = _WEIGHT_COPIES * config.dim * config.ffn_dim * WIDE
     return int(arrays * compute + copies)
+
+
+def _change_bytes(size: TrainingSize, way: MemoryWay) -> int:
+    """Of changes of weights that are computed as a whole: those of one block, or of all."""
+    blocks = len(size.weights.blocks) if way.checkpoints else 1
+    return int(_CHANGE_ARRAYS * size.changed * WIDE / blocks)
+
+
+def _latent_bytes(size: TrainingSize) -> int:
+    """Of the latents of an example."""
+    return size.num_tokens * math.prod(size.config.patch_size) * size.config.out_dim * WIDE
 
 
 def _kept_bytes(size: TrainingSize, compute: int, way: MemoryWay) -> int:

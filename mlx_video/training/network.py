@@ -16,8 +16,9 @@ from mlx_video.loading.residency import resident
 from mlx_video.loading.streamed_transformer import open_streamed_transformer
 from mlx_video.models.block_order import BlockName
 from mlx_video.training.adapter import Adapter
-from mlx_video.training.gradients import Gradients, resident_gradients, streamed_gradients
+from mlx_video.training.gradients import Gradients, resident_gradients
 from mlx_video.training.plan import TrainingPlan, fits_parameter
+from mlx_video.training.streamed_gradients import streamed_gradients
 from mlx_video.training.trainable import Trainable
 
 

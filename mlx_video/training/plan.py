@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import mlx.core as mx
 
@@ -15,10 +16,12 @@ from mlx_video.errors import RequestError
 from mlx_video.formats.fingerprint import fingerprint_weights
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.request.option import options_of
-from mlx_video.request.train import TrainRequest
+from mlx_video.request.train import TaskName, TrainRequest
 from mlx_video.training.adapter import AdapterPlan, find_layers
+from mlx_video.training.distillation import WalkDrawing
 from mlx_video.training.example import Examples
-from mlx_video.training.loss import TIMESTEPS, Drawing
+from mlx_video.training.lesson import Drawing
+from mlx_video.training.loss import TIMESTEPS, NoiseDrawing
 from mlx_video.training.noise_levels import NoiseLevels
 from mlx_video.training.optimizers import Schedule
 from mlx_video.training.state import STATE_FILE
@@ -32,11 +35,11 @@ gives the published recipes' 1e-4 to 3e-4 (arXiv 2203.03466)."""
 CAREFUL = 0.1
 """What becomes of that rate for all weights, and for Lion."""
 WARM_UP_SHARE = 20
-
+TIMESTEP_SHIFT = 3.0
 
 TRAINED_NETWORKS = tuple(network.build for network in (PLAIN, fun.NETWORK, vace.NETWORK))
 """Transformers of whole clips, as flow matching trains them."""
-_SETTLED = ("steps", "learning_rate", "schedule", "warm_up_steps", "init_lora")
+_SETTLED = ("steps", "learning_rate", "schedule", "warm_up_steps", "init_lora", "timestep_shift")
 """Options that stand in a training's identity as what follows from them, or count at its beginning alone."""
 
 
@@ -71,6 +74,11 @@ class TrainingPlan:
         return not targets or any(fits_parameter(target, name) for target in targets)
 
     @property
+    def student(self) -> WalkDrawing | None:
+        """How a student of few steps walks; None where none is trained."""
+        return self.drawing if isinstance(self.drawing, WalkDrawing) else None
+
+    @property
     def network(self) -> TransformerNetwork:
         """What the transformer is."""
         return find_variant(self.config).network
@@ -91,6 +99,7 @@ class TrainingPlan:
         file = self.model.transformers[self.transformer]
         schedule = self.schedule
         course = "" if schedule.name == "constant" else f" over {schedule.steps} steps"
+        own["lessons"] = self.drawing.describe()
         own["learning rate"] = f"{schedule.peak:g}, {schedule.name}{course}, warm-up {schedule.warm_up}"
         return own | {"dataset": examples.identity, file.name: fingerprint_weights(file)}
 
@@ -131,7 +140,7 @@ def plan_training(request: TrainRequest, model: ModelFolder, config: ModelConfig
         transformer,
         _plan_adapter(request, config),
         _plan_schedule(request, config),
-        Drawing(request.seed, _plan_levels(request, config), request.caption_dropout),
+        _DRAWINGS[request.task](request, config),
     )
 
 
@@ -178,6 +187,25 @@ def _plan_schedule(request: TrainRequest, config: ModelConfig) -> Schedule:
     return Schedule(request.schedule, peak, warm_up, request.steps)
 
 
+def _plan_noise(request: TrainRequest, config: ModelConfig) -> Drawing:
+    return NoiseDrawing(request.seed, _plan_levels(request, config), request.caption_dropout)
+
+
+def _plan_walks(request: TrainRequest, config: ModelConfig) -> Drawing:
+    if config.is_dual:
+        raise RequestError(
+            "task",
+            "direct-distill: the model has two experts, which share the steps; one cannot learn them. Take "
+            "a model of one transformer.",
+        )
+    return WalkDrawing(request.distill_steps, request.timestep_shift or config.sampling.shift)
+
+
+_DRAWINGS: Mapping[TaskName, Callable[[TrainRequest, ModelConfig], Drawing]] = MappingProxyType(
+    {"sft": _plan_noise, "direct-distill": _plan_walks}
+)
+
+
 def _plan_levels(request: TrainRequest, config: ModelConfig) -> NoiseLevels:
     boundary = config.sampling.boundary
     ranges: Mapping[str | None, tuple[float, float]] = {
@@ -194,7 +222,7 @@ def _plan_levels(request: TrainRequest, config: ModelConfig) -> NoiseLevels:
         )
     return NoiseLevels(
         request.timestep_sampling,
-        request.timestep_shift,
+        request.timestep_shift or TIMESTEP_SHIFT,
         request.logit_mean,
         request.logit_std,
         low,

@@ -11,8 +11,10 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_video.config import ModelConfig, config_to_json
 from mlx_video.files.whole_file import written_whole
 from mlx_video.layouts.adapter_folder import ADAPTER_CONFIG, ADAPTER_FILES
+from mlx_video.layouts.folder_layout import CONFIG_FILE
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.layouts.staging import staged_folder
 from mlx_video.loading.open_parts import open_transformer
@@ -132,7 +134,9 @@ def _peft_config(names: AdapterNames) -> dict[str, Any]:
     }
 
 
-def write_model(folder: Path, model: ModelFolder, transformer: str, values: Values) -> Path:
+def write_model(
+    folder: Path, model: ModelFolder, transformer: str, values: Values, config: ModelConfig | None = None
+) -> Path:
     """Write a model folder with trained weights in a transformer; all else is linked, or copied.
 
     Args:
@@ -140,6 +144,7 @@ def write_model(folder: Path, model: ModelFolder, transformer: str, values: Valu
         model: that was trained.
         transformer: name of its role.
         values: of the trained parameters; each is rounded to the type that the model's file has.
+        config: what config.json is to say; None for what the model's says.
 
     Raises:
         CheckpointError: the folder is taken by something else, or the disk fails.
@@ -155,7 +160,18 @@ def write_model(folder: Path, model: ModelFolder, transformer: str, values: Valu
                 tensors = {name: source.read(name) for name in source.infos}
             tensors |= {name: value.astype(tensors[name].dtype) for name, value in values.items()}
             mx.save_safetensors(str(place), tensors, {"format": "mlx"})
+        if config is not None:
+            _update_config(stage / CONFIG_FILE, config)
     return folder
+
+
+def _update_config(path: Path, config: ModelConfig) -> None:
+    """Have a config.json say what a config does; what else stands there stays."""
+    said: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    told = config_to_json(config)
+    told["mlx_video"] = {**said.get("mlx_video", {}), **told["mlx_video"]}
+    path.unlink(missing_ok=True)  # a link to the model's own
+    path.write_text(json.dumps({**said, **told}, indent=2) + "\n", encoding="utf-8")
 
 
 def _link_or_copy(file: Path, place: Path) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from mlx_video import __version__
+from mlx_video.config import ModelConfig
 from mlx_video.request.option import options_of
 from mlx_video.request.train import TrainRequest
+from mlx_video.sampling.recipes.settle import adopt_recipe
+from mlx_video.sampling.recipes.student import adapt_student, describe_student
 from mlx_video.training.plan import TrainingPlan
 from mlx_video.training.result import AdapterNames, Metadata, write_adapter, write_model
 from mlx_video.training.trainable import Values
@@ -34,7 +38,7 @@ def write_result(plan: TrainingPlan, dataset: str, values: Values, step: int | N
     """
     path = result_path(plan, step)
     if plan.adapter is None:
-        return write_model(path, plan.model, plan.transformer, values)
+        return write_model(path, plan.model, plan.transformer, values, _adopt_recipe(plan))
     names = AdapterNames(plan.adapter, plan.network)
     return write_adapter(path, names, values, plan.request.export, describe_result(plan, dataset, step))
 
@@ -48,6 +52,7 @@ def describe_result(plan: TrainingPlan, dataset: str, step: int | None) -> Metad
     return {
         "format": "pt",
         "modelspec.title": request.output_name,
+        **_name_recipe(plan),
         "modelspec.architecture": f"{plan.config.variant}/{request.network}",
         "mlx_video.base_model": f"{plan.config.variant}, {plan.model.transformers[plan.transformer].name}",
         "mlx_video.dataset": dataset,
@@ -55,6 +60,19 @@ def describe_result(plan: TrainingPlan, dataset: str, step: int | None) -> Metad
         "mlx_video.training": json.dumps(options),
         "mlx_video.version": __version__,
     }
+
+
+def _name_recipe(plan: TrainingPlan) -> Metadata:
+    return {} if plan.student is None else describe_student(plan.student.steps, plan.student.shift)
+
+
+def _adopt_recipe(plan: TrainingPlan) -> ModelConfig | None:
+    """What config.json is to say of a student; None where it stays as it is."""
+    if plan.student is None:
+        return None
+    config, model_type = plan.config, plan.config.transformer.model_type
+    recipe = adapt_student(plan.student.steps, plan.student.shift, model_type)
+    return replace(config, sampling=adopt_recipe(recipe, config.sampling, model_type))
 
 
 def remove_older_results(plan: TrainingPlan) -> None:

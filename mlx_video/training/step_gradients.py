@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from mlx_video.training.example import Examples
-from mlx_video.training.loss import Drawing, NoisyExample
+from mlx_video.training.lesson import Drawing, Lesson
 from mlx_video.training.network import OpenNetwork
 from mlx_video.training.trainable import Values
 
@@ -18,11 +18,11 @@ class StepPart:
     """One example of a step.
 
     Attributes:
-        example: under its noise.
+        example: with all that chance decides of it.
         share: of it in the step's mean.
     """
 
-    example: NoisyExample
+    example: Lesson
     share: float
 
 
@@ -47,7 +47,7 @@ def draw_step(drawing: Drawing, examples: Examples, batches: int, step: int) -> 
     """The examples of a step, batch by batch; batches count alike, and so do the examples of each.
 
     Args:
-        drawing: of noise.
+        drawing: how chance enters.
         examples: to learn from.
         batches: of a step.
         step: counts from 0.

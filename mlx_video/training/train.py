@@ -173,11 +173,11 @@ def _begin(plan: TrainingPlan, adapter: Adapter | None) -> TrainingState:
 
 def _describe(plan: TrainingPlan, examples: Examples, state: TrainingState) -> str:
     numbers = sum(value.size for value in state.values.values())
-    request, level = plan.request, plan.drawing.levels
+    request = plan.request
     epochs = request.steps * request.gradient_accumulation / examples.batches_per_epoch
     return (
         f"{numbers:,} numbers in {len(state.values)} parameters of {request.network} are trained, at rates "
-        f"up to {plan.schedule.peak:.2g} and timesteps {level.lowest * 1000:g} to {level.highest * 1000:g}. "
+        f"up to {plan.schedule.peak:.2g} and {plan.drawing.describe()}. "
         f"{examples.batches_per_epoch} batches are an epoch, {request.steps} steps {epochs:.1f} of them."
     )
 

@@ -65,7 +65,12 @@ def train_on_dataset(whole: WholeTraining) -> Work[Path | None]:
         if whole.leader:
             whole.leader.check(plan)
     examples = yield from prepare_dataset(
-        options, whole.model, whole.config, seed=request.seed, memory_limit=request.memory_limit
+        options,
+        whole.model,
+        whole.config,
+        seed=request.seed,
+        memory_limit=request.memory_limit,
+        distill_steps=request.walk_steps,
     )
     if examples is None:
         return None
@@ -89,7 +94,7 @@ def describe_plan(whole: WholeTraining) -> Work[None]:
     """
     dataset = read_dataset(whole.options, whole.config)
     plan = plan_training(whole.request, whole.model, whole.config)
-    learner = find_learner(whole.config, whole.options.extra_inputs)
+    learner = find_learner(whole.config, whole.options.extra_inputs, whole.request.walk_steps)
     survey = yield from survey_dataset(dataset, learner, keeps=False)
     if not survey.examples:
         raise DatasetError(f"{dataset.source}: no clip is long enough for an example. See --inspect-dataset.")

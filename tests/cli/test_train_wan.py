@@ -143,6 +143,7 @@ def test_tensorboard_reads_the_events(model: Path, clips: Path, tmp_path: Path):
         (["--min-timestep", "900", "--max-timestep", "100"], "--min-timestep 900: must be below"),
         (["--sample-every", "2"], "--sample-prompts is missing"),
         (["--network", "loha", "--export", "diffusers"], "--export diffusers: has no names for `loha`"),
+        (["--network", "lokr", "--export", "peft"], "--export peft: has no names for `lokr`"),
         (["--output-name", "a/b"], "--output-name 'a/b': must be a file's name"),
     ],
 )

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch")
-_PACKAGES = ("diffsynth", "diffsynth.core", "diffsynth.models", "diffsynth.utils", "diffsynth.configs")
+_ROOMS = ("core", "models", "utils", "configs", "diffusion")
+_PACKAGES = ("diffsynth", *(f"diffsynth.{room}" for room in _ROOMS))
 
 
 @contextmanager
@@ -46,6 +47,18 @@ def load_models(*names: str) -> list[Any]:
     for module in modules:
         module.flash_attention = attend
     return modules
+
+
+def load_losses() -> tuple[Any, Any]:
+    """Modules `loss` and `flow_match` of `diffsynth.diffusion`, without its pipelines."""
+    pipelines = ModuleType("diffsynth.diffusion.base_pipeline")
+    pipelines.BasePipeline = object  # type: ignore[attr-defined]
+    with bare_diffsynth():
+        sys.modules[pipelines.__name__] = pipelines
+        loss, flow_match = (
+            importlib.import_module(f"diffsynth.diffusion.{name}") for name in ("loss", "flow_match")
+        )
+    return loss, flow_match
 
 
 def attend(q: Any, k: Any, v: Any, num_heads: int, **_: object) -> Any:

@@ -10,7 +10,7 @@ import mlx.core as mx
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mlx_video import RequestError, WanPipeline, convert_checkpoint
+from mlx_video import AdapterError, RequestError, WanPipeline, convert_checkpoint
 from mlx_video.events import StepFinished
 from mlx_video.sampling.recipes.table import RECIPES
 from mlx_video.sampling.solvers.table import SOLVERS
@@ -137,6 +137,26 @@ def test_an_adapters_metadata_may_name_the_recipe(pipeline: WanPipeline, tmp_pat
     assert any(text.startswith(f"Recipe {recipe}:") for text in texts) == (recipe is not None)
     by_metadata = f"plain.safetensors: its metadata names how it was distilled; recipe {recipe} is taken."
     assert (by_metadata in texts) == (metadata.get("recipe") == recipe)
+
+
+def test_an_adapters_metadata_may_state_steps_and_shift(pipeline: WanPipeline, tmp_path: Path):
+    stated = {"recipe": "direct-distill", "recipe_steps": "2", "recipe_shift": "3.0"}
+    lora = adapter(tmp_path, "student", stated)
+    assert timesteps_of(pipeline, loras=[lora], **OPEN) == pytest.approx([1000, 750])
+    texts = notices_of(pipeline, loras=[lora], **OPEN)
+    assert "Recipe direct-distill: 2 steps by euler, at guide scale 1." in texts
+    assert timesteps_of(pipeline, loras=[lora], **OPEN | {"steps": 1}) == pytest.approx([1000])
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("recipe_steps", "2.5"), ("recipe_shift", "-3"), ("recipe_shift", "x")]
+)
+def test_steps_and_shift_that_are_none_are_refused(
+    pipeline: WanPipeline, tmp_path: Path, name: str, text: str
+):
+    lora = adapter(tmp_path, "student", {"recipe": "direct-distill", name: text})
+    with pytest.raises(AdapterError, match=f"{name} = {text}, which must be a positive number"):
+        notices_of(pipeline, loras=[lora], **OPEN)
 
 
 def test_what_contradicts_a_distilled_adapter_is_said(pipeline: WanPipeline, tmp_path: Path):

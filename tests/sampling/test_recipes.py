@@ -38,6 +38,7 @@ PUBLISHED = [
     ("fastwan", TI2V, [1, 0.756757, 0.521739], [1000, 757, 522], None),
     ("fastmetal", T2V, [1, 0.756757, 0.521739], [1000, 757, 522], None),
     ("fastmetal", TI2V, [1, 0.939672, 0.845207], [1000, 939.67, 845.21], None),
+    ("direct-distill", T2V, [1, 0.9375, 0.833333, 0.625], None, None),
     ("krea", T2V, [1, 0.990099, 0.97561, 0.952381, 0.909091, 0.8], None, None),
 ]
 RENOISING = {"causvid", "self-forcing", "fastwan", "fastmetal"}

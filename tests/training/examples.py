@@ -11,6 +11,7 @@ from mlx_video.conditioning.control.vace import VACEAddOn
 from mlx_video.conditioning.types import Conditioning
 from mlx_video.config import TransformerConfig
 from mlx_video.models.video_transformer import VideoTransformer
+from mlx_video.training.example import Example
 from mlx_video.training.loss import NoisyExample, add_noise
 from mlx_video.variants.registry import VARIANTS
 from mlx_video.weights.network import PLAIN, TransformerNetwork
@@ -24,6 +25,7 @@ TINY = TransformerConfig(dim=64, ffn_dim=96, num_heads=2, num_layers=2, text_dim
 IMAGE = replace(TINY, in_dim=36, model_type="i2v", image_dim=160)
 CONCAT = fill((20, *SIZES), 1003, 1.7)
 LEVEL = 0.6
+SEED = 11
 
 
 @dataclass(frozen=True)
@@ -105,3 +107,16 @@ KINDS: dict[str, Kind] = {
         ),
     ),
 }
+
+
+class OneExample:
+    """A training of one example, whose clip was made from a seed."""
+
+    batches_per_epoch, identity = 1, "one"
+
+    def __init__(self, kind: Kind) -> None:
+        latents = mx.array(fill((kind.config.out_dim, *SIZES), 1002, 1.7))
+        self.example = Example("clip", latents, kind.conditioning, SEED)
+
+    def batch(self, position: int) -> tuple[Example, ...]:
+        return (self.example,)

@@ -67,7 +67,8 @@ class DrawnExamples:
         latents = mx.array(fill((self.channels, 2, 4, 4), 3000 + number))
         if number == self.spoiled:
             latents = latents * mx.inf
-        return Example(f"clip {number}", latents, Conditioning(mx.array(fill((5, 32), 4000 + number))))
+        context = mx.array(fill((5, 32), 4000 + number))
+        return Example(f"clip {number}", latents, Conditioning(context), seed=number)
 
 
 def plan_small(model: Path, folder: Path, **options: Any) -> TrainingPlan:

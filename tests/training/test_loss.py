@@ -10,19 +10,20 @@ import pytest
 
 from mlx_video.conditioning.latent_frames import LatentFrames
 from mlx_video.errors import DatasetError
-from mlx_video.training.loss import Drawing, predict_velocity, velocity_loss
+from mlx_video.training.loss import NoiseDrawing, velocity_loss
 from mlx_video.training.noise_levels import NoiseLevels
+from mlx_video.training.velocity import predict_velocity
 from tests.training.examples import KINDS
 from tests.training.small_training import DrawnExamples
 
 
 def test_draws_are_a_function_of_seed_position_and_place():
     examples = DrawnExamples(count=1, size=2)
-    first, second = Drawing(3, NoiseLevels()).draw_batch(examples, 5)
-    again, _ = Drawing(3, NoiseLevels()).draw_batch(examples, 5)
+    first, second = NoiseDrawing(3, NoiseLevels()).draw_batch(examples, 5)
+    again, _ = NoiseDrawing(3, NoiseLevels()).draw_batch(examples, 5)
     assert mx.array_equal(first.noisy, again.noisy)
-    others = [second, Drawing(3, NoiseLevels()).draw_batch(examples, 6)[0]]
-    others.append(Drawing(4, NoiseLevels()).draw_batch(examples, 5)[0])
+    others = [second, NoiseDrawing(3, NoiseLevels()).draw_batch(examples, 6)[0]]
+    others.append(NoiseDrawing(4, NoiseLevels()).draw_batch(examples, 5)[0])
     for other in others:
         assert other.level != first.level
         assert not mx.array_equal(other.target, first.target)
@@ -30,7 +31,7 @@ def test_draws_are_a_function_of_seed_position_and_place():
 
 def test_noise_is_mixed_in_by_the_level():
     examples = DrawnExamples()
-    (one,) = Drawing(0, NoiseLevels()).draw_batch(examples, 1)
+    (one,) = NoiseDrawing(0, NoiseLevels()).draw_batch(examples, 1)
     latents = examples.draw(1).latents
     noise = one.target + latents
     assert mx.allclose(one.noisy, one.level * noise + (1 - one.level) * latents, atol=1e-6)
@@ -42,7 +43,7 @@ def test_noise_is_mixed_in_by_the_level():
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_captions_are_dropped_as_often_as_asked(share: float):
     examples = DrawnExamples()
-    drawing = Drawing(0, NoiseLevels(), share)
+    drawing = NoiseDrawing(0, NoiseLevels(), share)
     drawn = [drawing.draw_batch(examples, position)[0] for position in range(200)]
     dropped = [mx.array_equal(one.conditioning.context, examples.empty_context) for one in drawn]
     assert np.mean(dropped) == pytest.approx(share, abs=0.1)
@@ -99,7 +100,9 @@ def test_one_frame_among_pictures_lies_where_it_is_said_to():
     kind = KINDS["text to video"]
     transformer, one = kind.build(), kind.example()
     velocities = [
-        predict_velocity(transformer, replace(one, conditioning=replace(one.conditioning, frames=frames)))
+        predict_velocity(
+            transformer, replace(one, conditioning=replace(one.conditioning, frames=frames)).question
+        )
         for frames in (
             LatentFrames(),
             LatentFrames(times=(0, 1, 2), kept=1),
@@ -115,4 +118,4 @@ def test_pictures_before_the_frames_are_refused():
     one = kind.example()
     one = replace(one, conditioning=replace(one.conditioning, frames=LatentFrames(leading=1)))
     with pytest.raises(DatasetError, match="Leave vace_reference_image out"):
-        predict_velocity(kind.build(), one)
+        predict_velocity(kind.build(), one.question)

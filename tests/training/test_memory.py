@@ -13,9 +13,12 @@ from mlx_video.config import TransformerConfig
 from mlx_video.errors import MemoryBudgetError, RequestError
 from mlx_video.layouts.model_folder import ModelFolder
 from mlx_video.planning.memory_plan import MemoryPlan
-from mlx_video.request.train import TrainRequest
+from mlx_video.request.train import NetworkKind, TaskName, TrainRequest
 from mlx_video.runs.memory import find_host
 from mlx_video.training.adapter import Adapter, AdapterPlan, find_layers
+from mlx_video.training.distillation import WalkDrawing
+from mlx_video.training.example import Example
+from mlx_video.training.factors import KINDS
 from mlx_video.training.gradients import resident_gradients
 from mlx_video.training.memory import (
     MemoryWay,
@@ -90,10 +93,13 @@ def test_blocks_that_change_or_take_turns_with_others_are_not_streamed():
         ({"optimizer": "lion"}, {"optimizer": "adafactor"}),
         ({"ema": 0.9}, {}),
         ({"gradient_accumulation": 2}, {}),
+        ({"task": "direct-distill"}, {}),
+        ({"task": "direct-distill", "distill_steps": 8}, {"task": "direct-distill"}),
         ({"gradient_checkpointing": "off"}, {"gradient_checkpointing": "on"}),
         ({"stream": "off"}, {"stream": "on"}),
         ({"adapter_dtype": "float32"}, {"adapter_dtype": "bfloat16"}),
         ({}, {"target_modules": ("self_attn.q",)}),
+        ({"network": "loha"}, {"rank": 64}),
         ({"network": "full", "stream": "off"}, {"network": "full", "target_modules": ("blocks.1",)}),
     ],
     ids=str,
@@ -114,30 +120,65 @@ WIDE = TransformerConfig(dim=256, ffn_dim=1536, num_heads=2, num_layers=2, text_
 @pytest.mark.parametrize("sides", [(32, 32), (64, 48)], ids=str)
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16], ids=str)
 def test_the_predicted_peak_is_what_a_step_takes(sides: tuple[int, int], dtype: mx.Dtype):
-    kind = Kind("wan2.1-t2v-1.3b", WIDE)
+    found, predicted = compare_peaks(WIDE, sides, dtype)
+    assert found == pytest.approx(predicted, rel=0.25)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpoints", [True, pytest.param(False, marks=pytest.mark.nightly)])
+def test_a_walk_takes_no_more_than_one_step_of_it(checkpoints: bool):
+    deep = replace(WIDE, num_layers=4)
+    found, predicted = compare_peaks(deep, (32, 32), mx.float32, "direct-distill", checkpoints=checkpoints)
+    assert found == pytest.approx(predicted, rel=0.25)
+
+
+@pytest.mark.slow
+@pytest.mark.sample(2)
+@pytest.mark.parametrize(
+    ("network", "checkpoints"), [("loha", True), ("lokr", False), ("lokr", True), ("loha", False)]
+)
+def test_changes_of_weights_take_what_is_planned(network: NetworkKind, checkpoints: bool):
+    found, predicted = compare_peaks(WIDE, (32, 32), mx.float32, network=network, checkpoints=checkpoints)
+    assert found == pytest.approx(predicted, rel=0.25)
+
+
+def compare_peaks(
+    config: TransformerConfig,
+    sides: tuple[int, int],
+    dtype: mx.Dtype,
+    task: TaskName = "sft",
+    *,
+    network: NetworkKind = "lora",
+    checkpoints: bool = True,
+) -> tuple[int, int]:
+    """Bytes that the gradients of one example take, and those predicted."""
+    kind = Kind("wan2.1-t2v-1.3b", config)
     transformer = kind.build()
     transformer.set_dtype(dtype)
-    layers = find_layers(PLAIN, WIDE, ())
-    adapter = Adapter(AdapterPlan("lora", 8, 8.0, layers), 0)
+    layers = find_layers(PLAIN, config, ())
+    adapter = Adapter(AdapterPlan(network, 8, 8.0, layers), 0)
     adapter.attach(transformer)
     mx.eval(transformer.parameters())
-    one = kind.example()
+    request = TrainRequest(task=task, distill_steps=2 if task == "direct-distill" else 4)
     shape = (16, 2, *sides)
-    one = replace(one, noisy=mx.random.normal(shape), target=mx.random.normal(shape))
-    mx.eval(one.noisy, one.target)
+    noise, target = mx.random.normal(shape), mx.random.normal(shape)
+    one = replace(kind.example(), noisy=noise, target=target)
+    if task == "direct-distill":
+        one = WalkDrawing(2, 3.0).begin(Example("clip", target, kind.conditioning, 1))
+        noise = one.noise
+    mx.eval(noise, target)
     gc.collect()
     before = mx.get_active_memory()
     mx.reset_peak_memory()
-    mx.eval(resident_gradients(transformer, adapter.trainable)(one))
+    mx.eval(resident_gradients(transformer, adapter.trainable, checkpoints=checkpoints)(one))
     found = mx.get_peak_memory() - before
     trained = sum(value.size for value in adapter.trainable.values().values())
     weights = replace(weigh_of(transformer), number_bytes=dtype.size)
-    size = TrainingSize(
-        WIDE, weights, 2 * sides[0] * sides[1] // 4, 0, trained, 2 * trained, 4, TrainRequest()
-    )
+    size = TrainingSize(config, weights, 2 * sides[0] * sides[1] // 4, 0, trained, 2 * trained, 4, request)
+    if KINDS[network].is_whole:
+        size = replace(size, changed=sum(rows * columns for rows, columns in layers.values()))
     held = weights.total + 3 * 4 * trained
-    predicted = training_peak(size, cpu(64), MemoryWay()).usual - held
-    assert found == pytest.approx(predicted, rel=0.25)
+    return found, training_peak(size, cpu(64), MemoryWay(checkpoints=checkpoints)).usual - held
 
 
 def weigh_of(transformer):
@@ -147,7 +188,8 @@ def weigh_of(transformer):
     from mlx_video.planning.weight_bytes import WeightBytes
 
     total = sum(array.nbytes for _, array in tree_flatten(transformer.parameters()))
-    return WeightBytes((total // 2, total // 2), 0, 4)
+    count = transformer.config.num_layers
+    return WeightBytes((total // count,) * count, 0, 4)
 
 
 def test_a_host_is_found_for_a_limit():

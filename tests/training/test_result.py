@@ -18,6 +18,7 @@ from mlx_video.lora.apply import apply_adapters
 from mlx_video.lora.read import read_adapters
 from mlx_video.request import LoraChoice
 from mlx_video.training.adapter import Adapter
+from mlx_video.training.factors import KINDS
 from mlx_video.training.state import load_state
 from mlx_video.training.trainable import Values
 from tests.lora.adapter_files import arrays_of
@@ -65,7 +66,11 @@ def assert_alike(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndar
 
 
 @pytest.mark.parametrize(
-    ("network", "export"), [*(("lora", export) for export in EXPORTS), ("loha", "comfyui"), ("loha", "kohya")]
+    ("network", "export"),
+    [
+        *(("lora", export) for export in EXPORTS),
+        *((network, export) for network in ("loha", "lokr") for export in ("comfyui", "kohya")),
+    ],
 )
 def test_an_adapter_is_read_by_lora_as_it_was_trained(model: Path, tmp_path: Path, network: str, export: str):
     plan = plan_small(model, tmp_path, network=network, export=export, alpha=5.0)
@@ -78,11 +83,14 @@ def test_an_adapter_is_read_by_lora_as_it_was_trained(model: Path, tmp_path: Pat
 COMFY_TENSORS = {
     "lora": ("lora_A.weight", "lora_B.weight", "alpha"),
     "loha": ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "alpha"),
+    "lokr": ("lokr_w1", "lokr_w2_a", "lokr_w2_b", "alpha"),
     "kohya": ("lora_down.weight", "lora_up.weight", "alpha"),
 }
 
 
-@pytest.mark.parametrize(("network", "export"), [("lora", "comfyui"), ("loha", "comfyui"), ("lora", "kohya")])
+@pytest.mark.parametrize(
+    ("network", "export"), [("lora", "comfyui"), ("loha", "comfyui"), ("lokr", "comfyui"), ("lora", "kohya")]
+)
 def test_comfyui_knows_every_tensor(model: Path, tmp_path: Path, network: str, export: str):
     plan = plan_small(model, tmp_path, network=network, export=export)
     _, file = run(plan)
@@ -161,7 +169,7 @@ def test_the_moving_average_is_the_result(model: Path, tmp_path: Path):
     assert not all(mx.array_equal(values[name], state.average[name]) for name in values)
 
 
-@pytest.mark.parametrize("network", ["lora", "loha"])
+@pytest.mark.parametrize("network", ["lora", "loha", "lokr"])
 def test_a_training_begins_with_an_adapter(model: Path, tmp_path: Path, network: str):
     first = plan_small(model, tmp_path / "first", network=network, alpha=3.0)
     _, file = run(first)
@@ -176,6 +184,7 @@ def test_a_training_begins_with_an_adapter(model: Path, tmp_path: Path, network:
     [
         ({"rank": 4}, "has rank 2. Give --rank 2"),
         ({"network": "loha"}, "is no loha. Give --network as it is"),
+        ({"network": "lokr"}, "is no lokr. Give --network as it is"),
         ({"target_modules": ("head.head",)}, "does not change head.head"),
     ],
 )
@@ -185,3 +194,32 @@ def test_an_adapter_that_does_not_fit_is_not_begun_with(
     _, file = run(plan_small(model, tmp_path / "first"))
     with pytest.raises(RequestError, match=text):
         run(plan_small(model, tmp_path / "second", init_lora=file, **options))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shapes"),
+    [
+        ((1536, 1536), ((32, 32), (48, 4), (4, 48))),
+        ((8960, 1536), ((80, 32), (112, 4), (4, 48))),
+        ((13824, 5120), ((108, 64), (128, 4), (4, 80))),
+        ((7, 12), ((1, 3), (7, 4), (4, 4))),
+    ],
+)
+def test_kronecker_factors_have_the_sizes_of_lycoris(sizes: tuple[int, int], shapes):
+    """As `factorization(n, -1)` of LyCORIS splits them."""
+    assert KINDS["lokr"].shapes(*sizes, 4) == shapes
+
+
+def test_an_adapter_of_other_kronecker_factors_is_not_begun_with(model: Path, tmp_path: Path):
+    plan = plan_small(model, tmp_path / "first", network="lokr", target_modules=("blocks.0.self_attn.q",))
+    _, file = run(plan)
+    tensors = mx.load(str(file))
+    for name, array in tensors.items():
+        if name.endswith("lokr_w1"):
+            tensors[name] = mx.ones((array.shape[0] // 2, array.shape[1]), array.dtype)
+        elif name.endswith("lokr_w2_a"):
+            tensors[name] = mx.ones((array.shape[0] * 2, array.shape[1]), array.dtype)
+    mx.save_safetensors(str(tmp_path / "other.safetensors"), tensors)
+    options = {"network": "lokr", "target_modules": ("blocks.0.self_attn.q",)}
+    with pytest.raises(RequestError, match="is no lokr"):
+        run(plan_small(model, tmp_path / "second", init_lora=tmp_path / "other.safetensors", **options))

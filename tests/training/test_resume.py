@@ -59,9 +59,10 @@ def assert_alike(found: Path, expected: Path) -> None:
         {"optimizer": "adafactor"},
         {"optimizer": "lion"},
         {"network": "loha"},
+        {"network": "lokr"},
         {"network": "full"},
     ],
-    ids=["defaults", "everything", "adafactor", "lion", "loha", "full"],
+    ids=["defaults", "everything", "adafactor", "lion", "loha", "lokr", "full"],
 )
 def test_a_training_broken_off_goes_on_bit_for_bit(model: Path, tmp_path: Path, options: dict):
     _, whole = run(plan_small(model, tmp_path / "whole", **options), EXAMPLES)

@@ -77,6 +77,20 @@ def test_processes_train_as_one_with_the_same_batches(
     assert_close(tmp_path / "all", tmp_path / "one")
 
 
+def test_processes_distil_as_one(model: Path, clips: Path, tmp_path: Path):
+    listed = tmp_path / "clips.csv"
+    rows = "".join(f"{number}.mp4,a cat,{number}\n" for number in range(3))
+    listed.write_text(f"video,prompt,seed\n{rows}")
+    named = [f"--model-dir={model}", f"--dataset-config={listed}", f"--dataset-base-path={clips}"]
+    named += ["--task=direct-distill", "--distill-steps=2", "--num-frames=5", "--rank=2", "--steps=3"]
+    named += ["--gradient-accumulation=2", "--learning-rate=0.01"]
+    one, all_ = ([*named, f"--output-dir={tmp_path / name}"] for name in ("one", "all"))
+    assert train_wan.main(one) == 0
+    ended = together(2, all_)
+    assert [each.code for each in ended] == [0, 0], ended
+    assert_close(tmp_path / "all", tmp_path / "one")
+
+
 def test_another_number_of_machines_goes_on(model: Path, clips: Path, tmp_path: Path):
     kept = ["--schedule=constant", "--warm-up-steps=0", *SHARED]
     assert train_wan.main(words(model, clips, tmp_path / "one", *kept)) == 0

@@ -62,7 +62,7 @@ def assert_equal(found: tuple[float, Values], expected: tuple[float, Values]) ->
         assert mx.any(gradient)
 
 
-@pytest.mark.parametrize("network", ["lora", "loha"])
+@pytest.mark.parametrize("network", ["lora", "loha", "lokr"])
 def test_checkpointed_blocks_have_the_gradients_of_plain_ones(model: Path, tmp_path: Path, network: str):
     plain = gradients_of(model, tmp_path, network, checkpoints=False)
     assert_equal(gradients_of(model, tmp_path, network), plain)

@@ -22,16 +22,20 @@ Loss = Callable[[Weights, NoisyExample], Any]
 
 
 def numbers(array: Any) -> Any:
-    """An array of MLX as a tensor."""
+    """An array of MLX as a tensor; a tensor as it is."""
     import torch
 
-    return torch.tensor(np.array(array))
+    return array if isinstance(array, torch.Tensor) else torch.tensor(np.array(array))
+
+
+def build_velocity(name: str) -> Callable[[Weights, Any], Any]:
+    """Velocity of a kind of model as a function of its weights and a noisy example."""
+    return _BUILDERS[name](KINDS[name])
 
 
 def build_loss(name: str) -> Loss:
     """Loss of a kind of model as a function of its weights and a noisy example."""
-    kind = KINDS[name]
-    velocity = _BUILDERS[name](kind)
+    velocity = build_velocity(name)
 
     def loss(weights: Weights, one: NoisyExample) -> Any:
         given = one.conditioning.num_first_frames

@@ -19,6 +19,7 @@ from mlx_video.sampling.guidance_forms.zero_star import ZeroStar
 from mlx_video.sampling.recipe import GuideScale, Preset, Recipe, SamplingChoices
 from mlx_video.sampling.recipes.official import OFFICIAL
 from mlx_video.sampling.recipes.settle import adopt_recipe
+from mlx_video.sampling.recipes.student import read_stated
 from mlx_video.sampling.recipes.table import RECIPES, find_recipe, recognise_recipe
 from mlx_video.sampling.step_caches.magcache import MagCache
 from mlx_video.sampling.step_caches.measured import Measurement
@@ -27,8 +28,6 @@ from mlx_video.sampling.step_caches.table import STEP_CACHES
 from mlx_video.variants.distilled import DISTILLED_NAMES, MOST_STEPS
 from mlx_video.variants.variant import Variant
 
-# Texts of an adapter's metadata that name it; the first is ours, and holds the recipe itself.
-RECIPE_KEY = "recipe"
 # Step cache → option of it → what it sets.
 STEP_CACHE_OPTIONS: Mapping[str, Mapping[str, str]] = {
     "magcache": {
@@ -46,6 +45,7 @@ STEP_CACHE_OPTIONS: Mapping[str, Mapping[str, str]] = {
     "easycache": {"step_cache_threshold": "threshold", "step_cache_start": "first_steps"},
     "first-block": {"step_cache_threshold": "threshold"},
 }
+# Texts of an adapter's metadata that name it.
 _NAME_KEYS = ("modelspec.title", "ss_output_name", "title", "name")
 
 
@@ -202,11 +202,12 @@ def _recognise_adapters(
     request: GenerateRequest, config: ModelConfig, usual: Preset
 ) -> tuple[Preset, tuple[str, ...]]:
     """The recipe of distilled adapters, where every transformer has one of the same; else the usual."""
+    model_type = config.transformer.model_type
     fields = [("loras", "loras_high"), ("loras", "loras_low")] if config.is_dual else [("loras",)]
     found: list[tuple[Preset, str]] = []
     for names in fields:
         choices = [choice for name in names for choice in getattr(request, name) if choice.strength]
-        own = next(filter(None, map(_recognise_adapter, choices)), None)
+        own = next(filter(None, (_recognise_adapter(choice, model_type) for choice in choices)), None)
         if own is None:
             return usual, ()
         found.append(own)
@@ -216,10 +217,10 @@ def _recognise_adapters(
     return preset, (f"{sign}; recipe {preset.name} is taken.",)
 
 
-def _recognise_adapter(choice: LoraChoice) -> tuple[Preset, str] | None:
+def _recognise_adapter(choice: LoraChoice, model_type: str) -> tuple[Preset, str] | None:
     """The recipe of one adapter, and what tells it: its metadata or a name."""
     metadata, label = AdapterFile(choice.path).metadata, Path(choice.named).name
-    if preset := RECIPES.get(metadata.get(RECIPE_KEY, "")):
+    if preset := read_stated(metadata, RECIPES, model_type, label):
         return preset, f"{label}: its metadata names how it was distilled"
     stated = [metadata[key] for key in _NAME_KEYS if key in metadata]
     preset = recognise_recipe([*_names(choice), *stated])

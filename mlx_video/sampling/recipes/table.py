@@ -13,6 +13,7 @@ from mlx_video.sampling.recipes.krea import KREA
 from mlx_video.sampling.recipes.lightx2v import LIGHTNING, LIGHTX2V, MEANFLOW
 from mlx_video.sampling.recipes.longcat import LONGCAT, LONGCAT_DISTILLED, LONGCAT_REFINE
 from mlx_video.sampling.recipes.official import OFFICIAL
+from mlx_video.sampling.recipes.student import STUDENT
 
 # Names are tried in this order: of "Wan2.2-Lightning-4steps" the maker is told, not the number of steps.
 _ALL = (
@@ -29,6 +30,7 @@ _ALL = (
     LONGCAT_DISTILLED,
     LONGCAT_REFINE,
     BERNINI,
+    STUDENT,
 )
 
 RECIPES: Mapping[str, Preset] = MappingProxyType({preset.name: preset for preset in _ALL})

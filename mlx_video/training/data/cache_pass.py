@@ -58,6 +58,7 @@ def cache_dataset(
     *,
     seed: int = 0,
     extra_inputs: str | None = None,
+    distill_steps: int | None = None,
     memory_limit: float | None = None,
 ) -> Work[CachedDataset]:
     """Encode what is not in the cache yet, and give all of it as examples.
@@ -71,6 +72,7 @@ def cache_dataset(
         config: what its config.json says.
         seed: of the order in which examples are shown.
         extra_inputs: as in :class:`mlx_video.request.dataset.DatasetOptions`.
+        distill_steps: that a student learns to do with; None for no student.
         memory_limit: in GB of 10^9 bytes; None for what the machine has.
 
     Yields:
@@ -82,7 +84,7 @@ def cache_dataset(
         MemoryBudgetError: an encoder needs more than there is.
     """
     refuse_missing_captions(dataset)
-    learner = find_learner(config, extra_inputs)
+    learner = find_learner(config, extra_inputs, distill_steps)
     check_vae_encoder(model, config)
     yield from report_tables(dataset, learner)
     for table in dataset.tables:
@@ -100,7 +102,7 @@ def cache_dataset(
     shop = Workshop(model, learner, memory_limit)
     kept = yield from _encode_examples(run, shop, survey)
     examples = [
-        CachedExample(example.name, example.table, path, shapes, *captions.of(example))
+        CachedExample(example.name, example.table, path, shapes, *captions.of(example), example.seed)
         for example, (path, shapes) in zip(survey.examples, kept, strict=True)
     ]
     return CachedDataset(examples, captions.load_empty(), seed)

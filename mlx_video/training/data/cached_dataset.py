@@ -29,6 +29,7 @@ class CachedExample:
         shapes: of the arrays there.
         caption: as token numbers.
         texts: where the caption's features lie.
+        seed: of the run that made the clip, where a student learns from it.
     """
 
     name: str
@@ -37,6 +38,7 @@ class CachedExample:
     shapes: Shapes
     caption: tuple[int, ...]
     texts: PromptCache
+    seed: int | None = None
 
     def load(self) -> Example:
         """Read it.
@@ -46,7 +48,7 @@ class CachedExample:
         """
         latents, fields = read_example(self.path)
         context = load_caption(self.texts, self.caption)
-        return Example(self.name, latents, build_conditioning({**fields, "context": context}))
+        return Example(self.name, latents, build_conditioning({**fields, "context": context}), self.seed)
 
 
 def load_caption(texts: PromptCache, numbers: Sequence[int]) -> mx.array:
@@ -106,6 +108,7 @@ class CachedDataset:
         """Equal for a dataset that shows the same examples in the same order; for the state of a training."""
         facts = [
             [example.path.name, example.caption, example.table.batch_size, example.table.num_repeats]
+            + ([] if example.seed is None else [example.seed])
             for example in self.examples
         ]
         return digest_value([self.seed, facts])

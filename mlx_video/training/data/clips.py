@@ -30,6 +30,7 @@ class Clip:
         caption_place: the file that the caption stands in, or is missing from.
         is_picture: whether it counts as one frame.
         inputs: name of an option of a run → what the clip brings for it; :data:`CONTROL` besides.
+        run: what the list tells of the run that made it, by names of columns.
     """
 
     path: Path
@@ -37,6 +38,7 @@ class Clip:
     caption_place: str
     is_picture: bool = False
     inputs: Mapping[str, Given] = field(default_factory=dict)
+    run: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

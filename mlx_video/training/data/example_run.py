@@ -34,9 +34,10 @@ from mlx_video.runs.settings import ShownSize, plan_run
 from mlx_video.training.data.bucket_sizes import Size
 from mlx_video.training.data.clip_reader import open_clip, read_windows, with_last_repeated
 from mlx_video.training.data.example_plan import Learner, PlannedExample
+from mlx_video.training.data.finished_latents import is_latents, read_latents
 from mlx_video.training.data.fit_pixels import fit_pixels
 from mlx_video.training.data.frame_windows import Window
-from mlx_video.training.data.input_names import VIDEOS
+from mlx_video.training.data.input_names import FIRST_FRAME, LAST_FRAME, VIDEOS
 from mlx_video.training.data.listed_files import PICTURE_SUFFIXES
 
 CLIP = ""
@@ -123,9 +124,8 @@ class Workshop:
 def _request_of(
     example: PlannedExample, frames: ExampleFrames, caption: str, memory_limit: float | None
 ) -> GenerateRequest:
-    clip = frames[CLIP]
-    own = {"image": clip[0], "end_image": clip[-1]}
-    inputs: dict[str, object] = {name: own[name] for name in example.own_frames}
+    places = {FIRST_FRAME: 0, LAST_FRAME: -1}
+    inputs: dict[str, object] = {name: frames[CLIP][places[name]] for name in example.own_frames}
     for name, value in example.given.items():
         inputs[name] = _source_video(example, name, frames[name]) if name in frames else value
     if one := example.table.one_frame:
@@ -179,6 +179,8 @@ def encode_example(
     fields = yield from fill_conditioning(needed_units(run, inputs), inputs, encoders)
     if example.table.one_frame:
         latents = yield from _encode_one_frame(run, inputs, encoders, frames)
+    elif is_latents(example.clip.path):
+        latents = read_latents(example.clip.path)
     else:
         clip = replace(inputs, videos={"input_video": lambda: iter(frames[CLIP])})
         made = yield from START.make(clip, encoders)
@@ -222,8 +224,11 @@ def read_frames(
     """
     first = examples[0]
     by_window = {example.window: example for example in examples}
-    sources: dict[str, Path] = {CLIP: first.clip.path}
+    sources: dict[str, Path] = {} if is_latents(first.clip.path) else {CLIP: first.clip.path}
     sources |= {name: path for name, path in first.given.items() if name in VIDEOS and isinstance(path, Path)}
+    if not sources:
+        yield first, {}
+        return
     with ExitStack() as stack:
         streams = {
             name: stack.enter_context(closing(_read_stretches(name, path, first, list(by_window), learner)))

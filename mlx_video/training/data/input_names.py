@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from mlx_video.errors import RequestError
 from mlx_video.training.data.known_names import advise_known
+from mlx_video.training.data.listed_runs import RUN_COLUMNS
 
 FIRST_FRAME, LAST_FRAME = "image", "end_image"
 
@@ -44,6 +45,7 @@ def read_extra_inputs(text: str | None) -> frozenset[str] | None:
     names = [name.strip() for name in text.split(",") if name.strip()]
     if names == ["none"]:
         return frozenset()
+    names = [name for name in names if name not in RUN_COLUMNS]
     for name in names:
         if name not in OPTION_OF:
             raise RequestError("extra_inputs", f"{name}: unknown. {advise_known(name, [*OPTION_OF, 'none'])}")

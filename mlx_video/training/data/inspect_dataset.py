@@ -24,6 +24,7 @@ from mlx_video.training.data.contact_sheet import (
 )
 from mlx_video.training.data.example_plan import Learner, PlannedExample, Survey, find_learner, survey_dataset
 from mlx_video.training.data.example_run import read_frames
+from mlx_video.training.data.finished_latents import is_latents
 from mlx_video.training.data.model_inputs import find_unread
 
 if TYPE_CHECKING:
@@ -36,7 +37,12 @@ _Kind = tuple[int, int, int, str]
 
 
 def inspect_dataset(
-    dataset: Dataset, config: ModelConfig, sheet: Path, *, extra_inputs: str | None = None
+    dataset: Dataset,
+    config: ModelConfig,
+    sheet: Path,
+    *,
+    extra_inputs: str | None = None,
+    distill_steps: int | None = None,
 ) -> Work[None]:
     """Tell what a training would see, and draw a contact sheet; nothing is encoded.
 
@@ -45,6 +51,7 @@ def inspect_dataset(
         config: of the model that would learn.
         sheet: PNG to draw.
         extra_inputs: as in :class:`mlx_video.request.dataset.DatasetOptions`.
+        distill_steps: that a student learns to do with; None for no student.
 
     Yields:
         How far it is, the text, and the sheet.
@@ -53,7 +60,7 @@ def inspect_dataset(
         MediaError: the sheet cannot be written.
     """
     check_file(sheet)
-    learner = find_learner(config, extra_inputs)
+    learner = find_learner(config, extra_inputs, distill_steps)
     yield from report_tables(dataset, learner)
     survey = yield from survey_dataset(dataset, learner, keeps=False)
     cells = _draw_examples(survey, learner)
@@ -69,11 +76,15 @@ def report_tables(dataset: Dataset, learner: Learner) -> Iterator[Event]:
         yield from map(Notice, table.notices)
         if names := find_unread(table, learner.variant):
             yield Notice(f"{table.name}: {learner.variant.title} does not read {', '.join(names)}.")
+        told = {name for clip in table.clips for name in clip.run if not is_latents(clip.path)}
+        if told and learner.distill_steps is None:
+            yield Notice(f"{table.name}: {', '.join(sorted(told))} count for --task direct-distill alone.")
 
 
 def _draw_examples(survey: Survey, learner: Learner) -> list[Picture]:
     """Drawn examples; what cannot be read after all joins the survey's list."""
-    chosen = [survey.examples[number] for number in choose_evenly(len(survey.examples), MOST_SHOWN)]
+    shown = [example for example in survey.examples if not is_latents(example.clip.path)]
+    chosen = [shown[number] for number in choose_evenly(len(shown), MOST_SHOWN)]
     cells: list[Picture] = []
     for _, group in groupby(chosen, key=lambda example: (id(example.table), id(example.clip))):
         try:

@@ -13,14 +13,16 @@ from typing import Any
 
 from mlx_video.errors import DatasetError
 from mlx_video.training.data.clips import Clip, Given
+from mlx_video.training.data.finished_latents import with_told
 from mlx_video.training.data.input_names import NUMBERS, OPTION_OF, WORDS
 from mlx_video.training.data.known_names import advise_known, find_misspelt
 from mlx_video.training.data.listed_files import PICTURE_SUFFIXES
+from mlx_video.training.data.listed_runs import RUN_COLUMNS, take_run
 from mlx_video.training.data.text_files import read_json_lines, read_json_list, read_text
 
 CLIP_COLUMNS = ("video", "image")
 PROMPT = "prompt"
-KNOWN = (*CLIP_COLUMNS, PROMPT, *OPTION_OF)
+KNOWN = (*CLIP_COLUMNS, PROMPT, *OPTION_OF, *RUN_COLUMNS)
 LIST_SUFFIXES = (".csv", ".jsonl", ".json")
 
 Row = Mapping[str, Any]
@@ -95,7 +97,8 @@ def _read_clip(place: str, row: Row, base: Path) -> Clip:
         for name, option in OPTION_OF.items()
         if row.get(name) not in (None, "")
     }
-    return Clip(path, prompt, place, path.suffix.lower() in PICTURE_SUFFIXES, inputs)
+    is_picture = path.suffix.lower() in PICTURE_SUFFIXES
+    return with_told(Clip(path, prompt, place, is_picture, inputs, take_run(row)))
 
 
 def _read_cell(place: str, name: str, cell: Any, base: Path) -> Given:

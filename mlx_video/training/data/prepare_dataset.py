@@ -23,6 +23,7 @@ def prepare_dataset(
     *,
     seed: int = 0,
     memory_limit: float | None = None,
+    distill_steps: int | None = None,
 ) -> Work[CachedDataset | None]:
     """Do what options of the dataset ask for.
 
@@ -32,6 +33,7 @@ def prepare_dataset(
         config: what its config.json says.
         seed: of the order in which examples are shown.
         memory_limit: in GB of 10^9 bytes; None for what the machine has.
+        distill_steps: that a student learns to do with; None for no student.
 
     Returns:
         The dataset to train with; None where the options ask for no training.
@@ -43,10 +45,16 @@ def prepare_dataset(
     dataset, extra = read_dataset(options, config), options.extra_inputs
     if options.inspect_dataset:
         sheet = options.contact_sheet or CONTACT_SHEET
-        yield from inspect_dataset(dataset, config, sheet, extra_inputs=extra)
+        yield from inspect_dataset(dataset, config, sheet, extra_inputs=extra, distill_steps=distill_steps)
         return None
     cached = yield from cache_dataset(
-        dataset, model, config, seed=seed, extra_inputs=extra, memory_limit=memory_limit
+        dataset,
+        model,
+        config,
+        seed=seed,
+        extra_inputs=extra,
+        distill_steps=distill_steps,
+        memory_limit=memory_limit,
     )
     if options.cache_only:
         yield TextResult(f"{dataset.source}: {cached.describe()}.")

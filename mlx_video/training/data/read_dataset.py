@@ -12,6 +12,7 @@ from mlx_video.request.dataset import DatasetOptions
 from mlx_video.request.option import options_of
 from mlx_video.training.data.bucket_sizes import BucketSizes, LimitedSizes, Size
 from mlx_video.training.data.clips import Clip, Dataset, Table, check_count
+from mlx_video.training.data.finished_latents import list_latents, with_told
 from mlx_video.training.data.frame_windows import FrameRule
 from mlx_video.training.data.listed_columns import LIST_SUFFIXES, advise_columns, read_columns
 from mlx_video.training.data.listed_files import PICTURE_SUFFIXES, VIDEO_SUFFIXES, caption_clip, list_files
@@ -100,6 +101,7 @@ def _read_folder(folder: Path, options: DatasetOptions, config: ModelConfig) -> 
     found = [
         *(_caption(path, is_picture=True) for path in list_files(folder, PICTURE_SUFFIXES)),
         *(_caption(path, is_picture=False) for path in list_files(folder, VIDEO_SUFFIXES | {".gif"})),
+        *(with_told(_caption(path, is_picture=False)) for path in list_latents(folder)),
     ]
     check_count(found, str(folder))
     sampling = config.sampling

@@ -21,10 +21,15 @@ def convert_tiny(root: Path, name: str) -> tuple[ModelFolder, ModelConfig]:
 
 
 def cache(
-    model: tuple[ModelFolder, ModelConfig], events: list[Event] | None = None, **options: object
+    model: tuple[ModelFolder, ModelConfig],
+    events: list[Event] | None = None,
+    distill_steps: int | None = None,
+    **options: object,
 ) -> CachedDataset:
     """The examples of a dataset, encoded."""
     heard = [] if events is None else events
-    made = finish(prepare_dataset(DatasetOptions(**options), *model), heard.append)
+    made = finish(
+        prepare_dataset(DatasetOptions(**options), *model, distill_steps=distill_steps), heard.append
+    )
     assert made is not None
     return made
