@@ -6,8 +6,6 @@ the blocks and back; 1e-5 of each parameter's largest value after five steps of 
 
 from __future__ import annotations
 
-import re
-
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -28,6 +26,8 @@ torch = pytest.importorskip("torch")
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore:.*CUDA is not available")]
 
 LOSS_TOLERANCE, GRADIENT_TOLERANCE, STEP_TOLERANCE = 1e-5, 1e-4, 1e-5
+ROUNDING = 1e-6
+"""Of the largest gradient: smaller ones are no more than the rounding of others."""
 RANK, ALPHA = 4, 2.0
 
 
@@ -74,7 +74,7 @@ def check_gradients(found: Values, expected: dict) -> None:
     largest = max(float(each.abs().max()) for each in expected.values())
     for name, gradient in found.items():
         # Some are zero but for rounding: a bias of keys shifts all scores alike.
-        if float(expected[name].abs().max()) < 1e-6 * largest:
+        if float(expected[name].abs().max()) < ROUNDING * largest:
             assert float(mx.abs(gradient).max()) < 1e-5 * largest, name
         else:
             assert relative_error(gradient, expected[name]) <= GRADIENT_TOLERANCE, name
@@ -114,18 +114,9 @@ def in_our_layout(kind: Kind, arrays: dict) -> dict:
     return found
 
 
-@pytest.fixture
-def two_threads():
-    """PyTorch adds in one order wherever the test runs: Adam magnifies the rounding of small gradients."""
-    count = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(count)
-
-
-@pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("is_adapter", [True, False], ids=["adapter", "all weights"])
 def test_five_steps_of_adamw_agree(is_adapter):
+    """But for numbers whose gradient is rounding in some step: Adam makes whole steps of that."""
     kind, loss = KINDS["text to video"], build_loss("text to video")
     transformer, adapter = kind.build(), adapter_of(kind)
     weights, theirs = weights_of(kind, learn=not is_adapter), {}
@@ -133,18 +124,25 @@ def test_five_steps_of_adamw_agree(is_adapter):
         adapter.attach(transformer)
         theirs = {name: numbers(each).requires_grad_() for name, each in adapter.trainable.values().items()}
     trainable = adapter.trainable if is_adapter else own_weights(transformer, ())
-    ours = descend(trainable, transformer, kind)
-    optimizer = torch.optim.AdamW(
-        [*(theirs or weights).values()], lr=1e-4, betas=(0.9, 0.999), weight_decay=0.01
-    )
+    ours, learned = descend(trainable, transformer, kind), theirs or weights
+    optimizer = torch.optim.AdamW([*learned.values()], lr=1e-4, betas=(0.9, 0.999), weight_decay=0.01)
+    least = {name: torch.full_like(each, torch.inf) for name, each in learned.items()}
     for step in range(5):
         optimizer.zero_grad()
         loss(adapted(kind, weights, theirs), kind.example(step)).backward()
-        torch.nn.utils.clip_grad_norm_([*(theirs or weights).values()], 1.0)
+        largest = max(float(each.grad.abs().max()) for each in learned.values())
+        least = {n: torch.minimum(least[n], each.grad.abs() / largest) for n, each in learned.items()}
+        torch.nn.utils.clip_grad_norm_([*learned.values()], 1.0)
         optimizer.step()
-    for name, expected in (theirs or in_our_layout(kind, weights)).items():
-        if not re.search(r"\.k\.bias$", name):  # without a gradient but for rounding, which Adam magnifies
-            assert relative_error(ours[name], expected.detach()) <= STEP_TOLERANCE, name
+    if not is_adapter:
+        learned, least = in_our_layout(kind, weights), in_our_layout(kind, least)
+    clear = {name: (each > ROUNDING).numpy() for name, each in least.items()}
+    sizes = [each.size for each in clear.values()]
+    assert sum(each.sum() for each in clear.values()) > 0.97 * sum(sizes)
+    for name, expected in learned.items():
+        if clear[name].any():
+            found, wanted = np.array(ours[name])[clear[name]], expected.detach().numpy()[clear[name]]
+            assert relative_error(found, wanted) <= STEP_TOLERANCE, name
 
 
 def descend(trainable: Trainable, transformer, kind: Kind) -> Values:
