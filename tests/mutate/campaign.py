@@ -27,6 +27,13 @@ SHARE = 0.05
 """What the tests of one mutant may take together, of all tests in the measured run."""
 LIMIT_S = 240.0
 """After so long a mutant that keeps its tests from ending counts as noticed."""
+BY_PROCESSES = {
+    "mlx_video/distributed/": ("tests/distributed", "tests/runs/cluster"),
+    "mlx_video/runs/cluster/": ("tests/runs/cluster",),
+    "mlx_video/training/cluster/": ("tests/training/test_several_machines.py",),
+    "mlx_video/server/": ("tests/server",),
+}
+"""Tests that start other processes, of which no line is measured; they run behind those that come past."""
 KILLED, SURVIVED, UNREACHED, EQUIVALENT = "killed", "survived", "reached by no test", "equivalent"
 
 
@@ -175,6 +182,9 @@ class Workplace:
         tests = reach.tests_of(
             mutant.file, mistake.line, mistake.end_line, SHARE * sum(reach.seconds.values())
         )
+        tests += [
+            name for folder, names in BY_PROCESSES.items() if mutant.file.startswith(folder) for name in names
+        ]
         if not tests:
             state = EQUIVALENT if mutant.key in reasons else UNREACHED
             return Outcome(mutant, state, 0, reasons.get(mutant.key, ""))
@@ -193,7 +203,7 @@ class Workplace:
     def _first_failure(self, tests: list[str]) -> str | None:
         """The test that fails first, "time" where they do not end; None where all pass."""
         command = [
-            sys.executable, "-B", "-m", "pytest", "-o", "addopts=", "-x", "-q", "--tb=line",
+            sys.executable, "-B", "-m", "pytest", "-o", "addopts=", "-x", "-q", "--tb=line", "-m", "not nightly",
             "-p", "no:cacheprovider", "-p", "no:cov", *tests,
         ]  # fmt: skip
         environment = {**os.environ, "PYTHONPATH": str(self._folder)}
