@@ -203,8 +203,8 @@ class Workplace:
     def _first_failure(self, tests: list[str]) -> str | None:
         """The test that fails first, "time" where they do not end; None where all pass."""
         command = [
-            sys.executable, "-B", "-m", "pytest", "-o", "addopts=", "-x", "-q", "--tb=line", "-m", "not nightly",
-            "-p", "no:cacheprovider", "-p", "no:cov", *tests,
+            sys.executable, "-B", "-m", "pytest", "-o", "addopts=", "-x", "-q", "--tb=line",
+            "-m", "not nightly", "-p", "no:cacheprovider", "-p", "no:cov", *tests,
         ]  # fmt: skip
         environment = {**os.environ, "PYTHONPATH": str(self._folder)}
         try:
