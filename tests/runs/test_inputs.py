@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlx.core as mx
 import numpy as np
@@ -15,7 +16,10 @@ from mlx_video.conditioning.units import PROMPTS, build_conditioning, fill_condi
 from mlx_video.errors import CheckpointError
 from mlx_video.events import BlocksRead, FramesEncoded, Notice, Work
 from mlx_video.generate_wan import build_parser, build_request
+from mlx_video.latents.decode import decode_frames, to_uint8, to_uint8_rounded
 from mlx_video.latents.encode import encode_video
+from mlx_video.loading.residency import resident
+from mlx_video.loading.vae_halves import load_vae_decoder
 from mlx_video.request import GenerateRequest
 from mlx_video.runs import inputs
 from mlx_video.runs.generate import prepare_run
@@ -166,3 +170,26 @@ def test_frames_are_reported_as_they_are_encoded(tile: int | None):
     assert done[-1] == 5
     if tile is None:
         assert done == [1, 5]
+
+
+def test_a_single_picture_is_rounded_and_frames_of_a_video_are_cut(pipeline: WanPipeline):
+    for frames, to_bytes in ((1, to_uint8_rounded), (5, to_uint8)):
+        video = pipeline("a cat", **SMALL | {"num_frames": frames})
+        with resident(lambda: load_vae_decoder(pipeline.folder, pipeline.config)) as vae:
+            decoded = [to_bytes(chunk) for chunk in decode_frames(vae, video.latents)]
+        np.testing.assert_array_equal(video.frames, np.concatenate(decoded))
+
+
+@pytest.mark.parametrize(
+    ("size", "to_video"), [({}, False), ({"width": 32}, True), ({"height": 32}, True)], ids=str
+)
+def test_a_tail_is_cut_to_the_video_where_either_side_is_given(monkeypatch, size: dict, to_video: bool):
+    asked = []
+    monkeypatch.setattr(inputs, "_read_tail", lambda *given: ())
+    monkeypatch.setattr(inputs, "cut_images", lambda frames, geometry, **how: asked.append(how) or ())
+    request = GenerateRequest("a cat", fit="cover", **size)
+    run = SimpleNamespace(
+        request=request, plan=SimpleNamespace(geometry=None), videos={"longcat_video": None}
+    )
+    assert list(inputs._cut_tail(run, "longcat_video")) == []
+    assert asked == [{"to_video": to_video, "fit": "cover"}]
