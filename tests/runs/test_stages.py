@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlx.core as mx
 import numpy as np
@@ -14,7 +15,7 @@ from mlx_video.api import build_request
 from mlx_video.events import FileWritten, Notice, StageFinished, StageStarted, StepFinished, Work, finish
 from mlx_video.latents.latents_file import load_latents
 from mlx_video.runs.generate import prepare_run
-from mlx_video.runs.modes import MODES
+from mlx_video.runs.modes import MODES, mode_of
 from mlx_video.runs.run import Run
 from mlx_video.runs.stages.decode import DECODE
 from mlx_video.runs.stages.stage import Stage, run_stages
@@ -166,3 +167,29 @@ def test_a_run_ends_where_its_listener_fails(pipeline: WanPipeline):
     # The traceback is held here, as a notebook does; it must not hold the run.
     assert caught.value.__traceback__ is not None
     assert memory_limit() == before
+
+
+@pytest.mark.parametrize(
+    ("parts", "mode"),
+    [
+        ({}, "generate"),
+        ({"takes_steps": False}, "keep"),
+        ({"conditioning": {}}, "denoise"),
+        ({"blocks": 3}, "blocks"),
+        ({"blocks": 3, "conditioning": {}}, "blocks"),
+        ({"finished_latents": mx.zeros((1,)), "conditioning": {}, "blocks": 3}, "decode"),
+        ({"finished_latents": mx.zeros((1,)), "extra_frames": 3}, "decode behind"),
+    ],
+    ids=str,
+)
+def test_what_is_there_decides_the_stages(parts: dict, mode: str):
+    given = {"finished_latents": None, "conditioning": None, "blocks": None, "takes_steps": True} | parts
+    way = SimpleNamespace(extra_frames=given["extra_frames"]) if "extra_frames" in given else None
+    run = SimpleNamespace(
+        finished_latents=given["finished_latents"],
+        conditioning=given["conditioning"],
+        plan=SimpleNamespace(blocks=given["blocks"]),
+        request=SimpleNamespace(takes_steps=given["takes_steps"]),
+        variant=SimpleNamespace(continuation=way),
+    )
+    assert mode_of(run) == MODES[mode]

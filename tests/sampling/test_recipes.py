@@ -31,6 +31,7 @@ PUBLISHED = [
     ("lightx2v", EXPERTS, LIGHTX2V, None, 2),
     ("lightning", EXPERTS, LIGHTX2V, None, 2),
     ("meanflow", T2V, [1, 0.833333], None, None),
+    ("meanflow", EXPERTS, [1, 0.833333], None, 1),
     ("causvid", T2V, [step / 1000 for step in CAUSVID], CAUSVID, None),
     ("self-forcing", T2V, [1, 0.958217, 0.899664, 0.702715], None, None),
     ("self-forcing", EXPERTS, SELF_FORCING_DUAL, None, 4),
