@@ -136,3 +136,8 @@ def test_a_video_says_what_it_is_with_and_without_frames(count: int):
     html = video._repr_html_()
     assert "<i>" not in html
     assert ("<video" in html) == bool(count)
+
+
+def test_a_table_without_titles_has_the_rows_alone():
+    assert html_table([("a",), ("b",)]).count("<tr>") == 2
+    assert html_table([("a",), ("b",)], ("title",)).count("<tr>") == 3

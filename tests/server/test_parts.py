@@ -10,6 +10,7 @@ import pytest
 from mlx_video.convert.demo_model import demo_model_folder
 from mlx_video.errors import CheckpointError
 from mlx_video.server import worker
+from mlx_video.server.asked import SETTINGS
 from mlx_video.server.clean_text import CleanTexts
 from mlx_video.server.guard import known_hosts
 from mlx_video.server.hub import Hub
@@ -98,3 +99,9 @@ def test_models_are_those_of_a_folder_or_the_one_whose_folder_it_is(tmp_path: Pa
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match="holds no converted model"):
         places_in(tmp_path / "empty")
+
+
+def test_clients_may_give_every_kind_of_plain_setting_and_no_place():
+    given = {"negative_prompt", "steps", "shift", "guide_scale", "slg", "slg_scale", "seed", "apg"}
+    assert given <= set(SETTINGS)
+    assert not {"output_path", "resume", "loras", "image", "memory_limit", "save_latents"} & set(SETTINGS)
