@@ -8,7 +8,7 @@ import mlx.core as mx
 import pytest
 
 from mlx_video.training.log import read_log
-from mlx_video.training.optimizers import OPTIMIZERS, Descent, Schedule, average_in
+from mlx_video.training.optimizers import OPTIMIZERS, Descent, Schedule, average_in, clip_gradients
 from mlx_video.training.state import load_state
 from tests.training.small_training import DrawnExamples, plan_small, run, write_model
 
@@ -92,3 +92,14 @@ def test_an_option_changes_what_is_learned(model: Path, tmp_path: Path, change: 
         or not mx.array_equal(plain[name], changed[name])
         for name in plain
     )
+
+
+def test_cut_gradients_keep_their_types():
+    gradients = {"a": mx.ones((4,), mx.bfloat16), "b": mx.ones((4,))}
+    for most in (0.5, 100.0, 0.0):
+        clipped, norm = clip_gradients(gradients, most)
+        assert {name: each.dtype for name, each in clipped.items()} == {"a": mx.bfloat16, "b": mx.float32}
+        assert norm.item() == pytest.approx(8**0.5)
+        # What is short enough stays as long as it is.
+        length = mx.sqrt(sum(mx.sum(each.astype(mx.float32).square()) for each in clipped.values())).item()
+        assert length == pytest.approx(0.5 if most == 0.5 else 8**0.5, rel=1e-2)
