@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
@@ -141,3 +142,8 @@ def test_a_video_says_what_it_is_with_and_without_frames(count: int):
 def test_a_table_without_titles_has_the_rows_alone():
     assert html_table([("a",), ("b",)]).count("<tr>") == 2
     assert html_table([("a",), ("b",)], ("title",)).count("<tr>") == 3
+
+
+def test_a_pipeline_made_by_hand_keeps_networks_like_one_that_is_opened():
+    for make in (WanPipeline.__init__, WanPipeline.from_pretrained):
+        assert inspect.signature(make).parameters["keep_networks"].default is True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import shutil
 from collections.abc import Iterator
@@ -543,8 +542,3 @@ def test_a_file_that_cannot_be_read_ends_a_run_and_not_the_pipeline(folder: Path
             pipeline("a cat", stream="on", on_event=damage, **SMALL)
         (own / "model.safetensors").write_bytes(whole)
         assert_same(pipeline("a cat", stream="on", **SMALL), fresh(folder, stream="on"))
-
-
-def test_a_pipeline_made_by_hand_keeps_networks_like_one_that_is_opened():
-    for make in (WanPipeline.__init__, WanPipeline.from_pretrained):
-        assert inspect.signature(make).parameters["keep_networks"].default is True
