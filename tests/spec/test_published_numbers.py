@@ -7,22 +7,17 @@ import hashlib
 import pytest
 
 from mlx_video.conditioning.control.camera_path import PRESETS
-from mlx_video.latents.colour_tables import WAN21_COLOURS, WAN22_COLOURS
 from mlx_video.models.dispatch import CHIPS
 from mlx_video.sampling.step_caches import tables
 from mlx_video.sampling.step_caches.teacache import NUMBERS
 
 TABLES = {
-    "colours of latents, Wan2.1": WAN21_COLOURS,
-    "colours of latents, Wan2.2": WAN22_COLOURS,
     "camera paths": dict(PRESETS),
     "chips": dict(CHIPS),
     "TeaCache": {name: (dict(one.coefficients), one.mode, one.threshold) for name, one in NUMBERS.items()},
     "MagCache": {name: value for name, value in vars(tables).items() if name.isupper()},
 }
 DIGESTS = {
-    "colours of latents, Wan2.1": "75c819db68812c1d",
-    "colours of latents, Wan2.2": "975a2f85d37ff64b",
     "camera paths": "1520663600468194",
     "chips": "2252446f1ac40d5f",
     "TeaCache": "5d9d90a3a153a82d",

@@ -59,20 +59,6 @@ def test_names_of_gguf_and_quanto_files_count_too():
     assert [kind.component for kind in find_components(infos(names))] == ["text_encoder"]
 
 
-@pytest.mark.parametrize("half", ["decoder", "encoder"])
-def test_half_of_a_vae_is_converted_where_its_kernels_have_their_channels_last(half):
-    block = f"{half}.middle.0.residual"
-    for shape, spelling in (((8, 3, 3, 3, 8), "mlx"), ((8, 8, 3, 3, 3), "original")):
-        shapes = {f"{block}.0.gamma": (8, 1, 1, 1), f"{block}.2.weight": shape}
-        found = find_components({name: TensorInfo(name, each, "F32") for name, each in shapes.items()})
-        # Of halves in the original layout the decoder alone is known.
-        assert [kind.spelling for kind in found] == (
-            [spelling] if spelling == "mlx" or half == "decoder" else []
-        )
-    (kind,) = find_components(infos([f"{block}.layer_0.gamma"]))
-    assert (kind.component, kind.spelling) == ("vae", "mlx")
-
-
 def test_converted_transformers_are_told_from_those_to_convert():
     names = [name.replace("patch_embedding.", "patch_embedding_proj.") for name in TRANSFORMER]
     assert [kind.spelling for kind in find_components(infos(names))] == ["mlx"]
