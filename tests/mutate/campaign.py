@@ -34,6 +34,8 @@ BY_PROCESSES = {
     "mlx_video/server/": ("tests/server",),
 }
 """Tests that start other processes, of which no line is measured; they run behind those that come past."""
+UNKNOWN_TESTS = 4
+"""What pytest ends with where a test that it is to run is not there."""
 KILLED, SURVIVED, UNREACHED, EQUIVALENT = "killed", "survived", "reached by no test", "equivalent"
 
 
@@ -216,5 +218,7 @@ class Workplace:
             return "time"
         if result.returncode == 0:
             return None
+        if result.returncode == UNKNOWN_TESTS:
+            raise RuntimeError(f"The tests are others than those measured: {result.stderr[-300:]}")
         failed = [line for line in result.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
         return failed[0].split()[1] if failed else (result.stdout + result.stderr).strip()[-200:]
