@@ -184,3 +184,15 @@ def test_loading_takes_the_memory_of_the_module_and_one_tensor(tmp_path):
     # Twelve layers in bfloat16, and for a moment one in float32; the random initial weights are never made.
     assert peak <= 12 * layer_bytes + 2 * 2 * layer_bytes
     assert mx.all(module.layers[11].weight == 11).item()
+
+
+def test_the_largest_tensors_are_read_while_little_is_loaded(tmp_path, monkeypatch):
+    mx.save_safetensors(str(tmp_path / "net.safetensors"), arrays_of("encoder", "decoder"))
+    with open_tensors(tmp_path / "net.safetensors") as source:
+        read, sizes = source.read, []
+        monkeypatch.setattr(
+            type(source), "read", lambda self, name: sizes.append(source.infos[name].nbytes) or read(name)
+        )
+        load_module(Net(), source)
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(set(sizes)) == 2
