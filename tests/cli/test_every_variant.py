@@ -112,7 +112,7 @@ def test_the_converter_says_which_model_it_found(name: str, folders: Folders, tm
     assert f"Found {title}:" in capsys.readouterr().err
 
 
-@pytest.mark.sample(8)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("options", [FLOAT, QUANTIZED], ids=["float32", "4 bits"])
 @pytest.mark.parametrize("name", CASES)
 def test_a_converted_model_makes_a_file(

@@ -71,7 +71,7 @@ def largest_error(count: int, mode: str, case: str) -> float:
     return max(one[mode][case] for one in results(count, usual=is_usual(count, case)))
 
 
-@pytest.mark.sample(5)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(("count", "case"), counts_and_cases(["vace" + STREAMED, "4 bits, vace" + STREAMED]))
 def test_shared_tokens_give_the_velocity_of_one_process(count: int, case: str):
     assert largest_error(count, "context", case) < LARGEST_ERROR

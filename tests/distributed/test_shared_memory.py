@@ -33,7 +33,7 @@ def found(count: int, mode: str) -> int:
     return max(one[mode]["found"] for one in results(count))
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("mode", ["context", "sharded", "decode in strips", "decode in tiles"])
 def test_memory_of_a_process_is_what_is_planned(count: int, mode: str):

@@ -96,6 +96,7 @@ def run_diffusers(saved: Path, original: Path, inputs: Path, case: Case) -> tupl
     return joined, frames.permute(0, 2, 3, 1).numpy()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.nightly  # the official code's own loop is compared with in every run
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_two_segments_agree_with_diffusers(

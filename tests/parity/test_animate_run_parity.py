@@ -108,6 +108,7 @@ def write_inputs(folder: Path, case: Case) -> list[str]:
     return [*map(str, words)]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "case",
     [

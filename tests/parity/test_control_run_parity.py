@@ -316,6 +316,7 @@ def run_plain(original: Path, case: Case, arrays: dict[str, Any]) -> tuple[np.nd
     return latents.numpy(), to_frames(vae.decode([latents])[0])
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_six_guided_steps_agree_with_the_formulas(
     case: Case, tmp_path: Path, record_property: Callable[[str, object], None]

@@ -172,6 +172,7 @@ def encode_prompt(root: Path, sizes: TinySizes) -> object:
     return text_encoder(root / "Wan2.1-T2V-14B", sizes)([PROMPT])[0]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("context", "blocks", "options"),
     [

@@ -261,7 +261,7 @@ def predicted_bytes(case: Case, weights: WeightBytes) -> int:
 NIGHTLY = ("sound", "sound, 4 bits")  # the streamed one holds the same terms
 
 
-@pytest.mark.sample(10)
+@pytest.mark.sample(6)
 @pytest.mark.parametrize(
     "case",
     [
@@ -279,6 +279,7 @@ def test_prediction_of_a_forward_is_within_fifteen_percent(case: Case, tmp_path:
     assert predicted == pytest.approx(found, rel=WITHIN)
 
 
+@pytest.mark.nightly
 def test_prediction_of_encoding_a_face_is_within_fifteen_percent():
     face = FaceConfig()
     encoder = MotionEncoder(face)

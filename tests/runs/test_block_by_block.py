@@ -212,6 +212,7 @@ def test_a_model_that_was_not_trained_to_make_blocks_is_refused(tmp_path: Path):
 # Memory
 
 
+@pytest.mark.nightly
 def test_memory_is_the_same_for_3_blocks_and_for_30(pipeline: WanPipeline):
     peaks = {}
     for blocks in (3, 30):

@@ -136,7 +136,7 @@ def test_parts_that_show_frames_again_are_cut_where_the_inputs_end(pipeline, go_
     assert video.settings["seed"] == "1"
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("where", [(1, 1), (2, 0), (2, 1), (3, 0), (3, 1)])
 def test_they_are_resumed_bit_for_bit(pipeline, go_on, tmp_path: Path, where: tuple[int, int]):

@@ -94,6 +94,7 @@ def short_parts(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "PART_FRAMES", 17)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_long_video_is_refined_in_parts(short_parts, pipeline: WanPipeline, adapter: Path, tmp_path: Path):
     video = np.random.default_rng(1).integers(0, 256, (20, 20, 24, 3), np.uint8)

@@ -48,7 +48,7 @@ def timesteps_of(pipeline: WanPipeline, **options) -> list[float]:
     return [event.timestep for event in events if isinstance(event, StepFinished)]
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("solver", [name for name in SOLVERS if name not in ("unipc", "dpm++", "euler")])
 def test_a_run_by_any_solver_is_resumed_bit_for_bit(
     pipeline: WanPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, solver: str
@@ -63,7 +63,7 @@ def test_a_run_by_any_solver_is_resumed_bit_for_bit(
 OWN = ("longcat", "longcat-distilled", "longcat-refine", "krea", "bernini")
 
 
-@pytest.mark.sample(10)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     "recipe",
     [

@@ -162,6 +162,7 @@ def test_segments_of_a_random_seed_and_behind_a_video_are_resumed(pipeline: WanP
     assert np.array_equal(whole.frames[:3], EARLIER)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_kept_state_lets_a_video_grow(pipeline: WanPipeline, tmp_path: Path):
     path = tmp_path / "a.webp"
@@ -325,6 +326,7 @@ def test_a_model_that_takes_no_image_does_not_go_on(tmp_path: Path):
             text_only("a cat", **options)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_video_of_segments_tells_of_itself_as_it_was_asked_for(pipeline: WanPipeline, tmp_path: Path):
     paths = {"output_path": tmp_path / "a.webp", "save_latents": tmp_path / "a.latents.safetensors"}

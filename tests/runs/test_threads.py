@@ -145,6 +145,7 @@ def test_two_runs_on_two_threads_at_once(folder: Path, alone: dict[str, Video], 
         pipe.close()
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("until", [StepFinished, FramesDecoded])
 @pytest.mark.parametrize("first", [0, 1])
 @pytest.mark.parametrize("closer", ["caller", "thread"])

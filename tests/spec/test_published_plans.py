@@ -227,7 +227,7 @@ FORMS = [
 ]
 
 
-@pytest.mark.sample(10)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize(("write", "name"), FORMS, ids=lambda form: getattr(form, "__name__", form))
 def test_a_published_model_without_its_numbers_gets_its_plan(
     brief_path: Path, write: Callable[[Path, str], Path], name: str

@@ -6,8 +6,9 @@ import pytest
 
 from mlx_video.config import TransformerConfig
 from mlx_video.errors import CheckpointError
-from mlx_video.variants.other_models import PUBLISHED, digest_shapes
+from mlx_video.variants.other_models import PUBLISHED, digest_shapes, name_other_model
 from mlx_video.variants.registry import VARIANTS, recognise_checkpoint
+from mlx_video.variants.variant import CheckpointFacts
 from mlx_video.weights.names.animate_names import blur_buffers
 from mlx_video.weights.names.transformer_names import transformer_tensors
 from tests.fixtures.published_sizes import (
@@ -75,3 +76,13 @@ def test_a_smaller_size_is_recognised_and_known_by_its_digest_too(title: str):
     found = recognise_checkpoint(tensors, {})
     assert found.variant.title == title.removesuffix(" 1.3B")
     assert found.config.transformer == replace(config, model_type="i2v")
+
+
+def test_a_published_transformer_is_known_by_all_of_its_tensors():
+    config = next(iter(PUBLISHED_TRANSFORMERS.values()))
+    shapes = transformer_tensors(config)
+    facts = CheckpointFacts(
+        config.in_dim, config.out_dim, config.dim, config.num_layers, False, frozenset(shapes)
+    )
+    assert name_other_model(facts, shapes) == PUBLISHED[digest_shapes(shapes)]
+    assert name_other_model(facts) is None
