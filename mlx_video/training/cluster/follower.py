@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
@@ -27,7 +27,7 @@ from mlx_video.training.plan import TrainingPlan
 from mlx_video.training.step_gradients import add_up
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TrainingFollower:
     """Computes gradients of the examples that rank 0 sends, at the values that it sends.
 
@@ -38,6 +38,12 @@ class TrainingFollower:
 
     cluster: Cluster
     plan: TrainingPlan
+    _exchange: ArrayExchange = field(init=False)
+    _collectives: Collectives = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._exchange = ArrayExchange(self.cluster)
+        self._collectives = Collectives(self._exchange.group, self._exchange.traffic)
 
     def serve(self) -> None:
         """Do what rank 0 asks for, until it has no more to do.
@@ -65,22 +71,21 @@ class TrainingFollower:
         """Work without events, which goes on under the limits of the training."""
         yield from ()
         adapter = None if plan.adapter is None else Adapter(plan.adapter, plan.request.seed)
-        exchange = ArrayExchange(self.cluster)
         with open_network(plan, adapter) as network:
             self._channel.send(0, "ready")
             while True:
-                self._take_step(network, exchange, self._channel.receive(0))
+                self._take_step(network, self._channel.receive(0))
 
-    def _take_step(self, network: OpenNetwork, exchange: ArrayExchange, message: Message) -> None:
+    def _take_step(self, network: OpenNetwork, message: Message) -> None:
         told: Any = message.values
-        arrays = exchange.take_spread(told["kinds"])
+        arrays = self._exchange.take_spread(told["kinds"])
         names = sorted(network.trainable.names)
         network.trainable.put(dict(zip(names, arrays, strict=False)))
         parts = unpack(told["parts"][str(self.cluster.rank)], arrays)
         total, losses = add_up(network, parts)
         with self._channel.collective():
             own = total or {name: mx.zeros_like(each) for name, each in network.trainable.values().items()}
-            sum_gradients(own, Collectives(exchange.group, exchange.traffic))
+            sum_gradients(own, self._collectives)
         self._channel.send(0, "losses", losses=[[one.name, one.value] for one in losses])
 
     @property

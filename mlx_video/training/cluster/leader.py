@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
 
 import mlx.core as mx
@@ -26,7 +26,7 @@ from mlx_video.training.step_gradients import ExampleLoss, StepPart, add_up
 from mlx_video.training.trainable import Values
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TrainingLeader:
     """Shares out the examples of every step; the others need the model's folder and no dataset.
 
@@ -38,6 +38,12 @@ class TrainingLeader:
     """
 
     cluster: Cluster
+    _exchange: ArrayExchange = field(init=False)
+    _collectives: Collectives = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._exchange = ArrayExchange(self.cluster)
+        self._collectives = Collectives(self._exchange.group, self._exchange.traffic)
 
     def check(self, plan: TrainingPlan) -> None:
         """Make sure that all machines would compute the same.
@@ -64,18 +70,17 @@ class TrainingLeader:
 
     def add_up(self, network: OpenNetwork, parts: Iterable[StepPart]) -> tuple[Values, list[ExampleLoss]]:
         """A `step_gradients.AddUp`; all examples of the step are in memory at once."""
-        exchange = ArrayExchange(self.cluster)
         by_rank = _deal(list(parts), self.cluster.size)
         values = network.trainable.values()
         arrays = [values[name] for name in sorted(values)]
         packed = {str(rank): pack(by_rank[rank], arrays) for rank in self.cluster.others}
         mx.eval(arrays)
         self._channel.send_all("step", parts=packed, kinds=kinds_of(arrays))
-        exchange.spread(arrays)
+        self._exchange.spread(arrays)
         del arrays
         with self._channel.jointly():
             own, losses = add_up(network, by_rank[0])
-            total = sum_gradients(own, Collectives(exchange.group, exchange.traffic))
+            total = sum_gradients(own, self._collectives)
         answers = self._channel.receive_all()
         told = [losses, *(_read_losses(answers[rank]) for rank in self.cluster.others)]
         return total, [one for row in zip_longest(*told) for one in row if one is not None]
