@@ -25,6 +25,7 @@ from mlx_video.planning.model_sizes import read_model_sizes
 from mlx_video.planning.weight_bytes import weigh
 from mlx_video.runs.cluster.machine_facts import (
     MachineFacts,
+    answer_facts,
     find_facts,
     gather_facts,
     measure_together,
@@ -68,7 +69,7 @@ def answer_check(cluster: Cluster, model: ModelFolder | None) -> None:
             if message.do == "measure":
                 measure_together(cluster)
             else:
-                cluster.channel.send(0, "facts", **find_facts(model).as_json())
+                answer_facts(cluster, model, message)
     except EndOfWork:
         pass
 

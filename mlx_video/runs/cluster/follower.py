@@ -27,7 +27,7 @@ from mlx_video.lora.adapter_set import AdapterSet
 from mlx_video.models.block_context import Pass, Step
 from mlx_video.request import GenerateRequest
 from mlx_video.runs.cluster.leader import is_of_branches
-from mlx_video.runs.cluster.machine_facts import find_facts, measure_together
+from mlx_video.runs.cluster.machine_facts import answer_facts, measure_together
 from mlx_video.runs.cluster.modes import make_split
 from mlx_video.runs.cluster.step_split import StepSplit
 from mlx_video.runs.cluster.travelling_run import unpack_run
@@ -115,8 +115,7 @@ class Follower:
                 message = self._channel.receive(0)
                 match message.do:
                     case "facts":
-                        facts = find_facts(self.model, **message.values)
-                        self._channel.send(0, "facts", **facts.as_json())
+                        answer_facts(self.cluster, self.model, message)
                     case "measure":
                         measure_together(self.cluster)
                     case "mode":

@@ -14,6 +14,7 @@ from mlx_video import __version__
 from mlx_video.distributed.cluster import Cluster
 from mlx_video.distributed.collectives import Collectives
 from mlx_video.distributed.link import measure_link, measure_rate
+from mlx_video.distributed.wire import Message
 from mlx_video.errors import CheckpointError, ClusterError
 from mlx_video.formats.fingerprint import fingerprint_weights
 from mlx_video.layouts.model_folder import ModelFolder
@@ -92,6 +93,16 @@ def gather_facts(
     cluster.channel.send_all("facts", adapters=[*adapters], memory_limit=memory_limit)
     answers = cluster.channel.receive_all()
     return [own, *(MachineFacts(**answers[rank].values) for rank in sorted(answers))]
+
+
+def answer_facts(cluster: Cluster, model: ModelFolder | None, message: Message) -> None:
+    """Tell rank 0 what it asks for in :func:`gather_facts`, as another.
+
+    Raises:
+        ClusterError: rank 0 is lost.
+    """
+    assert cluster.channel is not None
+    cluster.channel.send(0, "facts", **find_facts(model, **message.values).as_json())
 
 
 def measure_together(cluster: Cluster) -> Link:

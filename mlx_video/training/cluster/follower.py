@@ -18,7 +18,7 @@ from mlx_video.distributed.values import unpack
 from mlx_video.distributed.wire import Message
 from mlx_video.events import Event, finish
 from mlx_video.loading.residency import release_memory
-from mlx_video.runs.cluster.machine_facts import find_facts
+from mlx_video.runs.cluster.machine_facts import answer_facts
 from mlx_video.training.adapter import Adapter
 from mlx_video.training.fit import fit_training
 from mlx_video.training.largest_example import LargestExample
@@ -55,8 +55,7 @@ class TrainingFollower:
             while True:
                 message = self._channel.receive(0)
                 if message.do == "facts":
-                    facts = find_facts(self.plan.model, **message.values)
-                    self._channel.send(0, "facts", **facts.as_json())
+                    answer_facts(self.cluster, self.plan.model, message)
                 else:
                     self._train(LargestExample(**message.values["largest"]))
 
